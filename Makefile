@@ -1,0 +1,45 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/demo
+
+.PHONY: demo test evidence lint install install-dev organisms clean
+
+demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
+	$(BIN)/verdictscope demo --out $(OUT)
+
+test: install-dev lint ## every fast test
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+evidence: install-dev  ## simulations, kills and many-seed runs
+	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+lint: install-dev
+	$(BIN)/ruff check .
+
+organisms: install     ## train the bundled models anew
+	$(BIN)/verdictscope organisms train cliff
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# torch goes first and pinned: the bare name pulls gigabytes of CUDA on a machine that has no use for them.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,4 @@
+"""The room ``organisms``: small trained models whose mechanism is known, and score cards of methods."""
+
+if __name__ != "verdictscope.organisms":
+    raise ImportError("import this room as verdictscope.organisms: the bare folder name is not a package")

@@ -1,0 +1,101 @@
+"""What a model was shown and wrote: token ids with segments.
+
+A rollout is never re-rendered from text. Chat templates of reasoning models rewrite past thinking, and merges such
+as ``.\\n`` change token counts, so the ids that went through the model are the only faithful record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SEGMENTS = ("system", "user", "template", "thinking", "think_end", "answer", "verdict")
+"""Names a token can carry. ``think_end`` runs from the closing token to the last token before the answer."""
+
+Finish = Literal["stop", "length", "given"]
+"""Why a rollout ended: the model stopped, the token limit cut it, or it was given and not generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens ``start`` to ``stop`` (exclusive) of one segment."""
+
+    segment: str
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if self.segment not in SEGMENTS:
+            raise ValueError(f"unknown segment {self.segment!r}; known are {', '.join(SEGMENTS)}")
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"span {self.segment} [{self.start}, {self.stop}) is empty or negative")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens were drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass, 1 keeps the whole distribution.
+        max_new_tokens: limit on generated tokens.
+        seed: seed of the noise; with the rollout's id it fixes every draw.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One pass of a model over one prompt.
+
+    Attributes:
+        id: unique name, ``PROMPT/SAMPLE`` for generated rollouts.
+        group: rows of one group never stand on both sides of a split.
+        ids: every token id shown and written, in order.
+        spans: segments; they partition ``range(len(ids))``.
+        n_prompt: number of leading tokens the model was shown; the rest it wrote.
+        finish: why it ended.
+        sampling: how the written tokens were drawn, ``None`` when they were given.
+        engine: what drew them.
+        tags: the caller's columns (for example ``harm``, ``mode``); never read by this package's lower rooms.
+    """
+
+    id: str
+    group: str
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    n_prompt: int
+    finish: Finish = "given"
+    sampling: Sampling | None = None
+    engine: str = "given"
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at = 0
+        for span in self.spans:
+            if span.start != at:
+                raise ValueError(f"rollout {self.id}: spans leave a gap or overlap at token {at}")
+            at = span.stop
+        if at != len(self.ids):
+            raise ValueError(f"rollout {self.id}: spans end at {at}, the ids at {len(self.ids)}")
+        if not 0 < self.n_prompt <= len(self.ids):
+            raise ValueError(f"rollout {self.id}: n_prompt {self.n_prompt} of {len(self.ids)} tokens")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def span(self, segment: str) -> Span | None:
+        """The last span of that name, or ``None``: later turns are the ones under study."""
+        return next((s for s in reversed(self.spans) if s.segment == segment), None)
+
+    def labels(self) -> list[str]:
+        """The segment of every token, as a list as long as ``ids``."""
+        return [span.segment for span in self.spans for _ in range(len(span))]

@@ -1,0 +1,46 @@
+"""One number with what it needs to be believed: interval, n, unit, seed, and the test that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An estimate and its uncertainty.
+
+    Attributes:
+        name: what was estimated.
+        estimate: the number.
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        n: how many independent units (prompts, unless the name says otherwise) it rests on.
+        unit: unit of the estimate, for example ``nats``, ``AUROC``, ``rate``, ``anchored``.
+        seed: seed of the resampling, ``None`` for closed forms.
+        delta: smallest effect the test counts as one, in ``unit``.
+        p: p-value against its null.
+        p_adjusted: the same, adjusted for every test of the family.
+    """
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    seed: int | None = None
+    delta: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, n = {self.n}"
+        return text if self.p is None else f"{text}, p = {self.p:.2g}"
+
+
+def effects_frame(effects: Iterable[Effect]) -> pd.DataFrame:
+    """Effects as a table, one row each, columns in the order of the dataclass."""
+    return pd.DataFrame([asdict(e) for e in effects], columns=list(Effect.__dataclass_fields__))
