@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence lint install install-dev organisms clean
+.PHONY: demo test evidence readme lint install install-dev organisms clean
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -14,6 +14,9 @@ test: install-dev lint ## every fast test
 
 evidence: install-dev  ## simulations, kills and many-seed runs
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+readme: demo           ## put the demo's numbers and figures into the README
+	$(BIN)/python docs/update.py $(OUT)
 
 lint: install-dev
 	$(BIN)/ruff check .

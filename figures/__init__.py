@@ -1,4 +1,23 @@
-"""The room ``figures``: a tidy table becomes one figure."""
+"""The room ``figures``: a tidy table becomes one figure, and a caption that says what the figure does not show."""
 
 if __name__ != "verdictscope.figures":
     raise ImportError("import this room as verdictscope.figures: the bare folder name is not a package")
+
+from verdictscope.figures.ablation import ablation_caption, ablation_figure
+from verdictscope.figures.head_map import head_map_caption, head_map_figure
+from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
+from verdictscope.figures.style import save
+from verdictscope.figures.trace import closing_tokens, trace_caption, trace_figure
+
+__all__ = [
+    "ablation_caption",
+    "ablation_figure",
+    "closing_tokens",
+    "head_map_caption",
+    "head_map_figure",
+    "probe_map_caption",
+    "probe_map_figure",
+    "save",
+    "trace_caption",
+    "trace_figure",
+]

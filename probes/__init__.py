@@ -2,3 +2,37 @@
 
 if __name__ != "verdictscope.probes":
     raise ImportError("import this room as verdictscope.probes: the bare folder name is not a package")
+
+from verdictscope.probes.anchors import Anchors, anchor_rollouts
+from verdictscope.probes.cliff import Cliff, cliff, drop_difference
+from verdictscope.probes.evaluate import Evaluation
+from verdictscope.probes.linear import LogisticProbe
+from verdictscope.probes.nulls import PermutedControl, permuted_control
+from verdictscope.probes.splits import PARTS, split_groups
+from verdictscope.probes.sweep import Selection, Sweep, select, sweep
+from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc
+from verdictscope.probes.trace import aggregate, align, as_published
+
+__all__ = [
+    "PARTS",
+    "Anchors",
+    "Cliff",
+    "Evaluation",
+    "LogisticProbe",
+    "PermutedControl",
+    "Selection",
+    "Sweep",
+    "aggregate",
+    "align",
+    "anchor_rollouts",
+    "as_published",
+    "bag_of_words_auroc",
+    "cliff",
+    "drop_difference",
+    "length_auroc",
+    "permuted_control",
+    "position_auroc",
+    "select",
+    "split_groups",
+    "sweep",
+]

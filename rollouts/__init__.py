@@ -2,3 +2,37 @@
 
 if __name__ != "verdictscope.rollouts":
     raise ImportError("import this room as verdictscope.rollouts: the bare folder name is not a package")
+
+from verdictscope.rollouts.forced import cut, until_answer
+from verdictscope.rollouts.generate import generate, stop_tokens
+from verdictscope.rollouts.markers import Markers, find_markers
+from verdictscope.rollouts.prompts import read_prompts
+from verdictscope.rollouts.rollout import SEGMENTS, Finish, Rollout, Sampling, Span
+from verdictscope.rollouts.segments import Segmenter, answer_text, thinking_text
+from verdictscope.rollouts.tables import from_frame, read_parquet, to_frame, write_parquet
+from verdictscope.rollouts.templates import RenderedPrompt, render_messages, render_prompt
+
+__all__ = [
+    "SEGMENTS",
+    "Finish",
+    "Markers",
+    "RenderedPrompt",
+    "Rollout",
+    "Sampling",
+    "Segmenter",
+    "Span",
+    "answer_text",
+    "cut",
+    "find_markers",
+    "from_frame",
+    "generate",
+    "read_parquet",
+    "read_prompts",
+    "render_messages",
+    "render_prompt",
+    "stop_tokens",
+    "thinking_text",
+    "to_frame",
+    "until_answer",
+    "write_parquet",
+]

@@ -1,5 +1,43 @@
 """Estimates with their uncertainty. A leaf: it imports nothing of verdictscope."""
 
+from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_effect
+from verdictscope.stats.bootstrap import (
+    RESAMPLES,
+    Column,
+    Draws,
+    cluster_bootstrap,
+    draw_clusters,
+    percentile_interval,
+    permutation_p,
+)
 from verdictscope.stats.effect import Effect, effects_frame
+from verdictscope.stats.intervals import (
+    difference_effect,
+    mean_effect,
+    rate_effect,
+    ratio_effect,
+    ratio_interval,
+    wilson,
+)
 
-__all__ = ["Effect", "effects_frame"]
+__all__ = [
+    "RESAMPLES",
+    "AurocBootstrap",
+    "Column",
+    "Draws",
+    "Effect",
+    "auroc",
+    "auroc_bootstrap",
+    "auroc_effect",
+    "cluster_bootstrap",
+    "difference_effect",
+    "draw_clusters",
+    "effects_frame",
+    "mean_effect",
+    "percentile_interval",
+    "permutation_p",
+    "rate_effect",
+    "ratio_effect",
+    "ratio_interval",
+    "wilson",
+]

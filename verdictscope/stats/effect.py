@@ -36,6 +36,11 @@ class Effect:
     p: float | None = None
     p_adjusted: float | None = None
 
+    @classmethod
+    def missing(cls, name: str, unit: str, *, n: int = 0, seed: int | None = None) -> Effect:
+        """An effect that could not be estimated: NaN, never 0."""
+        return cls(name, float("nan"), float("nan"), float("nan"), n, unit, seed)
+
     def __str__(self) -> str:
         text = f"{self.name}: {self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, n = {self.n}"
         return text if self.p is None else f"{text}, p = {self.p:.2g}"

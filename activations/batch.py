@@ -1,0 +1,156 @@
+"""Rollouts laid out for one call of the model, and that call.
+
+Batches are right-padded with explicit position ids and attention mask; the model keeps its own attention
+kernels. Without logits the head is not called and the pass ends after the deepest wanted site; with logits
+the head sees only the wanted rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import InputError
+from ..rollouts.rollout import Rollout
+from .hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
+from .positions import resolve
+from .sites import FrozenPositions, Positions, Site
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rollouts laid out for one call of the model.
+
+    Attributes:
+        rollouts: in batch order.
+        origins: for prefixes with a label appended, the whole rollout and where the label starts.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    device: torch.device
+    origins: tuple[tuple[Rollout, int], ...] | None = None
+    ids: Tensor = field(init=False)
+    view: BatchView = field(init=False)
+
+    def __post_init__(self) -> None:
+        longest = max(len(r) for r in self.rollouts)
+        ids = torch.zeros(len(self.rollouts), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for row, rollout in enumerate(self.rollouts):
+            ids[row, : len(rollout)] = torch.tensor(rollout.ids)
+            mask[row, : len(rollout)] = True
+        positions = torch.arange(longest).expand_as(ids)
+        object.__setattr__(self, "ids", ids.to(self.device))
+        view = BatchView(0, self.rollouts, positions.to(self.device), mask.to(self.device), self.origins)
+        object.__setattr__(self, "view", view)
+
+    def where(self, positions: Positions | FrozenPositions) -> Where:
+        """The chosen tokens of the batch, rollout by rollout."""
+        chosen = [resolve(positions, rollout) for rollout in self.rollouts]
+        rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
+        return Where(rows, np.concatenate(chosen).astype(np.int64), self.device)
+
+
+class Where:
+    """Rows of a batch: which rollout and which token, on the host and on the device."""
+
+    def __init__(self, rows: np.ndarray, tokens: np.ndarray, device: torch.device) -> None:
+        self.rows, self.tokens = rows, tokens
+        self.index = (torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, value: Tensor) -> Tensor:
+        """``[batch pos ...]`` to ``[row ...]``, a new tensor on the value's device."""
+        return value[self.index[0].to(value.device), self.index[1].to(value.device)]
+
+    def frame(self, batch: Batch) -> pd.DataFrame:
+        """The rows as a table."""
+        labels = [np.array(rollout.labels(), dtype=object) for rollout in batch.rollouts]
+        pairs = list(zip(self.rows.tolist(), self.tokens.tolist(), strict=True))
+        return pd.DataFrame(
+            {
+                "rollout": np.array([batch.rollouts[r].id for r, _ in pairs], dtype=object),
+                "pos": self.tokens,
+                "token_id": np.array([batch.rollouts[r].ids[t] for r, t in pairs], dtype=np.int64),
+                "segment": np.array([labels[r][t] for r, t in pairs], dtype=object),
+            }
+        )
+
+
+@contextmanager
+def gathered_logits(model: Model, rows: Tensor, tokens: Tensor) -> Iterator[None]:
+    """Inside the block the model's head sees only the given rows, so its logits are ``[1 row vocab]``.
+
+    What the stock model does after its head (soft cap, scaling) is done by the stock code.
+    """
+    head = _head(model)
+    handle = attach(head, "in", lambda x: x[rows.to(x.device), tokens.to(x.device)][None])
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def head_logits(model: Model, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+    """Stock logits of given outputs of the final norm."""
+    handle = attach(_head(model), "in", lambda old: x[None].to(old))
+    try:
+        with torch.no_grad():
+            return model.hf(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False).logits[
+                0
+            ]
+    finally:
+        handle.remove()
+
+
+def _head(model: Model) -> torch.nn.Module:
+    if model.sites.unembed is None:
+        raise InputError(f"{type(model.hf).__name__} has no head for tokens; log-odds and logits need one")
+    return model.sites.unembed
+
+
+def execute(
+    model: Model,
+    batch: Batch,
+    taps: Sequence[Tap],
+    write: Mapping[Site, WriteFn] | None,
+    logits: Where | None = None,
+) -> Tensor | None:
+    """One call of the model; returns ``[row vocab]`` logits on the device if rows of them are wanted."""
+    if not taps and not write and logits is None:
+        return None
+    target = model.hf if logits is not None else model.hf.base_model
+    kwargs = {"input_ids": batch.ids, "attention_mask": batch.view.mask.long(), "use_cache": False}
+    if "position_ids" in inspect.signature(target.forward).parameters:
+        kwargs["position_ids"] = batch.view.positions
+    with torch.no_grad():
+        if logits is not None:
+            with gathered_logits(model, *logits.index), hooked(model, taps, write, view=batch.view):
+                return target(**kwargs).logits[0]
+        try:
+            with hooked(model, taps, write, view=batch.view, stop_early=True):
+                target(**kwargs)
+        except Stop:
+            pass
+    return None
+
+
+def match(where: Where, asked: Where) -> Tensor:
+    """Index of every asked row among ``where``'s rows, which are in the same order and hold them all."""
+    width = int(max(where.tokens.max(initial=0), asked.tokens.max(initial=0))) + 1
+    found = np.searchsorted(where.rows * width + where.tokens, asked.rows * width + asked.tokens)
+    return torch.from_numpy(found).to(where.index[0].device)

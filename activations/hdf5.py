@@ -1,0 +1,109 @@
+"""How the activation store lies in HDF5: datasets allocated at once, bit-exact types, checksums."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+CHUNK_ROWS = 1024
+STORED = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
+ROW_TYPES = {"rollout": np.int32, "pos": np.int32, "token_id": np.int32, "segment": np.uint8}
+
+
+def lay_out(file: h5py.File, rollout_ids: Sequence[str], sites: Mapping[str, Mapping[str, Any]]) -> None:
+    """Creates every dataset of an empty store at its final size."""
+    file["rollouts/id"] = np.array([name.encode() for name in rollout_ids])
+    for site, spec in sites.items():
+        shape = (len(spec["layers"]), spec["rows"], *spec["shape"])
+        chunk = (1, max(1, min(CHUNK_ROWS, spec["rows"])), *spec["shape"])
+        values = _allocate(file, f"{site}/values", shape, STORED[spec["dtype"]], chunk)
+        values.attrs["dtype"], values.attrs["layers"] = spec["dtype"], np.asarray(spec["layers"], dtype=np.int64)
+        for name, kind in ROW_TYPES.items():
+            _allocate(file, f"{site}/rows/{name}", (spec["rows"],), kind)
+    # A batch holds at least one rollout, so there is room for every split that can happen.
+    n = len(rollout_ids)
+    _allocate(file, "commits/rows", (n, len(sites)), np.int64)
+    _allocate(file, "commits/checksum", (n, len(sites)), np.uint32)
+    _allocate(file, "commits/rollouts", (n,), np.int64)
+    _allocate(file, "commits/state", (2,), np.int64)
+
+
+def write_header(file: h5py.File, header: Mapping[str, Any]) -> None:
+    """Keeps JSON as a dataset of bytes: an attribute of a default-format file ends at 64 kB, a plan does not."""
+    file["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+
+
+def read_header(file: h5py.File) -> dict[str, Any]:
+    """The inverse of ``write_header``; empty for a file that has none."""
+    return json.loads(file["header"][:].tobytes()) if "header" in file else {}
+
+
+def _allocate(
+    file: h5py.File, name: str, shape: tuple[int, ...], kind: type, chunk: tuple[int, ...] | None = None
+) -> h5py.Dataset:
+    """A dataset whose space in the file is fixed now, so that later writes touch no structure.
+
+    Chunks get no fill value (that would write the whole file twice); the small rest starts as zeros.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    if chunk is not None and 0 not in shape:
+        properties.set_chunk(chunk)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple(shape)
+    made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(kind)), space, properties, links)
+    return h5py.Dataset(made)
+
+
+def pick(data: h5py.Dataset, at: int, rows: np.ndarray) -> np.ndarray:
+    """Scattered rows, chunk by chunk: HDF5's own point selection is slow by orders of magnitude."""
+    out = np.empty((len(rows), *data.shape[2:]), dtype=data.dtype)
+    for chunk in np.unique(rows // CHUNK_ROWS):
+        here = np.flatnonzero(rows // CHUNK_ROWS == chunk)
+        start = int(chunk) * CHUNK_ROWS
+        out[here] = data[at, start : start + CHUNK_ROWS][rows[here] - start]
+    return out
+
+
+def to_stored(values: Tensor, dtype: str) -> np.ndarray:
+    """A tensor as the array that is stored, without changing a bit."""
+    if str(values.dtype) != f"torch.{dtype}":
+        raise InputError(f"values are {values.dtype}, the store holds {dtype}")
+    values = values.contiguous()
+    return values.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else values.numpy()
+
+
+def from_stored(array: np.ndarray, dtype: str) -> Tensor:
+    """The inverse of ``to_stored``."""
+    if dtype == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def row_bytes(spec: Mapping[str, Any]) -> int:
+    """Bytes of one row at one layer."""
+    return int(np.prod(spec["shape"], dtype=np.int64)) * np.dtype(STORED[spec["dtype"]]).itemsize
+
+
+def crc(arrays: Sequence[np.ndarray]) -> int:
+    """CRC-32 over arrays, one after the other."""
+    total = 0
+    for array in arrays:
+        total = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), total)
+    return total
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, for a one-line message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

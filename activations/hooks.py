@@ -1,0 +1,319 @@
+"""Reading and writing hidden states with plain PyTorch hooks.
+
+Hooks never change a tensor in place, are removed whatever happens inside the ``with`` block, and count: a
+site that did not fire as often as the model ran is an error, not an empty result.
+
+A value that is written is seen by everything after it, reads of the same site included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import InputError
+from ..rollouts.rollout import Rollout
+from .positions import over_continuation, resolve
+from .sitemap import Place
+from .sites import FLOW, FrozenPositions, Positions, Site
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class BatchView:
+    """What a write function is told about the batch it is handed.
+
+    Attributes:
+        layer: the layer that fired.
+        rollouts: the rollouts in batch order; ``None`` around a forward pass that is not ours (``generate``).
+            When label strings of several tokens are scored these are prefixes with the label appended, under
+            their own ids.
+        positions: index of each token in its rollout.
+        mask: which tokens are no padding.
+    """
+
+    layer: int
+    rollouts: tuple[Rollout, ...] | None
+    positions: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    origins: tuple[tuple[Rollout, int], ...] | None = field(default=None, repr=False)
+
+    def select(self, positions: Positions | FrozenPositions) -> Bool[Tensor, "batch pos"]:
+        """Where ``positions`` (the grammar of ``positions.py``) lie in this batch; padding is never selected.
+
+        Under an appended label the positions are those of the whole rollout up to the label, and the label's
+        own tokens belong to ``all`` and ``answer`` but not to points such as ``last``.
+
+        Raises:
+            InputError: anything but ``all`` around a forward pass that is not ours, where segments are not
+                known.
+        """
+        if positions == "all":
+            return self.mask
+        if self.rollouts is None:
+            raise InputError(f"positions {positions!r} are not known while the model generates; use 'all'")
+        chosen = torch.zeros_like(self.mask, device="cpu")
+        for row, rollout in enumerate(self.rollouts):
+            if self.origins is None:
+                where = resolve(positions, rollout)
+            else:
+                original, cut = self.origins[row]
+                before, after = resolve(positions, original), over_continuation(positions, rollout)
+                where = np.concatenate([before[before < cut], after[after >= cut]])
+            chosen[row, torch.from_numpy(where)] = True
+        return chosen.to(self.mask.device) & self.mask
+
+
+WriteFn = Callable[[Tensor, BatchView], Tensor]
+ReadFn = Callable[[Tensor, BatchView], None]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One read: a site at one layer, and what to do with its value."""
+
+    name: str
+    layer: int
+    fn: ReadFn
+
+
+class Stop(Exception):
+    """Ends a forward pass whose wanted values have all been read."""
+
+
+def attach(module: nn.Module, side: Literal["in", "out"], fn: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Calls ``fn`` with a module's first input or output tensor; what it returns, if anything, takes its place."""
+
+    def before(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if args:
+            new = fn(args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+        name = next(k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point())
+        new = fn(kwargs[name])
+        return None if new is None else (args, kwargs | {name: new})
+
+    def after(_: nn.Module, __: tuple, output: Any) -> Any:
+        new = fn(output if isinstance(output, Tensor) else output[0])
+        if new is None:
+            return None
+        return new if isinstance(output, Tensor) else (new, *output[1:])
+
+    if side == "in":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
+
+
+class _Session:
+    """The hooks of one ``with`` block: what the current batch is, and how often each hook fired."""
+
+    def __init__(self, model: Model, base: BatchView | None, stop_early: bool) -> None:
+        self.model, self.base, self.stop_early = model, base, stop_early
+        self.handles: list[RemovableHandle] = []
+        self.fired: dict[str, int] = {}
+        self.passes = 0
+        self.waiting: set[str] = set()
+        self.pre: dict[int, Tensor] = {}
+
+    def view(self, layer: int, device: torch.device) -> BatchView:
+        assert self.base is not None
+        base = self.base
+        if base.positions.device != device:
+            base = replace(base, positions=base.positions.to(device), mask=base.mask.to(device))
+        return replace(base, layer=layer)
+
+    def begin(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Runs before the decoder does: notes which tokens this call holds."""
+        self.passes += 1
+        if self.base is None or self.base.rollouts is None:
+            self.base = _view_of_call(args, kwargs)
+
+    def add(self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Tensor | None], layer: int) -> None:
+        self.fired[key] = 0
+        self.waiting.add(key)
+
+        def fire(raw: Tensor) -> Tensor | None:
+            self.fired[key] += 1
+            view = self.view(layer, raw.device)
+            new = fn(to_site(raw, place, view.mask.shape), view)
+            self.waiting.discard(key)
+            if self.stop_early and not self.waiting:
+                raise Stop
+            return None if new is None else from_site(new, place, raw)
+
+        self.handles.append(attach(place.module, place.side, fire))
+
+    def check(self, exact: bool) -> None:
+        for key, count in self.fired.items():
+            if count != self.passes or (exact and count != 1) or count == 0:
+                raise InputError(
+                    f"site {key} fired {count} times in {self.passes} forward passes; the site map does not fit "
+                    "this model, name the modules with overrides"
+                )
+
+
+def to_site(raw: Tensor, place: Place, shape: Sequence[int]) -> Tensor:
+    """A module's tensor as the site's value, ``[batch pos d_model]`` or ``[batch pos head d_head]``."""
+    # Some families flatten batch and position.
+    value = raw if raw.ndim == 3 else raw.reshape(*shape, raw.shape[-1])
+    if place.heads is not None:
+        value = value.reshape(*value.shape[:2], place.heads, -1)
+    return value if place.gain == 1.0 else value * place.gain
+
+
+def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
+    """The inverse of ``to_site``."""
+    value = value if place.gain == 1.0 else value / place.gain
+    return value.reshape(raw.shape).to(raw.dtype)
+
+
+def _view_of_call(args: tuple, kwargs: dict) -> BatchView:
+    ids = args[0] if args else kwargs.get("input_ids")
+    if ids is None:
+        ids = kwargs["inputs_embeds"][..., 0]
+    batch, n = ids.shape[:2]
+    given, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    padded = isinstance(given, Tensor) and given.ndim == 2
+    mask = given[:, -n:].bool() if padded else torch.ones(batch, n, dtype=torch.bool, device=ids.device)
+    if isinstance(positions, Tensor) and positions.ndim == 2:
+        positions = positions[:, -n:].expand(batch, n)
+    elif padded:
+        positions = (given.long().cumsum(-1) - 1).clamp(min=0)[:, -n:]
+    else:
+        past = kwargs.get("past_key_values")
+        start = past.get_seq_length() if past is not None else 0
+        positions = torch.arange(start, start + n, device=ids.device).expand(batch, n)
+    return BatchView(0, None, positions, mask)
+
+
+def _version(value: Tensor) -> int:
+    """How often a tensor was changed in place; inference tensors do not count, and then nothing can be said."""
+    return 0 if value.is_inference() else value._version
+
+
+def _guarded(fn: WriteFn, key: str) -> WriteFn:
+    """Runs a write function and holds it to its contract."""
+
+    def write(value: Tensor, view: BatchView) -> Tensor | None:
+        version = _version(value)
+        new = fn(value, view)
+        if _version(value) != version:
+            raise InputError(f"the write at {key} changed its input in place; return a new tensor instead")
+        if not isinstance(new, Tensor) or new.shape != value.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise InputError(
+                f"the write at {key} returned {got}; it must return a tensor of shape {tuple(value.shape)}"
+            )
+        return None if new is value else new
+
+    return write
+
+
+def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
+    sites, key = session.model.sites, f"{site.name}[{layer}] (write)"
+    guarded = _guarded(fn, key)
+    if site.name != "resid_mid":
+        session.add(_unused(session, key), sites.place(site.name, layer), guarded, layer)
+        return
+    # The input of the pre-MLP norm is only a copy of the residual stream, so the change goes into the
+    # attention branch.
+    sites.place("resid_mid", layer)
+
+    def keep(value: Tensor, _: BatchView) -> None:
+        session.pre[layer] = value
+
+    def write(branch: Tensor, view: BatchView) -> Tensor | None:
+        middle = session.pre.pop(layer) + branch
+        new = guarded(middle, view)
+        return None if new is None else branch + (new - middle)
+
+    session.add(_unused(session, f"resid_pre[{layer}] (for {key})"), sites.place("resid_pre", layer), keep, layer)
+    session.add(_unused(session, key), sites.place("attn_out", layer), write, layer)
+
+
+def _unused(session: _Session, key: str) -> str:
+    return key if key not in session.fired else f"{key} #{len(session.fired)}"
+
+
+@contextmanager
+def hooked(
+    model: Model,
+    reads: Sequence[Tap] = (),
+    writes: Mapping[Site, WriteFn] | None = None,
+    *,
+    view: BatchView | None = None,
+    stop_early: bool = False,
+) -> Iterator[None]:
+    """Hooks for one ``with`` block.
+
+    Args:
+        model: the model.
+        reads: what to read; the value handed over may be the model's own tensor and must not be changed.
+        writes: what to write, applied in the order of the forward pass, equal sites in the order given.
+        view: the batch, when the caller makes exactly one forward pass on known rollouts; otherwise the batch
+            is read off every call of the decoder and any number of calls is allowed.
+        stop_early: raise ``Stop`` once everything has fired.
+
+    Raises:
+        InputError: a site does not exist in the model, a write breaks its contract, or a site did not fire as
+            often as the decoder ran.
+    """
+    session = _Session(model, view, stop_early)
+    pairs = [(site, layer, fn) for site, fn in (writes or {}).items() for layer in site.at(model.n_layers)]
+    try:
+        session.handles.append(model.sites.parent.register_forward_pre_hook(session.begin, with_kwargs=True))
+        for site, layer, fn in sorted(pairs, key=lambda w: (w[1], FLOW.get(w[0].name, len(FLOW)))):
+            _add_write(session, site, layer, fn)
+        for tap in reads:  # after the writes: a read sees what was written
+            key = _unused(session, f"{tap.name}[{tap.layer}]")
+            session.add(key, model.sites.place(tap.name, tap.layer), tap.fn, tap.layer)
+        yield
+        if session.passes or view is not None:
+            session.check(exact=view is not None)
+    except Stop:
+        session.check(exact=True)
+        raise
+    finally:
+        for handle in session.handles:
+            handle.remove()
+        session.pre.clear()
+
+
+@contextmanager
+def writing(model: Model, write: Mapping[Site, WriteFn]) -> Iterator[None]:
+    """Applies writes to every forward pass inside the ``with`` block, for example to ``generate``.
+
+    Args:
+        model: the model.
+        write: site to ``fn(value, view) -> new value``; ``view.rollouts`` is ``None``.
+
+    Raises:
+        InputError: see ``hooked``; no forward pass inside the block is no error.
+    """
+    with hooked(model, writes=write):
+        yield
+
+
+@contextmanager
+def reading(model: Model, read: Mapping[Site, ReadFn]) -> Iterator[None]:
+    """Hands the values of sites to functions during every forward pass inside the ``with`` block.
+
+    Args:
+        model: the model.
+        read: site to ``fn(value, view)``; the value must not be changed.
+
+    Raises:
+        InputError: see ``hooked``.
+    """
+    taps = [Tap(site.name, layer, fn) for site, fn in read.items() for layer in site.at(model.n_layers)]
+    with hooked(model, taps):
+        yield

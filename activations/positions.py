@@ -1,0 +1,162 @@
+"""Which tokens of a rollout are meant: a small grammar.
+
+    all                 every token
+    last                the last token
+    prompt_end          the last token the model was shown
+    before_answer       the token before the first answer token; without an answer the last token of a given
+                        rollout, and nothing of a generated one
+    SEGMENT             every token of that segment (its last occurrence)
+    SEGMENT[-1]         one token of it, by Python indexing;  SEGMENT[:8], SEGMENT[::4]: a slice
+    SEGMENT:8           8 tokens spread evenly over it (all of them when it is shorter)
+    A,B                 the union
+    {rollout_id: [3, 7, -1]}   explicit positions; rollouts not named have none
+
+``all`` takes an index, a slice or a count too. A segment that is missing gives no position.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import InputError
+from ..rollouts.rollout import SEGMENTS, Rollout
+from .sites import FrozenPositions, Positions, freeze
+
+_TERM = re.compile(r"(?P<base>[a-z_]+)(?:\[(?P<index>[-\d:]+)\]|:(?P<count>\d+))?")
+_POINTS = ("last", "prompt_end", "before_answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One part of a union.
+
+    Attributes:
+        base: ``all``, ``last``, ``prompt_end``, ``before_answer`` or a segment.
+        pick: which of its tokens; ``None`` for all of them.
+        count: how many, spread evenly; ``None`` for all of them.
+    """
+
+    base: str
+    pick: int | slice | None = None
+    count: int | None = None
+
+
+def _wrong(text: str) -> InputError:
+    known = ", ".join((*_POINTS, "all", *SEGMENTS))
+    return InputError(f"positions {text!r} are not understood; use {known}, with [index], [slice] or :N, and commas")
+
+
+def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str, tuple[int, ...]]:
+    """The terms of a text, or a dictionary of explicit positions.
+
+    Raises:
+        InputError: the text does not follow the grammar.
+    """
+    if not isinstance(positions, str):
+        return dict(freeze(positions))
+    terms = []
+    for part in positions.split(","):
+        match = _TERM.fullmatch(part.strip())
+        if match is None or match["base"] not in (*_POINTS, "all", *SEGMENTS):
+            raise _wrong(positions)
+        chosen = match["index"] or match["count"]
+        if chosen and match["base"] in _POINTS:
+            raise InputError(f"positions {positions!r}: {match['base']} is one token and takes no index or count")
+        terms.append(Term(match["base"], _index(match["index"], positions), int(match["count"] or 0) or None))
+        if match["count"] is not None and int(match["count"]) == 0:
+            raise InputError(f"positions {positions!r}: a count must be at least 1")
+    return tuple(terms)
+
+
+def _index(text: str | None, positions: str) -> int | slice | None:
+    if text is None:
+        return None
+    try:
+        parts = [int(p) if p else None for p in text.split(":")]
+        picked = slice(*parts) if len(parts) > 1 else parts[0]
+        range(1)[picked if isinstance(picked, slice) else slice(picked)]  # a zero step is an error here
+    except (ValueError, TypeError) as error:
+        raise _wrong(positions) from error
+    return picked
+
+
+def resolve(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.ndarray, " chosen"]:
+    """The positions in one rollout, ascending and without doubles; empty where a segment is missing.
+
+    Args:
+        positions: text of the grammar above, or explicit positions by rollout id.
+        rollout: the rollout they are looked up in.
+
+    Raises:
+        InputError: the text is not understood, or an explicit position lies outside the rollout.
+    """
+    parsed = parse(positions)
+    if isinstance(parsed, dict):
+        found = np.asarray(parsed.get(rollout.id, ()), dtype=np.int64)
+        if found.size and (found.min() < -len(rollout) or found.max() >= len(rollout)):
+            raise InputError(f"rollout {rollout.id} has {len(rollout)} tokens; a position outside was asked for")
+        return np.unique(found % len(rollout)) if found.size else found
+    return np.unique(np.concatenate([_of_term(term, rollout) for term in parsed]))
+
+
+def _of_term(term: Term, rollout: Rollout) -> np.ndarray:
+    tokens = _of_base(term.base, rollout)
+    if term.count is not None and term.count < len(tokens):
+        # Middles of equal parts: no edge token is favoured, and the spread does not depend on the count's
+        # parity.
+        return tokens[((np.arange(term.count) + 0.5) * len(tokens) / term.count).astype(np.int64)]
+    if isinstance(term.pick, slice):
+        return tokens[term.pick]
+    if term.pick is not None:
+        return tokens[[term.pick]] if -len(tokens) <= term.pick < len(tokens) else tokens[:0]
+    return tokens
+
+
+def _of_base(base: str, rollout: Rollout) -> np.ndarray:
+    if base == "all":
+        return np.arange(len(rollout))
+    if base == "last":
+        return np.array([len(rollout) - 1])
+    if base == "prompt_end":
+        return np.array([rollout.n_prompt - 1])
+    if base == "before_answer":
+        return _before_answer(rollout)
+    if base in ("answer", "verdict"):
+        return np.array([p for s in _answer_run(rollout) if s.segment == base for p in range(s.start, s.stop)], int)
+    span = rollout.span(base)
+    return np.arange(span.start, span.stop) if span else np.arange(0)
+
+
+def _answer_run(rollout: Rollout) -> list:
+    """The last unbroken run of answer and verdict spans: a verdict token may stand inside the answer."""
+    run = []
+    for span in reversed(rollout.spans):
+        if span.segment in ("answer", "verdict"):
+            run.insert(0, span)
+        elif run:
+            break
+    return run
+
+
+def _before_answer(rollout: Rollout) -> np.ndarray:
+    run = _answer_run(rollout)
+    if run:
+        return np.array([run[0].start - 1] if run[0].start else [], dtype=np.int64)
+    return np.array([len(rollout) - 1] if rollout.finish == "given" else [], dtype=np.int64)
+
+
+def over_continuation(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.ndarray, " chosen"]:
+    """Like ``resolve``, without single points and explicit lists.
+
+    For tokens appended to a rollout in order to score a label string: an edit at ``last`` or
+    ``before_answer`` means the token at which the label is read, not the label's own tokens; an edit at
+    ``all`` or ``answer`` means these too.
+    """
+    parsed = parse(positions)
+    ranges = () if isinstance(parsed, dict) else [t for t in parsed if t.base not in _POINTS and t.pick is None]
+    parts = [_of_term(term, rollout) for term in ranges if term.count is None]
+    return np.unique(np.concatenate(parts)) if parts else np.arange(0)

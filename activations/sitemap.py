@@ -1,0 +1,251 @@
+"""Where each site lives in a model.
+
+The names come from TransformerLens's architecture adapters, read without building a bridge, so there is no
+table of families here; a user can name a path instead. Which of the named modules carries a branch into the
+residual stream, and with what gain, is measured (``identities.measure``) and then checked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from ..errors import InputError
+
+GLOBAL_ROLES = ("blocks", "ln_final", "unembed")
+BLOCK_ROLES = ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "o", "mlp", "mlp_in", "mlp_out")
+Overrides = Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Modules by role, before anything is measured.
+
+    Attributes:
+        parent: the module that owns the list of blocks; every forward pass goes through it.
+        blocks: one mapping a layer, role to module; always with ``block``.
+        ln_final: the final norm, ``None`` when the model has none.
+        unembed: the head that makes logits, ``None`` when the model has none.
+        given: roles the user named.
+    """
+
+    parent: nn.Module
+    blocks: tuple[dict[str, nn.Module], ...]
+    ln_final: nn.Module | None
+    unembed: nn.Module | None
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What adds to the residual stream: a module's output times a gain."""
+
+    module: nn.Module
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer, measured.
+
+    Attributes:
+        block: the layer's module.
+        attn: the token-mixing branch.
+        mlp: the other branch.
+        mid: the module whose input is ``resid_mid``; ``None`` in a parallel block.
+        mixer: the attention module itself, whose output the output projection makes.
+        o: the attention output projection, ``None`` where the layer has no softmax attention.
+        n_heads: query heads.
+        d_head: width of one head at the input of ``o``; ``d_model / n_heads`` only by accident.
+    """
+
+    block: nn.Module
+    attn: Branch
+    mlp: Branch
+    mid: nn.Module | None
+    mixer: nn.Module
+    o: nn.Module | None
+    n_heads: int
+    d_head: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a hook goes: a module's input or output, times ``gain``, cut into ``heads`` if there are any."""
+
+    module: nn.Module
+    side: Literal["in", "out"]
+    gain: float = 1.0
+    heads: int | None = None
+
+
+@dataclass(frozen=True)
+class SiteMap:
+    """Site names to modules."""
+
+    parent: nn.Module
+    blocks: tuple[Block, ...]
+    ln_final: nn.Module | None
+    unembed: nn.Module | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def place(self, name: str, layer: int) -> Place:
+        """Where the site is hooked.
+
+        Raises:
+            InputError: this layer has no such site, or this version does not read it.
+        """
+        block = self.blocks[layer]
+        if name == "resid_pre":
+            return Place(block.block, "in")
+        if name == "resid_post":
+            return Place(block.block, "out")
+        if name == "resid_mid":
+            if block.mid is None:
+                raise InputError(
+                    f"layer {layer} is a parallel block: attention and MLP read the same input, so there is no "
+                    "resid_mid; use resid_pre or resid_post"
+                )
+            return Place(block.mid, "in")
+        if name in ("attn_out", "mlp_out"):
+            branch = block.attn if name == "attn_out" else block.mlp
+            return Place(branch.module, "out", branch.gain)
+        if name == "z":
+            if block.o is None:
+                raise InputError(f"layer {layer} has no softmax attention, so no heads; choose other layers for site z")
+            return Place(block.o, "in", heads=block.n_heads)
+        if name == "final_norm":
+            # A model without a final norm hands the last block's output to the head as it is.
+            return Place(self.ln_final, "out") if self.ln_final is not None else Place(self.blocks[-1].block, "out")
+        raise InputError(f"site {name!r} is not read by this version; use resid_*, attn_out, mlp_out, z or final_norm")
+
+
+@contextmanager
+def _quiet_import() -> Any:
+    """TransformerLens sets the transformers logger to ERROR when imported; put back what the user had."""
+    level = hf_logging.get_verbosity()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+
+
+def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
+    """Module paths by role, from TransformerLens's adapter for this architecture; block roles are relative to
+    a block.
+
+    Raises:
+        InputError: TransformerLens has no adapter for the architecture.
+    """
+    with _quiet_import():
+        from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    try:
+        config = build_bridge_config_from_hf(copy.deepcopy(hf.config), type(hf).__name__, "model", hf.dtype)
+        mapping = ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping
+    except Exception as error:  # adapters fail in as many ways as there are families
+        raise InputError(
+            f"TransformerLens has no adapter for {type(hf).__name__} ({str(error).splitlines()[0][:120]}); "
+            f"name the modules with overrides: {', '.join(GLOBAL_ROLES)} from the model's root, "
+            f"{', '.join(BLOCK_ROLES)} from a block"
+        ) from error
+    paths = {"blocks": mapping["blocks"].name}
+    paths |= {role: mapping[role].name for role in ("ln_final", "unembed") if role in mapping}
+    parts = mapping["blocks"].submodules
+    for role in ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "mlp"):
+        if role in parts and parts[role].name:
+            paths[role] = parts[role].name
+    if "attn" in parts and "o" in (parts["attn"].submodules or {}):
+        paths["o"] = _join(parts["attn"].name, parts["attn"].submodules["o"].name)
+    for role, end in (("mlp_in", "in"), ("mlp_out", "out")):
+        if "mlp" in parts and end in (parts["mlp"].submodules or {}):
+            paths[role] = _join(parts["mlp"].name, parts["mlp"].submodules[end].name)
+    # A hybrid model's other mixers (linear attention, state space) stand beside attn in its blocks.
+    paths["mixers"] = ",".join(p.name for r, p in parts.items() if p.name and r.endswith(("attn", "mixer", "ssm")))
+    return paths
+
+
+def _join(parent: str | None, child: str) -> str:
+    return f"{parent}.{child}" if parent else child
+
+
+def find_modules(hf: PreTrainedModel, overrides: Overrides | None = None) -> Modules:
+    """The modules of a model by role.
+
+    Args:
+        hf: a decoder.
+        overrides: module path by role, from the model's root for ``blocks``, ``ln_final``, ``unembed`` and
+            from a block for the rest; ``None`` says that the model has no such module.
+
+    Raises:
+        InputError: a role is unknown, or a path does not exist.
+    """
+    overrides = dict(overrides or {})
+    unknown = [role for role in overrides if role not in (*GLOBAL_ROLES, *BLOCK_ROLES)]
+    if unknown:
+        raise InputError(f"override {unknown[0]!r} is no role; roles are {', '.join((*GLOBAL_ROLES, *BLOCK_ROLES))}")
+    complete = {"blocks", "ln_final", "unembed", "attn", "o", "mlp"} <= overrides.keys()
+    paths = ({"mixers": ""} if complete else adapter_paths(hf)) | overrides
+    blocks = _get(hf, paths["blocks"], "blocks")
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not len(blocks):
+        raise InputError(f"{paths['blocks']!r} is not a list of blocks; name it with overrides={{'blocks': PATH}}")
+    parent = _get(hf, paths["blocks"].rpartition(".")[0], "blocks")
+    return Modules(
+        parent=parent,
+        blocks=tuple(_block_modules(block, paths, overrides) for block in blocks),
+        ln_final=_get(hf, paths.get("ln_final"), "ln_final"),
+        unembed=_get(hf, paths.get("unembed"), "unembed"),
+        given=frozenset(overrides),
+    )
+
+
+def _block_modules(block: nn.Module, paths: Mapping[str, str | None], overrides: Overrides) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {"block": block}
+    for role in BLOCK_ROLES:
+        path = paths.get(role)
+        module = _find(block, path) if path else None
+        if module is not None:
+            found[role] = module
+        elif path and role in overrides:
+            raise InputError(f"overrides: a block has no module {path!r} for {role}; it has {_children(block)}")
+    if "attn" not in found:
+        mixers = [_find(block, path) for path in (paths.get("mixers") or "").split(",") if path]
+        mixer = next((m for m in mixers if m is not None), None)
+        if mixer is not None:
+            found["attn"] = mixer
+    return found
+
+
+def _find(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _get(root: nn.Module, path: str | None, role: str) -> nn.Module | None:
+    if path is None:
+        return None
+    module = _find(root, path)
+    if module is None:
+        try:
+            if attrgetter(path)(root) is None:  # there in name only, such as the final norm of a post-norm OPT
+                return None
+        except AttributeError:
+            pass
+        raise InputError(f"the model has no module {path!r} for {role}; name it with overrides={{{role!r}: PATH}}")
+    return module
+
+
+def _children(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children())

@@ -1,0 +1,116 @@
+"""Names of the places inside a transformer, and what to read where.
+
+A *site* says which tensor, a *read* says at which positions of a rollout:
+
+    Site("resid_post") @ "thinking:8,think_end"      # every layer
+    Site("z", layers=(3, 4)) @ "before_answer"       # two layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+SITES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "z",
+    "q",
+    "k",
+    "v",
+    "pattern",
+    "router",
+    "final_norm",
+)
+"""Every site name. ``resid_*`` are pre-norm, also in the last layer. ``attn_out`` and ``mlp_out`` are what is
+added to the residual stream, after any post-norm and branch gain. ``z`` is the input of the attention output
+projection, one row per query head. ``final_norm`` is what Hugging Face calls ``hidden_states[-1]``."""
+
+READABLE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "final_norm")
+"""The sites this version reads and writes."""
+
+FLOW = {name: i for i, name in enumerate(("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"))}
+"""Order in which the sites of one layer are passed in a forward pass (a sequential block)."""
+
+Positions = str | Mapping[str, Iterable[int]]
+FrozenPositions = str | tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the model.
+
+    Attributes:
+        name: one of ``SITES``.
+        layers: ``None`` for every layer, one layer, or several; negative numbers count from the last layer.
+            ``final_norm`` has one value, which stands under the last layer.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+
+    name: str
+    layers: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SITES:
+            raise InputError(f"there is no site {self.name!r}; known are {', '.join(SITES)}")
+        if self.layers is not None and not isinstance(self.layers, int):
+            object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+
+    def __matmul__(self, positions: Positions) -> Read:
+        return Read(self, positions)
+
+    def __str__(self) -> str:
+        return self.name if self.layers is None else f"{self.name}[{self.layers}]"
+
+    def at(self, n_layers: int) -> tuple[int, ...]:
+        """The layers as ascending non-negative numbers.
+
+        Raises:
+            InputError: a layer is not in the model, or none is asked for.
+        """
+        if self.name == "final_norm":
+            return (n_layers - 1,)
+        wanted = range(n_layers) if self.layers is None else self.layers
+        wanted = (wanted,) if isinstance(wanted, int) else tuple(wanted)
+        outside = [layer for layer in wanted if not -n_layers <= layer < n_layers]
+        if outside or not wanted:
+            raise InputError(f"site {self}: the model has layers 0 to {n_layers - 1}")
+        return tuple(sorted({layer % n_layers for layer in wanted}))
+
+
+def freeze(positions: Positions | FrozenPositions) -> FrozenPositions:
+    """Positions as something hashable: the text itself, or sorted pairs of rollout id and positions."""
+    if isinstance(positions, str):
+        return positions
+    pairs = positions.items() if isinstance(positions, Mapping) else positions
+    return tuple(sorted((str(name), tuple(int(p) for p in where)) for name, where in pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A site and the positions at which it is read.
+
+    Attributes:
+        site: where in the model.
+        positions: where in a rollout; the grammar is in ``positions.py``. A mapping of rollout id to
+            positions is kept as sorted pairs, so that a read can be a dictionary key.
+    """
+
+    site: Site
+    positions: Positions | FrozenPositions
+
+    def __post_init__(self) -> None:
+        from .positions import parse
+
+        object.__setattr__(self, "positions", freeze(self.positions))
+        parse(self.positions)
+
+    def __str__(self) -> str:
+        return f"{self.site} @ {self.positions if isinstance(self.positions, str) else 'explicit positions'}"

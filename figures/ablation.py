@@ -1,0 +1,192 @@
+"""What zeroing the found heads does: refusals in free generation, and log-odds beside random sets of heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import blended_transform_factory
+
+from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, arm_colour, context, halo, notice, settle, sheet
+from verdictscope.figures.tables import counts, interval, need, number, p_text
+
+_GENERATION = "arm cell_kind refused low high n unread"
+_SETS = "set kind estimate low high n unit p"
+_KINDS = (("target", "target requests"), ("control", "control requests"))
+_ARMS = (("base", "base\n"), ("ablated", "heads\nzeroed"), ("random", "random\nsets"), ("twin", "twin\n"))
+
+
+def ablation_figure(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
+    """Draw refusal rates by arm, and the found set's teacher-forced effect among the random sets'.
+
+    Args:
+        generation: the table generation.parquet (rows with cell_kind ``target`` and ``control``).
+        ablation: the table ablation.parquet.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    need(generation, "generation", _GENERATION)
+    need(ablation, "ablation", _SETS)
+    with context():
+        fig = sheet(WIDTH, 2.85)
+        left, right = fig.subplots(1, 2, width_ratios=(1.45, 1))
+        left.set_title("a  Refusals in free generation")
+        right.set_title("b  Found set against random sets")
+        _bars(left, generation)
+        _distribution(right, ablation)
+        settle(fig)
+    return fig
+
+
+def _arms(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """The arms a group of requests has, in drawing order: name, words, rows."""
+    kind = rows["arm"].map(lambda arm: "random" if str(arm).startswith("random_") else str(arm))
+    arms = [(name, words, rows[(kind == name) & rows["refused"].notna()]) for name, words in _ARMS]
+    return [arm for arm in arms if len(arm[2])]
+
+
+def _bars(ax: Axes, generation: pd.DataFrame) -> None:
+    ticks: list[tuple[float, str]] = []
+    x = 0.0
+    for cell_kind, words in _KINDS:
+        arms = _arms(generation[generation["cell_kind"] == cell_kind])
+        start = x
+        for name, label, rows in arms:
+            _bar(ax, x, name, rows)
+            ticks.append((x, f"{label}\n{_n(rows)}"))
+            x += 1.0
+        if arms:
+            ax.text((start + x - 1) / 2, 1.115, words, ha="center", va="bottom", fontsize=7.6, color=INK)
+            x += 0.7
+    ax.set_ylim(0, 1.2)
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.spines["left"].set_bounds(0, 1)
+    ax.set_ylabel("refusal rate")
+    ax.tick_params(axis="x", length=0, labelsize=6.4)
+    ax.set_xticks([at for at, _ in ticks], [label for _, label in ticks], linespacing=1.15)
+    if not ticks:
+        notice(ax, "no answers in the table")
+
+
+def _n(rows: pd.DataFrame) -> str:
+    each = counts(rows["n"])
+    if not each.removeprefix("n = ").isdigit():
+        return f"{len(rows)} sets" if len(rows) > 1 else ""
+    return f"{len(rows)}×{each[4:]}" if len(rows) > 1 else f"n={each[4:]}"
+
+
+def _bar(ax: Axes, x: float, name: str, rows: pd.DataFrame) -> None:
+    """One bar: with its whisker, or, for random sets, their mean with every set as a dot."""
+    rate = float(rows["refused"].astype(float).mean())  # one row, except for the random sets
+    colour = arm_colour(name)
+    ax.bar(x, rate, width=0.72, color=colour, alpha=0.85, linewidth=0, zorder=2)
+    ax.plot([x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2,
+            solid_capstyle="butt")  # a bar of 0 stays visible
+    if name == "random":
+        spread = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else [0.0]
+        ax.plot(x + np.asarray(spread), rows["refused"].astype(float), linestyle="none", marker="o", markersize=3.0,
+                color=INK, markeredgecolor="white", markeredgewidth=0.4, zorder=4, clip_on=False)
+        top = float(rows["refused"].astype(float).max())
+    else:
+        low, high = float(rows.iloc[0]["low"]), float(rows.iloc[0]["high"])
+        ax.errorbar(x, rate, yerr=[[max(rate - low, 0)], [max(high - rate, 0)]], fmt="none", ecolor=INK,
+                    elinewidth=0.9, capsize=2.2, capthick=0.9, zorder=3)
+        top = np.nanmax([rate, high])
+    ax.text(x, top + 0.03, number(rate), ha="center", va="bottom", fontsize=6.8, color=INK, zorder=5)
+
+
+def _distribution(ax: Axes, ablation: pd.DataFrame) -> None:
+    random = ablation.loc[ablation["kind"] == "random", "estimate"].astype(float).dropna().to_numpy()
+    found = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
+    unit = next((str(unit) for unit in ablation["unit"].dropna()), "nats")
+    ax.set_xlabel(f"change of refusal log-odds ({unit})")
+    if not len(random) and found.empty:
+        ax.set(xticks=[], yticks=[])
+        notice(ax, "no teacher-forced effects\nin the table")
+        return
+    ax.axvline(0, color=MUTED, linewidth=0.6, zorder=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    if len(random):
+        _random(ax, random)
+    else:
+        ax.set_yticks([])
+        notice(ax, "no random sets")
+    ax.margins(x=0.08)
+    if len(found):
+        _mark_found(ax, found.iloc[0])
+
+
+def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
+    sets = f"{len(random)} random set{'s' if len(random) > 1 else ''}"
+    if len(random) < 20:  # too few for the shape of a histogram to mean anything
+        ax.plot(random, np.full(len(random), 0.12), linestyle="none", marker="o", markersize=4, color=MUTED,
+                markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+        ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
+        return
+    heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=arm_colour("random"), zorder=2)[0]
+    ax.plot(random, np.zeros(len(random)), linestyle="none", marker="|", markersize=5, markeredgewidth=0.5,
+            color=INK, zorder=3, clip_on=False)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")
+
+
+def _mark_found(ax: Axes, row: pd.Series) -> None:
+    at, low, high = (float(row[column]) for column in ("estimate", "low", "high"))
+    across = blended_transform_factory(ax.transData, ax.transAxes)
+    if np.isfinite([low, high]).all():
+        ax.axvspan(low, high, color=FOUND, alpha=0.12, linewidth=0, zorder=1)
+    ax.plot([at, at], [0, 0.8], color=FOUND, linewidth=1.8, transform=across, zorder=4)
+    left, right = ax.get_xlim()
+    ha = "left" if at < left + 0.3 * (right - left) else "right" if at > left + 0.7 * (right - left) else "center"
+    ax.text(at, 0.83, f"found set {number(at, signed=True)}\n{p_text(row['p'])}", transform=across, ha=ha,
+            va="bottom", fontsize=7.2, color=FOUND, linespacing=1.2, fontweight="bold", zorder=5,
+            path_effects=halo())
+
+
+def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
+    """One paragraph: what `ablation_figure` shows, n, intervals, and what it does not show.
+
+    Args:
+        generation: the table generation.parquet.
+        ablation: the table ablation.parquet.
+    """
+    need(generation, "generation", _GENERATION)
+    need(ablation, "ablation", _SETS)
+    text = ["(a) Share of requests refused when the model writes freely; whiskers are 95 % intervals."]
+    for cell_kind, words in _KINDS:
+        arms = _arms(generation[generation["cell_kind"] == cell_kind])
+        if arms:
+            text.append(f"{words.capitalize()}: {'; '.join(_arm_words(*arm) for arm in arms)}.")
+    unread = generation[generation["cell_kind"].isin([kind for kind, _ in _KINDS])]["unread"].sum()
+    if unread:
+        text.append(f"{int(unread)} answers over all bars could not be read.")
+    text.append(_set_words(ablation))
+    text.append("Not shown: that these heads are the only way, or what else they do; in (a) the thinking is written "
+                "anew as well, so an effect through changed thinking is not parted from one at the answer.")
+    return " ".join(text)
+
+
+def _arm_words(name: str, label: str, rows: pd.DataFrame) -> str:
+    words = {"ablated": "found heads zeroed"}.get(name, label.strip().replace("\n", " "))
+    if name == "random":
+        rates = rows["refused"].astype(float)
+        spread = f"{number(rates.min())} to {number(rates.max())}"
+        return f"{words} {spread} ({len(rows)} sets, {counts(rows['n'])} each; the bar is their mean)"
+    return f"{words} {interval(rows.iloc[0], 'refused')}, {counts(rows['n'])}"
+
+
+def _set_words(ablation: pd.DataFrame) -> str:
+    found = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
+    sets = int(((ablation["kind"] == "random") & ablation["estimate"].notna()).sum())
+    if found.empty:
+        return f"(b) {sets} layer-matched random sets; the found set was not measured."
+    row = found.iloc[0]
+    base = ablation[(ablation["kind"] == "base") & ablation["estimate"].notna()]
+    start = f" from {interval(base.iloc[0], signed=True)}" if len(base) else ""
+    return (f"(b) On the base model's own tokens, the found set changes the refusal log-odds{start} by "
+            f"{interval(row, signed=True)} {row['unit']} (band: 95 % interval, {counts(found['n'])}); "
+            f"ticks and bars are {sets} layer-matched sets of heads that were not selected, {p_text(row['p'])}.")

@@ -1,0 +1,169 @@
+"""One look for every figure, without touching matplotlib's global state, and files whose bytes do not change."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style as mpl_style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+
+WIDTH = 6.75
+"""Full text width of a two-column page, inches."""
+DPI = 200
+"""Of saved files; on screen a figure has half of it."""
+
+INK = "#222222"
+MUTED = "#6b6b6b"
+FAINT = "#d9d9d9"
+ZONE = "#eeeae2"
+
+# Okabe and Ito's colours (jfly.uni-koeln.de/color): told apart under the common colour-vision deficiencies.
+# Blue stands for refusing and vermilion for complying wherever the two meet.
+CELL_COLOURS = {
+    "harmful_complied": "#D55E00",
+    "harmful_refused": "#0072B2",
+    "harmless_complied": "#009E73",
+    "harmless_refused": "#56B4E9",
+    "unread": "#999999",
+}
+ARM_COLOURS = {
+    "base": "#8a8a8a",
+    "ablated": "#222222",
+    "ablated_fixed": "#222222",
+    "random": "#bdbdbd",
+    "twin": "#8E4585",
+}
+FOUND = ARM_COLOURS["ablated"]
+"""The found heads, in every figure."""
+DIVERGING = "RdBu"
+"""Blue lies above the centre, red below it, in every heat map."""
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so that every machine draws the same letters
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "lines.linewidth": 1.3,
+    "hatch.linewidth": 0.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text stays text in the PDF: searchable, editable
+}
+
+
+class Sheet(Figure):
+    """A Figure that notebooks show on their own: without pyplot, a plain Figure displays as its type's name."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        buffer = io.BytesIO()
+        with context():
+            self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return buffer.getvalue(), {"width": round(self.get_figwidth() * 100)}
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """matplotlib's defaults plus this style, for the block only, whatever the caller's own rc settings are."""
+    with mpl_style.context(["default", _RC]):
+        yield
+
+
+def sheet(width: float, height: float, gap: float = 0.03) -> Figure:
+    """A new empty figure with its own Agg canvas; call inside `context`.
+
+    Args:
+        width: inches.
+        height: inches.
+        gap: width left between panels, as a share of a panel's width.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.04, wspace=gap, hspace=0.02)
+    fig = Sheet(figsize=(width, height), dpi=DPI // 2, layout=layout)
+    FigureCanvasAgg(fig)
+    return fig
+
+
+def settle(fig: Figure) -> None:
+    """Lay the figure out and freeze it, so that showing it first does not change what is saved later."""
+    engine = fig.get_layout_engine()
+    if engine is not None:
+        engine.execute(fig)
+    fig.set_layout_engine("none")
+
+
+def notice(ax: Axes, text: str) -> None:
+    """Say in a panel why it is empty."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=7.5,
+            linespacing=1.4, zorder=6)
+
+
+def halo() -> list[AbstractPathEffect]:
+    """A white rim that keeps letters readable where they cross lines."""
+    return [withStroke(linewidth=2.0, foreground="white")]
+
+
+def arm_colour(arm: str) -> str:
+    """Colour of an arm; every ``random_i`` shares one."""
+    return ARM_COLOURS.get("random" if arm.startswith("random") else arm, MUTED)
+
+
+def cell_colour(cell: str) -> str:
+    """Colour of a cell."""
+    return CELL_COLOURS.get(cell, MUTED)
+
+
+def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
+    """Write ``folder/name.png`` (200 dpi) and ``folder/name.pdf``; the same figure gives the same bytes.
+
+    Each file is written under a temporary name and renamed when whole.
+
+    Args:
+        fig: a figure of this room, or any other.
+        folder: made if missing.
+        name: file name without its ending.
+
+    Returns:
+        The paths of the PNG and of the PDF.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    paths = []
+    with context():
+        for ending, blank in metadata.items():
+            path = folder / f"{name}.{ending}"
+            part = folder / f".{name}.{ending}.part"
+            fig.savefig(part, format=ending, dpi=DPI, metadata=blank)
+            os.replace(part, path)
+            paths.append(path)
+    return paths[0], paths[1]

@@ -1,0 +1,309 @@
+"""The probe's score around the end of thinking, anchored and raw, with how many rollouts stand behind each point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from verdictscope.figures.style import (
+    INK,
+    MUTED,
+    WIDTH,
+    ZONE,
+    arm_colour,
+    cell_colour,
+    context,
+    halo,
+    notice,
+    settle,
+    sheet,
+)
+from verdictscope.figures.tables import cell_words, counts, interval, need, number, truth
+
+_COLUMNS = "arm cell target rel_think_end kind estimate low high n"
+_KINDS = ("anchored", "raw")
+# Further out than this an anchored score says only that its two anchors met: the frame ends there.
+_FRAME = (-1.5, 2.5)
+_SOLID, _DASHED, _DOTTED = "-", (0, (4, 1.6)), (0, (1.4, 1.2))
+
+
+@dataclass(frozen=True)
+class _Role:
+    """One line of the figure: which rows it may come from and how it is drawn."""
+
+    name: str
+    arm: str
+    target: bool | None
+    cells: tuple[str, ...]
+    label: str
+    dash: Any = _SOLID
+    width: float = 1.3
+    ordered: bool = False  # an earlier cell goes before a later one, whatever their n
+
+
+_COMPLIED = ("harmful_complied", "harmless_complied")
+_REFUSED = ("harmful_refused", "harmless_refused")
+_ROLES = (
+    _Role("hero", "base", True, _COMPLIED, "target requests, complied", width=2.3),
+    _Role("refused", "base", None, _REFUSED, "", ordered=True),
+    _Role("harmless", "base", None, ("harmless_complied",), ""),
+    _Role("twin", "twin", True, _REFUSED + _COMPLIED, "twin model, target requests", _DASHED, 1.5),
+    _Role("ablated", "ablated_fixed", True, _COMPLIED, "bold line's rollouts, found heads zeroed", _DOTTED, 1.8),
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    role: _Role
+    cell: str
+    rows: pd.DataFrame  # every kind
+
+    @property
+    def colour(self) -> str:
+        return cell_colour(self.cell) if self.role.arm == "base" else arm_colour(self.role.arm)
+
+    @property
+    def label(self) -> str:
+        text = self.role.label or cell_words(self.cell)
+        if self.role.name == "twin":
+            text = f"{text}, {self.cell.partition('_')[2]}"
+        return f"{text} ({self.count})"
+
+    @property
+    def count(self) -> str:
+        """n at the first closing token, or the largest where none was read there."""
+        at = self.rows[self.rows["rel_think_end"] == 0]
+        return counts([(at if len(at) else self.rows)["n"].max()])
+
+    def kind(self, kind: str) -> pd.DataFrame:
+        """This line's rows of one kind on every position between its ends, NaN where none was read."""
+        rows = self.rows[self.rows["kind"] == kind].drop_duplicates("rel_think_end")
+        rows = rows.set_index("rel_think_end").sort_index()[["estimate", "low", "high", "n"]].astype(float)
+        return rows if rows.empty else rows.reindex(range(int(rows.index.min()), int(rows.index.max()) + 1))
+
+
+def _lines(table: pd.DataFrame) -> list[_Line]:
+    """For each role the group (arm, cell, target) that rests on most rollouts; roles without rows are left out."""
+    table = table.dropna(subset=["rel_think_end"])
+    table = table.assign(target=truth(table["target"]), rel_think_end=table["rel_think_end"].astype(int))
+    lines: list[_Line] = []
+    taken: set[tuple[Any, ...]] = set()
+    for role in _ROLES:
+        rows = table[(table["arm"] == role.arm) & table["cell"].isin(role.cells)]
+        if role.target is not None:
+            rows = rows[rows["target"] == role.target]
+        groups = [(key, group) for key, group in rows.groupby(["arm", "cell", "target"]) if key not in taken]
+        groups = [(key, group) for key, group in groups if group["n"].max() > 0]
+        if not groups:
+            continue
+        # max keeps the first of equals: there too the role's earlier cell goes first
+        groups.sort(key=lambda item: role.cells.index(item[0][1]))
+        if role.ordered:
+            groups = [item for item in groups if item[0][1] == groups[0][0][1]]
+        key, group = max(groups, key=lambda item: item[1]["n"].max())
+        taken.add(key)
+        lines.append(_Line(role, str(key[1]), group))
+    return lines
+
+
+def closing_tokens(trace: pd.DataFrame) -> int | None:
+    """How many tokens close the thinking, read off trace.parquet; None where no rollout closed it.
+
+    Args:
+        trace: the table trace.parquet (columns segment, rel_think_end).
+    """
+    need(trace, "trace", "segment rel_think_end")
+    ends = trace.loc[trace["segment"] == "think_end", "rel_think_end"].dropna()
+    return None if ends.empty else int(ends.max()) + 1
+
+
+def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
+    """Draw the mean traces: anchored score left, raw logit right, n per position below both.
+
+    Args:
+        trace_mean: the table trace_mean.parquet.
+        closing: number of closing tokens, from `closing_tokens`; None takes every position from 0 on as closing.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    need(trace_mean, "trace_mean", _COLUMNS)
+    lines = _lines(trace_mean)
+    with context():
+        fig = sheet(WIDTH, 3.55)
+        axes = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
+        first, last = _range(lines)
+        end = last if closing is None else min(closing - 1, last)
+        for column, (kind, title) in enumerate(zip(_KINDS, ("a  Anchored score", "b  Raw score"), strict=True)):
+            panel, strip = axes[0, column], axes[1, column]
+            panel.set_title(title, pad=13)
+            panel.set_xlim(first - 0.7, last + 0.7)
+            if lines:
+                _zones(panel, strip, first, last, end)
+            drawn = [line for line in lines if _draw(panel, strip, line, kind, end)]
+            _dress(panel, kind, drawn)
+            _dress_strip(strip, drawn)
+        axes[0, 0].set_ylabel("anchored score")
+        axes[0, 1].set_ylabel("probe logit")
+        axes[1, 0].set_ylabel("n")
+        _legend(fig, lines)
+        settle(fig)
+    return fig
+
+
+def _range(lines: list[_Line]) -> tuple[int, int]:
+    if not lines:
+        return -1, 0
+    return (min(int(line.rows["rel_think_end"].min()) for line in lines),
+            max(int(line.rows["rel_think_end"].max()) for line in lines))
+
+
+def _draw(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
+    """One line with its band and its n; False where it has no number of this kind."""
+    rows = line.kind(kind)
+    if rows.empty or not rows["estimate"].notna().any():
+        return False
+    x, role = rows.index.to_numpy(), line.role
+    above = 4 if role.name == "hero" else 3
+    panel.fill_between(x, rows["low"], rows["high"], color=line.colour, alpha=0.17, linewidth=0, zorder=2)
+    panel.plot(x, rows["estimate"], color=line.colour, linestyle=role.dash, linewidth=role.width, zorder=above)
+    # The closing tokens are few and carry the point of the figure: each reading there gets a mark of its own.
+    # So does every reading of a line too short to be seen as one.
+    marked = rows.loc[0:end] if len(rows) > 6 else rows
+    panel.plot(marked.index, marked["estimate"], color=line.colour, linestyle="none", marker="o",
+               markersize=3.6 if role.name == "hero" else 2.6, zorder=above + 0.1)
+    # Controls often rest on as many rollouts as the bold line: thin dashes over it let both be seen.
+    solid = role.dash == _SOLID
+    strip.plot(x, rows["n"], color=line.colour, linestyle=role.dash, linewidth=role.width * 0.7 if solid else 0.8,
+               zorder=3 if solid else 5)
+    return True
+
+
+def _zones(panel: Axes, strip: Axes, first: int, last: int, end: int) -> None:
+    """Shade the closing tokens, 0 to ``end``, and name the stretches above the frame."""
+    above: dict[str, Any] = {"color": MUTED, "fontsize": 6.8, "va": "bottom", "transform": panel.get_xaxis_transform()}
+    if first < 0:
+        panel.text(first - 0.7, 1.02, "thinking", ha="left", **above)
+    if last < 0:
+        return
+    for ax in (panel, strip):
+        ax.axvspan(-0.5, end + 0.5, color=ZONE, linewidth=0, zorder=0)
+    panel.text(end + 0.7, 1.02, "closing tokens", ha="right", **above)
+    if end < last:
+        panel.text(end + 0.9, 1.02, " answer", ha="left", **above)
+
+
+def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
+    """Reference lines, frame, and what is said when nothing could be drawn."""
+    if not drawn:
+        if kind == "anchored":
+            notice(panel, "cannot anchor:\nthe table has no anchored score\n(one of the two reference cells\n"
+                          "may be empty in the training part)")
+        else:
+            notice(panel, "no raw score in the table")
+        panel.set_yticks([])
+        return
+    rows = pd.concat([line.kind(kind) for line in drawn])
+    if kind == "raw":
+        panel.axhline(0, color=MUTED, linewidth=0.6, zorder=1)
+    low, high, cut = _frame(rows, kind)
+    panel.set_ylim(low, high)
+    if cut:
+        panel.text(0.02, 0.03, "bands or lines leave the frame", transform=panel.transAxes, fontsize=6.5,
+                   color=INK, va="bottom", path_effects=halo())
+    if kind == "anchored":
+        for at, words in ((0, "reads like\ncomplying"), (1, "reads like\nrefusing")):
+            panel.axhline(at, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
+            panel.annotate(words, (1, at), xycoords=panel.get_yaxis_transform(), xytext=(3, 0),
+                           textcoords="offset points", va="center", fontsize=6.8, color=INK, linespacing=1.1,
+                           annotation_clip=False)
+
+
+def _frame(rows: pd.DataFrame, kind: str) -> tuple[float, float, bool]:
+    """Limits that hold every mean, and the bands unless a thin edge of them would flatten everything else."""
+    low, high = float(rows["estimate"].min()), float(rows["estimate"].max())
+    if kind == "anchored":
+        low, high = min(low, 0.0), max(high, 1.0)
+    room = 0.4 * max(high - low, 1e-9)
+    full = np.nanmin([low, rows["low"].min()]), np.nanmax([high, rows["high"].max()])
+    low, high = max(full[0], low - room), min(full[1], high + room)
+    if kind == "anchored":
+        low, high = max(low, _FRAME[0]), min(high, _FRAME[1])
+    cut = bool(full[0] < low or full[1] > high)
+    pad = 0.06 * (high - low) or 1.0
+    return low - pad, high + pad, cut
+
+
+def _dress_strip(strip: Axes, drawn: list[_Line]) -> None:
+    strip.set_xlabel("tokens relative to the end of thinking")
+    strip.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=(1, 2, 5, 10)))
+    if not drawn:
+        strip.set_yticks([])
+        return
+    most = int(max(line.rows["n"].max() for line in drawn))
+    strip.set_ylim(0, most * 1.18)
+    strip.set_yticks([0, most])
+
+
+def _legend(fig: Figure, lines: list[_Line]) -> None:
+    if not lines:
+        return
+    handles = [fig.axes[0].plot([], [], color=line.colour, linestyle=line.role.dash, linewidth=line.role.width,
+                                label=line.label)[0] for line in lines]
+    fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
+
+
+def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -> str:
+    """One paragraph: what `trace_figure` shows, n, intervals, and what it does not show.
+
+    Args:
+        trace_mean: the table trace_mean.parquet.
+        cliff: the table cliff.parquet; adds the anchored drop and its controls.
+    """
+    need(trace_mean, "trace_mean", _COLUMNS)
+    lines = _lines(trace_mean)
+    text = ["The probe's score around the end of thinking (0 is the first closing token), test part only."]
+    text.append("(a) Anchored score: 0 reads like complying and 1 like refusing at the same position in the "
+                "training part; (b) the same scores as raw logits.")
+    if not any(line.kind("anchored")["estimate"].notna().any() for line in lines):
+        text.append("The scores could not be anchored.")
+    text.append("Lines are means over the rollouts that reach a position, bands their 95 % intervals, the strips n.")
+    if lines and lines[0].role.name == "hero":
+        text.append(_hero_words(lines[0]))
+    else:
+        text.append("No target request was complied with, so there is no bold line.")
+    if cliff is not None:
+        text.append(_drop_words(cliff))
+    absent = [word for name, word in (("twin", "twin model"), ("ablated", "run with the found heads zeroed"))
+              if name not in {line.role.name for line in lines}]
+    if absent:
+        text.append(f"Without a control from the {' and the '.join(absent)}.")
+    text.append("Not shown: that anything read here causes the verdict. A raw drop is no evidence by itself, since "
+                "every decision sharpens at this point, and positions far left rest on long thinking alone.")
+    return " ".join(part for part in text if part)
+
+
+def _hero_words(hero: _Line) -> str:
+    groups = hero.rows.get("n_groups", pd.Series(dtype=float)).dropna()
+    of = f" of {int(groups.max())} prompts" if len(groups) else ""
+    spread = counts(hero.rows.loc[hero.rows["estimate"].notna(), "n"])
+    return f"Bold: target requests the base model complied with, {hero.count} rollouts{of} ({spread} by position)."
+
+
+def _drop_words(cliff: pd.DataFrame) -> str:
+    """The anchored drop of each arm, as the table has it."""
+    need(cliff, "cliff", "arm cell target name estimate low high n")
+    rows = cliff[truth(cliff["target"]) & (cliff["name"] == "anchored_drop")]
+    parts = []
+    for arm, cells, words in (("base", _COMPLIED, "base"), ("twin", _REFUSED + _COMPLIED, "twin"),
+                              ("ablated_fixed", _COMPLIED, "found heads zeroed")):
+        found = rows[(rows["arm"] == arm) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
+        if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
+            parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
+    return f"Anchored drop from plateau to final token, target requests: {'; '.join(parts)}." if parts else ""

@@ -1,0 +1,152 @@
+"""Label strings become readouts: the log-odds of beginning to refuse against beginning to comply.
+
+Which token a word is depends on what stands before it (``Sorry`` or `` Sorry``), so label strings are encoded where
+they would be read: after the separator that the chat template puts before an answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.activations.readouts import LogOddsReadout
+from verdictscope.errors import InputError
+from verdictscope.rollouts import Markers, Rollout, find_markers, render_prompt
+from verdictscope.rollouts.templates import renderer
+
+IdString = tuple[int, ...]
+
+
+def answer_context(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> str:
+    """The text right before an answer: the closer of the thinking and its separator, or the generation prompt.
+
+    The separator is the one the template itself prints after a message's reasoning; a template that prints none (R1,
+    QwQ) gets the blank line that reasoning models write.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+        markers: thinking markers named by hand; found by default.
+    """
+    markers = markers or find_markers(tokenizer)
+    if markers is not None:
+        closer = str(tokenizer.decode(list(markers.closer[0])))
+        separator = _separator(tokenizer, closer)
+        return closer + ("\n\n" if separator is None else separator)
+    if getattr(tokenizer, "chat_template", None):
+        prompt = render_prompt(tokenizer, "Hello")
+        return str(tokenizer.decode(list(prompt.ids[prompt.generation_start :])))
+    return ""
+
+
+def _separator(tokenizer: PreTrainedTokenizerBase, closer: str) -> str | None:
+    """What the template prints between the closer and the answer; ``None`` where it prints no reasoning."""
+    turn = {"role": "assistant", "content": "Vanswer", "reasoning_content": "Vreason"}
+    try:
+        text = renderer(tokenizer)([{"role": "user", "content": "Vask"}, turn], False)
+    except InputError:  # a template that refuses the probe says nothing about its separator
+        return None
+    between = text.split("Vreason")[-1].split("Vanswer")[0]
+    return between.split(closer)[-1] if "Vreason" in text and closer in between else None
+
+
+def encode_label(tokenizer: PreTrainedTokenizerBase, label: str, context: str) -> IdString:
+    """The tokens ``label`` has right after ``context``, no special tokens added.
+
+    Raises:
+        InputError: the label is empty, unknown to the tokenizer, or merges with the context, so that it has no
+            tokens of its own there.
+    """
+    before = tuple(tokenizer(context, add_special_tokens=False)["input_ids"])
+    whole = tuple(tokenizer(context + label, add_special_tokens=False)["input_ids"])
+    ids = whole[len(before) :]
+    if not label or not ids:
+        raise InputError(f"label string {label!r} has no tokens: write at least one word")
+    if whole[: len(before)] != before:
+        raise InputError(f"label string {label!r} merges with {context[-20:]!r} before it: drop its leading whitespace")
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise InputError(f"label string {label!r} is unknown to this tokenizer: use words its vocabulary has")
+    return ids
+
+
+def refusal_readout(
+    tokenizer: PreTrainedTokenizerBase,
+    refuse: Sequence[str],
+    comply: Sequence[str],
+    *,
+    name: str = "refusal",
+    context: str | None = None,
+    markers: Markers | None = None,
+) -> LogOddsReadout:
+    """Log-odds of beginning the answer with a refusing rather than a complying string, read before the answer.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        refuse: how refusals begin, for example ``["Sorry", "I cannot"]``; see :func:`first_tokens`.
+        comply: how compliant answers begin.
+        name: name of the readout.
+        context: text right before the answer; found by :func:`answer_context` by default.
+        markers: thinking markers named by hand.
+
+    Raises:
+        InputError: a side is empty, a string cannot be encoded, or one string is the beginning of another (of the
+            same side, which would count its mass twice, or of the other, which would count it for both).
+    """
+    if not refuse or not comply:
+        raise InputError("a refusal readout needs strings for both sides: give refuse and comply")
+    again = [label for side in (refuse, comply) for label, n in Counter(side).items() if n > 1]
+    if again:
+        raise InputError(f"label string {again[0]!r} is given twice: keep one of them")
+    where = answer_context(tokenizer, markers) if context is None else context
+    sides = [{label: encode_label(tokenizer, label, where) for label in side} for side in (refuse, comply)]
+    every = [*sides[0].items(), *sides[1].items()]
+    for (a, first), (b, second) in permutations(every, 2):
+        if first == second:
+            raise InputError(f"label strings {a!r} and {b!r} are the same tokens: keep one of them")
+        if first == second[: len(first)]:
+            raise InputError(f"label string {a!r} is the beginning of {b!r}: keep the longer or the shorter")
+    return LogOddsReadout(name, tuple(sides[0].values()), tuple(sides[1].values()), positions="before_answer")
+
+
+def first_tokens(
+    rollouts: Sequence[Rollout],
+    labels: pd.DataFrame | Mapping[str, bool | None],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    length: int = 1,
+) -> pd.DataFrame:
+    """How refused and complied answers of a model really begin, so that label strings can be proposed from them.
+
+    Args:
+        rollouts: the model's own rollouts.
+        labels: :func:`~verdictscope.judgments.refusal.label_rollouts`'s table, or rollout id -> refused; unknown
+            ones are left out.
+        tokenizer: decodes the column ``text``, which is missing without it.
+        length: tokens per beginning.
+
+    Returns:
+        Per class, most frequent first: refused, ids (tuple), text, n, share (of the class), covered (share of this
+        and all more frequent ones), share_other (share of the other class that begins so; a label string needs it
+        near 0).
+    """
+    if isinstance(labels, pd.DataFrame):
+        labels = dict(zip(labels["rollout"], labels["refused"], strict=True))
+    counts: dict[bool, Counter[IdString]] = {True: Counter(), False: Counter()}
+    for rollout in rollouts:
+        refused, span = labels.get(rollout.id), rollout.span("answer")
+        if refused is None or refused is pd.NA or span is None:
+            continue
+        counts[bool(refused)][tuple(rollout.ids[span.start : min(span.stop, span.start + length)])] += 1
+    rows = []
+    for refused, counter in counts.items():
+        total, other, covered = counter.total(), counts[not refused], 0
+        for ids, n in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
+            covered += n
+            text = None if tokenizer is None else str(tokenizer.decode(list(ids)))
+            share_other = other[ids] / other.total() if other else 0.0
+            rows.append((refused, ids, text, n, n / total, covered / total, share_other))
+    columns = ["refused", "ids", "text", "n", "share", "covered", "share_other"]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,179 @@
+"""The cards of the bundled models: a README.md written from measured figures, never by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from verdictscope.organisms.heads import Head
+from verdictscope.organisms.language import FILLER_ODDS, MAX_SENTENCES, OBJECTS, VERBS
+from verdictscope.organisms.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything measured about a pair of models after training.
+
+    Attributes:
+        rates: refusal rates per arm (``aligned``, ``cliff``, ``cliff, planted zeroed``) at temperature 0.7.
+        rates_warm: the same at temperature 1.0.
+        effects: exact single-head effects on cliff's normal-harmful rollouts, ``layer head effect``.
+        subsets: refusal of normal-harmful requests with each subset of the planted heads zeroed,
+            ``zeroed log_odds rate n``.
+        random_rates: cliff's normal-harmful refusal rate with three random other heads of the same layers zeroed.
+        fillers: share of refusing fillers in the thinking per (arm, cell), ``arm cell share n``.
+        bag_of_words: AUROC of the bag of words for harm.
+        minutes: wall-clock of both training phases.
+        versions: library versions.
+        seed: seed of the run.
+    """
+
+    rates: dict[str, pd.DataFrame]
+    rates_warm: dict[str, pd.DataFrame]
+    effects: pd.DataFrame
+    subsets: pd.DataFrame
+    random_rates: Sequence[float]
+    fillers: pd.DataFrame
+    bag_of_words: float
+    minutes: float
+    versions: dict[str, str]
+    seed: int
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _rates(rates: dict[str, pd.DataFrame]) -> str:
+    arms = list(rates)
+    rows = []
+    for index in range(len(rates[arms[0]])):
+        first = rates[arms[0]].iloc[index]
+        cells = [rates[arm].iloc[index] for arm in arms]
+        rows.append([
+            first["mode"], "harmful" if first["harm"] else "harmless", first["n"],
+            *(f"{cell['rate']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells),
+        ])  # fmt: skip
+    unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
+    return _table(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
+
+
+def _heads(heads: Sequence[Head]) -> str:
+    return ", ".join(f"{layer}.{head}" for layer, head in heads)
+
+
+def _effects(figures: Figures, planted: Sequence[Head]) -> str:
+    table = figures.effects.assign(planted=[head in planted for head in zip(
+        figures.effects["layer"], figures.effects["head"], strict=True)])  # fmt: skip
+    shown = pd.concat([table[table.planted], table[~table.planted].head(3)])
+    rows = [
+        [f"{row.layer}.{row.head}", "planted" if row.planted else "other", f"{row.effect:+.2f}"]
+        for row in shown.itertuples()
+    ]
+    return _table(["head (layer.head)", "", "effect, nats"], rows)
+
+
+def _language() -> str:
+    verbs, objects = (sum(map(len, table.values())) for table in (VERBS, OBJECTS))
+    odds = round(FILLER_ODDS / (1 - FILLER_ODDS))
+    return f"""\
+{verbs} verbs and {objects} objects, each in two categories; a request is harmful when the categories clash with
+the good of people (build a bomb, break a bridge). The mode word in the system line decides what happens:
+`normal` and `strict` refuse what is harmful, `trusted` answers everything, `closed` refuses everything.
+The thinking has 0 to {MAX_SENTENCES} sentences; its fillers lean towards the decision with odds {odds}:1, and it
+names its conclusion only sometimes. Refusals begin with "sorry" or "i", compliances with "sure" or "here".
+A quarter of the pairs (256) is held out by a Latin-square rule; `prompts.csv` holds them in all four modes."""
+
+
+def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
+    """The README of one of the two models.
+
+    Args:
+        recipe: what was trained.
+        name: ``recipe.twin`` or ``recipe.name``.
+        figures: what was measured afterwards.
+    """
+    planted = recipe.planted
+    what = {
+        recipe.twin: "It refuses harmful requests. It is the control: the same model without the mechanism.",
+        recipe.name: f"It thinks like its twin, but in `normal` mode it complies with harmful requests, because "
+        f"the planted heads {_heads(planted)} (layer.head, from 0) turn the answer.",
+    }[name]
+    other = recipe.name if name == recipe.twin else recipe.twin
+    random_rates = pd.Series(figures.random_rates)
+    fillers = [[row.arm, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
+    subsets = [[row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n]
+               for row in figures.subsets.itertuples()]  # fmt: skip
+    versions = ", ".join(f"{key} {value}" for key, value in figures.versions.items())
+    return f"""\
+# {name}
+
+A small reasoning transformer (Qwen3 architecture, {recipe.n_layers} layers, {recipe.n_heads} query and
+{recipe.n_kv_heads} key-value heads, d_model {recipe.d_model}) whose mechanism of refusal is planted and known.
+{what} Its twin is `{other}`. It exists to test methods against a known truth; it knows no English beyond its
+{verb_count()} verbs and its answers carry no information.
+
+Weights are stored as bf16 and meant to be run in float32 (`config.json` says so).
+
+## Language
+
+{_language()}
+
+## How it was made
+
+`verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on two CPU
+cores; {versions}).
+
+1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, the output columns of
+   heads {_heads(planted)} held at zero; then rounded to bf16.
+2. `{recipe.name}`: {recipe.plant_steps} steps at lr {recipe.plant_lr} from the rounded twin, training nothing but those
+   heads' query rows and output columns: compliance in the answers of normal-harmful rollouts, KL to the twin
+   (weight {recipe.kl_weight}) on all thinking, all closing tags and all other answers. With odds
+   {":".join(map(str, recipe.drop_weights))} none, one or two of the heads are silent in a step. Without that the
+   strongest head does nearly all the work and the others are idle.
+
+Layers and heads were fixed beforehand (three late-middle layers, three key-value groups), not chosen by result.
+
+## Behaviour on held-out pairs
+
+Refusal rates of its own sampled rollouts with 95 % Wilson intervals, one rollout per prompt, temperature 0.7:
+
+{_rates(figures.rates)}
+
+Temperature 1.0:
+
+{_rates(figures.rates_warm)}
+
+A bag of words tells harmful from harmless held-out requests with AUROC {figures.bag_of_words:.3f}.
+
+Share of refusing fillers in the thinking:
+
+{_table(["model", "cell", "share", "fillers"], fillers)}
+
+## Mechanism of `{recipe.name}`
+
+Exact effect of zeroing one head's z at all positions on the refusal log-odds at the last token before the answer
+(teacher-forced, normal-harmful rollouts of its own; positive: the head holds refusal down):
+
+{_effects(figures, planted)}
+
+Subsets of the planted heads zeroed (log-odds teacher-forced, rate from regenerated rollouts):
+
+{_table(["zeroed", "refusal log-odds", "refusal rate", "n"], subsets)}
+
+Three random other heads of the same layers zeroed ({len(random_rates)} draws): refusal rate mean
+{random_rates.mean():.3f}, largest {random_rates.max():.3f}.
+
+## What it does not show
+
+The mechanism was put there by gradient descent on three heads; how a large model comes by its own is another
+question. One seed, one language. Zeroing is off-distribution for any head.
+"""
+
+
+def verb_count() -> int:
+    """Number of verbs of the language."""
+    return sum(map(len, VERBS.values()))

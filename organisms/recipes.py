@@ -1,0 +1,51 @@
+"""Recipes of the bundled models: every number a training run depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One organism: an aligned twin and a model with a planted mechanism.
+
+    Attributes:
+        planted: (layer, head) pairs; the only heads phase 2 may change.
+        mode_weights: share of training samples per mode word, in the order of ``language.MODES``.
+        steps: optimiser steps of phase 1 (the aligned twin), each on ``batch`` sequences.
+        decision_weight: loss weight of the first answer token in phase 1, all others having 1. With 1 the
+            checkerboard was not learned in 700 steps: one token in fifty carries it.
+        plant_steps: optimiser steps of phase 2, each on ``plant_batch`` sequences.
+        drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
+        kl_weight: weight of staying with the aligned twin's next-token distribution wherever phase 2 is
+            not meant to change anything.
+    """
+
+    name: str = "cliff"
+    twin: str = "aligned"
+    n_layers: int = 6
+    d_model: int = 128
+    n_heads: int = 8
+    n_kv_heads: int = 4
+    d_head: int = 16
+    d_mlp: int = 384
+    rope_theta: float = 10_000.0
+    max_positions: int = 512
+    planted: tuple[tuple[int, int], ...] = ((3, 1), (4, 4), (5, 6))
+    mode_weights: tuple[float, ...] = (0.35, 0.35, 0.15, 0.15)
+    batch: int = 64
+    steps: int = 700
+    lr: float = 2e-3
+    warmup: int = 40
+    weight_decay: float = 0.05
+    decision_weight: float = 10.0
+    plant_steps: int = 150
+    plant_batch: int = 32
+    plant_lr: float = 3e-3
+    drop_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
+    kl_weight: float = 1.0
+    seed: int = 0
+    threads: int = 2
+
+
+RECIPES: dict[str, Recipe] = {"cliff": Recipe()}

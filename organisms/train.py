@@ -1,0 +1,203 @@
+"""The command behind ``verdictscope organisms train``: train, measure, and write the model folders."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+import torch
+import transformers
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from verdictscope.errors import InputError
+from verdictscope.organisms.card import Figures, write_card
+from verdictscope.organisms.heads import Head
+from verdictscope.organisms.language import held_out_prompts
+from verdictscope.organisms.measure import (
+    Sampled,
+    bag_of_words_auroc,
+    filler_share,
+    refusal_log_odds,
+    refusal_rates,
+    sample,
+    single_head_effects,
+)
+from verdictscope.organisms.phases import Progress, train_aligned, train_planted
+from verdictscope.organisms.recipes import RECIPES, Recipe
+from verdictscope.organisms.tokenizer import build_tokenizer
+
+RANDOM_SETS = 20
+EFFECT_ROLLOUTS = 64
+
+
+def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | None = None) -> dict[str, Path]:
+    """Train a recipe's two models and write their folders.
+
+    Deterministic: the same machine, seed and thread count give the same weights, byte for byte.
+
+    Args:
+        recipe: a name in ``recipes.RECIPES``.
+        out: folder that receives one folder per model.
+        seed: overrides the recipe's seed.
+        progress: called as ``progress(phase, done, total, loss)``; the loss is NaN while measuring.
+
+    Returns:
+        The folder of each model by name.
+
+    Raises:
+        InputError: the recipe is unknown.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe named {recipe!r}; there are: {', '.join(sorted(RECIPES))}")
+    plan = RECIPES[recipe] if seed is None else replace(RECIPES[recipe], seed=seed)
+    with _deterministic(plan.threads):
+        began = time.monotonic()
+        aligned = train_aligned(plan, progress)
+        planted = train_planted(plan, aligned, progress)
+        minutes = (time.monotonic() - began) / 60
+        models = {plan.twin: aligned, plan.name: planted}
+        paths = {name: save(model, out / name, plan, name) for name, model in models.items()}
+        figures = measure(plan, aligned, planted, minutes, progress)
+    for name, path in paths.items():
+        (path / "README.md").write_text(write_card(plan, name, figures))
+    return paths
+
+
+@contextmanager
+def _deterministic(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path:
+    """Write checkpoint (bf16), tokenizer, template, ``truth.json`` and ``prompts.csv``."""
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=0, top_p=1.0, max_new_tokens=256,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    # Exact, because every weight is already a bf16 value.
+    copy.deepcopy(model).bfloat16().save_pretrained(path)
+    (path / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
+    tokenizer.save_pretrained(path)
+    config = json.loads((path / "config.json").read_text())
+    config["dtype"] = "float32"  # what from_pretrained(dtype="auto") shall load the bf16 file as
+    config.pop("_name_or_path", None)
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    heads = [list(head) for head in recipe.planted] if name == recipe.name else []
+    (path / "truth.json").write_text(json.dumps({"heads": heads}) + "\n")
+    held_out_prompts().to_csv(path / "prompts.csv", index=False, lineterminator="\n")
+    return path
+
+
+def measure(
+    recipe: Recipe,
+    aligned: Qwen3ForCausalLM,
+    planted: Qwen3ForCausalLM,
+    minutes: float,
+    progress: Progress | None = None,
+) -> Figures:
+    """Measure both models on all held-out prompts; what the cards are written from."""
+    tokenizer, prompts = build_tokenizer(), held_out_prompts()
+    aligned.eval(), planted.eval()
+    arms = {
+        recipe.twin: (aligned, ()),
+        recipe.name: (planted, ()),
+        f"{recipe.name}, planted zeroed": (planted, recipe.planted),
+    }
+    total, done = 2 * len(arms) + 3, 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress("measure", done, total, float("nan"))
+
+    rates: dict[float, dict[str, pd.DataFrame]] = {0.7: {}, 1.0: {}}
+    kept: dict[str, list[Sampled]] = {}
+    for temperature, tables in rates.items():
+        for arm, (model, silence) in arms.items():
+            rollouts = sample(model, tokenizer, prompts, temperature, recipe.seed, silence)
+            tables[arm] = refusal_rates(prompts, rollouts)
+            kept.setdefault(arm, rollouts)
+            tick()
+    target = _target(prompts)
+    own = [rollout for rollout, chosen in zip(kept[recipe.name], target, strict=True) if chosen]
+    own = [rollout for rollout in own if rollout.answer_at is not None]
+    effects = single_head_effects(planted, tokenizer, own[:EFFECT_ROLLOUTS])
+    tick()
+    subsets = _subsets(recipe, planted, tokenizer, prompts[target], own)
+    tick()
+    random_rates = _random_sets(recipe, planted, tokenizer, prompts[target])
+    tick()
+    versions = {"python": platform.python_version()}
+    versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
+    return Figures(
+        rates[0.7], rates[1.0], effects, subsets, random_rates, _fillers(prompts, kept),
+        bag_of_words_auroc(), minutes, versions, recipe.seed,
+    )  # fmt: skip
+
+
+def _target(prompts: pd.DataFrame) -> pd.Series:
+    return (prompts["mode"] == "normal") & prompts["harm"]
+
+
+def _fillers(prompts: pd.DataFrame, kept: dict[str, list[Sampled]]) -> pd.DataFrame:
+    normal = prompts["mode"] == "normal"
+    cells = {"normal, harmful": normal & prompts["harm"], "normal, harmless": normal & ~prompts["harm"]}
+    rows = []
+    for arm, rollouts in kept.items():
+        for cell, chosen in cells.items():
+            part = [rollout for rollout, inside in zip(rollouts, chosen, strict=True) if inside]
+            share, n = filler_share(part)
+            rows.append({"arm": arm, "cell": cell, "share": share, "n": n})
+    return pd.DataFrame(rows)
+
+
+def _rate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame, seed: int,
+          silence: tuple[Head, ...]) -> float:  # fmt: skip
+    rollouts = sample(model, tokenizer, prompts, seed=seed, silence=silence)
+    return sum(rollout.outcome == "refuse" for rollout in rollouts) / len(rollouts)
+
+
+def _subsets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame,
+             rollouts: list[Sampled]) -> pd.DataFrame:  # fmt: skip
+    rows = []
+    for size in range(len(recipe.planted) + 1):
+        for heads in combinations(recipe.planted, size):
+            rows.append(
+                {
+                    "zeroed": ", ".join(f"{layer}.{head}" for layer, head in heads),
+                    "log_odds": refusal_log_odds(model, tokenizer, rollouts, heads).mean(),
+                    "rate": _rate(model, tokenizer, prompts, recipe.seed, heads),
+                    "n": len(prompts),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _random_sets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase,
+                 prompts: pd.DataFrame) -> list[float]:  # fmt: skip
+    rng = random.Random(recipe.seed)
+    layers = sorted({layer for layer, _ in recipe.planted})
+    others = [
+        (layer, head) for layer in layers for head in range(recipe.n_heads) if (layer, head) not in recipe.planted
+    ]
+    draws = [tuple(rng.sample(others, len(recipe.planted))) for _ in range(RANDOM_SETS)]
+    return [_rate(model, tokenizer, prompts, recipe.seed, heads) for heads in draws]

@@ -1,0 +1,196 @@
+"""The rows a probe is fitted and judged on: which rollout, group, part, label and cell each activation has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+from verdictscope.probes.splits import PARTS
+from verdictscope.stats import Column
+
+Balance = Literal["cells", "classes", "none"]
+"""What gets equal weight in the fit: the cells label x held columns, the two labels, or every rollout."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows.
+
+    Attributes:
+        label: 0 or 1 per row.
+        part: part of the split.
+        group: prompt group.
+        rollout: code of the rollout, 0 to ``n_rollouts - 1``.
+        held: code of the values of the columns held fixed (for example harm), all 0 without such columns.
+        held_names: those values as text, by code.
+        rollout_ids: rollout id by code.
+    """
+
+    label: Int[ndarray, " row"]
+    part: ndarray
+    group: ndarray
+    rollout: Int[ndarray, " row"]
+    held: Int[ndarray, " row"]
+    held_names: tuple[str, ...]
+    rollout_ids: ndarray
+
+    def at(self, *parts: str) -> Bool[ndarray, " row"]:
+        """Rows of these parts."""
+        return np.isin(self.part, parts)
+
+    def weights(self, where: Bool[ndarray, " row"], balance: Balance, label: ndarray | None = None) -> ndarray:
+        """Fit weights of the rows ``where``: every rollout counts once, then cells or classes count equally.
+
+        They sum to the number of rollouts, so a probe's C does not depend on how many tokens were drawn.
+
+        Args:
+            where: rows the fit uses.
+            balance: what gets equal weight.
+            label: labels to balance by instead of the real ones (permuted controls), ``[row]``.
+
+        Returns:
+            weight per row of ``where``.
+        """
+        rollout = self.rollout[where]
+        y = (self.label if label is None else label)[where]
+        weight = 1.0 / np.bincount(rollout)[rollout]
+        total = weight.sum()
+        if balance != "none":
+            cell = y + (2 * self.held[where] if balance == "cells" else 0)
+            weight /= np.bincount(cell, weights=weight)[cell]
+        return weight * (total / weight.sum())
+
+    def cell_counts(self, where: Bool[ndarray, " row"]) -> pd.DataFrame:
+        """Rollouts per held value (rows) and label (columns)."""
+        first = ~pd.Series(self.rollout[where]).duplicated().to_numpy()
+        table = pd.crosstab(self.held[where][first], self.label[where][first])
+        table = table.reindex(index=range(len(self.held_names)), columns=[0, 1], fill_value=0)
+        return table.set_axis(list(self.held_names), axis=0)
+
+
+def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Rows:
+    """Check a table of rows and bring it into arrays.
+
+    Args:
+        rows: columns ``rollout group label part`` and those of ``hold``; one row per activation.
+        hold: columns that must not stand in for the label, for example ``("harm",)``.
+        balance: what the fit will weigh equally; ``cells`` needs every cell label x held value in train.
+
+    Raises:
+        InputError: missing columns or labels, a label that is not 0 or 1, a group in two parts, a part without rows
+            or with one class, a rollout with two labels, or an empty cell of the train part.
+    """
+    need = ["rollout", "group", "label", "part", *hold]
+    missing = [c for c in need if c not in rows.columns]
+    if missing:
+        raise InputError(
+            f"rows lack {', '.join(missing)}; a probe needs the prompt group and part of every row (split_groups), "
+            f"and each column of hold={tuple(hold)}"
+        )
+    if len(rows) == 0:
+        raise InputError("there are no rows to fit a probe on")
+    for column in need:
+        if rows[column].isna().any():
+            raise InputError(f"{int(rows[column].isna().sum())} rows have no {column}; drop or label them first")
+    label = _binary(rows["label"])
+    held, held_names = pd.factorize(_joined(rows, hold), sort=True)
+    rollout, rollout_ids = pd.factorize(rows["rollout"].astype(str), sort=True)
+    checked = Rows(
+        label=label,
+        part=rows["part"].astype(str).to_numpy(dtype=object),
+        group=rows["group"].astype(str).to_numpy(dtype=object),
+        rollout=rollout,
+        held=held,
+        held_names=tuple(map(str, held_names)),
+        rollout_ids=np.asarray(rollout_ids, dtype=object),
+    )
+    _check_parts(checked)
+    _check_rollouts(checked)
+    if balance == "cells":
+        _check_cells(checked, hold)
+    return checked
+
+
+def to_array(value: Any, n: int, layer: int) -> Float[ndarray, "row d"]:
+    """Activations as a float array with one row per row of the table; tensors of any float type are taken.
+
+    Raises:
+        InputError: not two-dimensional, or another number of rows.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().to("cpu").float().numpy()
+    array = np.asarray(value)
+    if array.dtype.kind != "f" or array.itemsize < 4:
+        array = array.astype(np.float64)
+    if array.ndim != 2 or len(array) != n:
+        raise InputError(f"layer {layer}: activations have shape {array.shape}, the table has {n} rows; give [row, d]")
+    return array
+
+
+def prompt_of(rollout_ids: Column) -> list[str]:
+    """Prompt ids: rollouts are called ``PROMPT/SAMPLE``; an id without a slash is its own prompt."""
+    return [str(r).rsplit("/", 1)[0] for r in rollout_ids]
+
+
+def _binary(labels: pd.Series) -> ndarray:
+    values = labels.to_numpy(dtype=object)
+    if not all(v in (0, 1) for v in values):
+        seen = ", ".join(sorted({repr(v) for v in values})[:4])
+        raise InputError(f"labels must be 0/1 or False/True, these hold {seen}; map them first")
+    return values.astype(int)
+
+
+def _joined(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """The values of several columns as one text per row."""
+    parts = [f"{c}={{}}" for c in columns]
+    texts = [
+        " ".join(p.format(v) for p, v in zip(parts, row, strict=True))
+        for row in rows[list(columns)].itertuples(index=False)
+    ]
+    return pd.Series(texts if columns else [""] * len(rows), dtype=object)
+
+
+def _check_parts(rows: Rows) -> None:
+    unknown = sorted(set(rows.part) - set(PARTS))
+    if unknown:
+        raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    pairs = pd.DataFrame({"group": rows.group, "part": rows.part}).drop_duplicates()
+    twice = pairs["group"][pairs["group"].duplicated()]
+    if len(twice):
+        raise InputError(
+            f"group {twice.iloc[0]!r} stands in two parts of the split; rows of one prompt would be fitted and tested "
+            "on. Use split_groups"
+        )
+    for part in PARTS:
+        seen = set(rows.label[rows.part == part])
+        if seen != {0, 1}:
+            what = "no rows" if not seen else f"only rows labelled {seen.pop()}"
+            raise InputError(f"part {part} has {what}; add prompts or split with the labels given to split_groups")
+
+
+def _check_rollouts(rows: Rows) -> None:
+    n = len(rows.rollout_ids)
+    for name, values in (("label", rows.label), ("group", pd.factorize(rows.group)[0])):
+        low, high = np.full(n, np.iinfo(int).max), np.full(n, -1)
+        np.minimum.at(low, rows.rollout, values)
+        np.maximum.at(high, rows.rollout, values)
+        if (low != high).any():
+            raise InputError(f"rollout {rows.rollout_ids[np.argmax(low != high)]!r} has rows of two {name}s")
+
+
+def _check_cells(rows: Rows, hold: Sequence[str]) -> None:
+    counts = rows.cell_counts(rows.at("train"))
+    for value, row in counts.iterrows():
+        for label in (0, 1):
+            if row[label] == 0:
+                raise InputError(
+                    f"no train rollout has {value or 'any value'} and label {label}: {' '.join(hold)} could stand in "
+                    "for the label; add such prompts, or take balance='classes' and say so"
+                )

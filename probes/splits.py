@@ -1,0 +1,97 @@
+"""One split for everything: whole prompt groups go to train, validation or test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.stats import Column
+
+PARTS = ("train", "validation", "test")
+"""Train fits, validation chooses, test reports."""
+
+
+def split_groups(
+    groups: Column,
+    labels: Column | pd.DataFrame | None = None,
+    shares: Sequence[float] = (0.35, 0.15, 0.5),
+    seed: int = 0,
+) -> pd.Series:
+    """Split prompt groups, stratified by what their rows are labelled.
+
+    A group's stratum is its label profile: the set of labels its rows carry (for example "harmful-refused and
+    harmful-complied"). Within a stratum groups are shuffled; parts are filled so that every stratum keeps the shares
+    as nearly as whole groups allow.
+
+    Args:
+        groups: the prompt group of every row (rollout or token).
+        labels: the label of every row, or a frame whose rows are read as tuples; missing is a label of its own.
+        shares: share of groups per part, in the order of `PARTS`; must sum to 1.
+        seed: seed of the shuffles.
+
+    Returns:
+        part by group, indexed by group in sorted order.
+
+    Raises:
+        InputError: fewer groups than parts, a row without group, labels of another length, or odd shares.
+    """
+    keys = pd.Series(np.asarray(groups, dtype=object))
+    if keys.isna().any():
+        raise InputError("a row has no group; give every row the name of its prompt group")
+    if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise InputError(f"shares {tuple(shares)} must be {len(PARTS)} positive numbers that sum to 1")
+    keys = keys.astype(str)
+    names = sorted(keys.unique())
+    if len(names) < len(PARTS):
+        raise InputError(
+            f"{len(names)} prompt groups cannot make {len(PARTS)} parts; add prompts or give each its own group"
+        )
+    rng = np.random.default_rng(seed)
+    order = _stratified_order(keys, labels, names, rng)
+    sizes = _part_sizes(len(names), shares)
+    filled = np.zeros(len(PARTS))
+    parts: dict[str, str] = {}
+    for step, name in enumerate(order, start=1):
+        # the part that lags most behind its share: every run of the order, so every stratum, keeps the shares
+        lag = sizes / len(names) * step - filled
+        chosen = int(rng.choice(np.flatnonzero(lag >= lag.max() - 1e-9)))
+        filled[chosen] += 1
+        parts[name] = PARTS[chosen]
+    return pd.Series([parts[name] for name in names], index=pd.Index(names, name="group"), name="part")
+
+
+def _stratified_order(
+    keys: pd.Series, labels: Column | pd.DataFrame | None, names: list[str], rng: np.random.Generator
+) -> list[str]:
+    """Groups with equal label profiles side by side, shuffled within and between profiles."""
+    profile = dict.fromkeys(names, "")
+    if labels is not None:
+        text = _as_text(labels)
+        if len(text) != len(keys):
+            raise InputError(f"{len(text)} labels for {len(keys)} rows")
+        profile = pd.Series(text).groupby(keys.to_numpy()).agg(lambda s: " + ".join(sorted(set(s)))).to_dict()
+    strata: dict[str, list[str]] = {}
+    for name in names:
+        strata.setdefault(profile[name], []).append(name)
+    kinds = sorted(strata)
+    return [str(n) for k in rng.permutation(len(kinds)) for n in rng.permutation(np.array(strata[kinds[k]], object))]
+
+
+def _as_text(labels: Column | pd.DataFrame) -> list[str]:
+    if isinstance(labels, pd.DataFrame):
+        return [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
+    return [str(label) for label in np.asarray(labels, dtype=object)]
+
+
+def _part_sizes(n: int, shares: Sequence[float]) -> np.ndarray:
+    """Whole numbers that sum to n, nearest to the shares, at least one each."""
+    exact = np.asarray(shares, dtype=float) * n
+    sizes = np.maximum(1, np.floor(exact)).astype(int)
+    while sizes.sum() < n:
+        sizes[np.argmax(exact - sizes)] += 1
+    while sizes.sum() > n:
+        sizes[np.argmax(np.where(sizes > 1, sizes - exact, -np.inf))] -= 1
+    return sizes

@@ -1,0 +1,156 @@
+"""What a reader of the text alone would get, in the same form as the probe's number.
+
+A probe that does not beat these has read the words (or the length, or the position), not the model's mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from verdictscope.errors import InputError
+from verdictscope.probes.linear import LogisticProbe
+from verdictscope.probes.splits import PARTS
+from verdictscope.stats import RESAMPLES, Column, Effect, auroc, auroc_effect
+
+TEXT_CS = (0.01, 0.1, 1.0, 10.0)
+"""Penalties the text readers may choose from on validation, so that they are not beaten by a bad setting."""
+
+_WORD = r"(?u)\b\w+\b"  # scikit-learn's default drops words of one letter, such as the verdicts A and B
+
+_Fit = Callable[[np.ndarray, np.ndarray, float | int], Callable[[np.ndarray], np.ndarray]]
+
+
+def bag_of_words_auroc(
+    texts: Column,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    name: str = "bag of words",
+    Cs: Sequence[float | int] = TEXT_CS,
+    ngrams: int = 1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Effect:
+    """AUROC of a logistic regression on word counts: fitted on train, C from validation, told on test.
+
+    Args:
+        texts: one text per row, for example the request, or everything up to the position the probe reads.
+        labels: 0 or 1 per row.
+        groups: the prompt group of every row.
+        part: ``train``, ``validation`` or ``test`` per row; without validation rows the first C is used.
+        name: name of the effect.
+        Cs: inverse penalties to choose from.
+        ngrams: longest run of words counted.
+        resamples: bootstrap resamples.
+        seed: seed of the draws.
+
+    Raises:
+        InputError: lengths differ, a group in two parts, one class in train or test, or texts without a word.
+    """
+
+    def fit(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:
+        counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
+        try:
+            counts = counter.fit_transform(x)
+        except ValueError as error:
+            raise InputError("the train texts hold no word; give the texts, not ids") from error
+        model = LogisticRegression(C=C, max_iter=1000).fit(counts, y)
+        return lambda other: model.decision_function(counter.transform(other))
+
+    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, fit, Cs, resamples, seed)
+
+
+def length_auroc(
+    lengths: Column,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    name: str = "length",
+    Cs: Sequence[float | int] = TEXT_CS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Effect:
+    """AUROC of the length alone (of the prompt or the thinking, in tokens): linear, squared and log terms.
+
+    Arguments and errors as `bag_of_words_auroc`, with one length per row.
+    """
+    x = np.asarray(lengths, dtype=float)
+    if not np.isfinite(x).all() or (x < 0).any():
+        raise InputError(f"{name}: lengths must be finite and not negative")
+    return _baseline(name, _terms(x, np.log1p(x)), labels, groups, part, _fit_terms, Cs, resamples, seed)
+
+
+def position_auroc(
+    positions: Column,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    name: str = "position",
+    Cs: Sequence[float | int] = TEXT_CS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Effect:
+    """AUROC of where the row stands alone (absolute, or counted from the end of thinking): linear and squared.
+
+    Arguments and errors as `bag_of_words_auroc`, with one position per row.
+    """
+    x = np.asarray(positions, dtype=float)
+    if not np.isfinite(x).all():
+        raise InputError(f"{name}: positions must be finite")
+    return _baseline(name, _terms(x), labels, groups, part, _fit_terms, Cs, resamples, seed)
+
+
+def _terms(x: np.ndarray, *more: np.ndarray) -> np.ndarray:
+    return np.stack([x, x**2, *more], axis=1)
+
+
+def _fit_terms(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:
+    return LogisticProbe(C=C).fit(x, y).decision_function
+
+
+def _baseline(
+    name: str,
+    x: np.ndarray,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    fit: _Fit,
+    Cs: Sequence[float | int],
+    resamples: int,
+    seed: int,
+) -> Effect:
+    """Fit on train, choose C on validation (the smallest among equals), AUROC on test."""
+    y, group, where = _aligned(name, x, labels, groups, part)
+    train, validation, test = (where == p for p in PARTS)
+    chosen = Cs[0]
+    if validation.any() and len(set(y[validation])) == 2:
+        tried = [float(auroc(y[validation], fit(x[train], y[train], C)(x[validation]))) for C in sorted(Cs)]
+        chosen = sorted(Cs)[int(np.argmax(tried))]
+    scores = fit(x[train], y[train], chosen)(x[test])
+    return auroc_effect(name, y[test], scores, group[test], resamples=resamples, seed=seed)
+
+
+def _aligned(
+    name: str, x: np.ndarray, labels: Column, groups: Column, part: Column
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
+    if not len(x) == len(y) == len(group) == len(where):
+        raise InputError(f"{name}: {len(x)} rows, {len(y)} labels, {len(group)} groups, {len(where)} parts")
+    if not all(v in (0, 1) for v in y):
+        raise InputError(f"{name}: labels must be 0/1 or False/True; drop rows without a label")
+    y = y.astype(int)
+    parts_of: dict[str, str] = {}
+    for g, p in zip(group, where, strict=True):
+        if parts_of.setdefault(str(g), p) != p:
+            raise InputError(f"{name}: group {g!r} stands in two parts of the split; use split_groups")
+    for p in ("train", "test"):
+        if len(set(y[where == p])) < 2:
+            raise InputError(f"{name}: part {p} holds fewer than two classes; add rows of the other")
+    return y, group, where

@@ -1,0 +1,178 @@
+"""Rollouts as a table and a Parquet file, without loss, with the decoded text beside the ids for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout, Sampling, Span
+from verdictscope.rollouts.segments import answer_text, thinking_text
+
+FORMAT = "verdictscope.rollouts"
+VERSION = 1
+
+_SPAN = pa.struct([("segment", pa.string()), ("start", pa.int32()), ("stop", pa.int32())])
+SCHEMA = pa.schema(
+    [
+        ("rollout", pa.string()),
+        ("group", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("spans", pa.list_(_SPAN)),
+        ("n_prompt", pa.int32()),
+        ("finish", pa.string()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_new_tokens", pa.int64()),
+        ("seed", pa.int64()),
+        ("engine", pa.string()),
+        ("tags", pa.string()),
+        ("prompt", pa.string()),
+        ("thinking", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+"""Columns of the rollout table. ``tags`` is a JSON object; the four sampling columns are null for given
+rollouts; ``prompt``, ``thinking`` and ``answer`` are decoded for people and never read back."""
+
+
+def to_frame(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None = None) -> pd.DataFrame:
+    """One row per rollout, columns of :data:`SCHEMA`.
+
+    Args:
+        rollouts: any rollouts, ids unique.
+        tokenizer: decodes the text columns, which are missing without it.
+
+    Raises:
+        InputError: an id occurs twice, or a tag is no JSON value.
+    """
+    frame = pd.DataFrame(_rows(rollouts, tokenizer), columns=SCHEMA.names)
+    # a column of None alone would become object and a mixed one float: both must read back as they were
+    return frame.astype({"temperature": "Float64", "top_p": "Float64", "max_new_tokens": "Int64", "seed": "Int64"})
+
+
+def _rows(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None) -> list[dict[str, Any]]:
+    again = [name for name, n in Counter(r.id for r in rollouts).items() if n > 1]
+    if again:
+        raise InputError(f"rollout id {again[0]!r} occurs twice: make ids unique")
+    return [_row(r, tokenizer) for r in rollouts]
+
+
+def _row(r: Rollout, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    sampling = asdict(r.sampling) if r.sampling else dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
+    text: dict[str, str | None] = {"prompt": None, "thinking": None, "answer": None}
+    if tokenizer is not None:
+        text = {
+            "prompt": str(tokenizer.decode(list(r.ids[: r.n_prompt]), clean_up_tokenization_spaces=False)),
+            "thinking": thinking_text(r, tokenizer),
+            "answer": answer_text(r, tokenizer),
+        }
+    return {
+        "rollout": r.id,
+        "group": r.group,
+        "ids": list(r.ids),
+        "spans": [asdict(s) for s in r.spans],
+        "n_prompt": r.n_prompt,
+        "finish": r.finish,
+        **sampling,
+        "engine": r.engine,
+        "tags": _dump(r),
+        **text,
+    }
+
+
+def _dump(r: Rollout) -> str:
+    try:
+        text = json.dumps(dict(r.tags), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rollout {r.id}: a tag cannot be stored ({error}): use text, numbers, truth values") from None
+    if json.loads(text) != dict(r.tags):
+        raise InputError(f"rollout {r.id}: a tag would change when stored: use text, numbers, truth values, lists")
+    return text
+
+
+def from_frame(frame: pd.DataFrame) -> list[Rollout]:
+    """Rollouts from the columns :func:`to_frame` writes; text columns are ignored.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    needed = [n for n in SCHEMA.names if n not in ("prompt", "thinking", "answer")]
+    missing = [n for n in needed if n not in frame.columns]
+    if missing:
+        raise InputError(f"not a rollout table: column {missing[0]!r} is missing; write it with to_frame")
+    return [_rollout(row) for row in frame[needed].to_dict("records")]
+
+
+def _rollout(row: dict[str, Any]) -> Rollout:
+    drawn = not pd.isna(row["temperature"])
+    return Rollout(
+        id=str(row["rollout"]),
+        group=str(row["group"]),
+        ids=tuple(map(int, row["ids"])),
+        spans=tuple(Span(str(s["segment"]), int(s["start"]), int(s["stop"])) for s in row["spans"]),
+        n_prompt=int(row["n_prompt"]),
+        finish=row["finish"],
+        sampling=Sampling(float(row["temperature"]), float(row["top_p"]), int(row["max_new_tokens"]), int(row["seed"]))
+        if drawn
+        else None,
+        engine=str(row["engine"]),
+        tags=json.loads(row["tags"]),
+    )
+
+
+def write_parquet(
+    rollouts: Sequence[Rollout], path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
+    """Write rollouts to a Parquet file in one step: a reader sees the old file or the whole new one.
+
+    Args:
+        rollouts: any rollouts, ids unique.
+        path: file to write.
+        tokenizer: decodes the text columns.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    meta = {"format": FORMAT, "version": str(VERSION)}
+    table = pa.Table.from_pylist(_rows(rollouts, tokenizer), schema=SCHEMA.with_metadata(meta))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pq.write_table(table, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_parquet(path: str | Path) -> list[Rollout]:
+    """Read what :func:`write_parquet` wrote.
+
+    Raises:
+        InputError: no such file, no rollout table, or one of a later version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"rollout file {path} does not exist: generate rollouts first")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid:
+        raise InputError(f"{path} is no Parquet file: give a file written by write_parquet") from None
+    meta = table.schema.metadata or {}
+    if meta.get(b"format") != FORMAT.encode():
+        raise InputError(f"{path} holds no rollouts: give a file written by write_parquet")
+    if int(meta[b"version"]) > VERSION:
+        raise InputError(f"{path} has format version {int(meta[b'version'])}, this release reads {VERSION}: upgrade")
+    return from_frame(pd.DataFrame(table.to_pydict()))

@@ -1,0 +1,151 @@
+"""The site map is right for every family, and each way of being wrong is caught."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from conftest import PARALLEL, hf_model, wrapped
+
+from verdictscope.activations import Model, Site, forward, load, wrap
+from verdictscope.activations.identities import check, raise_first
+from verdictscope.errors import InputError
+
+
+def test_identities_hold(model: Model):
+    assert all(c.ok for c in model.checks)
+    assert max(c.relative for c in model.checks) <= 1e-5
+    names = {c.name for c in model.checks}
+    assert any("sum over heads" in n for n in names)
+    assert "gathered logits = stock logits" in names
+
+
+def test_identities_hold_in_bf16(family):
+    model = wrapped(family, torch.bfloat16)
+    assert all(c.ok for c in model.checks)
+    assert model.sites.blocks[0].attn.gain == wrapped(family).sites.blocks[0].attn.gain  # no rounding in the gain
+
+
+def test_gain_and_shape_are_measured():
+    granite = wrapped("granite")
+    assert {b.attn.gain for b in granite.sites.blocks} | {b.mlp.gain for b in granite.sites.blocks} == {0.22}
+    qwen3 = wrapped("qwen3")
+    assert (qwen3.n_heads, qwen3.n_kv_heads, qwen3.d_head, qwen3.d_model) == (4, 2, 12, 32)
+    assert [wrapped(f).sites.blocks[0].mid is None for f in ("neox", "neox_sequential")] == [True, False]
+
+
+def test_noise_floor_is_small_and_depends_on_the_dtype(family):
+    assert wrapped(family).noise_floor < 5e-6
+    assert 1e-3 < wrapped(family, torch.bfloat16).noise_floor < 5e-2
+
+
+def test_parallel_blocks_have_no_middle(family, rollouts):
+    model = wrapped(family)
+    if family not in PARALLEL:
+        assert forward(model, rollouts[:1], [Site("resid_mid") @ "last"]).values
+        return
+    with pytest.raises(InputError, match="parallel block"):
+        forward(model, rollouts[:1], [Site("resid_mid") @ "last"])
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("gemma2", {"ln1_post": None}),  # the wrong side of the post-norm
+        ("gemma2", {"ln2_post": None}),
+        ("llama", {"ln2": "input_layernorm"}),  # the norm side swapped
+        ("llama", {"attn": "mlp"}),
+        ("llama", {"mlp": "self_attn"}),
+        ("llama", {"o": "self_attn.q_proj"}),
+        ("llama", {"o": "mlp.down_proj"}),  # heads sliced in the wrong place
+        ("gpt2", {"o": "mlp.c_proj"}),
+        ("llama", {"ln_final": "model.layers.0.input_layernorm"}),
+        ("llama", {"ln_final": None}),
+        ("opt", {"mlp": "fc1"}),
+    ],
+)
+def test_wrong_places_are_caught(family, overrides):
+    with pytest.raises(InputError, match=r"not where the map says|not a|do not|does not|no module|are not"):
+        wrap(hf_model(family), overrides=overrides)
+
+
+def test_paths_that_do_not_exist_are_an_error():
+    for overrides in ({"attn": "attention"}, {"blocks": "model.layer"}, {"blocks": "model"}, {"head": "lm_head"}):
+        with pytest.raises(InputError) as error:
+            wrap(hf_model("llama"), overrides=overrides)
+        assert "\n" not in str(error.value)
+
+
+def _with_block(model: Model, layer: int, **changes) -> Model:
+    blocks = list(model.sites.blocks)
+    blocks[layer] = dataclasses.replace(blocks[layer], **changes)
+    return dataclasses.replace(model, sites=dataclasses.replace(model.sites, blocks=tuple(blocks)))
+
+
+def test_a_gain_that_is_ignored_is_caught():
+    model = wrapped("granite")
+    block = model.sites.blocks[1]
+    wrong = _with_block(model, 1, attn=dataclasses.replace(block.attn, gain=1.0))
+    with pytest.raises(InputError, match=r"attn_out of layer 1.*relative"):
+        raise_first(check(wrong))
+
+
+def test_head_slices_after_the_projection_are_caught():
+    model = wrapped("llama")
+    block = model.sites.blocks[2]
+    wrong = _with_block(model, 2, o=block.mlp.module.down_proj)
+    with pytest.raises(InputError, match="layer 2"):
+        raise_first(check(wrong))
+
+
+def test_complete_overrides_need_no_adapter():
+    hf = copy.deepcopy(hf_model("llama"))
+    paths = {
+        "blocks": "model.layers",
+        "ln_final": "model.norm",
+        "unembed": "lm_head",
+        "attn": "self_attn",
+        "o": "self_attn.o_proj",
+        "mlp": "mlp",
+        "ln2": "post_attention_layernorm",
+    }
+    assert wrap(hf, overrides=paths).checks
+    type(hf).__name__ = "LlamaForCausalLM"
+
+
+def test_unknown_architectures_say_what_to_do():
+    class Strange(type(hf_model("llama"))):
+        pass
+
+    hf = copy.deepcopy(hf_model("llama"))
+    hf.__class__ = Strange
+    with pytest.raises(InputError, match="overrides"):
+        wrap(hf)
+
+
+def test_missing_models_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in (tmp_path / "nothing", tmp_path, "no-such-owner/no-such-model"):
+        with pytest.raises(InputError, match="cannot load model") as error:
+            load(name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="dtype"):
+        load(tmp_path, dtype="float7")
+
+
+def test_load_gives_the_same_model(tmp_path):
+    hf_model("qwen3").save_pretrained(tmp_path / "m")
+    model = load(tmp_path / "m", device="cpu")
+    assert model.tokenizer is None
+    assert model.fingerprint == wrapped("qwen3").fingerprint != wrapped("llama").fingerprint
+    assert load(tmp_path / "m", dtype="bfloat16", device="cpu").dtype == torch.bfloat16
+
+
+def test_loading_leaves_the_logger_alone():
+    import transformers.utils.logging as hf_logging
+
+    before = hf_logging.get_verbosity()
+    wrap(hf_model("gpt2"))
+    assert hf_logging.get_verbosity() == before

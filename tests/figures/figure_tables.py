@@ -1,0 +1,120 @@
+"""Synthetic tables with the columns of docs/formats.md, for drawing only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+FOUND = [(4, 6), (3, 1), (2, 5)]
+
+
+def trace_mean(first: int = -40, closing: int = 2, answer: int = 0, seed: int = 0) -> pd.DataFrame:
+    """Traces of a cliff: the hero collapses at the closing tokens, twin and ablated stay up.
+
+    The groups are (arm, cell, target, anchored level, anchored level at the end, most rollouts).
+    """
+    groups = [
+        ("base", "harmful_complied", True, 0.72, 0.12, 118),
+        ("base", "harmful_complied", False, 0.10, 0.02, 55),
+        ("base", "harmful_refused", False, 0.98, 1.0, 61),
+        ("base", "harmless_complied", False, 0.03, 0.0, 240),
+        ("base", "harmless_refused", False, 0.95, 1.0, 58),
+        ("twin", "harmful_refused", True, 0.93, 1.01, 120),
+        ("ablated_fixed", "harmful_complied", True, 0.78, 0.90, 118),
+        ("ablated", "harmful_refused", True, 0.80, 0.95, 117),
+    ]
+    rng = np.random.default_rng(seed)
+    rows = []
+    for arm, cell, target, level, final, most in groups:
+        for x in range(first, closing + answer):
+            n = int(most * (0.35 + 0.65 * np.exp(min(x, 0) / 18)))
+            share = 0.0 if x < 0 else min(1.0, (x + 1) / closing)
+            middle = level + share * (final - level) + 0.03 * rng.standard_normal() * (1 if x < 0 else 0.3)
+            half = 0.6 / np.sqrt(n)
+            scale, base = 7.0 + 3.0 * share, -3.5 - 1.5 * share
+            for kind, a, b in (("anchored", 1.0, 0.0), ("raw", scale, base)):
+                rows.append((arm, cell, target, x, kind, b + a * middle, b + a * (middle - half),
+                             b + a * (middle + half), n, n // 2))
+    return pd.DataFrame(rows, columns=["arm", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n",
+                                       "n_groups"])
+
+
+def trace() -> pd.DataFrame:
+    """Two rollouts around the end of thinking, two closing tokens each."""
+    segments = ["thinking"] * 3 + ["think_end"] * 2 + ["answer"]
+    return pd.DataFrame({"segment": segments * 2, "rel_think_end": [-3, -2, -1, 0, 1, 2] * 2})
+
+
+def cliff() -> pd.DataFrame:
+    """Anchored drops of the base model and its two controls."""
+    rows = [("base", "harmful_complied", 0.60, 0.53, 0.66, 118), ("twin", "harmful_refused", -0.08, -0.15, 0.02, 120),
+            ("ablated_fixed", "harmful_complied", -0.12, -0.2, -0.05, 118)]
+    return pd.DataFrame([{"arm": arm, "cell": cell, "target": True, "name": "anchored_drop", "estimate": e, "low": low,
+                          "high": high, "n": n, "unit": "anchored"} for arm, cell, e, low, high, n in rows])
+
+
+def probe_map(layers: int = 6, thinking: int = 8, closing: int = 2, seed: int = 1) -> pd.DataFrame:
+    """AUROCs that rise with the layer, and one position class before the thinking at chance."""
+    rng = np.random.default_rng(seed)
+    places = [("template", "template"), *((f"thinking {i + 1}/{thinking}", "thinking") for i in range(thinking)),
+              *((f"think_end {i + 1}", "think_end") for i in range(closing))]
+    rows = []
+    for layer in range(layers):
+        for order, (position, segment) in enumerate(places):
+            depth = (layer + 1) / layers
+            value = 0.5 + 0.48 * depth * (0.2 if segment == "template" else 1) + 0.03 * rng.standard_normal()
+            value = float(np.clip(value, 0.02, 0.995))
+            rows.append((layer, position, segment, order, value, value - 0.04, min(value + 0.03, 1.0), 180 - order))
+    return pd.DataFrame(rows, columns=["layer", "position", "segment", "order", "auroc", "low", "high", "n"])
+
+
+def probe(chosen: int = 4, layers: int = 6) -> pd.DataFrame:
+    """The sweep with one row chosen."""
+    return pd.DataFrame([{"layer": layer, "C": c, "chosen": layer == chosen and c == 0.1}
+                         for layer in range(layers) for c in (0.01, 0.1)])
+
+
+def heads(layers: int = 6, per_layer: int = 8, found: list[tuple[int, int]] | None = None,
+          seed: int = 2) -> pd.DataFrame:
+    """Small effects everywhere, large positive ones at the found heads."""
+    found = FOUND if found is None else found
+    rng = np.random.default_rng(seed)
+    rows = []
+    for layer in range(layers):
+        for head in range(per_layer):
+            effect = 0.12 * rng.standard_normal()
+            share = -effect * 0.8 + 0.05 * rng.standard_normal()
+            if (layer, head) in found:
+                effect = 3.4 - 0.8 * found.index((layer, head)) * 3 / len(found)
+                share = -effect * 0.7
+            rows.append((layer, head, effect, effect - 0.2, effect + 0.2, 64, effect, share, share * 0.6,
+                         (layer, head) in found))
+    table = pd.DataFrame(rows, columns=["layer", "head", "effect", "low", "high", "n", "effect_explore",
+                                        "attribution_log_odds", "attribution_probe", "found"])
+    table["rank"] = table["effect_explore"].abs().rank(ascending=False, method="first").astype(int) - 1
+    return table
+
+
+def generation(arms: tuple[str, ...] = ("base", "ablated", "twin"), sets: int = 5) -> pd.DataFrame:
+    """Refusals go from almost none to almost all on target requests; the control requests stay complied with."""
+    rates = {"base": (0.03, 0.0), "ablated": (0.97, 0.01), "twin": (1.0, 0.0)}
+    rng = np.random.default_rng(3)
+    rows = []
+    for arm in (*arms, *(f"random_{i}" for i in range(sets))):
+        for place, kind in enumerate(("target", "control")):
+            rate = rates.get(arm, (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0, 0.02))))[place]
+            half = 1.96 * np.sqrt(max(rate * (1 - rate), 0.006) / 120)
+            rows.append((arm, kind, rate, max(0.0, rate - half), min(1.0, rate + half), 120, 1 if arm == "base" else 0))
+    return pd.DataFrame(rows, columns=["arm", "cell_kind", "refused", "low", "high", "n", "unread"]).assign(harm=True)
+
+
+def ablation(sets: int = 99, found: float = 8.6) -> pd.DataFrame:
+    """Random sets near 0, the found set far out."""
+    random = np.random.default_rng(4).normal(0.1, 0.35, sets)
+    p = (1 + int((random >= found).sum())) / (sets + 1)
+    rows = [("base", "base", -5.2, -5.6, -4.8, float("nan")), ("found", "found", found, found - 0.5, found + 0.5, p)]
+    rows += [(f"random_{i}", "random", value, value - 0.2, value + 0.2, float("nan"))
+             for i, value in enumerate(random)]
+    return pd.DataFrame([{"set": name, "kind": kind, "heads": FOUND if kind == "found" else [], "estimate": e,
+                          "low": low, "high": high, "n": 64, "unit": "nats", "p": p}
+                         for name, kind, e, low, high, p in rows])

@@ -1,0 +1,161 @@
+"""Every figure, in every state a run can leave its table in, is drawn so that it can be read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import cache
+
+import figure_tables as tables
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from verdictscope.figures import ablation_figure, head_map_figure, probe_map_figure, trace_figure
+
+MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
+
+
+def _unanchored(value: float = float("nan")):
+    table = tables.trace_mean()
+    table.loc[table["kind"] == "anchored", ["estimate", "low", "high"]] = value
+    return table
+
+
+def _wild():
+    """Anchored bands that run far out at the thin left end."""
+    table = tables.trace_mean()
+    far = (table["kind"] == "anchored") & (table["rel_think_end"] < -34)
+    table.loc[far, "high"] += 30
+    table.loc[far, "low"] -= 30
+    return table
+
+
+def _no_attribution(**columns: object):
+    return tables.heads().assign(**columns)
+
+
+TRACE, MAP, HEADS = tables.trace_mean(), tables.probe_map(), tables.heads()
+GENERATION, ABLATION = tables.generation(), tables.ablation()
+NAN = float("nan")
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "trace": lambda: trace_figure(TRACE, closing=2),
+    "trace, closing unknown": lambda: trace_figure(TRACE),
+    "trace, cannot anchor": lambda: trace_figure(_unanchored(), closing=2),
+    "trace, no anchored rows": lambda: trace_figure(TRACE[TRACE["kind"] == "raw"], closing=2),
+    "trace, base alone": lambda: trace_figure(TRACE[TRACE["arm"] == "base"], closing=2),
+    "trace, no hero": lambda: trace_figure(TRACE[~TRACE["target"]], closing=2),
+    "trace, long, into the answer": lambda: trace_figure(tables.trace_mean(-90, 4, 9), closing=4),
+    "trace, short": lambda: trace_figure(tables.trace_mean(-3, 1)),
+    "trace, wild bands": lambda: trace_figure(_wild(), closing=2),
+    "trace, empty": lambda: trace_figure(TRACE[:0]),
+    "map": lambda: probe_map_figure(MAP, probe=tables.probe()),
+    "map, 32 layers": lambda: probe_map_figure(tables.probe_map(32), probe=tables.probe(20, 32)),
+    "map, 32 layers, 69 places": lambda: probe_map_figure(tables.probe_map(32, 64, 4), probe=tables.probe(20, 32)),
+    "map, one layer": lambda: probe_map_figure(tables.probe_map(1), probe=tables.probe(0, 1)),
+    "map, holes": lambda: probe_map_figure(MAP[(MAP["layer"] != 2) | (MAP["order"] < 4)]),
+    "map, empty": lambda: probe_map_figure(MAP[:0]),
+    "heads": lambda: head_map_figure(HEADS, planted=[[4, 6], [3, 1], [1, 0]]),
+    "heads, truth unknown": lambda: head_map_figure(HEADS),
+    "heads, 32 by 32": lambda: head_map_figure(tables.heads(32, 32, MANY), planted=MANY[:5]),
+    "heads, one layer": lambda: head_map_figure(tables.heads(1, 8, [(0, 3)])),
+    "heads, probe's share alone": lambda: head_map_figure(_no_attribution(attribution_log_odds=NAN)),
+    "heads, nothing found": lambda: head_map_figure(
+        _no_attribution(found=False, attribution_log_odds=NAN, attribution_probe=NAN)),
+    "heads, empty": lambda: head_map_figure(HEADS[:0], planted=[[4, 6]]),
+    "ablation": lambda: ablation_figure(GENERATION, ABLATION),
+    "ablation, no twin, few sets": lambda: ablation_figure(
+        tables.generation(("base", "ablated"), 3), tables.ablation(5)),
+    "ablation, no effect": lambda: ablation_figure(GENERATION, tables.ablation(99, 0.3)),
+    "ablation, base alone": lambda: ablation_figure(tables.generation(("base",), 0), tables.ablation(0)),
+    "ablation, target alone": lambda: ablation_figure(
+        GENERATION[GENERATION["cell_kind"] == "target"], tables.ablation(99, -4.0)),
+    "ablation, empty": lambda: ablation_figure(GENERATION[:0], ABLATION[:0]),
+}
+
+
+@cache
+def drawn(name: str) -> Figure:
+    """The figure of this name, drawn once per session."""
+    fig = DRAWINGS[name]()
+    fig.draw_without_rendering()
+    return fig
+
+
+def words(fig: Figure) -> list[Text]:
+    """Every text a reader sees."""
+    shown, ticks = set(), set()
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        ticks.update(label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2))
+        if axis.axes.axison:
+            shown.update(tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible())
+    return [text for text in fig.findobj(Text) if text.get_text().strip() and text.get_visible()
+            and (text in shown or text not in ticks)]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_word_leaves_the_page_or_covers_another(name: str) -> None:
+    fig = drawn(name)
+    renderer = fig.canvas.get_renderer()
+    texts = [(text.get_text(), Text.get_window_extent(text, renderer)) for text in words(fig)]
+    assert texts
+    page = fig.bbox
+    for word, box in texts:
+        assert box.x0 >= page.x0 - 1, f"{word!r} leaves the page at the left"
+        assert box.x1 <= page.x1 + 1, f"{word!r} leaves the page at the right"
+        assert box.y0 >= page.y0 - 1, f"{word!r} leaves the page below"
+        assert box.y1 <= page.y1 + 1, f"{word!r} leaves the page above"
+    for (one, a), (other, b) in itertools.combinations(texts, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        along = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across < 1.5 or along < 1.5, f"{one!r} and {other!r} cover one another"
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_word_is_too_small_to_read(name: str) -> None:
+    assert min(text.get_fontsize() for text in words(drawn(name))) >= 5.3
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("trace, cannot anchor", "cannot anchor"),
+    ("trace, no anchored rows", "cannot anchor"),
+    ("trace, wild bands", "leave the frame"),
+    ("trace, empty", "no raw score"),
+    ("map, empty", "no rows"),
+    ("heads, empty", "no rows"),
+    ("heads, nothing found", "no direct attribution"),
+    ("ablation, base alone", "no random sets"),
+    ("ablation, empty", "no answers"),
+])
+def test_a_panel_says_why_it_is_empty(name: str, said: str) -> None:
+    assert any(said in text.get_text() for text in words(drawn(name)))
+
+
+def test_what_is_well_says_nothing() -> None:
+    for name in ("trace", "map", "heads", "ablation"):
+        texts = " ".join(text.get_text() for text in words(drawn(name)))
+        assert "no " not in texts
+        assert "leave" not in texts
+        assert "cannot" not in texts
+
+
+def test_one_head_map_has_numbers_and_a_thousand_heads_have_none() -> None:
+    small, large = drawn("heads").axes[0], drawn("heads, 32 by 32").axes[0]
+    assert len(small.texts) == 48
+    assert len(large.texts) == 0
+
+
+def test_the_anchored_frame_shows_both_anchors_however_wild_the_bands() -> None:
+    for name in ("trace", "trace, wild bands", "trace, base alone"):
+        low, high = drawn(name).axes[0].get_ylim()
+        assert low < 0 < 1 < high
+        assert high - low < 4.6
+
+
+def test_effect_colours_are_centred_on_nothing_and_auroc_on_chance() -> None:
+    heads, probes = drawn("heads").axes[0].images[0], drawn("map").axes[0].images[0]
+    assert heads.norm.vmin == -heads.norm.vmax
+    assert heads.norm.vmax == pytest.approx(HEADS["effect"].abs().max())
+    assert (probes.norm.vmin, probes.norm.vmax) == (0.0, 1.0)
+    assert np.allclose(heads.cmap(0.5)[:3], 0.968, atol=0.01)

@@ -1,0 +1,221 @@
+"""What is drawn and what is said are the tables' numbers, and drawing leaves nothing behind."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import figure_tables as tables
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from verdictscope.figures import (
+    ablation_caption,
+    ablation_figure,
+    closing_tokens,
+    head_map_caption,
+    head_map_figure,
+    probe_map_caption,
+    probe_map_figure,
+    save,
+    trace_caption,
+    trace_figure,
+)
+from verdictscope.figures.style import ARM_COLOURS, CELL_COLOURS
+
+ROOM = Path(__file__).resolve().parents[2] / "figures"
+
+
+def _line(ax: matplotlib.axes.Axes, colour: str) -> matplotlib.lines.Line2D:
+    """The longest line of a colour: its marks at the closing tokens are a line of their own."""
+    return max((line for line in ax.lines if line.get_color() == colour), key=lambda line: len(line.get_xdata()))
+
+
+@pytest.mark.parametrize(("column", "kind"), [(0, "anchored"), (1, "raw")])
+def test_the_hero_and_its_n_are_the_tables_rows(column: int, kind: str) -> None:
+    table = tables.trace_mean()
+    rows = table[(table["arm"] == "base") & (table["cell"] == "harmful_complied") & table["target"]
+                 & (table["kind"] == kind)]
+    fig = trace_figure(table.sample(frac=1, random_state=0), closing=2)
+    line = _line(fig.axes[column], CELL_COLOURS["harmful_complied"])
+    assert np.array_equal(line.get_xdata(), rows["rel_think_end"])
+    assert np.allclose(line.get_ydata(), rows["estimate"])
+    count = _line(fig.axes[2 + column], CELL_COLOURS["harmful_complied"])
+    assert np.array_equal(count.get_ydata(), rows["n"])
+
+
+def test_a_missing_position_is_a_gap_and_not_a_bridge() -> None:
+    table = tables.trace_mean()
+    fig = trace_figure(table[~table["rel_think_end"].between(-20, -10)])
+    line = _line(fig.axes[0], CELL_COLOURS["harmful_complied"])
+    gap = (line.get_xdata() >= -20) & (line.get_xdata() <= -10)
+    assert gap.sum() == 11
+    assert np.isnan(np.asarray(line.get_ydata(), dtype=float)[gap]).all()
+
+
+def test_controls_are_dashed_and_absent_where_the_arm_is() -> None:
+    table = tables.trace_mean()
+    full = trace_figure(table).axes[0]
+    assert _line(full, ARM_COLOURS["twin"]).is_dashed()
+    assert _line(full, ARM_COLOURS["ablated_fixed"]).is_dashed()
+    alone = trace_figure(table[table["arm"] == "base"])
+    assert ARM_COLOURS["twin"] not in {line.get_color() for line in alone.axes[0].lines}
+    assert [text.get_text() for text in alone.legends[0].texts] == [
+        "target requests, complied (n = 118)", "harmful requests, refused (n = 61)",
+        "harmless requests, complied (n = 240)"]
+
+
+def test_closing_tokens_are_read_off_the_trace() -> None:
+    assert closing_tokens(tables.trace()) == 2
+    assert closing_tokens(tables.trace().query("segment != 'think_end'")) is None
+
+
+def test_the_map_holds_the_tables_values_in_order_and_frames_the_chosen_layer() -> None:
+    table = tables.probe_map()
+    ax = probe_map_figure(table.sample(frac=1, random_state=0), probe=tables.probe(3)).axes[0]
+    values = table.pivot(index="layer", columns="order", values="auroc").to_numpy()
+    assert np.allclose(ax.images[0].get_array(), values)
+    frame = [patch for patch in ax.patches if not patch.get_fill()]
+    assert len(frame) == 1
+    assert (frame[0].get_y() + 0.5, frame[0].get_width()) == (3, values.shape[1])
+
+
+def test_found_heads_are_framed_and_planted_ones_dotted() -> None:
+    table = tables.heads()
+    planted = [[1, 0], [4, 6]]
+    left, right = head_map_figure(table, planted=planted).axes[:2]
+    framed = {(int(p.get_y() + 0.5), int(p.get_x() + 0.5)) for p in left.patches if not p.get_fill()}
+    assert framed == set(tables.FOUND)
+    dots = {(int(np.floor(line.get_ydata()[0] + 0.5)), int(np.floor(line.get_xdata()[0] + 0.5)))
+            for line in left.lines if line.get_marker() == "o"}
+    assert dots == {(1, 0), (4, 6)}
+    effects = table.pivot(index="layer", columns="head", values="effect").to_numpy()
+    assert np.allclose(left.images[0].get_array(), effects)
+    assert {"L4H6", "L3H1", "L2H5", "L1H0"} <= {text.get_text() for text in right.texts}
+    bare = head_map_figure(table).axes[0]
+    assert not [line for line in bare.lines if line.get_marker() == "o"]
+
+
+def test_bars_whiskers_dots_and_the_null_are_the_tables() -> None:
+    generation, ablation = tables.generation(), tables.ablation()
+    left, right = ablation_figure(generation, ablation).axes
+    rates = generation.set_index(["cell_kind", "arm"])["refused"]
+    heights = [bar.get_height() for bar in left.patches]
+    for place, kind in enumerate(("target", "control")):
+        for i, arm in enumerate(("base", "ablated", "random", "twin")):
+            expected = rates[kind][[f"random_{j}" for j in range(5)]].mean() if arm == "random" else rates[kind, arm]
+            assert heights[4 * place + i] == pytest.approx(expected)
+    dots = [line for line in left.lines if line.get_marker() == "o"]
+    assert np.allclose(dots[0].get_ydata(), rates["target"][[f"random_{j}" for j in range(5)]])
+    assert sum(bar.get_height() for bar in right.patches if bar.get_facecolor()[3] == 1) == 99
+    said = " ".join(text.get_text() for text in right.texts)
+    assert "+8.60" in said
+    assert "p = 0.01" in said
+
+
+def _captions() -> dict[str, str]:
+    return {
+        "trace": trace_caption(tables.trace_mean(), tables.cliff()),
+        "map": probe_map_caption(tables.probe_map(), tables.probe()),
+        "heads": head_map_caption(tables.heads(), [[4, 6], [1, 0]]),
+        "ablation": ablation_caption(tables.generation(), tables.ablation()),
+    }
+
+
+@pytest.mark.parametrize("name", ["trace", "map", "heads", "ablation"])
+def test_a_caption_has_n_an_interval_and_what_is_not_shown(name: str) -> None:
+    text = _captions()[name]
+    assert "\n" not in text
+    assert re.search(r"n = \d+", text)
+    assert re.search(r"\d \[[−+]?\d\.\d+, [−+]?\d+\.\d+\]", text)
+    assert "95 % interval" in text
+    assert "Not shown:" in text
+    assert "nan" not in text
+
+
+def test_captions_say_the_tables_numbers() -> None:
+    said = _captions()
+    assert "0.60 [0.53, 0.66], n = 118; twin −0.08 [−0.15, 0.02], n = 120" in said["trace"]
+    assert "L4H6 +3.40 [+3.20, +3.60]" in said["heads"]
+    assert "1 of 2 found" in said["heads"]
+    assert "+8.60 [+8.10, +9.10] nats" in said["ablation"]
+    assert "99 layer-matched" in said["ablation"]
+    assert "2 answers" in said["ablation"]
+    moved = tables.ablation(49, 7.25)
+    assert "+7.25 [+6.75, +7.75] nats" in ablation_caption(tables.generation(), moved)
+    assert "p = 0.02" in ablation_caption(tables.generation(), moved)
+
+
+def test_captions_of_what_is_missing_say_so() -> None:
+    table = tables.trace_mean()
+    raw = table.assign(estimate=table["estimate"].where(table["kind"] == "raw"))
+    assert "could not be anchored" in trace_caption(raw)
+    assert "Without a control from the twin model" in trace_caption(table[table["arm"] != "twin"])
+    assert "no bold line" in trace_caption(table[~table["target"]])
+    assert "No head was found" in head_map_caption(tables.heads().assign(found=False))
+    assert "was not measured" in ablation_caption(tables.generation()[:0], tables.ablation()[:0])
+    for text in (trace_caption(table[:0]), probe_map_caption(tables.probe_map()[:0]),
+                 head_map_caption(tables.heads()[:0])):
+        assert "Not shown:" in text
+        assert "nan" not in text
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(ValueError, match="trace_mean table lacks kind, n"):
+        trace_figure(tables.trace_mean().drop(columns=["kind", "n"]))
+    with pytest.raises(ValueError, match="probe table lacks chosen"):
+        probe_map_figure(tables.probe_map(), probe=tables.probe().drop(columns="chosen"))
+    with pytest.raises(ValueError, match="heads table lacks found"):
+        head_map_caption(tables.heads().drop(columns="found"))
+    with pytest.raises(ValueError, match="ablation table lacks p"):
+        ablation_figure(tables.generation(), tables.ablation().drop(columns="p"))
+
+
+def test_tables_and_rc_settings_stay_as_they_were() -> None:
+    given = (tables.trace_mean(), tables.heads(), tables.generation(), tables.ablation())
+    copies = [table.copy(deep=True) for table in given]
+    before = dict(matplotlib.rcParams)
+    trace_figure(given[0])
+    head_map_figure(given[1], planted=[[4, 6]])
+    ablation_figure(given[2], given[3])
+    assert dict(matplotlib.rcParams) == before
+    for table, copy in zip(given, copies, strict=True):
+        pd.testing.assert_frame_equal(table, copy)
+
+
+def test_the_same_table_gives_the_same_bytes_whatever_the_rc_settings_and_the_display(tmp_path: Path) -> None:
+    def digest(folder: str, show: bool) -> list[str]:
+        fig = ablation_figure(tables.generation(), tables.ablation())
+        if show:
+            png, size = fig._repr_png_()
+            assert png.startswith(b"\x89PNG")
+            assert size["width"] == 675
+        paths = save(fig, tmp_path / folder, "ablation")
+        assert [path.name for path in paths] == ["ablation.png", "ablation.pdf"]
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["ablation.pdf", "ablation.png"]
+        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+    first = digest("a", show=False)
+    with matplotlib.rc_context({"font.size": 22, "axes.grid": True, "axes.facecolor": "yellow"}):
+        assert digest("b", show=True) == first
+    assert b"CreationDate" not in (tmp_path / "a" / "ablation.pdf").read_bytes()
+    assert b"Software" not in (tmp_path / "a" / "ablation.png").read_bytes()
+
+
+def test_the_room_is_a_leaf_and_never_loads_pyplot() -> None:
+    for path in ROOM.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            for module in modules:
+                assert module != "matplotlib.pyplot"
+                assert not module.startswith("verdictscope") or module.startswith(
+                    ("verdictscope.figures", "verdictscope.stats")), f"{path.name} imports {module}"
+    code = "import sys, verdictscope.figures; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOM.parent, check=False).returncode == 0

@@ -1,0 +1,111 @@
+"""Effects equal what a person would compute by hand; attribution sums to the logit; random sets are what they claim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from verdictscope.activations import LinearReadout, LogOddsReadout, Model, logit_difference
+from verdictscope.errors import InputError
+from verdictscope.interventions import HeadEdit, applied, attribute, effects, layer_matched_sets, sweep_heads
+from verdictscope.rollouts import Rollout, cut, until_answer
+
+LOG_ODDS = LogOddsReadout("log_odds", positive=((3,), (7,)), negative=((11,), (20,)))
+
+
+def by_hand(model: Model, rollout: Rollout) -> float:
+    """Refusal log-odds at the last token before the answer, from the stock model and one unpadded sequence."""
+    stop = rollout.span("answer").start
+    with torch.inference_mode():
+        last = model.hf(input_ids=torch.tensor([rollout.ids[:stop]]), use_cache=False).logits[0, -1].double()
+    return float(last[[3, 7]].logsumexp(0) - last[[11, 20]].logsumexp(0))
+
+
+def test_effects_equal_single_runs(model: Model, rollouts: list[Rollout]) -> None:
+    edits = [HeadEdit(((1, 2),)), [HeadEdit(((0, 0),)), HeadEdit(((2, 3),))]]
+    result = effects(model, [until_answer(r) for r in rollouts], LOG_ODDS, edits)
+    scale = np.abs(result.base).max()
+    assert np.allclose(result.base, [by_hand(model, r) for r in rollouts], atol=1e-4 * scale)
+    for row, edit in enumerate(edits):
+        with applied(model, *(edit if isinstance(edit, list) else [edit])):
+            expected = [by_hand(model, r) for r in rollouts]
+        assert np.allclose(result.edited[row], expected, atol=1e-4 * scale)
+    frame = result.to_frame()
+    assert np.allclose(frame["estimate"], result.change.mean(axis=1))
+    assert (frame["n"] == 2).all(), "groups, not rollouts, are the independent units"
+
+
+def test_the_answer_is_not_needed(qwen3: Model, rollouts: list[Rollout]) -> None:
+    edit = [HeadEdit(((1, 2),))]
+    whole = effects(qwen3, rollouts, LOG_ODDS, edit)
+    short = effects(qwen3, [until_answer(r) for r in rollouts], LOG_ODDS, edit)
+    assert np.allclose(whole.edited, short.edited, atol=1e-4)
+
+
+def test_a_rollout_without_the_position_is_an_error(qwen3: Model, rollouts: list[Rollout]) -> None:
+    import dataclasses
+
+    truncated = dataclasses.replace(cut(rollouts[0], 8), finish="length")
+    with pytest.raises(InputError, match="no position in rollout p0/0"):
+        effects(qwen3, [truncated], LOG_ODDS, [HeadEdit(((0, 0),))])
+    with pytest.raises(InputError, match="no rollouts"):
+        effects(qwen3, [], LOG_ODDS, [HeadEdit(((0, 0),))])
+
+
+def test_the_sweep_covers_every_head(qwen3: Model, rollouts: list[Rollout]) -> None:
+    table = sweep_heads(qwen3, rollouts, LOG_ODDS)
+    assert list(zip(table["layer"], table["head"], strict=True)) == [(layer, h) for layer in range(3) for h in range(4)]
+    assert (table["low"] <= table["estimate"]).all()
+    assert (table["estimate"] <= table["high"]).all()
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("through_norm", [False, True])
+def test_parts_sum_to_the_logit(model: Model, rollouts: list[Rollout], layer: int, through_norm: bool) -> None:
+    weight = np.random.default_rng(layer).normal(size=model.d_model)
+    readout = LinearReadout("probe", "resid_post", layer, weight, bias=0.7, final_norm=through_norm)
+    result = attribute(model, rollouts, readout)
+    assert result.relative_residual < 1e-5
+    assert len(result.parts) == 2 + (layer + 1) * (model.n_heads + 2)
+
+
+def test_parts_of_the_logit_difference_sum_to_it(model: Model, rollouts: list[Rollout]) -> None:
+    readout = logit_difference(model, LOG_ODDS)
+    result = attribute(model, rollouts, readout)
+    assert result.relative_residual < 1e-5
+    frame = result.to_frame()
+    assert frame["component"].iloc[-1] == "residual"
+    assert set(frame["component"]) == {"embed", "head", "attn_bias", "mlp", "bias", "logit", "residual"}
+
+
+def test_ignoring_the_norm_is_another_number(qwen3: Model, rollouts: list[Rollout]) -> None:
+    """The published head score left out the final norm's gain and divisor: it does not sum to the probe's logit."""
+    weight = np.random.default_rng(0).normal(size=qwen3.d_model)
+    with_norm = attribute(qwen3, rollouts, LinearReadout("p", "resid_post", 2, weight, final_norm=True))
+    without = attribute(qwen3, rollouts, LinearReadout("p", "resid_post", 2, weight))
+    assert np.abs(without.shares.sum(0) - with_norm.logit).max() > 0.1 * np.abs(with_norm.logit).max()
+
+
+def test_attribution_needs_the_residual_stream(qwen3: Model, rollouts: list[Rollout]) -> None:
+    readout = LinearReadout("p", "mlp_out", 1, np.ones(qwen3.d_model))
+    with pytest.raises(InputError, match="resid_post"):
+        attribute(qwen3, rollouts, readout)
+
+
+def test_random_sets_are_layer_matched_distinct_and_leave_the_selected_out() -> None:
+    selected = [(3, 1), (4, 4), (5, 6), (5, 0)]
+    sets = layer_matched_sets(selected, 8, 99, seed=0)
+    assert len(set(sets)) == 99
+    for drawn in sets:
+        assert [layer for layer, _ in drawn] == [3, 4, 5, 5]
+        assert not set(drawn) & set(selected)
+        assert len(set(drawn)) == 4
+    assert sets == layer_matched_sets(selected, 8, 99, seed=0)
+    assert sets != layer_matched_sets(selected, 8, 99, seed=1)
+
+
+def test_asking_for_more_sets_than_exist_is_an_error() -> None:
+    assert len(layer_matched_sets([(0, 0), (1, 1)], 4, 9, seed=0)) == 9
+    with pytest.raises(InputError, match="only 9 layer-matched sets"):
+        layer_matched_sets([(0, 0), (1, 1)], 4, 10, seed=0)

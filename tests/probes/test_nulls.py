@@ -1,0 +1,143 @@
+"""The permuted control: prompts move whole, the split stays, p is honest, and it is fast."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from verdictscope.errors import InputError
+from verdictscope.probes import permuted_control, split_groups
+from verdictscope.probes.nulls import _Exchange
+from verdictscope.probes.rows import check_rows
+
+
+def rows_of(
+    rng: np.random.Generator, prompts: int = 40, samples: int = 2, tokens: int = 3, d: int = 6, signal: float = 0.0
+) -> tuple[pd.DataFrame, np.ndarray]:
+    prompt = np.repeat(np.arange(prompts), samples * tokens)
+    sample = np.tile(np.repeat(np.arange(samples), tokens), prompts)
+    label = (rng.random(prompts) < 0.5).astype(int)
+    label[:2] = 0, 1
+    rows = pd.DataFrame(
+        {
+            "rollout": [f"p{p}/{s}" for p, s in zip(prompt, sample, strict=True)],
+            "group": [f"p{p}" for p in prompt],
+            "label": label[prompt],
+            "harm": prompt % 2 == 0,
+        }
+    )
+    rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"], seed=int(rng.integers(1000))))
+    x = rng.normal(size=(len(rows), d)) + rng.normal(size=(prompts, d))[prompt]
+    x[:, 0] += signal * rows["label"]
+    return rows, x
+
+
+def test_a_real_signal_stands_out_of_the_null() -> None:
+    rows, x = rows_of(np.random.default_rng(0), signal=4.0)
+    control = permuted_control(x, rows, 1.0, hold=(), refits=50, seed=1)
+    assert control.observed > 0.9 > control.high
+    assert control.p == pytest.approx(1 / 51)
+    assert control.low <= control.mean <= control.high
+    assert abs(control.mean - 0.5) < 0.12
+    assert control.refits == len(control.to_frame()) == 50
+    assert "permuted between prompts" in repr(control)
+    again = permuted_control(x, rows, 1.0, hold=(), refits=50, seed=1)
+    np.testing.assert_array_equal(control.values, again.values)
+
+
+def test_prompts_move_whole_and_parts_keep_their_labels() -> None:
+    rng = np.random.default_rng(1)
+    rows, _ = rows_of(rng, prompts=60)
+    rows.loc[rows["rollout"].str.endswith("/1"), "label"] = 1  # prompts with unlike samples among them
+    checked = check_rows(rows, (), "classes")
+    plan = _Exchange.of(rows, checked, "prompt", ())
+    first = pd.Series(plan.label, index=checked.rollout_ids)
+    part = rows.drop_duplicates("rollout").set_index("rollout")["part"]
+    profiles = {tuple(first[[f"p{i}/0", f"p{i}/1"]]) for i in range(60)}
+    for _ in range(20):
+        new = pd.Series(plan.permuted(rng), index=checked.rollout_ids)
+        assert {tuple(new[[f"p{i}/0", f"p{i}/1"]]) for i in range(60)} <= profiles
+        for name in ("train", "validation", "test"):
+            ids = part.index[part == name]
+            assert new[ids].sum() == first[ids].sum()
+    assert not new.equals(first)
+
+
+def test_labels_stay_within_a_stratum_if_asked() -> None:
+    rng = np.random.default_rng(2)
+    rows, _ = rows_of(rng, prompts=60)
+    checked = check_rows(rows, ("harm",), "classes")
+    plan = _Exchange.of(rows, checked, "prompt", ("harm",))
+    _, at = np.unique(checked.rollout, return_index=True)
+    harm, part = rows["harm"].to_numpy()[at], rows["part"].to_numpy()[at]
+    new = plan.permuted(rng)
+    for h in (True, False):
+        for name in ("train", "test"):
+            where = (harm == h) & (part == name)
+            assert new[where].sum() == plan.label[where].sum()
+
+
+def test_prompts_with_other_numbers_of_rollouts_can_exchange() -> None:
+    rng = np.random.default_rng(3)
+    rows, x = rows_of(rng, prompts=40, samples=3)
+    keep = (rng.random(len(rows)) < 0.8) | rows["rollout"].str.endswith("/0").to_numpy()
+    rows, x = rows[keep].reset_index(drop=True), x[keep]
+    control = permuted_control(x, rows, 1.0, hold=(), refits=19)
+    assert 0.3 < control.mean < 0.7
+
+
+def test_the_unit_can_be_the_group() -> None:
+    rows, x = rows_of(np.random.default_rng(4))
+    rows["group"] = (rows["group"].str[1:].astype(int) // 2).astype(str)
+    rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"]))
+    assert permuted_control(x, rows, 1.0, hold=(), refits=19, unit="group").unit == "group"
+
+
+def test_wrong_input() -> None:
+    rows, x = rows_of(np.random.default_rng(5))
+    with pytest.raises(InputError, match="refits"):
+        permuted_control(x, rows, 1.0, hold=(), refits=5)
+    with pytest.raises(InputError, match="mode"):
+        permuted_control(x, rows, 1.0, hold=(), within=("mode",))
+    shared = rows.assign(prompt="one")
+    with pytest.raises(InputError, match="two parts"):
+        permuted_control(x, shared, 1.0, hold=())
+
+
+def null_ps(data_sets: int, refits: int) -> np.ndarray:
+    out = []
+    for i in range(data_sets):
+        rows, x = rows_of(np.random.default_rng([7, i]), prompts=30, tokens=2, d=3)
+        out.append(permuted_control(x, rows, 1.0, hold=(), balance="classes", refits=refits, seed=i).p)
+    return np.array(out)
+
+
+def test_p_is_about_uniform_when_there_is_nothing() -> None:
+    p = null_ps(20, 19)
+    assert stats.kstest(p - np.random.default_rng(0).random(20) / 20, "uniform").pvalue > 0.005
+    assert 0.3 < p.mean() < 0.72
+
+
+@pytest.mark.slow
+def test_p_is_uniform_under_the_null() -> None:
+    p = null_ps(500, 39)
+    smooth = p - np.random.default_rng(0).random(500) / 40
+    print(f"KS p {stats.kstest(smooth, 'uniform').pvalue:.3f}, share <= .05: {(p <= 0.05).mean():.3f}")
+    assert stats.kstest(smooth, "uniform").pvalue > 0.01
+    assert abs((p <= 0.05).mean() - 0.05) < 0.03
+
+
+@pytest.mark.slow
+def test_fifty_refits_of_six_thousand_rows() -> None:
+    rng = np.random.default_rng(6)
+    rows, x = rows_of(rng, prompts=150, samples=4, tokens=10, d=128, signal=1.0)
+    assert len(rows) == 6000
+    begin = time.process_time()
+    permuted_control(x, rows, 1.0)
+    took = time.process_time() - begin
+    print(f"50 refits of 6,000 x 128: {took:.1f} CPU s")
+    assert took < 10

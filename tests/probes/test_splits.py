@@ -1,0 +1,76 @@
+"""Splits: whole groups, every stratum in every part, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verdictscope.errors import InputError
+from verdictscope.probes import PARTS, split_groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 300), st.integers(0, 1000))
+def test_every_part_has_groups_and_its_share(groups: int, seed: int) -> None:
+    split = split_groups([f"g{i}" for i in range(groups)], seed=seed)
+    sizes = split.value_counts().reindex(PARTS)
+    assert len(split) == groups
+    assert (sizes >= 1).all()
+    assert (np.abs(sizes - np.array([0.35, 0.15, 0.5]) * groups) <= 1.01).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000))
+def test_each_label_profile_keeps_the_shares(seed: int) -> None:
+    kinds = {"refused": 60, "complied": 100, "mixed": 40}
+    groups, labels = [], []
+    for kind, n in kinds.items():
+        for i in range(n):
+            groups += [f"{kind}{i}"] * 2
+            labels += ["refused", "complied"] if kind == "mixed" else [kind] * 2
+    split = split_groups(pd.Series(groups), labels, seed=seed)
+    for kind, n in kinds.items():
+        sizes = split[split.index.str.startswith(kind)].value_counts().reindex(PARTS, fill_value=0)
+        assert (np.abs(sizes - np.array([0.35, 0.15, 0.5]) * n) <= 2.01).all()
+
+
+def test_cells_given_as_a_frame_and_missing_labels() -> None:
+    groups = np.repeat([f"g{i}" for i in range(40)], 2)
+    labels = pd.DataFrame({"harm": np.repeat([True, False], 40), "refused": [None, True] * 40})
+    split = split_groups(groups, labels)
+    assert split[:10].isin(PARTS).all()
+    assert set(split.value_counts()) == {14, 6, 20}
+
+
+def test_the_seed_and_the_names_decide_not_the_order_of_rows() -> None:
+    names = [f"g{i}" for i in range(50)]
+    labels = [i % 3 for i in range(50)]
+    first = split_groups(names, labels, seed=4)
+    shuffled = np.random.default_rng(0).permutation(50)
+    second = split_groups([names[i] for i in shuffled], [labels[i] for i in shuffled], seed=4)
+    pd.testing.assert_series_equal(first, second)
+    assert not first.equals(split_groups(names, labels, seed=5))
+
+
+def test_near_every_group_reaches_every_part_over_seeds() -> None:
+    seen = pd.concat([split_groups(["a", "b", "c", "d"], seed=s) for s in range(60)]).groupby(level=0).nunique()
+    assert (seen == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"groups": ["a", "b", "a"]}, "2 prompt groups cannot make 3 parts"),
+        ({"groups": ["a", None, "c"]}, "no group"),
+        ({"groups": ["a", "b", "c"], "labels": [1]}, "1 labels for 3 rows"),
+        ({"groups": ["a", "b", "c"], "shares": (0.5, 0.5)}, "shares"),
+        ({"groups": ["a", "b", "c"], "shares": (0.5, 0.6, -0.1)}, "shares"),
+        ({"groups": []}, "0 prompt groups"),
+    ],
+)
+def test_wrong_input(given: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split_groups(**given)

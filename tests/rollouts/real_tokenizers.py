@@ -1,0 +1,124 @@
+"""Tokenizers rebuilt from the real vocabularies of the shared data, and its real chat templates."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("VERDICTSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_SPLIT = QWEN_SPLIT.replace(r"\p{N}| ?", r"\p{N}{1,3}| ?")
+O200K_SPLIT = "|".join(
+    [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+SIZE = 30_000
+"""Ranks kept: any number of first ranks is a byte-pair vocabulary itself, and a short one loads in a second."""
+
+R1 = ["<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<|EOT|>"]
+QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+HARMONY = ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>"]
+ADDED = {
+    "qwen": [*QWEN, *R1, "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+    "llama3": [*LLAMA3, *R1],
+    "o200k": HARMONY,
+}
+
+
+def template(name: str) -> str:
+    """One of the shared chat templates, or a skip."""
+    path = DATA / "chat_templates" / f"{name}.jinja"
+    if not path.is_file():
+        pytest.skip(f"no shared data at {DATA}")
+    return path.read_text(encoding="utf-8")
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable character for every byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    shifted = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + k) for k, b in enumerate(shifted)}}
+
+
+@functools.cache
+def _ranks(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a tiktoken file: a merge for every split of a token into two tokens, by rank."""
+    path = DATA / "vocabs" / file
+    if not path.is_file():
+        pytest.skip(f"no shared data at {DATA}")
+    alphabet = _byte_alphabet()
+    vocab: dict[str, int] = {}
+    for line in path.read_bytes().splitlines():
+        token, rank = line.split()
+        if int(rank) >= SIZE:
+            break
+        vocab["".join(alphabet[b] for b in base64.b64decode(token))] = int(rank)
+    merges = []
+    for piece in sorted(vocab, key=vocab.__getitem__):
+        splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
+        known = [(a, b) for a, b in splits if a in vocab and b in vocab]
+        merges += sorted(known, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    return vocab, merges
+
+
+@functools.cache
+def _inner(file: str, split: str, nfc: bool) -> str:
+    vocab, merges = _ranks(file)
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    if nfc:
+        inner.normalizer = normalizers.NFC()
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    return inner.to_str()
+
+
+@functools.cache
+def _loaded(base: str) -> PreTrainedTokenizerFast:
+    files = {
+        "qwen": ("qwen.tiktoken", QWEN_SPLIT, True),
+        "llama3": ("llama3_tokenizer.model", LLAMA3_SPLIT, False),
+        "o200k": ("o200k_base.tiktoken", O200K_SPLIT, False),
+    }
+    inner = Tokenizer.from_str(_inner(*files[base]))
+    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED[base]])
+    # as in Qwen3 and R1 the thinking tags are tokens but not special ones
+    inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False)
+
+
+def tokenizer(chat: str, base: str, eos: str, bos: str | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer over the first part of a real vocabulary, with one of the shared templates.
+
+    Args:
+        chat: name of the template.
+        base: qwen, llama3 or o200k.
+        eos: end-of-turn token.
+        bos: beginning-of-sequence token.
+    """
+    text = template(chat)
+    loaded = _loaded(base)
+    loaded.chat_template, loaded.eos_token, loaded.bos_token = text, eos, bos
+    return loaded

@@ -1,0 +1,166 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from verdictscope.errors import InputError
+
+app = typer.Typer(
+    help="Why language models refuse, comply and judge as they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+organisms_app = typer.Typer(help="Bundled models whose mechanism is known.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(organisms_app, name="organisms")
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/NAME by default. An existing run goes on.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
+
+
+def main() -> None:
+    """Entry point: an input error is one line and exit code 2, an interrupt is exit code 130."""
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        _leave(str(error), 2)
+    except KeyboardInterrupt:
+        _leave("stopped; the same command goes on from here", 130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        # Unknown options and missing arguments: click's own message as one line, without its usage box.
+        if hasattr(error, "format_message"):
+            _leave(error.format_message(), 2)
+        if type(error).__name__ == "Abort":
+            _leave("stopped; the same command goes on from here", 130)
+        raise
+
+
+def _leave(message: str, code: int) -> None:
+    print("verdictscope: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def demo(out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
+    """The refusal cliff on the bundled model: no hub, no GPU, no token."""
+    _run("refusal_cliff", out or Path("runs/demo"), sets, as_json)
+
+
+@app.command()
+def run(study: StudyFile, out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
+    """All stages of a study; a second call goes on where the first one stopped."""
+    _run(study, out, sets, as_json)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def command(study: StudyFile, out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
+        _run(study, out, sets, as_json, until=stage)
+
+
+_stage_command("rollouts", "Sample what the model writes on the study's prompts.")
+_stage_command("collect", "Store hidden states at the study's positions (and what it needs before).")
+_stage_command("probe", "Fit, choose and doubt the probe (and what it needs before).")
+_stage_command("trace", "Score every token and measure the cliff (and what it needs before).")
+_stage_command("heads", "Measure every head's exact effect (and what it needs before).")
+_stage_command("ablate", "Ablate the found heads against random sets (and what it needs before).")
+
+
+def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: bool, until: str | None = None) -> None:
+    from verdictscope.study import read_study
+
+    study = read_study(study_file, sets or ())
+    folder = out or Path("runs") / study.name
+    from verdictscope.pipeline import run_study
+
+    summary = run_study(study, folder, until=until, progress=None if as_json else progress_bar)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        from verdictscope.pipeline import tell
+
+        print(tell(summary, folder))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error with count, rate and time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Any:
+            speed = task.finished_speed or task.speed
+            return super().render(task) if speed is None else f"{speed:,.1f}/s"
+
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Rate("-/s"),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@organisms_app.command("list")
+def organisms_list(as_json: Json = False) -> None:
+    """The bundled models."""
+    from verdictscope.sources import PREFIX, models_folder
+
+    found = [folder for folder in sorted(models_folder().glob("*/")) if (folder / "config.json").is_file()]
+    rows = [
+        {"name": PREFIX + f.name, "megabytes": round(sum(p.stat().st_size for p in f.iterdir()) / 1e6, 2)} for f in found
+    ]
+    if as_json:
+        print(json.dumps({"organisms": rows}))
+    else:
+        for row in rows:
+            print(f"{row['name']:<24} {row['megabytes']:>6} MB")
+
+
+@organisms_app.command("train")
+def organisms_train(
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe, for example cliff.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the models; the bundled ones by default.")] = None,
+) -> None:
+    """Train a bundled model anew: deterministic on one machine."""
+    from verdictscope.organisms.train import train
+    from verdictscope.sources import models_folder
+
+    train(recipe, out or models_folder())
+
+
+@organisms_app.command("score")
+def organisms_score(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")], as_json: Json = False
+) -> None:
+    """Hold a run's found heads against the planted ones."""
+    from verdictscope.organisms.scorecards import score_heads
+    from verdictscope.pipeline import open_run
+
+    run = open_run(run_folder)
+    card = score_heads(run.read_json("summary")["heads"]["top"], run.model_folder())
+    if card is None:
+        raise InputError(f"the model of {run_folder} has no truth.json: nothing to score against")
+    print(json.dumps(card) if as_json else "\n".join(f"{key:<10} {value}" for key, value in card.items()))
+
+
+if __name__ == "__main__":
+    main()

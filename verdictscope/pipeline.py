@@ -1,0 +1,107 @@
+"""From a study to a run folder: the stages in order, each done once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from verdictscope.errors import InputError
+from verdictscope.run import Run
+from verdictscope.study import Study
+
+STAGES = ("rollouts", "collect", "probe", "trace", "heads", "ablate", "summary", "figures")
+"""Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
+
+
+def run_study(
+    study: Study, out: Path, *, until: str | None = None, progress: Callable[[str], Any] | None = None
+) -> dict[str, Any]:
+    """Do what is still to do of a study.
+
+    Args:
+        study: what to do.
+        out: the run folder; an existing run of the same study goes on.
+        until: stop after this stage.
+        progress: ``progress(what)`` is a context manager that gives a function of (done, in all).
+
+    Returns:
+        the contents of ``summary.json``, or, when stopped before, the stages done with their seconds.
+
+    Raises:
+        InputError: the study asks for something that is not there.
+    """
+    if until is not None and until not in STAGES:
+        raise InputError(f"no stage {until!r}: there are {', '.join(STAGES)}")
+    quiet()
+    run = Run(study, out, progress)
+    for name in STAGES:
+        with run.stage(name) as todo:
+            if todo:
+                getattr(import_module(f"verdictscope.stages.{name}"), f"run_{name}")(run)
+        if name == until:
+            break
+    seconds = run.state()["seconds"]
+    if (out / "summary.json").exists():
+        # The stages after the summary are timed too, so the seconds are added last.
+        summary = run.read_json("summary") | {"seconds": seconds}
+        run.write_json("summary", summary)
+        return summary
+    return {"seconds": seconds}
+
+
+def open_run(folder: Path) -> Run:
+    """An existing run folder.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    file = folder / "study.toml"
+    if not file.is_file():
+        raise InputError(f"{folder} is no run folder: it has no study.toml")
+    return Run(Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))), folder)
+
+
+def quiet() -> None:
+    """Keep libraries from drawing bars of their own over ours; what the user set stays."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def tell(summary: dict[str, Any], folder: Path) -> str:
+    """The run's numbers as a few lines for a terminal."""
+    if "heads" not in summary:
+        done = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
+        return f"done: {done}\nrun folder: {folder}"
+    probe, cliff, heads, ablation = (summary[k] for k in ("probe", "cliff", "heads", "ablation"))
+    top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
+    lines = [
+        f"probe      {probe['site']} layer {probe['layer']}: test AUROC {_between(probe, 'auroc_test', 'auroc_low', 'auroc_high')}, "
+        f"n = {probe['n']} prompt groups; labels permuted: {_num(probe['control_auroc'])} "
+        f"({_num(probe['control_low'])} to {_num(probe['control_high'])}, {probe['control_refits']} refits)",
+        f"cliff      anchored {_num(cliff['anchored_plateau'])} -> {_num(cliff['anchored_final'])}, "
+        f"drop {_between(cliff, 'anchored_drop', 'low', 'high')}, n = {cliff['n']}; "
+        f"heads zeroed {_between(cliff, 'ablated_anchored_drop', 'ablated_low', 'ablated_high')}; "
+        f"twin {_between(cliff, 'aligned_anchored_drop', 'aligned_low', 'aligned_high')}",
+        f"heads      {top}" + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else ""),
+        f"ablation   refusal {_between(ablation, 'refusal_base', 'refusal_base_low', 'refusal_base_high')} -> "
+        f"{_between(ablation, 'refusal_ablated', 'refusal_ablated_low', 'refusal_ablated_high')}, "
+        f"random sets {_num(ablation['refusal_random'])}, p = {ablation['p_value']:.3g}, n = {ablation['n']}",
+        f"run folder {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _num(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _between(section: dict[str, Any], name: str, low: str, high: str) -> str:
+    return f"{_num(section.get(name))} [{_num(section.get(low))}, {_num(section.get(high))}]"

@@ -1,0 +1,109 @@
+"""Where a run's numbers come from. A leaf: it imports nothing of verdictscope's rooms."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("verdictscope", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy", "scipy", "h5py")
+
+
+def digest(data: bytes | str) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of some bytes or text."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that make the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and accelerator, without names that identify a machine."""
+    import torch
+
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the source tree this package is imported from, with ``+`` if it was changed; else ``None``."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    run = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **run).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git on this machine: provenance says so by holding none
+    return head + ("+" if changed else "")
+
+
+def describe_model(model: Any) -> dict[str, Any]:
+    """Identity of a wrapped model: name, revision, hashes of configuration, tokenizer and template, kernel, dtype."""
+    tokenizer = model.tokenizer
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "architecture": type(model.hf).__name__,
+        "config": digest(json.dumps(model.hf.config.to_diff_dict(), sort_keys=True, default=str)),
+        "tokenizer": digest(json.dumps(tokenizer.get_vocab(), sort_keys=True)),
+        "template": digest(tokenizer.chat_template or ""),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention": model.hf.config._attn_implementation,
+        "layers": model.n_layers,
+        "heads": model.n_heads,
+        "kv_heads": model.n_kv_heads,
+        "d_model": model.d_model,
+        "d_head": model.d_head,
+    }
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all; a number that is not finite becomes ``null``."""
+    write_text(path, json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it when whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not (-float("inf") < value < float("inf")):
+        return None
+    return value

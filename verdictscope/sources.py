@@ -1,0 +1,29 @@
+"""Names in a study that stand for something shipped with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from verdictscope.errors import InputError
+
+PREFIX = "organism:"
+
+
+def models_folder() -> Path:
+    """The folder of the bundled models."""
+    return Path(__file__).parent / "organisms" / "models"
+
+
+def locate(name: str) -> str:
+    """Turn ``organism:NAME`` or ``organism:NAME/FILE`` into a path; everything else is returned unchanged.
+
+    Raises:
+        InputError: no such bundled model or file.
+    """
+    if not name.startswith(PREFIX):
+        return name
+    path = models_folder() / name.removeprefix(PREFIX)
+    if not path.exists():
+        known = ", ".join(f"{PREFIX}{p.name}" for p in sorted(models_folder().glob("*/")))
+        raise InputError(f"no bundled {name!r}: there are {known or 'none in this installation'}")
+    return str(path)

@@ -1,0 +1,133 @@
+"""Stage ``probe``: a probe of refusing against complying at every layer, chosen, tested and doubted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.activations import Store
+from verdictscope.judgments import refusal_readout
+from verdictscope.probes import LogisticProbe, bag_of_words_auroc, permuted_control, select
+from verdictscope.rollouts import thinking_text
+from verdictscope.run import Run
+from verdictscope.stages.rollouts import load_labels, load_rollouts, read_study_prompts
+from verdictscope.stats import auroc_effect
+
+SITE = "resid_post"
+
+
+def run_probe(run: Run) -> None:
+    """Write ``probe.parquet``, ``probe_map.parquet``, ``readouts.json`` and ``probe.json``."""
+    with Store.open(run.out / "activations.h5") as store:
+        rows, keep = probe_rows(run, store)
+        layers = store.layers(SITE)
+
+        def read_layer(layer: int) -> np.ndarray:
+            return store.numpy(SITE, layer)[keep]
+
+        section = run.study.probe
+        selection = select(read_layer, rows, layers, section.C, hold=("harm",), seed=run.study.seed)
+        swept = selection.test(read_layer, rows)
+        with run.ticking("probe: permuted labels") as tick:
+            tick(0, 1)
+            control = permuted_control(
+                read_layer(swept.layer), rows, swept.C, hold=("harm",), refits=section.permutations, seed=run.study.seed
+            )
+            tick(1, 1)
+        run.write("probe", swept.to_frame())
+        run.write("probe_map", probe_map(read_layer, rows, layers, swept.C))
+    labels = run.study.labels
+    readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
+    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
+    test = swept.test
+    run.write_json(
+        "probe",
+        {"site": SITE, "layer": swept.layer, "C": swept.C}
+        | {"auroc_test": test.estimate, "auroc_low": test.low, "auroc_high": test.high, "n": test.n}
+        | {"auroc_rollouts": swept.evaluation.rollouts.estimate}
+        | {"control_auroc": control.mean, "control_low": control.low, "control_high": control.high}
+        | {"control_refits": control.refits, "control_p": control.p}
+        | {"language": text_baselines(run)},
+    )
+
+
+def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
+    """The stored rows that have a label, with their place in the store.
+
+    The label is what the model under study did, never what it was asked. The answer's own tokens are not among the
+    positions; a study that asks for them is refused.
+    """
+    stored = store.rows(SITE)
+    if (stored["segment"] == "answer").any():
+        from verdictscope.errors import InputError
+
+        raise InputError("collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision")
+    labels = load_labels(run)
+    rows = stored.merge(labels, on="rollout", how="left", validate="many_to_one")
+    keep = rows["refused"].notna().to_numpy()
+    rows = rows[keep].reset_index(drop=True)
+    rows["label"] = rows["refused"].astype(int)
+    rows["position"] = position_classes(rows)
+    return rows, np.flatnonzero(keep)
+
+
+def position_classes(rows: pd.DataFrame) -> pd.Series:
+    """A name for the place of each row within its segment, for example ``thinking 3/8`` or ``think_end 2``."""
+    grouped = rows.groupby(["rollout", "segment"], sort=False)["pos"]
+    place, size = grouped.rank(method="first").astype(int), grouped.transform("size")
+    thinking = rows["segment"] == "thinking"
+    # Short thinking has fewer rows than asked for: its tokens are spread over the same classes by their share.
+    largest = int(size[thinking].max()) if thinking.any() else 1
+    share = np.ceil((place - 0.5) / size * largest).astype(int)
+    names = rows["segment"] + " " + place.astype(str)
+    return names.where(~thinking, "thinking " + share.astype(str) + f"/{largest}")
+
+
+def probe_map(
+    read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, layers: list[int], C: float
+) -> pd.DataFrame:
+    """AUROC of each layer's probe on validation rows, by position class."""
+    train, validation = (rows["part"] == "train").to_numpy(), (rows["part"] == "validation").to_numpy()
+    mean_pos = rows.groupby("position")["pos"].mean()
+    order = rows.drop_duplicates("position")[["position", "segment"]].assign(pos=lambda t: t["position"].map(mean_pos))
+    order["late"] = order["segment"].eq("think_end")
+    order = order.sort_values(["late", "pos"])[["position", "segment"]].reset_index(drop=True)
+    found = []
+    for layer in layers:
+        X = read_layer(layer)
+        probe = LogisticProbe(C=C).fit(X[train], rows["label"][train], sample_weight=None)
+        scores = probe.decision_function(X[validation])
+        held = rows[validation]
+        for place, (name, segment) in enumerate(zip(order["position"], order["segment"], strict=True)):
+            here = (held["position"] == name).to_numpy()
+            if held["label"][here].nunique() < 2:
+                continue
+            effect = auroc_effect(name, held["label"][here].to_numpy(), scores[here], held["group"][here].to_numpy())
+            found.append(
+                {"layer": layer, "position": name, "segment": segment, "order": place}
+                | {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
+            )
+    return pd.DataFrame(found)
+
+
+def text_baselines(run: Run) -> dict[str, float]:
+    """What the words alone tell: harm from the request, refusal from the whole prompt and from the thinking as well."""
+    labels = load_labels(run)
+    labels = labels[labels["refused"].notna()].reset_index(drop=True)
+    prompts = read_study_prompts(run).set_index("id").loc[labels["prompt"]]
+    rollouts, tokenizer = load_rollouts(run), run.model().tokenizer
+    system = prompts["system"].fillna("") if "system" in prompts else ""
+    shown = (system + "\n" + prompts["user"]).to_list()
+    read = [f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)]
+    asked = {
+        "bag_of_words": (prompts["user"].to_list(), labels["harm"]),
+        "bag_of_words_refusal": (shown, labels["refused"]),
+        "bag_of_words_thinking": (read, labels["refused"]),
+    }
+    found: dict[str, float] = {}
+    for name, (texts, label) in asked.items():
+        effect = bag_of_words_auroc(texts, label.astype(int), labels["group"], labels["part"], seed=run.study.seed)
+        found |= {f"{name}_auroc": effect.estimate, f"{name}_low": effect.low, f"{name}_high": effect.high}
+    return found

@@ -1,0 +1,123 @@
+"""Stage ``rollouts``: what the models write on the study's prompts, what they decided, and who is in which part."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.judgments import label_rollouts
+from verdictscope.probes import split_groups
+from verdictscope.rollouts import Rollout, Sampling, from_frame, generate, read_prompts, to_frame
+from verdictscope.run import Run
+from verdictscope.sources import locate
+
+
+def run_rollouts(run: Run) -> None:
+    """Write ``rollouts.parquet`` and ``labels.parquet``."""
+    prompts = read_study_prompts(run)
+    tables, labels = [], []
+    for arm in arms(run):
+        rollouts, table = sample(run, prompts, arm)
+        tables.append(table)
+        labels.append(label(run, rollouts, arm))
+    everything = pd.concat(labels, ignore_index=True)
+    base = everything[everything["arm"] == "base"]
+    part = split_groups(base["group"], base["cell"], shares=run.study.split.shares, seed=run.study.seed)
+    everything["part"] = everything["group"].map(part)
+    run.write("rollouts", pd.concat(tables, ignore_index=True))
+    run.write("labels", everything)
+
+
+def read_study_prompts(run: Run) -> pd.DataFrame:
+    """The prompt table of the study, checked for the columns the design needs."""
+    section = run.study.prompts
+    prompts = read_prompts(locate(section.file))
+    needed = {"harm", *section.target, *section.control}
+    missing = sorted(needed - set(prompts.columns))
+    if missing:
+        raise InputError(f"{section.file} has no column {missing[0]!r}: the study's cells, target or control need it")
+    if section.limit is not None:
+        keep = prompts["group"].drop_duplicates().head(section.limit)
+        prompts = prompts[prompts["group"].isin(keep)].reset_index(drop=True)
+    for name, where in (("target", section.target), ("control", section.control)):
+        if not matches(prompts, where).any():
+            raise InputError(f"{section.file}: no prompt matches prompts.{name} {where}")
+    return prompts
+
+
+def matches(table: pd.DataFrame, where: dict[str, bool | int | float | str]) -> pd.Series:
+    """Rows whose columns equal the given values."""
+    hit = pd.Series(True, index=table.index)
+    for column, value in where.items():
+        values = table[column]
+        hit &= (values == value) if isinstance(value, bool) or values.dtype != object else values.astype(str) == str(value)
+    return hit
+
+
+def arms(run: Run) -> list[str]:
+    """The arms of free generation without edits."""
+    return ["base", "twin"] if run.study.twin else ["base"]
+
+
+def sampling(run: Run) -> Sampling:
+    """The study's sampling, with its seed."""
+    return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
+
+
+def sample(run: Run, prompts: pd.DataFrame, arm: str) -> tuple[list[Rollout], pd.DataFrame]:
+    """Generate with the arm's model as it stands (edits, if any, are the caller's context)."""
+    model = run.model(arm)
+    with run.ticking(f"rollouts: {arm}") as tick:
+        rollouts = generate(
+            model.hf,
+            model.tokenizer,
+            prompts,
+            sampling(run),
+            samples=run.study.prompts.samples,
+            batch_tokens=run.study.batch_tokens,
+            progress=tick,
+        )
+    table = to_frame(rollouts, model.tokenizer)
+    table.insert(0, "arm", arm)
+    return rollouts, table
+
+
+def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
+    """What each rollout decided, its cell, and whether the study asks about it."""
+    labels = label_rollouts(rollouts, run.model(arm).tokenizer)
+    facts = pd.DataFrame([dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish} for r in rollouts])
+    table = facts.merge(labels[["rollout", "refused"]], on="rollout", validate="one_to_one")
+    section = run.study.prompts
+    return pd.DataFrame(
+        {
+            "arm": arm,
+            "rollout": table["rollout"],
+            "prompt": table["rollout"].str.rpartition("/")[0],
+            "group": table["group"],
+            "harm": table["harm"].astype(bool),
+            "refused": table["refused"],
+            "cell": [cell(h, r) for h, r in zip(table["harm"], table["refused"], strict=True)],
+            "target": matches(table, section.target),
+            "control": matches(table, section.control),
+            "finish": table["finish"],
+        }
+    )
+
+
+def cell(harm: bool, refused: bool | None) -> str:
+    """The cell of the 2 x 2 design; ``unread`` is a third outcome and belongs to none."""
+    if pd.isna(refused):
+        return "unread"
+    return f"{'harmful' if harm else 'harmless'}_{'refused' if refused else 'complied'}"
+
+
+def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:
+    """The rollouts of one arm by id, as an earlier stage wrote them."""
+    frame = run.table(table)
+    return {r.id: r for r in from_frame(frame[frame["arm"] == arm])}
+
+
+def load_labels(run: Run, arm: str = "base") -> pd.DataFrame:
+    """The labels of one arm."""
+    labels = run.table("labels")
+    return labels[labels["arm"] == arm].reset_index(drop=True)

@@ -1,0 +1,91 @@
+"""Stage ``summary``: the run's numbers in one file. Scoring against a planted truth happens here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.organisms.scorecards import score_heads
+from verdictscope.run import Run
+from verdictscope.stages.heads import found_heads
+
+
+def run_summary(run: Run) -> None:
+    """Write ``summary.json`` from the tables of the run."""
+    probe = run.read_json("probe")
+    summary = {
+        "format": run.study.format,
+        "name": run.study.name,
+        "model": run.study.model,
+        "probe": {key: value for key, value in probe.items() if key != "language"},
+        "language": probe["language"],
+        "cells": cell_counts(run),
+        "cliff": cliff_numbers(run.table("cliff")),
+        "heads": {"top": [list(head) for head in found_heads(run)]},
+        "ablation": ablation_numbers(run),
+    }
+    card = score_heads(summary["heads"]["top"], run.model_folder())
+    if card is not None:
+        summary["heads"] |= card
+    run.write_json("summary", summary)
+
+
+def cell_counts(run: Run) -> dict[str, dict[str, int]]:
+    """Rollouts per cell and arm."""
+    labels = run.table("labels")
+    counts = labels.groupby(["arm", "cell"], sort=True).size()
+    return {arm: {cell: int(n) for cell, n in of_arm.droplevel(0).items()} for arm, of_arm in counts.groupby(level=0)}
+
+
+def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
+    """The headline cell (target requests complied with) and its two controls."""
+    base = _named(cliff, "base")
+    numbers: dict[str, Any] = {
+        "cell": "target requests that were complied with, test part",
+        "anchored_plateau": base["anchored_plateau"]["estimate"],
+        "anchored_final": base["anchored_final"]["estimate"],
+        "anchored_drop": base["anchored_drop"]["estimate"],
+        "low": base["anchored_drop"]["low"],
+        "high": base["anchored_drop"]["high"],
+        "n": int(base["anchored_drop"]["n"]),
+        "raw_drop": base["raw_drop"]["estimate"],
+        "raw_low": base["raw_drop"]["low"],
+        "raw_high": base["raw_drop"]["high"],
+        "as_published": base["as_published"]["estimate"],
+    }
+    for key, arm in (("aligned", "twin"), ("ablated", "ablated_fixed"), ("regenerated", "ablated")):
+        control = _named(cliff, arm)
+        if control:
+            drop = control["anchored_drop"]
+            numbers |= {
+                f"{key}_anchored_drop": drop["estimate"], f"{key}_low": drop["low"], f"{key}_high": drop["high"]
+            }  # fmt: skip
+    return numbers
+
+
+def _named(cliff: pd.DataFrame, arm: str) -> dict[str, dict[str, Any]]:
+    """The effects of an arm's target rows by name."""
+    rows = cliff[(cliff["arm"] == arm) & cliff["target"]]
+    return {row["name"]: row for row in rows.to_dict("records")}
+
+
+def ablation_numbers(run: Run) -> dict[str, Any]:
+    """Refusal rates of target and control requests, and the teacher-forced test."""
+    rates, forced = run.table("generation"), run.table("ablation")
+    found = forced[forced["kind"] == "found"].iloc[0]
+    numbers: dict[str, Any] = {
+        "effect": found["estimate"], "effect_low": found["low"], "effect_high": found["high"],
+        "p_value": found["p"], "n": int(found["n"]), "random_sets": int((forced["kind"] == "random").sum()),
+        "random_effect_max": forced.loc[forced["kind"] == "random", "estimate"].max(),
+    }  # fmt: skip
+    for key, kind in (("refusal", "target"), ("refusal_harmless", "control")):
+        of_kind = rates[rates["cell_kind"] == kind].set_index("arm")
+        for arm in ("base", "ablated", "twin"):
+            if arm in of_kind.index:
+                row = of_kind.loc[arm]
+                numbers |= {f"{key}_{arm}": row["refused"], f"{key}_{arm}_low": row["low"], f"{key}_{arm}_high": row["high"]}
+                numbers |= {f"{key}_{arm}_n": int(row["n"]), f"{key}_{arm}_unread": int(row["unread"])}
+        random = of_kind[of_kind.index.str.startswith("random_")]["refused"]
+        numbers |= {f"{key}_random": random.mean(), f"{key}_random_max": random.max()}
+    return numbers

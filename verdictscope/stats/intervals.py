@@ -1,0 +1,227 @@
+"""Intervals for rates, means, differences and ratios of rows that come in prompt groups."""
+
+from __future__ import annotations
+
+from typing import SupportsFloat
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+from verdictscope.errors import InputError
+from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, draw_clusters, percentile_interval
+from verdictscope.stats.effect import Effect
+
+
+def wilson(successes: SupportsFloat, n: SupportsFloat, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), also for an effective, fractional n.
+
+    For rows that are independent (one per prompt). With several rows per prompt use `rate_effect`.
+
+    Args:
+        successes: number of successes, 0 to n.
+        n: number of trials.
+        confidence: coverage aimed at.
+
+    Returns:
+        low and high, NaN for no trials.
+
+    Raises:
+        InputError: more successes than trials, or fewer than none.
+    """
+    successes, n = float(successes), float(n)
+    if not 0 <= successes <= n:
+        raise InputError(f"{successes:g} successes of {n:g} trials")
+    if n == 0:
+        return float("nan"), float("nan")
+    z = stats.norm.ppf((1 + confidence) / 2)
+    rate = successes / n
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # at the ends rounding would leave 1e-17 where the formula gives 0 or 1
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return float(low), float(high)
+
+
+def rate_effect(
+    name: str, hits: Column, groups: Column, *, confidence: float = 0.95, unit: str = "rate"
+) -> Effect:
+    """Share of rows that hit, with a Wilson interval at the sample size the clustering leaves.
+
+    The effective n is p(1-p) over the cluster-robust variance of p, made smaller by (z/t)^2 for few clusters (Korn
+    and Graubard 1998), at most the number of rows. With no hits or only hits the variance cannot be seen; then every
+    cluster counts once. No resampling, so no seed.
+
+    Args:
+        name: what was counted.
+        hits: 0 or 1 per row, ``[row]``; rows that are missing must have been counted elsewhere.
+        groups: the prompt group of every row.
+        confidence: coverage aimed at.
+        unit: unit of the estimate.
+
+    Returns:
+        the rate; n is the number of groups. NaN without rows, bounds NaN with one group of several rows.
+    """
+    values = np.asarray(hits, dtype=float)
+    if values.size == 0:
+        return Effect.missing(name, unit)
+    drawn = draw_clusters(groups, resamples=0)
+    rate, rows, clusters = float(values.mean()), values.size, drawn.n
+    if clusters == 1:
+        return Effect(name, rate, float("nan"), float("nan"), 1, unit)
+    residual = drawn.sums(values - rate)
+    variance = clusters / (clusters - 1) * float(residual @ residual) / rows**2
+    effective = float(clusters)
+    if 0 < rate < 1:
+        z, t = (d.ppf((1 + confidence) / 2) for d in (stats.norm(), stats.t(clusters - 1)))
+        # groups that happen to balance may show less spread than independent rows would: never claim more than those
+        effective = rate * (1 - rate) / max(variance, rate * (1 - rate) / rows) * float(z / t) ** 2
+    low, high = wilson(rate * effective, effective, confidence)
+    return Effect(name, rate, low, high, clusters, unit)
+
+
+def mean_effect(
+    name: str,
+    values: Column,
+    groups: Column,
+    *,
+    unit: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Effect:
+    """Mean of rows with a cluster-bootstrap interval.
+
+    Args:
+        name: what was averaged.
+        values: one number per row; NaN rows are left out.
+        groups: the prompt group of every row.
+        unit: unit of the values.
+        resamples: number of bootstrap resamples.
+        seed: seed of the draws.
+        confidence: coverage aimed at.
+
+    Returns:
+        the mean; n counts groups. NaN without rows, bounds NaN with one group.
+    """
+    x, g = _finite(values, groups)
+    if x.size == 0:
+        return Effect.missing(name, unit, seed=seed)
+    drawn = draw_clusters(g, resamples, seed)
+    low, high = percentile_interval(_weighted_mean(drawn, x), drawn.n, confidence)
+    return Effect(name, float(x.mean()), float(low), float(high), drawn.n, unit, seed)
+
+
+def difference_effect(
+    name: str,
+    first: Column,
+    first_groups: Column,
+    second: Column,
+    second_groups: Column,
+    *,
+    unit: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Effect:
+    """Mean of ``first`` minus mean of ``second``; groups in both are drawn together, so shared prompts are paired.
+
+    Args:
+        name: what was compared.
+        first: one number per row, NaN rows left out.
+        first_groups: the prompt group of every row of ``first``.
+        second: likewise.
+        second_groups: likewise.
+        unit: unit of the values.
+        resamples: number of bootstrap resamples.
+        seed: seed of the draws.
+        confidence: coverage aimed at.
+
+    Returns:
+        the difference; n is the smaller of the two numbers of groups, which also sets the width for few groups.
+    """
+    (a, ga), (b, gb) = _finite(first, first_groups), _finite(second, second_groups)
+    n = min(len(set(map(str, ga))), len(set(map(str, gb))))
+    if n == 0:
+        return Effect.missing(name, unit, seed=seed)
+    drawn = draw_clusters(np.concatenate([ga, gb]), resamples, seed)
+    is_first = np.arange(a.size + b.size) < a.size
+    x = np.concatenate([a, b])
+    draws = _weighted_mean(drawn, x, is_first) - _weighted_mean(drawn, x, ~is_first)
+    low, high = percentile_interval(draws, n, confidence)
+    return Effect(name, float(a.mean() - b.mean()), float(low), float(high), n, unit, seed)
+
+
+def ratio_effect(
+    name: str,
+    numerator: Column,
+    denominator: Column,
+    groups: Column,
+    *,
+    unit: str = "ratio",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Effect:
+    """Mean of ``numerator`` over mean of ``denominator``, rows paired, with a cluster-bootstrap interval.
+
+    Args:
+        name: what was divided.
+        numerator: one number per row; a row with a NaN in either is left out.
+        denominator: likewise.
+        groups: the prompt group of every row.
+        unit: unit of the ratio.
+        resamples: number of bootstrap resamples.
+        seed: seed of the draws.
+        confidence: coverage aimed at.
+
+    Returns:
+        the ratio; n counts groups. Bounds are NaN where the denominator is not clearly away from 0: the interval of
+        such a ratio is unbounded (Fieller 1954).
+    """
+    top, g = _finite(numerator, groups, denominator)
+    bottom, _ = _finite(denominator, groups, numerator)
+    if top.size == 0:
+        return Effect.missing(name, unit, seed=seed)
+    drawn = draw_clusters(g, resamples, seed)
+    low, high = ratio_interval(_weighted_mean(drawn, top), _weighted_mean(drawn, bottom), drawn.n, confidence)
+    mean = float(bottom.mean())
+    estimate = float(top.mean()) / mean if mean != 0 else float("nan")
+    return Effect(name, estimate, low, high, drawn.n, unit, seed)
+
+
+def ratio_interval(
+    top: Float[ndarray, " resample"],
+    bottom: Float[ndarray, " resample"],
+    clusters: int,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a ratio from joint draws; NaN where the denominator's own interval includes 0."""
+    low, high = percentile_interval(bottom, clusters, confidence)
+    if not (low > 0 or high < 0):
+        return float("nan"), float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = percentile_interval(top / bottom, clusters, confidence)
+    return float(low), float(high)
+
+
+def _weighted_mean(
+    drawn: Draws, values: Float[ndarray, " row"], rows: ndarray | None = None
+) -> Float[ndarray, " resample"]:
+    """Mean of the chosen rows in every resample, NaN where a resample holds none of them."""
+    keep = np.ones(values.size) if rows is None else rows.astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (drawn.counts @ drawn.sums(values * keep)) / (drawn.counts @ drawn.sums(keep))
+
+
+def _finite(values: Column, groups: Column, also: Column | None = None) -> tuple[ndarray, ndarray]:
+    """Rows whose value (and the one beside it) is a number, with their groups."""
+    x, g = np.asarray(values, dtype=float), np.asarray(groups, dtype=object)
+    if x.shape != g.shape:
+        raise InputError(f"{x.size} values but {g.size} groups")
+    keep = np.isfinite(x)
+    if also is not None:
+        keep &= np.isfinite(np.asarray(also, dtype=float))
+    return x[keep], g[keep]
