@@ -9,8 +9,9 @@ OUT    ?= runs/demo
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
 
+# One thread a worker: two workers with two threads each fight over two cores and lose.
 test: install-dev lint ## every fast test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 evidence: install-dev  ## simulations, kills and many-seed runs
 	$(BIN)/python -m pytest -q -m slow --timeout 3600

@@ -3,18 +3,18 @@
 if __name__ != "verdictscope.activations":
     raise ImportError("import this room as verdictscope.activations: the bare folder name is not a package")
 
-from .collect import collect
-from .forward import Pass, forward, passes
-from .hooks import BatchView, Tap, hooked, reading, writing
-from .identities import Check
-from .model import Model, load, wrap
-from .plan import BatchPlan
-from .positions import resolve
-from .readouts import LinearReadout, LogOddsReadout, Readout
-from .sitemap import SiteMap
-from .sites import SITES, Read, Site
-from .store import Store
-from .weights import (
+from verdictscope.activations.collect import collect
+from verdictscope.activations.forward import Pass, forward, passes
+from verdictscope.activations.hooks import BatchView, Tap, hooked, reading, writing
+from verdictscope.activations.identities import Check
+from verdictscope.activations.model import Model, load, wrap
+from verdictscope.activations.plan import BatchPlan
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
+from verdictscope.activations.sitemap import SiteMap
+from verdictscope.activations.sites import SITES, Read, Site
+from verdictscope.activations.store import Store
+from verdictscope.activations.weights import (
     FinalNorm,
     Unembedding,
     apply_final_norm,

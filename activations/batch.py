@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
-from ..rollouts.rollout import Rollout
-from .hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
-from .positions import resolve
-from .sites import FrozenPositions, Positions, Site
+from verdictscope.activations.hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.sites import FrozenPositions, Positions, Site
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
-    from .model import Model
+    from verdictscope.activations.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,11 @@ class Batch:
 
 
 class Where:
-    """Rows of a batch: which rollout and which token, on the host and on the device."""
+    """Rows of a batch, ascending: which rollout and which token, on the host and on the device."""
 
     def __init__(self, rows: np.ndarray, tokens: np.ndarray, device: torch.device) -> None:
         self.rows, self.tokens = rows, tokens
+        self._frame: pd.DataFrame | None = None
         self.index = (torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device))
 
     def __len__(self) -> int:
@@ -78,17 +79,21 @@ class Where:
         return value[self.index[0].to(value.device), self.index[1].to(value.device)]
 
     def frame(self, batch: Batch) -> pd.DataFrame:
-        """The rows as a table."""
-        labels = [np.array(rollout.labels(), dtype=object) for rollout in batch.rollouts]
-        pairs = list(zip(self.rows.tolist(), self.tokens.tolist(), strict=True))
-        return pd.DataFrame(
-            {
-                "rollout": np.array([batch.rollouts[r].id for r, _ in pairs], dtype=object),
-                "pos": self.tokens,
-                "token_id": np.array([batch.rollouts[r].ids[t] for r, t in pairs], dtype=np.int64),
-                "segment": np.array([labels[r][t] for r, t in pairs], dtype=object),
-            }
-        )
+        """The rows as a table, made once."""
+        if self._frame is None:
+            ids = np.array([r.id for r in batch.rollouts], dtype=object)
+            labels = [np.array(r.labels(), dtype=object) for r in batch.rollouts]
+            starts = np.searchsorted(self.rows, np.arange(len(labels) + 1))
+            segments = [label[self.tokens[a:b]] for label, a, b in zip(labels, starts, starts[1:], strict=False)]
+            self._frame = pd.DataFrame(
+                {
+                    "rollout": ids[self.rows],
+                    "pos": self.tokens,
+                    "token_id": batch.ids[self.index].cpu().numpy(),
+                    "segment": np.concatenate(segments),
+                }
+            )
+        return self._frame
 
 
 @contextmanager
@@ -108,11 +113,10 @@ def gathered_logits(model: Model, rows: Tensor, tokens: Tensor) -> Iterator[None
 def head_logits(model: Model, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """Stock logits of given outputs of the final norm."""
     handle = attach(_head(model), "in", lambda old: x[None].to(old))
+    one_token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         with torch.no_grad():
-            return model.hf(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False).logits[
-                0
-            ]
+            return model.hf(input_ids=one_token, use_cache=False).logits[0]
     finally:
         handle.remove()
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..rollouts.rollout import Rollout
-from .forward import check_inputs, default_plan, passes
-from .model import Model
-from .plan import BatchPlan
-from .positions import resolve
-from .sites import Read
-from .store import Store
+from verdictscope.activations.forward import check_inputs, default_plan, passes
+from verdictscope.activations.model import Model
+from verdictscope.activations.plan import BatchPlan
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.sites import Read
+from verdictscope.activations.store import Store
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout
 
 Progress = Callable[[int, int], None]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,16 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
-from ..rollouts.rollout import Rollout
-from .batch import Batch, Where, execute, match
-from .hooks import BatchView, Tap, WriteFn
-from .model import Model
-from .plan import TOKEN_BUDGET, BatchPlan
-from .positions import resolve
-from .readouts import LinearReadout, LogOddsReadout, Readout
-from .scoring import SCORE_COLUMNS, linear_taps, log_odds_scores
-from .sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.batch import Batch, Where, execute, match
+from verdictscope.activations.hooks import BatchView, Tap, WriteFn
+from verdictscope.activations.identities import embedding_weight
+from verdictscope.activations.model import Model
+from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
+from verdictscope.activations.scoring import SCORE_COLUMNS, linear_groups, log_odds_scores
+from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +118,7 @@ def check_inputs(model: Model, rollouts: list[Rollout], read: Sequence[Read], sc
         raise InputError("there are no rollouts to run")
     if len({r.id for r in rollouts}) != len(rollouts):
         raise InputError("two rollouts have the same id; ids must be unique")
-    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    vocab = embedding_weight(model.hf).shape[0]
     for rollout in rollouts:
         if not 0 <= min(rollout.ids) <= max(rollout.ids) < vocab:
             raise InputError(f"rollout {rollout.id} has token ids outside the model's vocabulary of {vocab}")
@@ -141,15 +143,17 @@ def _run(
     batch = Batch(rollouts, model.device)
     wheres = {r: batch.where(r.positions) for r in read}
     kept: dict[tuple[Read, int], Tensor] = {}
-    taps = [_keep(kept, r, layer, wheres[r]) for r in read for layer in r.site.at(model.n_layers)]
+    wanted = [(r, layer) for r in read for layer in r.site.at(model.n_layers)]
+    taps = [Tap(r.site.name, layer, partial(_keep, kept, (r, layer), wheres[r])) for r, layer in wanted]
     lines: dict[str, pd.DataFrame] = {}
     linear = [s for s in score if isinstance(s, LinearReadout)]
     log_odds = [s for s in score if isinstance(s, LogOddsReadout)]
-    more_taps, finish = linear_taps(model, batch, linear)
-    wanted = [s.positions for s in log_odds] + ([logits_at] if logits_at is not None else [])
-    where = _union(batch, wanted) if wanted else None
-    logits = execute(model, batch, [*taps, *more_taps], write, where)
-    lines |= finish()
+    groups = linear_groups(model, batch, linear)
+    places = [s.positions for s in log_odds] + ([logits_at] if logits_at is not None else [])
+    where = _union(batch, places) if places else None
+    logits = execute(model, batch, [*taps, *(group.tap(model) for group in groups)], write, where)
+    for group in groups:
+        lines |= group.lines(batch)
     values = {r: torch.stack([kept[r, layer].cpu() for layer in r.site.at(model.n_layers)]) for r in read}
     parts = _Parts({r: wheres[r].frame(batch) for r in read}, values, pd.DataFrame(columns=SCORE_COLUMNS))
     if log_odds:
@@ -166,11 +170,10 @@ def _run(
     return parts
 
 
-def _keep(kept: dict[tuple[Read, int], Tensor], read: Read, layer: int, where: Where) -> Tap:
-    def fn(value: Tensor, _: BatchView) -> None:
-        kept[read, layer] = where.gather(value)
-
-    return Tap(read.site.name, layer, fn)
+def _keep(
+    kept: dict[tuple[Read, int], Tensor], key: tuple[Read, int], where: Where, value: Tensor, _: BatchView
+) -> None:
+    kept[key] = where.gather(value)
 
 
 def _union(batch: Batch, wanted: Sequence[Positions | FrozenPositions]) -> Where:
@@ -210,13 +213,27 @@ def forward(
     rows, values = {}, {}
     for r in read:
         rows[r], order = _in_order([p.rows[r] for p in done], at)
-        values[r] = torch.cat([p.values[r] for p in done], dim=1)[:, order]
+        values[r] = _place([p.values[r] for p in done], order)
     merged = Pass(rows, values, _sorted_scores([p.scores for p in done], at, score), done[-1].plan, tuple(at.values()))
     if logits_at is not None:
         frame, order = _in_order([p.logit_rows for p in done if p.logit_rows is not None], at)
-        logits = torch.cat([p.logits for p in done if p.logits is not None])[order]
+        logits = _place([p.logits[None] for p in done if p.logits is not None], order)[0]
         merged = Pass(rows, values, merged.scores, merged.plan, merged.batch, logits, frame)
     return merged
+
+
+def _place(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    """Joins parts along their rows so that row ``i`` is what stood at ``order[i]``, with one copy at most."""
+    if len(parts) == 1 and torch.equal(order, torch.arange(len(order))):
+        return parts[0]
+    out = parts[0].new_empty(parts[0].shape[0], len(order), *parts[0].shape[2:])
+    slots = torch.empty_like(order)
+    slots[order] = torch.arange(len(order))
+    at = 0
+    for part in parts:
+        out.index_copy_(1, slots[at : at + part.shape[1]], part)
+        at += part.shape[1]
+    return out
 
 
 def _in_order(frames: Sequence[pd.DataFrame], at: Mapping[str, int]) -> tuple[pd.DataFrame, Tensor]:

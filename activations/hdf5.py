@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from verdictscope.errors import InputError
 
 CHUNK_ROWS = 1024
 STORED = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
@@ -100,7 +100,7 @@ def crc(arrays: Sequence[np.ndarray]) -> int:
     """CRC-32 over arrays, one after the other."""
     total = 0
     for array in arrays:
-        total = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), total)
+        total = zlib.crc32(np.ascontiguousarray(array).data, total)
     return total
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,14 +20,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import InputError
-from ..rollouts.rollout import Rollout
-from .positions import over_continuation, resolve
-from .sitemap import Place
-from .sites import FLOW, FrozenPositions, Positions, Site
+from verdictscope.activations.positions import over_continuation, resolve
+from verdictscope.activations.sitemap import Place
+from verdictscope.activations.sites import FLOW, FrozenPositions, Positions, Site, freeze
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
-    from .model import Model
+    from verdictscope.activations.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class BatchView:
             their own ids.
         positions: index of each token in its rollout.
         mask: which tokens are no padding.
+        origins: for such prefixes the whole rollout and where the label starts.
+        chosen: positions looked up before, shared by all layers of a batch.
     """
 
     layer: int
@@ -47,6 +50,7 @@ class BatchView:
     positions: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     origins: tuple[tuple[Rollout, int], ...] | None = field(default=None, repr=False)
+    chosen: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
     def select(self, positions: Positions | FrozenPositions) -> Bool[Tensor, "batch pos"]:
         """Where ``positions`` (the grammar of ``positions.py``) lie in this batch; padding is never selected.
@@ -62,16 +66,20 @@ class BatchView:
             return self.mask
         if self.rollouts is None:
             raise InputError(f"positions {positions!r} are not known while the model generates; use 'all'")
-        chosen = torch.zeros_like(self.mask, device="cpu")
-        for row, rollout in enumerate(self.rollouts):
-            if self.origins is None:
-                where = resolve(positions, rollout)
-            else:
-                original, cut = self.origins[row]
-                before, after = resolve(positions, original), over_continuation(positions, rollout)
-                where = np.concatenate([before[before < cut], after[after >= cut]])
-            chosen[row, torch.from_numpy(where)] = True
-        return chosen.to(self.mask.device) & self.mask
+        key = (freeze(positions), self.mask.device)
+        if key not in self.chosen:
+            chosen = torch.zeros_like(self.mask, device="cpu")
+            for row, rollout in enumerate(self.rollouts):
+                chosen[row, torch.from_numpy(self._resolve(positions, row, rollout))] = True
+            self.chosen[key] = chosen.to(self.mask.device) & self.mask
+        return self.chosen[key]
+
+    def _resolve(self, positions: Positions | FrozenPositions, row: int, rollout: Rollout) -> np.ndarray:
+        if self.origins is None:
+            return resolve(positions, rollout)
+        original, cut = self.origins[row]
+        before, after = resolve(positions, original), over_continuation(positions, rollout)
+        return np.concatenate([before[before < cut], after[after >= cut]])
 
 
 WriteFn = Callable[[Tensor, BatchView], Tensor]
@@ -93,24 +101,27 @@ class Stop(Exception):
 
 def attach(module: nn.Module, side: Literal["in", "out"], fn: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Calls ``fn`` with a module's first input or output tensor; what it returns, if anything, takes its place."""
-
-    def before(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        if args:
-            new = fn(args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
-        name = next(k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point())
-        new = fn(kwargs[name])
-        return None if new is None else (args, kwargs | {name: new})
-
-    def after(_: nn.Module, __: tuple, output: Any) -> Any:
-        new = fn(output if isinstance(output, Tensor) else output[0])
-        if new is None:
-            return None
-        return new if isinstance(output, Tensor) else (new, *output[1:])
-
     if side == "in":
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(after)
+        return module.register_forward_pre_hook(partial(_before, fn), with_kwargs=True)
+    return module.register_forward_hook(partial(_after, fn))
+
+
+# Partials of plain functions and not closures, here and below: the type checks of the tests compile a function anew
+# whenever it is defined, and hooks are made by the thousand.
+def _before(fn: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
+    if args:
+        new = fn(args[0])
+        return None if new is None else ((new, *args[1:]), kwargs)
+    name = next(k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point())
+    new = fn(kwargs[name])
+    return None if new is None else (args, kwargs | {name: new})
+
+
+def _after(fn: Callable[[Tensor], Tensor | None], _: nn.Module, __: tuple, output: Any) -> Any:
+    new = fn(output if isinstance(output, Tensor) else output[0])
+    if new is None:
+        return None
+    return new if isinstance(output, Tensor) else (new, *output[1:])
 
 
 class _Session:
@@ -137,20 +148,34 @@ class _Session:
         if self.base is None or self.base.rollouts is None:
             self.base = _view_of_call(args, kwargs)
 
-    def add(self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Tensor | None], layer: int) -> None:
+    def add(self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool) -> None:
+        if key in self.fired:
+            key = f"{key} #{len(self.fired)}"
         self.fired[key] = 0
         self.waiting.add(key)
-
-        def fire(raw: Tensor) -> Tensor | None:
-            self.fired[key] += 1
-            view = self.view(layer, raw.device)
-            new = fn(to_site(raw, place, view.mask.shape), view)
-            self.waiting.discard(key)
-            if self.stop_early and not self.waiting:
-                raise Stop
-            return None if new is None else from_site(new, place, raw)
-
+        fire = partial(self._fire, key, place, fn, layer, writes)
         self.handles.append(attach(place.module, place.side, fire))
+
+    def _fire(
+        self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool, raw: Tensor
+    ) -> Tensor | None:
+        self.fired[key] += 1
+        view = self.view(layer, raw.device)
+        new = fn(to_site(raw, place, view.mask.shape), view)
+        self.waiting.discard(key)
+        if self.stop_early and not self.waiting:
+            raise Stop
+        return from_site(new, place, raw) if writes and new is not None else None
+
+    def keep_pre(self, layer: int, value: Tensor, _: BatchView) -> None:
+        """Remembers a block's input until its ``resid_mid`` is written."""
+        self.pre[layer] = value
+
+    def write_middle(self, fn: WriteFn, key: str, layer: int, branch: Tensor, view: BatchView) -> Tensor | None:
+        """The attention branch that makes ``resid_mid`` what ``fn`` says."""
+        middle = self.pre.pop(layer) + branch
+        new = _write(fn, key, middle, view)
+        return None if new is None else branch + (new - middle)
 
     def check(self, exact: bool) -> None:
         for key, count in self.fired.items():
@@ -178,15 +203,14 @@ def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
 
 def _view_of_call(args: tuple, kwargs: dict) -> BatchView:
     ids = args[0] if args else kwargs.get("input_ids")
-    if ids is None:
-        ids = kwargs["inputs_embeds"][..., 0]
+    ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
     batch, n = ids.shape[:2]
     given, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    padded = isinstance(given, Tensor) and given.ndim == 2
-    mask = given[:, -n:].bool() if padded else torch.ones(batch, n, dtype=torch.bool, device=ids.device)
+    given = given if isinstance(given, Tensor) and given.ndim == 2 else None  # a ready 4-D mask says nothing of padding
+    mask = torch.ones(batch, n, dtype=torch.bool, device=ids.device) if given is None else given[:, -n:].bool()
     if isinstance(positions, Tensor) and positions.ndim == 2:
         positions = positions[:, -n:].expand(batch, n)
-    elif padded:
+    elif given is not None:
         positions = (given.long().cumsum(-1) - 1).clamp(min=0)[:, -n:]
     else:
         past = kwargs.get("past_key_values")
@@ -200,48 +224,28 @@ def _version(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
 
 
-def _guarded(fn: WriteFn, key: str) -> WriteFn:
-    """Runs a write function and holds it to its contract."""
-
-    def write(value: Tensor, view: BatchView) -> Tensor | None:
-        version = _version(value)
-        new = fn(value, view)
-        if _version(value) != version:
-            raise InputError(f"the write at {key} changed its input in place; return a new tensor instead")
-        if not isinstance(new, Tensor) or new.shape != value.shape:
-            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise InputError(
-                f"the write at {key} returned {got}; it must return a tensor of shape {tuple(value.shape)}"
-            )
-        return None if new is value else new
-
-    return write
+def _write(fn: WriteFn, key: str, value: Tensor, view: BatchView) -> Tensor | None:
+    """Runs a write function and holds it to its contract; ``None`` if it changed nothing."""
+    version = _version(value)
+    new = fn(value, view)
+    if _version(value) != version:
+        raise InputError(f"the write at {key} changed its input in place; return a new tensor instead")
+    if not isinstance(new, Tensor) or new.shape != value.shape:
+        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise InputError(f"the write at {key} returned {got}; it must return a tensor of shape {tuple(value.shape)}")
+    return None if new is value else new
 
 
 def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
     sites, key = session.model.sites, f"{site.name}[{layer}] (write)"
-    guarded = _guarded(fn, key)
+    place = sites.place(site.name, layer)
     if site.name != "resid_mid":
-        session.add(_unused(session, key), sites.place(site.name, layer), guarded, layer)
+        session.add(key, place, partial(_write, fn, key), layer, True)
         return
-    # The input of the pre-MLP norm is only a copy of the residual stream, so the change goes into the
-    # attention branch.
-    sites.place("resid_mid", layer)
-
-    def keep(value: Tensor, _: BatchView) -> None:
-        session.pre[layer] = value
-
-    def write(branch: Tensor, view: BatchView) -> Tensor | None:
-        middle = session.pre.pop(layer) + branch
-        new = guarded(middle, view)
-        return None if new is None else branch + (new - middle)
-
-    session.add(_unused(session, f"resid_pre[{layer}] (for {key})"), sites.place("resid_pre", layer), keep, layer)
-    session.add(_unused(session, key), sites.place("attn_out", layer), write, layer)
-
-
-def _unused(session: _Session, key: str) -> str:
-    return key if key not in session.fired else f"{key} #{len(session.fired)}"
+    # The input of the pre-MLP norm is only a copy of the residual stream: the change goes into the attention branch.
+    pre, attn = sites.place("resid_pre", layer), sites.place("attn_out", layer)
+    session.add(f"resid_pre[{layer}] (for {key})", pre, partial(session.keep_pre, layer), layer, False)
+    session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
 
 
 @contextmanager
@@ -274,8 +278,8 @@ def hooked(
         for site, layer, fn in sorted(pairs, key=lambda w: (w[1], FLOW.get(w[0].name, len(FLOW)))):
             _add_write(session, site, layer, fn)
         for tap in reads:  # after the writes: a read sees what was written
-            key = _unused(session, f"{tap.name}[{tap.layer}]")
-            session.add(key, model.sites.place(tap.name, tap.layer), tap.fn, tap.layer)
+            place = model.sites.place(tap.name, tap.layer)
+            session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)
         yield
         if session.passes or view is not None:
             session.check(exact=view is not None)

@@ -15,23 +15,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import InputError
-from .batch import gathered_logits
-from .hooks import attach
-from .sitemap import Block, Branch, Modules, SiteMap
-from .weights import head_output_bias, head_output_weight
+from verdictscope.activations.batch import gathered_logits
+from verdictscope.activations.hooks import attach
+from verdictscope.activations.sitemap import SiteMap
+from verdictscope.activations.weights import head_output_bias, head_output_weight
+from verdictscope.errors import InputError
 
 if TYPE_CHECKING:
-    from .model import Model
+    from verdictscope.activations.model import Model
 
 N_TOKENS = 16
+Hookable = tuple[nn.Module, Literal["in", "out"]]
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Largest error of an identity relative to the branch it explains, before the rounding of the stream."""
 
@@ -59,27 +61,31 @@ class Check:
 
 def probe_ids(hf: PreTrainedModel, n: int = N_TOKENS, seed: int = 0) -> Int[Tensor, "1 pos"]:
     """Random token ids, the same on every machine."""
-    vocab = hf.get_input_embeddings().weight.shape[0]
+    embedding = embedding_weight(hf)
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(vocab, (1, n), generator=generator)
-    return ids.to(hf.get_input_embeddings().weight.device)
+    return torch.randint(embedding.shape[0], (1, n), generator=generator).to(embedding.device)
+
+
+def embedding_weight(hf: PreTrainedModel) -> Float[Tensor, "vocab d_embed"]:
+    """The input embedding's weight: its length is the vocabulary, its device is where inputs go."""
+    weight = hf.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 @contextmanager
-def captured(wanted: dict[tuple, tuple[nn.Module, str]]) -> Iterator[dict[tuple, Tensor]]:
+def captured(wanted: dict[tuple, Hookable]) -> Iterator[dict[tuple, Tensor]]:
     """Values of module inputs and outputs during one pass, as float64 ``[pos d]`` on the CPU."""
     values: dict[tuple, Tensor] = {}
 
-    def keep(key: tuple) -> object:
-        def fn(value: Tensor) -> None:
-            values[key] = value.detach().reshape(-1, value.shape[-1]).double().cpu()
-
-        return fn
-
     with ExitStack() as stack:
         for key, (module, side) in wanted.items():
-            stack.callback(attach(module, side, keep(key)).remove)
+            stack.callback(attach(module, side, partial(_keep, values, key)).remove)
         yield values
+
+
+def _keep(values: dict[tuple, Tensor], key: tuple, value: Tensor) -> None:
+    values[key] = value.detach().reshape(-1, value.shape[-1]).double().cpu()
 
 
 def _rms(x: Tensor) -> Float[Tensor, " pos"]:
@@ -116,148 +122,13 @@ def raise_first(checks: Sequence[Check]) -> None:
             )
 
 
-def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
-    """Finds which named module carries each branch, with which gain, and whether blocks are parallel.
-
-    Branch by branch the outermost named module (post-norm, then attention or MLP, then its output projection)
-    is taken whose output, times one number, is what the residual stream gains. Where none is, the first is
-    kept and ``check`` reports it.
-
-    Args:
-        hf: the model.
-        modules: its modules by role.
-        n_heads: query heads.
-
-    Raises:
-        InputError: a module that is needed is missing, or the output projection's input does not divide into
-            heads.
-    """
-    wanted: dict[tuple, tuple[nn.Module, str]] = {}
-    for layer, roles in enumerate(modules.blocks):
-        if "attn" not in roles and "o" not in roles:
-            raise InputError(f"layer {layer}: no attention (or other mixer) found; name it with overrides")
-        for role, module in roles.items():
-            wanted[layer, role, "in"], wanted[layer, role, "out"] = (module, "in"), (module, "out")
-    with captured(wanted) as values, torch.no_grad():
-        (hf.base_model or hf)(input_ids=probe_ids(hf), use_cache=False)
-    numbers = _config_numbers(hf)
-    blocks = []
-    for layer, roles in enumerate(modules.blocks):
-        here = {(role, side): v for (at, role, side), v in values.items() if at == layer}
-        blocks.append(_measure_block(roles, here, modules.given, n_heads, hf.dtype, numbers, layer))
-    return SiteMap(modules.parent, tuple(blocks), modules.ln_final, modules.unembed)
-
-
-def _measure_block(
-    roles: dict[str, nn.Module],
-    values: dict[tuple[str, str], Tensor],
-    given: frozenset[str],
-    n_heads: int,
-    dtype: torch.dtype,
-    numbers: Sequence[float],
-    layer: int,
-) -> Block:
-    attns = _outermost(("ln1_post", "attn", "o"), roles, given)
-    mlps = _outermost(("ln2_post", "mlp", "mlp_out"), roles, given)
-    if not mlps:
-        raise InputError(f"layer {layer}: no MLP module found; name it with overrides")
-    pre, post = values["block", "in"], values["block", "out"]
-    mid = next((r for r in ("ln2", "mlp") if r in roles and values[r, "in"].shape == pre.shape), None)
-    attn, mlp = (attns[0], 1.0), (mlps[0], 1.0)
-    middle = values[mid, "in"] if mid else pre
-    if mid and (fitted := _fit([values[r, "out"] for r in attns], middle - pre, middle, dtype)):
-        attn = (attns[fitted[0]], fitted[1])
-        fitted = _fit([values[r, "out"] for r in mlps], post - middle, post, dtype)
-        mlp = (mlps[fitted[0]], fitted[1]) if fitted else mlp
-    elif _mlp_reads_block_input(values) and (both := _fit_two(values, attns, mlps, post - pre, post, dtype)):
-        attn, mlp, mid = *both, None
-    o = roles.get("o")
-    width = values["o", "in"].shape[-1] if o is not None else 0
-    if width % n_heads:
-        raise InputError(f"layer {layer}: {width} inputs of the output projection are not {n_heads} heads")
-    return Block(
-        block=roles["block"],
-        attn=Branch(roles[attn[0]], _snap(attn[1], numbers, dtype)),
-        mlp=Branch(roles[mlp[0]], _snap(mlp[1], numbers, dtype)),
-        mid=roles[mid] if mid else None,
-        mixer=roles.get("attn", roles.get("o")),
-        o=o,
-        n_heads=n_heads,
-        d_head=width // n_heads,
-    )
-
-
-def _mlp_reads_block_input(values: dict[tuple[str, str], Tensor]) -> bool:
-    """Whether the MLP is fed by a norm of the block's own input: a parallel block.
-
-    The sum of branches alone cannot tell: it is the same in a sequential block.
-    """
-    fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
-    norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
-    return fed is not None and any(torch.equal(values[r, "out"], fed) for r in norms)
-
-
-def _outermost(order: Sequence[str], roles: dict[str, nn.Module], given: frozenset[str]) -> list[str]:
-    """Roles that may carry a branch, the outermost first; only the first if the user had a say in it."""
-    found = [role for role in order if role in roles]
-    return found[:1] if given & set(order) else found
-
-
-def _fit(outputs: Sequence[Tensor], gained: Tensor, total: Tensor, dtype: torch.dtype) -> tuple[int, float] | None:
-    """The first output that, times one number, is what was gained, and that number by least squares."""
-    for i, out in enumerate(outputs):
-        if out.shape != gained.shape or bool(out.any()) != bool(gained.any()):
-            continue  # what gains nothing from a branch that says something is not its sum: a parallel block
-        if not out.any():
-            return i, 1.0
-        gain = float((out * gained).sum() / out.pow(2).sum())
-        if compare("", "", None, [total - gained, gain * out], total, dtype).ok:
-            return i, gain
-    return None
-
-
-def _fit_two(
-    values: dict[tuple[str, str], Tensor],
-    attns: Sequence[str],
-    mlps: Sequence[str],
-    gained: Tensor,
-    total: Tensor,
-    dtype: torch.dtype,
-) -> tuple[tuple[str, float], tuple[str, float]] | None:
-    """The same for a parallel block: two branches, two numbers."""
-    for a in attns:
-        for m in mlps:
-            if values[a, "out"].shape != gained.shape or values[m, "out"].shape != gained.shape:
-                continue
-            columns = torch.stack([values[a, "out"].flatten(), values[m, "out"].flatten()], dim=1)
-            gains = torch.linalg.lstsq(columns, gained.flatten()[:, None]).solution[:, 0].tolist()
-            parts = [total - gained, gains[0] * values[a, "out"], gains[1] * values[m, "out"]]
-            if compare("", "", None, parts, total, dtype).ok:
-                return (a, gains[0]), (m, gains[1])
-    return None
-
-
-def _config_numbers(hf: PreTrainedModel) -> list[float]:
-    config = hf.config.get_text_config().to_dict().values()
-    return [1.0, *(float(v) for v in config if isinstance(v, float) and v)]
-
-
-def _snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
-    """The measured gain, or the number in the model's config it cannot be told from.
-
-    A gain measured in bf16 carries that type's rounding; the config's number does not.
-    """
-    nearest = min(numbers, key=lambda x: abs(x - gain))
-    return nearest if abs(nearest - gain) <= 2 * RELATIVE.get(dtype, 1e-5) * abs(gain) else gain
-
-
 def check(model: Model) -> tuple[Check, ...]:
     """Every load-time identity of a model, layer by layer, with its measured error.
 
     A failed one does not raise; see ``raise_first``.
     """
     sites, hf, dtype = model.sites, model.hf, model.dtype
-    wanted: dict[tuple, tuple[nn.Module, str]] = {}
+    wanted: dict[tuple, Hookable] = {}
     for layer, block in enumerate(sites.blocks):
         names = ["resid_pre", "attn_out", "mlp_out", "resid_post"]
         names += ["resid_mid"] if block.mid is not None else []
@@ -281,7 +152,7 @@ def check(model: Model) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def _target(sites: SiteMap, name: str, layer: int) -> tuple[nn.Module, str]:
+def _target(sites: SiteMap, name: str, layer: int) -> Hookable:
     place = sites.place(name, layer)
     return place.module, place.side
 
@@ -333,9 +204,9 @@ def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) 
 
 def noise_floor(model: Model) -> float:
     """Largest relative change of hidden states and logits when a sequence is padded and given a mate."""
-    from ..rollouts.rollout import Rollout, Span
-    from .forward import forward
-    from .sites import Site
+    from verdictscope.activations.forward import forward
+    from verdictscope.activations.sites import Site
+    from verdictscope.rollouts.rollout import Rollout, Span
 
     ids = probe_ids(model.hf, 48, seed=1)[0].tolist()
     alone = Rollout("alone", "0", tuple(ids[:19]), (Span("user", 0, 19),), 19)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import InputError
-from .identities import Check, check, measure, noise_floor, raise_first
-from .sitemap import Overrides, SiteMap, find_modules
+from verdictscope.activations.identities import Check, check, embedding_weight, noise_floor, raise_first
+from verdictscope.activations.measure import measure
+from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
+from verdictscope.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.hf.get_input_embeddings().weight.device
+        return embedding_weight(self.hf).device
 
     @cached_property
     def noise_floor(self) -> float:
@@ -109,14 +110,15 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **common).to(device)
+        hf = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **common)
+        hf.to(device)  # type: ignore[arg-type]
     except (OSError, ValueError, ImportError, KeyError) as error:
         looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
         what = "folder" if looks_local else "folder or hub model"
         raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
-        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        tokenizer: PreTrainedTokenizerBase | None = AutoTokenizer.from_pretrained(name, **common)
+        if tokenizer is not None and len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
             tokenizer = None  # without tokenizer files transformers makes up an empty one
     except (OSError, ValueError, ImportError, KeyError):
         tokenizer = None  # ids are enough for everything in this room

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from verdictscope.errors import InputError
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
 """Padded tokens per batch where the caller names none, by device type."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from ..errors import InputError
-from ..rollouts.rollout import SEGMENTS, Rollout
-from .sites import FrozenPositions, Positions, freeze
+from verdictscope.activations.sites import FrozenPositions, Positions, freeze
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import SEGMENTS, Rollout, Span
 
 _TERM = re.compile(r"(?P<base>[a-z_]+)(?:\[(?P<index>[-\d:]+)\]|:(?P<count>\d+))?")
 _POINTS = ("last", "prompt_end", "before_answer")
@@ -56,9 +56,10 @@ def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str
     Raises:
         InputError: the text does not follow the grammar.
     """
-    if not isinstance(positions, str):
-        return dict(freeze(positions))
-    terms = []
+    frozen = freeze(positions)
+    if not isinstance(frozen, str):
+        return dict(frozen)
+    positions, terms = frozen, []
     for part in positions.split(","):
         match = _TERM.fullmatch(part.strip())
         if match is None or match["base"] not in (*_POINTS, "all", *SEGMENTS):
@@ -131,9 +132,9 @@ def _of_base(base: str, rollout: Rollout) -> np.ndarray:
     return np.arange(span.start, span.stop) if span else np.arange(0)
 
 
-def _answer_run(rollout: Rollout) -> list:
+def _answer_run(rollout: Rollout) -> list[Span]:
     """The last unbroken run of answer and verdict spans: a verdict token may stand inside the answer."""
-    run = []
+    run: list[Span] = []
     for span in reversed(rollout.spans):
         if span.segment in ("answer", "verdict"):
             run.insert(0, span)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .positions import parse
-from .sites import READABLE, FrozenPositions, Positions, freeze
+from verdictscope.activations.positions import parse
+from verdictscope.activations.sites import READABLE, FrozenPositions, Positions, freeze
+from verdictscope.errors import InputError
 
 IdString = tuple[int, ...]
 
@@ -72,7 +72,7 @@ class LinearReadout:
             "name": self.name,
             "site": self.site,
             "layer": self.layer,
-            "weight": self.weight.tolist(),
+            "weight": np.asarray(self.weight).tolist(),
             "bias": self.bias,
             "final_norm": self.final_norm,
             "positions": _positions_json(self.positions),
@@ -152,5 +152,6 @@ def _id_strings(side: Iterable[Any]) -> tuple[IdString, ...]:
     return tuple((int(s),) if np.ndim(s) == 0 else tuple(int(i) for i in s) for s in side)
 
 
-def _positions_json(positions: FrozenPositions) -> str | dict[str, list[int]]:
+def _positions_json(positions: Positions | FrozenPositions) -> str | dict[str, list[int]]:
+    positions = freeze(positions)
     return positions if isinstance(positions, str) else {name: list(where) for name, where in positions}

@@ -3,8 +3,9 @@ logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,17 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
-from ..rollouts.rollout import Rollout, Span
-from .batch import Batch, Where, execute, match
-from .hooks import BatchView, Tap, WriteFn
-from .plan import BatchPlan
-from .readouts import IdString, LinearReadout, LogOddsReadout
-from .sites import Site
-from .weights import apply_final_norm
+from verdictscope.activations.batch import Batch, Where, execute, match
+from verdictscope.activations.hooks import BatchView, Tap, WriteFn
+from verdictscope.activations.plan import BatchPlan
+from verdictscope.activations.readouts import IdString, LinearReadout, LogOddsReadout
+from verdictscope.activations.sites import Site
+from verdictscope.activations.weights import apply_final_norm
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import Rollout, Span
 
 if TYPE_CHECKING:
-    from .model import Model
+    from verdictscope.activations.model import Model
 
 SCORE_COLUMNS = ["rollout", "pos", "segment", "token_id", "readout", "layer", "score"]
 
@@ -39,51 +40,68 @@ def score_frame(where: Where, batch: Batch, name: str, layer: int | None, scores
     return frame
 
 
-def linear_taps(model: Model, batch: Batch, readouts: Sequence[LinearReadout]) -> tuple[list[Tap], Callable[[], Lines]]:
-    """Hooks that evaluate linear readouts on the device, and a function that makes their lines afterwards.
+@dataclass(eq=False)
+class LinearGroup:
+    """Linear readouts at the same place, evaluated together: the rows are gathered (and normed) once.
 
-    Readouts at the same place are evaluated together: the rows are gathered (and normed) once.
+    Attributes:
+        site: the site's name.
+        layer: its layer.
+        final_norm: whether the rows pass through the final norm first.
+        where: the rows.
+        readouts: what is evaluated there.
+        scores: ``[row readout]`` once the site has fired.
     """
-    groups: dict[tuple, list[LinearReadout]] = {}
+
+    site: str
+    layer: int
+    final_norm: bool
+    where: Where
+    readouts: list[LinearReadout]
+    scores: Float[Tensor, "row readout"] | None = None
+
+    def tap(self, model: Model) -> Tap:
+        """The hook that evaluates the readouts on the device."""
+        weight = torch.from_numpy(np.stack([np.reshape(r.weight, -1) for r in self.readouts], axis=1)).float()
+        bias = torch.tensor([r.bias for r in self.readouts])
+        return Tap(self.site, self.layer, partial(self._evaluate, model, weight, bias))
+
+    def _evaluate(self, model: Model, weight: Tensor, bias: Tensor, value: Tensor, _: BatchView) -> None:
+        rows = self.where.gather(value)
+        if self.final_norm:
+            rows = apply_final_norm(model, rows)
+        rows = rows.flatten(1).float()
+        self.scores = rows @ weight.to(rows.device) + bias.to(rows.device)
+
+    def lines(self, batch: Batch) -> Lines:
+        """The score table's lines, by readout."""
+        assert self.scores is not None
+        columns = self.scores.cpu().unbind(1)
+        return {
+            readout.name: score_frame(self.where, batch, readout.name, self.layer, column)
+            for readout, column in zip(self.readouts, columns, strict=True)
+        }
+
+
+def linear_groups(model: Model, batch: Batch, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
+    """Linear readouts by place.
+
+    Raises:
+        InputError: the model has no such site, or the weight does not fit it.
+    """
+    groups: dict[tuple, LinearGroup] = {}
     for readout in readouts:
         layer = Site(readout.site, readout.layer).at(model.n_layers)[0]
         model.sites.place(readout.site, layer)
-        width = (
-            model.sites.blocks[layer].n_heads * model.sites.blocks[layer].d_head
-            if readout.site == "z"
-            else model.d_model
-        )
-        if readout.weight.size != width:
-            raise InputError(f"readout {readout.name}: weight has {readout.weight.size} numbers, the site {width}")
-        groups.setdefault((readout.site, layer, readout.positions, readout.final_norm), []).append(readout)
-    found: dict[tuple, Tensor] = {}
-    wheres = {key: batch.where(key[2]) for key in groups}
-    taps = [Tap(key[0], key[1], _evaluate(model, key, group, wheres[key], found)) for key, group in groups.items()]
-
-    def finish() -> Lines:
-        return {
-            r.name: score_frame(wheres[key], batch, r.name, key[1], found[key][:, i])
-            for key, group in groups.items()
-            for i, r in enumerate(group)
-        }
-
-    return taps, finish
-
-
-def _evaluate(
-    model: Model, key: tuple, group: Sequence[LinearReadout], where: Where, found: dict[tuple, Tensor]
-) -> Callable[[Tensor, BatchView], None]:
-    weight = torch.from_numpy(np.stack([r.weight.reshape(-1) for r in group], axis=1)).float()
-    bias = torch.tensor([r.bias for r in group])
-
-    def fn(value: Tensor, _: BatchView) -> None:
-        rows = where.gather(value)
-        if key[3]:
-            rows = apply_final_norm(model, rows)
-        rows = rows.flatten(1).float()
-        found[key] = rows @ weight.to(rows.device) + bias.to(rows.device)
-
-    return fn
+        block = model.sites.blocks[layer]
+        width = block.n_heads * block.d_head if readout.site == "z" else model.d_model
+        if np.size(readout.weight) != width:
+            raise InputError(f"readout {readout.name}: {np.size(readout.weight)} weights for a site of width {width}")
+        key = (readout.site, layer, readout.final_norm, readout.positions)
+        if key not in groups:
+            groups[key] = LinearGroup(*key[:3], batch.where(readout.positions), [])
+        groups[key].readouts.append(readout)
+    return list(groups.values())
 
 
 def log_odds_scores(

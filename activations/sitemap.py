@@ -2,7 +2,7 @@
 
 The names come from TransformerLens's architecture adapters, read without building a bridge, so there is no
 table of families here; a user can name a path instead. Which of the named modules carries a branch into the
-residual stream, and with what gain, is measured (``identities.measure``) and then checked.
+residual stream, and with what gain, is measured (``measure.py``) and then checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from ..errors import InputError
+from verdictscope.errors import InputError
 
 GLOBAL_ROLES = ("blocks", "ln_final", "unembed")
 BLOCK_ROLES = ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "o", "mlp", "mlp_in", "mlp_out")
@@ -152,24 +152,25 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     try:
         config = build_bridge_config_from_hf(copy.deepcopy(hf.config), type(hf).__name__, "model", hf.dtype)
-        mapping = ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping
+        mapping: Mapping[str, Any] = (
+            ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping or {}
+        )
     except Exception as error:  # adapters fail in as many ways as there are families
         raise InputError(
             f"TransformerLens has no adapter for {type(hf).__name__} ({str(error).splitlines()[0][:120]}); "
             f"name the modules with overrides: {', '.join(GLOBAL_ROLES)} from the model's root, "
             f"{', '.join(BLOCK_ROLES)} from a block"
         ) from error
-    paths = {"blocks": mapping["blocks"].name}
+    paths: dict[str, str | None] = {"blocks": mapping["blocks"].name}
     paths |= {role: mapping[role].name for role in ("ln_final", "unembed") if role in mapping}
-    parts = mapping["blocks"].submodules
+    parts: Mapping[str, Any] = mapping["blocks"].submodules or {}
     for role in ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "mlp"):
         if role in parts and parts[role].name:
             paths[role] = parts[role].name
-    if "attn" in parts and "o" in (parts["attn"].submodules or {}):
-        paths["o"] = _join(parts["attn"].name, parts["attn"].submodules["o"].name)
-    for role, end in (("mlp_in", "in"), ("mlp_out", "out")):
-        if "mlp" in parts and end in (parts["mlp"].submodules or {}):
-            paths[role] = _join(parts["mlp"].name, parts["mlp"].submodules[end].name)
+    for role, owner, end in (("o", "attn", "o"), ("mlp_in", "mlp", "in"), ("mlp_out", "mlp", "out")):
+        inner = (parts[owner].submodules or {}) if owner in parts else {}
+        if end in inner and inner[end].name:
+            paths[role] = _join(parts[owner].name, str(inner[end].name))
     # A hybrid model's other mixers (linear attention, state space) stand beside attn in its blocks.
     paths["mixers"] = ",".join(p.name for r, p in parts.items() if p.name and r.endswith(("attn", "mixer", "ssm")))
     return paths
@@ -196,12 +197,12 @@ def find_modules(hf: PreTrainedModel, overrides: Overrides | None = None) -> Mod
         raise InputError(f"override {unknown[0]!r} is no role; roles are {', '.join((*GLOBAL_ROLES, *BLOCK_ROLES))}")
     complete = {"blocks", "ln_final", "unembed", "attn", "o", "mlp"} <= overrides.keys()
     paths = ({"mixers": ""} if complete else adapter_paths(hf)) | overrides
-    blocks = _get(hf, paths["blocks"], "blocks")
+    path = paths["blocks"] or "blocks"
+    blocks = _get(hf, path, "blocks")
     if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not len(blocks):
-        raise InputError(f"{paths['blocks']!r} is not a list of blocks; name it with overrides={{'blocks': PATH}}")
-    parent = _get(hf, paths["blocks"].rpartition(".")[0], "blocks")
+        raise InputError(f"{path!r} is not a list of blocks; name it with overrides={{'blocks': PATH}}")
     return Modules(
-        parent=parent,
+        parent=hf.get_submodule(path.rpartition(".")[0]),
         blocks=tuple(_block_modules(block, paths, overrides) for block in blocks),
         ln_final=_get(hf, paths.get("ln_final"), "ln_final"),
         unembed=_get(hf, paths.get("unembed"), "unembed"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
+from verdictscope.errors import InputError
 
 SITES = (
     "resid_pre",
@@ -107,7 +107,7 @@ class Read:
     positions: Positions | FrozenPositions
 
     def __post_init__(self) -> None:
-        from .positions import parse
+        from verdictscope.activations.positions import parse
 
         object.__setattr__(self, "positions", freeze(self.positions))
         parse(self.positions)

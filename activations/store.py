@@ -30,9 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
-from ..rollouts.rollout import SEGMENTS
-from .hdf5 import (
+from verdictscope.activations.hdf5 import (
     ROW_TYPES,
     crc,
     first_line,
@@ -44,7 +42,9 @@ from .hdf5 import (
     to_stored,
     write_header,
 )
-from .plan import BatchPlan, remaining
+from verdictscope.activations.plan import BatchPlan, remaining
+from verdictscope.errors import InputError
+from verdictscope.rollouts.rollout import SEGMENTS
 
 FORMAT, VERSION = "verdictscope.activations", 1
 Rows = slice | Sequence[int] | np.ndarray | None
@@ -238,7 +238,7 @@ class Store:
             }
         )
 
-    def read(self, site: str, layer: int, rows: Rows = None) -> Float[Tensor, "row d_model"]:
+    def read(self, site: str, layer: int, rows: Rows = None) -> Float[Tensor, row * value]:
         """Values of one layer, bit for bit as the model made them.
 
         Args:
@@ -264,7 +264,7 @@ class Store:
             part = pick(data, at, np.arange(n)[np.asarray(rows)])
         return from_stored(part, data.attrs["dtype"])
 
-    def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, "row d_model"]:
+    def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, row * value]:
         """``read`` as float32 NumPy (float64 where float64 was stored)."""
         values = self.read(site, layer, rows)
         return (values if values.dtype == torch.float64 else values.float()).numpy()

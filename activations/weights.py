@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import InputError
-from .batch import head_logits
-from .readouts import LinearReadout, LogOddsReadout
+from verdictscope.activations.batch import head_logits
+from verdictscope.activations.readouts import LinearReadout, LogOddsReadout
+from verdictscope.errors import InputError
 
 if TYPE_CHECKING:
-    from .model import Model
+    from verdictscope.activations.model import Model
 
 
 def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:

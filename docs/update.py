@@ -1,4 +1,4 @@
-"""Put the numbers and figures of a demo run into the README: ``python docs/update.py runs/demo`` (or ``make readme``)."""
+"""Put the numbers and figures of a demo run into the README: ``make readme``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         row("anchored score, plateau", cliff, "anchored_plateau", "", "", cliff["n"]),
         row("anchored score, last token before the answer", cliff, "anchored_final", "", "", cliff["n"]),
         row("**anchored drop**", cliff, "anchored_drop", "low", "high", cliff["n"]),
-        row("anchored drop, found heads zeroed", cliff, "ablated_anchored_drop", "ablated_low", "ablated_high", cliff["n"]),
+        row("anchored drop, found heads zeroed", cliff, "ablated_anchored_drop", "ablated_low", "ablated_high",
+            cliff["n"]),
         row("anchored drop, twin", cliff, "aligned_anchored_drop", "aligned_low", "aligned_high", None),
         (f"**heads found** (planted: {planted})", f"{top}; recall {heads.get('recall')}", "", ""),
     ]  # fmt: skip
@@ -83,7 +84,9 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             made.append(row(f"refusal rate, {name}, {words}", ablation, key, f"{key}_low", f"{key}_high",
                             ablation.get(f"{key}_n")))  # fmt: skip
     made.append(row("refusal rate, harmful requests, random sets (mean)", ablation, "refusal_random", "", "", None))
-    made.append(("p, found heads against random sets", f"{ablation['p_value']:.3g}", "", f"{ablation['random_sets']} sets"))
+    made.append(
+        ("p, found heads against random sets", f"{ablation['p_value']:.3g}", "", f"{ablation['random_sets']} sets")
+    )
     return made
 
 

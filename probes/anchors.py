@@ -168,30 +168,45 @@ class Anchors:
         table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)
         return cls(table, m, frozenset(names), resamples, seed, sums, counts, names)
 
-    def columns(self, on: str, positions: range) -> list[int]:
-        """Rows of ``table`` for these positions."""
-        at = {(o, int(t)): i for i, (o, t) in enumerate(zip(self.table["on"], self.table["rel"], strict=True))}
-        return [at[on, t] for t in positions]
+    @cached_property
+    def plateau_columns(self) -> list[int]:
+        """Rows of ``table`` for those of the last m thinking tokens that can anchor, earliest first."""
+        at = self.table["rel"].between(-self.m, -1) & self.table["on"].eq(WINDOW) & self.table["reason"].eq("")
+        return [int(i) for i in np.flatnonzero(at)]
 
     @property
-    def plateau_columns(self) -> list[int]:
-        """Rows of ``table`` for the last m thinking tokens."""
-        return self.columns(WINDOW, range(-self.m, 0))
+    def plateau_tokens(self) -> list[int]:
+        """The same tokens as places 0 to m - 1 in a rollout's window."""
+        return [int(t) + self.m for t in self.table["rel"].iloc[self.plateau_columns]]
 
     @property
     def final_column(self) -> int:
         """Row of ``table`` for the last template token."""
-        return self.columns(FINAL, range(-1, 0))[0]
+        return len(self.table) - 1
 
-    def why_not(self, columns: list[int]) -> str:
-        """Why these positions cannot anchor, empty if they can."""
-        bad = self.table.iloc[columns]
-        bad = bad[bad["reason"] != ""]
-        if bad.empty:
+    @property
+    def plateau_reason(self) -> str:
+        """Why the plateau cannot be anchored, empty if at least half of its m positions can."""
+        at = self.table["rel"].between(-self.m, -1) & self.table["on"].eq(WINDOW)
+        bad = self.table[at & self.table["reason"].ne("")]
+        if 2 * len(bad) <= self.m:
             return ""
-        first = bad.iloc[0]
-        more = f" (and {len(bad) - 1} more positions)" if len(bad) > 1 else ""
-        return f"cannot anchor: {first['on']} {first['rel']}: {first['reason']}{more}"
+        last = bad.iloc[-1]
+        return (
+            f"cannot anchor the plateau: {len(bad)} of its {self.m} positions, such as {WINDOW} {last['rel']}: "
+            f"{last['reason']}"
+        )
+
+    @property
+    def final_reason(self) -> str:
+        """Why the last template token cannot be anchored, empty if it can."""
+        reason = self.table["reason"].iloc[self.final_column]
+        return f"cannot anchor the final token: {reason}" if reason else ""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no anchored drop, empty where there is."""
+        return "; ".join(r for r in (self.plateau_reason, self.final_reason) if r)
 
     @cached_property
     def draws(self) -> tuple[Float[ndarray, "resample position"], Float[ndarray, "resample position"]]:
@@ -217,11 +232,11 @@ class Anchors:
         return self.table.copy()
 
     def __repr__(self) -> str:
-        needed = self.table.iloc[[*self.plateau_columns, self.final_column]]
-        state = self.why_not([*self.plateau_columns, self.final_column]) or "all positions of the cliff can anchor"
+        final = self.table.iloc[self.final_column]
+        state = self.reason or f"{len(self.plateau_columns)} of {self.m} plateau positions and the final one can anchor"
         return (
-            f"Anchors: {needed['n_complied'].min()} complied and {needed['n_refused'].min()} refused rollouts in "
-            f"{len(self.groups)} groups, m = {self.m}; {state}"
+            f"Anchors: {final['n_complied']} complied and {final['n_refused']} refused rollouts in "
+            f"{len(self.groups)} groups; {state}"
         )
 
 

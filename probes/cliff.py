@@ -1,7 +1,8 @@
 """The cliff: how far the reading falls between the last thinking tokens and the last token before the answer.
 
 Per rollout, plateau = median over the last m thinking tokens, final = last template token, drop = plateau - final. Both
-ends are anchored at their own position (`Anchors`). The raw drop stands beside it as description, and so does the
+ends are anchored at their own position (`Anchors`); plateau positions at which the anchors do not part are not read,
+and with fewer than half of them left nothing is said. The raw drop stands beside it as description, and so does the
 published statistic, maximum minus final, which grows with the length of the thinking.
 """
 
@@ -37,7 +38,8 @@ class Cliff:
         name: the cell.
         effects: by name: ``anchored_plateau anchored_final anchored_drop`` (unit ``anchored``), ``raw_plateau
             raw_final raw_drop as_published`` (unit ``logit``) and ``surviving_share``: the anchored drop in logits of
-            the final position, (anchored drop) x (r - c), over the published drop. n counts groups.
+            the final position, (anchored drop) x (r - c), over the published drop; only where that drop is clearly
+            above 0. n counts groups.
         table: per rollout ``rollout group n_thinking reason raw_plateau raw_final raw_drop maximum as_published
             anchored_plateau anchored_final anchored_drop``; NaN where left out.
         left_out: rollouts left out, by reason.
@@ -68,6 +70,8 @@ class Cliff:
         lines = [f"Cliff of {self.name}: {self.n_rollouts} rollouts"]
         lines += [f"  left out: {n} {why}" for why, n in self.left_out.items()]
         lines += [f"  {self.reason}; the raw drop is description only"] if self.reason else []
+        read = len(self._anchors.plateau_columns)
+        lines += [f"  plateau read at {read} of {self._anchors.m} positions"] if read < self._anchors.m else []
         return "\n".join([*lines, *(f"  {e}" for e in self.effects.values())])
 
     def _repr_html_(self) -> str:
@@ -120,9 +124,11 @@ def cliff(
     seed = anchors.seed if seed is None else seed
     counts, n = _cell_counts(cut.group, anchors.resamples, seed)
     point = _per_rollout(cut, anchors)
-    effects = _raw_effects(point, cut, counts, n, seed) | _anchored_effects(point, cut, anchors, counts, n, seed)
+    effects = _raw_effects(point, counts, n, seed)
+    effects |= _anchored_effects(point, cut, anchors, counts, effects["as_published"])
     table = cut.table.merge(point, on="rollout", how="left")
-    return Cliff(name, effects, table, cut.left_out, _reason(cut, anchors), cut, anchors)
+    reason = anchors.reason if len(cut.rollout) else "cannot measure: no rollout of this cell has both ends"
+    return Cliff(name, effects, table, cut.left_out, reason, cut, anchors)
 
 
 def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of anchored drops") -> Effect:
@@ -167,12 +173,13 @@ def _anchor(values: Any, complied: Any, gap: Any) -> Any:
 def _per_rollout(cut: Windows, anchors: Anchors) -> pd.DataFrame:
     """Raw and anchored numbers of every measured rollout."""
     raw = np.median(cut.window, axis=1)
-    plateau, final = anchors.plateau_columns, anchors.final_column
+    high, low = np.full_like(raw, np.nan), np.full_like(raw, np.nan)
     c, gap = anchors.table["complied"].to_numpy(), anchors.table["gap"].to_numpy()
-    high = np.median(_anchor(cut.window, c[plateau], gap[plateau]), axis=1)
-    low = _anchor(cut.final, c[final], gap[final])
-    high = np.full_like(high, np.nan) if anchors.why_not(plateau) else high
-    low = np.full_like(low, np.nan) if anchors.why_not([final]) else low
+    if not anchors.plateau_reason:
+        at = anchors.plateau_columns
+        high = np.median(_anchor(cut.window[:, anchors.plateau_tokens], c[at], gap[at]), axis=1)
+    if not anchors.final_reason:
+        low = _anchor(cut.final, c[anchors.final_column], gap[anchors.final_column])
     return pd.DataFrame(
         {
             "rollout": cut.rollout, "raw_plateau": raw, "raw_final": cut.final, "raw_drop": raw - cut.final,
@@ -185,16 +192,13 @@ def _per_rollout(cut: Windows, anchors: Anchors) -> pd.DataFrame:
 def _anchored_draws(cut: Windows, anchors: Anchors, counts: ndarray) -> dict[str, Float[ndarray, "resample rollout"]]:
     """Anchored plateau, final and drop of every rollout under every resample of the anchors."""
     complied, gap = anchors.draws
-    plateau, final = anchors.plateau_columns, anchors.final_column
-    n, m = cut.window.shape
-    step = max(1, _CHUNK // max(1, n * m))
-    blocks = [
-        np.median(
-            _anchor(cut.window, complied[i : i + step, None, plateau], gap[i : i + step, None, plateau]), axis=-1
-        )
-        for i in range(0, len(counts), step)
-    ]
-    high = np.concatenate(blocks)
+    at, final = anchors.plateau_columns, anchors.final_column
+    scores = cut.window[:, anchors.plateau_tokens]
+    high = np.full(counts.shape, np.nan)
+    step = max(1, _CHUNK // max(1, scores.size))
+    for i in range(0, len(counts) if at else 0, step):
+        block = slice(i, i + step)
+        high[block] = np.median(_anchor(scores, complied[block, None, at], gap[block, None, at]), axis=-1)
     low = _anchor(cut.final, complied[:, [final]], gap[:, [final]])
     return {"anchored_plateau": high, "anchored_final": low, "anchored_drop": high - low}
 
@@ -204,9 +208,7 @@ def _mean_draws(draws: dict[str, ndarray], counts: ndarray) -> dict[str, Float[n
         return {k: (v * counts).sum(axis=1) / counts.sum(axis=1) for k, v in draws.items()}
 
 
-def _raw_effects(
-    point: pd.DataFrame, cut: Windows, counts: ndarray, n: int, seed: int
-) -> dict[str, Effect]:
+def _raw_effects(point: pd.DataFrame, counts: ndarray, n: int, seed: int) -> dict[str, Effect]:
     out = {}
     for name in RAW:
         values = point[name].to_numpy()
@@ -219,8 +221,9 @@ def _raw_effects(
 
 
 def _anchored_effects(
-    point: pd.DataFrame, cut: Windows, anchors: Anchors, counts: ndarray, n: int, seed: int
+    point: pd.DataFrame, cut: Windows, anchors: Anchors, counts: ndarray, published: Effect
 ) -> dict[str, Effect]:
+    n, seed = published.n, published.seed
     out = {name: Effect.missing(name, "anchored", n=n, seed=seed) for name in ANCHORED}
     out["surviving_share"] = Effect.missing("surviving_share", "ratio", n=n, seed=seed)
     if not n or not point[list(ANCHORED)].notna().any(axis=None):
@@ -230,17 +233,11 @@ def _anchored_effects(
         if point[name].notna().all():
             low, high = percentile_interval(means[name], n)
             out[name] = Effect(name, float(point[name].mean()), float(low), float(high), n, "anchored", seed)
-    drop, published = out["anchored_drop"].estimate, float(point["as_published"].mean())
-    if np.isfinite(drop) and published != 0:
+    # a share of a drop that is not there would be a number without meaning
+    if np.isfinite(out["anchored_drop"].estimate) and published.low > 0:
         gap = float(anchors.table["gap"].iloc[anchors.final_column])
         top = means["anchored_drop"] * anchors.draws[1][:, anchors.final_column]
         bottom = _mean_draws({"p": point["as_published"].to_numpy()}, counts)["p"]
-        ends = ratio_interval(top, bottom, n)
-        out["surviving_share"] = Effect("surviving_share", drop * gap / published, *ends, n, "ratio", seed)
+        share = out["anchored_drop"].estimate * gap / published.estimate
+        out["surviving_share"] = Effect("surviving_share", share, *ratio_interval(top, bottom, n), n, "ratio", seed)
     return out
-
-
-def _reason(cut: Windows, anchors: Anchors) -> str:
-    if not len(cut.rollout):
-        return "cannot measure: no rollout of this cell has both ends"
-    return anchors.why_not([*anchors.plateau_columns, anchors.final_column])

@@ -206,8 +206,8 @@ def select(
         rows: ``rollout group label part`` and the columns of ``hold``, one row per activation.
         layers: layers to try.
         Cs: inverse penalties to try.
-        balance: ``cells`` gives the cells label x held columns equal weight, so that for example harm cannot stand in
-            for refusal; ``classes`` the two labels; ``none`` each rollout. Every rollout counts once in each.
+        balance: ``cells`` gives the cells label x held columns equal weight, so that harm cannot stand in for refusal;
+            ``classes`` the two labels; ``none`` each rollout. Every rollout counts once in each.
         hold: the columns held fixed.
         resamples: bootstrap resamples behind standard errors and intervals.
         seed: seed of the draws.
@@ -225,32 +225,30 @@ def select(
         raise InputError("name at least one layer and one C")
     checked = check_rows(rows, hold, balance)
     train, validation = checked.at("train"), checked.at("validation")
-    weight = checked.weights(train, balance)
-    label, group = checked.label[validation], checked.group[validation]
+    weight, label, group = checked.weights(train, balance), checked.label[validation], checked.group[validation]
+    wanted = sorted(set(layers))
     found, fitted = [], {}
-    wanted, penalties = sorted(set(layers)), sorted(set(Cs))
     for done, layer in enumerate(wanted, start=1):
         X = to_array(read_layer(layer), len(rows), layer)
         fitted_on, chosen_on = X[train], X[validation]
-        for C in penalties:
+        for C in map(float, sorted(set(Cs))):
             probe = _fit(fitted_on, checked.label[train], weight, C, layer)
             scores = probe.decision_function(chosen_on)
             boot = auroc_bootstrap(label, scores, group, resamples=resamples, seed=seed)
-            found.append({"layer": layer, "C": float(C), "auroc_validation": boot.estimate, "se": boot.se})
-            fitted[layer, float(C)] = probe, scores
+            found.append({"layer": layer, "C": C, "auroc_validation": boot.estimate, "se": boot.se})
+            fitted[layer, C] = probe, scores
         if progress:
             progress(done, len(wanted))
     table = pd.DataFrame(found)
     layer, C = one_standard_error(table)
     table["chosen"] = (table["layer"] == layer) & (table["C"] == C)
     table["n_rows"], table["n_groups"] = int(validation.sum()), len(set(group))
-    score = evaluate(fitted[layer, C][1], checked, validation, resamples=resamples, seed=seed)
     return Selection(
         table=table,
         layer=layer,
         C=C,
         probes={at: probe for (at, c), (probe, _) in fitted.items() if c == C},
-        validation=score,
+        validation=evaluate(fitted[layer, C][1], checked, validation, resamples=resamples, seed=seed),
         balance=balance,
         hold=tuple(hold),
         cells=checked.cell_counts(train),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ _SPAN = pa.struct([("segment", pa.string()), ("start", pa.int32()), ("stop", pa.
 SCHEMA = pa.schema(
     [
         ("rollout", pa.string()),
+        ("prompt", pa.string()),
         ("group", pa.string()),
         ("ids", pa.list_(pa.int32())),
-        ("spans", pa.list_(_SPAN)),
+        ("segments", pa.list_(_SPAN)),
         ("n_prompt", pa.int32()),
         ("finish", pa.string()),
         ("temperature", pa.float64()),
@@ -37,13 +38,19 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("engine", pa.string()),
         ("tags", pa.string()),
-        ("prompt", pa.string()),
-        ("thinking", pa.string()),
-        ("answer", pa.string()),
+        ("thinking_text", pa.string()),
+        ("answer_text", pa.string()),
+        ("prompt_text", pa.string()),
     ]
 )
-"""Columns of the rollout table. ``tags`` is a JSON object; the four sampling columns are null for given
-rollouts; ``prompt``, ``thinking`` and ``answer`` are decoded for people and never read back."""
+"""Columns of the rollout table (``docs/formats.md``).
+
+``segments`` are the spans; ``tags`` is a JSON object; the four sampling columns are null for given rollouts. The last
+three and ``prompt`` (the rollout's id without its sample number) are for people and never read back.
+"""
+
+_FOR_PEOPLE = ("prompt", "thinking_text", "answer_text", "prompt_text")
+_SAMPLING = {"temperature": "Float64", "top_p": "Float64", "max_new_tokens": "Int64", "seed": "Int64"}
 
 
 def to_frame(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None = None) -> pd.DataFrame:
@@ -56,9 +63,11 @@ def to_frame(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | N
     Raises:
         InputError: an id occurs twice, or a tag is no JSON value.
     """
-    frame = pd.DataFrame(_rows(rollouts, tokenizer), columns=SCHEMA.names)
-    # a column of None alone would become object and a mixed one float: both must read back as they were
-    return frame.astype({"temperature": "Float64", "top_p": "Float64", "max_new_tokens": "Int64", "seed": "Int64"})
+    rows = _rows(rollouts, tokenizer)
+    columns: dict[str, Any] = {name: pd.Series([row[name] for row in rows], dtype=object) for name in SCHEMA.names}
+    # nullable types from the start: a plain column with a gap would pass through floats and round a large seed
+    columns |= {name: pd.array([row[name] for row in rows], dtype=kind) for name, kind in _SAMPLING.items()}
+    return pd.DataFrame(columns).infer_objects()
 
 
 def _rows(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None) -> list[dict[str, Any]]:
@@ -69,26 +78,28 @@ def _rows(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None
 
 
 def _row(r: Rollout, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    sampling = asdict(r.sampling) if r.sampling else dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
-    text: dict[str, str | None] = {"prompt": None, "thinking": None, "answer": None}
-    if tokenizer is not None:
-        text = {
-            "prompt": str(tokenizer.decode(list(r.ids[: r.n_prompt]), clean_up_tokenization_spaces=False)),
-            "thinking": thinking_text(r, tokenizer),
-            "answer": answer_text(r, tokenizer),
-        }
+    def decoded(read: Callable[[Rollout, PreTrainedTokenizerBase], str | None]) -> str | None:
+        return None if tokenizer is None else read(r, tokenizer)
+
     return {
         "rollout": r.id,
+        "prompt": r.id.rpartition("/")[0] or r.id,
         "group": r.group,
         "ids": list(r.ids),
-        "spans": [asdict(s) for s in r.spans],
+        "segments": [asdict(s) for s in r.spans],
         "n_prompt": r.n_prompt,
         "finish": r.finish,
-        **sampling,
+        **(asdict(r.sampling) if r.sampling else dict.fromkeys(_SAMPLING)),
         "engine": r.engine,
         "tags": _dump(r),
-        **text,
+        "thinking_text": decoded(thinking_text),
+        "answer_text": decoded(answer_text),
+        "prompt_text": decoded(_prompt_text),
     }
+
+
+def _prompt_text(r: Rollout, tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.decode(list(r.ids[: r.n_prompt]), clean_up_tokenization_spaces=False))
 
 
 def _dump(r: Rollout) -> str:
@@ -102,12 +113,12 @@ def _dump(r: Rollout) -> str:
 
 
 def from_frame(frame: pd.DataFrame) -> list[Rollout]:
-    """Rollouts from the columns :func:`to_frame` writes; text columns are ignored.
+    """Rollouts from the columns :func:`to_frame` writes; columns for people and further ones are ignored.
 
     Raises:
         InputError: a column is missing.
     """
-    needed = [n for n in SCHEMA.names if n not in ("prompt", "thinking", "answer")]
+    needed = [n for n in SCHEMA.names if n not in _FOR_PEOPLE]
     missing = [n for n in needed if n not in frame.columns]
     if missing:
         raise InputError(f"not a rollout table: column {missing[0]!r} is missing; write it with to_frame")
@@ -120,7 +131,7 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         id=str(row["rollout"]),
         group=str(row["group"]),
         ids=tuple(map(int, row["ids"])),
-        spans=tuple(Span(str(s["segment"]), int(s["start"]), int(s["stop"])) for s in row["spans"]),
+        spans=tuple(Span(str(s["segment"]), int(s["start"]), int(s["stop"])) for s in row["segments"]),
         n_prompt=int(row["n_prompt"]),
         finish=row["finish"],
         sampling=Sampling(float(row["temperature"]), float(row["top_p"]), int(row["max_new_tokens"]), int(row["seed"]))
@@ -145,8 +156,10 @@ def write_parquet(
         The path written.
     """
     path = Path(path)
-    meta = {"format": FORMAT, "version": str(VERSION)}
-    table = pa.Table.from_pylist(_rows(rollouts, tokenizer), schema=SCHEMA.with_metadata(meta))
+    # by way of pandas, so that its own reader gets the nullable types back
+    table = pa.Table.from_pandas(to_frame(rollouts, tokenizer), schema=SCHEMA, preserve_index=False)
+    meta = {**(table.schema.metadata or {}), b"format": FORMAT.encode(), b"version": str(VERSION).encode()}
+    table = table.replace_schema_metadata(meta)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -175,4 +188,4 @@ def read_parquet(path: str | Path) -> list[Rollout]:
         raise InputError(f"{path} holds no rollouts: give a file written by write_parquet")
     if int(meta[b"version"]) > VERSION:
         raise InputError(f"{path} has format version {int(meta[b'version'])}, this release reads {VERSION}: upgrade")
-    return from_frame(pd.DataFrame(table.to_pydict()))
+    return [_rollout(row) for row in table.to_pylist()]

@@ -58,7 +58,7 @@ def test_the_leaves_import_no_room() -> None:
         assert imported(path) <= {"stats", "errors"}, path
 
 
-@pytest.mark.parametrize("room", (*ROOMS, "studies"))
+@pytest.mark.parametrize("room", [*ROOMS, "studies"])
 def test_each_room_is_linked(room: str) -> None:
     link = ROOT / "verdictscope" / room
     assert link.is_symlink()
@@ -73,7 +73,18 @@ def test_a_room_by_its_bare_name_is_an_error(room: str) -> None:
 
 
 def test_the_wheel_holds_the_rooms(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
@@ -95,13 +106,29 @@ def test_starting_loads_nothing_heavy(command: list[str]) -> None:
     print(f"{' '.join(command)}: {time.perf_counter() - begin:.2f} s")
     assert done.returncode == 0
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert not loaded & {"torch", "transformers", "transformer_lens", "nnsight", "sklearn", "pandas", "matplotlib", "numpy"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "transformer_lens",
+        "nnsight",
+        "sklearn",
+        "pandas",
+        "matplotlib",
+        "numpy",
+    }
 
 
 def test_ground_truth_is_read_by_scoring_code_only() -> None:
-    readers = [p.relative_to(ROOT) for room in (*ROOMS, "verdictscope") for p in sources(room) if "truth.json" in p.read_text()]
+    readers = [
+        p.relative_to(ROOT) for room in (*ROOMS, "verdictscope") for p in sources(room) if "truth.json" in p.read_text()
+    ]
     inside = {p for p in readers if p.parts[0] != "verdictscope" or p.parts[1] not in ROOMS}
-    assert inside <= {Path("organisms/scorecards.py"), Path("organisms/train.py"), Path("organisms/card.py"), Path("verdictscope/cli.py")}
+    assert inside <= {
+        Path("organisms/scorecards.py"),
+        Path("organisms/train.py"),
+        Path("organisms/card.py"),
+        Path("verdictscope/cli.py"),
+    }
 
 
 def test_no_pickle_and_no_remote_code_by_default() -> None:

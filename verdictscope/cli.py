@@ -20,11 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-organisms_app = typer.Typer(help="Bundled models whose mechanism is known.", no_args_is_help=True, rich_markup_mode=None)
+organisms_app = typer.Typer(
+    help="Bundled models whose mechanism is known.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(organisms_app, name="organisms")
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/NAME by default. An existing run goes on.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run folder; runs/NAME by default. An existing run goes on.")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 
@@ -126,7 +130,8 @@ def organisms_list(as_json: Json = False) -> None:
 
     found = [folder for folder in sorted(models_folder().glob("*/")) if (folder / "config.json").is_file()]
     rows = [
-        {"name": PREFIX + f.name, "megabytes": round(sum(p.stat().st_size for p in f.iterdir()) / 1e6, 2)} for f in found
+        {"name": PREFIX + f.name, "megabytes": round(sum(p.stat().st_size for p in f.iterdir()) / 1e6, 2)}
+        for f in found
     ]
     if as_json:
         print(json.dumps({"organisms": rows}))
@@ -138,7 +143,9 @@ def organisms_list(as_json: Json = False) -> None:
 @organisms_app.command("train")
 def organisms_train(
     recipe: Annotated[str, typer.Argument(help="Name of the recipe, for example cliff.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the models; the bundled ones by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the models; the bundled ones by default.")
+    ] = None,
 ) -> None:
     """Train a bundled model anew: deterministic on one machine."""
     from verdictscope.organisms.train import train

@@ -83,8 +83,9 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
     probe, cliff, heads, ablation = (summary[k] for k in ("probe", "cliff", "heads", "ablation"))
     top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
     lines = [
-        f"probe      {probe['site']} layer {probe['layer']}: test AUROC {_between(probe, 'auroc_test', 'auroc_low', 'auroc_high')}, "
-        f"n = {probe['n']} prompt groups; labels permuted: {_num(probe['control_auroc'])} "
+        f"probe      {probe['site']} layer {probe['layer']}: "
+        f"test AUROC {_between(probe, 'auroc_test', 'auroc_low', 'auroc_high')}, n = {probe['n']} prompt groups; "
+        f"labels permuted: {_num(probe['control_auroc'])} "
         f"({_num(probe['control_low'])} to {_num(probe['control_high'])}, {probe['control_refits']} refits)",
         f"cliff      anchored {_num(cliff['anchored_plateau'])} -> {_num(cliff['anchored_final'])}, "
         f"drop {_between(cliff, 'anchored_drop', 'low', 'high')}, n = {cliff['n']}; "

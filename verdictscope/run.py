@@ -53,10 +53,14 @@ class Run:
                 held = Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise InputError(f"{file} cannot be read as a study: choose another --out") from error
-            if held != self.study and not (self.out / "provenance.json").exists():
-                provenance.write_text(file, self.study.to_toml())  # nothing was done yet: an earlier start was refused
+            if held != self.study and not self.state()["seconds"]:
+                # No stage was finished: an earlier start was refused for its input, and this is the repaired study.
+                (self.out / "provenance.json").unlink(missing_ok=True)
+                provenance.write_text(file, self.study.to_toml())
             elif held != self.study:
-                raise InputError(f"{self.out} holds another run ({_difference(held, self.study)}): choose another --out")
+                raise InputError(
+                    f"{self.out} holds another run ({_difference(held, self.study)}): choose another --out"
+                )
         elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"{self.out} exists and is no run folder: choose another --out")
         else:

@@ -126,7 +126,7 @@ def test_unknown_architectures_say_what_to_do():
 
 
 def test_missing_models_are_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "nothing", tmp_path, "no-such-owner/no-such-model"):
         with pytest.raises(InputError, match="cannot load model") as error:
             load(name)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -17,10 +16,8 @@ import torch
 from conftest import rollout, wrapped
 
 from verdictscope.activations import BatchPlan, Site, Store, collect, forward
-from verdictscope.activations import collect as collect_function
 from verdictscope.errors import InputError
 
-ROOM = sys.modules["verdictscope.activations.collect"]
 READS = [
     Site("resid_post") @ "thinking:4,think_end",
     Site("z", (0, 2)) @ "before_answer",
@@ -188,16 +185,13 @@ def test_wrong_files_and_reads_are_one_line(rollouts, tmp_path, qwen3):
     with pytest.raises(InputError, match="cannot write"):
         collect(qwen3, rollouts, READS, tmp_path / "text" / "n.h5")
     collect(qwen3, rollouts, READS, tmp_path / "s.h5").close()
-    with Store.open_for_append(tmp_path / "s.h5"), pytest.raises(InputError, match="cannot open"):
-        open_in_another_process(tmp_path / "s.h5")
-
-
-def open_in_another_process(path: Path) -> None:
-    """Another process, since HDF5 shares an open file within one."""
-    code = f"from verdictscope.activations import Store\nStore.open({str(path)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if "InputError" in done.stderr:
-        raise InputError(done.stderr.strip().splitlines()[-1])
+    code = f"import h5py, sys; f = h5py.File({str(tmp_path / 's.h5')!r}, 'r+'); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(InputError, match="cannot open"):
+            Store.open(tmp_path / "s.h5")
+        writer.communicate()
 
 
 def test_damage_is_found(rollouts, tmp_path, qwen3):
@@ -211,41 +205,29 @@ def test_damage_is_found(rollouts, tmp_path, qwen3):
     assert (~report["ok"]).sum() == 2
 
 
-CHILD = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-from conftest import rollout, wrapped
-from verdictscope.activations import BatchPlan, Site, collect
-rollouts = [rollout(f"p{{i}}/0", 12 + i % 9, seed=i) for i in range(60)]
-plan = BatchPlan(tuple((i, i + 1) for i in range(0, 60, 2)), 64)
-model = wrapped("qwen3")
-def slow(done, total):
-    print(done, flush=True)
-    time.sleep(0.02)
-collect(model, rollouts, [Site("resid_post") @ "all", Site("z") @ "thinking:3"], sys.argv[1], plan, slow).close()
-"""
-
-
 def test_kill_9_and_resume_equals_uninterrupted(tmp_path):
-    root = Path(__file__).parents[2]
-    code = CHILD.format(tests=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code, str(tmp_path / "cut.h5")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
-    assert child.stdout is not None
-    for line, _ in enumerate(child.stdout):
-        if line == 6:
-            time.sleep(0.013)
-            os.kill(child.pid, signal.SIGKILL)
-            break
-    child.wait()
-    with Store.open(tmp_path / "cut.h5", unfinished=True) as store:
-        assert 7 <= store.batches_done < 30
-        assert store.verify()["ok"].all()
+    """The child is a fork of this warmed process; it is killed while it works on some batch after the seventh."""
     rollouts = [rollout(f"p{i}/0", 12 + i % 9, seed=i) for i in range(60)]
     plan = BatchPlan(tuple((i, i + 1) for i in range(0, 60, 2)), 64)
     reads = [Site("resid_post") @ "all", Site("z") @ "thinking:3"]
-    collect_function(wrapped("qwen3"), rollouts, reads, tmp_path / "cut.h5").close()
-    collect_function(wrapped("qwen3"), rollouts, reads, tmp_path / "whole.h5", plan).close()
+    model = wrapped("qwen3")
+    _ = model.fingerprint
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            collect(model, rollouts, reads, tmp_path / "cut.h5", plan, lambda done, total: os.write(theirs, b"x"))
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    for _ in range(7):
+        assert os.read(ours, 1) == b"x"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(ours)
+    with Store.open(tmp_path / "cut.h5", unfinished=True) as store:
+        assert 7 <= store.batches_done < 30
+        assert store.verify()["ok"].all()
+    collect(model, rollouts, reads, tmp_path / "cut.h5").close()
+    collect(model, rollouts, reads, tmp_path / "whole.h5", plan).close()
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")

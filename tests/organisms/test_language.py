@@ -7,6 +7,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+
 from verdictscope.organisms.language import (
     ANSWERS,
     FIRST_ANSWER_WORDS,

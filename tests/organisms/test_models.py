@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from verdictscope.errors import InputError
 from verdictscope.organisms import load as bundled
 from verdictscope.organisms.heads import head_mask, silenced

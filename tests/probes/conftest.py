@@ -40,7 +40,9 @@ class World:
     ``reading`` is the planted anchored score of the cliff cell: at the plateau and at the last template token.
     """
 
-    def __init__(self, seed: int = 0, prompts: int = 60, noise: float = 1.0, reading: tuple[float, float] = (0.8, 0.2)):
+    def __init__(
+        self, seed: int = 0, prompts: int = 60, reading: tuple[float, float] = (0.8, 0.2), longest: int = 40
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.reading = reading
         self.rollouts: list[Rollout] = []
@@ -51,7 +53,7 @@ class World:
                 for i in range(prompts):
                     group = f"{part}-{cell}-{i}"
                     for sample in range(2):
-                        r = make_rollout(f"{group}/{sample}", group, int(rng.integers(10, 60)))
+                        r = make_rollout(f"{group}/{sample}", group, int(rng.integers(10, longest)))
                         self.rollouts.append(r)
                         refused = cell.endswith("refused")
                         self.labels.append(
@@ -67,7 +69,7 @@ class World:
             last = segment in ("think_end", "answer")
             # complying scores fall from -1 to -5, refusing ones from 3 to 2: the gap grows from 4 to 7
             mean = -5 + 7 * late if last else -1 + 4 * early
-            return mean + noise * (0.5 * shift[r.group] + rng.normal())
+            return mean + 0.5 * shift[r.group] + rng.normal()
 
         self.scores = make_scores(self.rollouts, value)
         self.table = pd.DataFrame(self.labels)

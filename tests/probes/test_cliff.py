@@ -10,7 +10,7 @@ import pytest
 from conftest import World, make_rollout, make_scores
 
 from verdictscope.errors import InputError
-from verdictscope.probes import Anchors, align, anchor_rollouts, cliff, drop_difference
+from verdictscope.probes import Anchors, LogisticProbe, align, anchor_rollouts, cliff, drop_difference
 from verdictscope.probes.anchors import windows
 
 QUICK = {"resamples": 400}
@@ -114,6 +114,14 @@ def test_the_share_that_survives(world: World, aligned: pd.DataFrame, anchors: A
     assert found["as_published"].estimate == pytest.approx((top - last).mean())
 
 
+def test_there_is_no_share_of_a_drop_that_is_not_there() -> None:
+    aligned, ids = ends({"c": (-2.0, -4.0), "r": (2.0, 6.0), "cell": (2.0, 6.0)})
+    found = cliff(aligned, Anchors.fit(aligned, ids["c"], ids["r"], **QUICK), rollouts=ids["cell"])
+    assert found["as_published"].estimate < 0
+    assert np.isfinite(found["anchored_drop"].low)
+    assert np.isnan(found["surviving_share"].estimate)
+
+
 def test_the_per_rollout_table_is_the_definition(world: World, aligned: pd.DataFrame, anchors: Anchors) -> None:
     one = world.ids("harmful_complied")[0]
     row = cliff(aligned, anchors, rollouts=[one, *world.ids("harmful_refused")]).table.set_index("rollout").loc[one]
@@ -179,8 +187,8 @@ def ends(rollouts_by_kind: dict[str, tuple[float, float]], n: int = 30) -> tuple
 def test_kinds_that_score_alike_cannot_anchor() -> None:
     aligned, ids = ends({"c": (0.0, -3.0), "r": (0.0, 3.0), "cell": (1.0, 1.0)})
     anchors = Anchors.fit(aligned, ids["c"], ids["r"], **QUICK)
-    assert "score alike" in anchors.why_not(anchors.plateau_columns)
-    assert anchors.why_not([anchors.final_column]) == ""
+    assert "score alike" in anchors.plateau_reason
+    assert anchors.final_reason == ""
     found = cliff(aligned, anchors, rollouts=ids["cell"])
     # the end can be read, the plateau and so the drop cannot
     assert np.isfinite(found["anchored_final"].low)
@@ -188,6 +196,18 @@ def test_kinds_that_score_alike_cannot_anchor() -> None:
     assert np.isnan(found["anchored_drop"].estimate)
     assert "score alike" in found.reason
     assert np.isnan(drop_difference(found, found).estimate)
+
+
+def test_a_position_that_cannot_anchor_is_not_read(world: World, aligned: pd.DataFrame) -> None:
+    noise = np.random.default_rng(4).normal(size=len(aligned))
+    blurred = aligned.assign(score=aligned["score"].where(~aligned["rel_think_end"].isin([-1, -5]), 50 * noise))
+    anchors = Anchors.fit(blurred, *anchor_rollouts(world.table), **QUICK)
+    assert anchors.plateau_tokens == [0, 1, 2, 4, 5, 6]
+    assert not anchors.reason
+    found = cliff(blurred, anchors, rollouts=world.ids("harmful_complied"))
+    assert "plateau read at 6 of 8 positions" in repr(found)
+    assert found["anchored_plateau"].estimate == pytest.approx(0.8, abs=0.06)
+    assert anchors.score(blurred).loc[blurred["rel_think_end"] == -5, "anchored"].isna().all()
 
 
 def test_a_rollout_read_by_its_own_anchors_is_refused(world: World, aligned: pd.DataFrame, anchors: Anchors) -> None:
@@ -266,7 +286,7 @@ def drop_coverage(sims: int, prompts: int, reading: tuple[float, float]) -> tupl
     """Share of intervals that hold the planted drop, and share that lie above 0."""
     covered = above = 0
     for i in range(sims):
-        w = World(seed=100 + i, prompts=prompts, reading=reading)
+        w = World(seed=100 + i, prompts=prompts, reading=reading, longest=13)
         a = align(w.scores, w.rollouts)
         anchors = Anchors.fit(a, *anchor_rollouts(w.table), resamples=300, seed=i)
         effect = cliff(a, anchors, rollouts=w.ids("harmful_complied"))["anchored_drop"]
@@ -282,10 +302,39 @@ def test_drop_intervals_cover_in_a_small_simulation() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("reading", [(0.5, 0.5), (0.8, 0.2)])
 def test_drop_intervals_cover(reading: tuple[float, float]) -> None:
-    covered, above = drop_coverage(250, 20, reading)
+    covered, above = drop_coverage(200, 20, reading)
     print(f"planted drop {reading[0] - reading[1]:.1f}: coverage {covered:.3f}, above 0 {above:.3f}")
-    assert covered > 0.905
+    assert covered > 0.9
     if reading[0] == reading[1]:
         assert above < 0.06
+
+
+def test_anchors_from_prompts_the_probe_was_fitted_on_read_too_far_apart() -> None:
+    """Few prompts, many features: the validation part gives the anchors then, as `anchor_rollouts` says."""
+    rng = np.random.default_rng(1)
+    rollouts, rows, x = [], [], []
+    for part, prompts in (("train", 60), ("validation", 100), ("test", 100)):
+        for i in range(prompts):
+            r = make_rollout(f"{part}{i}/0", f"{part}{i}", 8)
+            rollouts.append(r)
+            rows.append({"rollout": r.id, "part": part, "harm": False, "refused": i % 2 == 1})
+            own = rng.normal(size=48) + 1.0 * (i % 2) * (np.arange(48) < 3)
+            x.append(own + 0.3 * rng.normal(size=(len(r), 48)))
+    labels = pd.DataFrame(rows)
+    train = (labels["part"] == "train").to_numpy()
+    states = {r.id: states for r, states in zip(rollouts, x, strict=True)}
+    fit = np.stack([s[8:16] for s in x])[train].reshape(-1, 48)
+    probe = LogisticProbe(C=1.0).fit(fit, np.repeat(labels["refused"][train].astype(int), 8), np.full(len(fit), 1 / 8))
+    scored = {name: probe.decision_function(s) for name, s in states.items()}
+    aligned = align(make_scores(rollouts, lambda r, pos, segment: scored[r.id][pos]), rollouts)
+    test = labels["part"] == "test"
+    reads = {}
+    for part in ("train", "validation"):
+        anchors = Anchors.fit(aligned, *anchor_rollouts(labels, part), **QUICK)
+        cells = [labels["rollout"][test & (labels["refused"] == refused)] for refused in (False, True)]
+        reads[part] = [cliff(aligned, anchors, rollouts=list(c))["anchored_plateau"].estimate for c in cells]
+    assert reads["train"][1] - reads["train"][0] < 0.75
+    np.testing.assert_allclose(reads["validation"], [0, 1], atol=0.2)

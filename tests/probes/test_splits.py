@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verdictscope.errors import InputError
-from verdictscope.probes import PARTS, split_groups
+from verdictscope.probes import PARTS, LogisticProbe, split_groups
+from verdictscope.stats import auroc
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,3 +75,20 @@ def test_near_every_group_reaches_every_part_over_seeds() -> None:
 def test_wrong_input(given: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         split_groups(**given)
+
+
+def test_a_random_split_of_activations_reads_prompts_and_the_grouped_one_does_not() -> None:
+    # labels say nothing; rows of one prompt are alike (refusal_cliff.md 1.3 split activations at random)
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(60), 10)
+    label = (np.arange(60) % 2)[prompt]
+    x = rng.normal(size=(60, 30))[prompt] + 0.3 * rng.normal(size=(600, 30))
+    groups = np.array([f"p{i}" for i in prompt])
+    part = split_groups(groups, label)[groups].to_numpy()
+    random = rng.permutation(np.arange(600) % 2 == 0)
+
+    def score(train: np.ndarray, test: np.ndarray) -> float:
+        return float(auroc(label[test], LogisticProbe().fit(x[train], label[train]).decision_function(x[test])))
+
+    assert score(random, ~random) > 0.8
+    assert 0.2 < score(part == "train", part == "test") < 0.8

@@ -135,7 +135,7 @@ def test_the_band_counts_prompts_and_covers() -> None:
     rng = np.random.default_rng(3)
     rollouts = [make_rollout(f"p{i}/{s}", f"p{i}", 12) for i in range(25) for s in range(4)]
     hits = []
-    for i in range(60):
+    for i in range(30):
         shift = rng.normal(size=25)
         scores = make_scores(rollouts, lambda r, pos, segment, b=shift: b[int(r.group[1:])] + 0.3 * rng.normal())
         curve = aggregate(align(scores, rollouts), window=(-2, 0), resamples=300, seed=i)
@@ -143,7 +143,7 @@ def test_the_band_counts_prompts_and_covers() -> None:
         if i == 0:
             assert (curve["n"] == 100).all()
             assert (curve["n_groups"] == 25).all()
-    assert 0.86 < np.mean(hits) <= 1.0
+    assert 0.8 < np.mean(hits) <= 1.0
 
 
 def test_one_group_has_no_band() -> None:

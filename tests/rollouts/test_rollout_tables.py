@@ -64,6 +64,7 @@ def test_nothing_is_lost(rollouts: list[Rollout], tmp_path_factory: pytest.TempP
     assert from_frame(to_frame(rollouts)) == rollouts
     path = write_parquet(rollouts, tmp_path_factory.getbasetemp() / "lossless.parquet")
     assert read_parquet(path) == rollouts
+    assert from_frame(pd.read_parquet(path)) == rollouts
     pd.testing.assert_frame_equal(to_frame(read_parquet(path)), to_frame(rollouts))
 
 
@@ -79,10 +80,11 @@ def made(text: str = "<think>\nSo.\n</think>\n\nNo") -> Rollout:
 
 def test_text_for_people() -> None:
     frame = to_frame([made(), replace(made("<think>\nSo"), id="a/1")], byte_tokenizer())
-    assert frame["prompt"][0] == "<|im_start|>user\nIs it?<|im_end|>\n<|im_start|>assistant\n"
-    assert frame["thinking"].tolist() == ["So.\n", "So"]
-    assert frame["answer"][0] == "No"
-    assert pd.isna(frame["answer"][1])
+    assert frame["prompt"].tolist() == ["a", "a"]
+    assert frame["prompt_text"][0] == "<|im_start|>user\nIs it?<|im_end|>\n<|im_start|>assistant\n"
+    assert frame["thinking_text"].tolist() == ["So.\n", "So"]
+    assert frame["answer_text"][0] == "No"
+    assert pd.isna(frame["answer_text"][1])
 
 
 def test_the_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,11 +127,12 @@ def test_the_interval_covers_a_true_99_with_forty_prompts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("a", [0.75, 0.9, 0.99])
 @pytest.mark.parametrize("groups", [40, 120, 400])
 @pytest.mark.parametrize("icc", [0.2, 0.8])
 def test_intervals_cover(a: float, groups: int, icc: float) -> None:
-    got = coverage(a, groups, icc, 1000, 500)
+    got = coverage(a, groups, icc, 600, 400)
     print(f"AUROC {a}, {groups} prompts, icc {icc}: coverage {got:.3f}")
-    # 3 binomial standard errors around 93 to 97.5 %
-    assert 0.93 - 0.024 <= got <= 0.975 + 0.012
+    # three binomial standard errors around 93 to 97.5 %
+    assert 0.93 - 0.031 <= got <= 0.975 + 0.019

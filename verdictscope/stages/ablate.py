@@ -27,7 +27,7 @@ def run_ablate(run: Run) -> None:
 
 
 def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
-    """The refusal log-odds on the base model's own tokens: untouched, without the found heads, without each random set."""
+    """Refusal log-odds on the base model's own tokens: untouched, without the found heads, without each random set."""
     readout = from_dict(run.read_json("readouts")["log_odds"])
     rollouts = complied_targets(run, "report")
     edits = [HeadEdit(found), *(HeadEdit(heads) for heads in sets)]
@@ -44,7 +44,7 @@ def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
 
 
 def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Free generation on the reporting half: everything without the found heads, target and control without random sets."""
+    """Free generation on the reporting half: all without the found heads, target and control without random sets."""
     prompts = read_study_prompts(run)
     base = load_labels(run)
     test = prompts[prompts["group"].isin(base.loc[base["part"] == "test", "group"])].reset_index(drop=True)

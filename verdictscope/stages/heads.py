@@ -34,7 +34,9 @@ def run_heads(run: Run) -> None:
         parts.append(part)
         shares = part[part["component"] == "head"].set_index(["layer", "head"])["estimate"]
         # A head above the probe's layer has no share in it: that is a zero, not a missing number.
-        table[f"attribution_{name}"] = shares.reindex(pd.MultiIndex.from_frame(table[["layer", "head"]])).fillna(0).to_numpy()
+        table[f"attribution_{name}"] = (
+            shares.reindex(pd.MultiIndex.from_frame(table[["layer", "head"]])).fillna(0).to_numpy()
+        )
     run.write("attribution", pd.concat(parts, ignore_index=True))
     run.write("heads", table.sort_values("rank").reset_index(drop=True))
 
@@ -46,7 +48,8 @@ def complied_targets(run: Run, half: str) -> list[Rollout]:
         half: ``explore`` (train and validation parts) or ``report`` (test part).
     """
     labels = load_labels(run)
-    chosen = labels["target"] & (labels["refused"] == False) & ((labels["part"] == "test") == (half == "report"))  # noqa: E712
+    complied = labels["cell"].str.endswith("_complied")
+    chosen = labels["target"] & complied & ((labels["part"] == "test") == (half == "report"))
     rollouts = load_rollouts(run)
     cut = [until_answer(rollouts[i]) for i in labels.loc[chosen.fillna(False), "rollout"]]
     cut = [r for r in cut if r is not None][: run.study.heads.rollouts]

@@ -63,7 +63,9 @@ def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
     if (stored["segment"] == "answer").any():
         from verdictscope.errors import InputError
 
-        raise InputError("collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision")
+        raise InputError(
+            "collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision"
+        )
     labels = load_labels(run)
     rows = stored.merge(labels, on="rollout", how="left", validate="many_to_one")
     keep = rows["refused"].notna().to_numpy()
@@ -85,9 +87,7 @@ def position_classes(rows: pd.DataFrame) -> pd.Series:
     return names.where(~thinking, "thinking " + share.astype(str) + f"/{largest}")
 
 
-def probe_map(
-    read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, layers: list[int], C: float
-) -> pd.DataFrame:
+def probe_map(read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, layers: list[int], C: float) -> pd.DataFrame:
     """AUROC of each layer's probe on validation rows, by position class."""
     train, validation = (rows["part"] == "train").to_numpy(), (rows["part"] == "validation").to_numpy()
     mean_pos = rows.groupby("position")["pos"].mean()
@@ -120,7 +120,9 @@ def text_baselines(run: Run) -> dict[str, float]:
     rollouts, tokenizer = load_rollouts(run), run.model().tokenizer
     system = prompts["system"].fillna("") if "system" in prompts else ""
     shown = (system + "\n" + prompts["user"]).to_list()
-    read = [f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)]
+    read = [
+        f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)
+    ]
     asked = {
         "bag_of_words": (prompts["user"].to_list(), labels["harm"]),
         "bag_of_words_refusal": (shown, labels["refused"]),

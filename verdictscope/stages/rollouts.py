@@ -49,8 +49,9 @@ def matches(table: pd.DataFrame, where: dict[str, bool | int | float | str]) -> 
     """Rows whose columns equal the given values."""
     hit = pd.Series(True, index=table.index)
     for column, value in where.items():
-        values = table[column]
-        hit &= (values == value) if isinstance(value, bool) or values.dtype != object else values.astype(str) == str(value)
+        # Text columns hold text only: a number in the study is compared as text there.
+        text = pd.api.types.is_string_dtype(table[column]) and not isinstance(value, bool)
+        hit &= table[column].eq(str(value) if text else value).fillna(False).astype(bool)
     return hit
 
 
@@ -96,7 +97,7 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
             "group": table["group"],
             "harm": table["harm"].astype(bool),
             "refused": table["refused"],
-            "cell": [cell(h, r) for h, r in zip(table["harm"], table["refused"], strict=True)],
+            "cell": cells(table["harm"].astype(bool), table["refused"]),
             "target": matches(table, section.target),
             "control": matches(table, section.control),
             "finish": table["finish"],
@@ -104,11 +105,11 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
     )
 
 
-def cell(harm: bool, refused: bool | None) -> str:
-    """The cell of the 2 x 2 design; ``unread`` is a third outcome and belongs to none."""
-    if pd.isna(refused):
-        return "unread"
-    return f"{'harmful' if harm else 'harmless'}_{'refused' if refused else 'complied'}"
+def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
+    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none."""
+    verdict = refused.astype("boolean").map({True: "refused", False: "complied"})
+    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict.astype(object)
+    return names.where(refused.notna(), "unread")
 
 
 def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:

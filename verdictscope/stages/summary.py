@@ -84,7 +84,11 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
         for arm in ("base", "ablated", "twin"):
             if arm in of_kind.index:
                 row = of_kind.loc[arm]
-                numbers |= {f"{key}_{arm}": row["refused"], f"{key}_{arm}_low": row["low"], f"{key}_{arm}_high": row["high"]}
+                numbers |= {
+                    f"{key}_{arm}": row["refused"],
+                    f"{key}_{arm}_low": row["low"],
+                    f"{key}_{arm}_high": row["high"],
+                }
                 numbers |= {f"{key}_{arm}_n": int(row["n"]), f"{key}_{arm}_unread": int(row["unread"])}
         random = of_kind[of_kind.index.str.startswith("random_")]["refused"]
         numbers |= {f"{key}_random": random.mean(), f"{key}_random_max": random.max()}

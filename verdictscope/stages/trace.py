@@ -1,4 +1,4 @@
-"""Stage ``trace``: the probe's score at every token, lined up at the end of thinking, and the cliff with its controls."""
+"""Stage ``trace``: the probe's score at every token, lined up at the end of thinking, and the cliff."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_trace(run: Run) -> None:
 
 
 def trace_ablated(run: Run, found: Sequence[tuple[int, int]]) -> None:
-    """Add two controls to the traces: the found heads zeroed on the same tokens, and in rollouts written without them."""
+    """Add two controls to the traces: found heads zeroed on the same tokens, and in rollouts written without them."""
     base_labels = load_labels(run)
     asked = base_labels[base_labels["target"] & (base_labels["part"] == "test")]
     rollouts = load_rollouts(run)
@@ -40,9 +40,7 @@ def trace_ablated(run: Run, found: Sequence[tuple[int, int]]) -> None:
     write_traces(run, pd.concat([earlier, fixed, regenerated], ignore_index=True), everything)
 
 
-def score(
-    run: Run, rollouts: list[Rollout], arm: str, zeroed: Sequence[tuple[int, int]] | None = None
-) -> pd.DataFrame:
+def score(run: Run, rollouts: list[Rollout], arm: str, zeroed: Sequence[tuple[int, int]] | None = None) -> pd.DataFrame:
     """The probe's score at every token of an arm's rollouts, computed inside the forward pass."""
     model = run.model(arm)
     probe = from_dict(run.read_json("readouts")["probe"])

@@ -1,0 +1,182 @@
+"""The whole path on the bundled models: what it finds, and that nothing but scoring reads the truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from verdictscope.pipeline import STAGES, run_study
+from verdictscope.run import Run
+from verdictscope.sources import models_folder
+from verdictscope.study import Study, read_study
+
+GROUPS_PER_CELL = 14
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled prompts of a few groups of every category cell, so that a run takes seconds."""
+    table = pd.read_csv(models_folder() / "cliff" / "prompts.csv")
+    groups = table.drop_duplicates("group").groupby(["verb_category", "object_category"])["group"]
+    keep = groups.apply(lambda names: names.sample(GROUPS_PER_CELL, random_state=0))
+    file = tmp_path_factory.mktemp("prompts") / "prompts.csv"
+    table[table["group"].isin(keep)].to_csv(file, index=False)
+    return file
+
+
+def small(prompts: Path, *overrides: str) -> Study:
+    return read_study("refusal_cliff", [f"prompts.file={prompts}", "ablation.generated_sets=2", *overrides])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    run_study(small(prompts), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def planted(model: str = "cliff") -> set[tuple[int, int]]:
+    truth = json.loads((models_folder() / model / "truth.json").read_text())
+    return {tuple(head) for head in truth["heads"]}
+
+
+def test_the_planted_heads_are_found(summary: dict[str, Any]) -> None:
+    assert {tuple(h) for h in summary["heads"]["top"]} == planted()
+    assert summary["heads"]["recall"] == 1.0
+
+
+def test_ablating_them_restores_refusal_and_random_sets_do_not(summary: dict[str, Any]) -> None:
+    ablation = summary["ablation"]
+    assert ablation["refusal_base"] <= 0.1
+    assert ablation["refusal_ablated"] >= 0.9
+    assert ablation["refusal_random"] <= 0.2
+    assert ablation["refusal_harmless_base"] <= 0.05
+    assert ablation["refusal_harmless_ablated"] <= 0.05
+    assert ablation["p_value"] == pytest.approx(0.01)
+    assert ablation["random_sets"] == 99
+
+
+def test_the_probe_beats_its_null_and_the_words_say_nothing(summary: dict[str, Any]) -> None:
+    probe, language = summary["probe"], summary["language"]
+    assert probe["auroc_low"] > probe["control_high"]
+    assert probe["control_refits"] >= 50
+    assert 0.35 <= probe["control_auroc"] <= 0.65
+    assert language["bag_of_words_auroc"] <= 0.6
+
+
+def test_the_anchored_score_falls_in_the_cliff_model_alone(summary: dict[str, Any]) -> None:
+    cliff = summary["cliff"]
+    assert cliff["low"] > 0
+    for control in ("aligned", "ablated"):
+        includes_zero = cliff[f"{control}_low"] <= 0
+        assert includes_zero or cliff[f"{control}_anchored_drop"] < cliff["anchored_drop"] / 3
+
+
+def test_every_cell_is_filled(summary: dict[str, Any]) -> None:
+    for arm in ("base", "twin"):
+        assert set(summary["cells"][arm]) >= {
+            f"{h}_{d}" for h in ("harmful", "harmless") for d in ("refused", "complied")
+        }
+
+
+def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text()
+    for file in run.iterdir():
+        assert file.name in text, f"docs/formats.md does not mention {file.name}"
+    for file in run.glob("*.parquet"):
+        section = text.split(f"### {file.name}")[1].split("###")[0] if f"### {file.name}" in text else text
+        for column in pd.read_parquet(file).columns:
+            assert column in section or f"`{column}" in text or f" {column} " in text, (file.name, column)
+    assert {p.name for p in (run / "figures").glob("*.png")} == {
+        f"{n}.png" for n in ("trace", "probe_map", "heads", "ablation")
+    }
+
+
+def test_parts_do_not_share_groups_and_selection_keeps_off_the_reporting_half(run: Path) -> None:
+    labels = pd.read_parquet(run / "labels.parquet")
+    assert (labels.groupby("group")["part"].nunique() == 1).all()
+    heads, ablation = pd.read_parquet(run / "heads.parquet"), pd.read_parquet(run / "ablation.parquet")
+    assert (heads["found"] == (heads["rank"] < 3)).all()
+    assert heads["rank"].equals((heads["effect_explore"].rank(ascending=False, method="first") - 1).astype(int))
+    test_targets = labels[(labels["arm"] == "base") & (labels["part"] == "test") & labels["target"]]
+    assert ablation["n"].max() <= test_targets["group"].nunique()
+
+
+def test_attribution_sums_to_the_logit(run: Path) -> None:
+    parts = pd.read_parquet(run / "attribution.parquet")
+    for _, of_readout in parts.groupby("readout"):
+        by = of_readout.set_index("component")["estimate"]
+        shares = by.drop(["logit", "residual"])
+        assert abs(by["residual"]) <= 1e-5 * shares.abs().sum()
+        assert shares.sum() == pytest.approx(by["logit"], abs=1e-4)
+
+
+def test_a_second_call_does_nothing_twice(run: Path, prompts: Path) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in run.glob("*.parquet")}
+    again = run_study(small(prompts), run)
+    assert {p.name: p.stat().st_mtime_ns for p in run.glob("*.parquet")} == before
+    assert set(again["seconds"]) == set(STAGES)
+
+
+def test_a_stage_done_again_gives_the_same_tables(run: Path, prompts: Path, tmp_path: Path) -> None:
+    """Deterministic: what a killed and resumed run does again is what it did before."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    state = json.loads((copy / "provenance.json").read_text())
+    for name in ("heads", "ablate", "summary", "figures"):
+        state["seconds"].pop(name)
+    (copy / "provenance.json").write_text(json.dumps(state))
+    run_study(small(prompts), copy)
+    for name in ("heads", "ablation", "generation", "trace", "cliff", "rollouts_ablated"):
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(copy / f"{name}.parquet"), pd.read_parquet(run / f"{name}.parquet")
+        )
+
+
+def heads_of(study: Study, folder: Path) -> list[tuple[int, int]]:
+    run_study(study, folder, until="heads")
+    table = Run(study, folder).table("heads")
+    return [tuple(h) for h in table.sort_values("rank")[["layer", "head"]].head(3).to_numpy().tolist()]
+
+
+def test_without_the_truth_the_same_heads_are_found(summary: dict[str, Any], prompts: Path, tmp_path: Path) -> None:
+    model = tmp_path / "cliff"
+    shutil.copytree(models_folder() / "cliff", model)
+    (model / "truth.json").unlink()
+    found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
+    assert found == [tuple(h) for h in summary["heads"]["top"]]
+
+
+def swap_heads_within_groups(folder: Path) -> None:
+    """Exchange the two query heads of every KV group: the same function with other head numbers."""
+    config = json.loads((folder / "config.json").read_text())
+    width, heads = config["head_dim"], config["num_attention_heads"]
+    assert heads == 2 * config["num_key_value_heads"]
+    order = torch.arange(heads * width).reshape(heads // 2, 2, width).flip(1).reshape(-1)
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if name.endswith("q_proj.weight"):
+            weights[name] = weights[name][order].contiguous()
+        if name.endswith("o_proj.weight"):
+            weights[name] = weights[name][:, order].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_after_a_swap_the_swapped_heads_are_named(summary: dict[str, Any], prompts: Path, tmp_path: Path) -> None:
+    model = tmp_path / "swapped"
+    shutil.copytree(models_folder() / "cliff", model)
+    swap_heads_within_groups(model)
+    found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
+    assert found == [(layer, head ^ 1) for layer, head in summary["heads"]["top"]]

@@ -1,0 +1,104 @@
+"""The study file: what it accepts, what it says when it does not, and that it survives a round trip."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from verdictscope.errors import InputError
+from verdictscope.run import Run
+from verdictscope.study import STUDIES, Study, read_study
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_studies_are_valid_and_round_trip(file: Path) -> None:
+    study = read_study(file)
+    again = Study.model_validate(tomllib.loads(study.to_toml()))
+    assert again == study
+    assert read_study(file.stem) == study
+
+
+def test_texts_with_quotes_and_control_characters_round_trip() -> None:
+    study = read_study("refusal_cliff").model_copy(update={"question": 'a "b" \\ c\nd\te \x07 é'})
+    assert Study.model_validate(tomllib.loads(study.to_toml())) == study
+
+
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    study = read_study(
+        "refusal_cliff", ["seed=3", "model=some/dir", "heads.k=5", "prompts.target={harm=true}", "probe.C=[1, 2]"]
+    )
+    assert (study.seed, study.model, study.heads.k) == (3, "some/dir", 5)
+    assert study.prompts.target == {"harm": True}
+    assert study.probe.C == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hedas.k=3", "unknown key 'hedas': did you mean 'heads'?"),
+        ("heads.kk=3", "unknown key 'heads.kk': did you mean 'k'?"),
+        ("zzz=1", "unknown key 'zzz': known keys are format, name"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("split.shares=[0.5, 0.5, 0.5]", "must sum to 1, not 1.5"),
+        ("labels.refuse=[]", "labels.refuse"),
+        ("ablation.random_sets=10", "ablation.random_sets"),
+        ("probe.permutations=3", "probe.permutations"),
+        ("format=2", "format"),
+        ("nonsense", "--set takes KEY=VALUE"),
+        ("prompts.file.x=1", "'file' is no section"),
+    ],
+)
+def test_a_wrong_study_is_one_clear_line(override: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_study("refusal_cliff", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_shipped_studies(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="refusal_cliff"):
+        read_study(tmp_path / "none.toml")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('name = "x"\nquestion = "y"\n[prompts]\nfile = "p.csv"\n[labels]\nrefuse = ["a"]\ncomply = ["b"]\n')
+    with pytest.raises(InputError, match="key 'model' is missing"):
+        read_study(file)
+    file.write_text("a = = 1")
+    with pytest.raises(InputError, match="no valid TOML"):
+        read_study(file)
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
+    study = read_study("refusal_cliff")
+    with Run(study, tmp_path / "run").stage("rollouts") as todo:
+        assert todo
+    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
+        Run(study.model_copy(update={"seed": 1}), tmp_path / "run")
+    with Run(study, tmp_path / "run").stage("rollouts") as todo:
+        assert not todo
+
+
+def test_a_refused_start_does_not_claim_the_folder(tmp_path: Path) -> None:
+    study = read_study("refusal_cliff")
+    Run(study, tmp_path / "run")
+    repaired = study.model_copy(update={"seed": 1})
+    assert tomllib.loads((Run(repaired, tmp_path / "run").out / "study.toml").read_text())["seed"] == 1
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("my only copy")
+    with pytest.raises(InputError, match="no run folder"):
+        Run(read_study("refusal_cliff"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
+    run = Run(read_study("refusal_cliff"), tmp_path / "run")
+    with pytest.raises(RuntimeError), run.stage("probe"):
+        raise RuntimeError
+    with run.stage("probe") as todo:
+        assert todo
