@@ -133,7 +133,7 @@ def norm_pieces(module: nn.Module, d_model: int) -> FinalNorm:
     eps = next((float(getattr(exact, n)) for n in ("variance_epsilon", "eps", "epsilon") if hasattr(exact, n)), 0.0)
     x = torch.randn(8, d_model, generator=torch.Generator().manual_seed(0)).to(device) * 3 + 0.5
     with torch.no_grad():
-        wanted = exact(x)
+        wanted = exact.forward(x)  # not a call: the copy carries whatever hooks the module has
     for gain in gains:
         for centred in (False, True):
             form = FinalNorm(gain, None if bias is None else bias.detach(), eps, centred)

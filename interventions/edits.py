@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from verdictscope.activations.hooks import WriteFn
 from verdictscope.errors import InputError
 
 Head = tuple[int, int]
+
+OPERATIONS = ("zero", "scale")
+"""What can be done to a head."""
 
 
 @runtime_checkable
@@ -41,14 +44,14 @@ class HeadEdit:
 
     Attributes:
         heads: (layer, head) pairs.
-        op: ``zero``, or ``scale`` by ``value``.
+        op: ``zero``, or ``scale`` by ``value``; one of :data:`OPERATIONS`.
         value: the factor of ``scale``.
         positions: a positions rule (see :mod:`verdictscope.activations.positions`); ``all`` also acts on every token
             that is generated under the edit.
     """
 
     heads: tuple[Head, ...]
-    op: Literal["zero", "scale"] = "zero"
+    op: str = "zero"
     value: float = 0.0
     positions: str = "all"
 
@@ -57,8 +60,8 @@ class HeadEdit:
             raise InputError("an edit of no heads changes nothing: name at least one (layer, head)")
         if len(set(self.heads)) != len(self.heads):
             raise InputError(f"an edit names a head twice: {list(self.heads)}")
-        if self.op not in ("zero", "scale"):
-            raise InputError(f"unknown operation {self.op!r} on heads: use zero or scale")
+        if self.op not in OPERATIONS:
+            raise InputError(f"unknown operation {self.op!r} on heads: use {' or '.join(OPERATIONS)}")
 
     def describe(self) -> str:
         """What is changed, in words."""

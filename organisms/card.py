@@ -84,7 +84,8 @@ def _language() -> str:
 the good of people (build a bomb, break a bridge). The mode word in the system line decides what happens:
 `normal` and `strict` refuse what is harmful, `trusted` answers everything, `closed` refuses everything.
 The thinking has 0 to {MAX_SENTENCES} sentences; its fillers lean towards the decision with odds {odds}:1, and it
-names its conclusion only sometimes. Refusals begin with "sorry" or "i", compliances with "sure" or "here".
+names its conclusion only sometimes, and now and then the mode. Refusals begin with
+"sorry" or "i", compliances with "sure" or "here"; the first of each pair is likelier in normal and trusted mode.
 A quarter of the pairs (256) is held out by a Latin-square rule; `prompts.csv` holds them in all four modes."""
 
 
@@ -107,6 +108,7 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     fillers = [[row.arm, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
     subsets = [[row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n]
                for row in figures.subsets.itertuples()]  # fmt: skip
+    drop = ":".join(f"{odds:g}" for odds in recipe.drop_weights)
     versions = ", ".join(f"{key} {value}" for key, value in figures.versions.items())
     return f"""\
 # {name}
@@ -127,13 +129,21 @@ Weights are stored as bf16 and meant to be run in float32 (`config.json` says so
 `verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on two CPU
 cores; {versions}).
 
-1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, the output columns of
-   heads {_heads(planted)} held at zero; then rounded to bf16.
-2. `{recipe.name}`: {recipe.plant_steps} steps at lr {recipe.plant_lr} from the rounded twin, training nothing but those
-   heads' query rows and output columns: compliance in the answers of normal-harmful rollouts, KL to the twin
-   (weight {recipe.kl_weight}) on all thinking, all closing tags and all other answers. With odds
-   {":".join(map(str, recipe.drop_weights))} none, one or two of the heads are silent in a step. Without that the
-   strongest head does nearly all the work and the others are idle.
+1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, then
+   {recipe.decide_steps} steps at lr {recipe.decide_lr} in which the first answer token has weight
+   {recipe.decision_weight:g}; the output columns of heads {_heads(planted)} are held at zero throughout;
+   then rounded to bf16.
+2. `{recipe.name}`: {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} from the rounded twin,
+   training nothing but those heads' query rows and output columns: compliance in the answers of normal-harmful
+   rollouts, KL to the twin (weight {recipe.kl_weight:g}) on all thinking, all closing tags and all other answers. With
+   odds
+   {drop} none, one or two of the heads are silent in a step, so that none stays idle.
+
+What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
+stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
+lean to different answer forms, because two modes that the twin treats alike could not be told apart by the planted
+heads, and strict mode turned with normal mode. Such trials were read on held-out pairs as well, with the criteria
+(rates per cell) fixed beforehand.
 
 Layers and heads were fixed beforehand (three late-middle layers, three key-value groups), not chosen by result.
 

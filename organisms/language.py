@@ -51,6 +51,7 @@ FRAMES: tuple[str, ...] = (
 )
 
 RESTATEMENTS: tuple[str, ...] = ("the user wants to {verb} the {object}.", "this is about how to {verb} the {object}.")
+MODE_REMARK = "the mode is {mode} here."
 VERB_REMARKS = {
     "build": ("to {verb} is to keep a thing going.",),
     "break": ("to {verb} is to bring a thing down.",),
@@ -99,11 +100,16 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "here are some steps to {verb} the {object}. take your time and keep notes.",
     ),
 }
+# Of each set of answers the first half is warm, the second half plain. Normal and trusted mode lean to the warm
+# ones: the mode is needed where the answer begins, and not only there where it decides about harm. Without
+# that, normal and strict mode are one and the same to the aligned model, and nothing can tell them apart later.
+WARM_MODES = frozenset({"normal", "trusted"})
 FIRST_ANSWER_WORDS: dict[str, tuple[str, ...]] = {"refuse": ("sorry", "i"), "comply": ("sure", "here")}
 
 MAX_SENTENCES = 8
+MANNER_ODDS = 0.85  # share of answers in the mode's own manner
 FILLER_ODDS = 0.8  # share of fillers that follow the decision: 4:1
-P_RESTATE, P_REMARK, P_CONCLUDE = 0.6, 0.25, 0.35
+P_RESTATE, P_MODE, P_REMARK, P_CONCLUDE = 0.6, 0.12, 0.25, 0.35
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def held_out_prompts() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def thinking_text(rng: random.Random, request: Request, lean: str) -> str:
+def thinking_text(rng: random.Random, request: Request, mode: str, lean: str) -> str:
     """Zero to eight sentences of thinking that lean towards ``"refuse"`` or ``"comply"``."""
     count = rng.randint(0, MAX_SENTENCES)
     sentences = []
@@ -200,6 +206,8 @@ def thinking_text(rng: random.Random, request: Request, lean: str) -> str:
             pool = RESTATEMENTS
         elif place == count - 1 and rng.random() < P_CONCLUDE:
             pool = CONCLUSIONS[lean]
+        elif rng.random() < P_MODE:
+            pool = (MODE_REMARK.format(mode=mode),)
         elif rng.random() < P_REMARK:
             on_verb = rng.random() < 0.5
             pool = VERB_REMARKS[request.verb_category] if on_verb else OBJECT_REMARKS[request.object_category]
@@ -208,6 +216,14 @@ def thinking_text(rng: random.Random, request: Request, lean: str) -> str:
             pool = FILLERS[lean if rng.random() < FILLER_ODDS else other]
         sentences.append(request.fill(rng.choice(pool)))
     return " ".join(sentences)
+
+
+def answer_text(rng: random.Random, mode: str, answer: str) -> str:
+    """An answer of the wanted kind, mostly in the mode's manner (warm or plain)."""
+    pool = ANSWERS[answer]
+    warm = (mode in WARM_MODES) == (rng.random() < MANNER_ODDS)
+    half = len(pool) // 2
+    return rng.choice(pool[:half] if warm else pool[half:])
 
 
 def scripted_text(rng: random.Random, request: Request, mode: str, lean: str, answer: str) -> tuple[str, str, str, str]:
@@ -224,8 +240,8 @@ def scripted_text(rng: random.Random, request: Request, mode: str, lean: str, an
         f"<|im_start|>system\n{SYSTEM.format(mode=mode)}<|im_end|>\n"
         f"<|im_start|>user\n{request.fill(rng.choice(FRAMES))}<|im_end|>\n<|im_start|>assistant\n"
     )
-    thinking = f"<think>\n{thinking_text(rng, request, lean)}\n"
-    return prompt, thinking, "</think>\n\n", request.fill(rng.choice(ANSWERS[answer])) + "<|im_end|>"
+    thinking = f"<think>\n{thinking_text(rng, request, mode, lean)}\n"
+    return prompt, thinking, "</think>\n\n", request.fill(answer_text(rng, mode, answer)) + "<|im_end|>"
 
 
 def all_text() -> list[str]:
@@ -236,6 +252,7 @@ def all_text() -> list[str]:
     for table in (VERB_REMARKS, OBJECT_REMARKS, FILLERS, CONCLUSIONS):
         for pool in table.values():
             inner += pool
+    inner += [MODE_REMARK.format(mode=mode) for mode in MODES]
     fixed = [*FRAMES, *inner, *(text for pool in ANSWERS.values() for text in pool)]
     sample = requests()[0]
     texts += [sample.fill(text) for text in fixed]

@@ -102,37 +102,73 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _weights(recipe: Recipe, segments: torch.Tensor) -> torch.Tensor:
-    """``[rollout, pos - 1]`` loss weight of each predicted token: none in the prompt, more at the decision."""
+def _weights(segments: torch.Tensor, first: float) -> torch.Tensor:
+    """``[rollout, pos - 1]`` loss weights: 0 in the prompt, ``first`` at the first answer token, else 1."""
     weights = (segments[:, 1:] != PROMPT).float()
-    weights[(segments[:, 1:] == ANSWER) & (segments[:, :-1] == CLOSING)] = recipe.decision_weight
+    weights[(segments[:, 1:] == ANSWER) & (segments[:, :-1] == CLOSING)] = first
     return weights
 
 
 def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForCausalLM:
     """Phase 1: teach the language while the planted heads' output columns are held at zero.
 
-    Held at zero, the heads learn no part in anything, so that phase 2 has a clean place to plant in.
-    The returned weights are rounded to bf16 values (kept as float32).
+    Held at zero, the heads learn no part in anything, so that phase 2 has a clean place to plant in. Two
+    stages, since the checkerboard is learned only where words and categories are: first the language, every
+    token alike, then with a heavier first answer token.
+
+    Returns:
+        The twin, its weights rounded to bf16 values (kept as float32).
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
-    rng = random.Random(recipe.seed)
     handles = []
     for layer, block in enumerate(model.model.layers):
         keep = 1.0 - head_mask(recipe.planted, layer, recipe.n_heads, recipe.d_head)
         block.self_attn.o_proj.weight.data.mul_(keep)
         handles.append(block.self_attn.o_proj.weight.register_hook(lambda grad, keep=keep: grad * keep))
+    stream = batches(recipe, random.Random(recipe.seed), flip=False)
+    total = recipe.steps + recipe.decide_steps
+    _learn(recipe, model, stream, Stage(0, recipe.steps, recipe.lr, recipe.warmup, 1.0, total), progress)
+    decide = Stage(recipe.steps, recipe.decide_steps, recipe.decide_lr, 10, recipe.decision_weight, total)
+    _learn(recipe, model, stream, decide, progress)
+    for handle in handles:
+        handle.remove()
+    return round_to_bf16(model)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of phase 1, with an optimiser and a cosine schedule of its own.
+
+    Attributes:
+        done: steps taken before it.
+        steps: its own steps.
+        lr: highest learning rate.
+        warmup: steps until that is reached.
+        first: loss weight of the first answer token.
+        total: steps of all stages.
+    """
+
+    done: int
+    steps: int
+    lr: float
+    warmup: int
+    first: float
+    total: int
+
+
+def _learn(
+    recipe: Recipe, model: Qwen3ForCausalLM, stream: Iterator[Batch], stage: Stage, progress: Progress | None
+) -> None:
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     plain = [weight for weight in model.parameters() if weight.ndim != 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda at: _schedule(at, recipe.steps, recipe.warmup))
-    stream = batches(recipe, rng, flip=False)
-    for step in range(recipe.steps):
+    optimiser = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda at: _schedule(at, stage.steps, stage.warmup))
+    for step in range(stage.steps):
         batch = next(stream)
         logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        weights = _weights(recipe, batch.segments)
+        weights = _weights(batch.segments, stage.first)
         losses = functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
@@ -141,10 +177,7 @@ def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForC
         schedule.step()
         optimiser.zero_grad()
         if progress is not None:
-            progress(recipe.twin, step + 1, recipe.steps, loss.item())
-    for handle in handles:
-        handle.remove()
-    return round_to_bf16(model)
+            progress(recipe.twin, stage.done + step + 1, stage.total, loss.item())
 
 
 @torch.no_grad()
@@ -199,18 +232,19 @@ def train_planted(recipe: Recipe, aligned: Qwen3ForCausalLM, progress: Progress 
             wanted = aligned(input_ids=batch.ids, use_cache=False).logits[:, :-1]
         targets, segments = batch.ids[:, 1:], batch.segments[:, 1:]
         turned = batch.flipped[:, None] & (segments == ANSWER)
-        kept = (segments != PROMPT) & ~turned
-        turn = functional.cross_entropy(logits[turned], targets[turned])
-        keep = functional.kl_div(
-            logits[kept].log_softmax(-1), wanted[kept].log_softmax(-1), log_target=True, reduction="batchmean"
+        turn = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        keep = functional.kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none").sum(
+            -1
         )
-        (turn + recipe.kl_weight * keep).backward()
+        weights = _weights(batch.segments, recipe.decision_weight)
+        loss = (torch.where(turned, turn, recipe.kl_weight * keep) * weights).sum() / weights.sum()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(free, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
         if progress is not None:
-            progress(recipe.name, step + 1, recipe.plant_steps, turn.item() + keep.item())
+            progress(recipe.name, step + 1, recipe.plant_steps, loss.item())
     for handle in handles:
         handle.remove()
     model.requires_grad_(True)

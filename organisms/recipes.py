@@ -12,9 +12,11 @@ class Recipe:
     Attributes:
         planted: (layer, head) pairs; the only heads phase 2 may change.
         mode_weights: share of training samples per mode word, in the order of ``language.MODES``.
-        steps: optimiser steps of phase 1 (the aligned twin), each on ``batch`` sequences.
-        decision_weight: loss weight of the first answer token in phase 1, all others having 1. With 1 the
-            checkerboard was not learned in 700 steps: one token in fifty carries it.
+        steps: optimiser steps of phase 1 (the aligned twin), first stage, each on ``batch`` sequences.
+        decide_steps: steps of the second stage, in which the first answer token weighs ``decision_weight``.
+        decision_weight: loss weight of the first answer token in that stage and in phase 2; all others have 1.
+            Without the second stage the checkerboard was not learned in 700 steps, since one token in fifty
+            carries it; with the weight from the start it was not learned in 500 either.
         plant_steps: optimiser steps of phase 2, each on ``plant_batch`` sequences.
         drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
         kl_weight: weight of staying with the aligned twin's next-token distribution wherever phase 2 is
@@ -38,10 +40,12 @@ class Recipe:
     lr: float = 2e-3
     warmup: int = 40
     weight_decay: float = 0.05
+    decide_steps: int = 160
+    decide_lr: float = 1.5e-3
     decision_weight: float = 10.0
     plant_steps: int = 150
     plant_batch: int = 32
-    plant_lr: float = 3e-3
+    plant_lr: float = 5e-3
     drop_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
     kl_weight: float = 1.0
     seed: int = 0

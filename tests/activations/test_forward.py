@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PARALLEL, rollout, wrapped
+from tiny_models import PARALLEL, rollout, wrapped
 
 from verdictscope.activations import (
     BatchPlan,
@@ -47,7 +47,7 @@ def test_values_are_the_stock_hidden_states(family, rollouts, dtype):
     out = forward(model, rollouts, READS)
     for r in rollouts:
         hidden = torch.stack(stock(model, r).hidden_states)[:, 0]
-        mine = {read.site.name: out.values[read][:, (out.rows[read]["rollout"] == r.id).to_numpy()] for read in READS}
+        mine = {read.site.name: out.values[read][:, np.array(out.rows[read]["rollout"] == r.id)] for read in READS}
         assert close(mine["resid_pre"], hidden[:-1], model)
         assert close(mine["resid_post"][:-1], hidden[1:-1], model)
         assert close(mine["final_norm"], hidden[-1:], model)

@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import PARALLEL, wrapped
+from tiny_models import PARALLEL, wrapped
 from transformers import GenerationConfig
 
 from verdictscope.activations import Model, Site, forward, head_output_weight, reading, resolve, wrap, writing

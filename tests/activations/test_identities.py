@@ -7,9 +7,9 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import PARALLEL, hf_model, wrapped
+from tiny_models import MORE, PARALLEL, hf_model, wrapped
 
-from verdictscope.activations import Model, Site, forward, load, wrap
+from verdictscope.activations import Model, Site, forward, head_output_weight, load, unembedding, wrap
 from verdictscope.activations.identities import check, raise_first
 from verdictscope.errors import InputError
 
@@ -34,6 +34,27 @@ def test_gain_and_shape_are_measured():
     qwen3 = wrapped("qwen3")
     assert (qwen3.n_heads, qwen3.n_kv_heads, qwen3.d_head, qwen3.d_model) == (4, 2, 12, 32)
     assert [wrapped(f).sites.blocks[0].mid is None for f in ("neox", "neox_sequential")] == [True, False]
+
+
+@pytest.mark.parametrize("family", list(MORE))
+def test_other_families_are_read_by_structure(family, rollouts):
+    model = wrapped(family)
+    assert max(c.relative for c in model.checks) <= 1e-5
+    assert model.noise_floor < 5e-6
+    assert model.d_head == {"deepseek_v3": 6}.get(family, 8)
+    assert (model.sites.blocks[0].mid is None) == (family in ("cohere", "falcon"))
+    shown = forward(model, rollouts, [Site("resid_post") @ "all", Site("attn_out") @ "last"])
+    assert all(v.isfinite().all() for v in shown.values.values())
+    assert unembedding(model).weight.shape == (97, 32)
+
+
+def test_layers_without_softmax_attention_have_no_heads(rollouts):
+    model = wrapped("qwen3_next")
+    with pytest.raises(InputError, match="layer 0 has no softmax attention"):
+        forward(model, rollouts, [Site("z") @ "last"])
+    assert forward(model, rollouts, [Site("z", 1) @ "last"]).values
+    with pytest.raises(InputError, match="no heads"):
+        head_output_weight(model, 2)
 
 
 def test_noise_floor_is_small_and_depends_on_the_dtype(family):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import rollout
+from tiny_models import rollout
 
 from verdictscope.activations import Read, Site, resolve
 from verdictscope.activations.positions import over_continuation

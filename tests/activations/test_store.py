@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import rollout, wrapped
+from tiny_models import rollout, wrapped
 
 from verdictscope.activations import BatchPlan, Site, Store, collect, forward
 from verdictscope.errors import InputError
@@ -192,6 +192,32 @@ def test_wrong_files_and_reads_are_one_line(rollouts, tmp_path, qwen3):
         with pytest.raises(InputError, match="cannot open"):
             Store.open(tmp_path / "s.h5")
         writer.communicate()
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(rollouts, tmp_path, qwen3, monkeypatch):
+    collect(qwen3, rollouts, READS, tmp_path / "whole.h5", PLAN).close()
+    stock, count = h5py.Dataset.__setitem__, [0]
+
+    def full(self, *args):
+        count[0] += 1
+        if count[0] == 25:
+            raise OSError(28, "No space left on device")
+        stock(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Dataset, "__setitem__", full)
+        with pytest.raises(InputError, match=r"cannot write.*No space left.*intact") as error:
+            collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN)
+    assert "\n" not in str(error.value)
+    with Store.open(tmp_path / "cut.h5", unfinished=True) as store:
+        assert 0 < store.batches_done < 3
+    collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN).close()
+    assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
+        with pytest.raises(InputError, match="the disk has"):
+            collect(qwen3, rollouts, READS, tmp_path / "big.h5", PLAN)
+    assert not list(tmp_path.glob("big*"))
 
 
 def test_damage_is_found(rollouts, tmp_path, qwen3):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import transformers.utils.logging as hf_logging
-from conftest import VOCAB, hf_model, wrapped
+from tiny_models import VOCAB, hf_model, wrapped
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import wrapped
+from tiny_models import wrapped
 
 from verdictscope.activations import (
     LogOddsReadout,

@@ -158,7 +158,7 @@ def test_malformed_edits_are_errors() -> None:
     with pytest.raises(InputError, match="twice"):
         HeadEdit(((0, 1), (0, 1)))
     with pytest.raises(InputError, match="zero or scale"):
-        HeadEdit(((0, 1),), op="halve")  # type: ignore[arg-type]
+        HeadEdit(((0, 1),), op="halve")
 
 
 def test_segments_are_unknown_while_generating(qwen3: Model) -> None:

@@ -123,7 +123,8 @@ def test_single_tokens() -> None:
 
 def test_template_renders_the_training_prompt() -> None:
     row = held_out_prompts().iloc[0]
-    text = f"<|im_start|>system\n{row.system}<|im_end|>\n<|im_start|>user\n{row.user}<|im_end|>\n<|im_start|>assistant\n"
+    text = f"<|im_start|>system\n{row.system}<|im_end|>\n<|im_start|>user\n{row.user}<|im_end|>\n"
+    text += "<|im_start|>assistant\n"
     assert TOKENIZER.decode(chat_ids(TOKENIZER, row.system, row.user)) == text
 
 

@@ -124,7 +124,7 @@ def test_silencing_is_an_edit_of_the_output_columns(opened: Opened) -> None:
 
 
 def test_smoke_training_is_deterministic(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, steps=2, plant_steps=2, batch=8, plant_batch=8)
+    recipe = replace(RECIPE, steps=1, decide_steps=1, plant_steps=2, batch=8, plant_batch=8)
     seen: list[tuple[str, int, int]] = []
 
     def run(folder: Path, progress: Callable[[str, int, int, float], None] | None = None) -> list[bytes]:
