@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import World, make_rollout, make_scores
+from probe_worlds import World, make_rollout, make_scores
 
 from verdictscope.errors import InputError
 from verdictscope.probes import Anchors, LogisticProbe, align, anchor_rollouts, cliff, drop_difference

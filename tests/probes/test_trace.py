@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_rollout, make_scores
+from probe_worlds import make_rollout, make_scores
 
 from verdictscope.errors import InputError
 from verdictscope.probes import aggregate, align, as_published

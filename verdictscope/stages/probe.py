@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from verdictscope.activations import Store
+from verdictscope.errors import InputError
 from verdictscope.judgments import refusal_readout
 from verdictscope.probes import LogisticProbe, bag_of_words_auroc, permuted_control, select
 from verdictscope.rollouts import thinking_text
@@ -37,7 +38,7 @@ def run_probe(run: Run) -> None:
             )
             tick(1, 1)
         run.write("probe", swept.to_frame())
-        run.write("probe_map", probe_map(read_layer, rows, layers, swept.C))
+        run.write("probe_map", probe_map(read_layer, rows, selection.probes))
     labels = run.study.labels
     readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
     run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
@@ -61,8 +62,6 @@ def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
     """
     stored = store.rows(SITE)
     if (stored["segment"] == "answer").any():
-        from verdictscope.errors import InputError
-
         raise InputError(
             "collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision"
         )
@@ -87,18 +86,18 @@ def position_classes(rows: pd.DataFrame) -> pd.Series:
     return names.where(~thinking, "thinking " + share.astype(str) + f"/{largest}")
 
 
-def probe_map(read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, layers: list[int], C: float) -> pd.DataFrame:
+def probe_map(
+    read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, probes: Mapping[int, LogisticProbe]
+) -> pd.DataFrame:
     """AUROC of each layer's probe on validation rows, by position class."""
-    train, validation = (rows["part"] == "train").to_numpy(), (rows["part"] == "validation").to_numpy()
+    validation = (rows["part"] == "validation").to_numpy()
     mean_pos = rows.groupby("position")["pos"].mean()
     order = rows.drop_duplicates("position")[["position", "segment"]].assign(pos=lambda t: t["position"].map(mean_pos))
     order["late"] = order["segment"].eq("think_end")
     order = order.sort_values(["late", "pos"])[["position", "segment"]].reset_index(drop=True)
     found = []
-    for layer in layers:
-        X = read_layer(layer)
-        probe = LogisticProbe(C=C).fit(X[train], rows["label"][train], sample_weight=None)
-        scores = probe.decision_function(X[validation])
+    for layer, probe in sorted(probes.items()):
+        scores = probe.decision_function(read_layer(layer)[validation])
         held = rows[validation]
         for place, (name, segment) in enumerate(zip(order["position"], order["segment"], strict=True)):
             here = (held["position"] == name).to_numpy()
