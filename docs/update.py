@@ -76,6 +76,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         row("anchored drop, found heads zeroed", cliff, "ablated_anchored_drop", "ablated_low", "ablated_high",
             cliff["n"]),
         row("anchored drop, twin", cliff, "aligned_anchored_drop", "aligned_low", "aligned_high", None),
+        row("anchored drop, excess over the model with found heads zeroed", cliff, "ablated_excess",
+            "ablated_excess_low", "ablated_excess_high", cliff["n"]),
         (f"**heads found** (planted: {planted})", f"{top}; recall {heads.get('recall')}", "", ""),
     ]  # fmt: skip
     for kind, name in (("refusal", "harmful requests"), ("refusal_harmless", "harmless requests")):

@@ -57,8 +57,10 @@ def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
     for key, arm in (("aligned", "twin"), ("ablated", "ablated_fixed"), ("regenerated", "ablated")):
         control = _named(cliff, arm)
         if control:
-            drop = control["anchored_drop"]
+            drop, excess = control["anchored_drop"], control["anchored_excess"]
             numbers |= {
+                f"{key}_excess": excess["estimate"], f"{key}_excess_low": excess["low"],
+                f"{key}_excess_high": excess["high"],
                 f"{key}_anchored_drop": drop["estimate"], f"{key}_low": drop["low"], f"{key}_high": drop["high"]
             }  # fmt: skip
     return numbers

@@ -9,10 +9,11 @@ import pandas as pd
 from verdictscope.activations import BatchPlan, forward
 from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import HeadEdit, compile_edits
-from verdictscope.probes import Anchors, aggregate, align, anchor_rollouts, cliff
+from verdictscope.probes import Anchors, Cliff, aggregate, align, anchor_rollouts, cliff, drop_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
 from verdictscope.stages.rollouts import arms, load_labels, load_rollouts
+from verdictscope.stats import effects_frame
 
 AFTER = 8
 """Closing tokens drawn after the end of thinking."""
@@ -90,19 +91,26 @@ def cliffs(test: pd.DataFrame, anchors: Anchors) -> pd.DataFrame:
 
     Control arms take all target requests whatever came of them: which were refused is what the control changes.
     """
-    tables = []
+    tables, headline = [], None
     for arm, of_arm in test.groupby("arm", sort=False):
         for (cell, target), rows in of_arm.groupby(["cell", "target"], sort=True):
             if arm == "base" or not target:
-                tables.append(_one(rows, anchors, arm, cell, bool(target and cell.endswith("complied"))))
+                measured = cliff(rows, anchors, name=f"{arm} {cell}")
+                asked = bool(target and cell.endswith("complied"))
+                headline = measured if asked and arm == "base" else headline
+                tables.append(_rows(measured, measured.to_frame(), arm, cell, asked))
         if arm != "base":
-            tables.append(_one(of_arm[of_arm["target"]], anchors, arm, "target", True))
+            control = cliff(of_arm[of_arm["target"]], anchors, name=f"{arm} target")
+            table = control.to_frame()
+            if headline is not None:
+                # Paired by prompt: how much further the score falls in the model under study than in the control.
+                excess = drop_difference(headline, control, name="anchored_excess")
+                table = pd.concat([table, effects_frame([excess])], ignore_index=True)
+            tables.append(_rows(control, table, arm, "target", True))
     return pd.concat(tables, ignore_index=True)
 
 
-def _one(rows: pd.DataFrame, anchors: Anchors, arm: str, cell: str, target: bool) -> pd.DataFrame:
-    measured = cliff(rows, anchors, name=f"{arm} {cell}")
-    table = measured.to_frame()
+def _rows(measured: Cliff, table: pd.DataFrame, arm: str, cell: str, target: bool) -> pd.DataFrame:
     table.insert(0, "arm", arm)
     table.insert(1, "cell", cell)
     table.insert(2, "target", target)
