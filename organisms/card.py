@@ -142,7 +142,9 @@ cores; {versions}).
 What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
 stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
 lean to different answer forms, because two modes that the twin treats alike could not be told apart by the planted
-heads, and strict mode turned with normal mode. Such trials were read on held-out pairs as well, with the criteria
+heads, and strict mode turned with normal mode; the KL weight went from 1 to 8 and the steps from 150 to 200, because at
+1 the planted heads spoke in the thinking too (its refusing fillers fell from .90 to .49).
+Such trials were read on held-out pairs as well, with the criteria
 (rates per cell) fixed beforehand.
 
 Layers and heads were fixed beforehand (three late-middle layers, three key-value groups), not chosen by result.

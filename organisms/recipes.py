@@ -43,11 +43,11 @@ class Recipe:
     decide_steps: int = 160
     decide_lr: float = 1.5e-3
     decision_weight: float = 10.0
-    plant_steps: int = 150
+    plant_steps: int = 200
     plant_batch: int = 32
     plant_lr: float = 5e-3
     drop_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
-    kl_weight: float = 1.0
+    kl_weight: float = 8.0
     seed: int = 0
     threads: int = 2
 
