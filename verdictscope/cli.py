@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated
 
 import typer
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, disk_error
+from verdictscope.progress import Tick, progress
 
 app = typer.Typer(
     help="Why language models refuse, comply and judge as they do.",
@@ -33,23 +35,44 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 
 
+class _Stopped(BaseException):
+    """A signal to stop. No ``Exception``, so that no library's handler takes it for an error of its own."""
+
+
 def main() -> None:
-    """Entry point: an input error is one line and exit code 2, an interrupt is exit code 130."""
+    """Entry point: an input error is one line and exit code 2; a signal to stop is one line and 128 + its number."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app(standalone_mode=False)
+    except _Stopped as stopped:
+        _leave("stopped; the same command goes on from here", 128 + stopped.args[0])
     except InputError as error:
         _leave(str(error), 2)
-    except KeyboardInterrupt:
-        _leave("stopped; the same command goes on from here", 130)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except Exception as error:
         # Unknown options and missing arguments: click's own message as one line, without its usage box.
         if hasattr(error, "format_message"):
-            _leave(error.format_message(), 2)
-        if type(error).__name__ == "Abort":
-            _leave("stopped; the same command goes on from here", 130)
+            _leave(_usage(error), 2)
+        if isinstance(error, OSError) and (told := disk_error(error)) is not None:
+            _leave(str(told), 2)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for a look at its class
+            _leave("the device is out of memory: lower batch_tokens, or take a smaller model or dtype", 2)
         raise
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_DFL)  # a second signal ends the process at once
+    raise _Stopped(number)
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the words typed, with the nearest option that there is."""
+    text = error.format_message()  # type: ignore[attr-defined]
+    near = getattr(error, "possibilities", None)
+    return f"{text.partition(' (')[0]}. Did you mean {near[0]!r}?" if near else text
 
 
 def _leave(message: str, code: int) -> None:
@@ -90,37 +113,13 @@ def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: boo
     folder = out or Path("runs") / study.name
     from verdictscope.pipeline import run_study
 
-    summary = run_study(study, folder, until=until, progress=None if as_json else progress_bar)
+    summary = run_study(study, folder, until=until, progress=progress)
     if as_json:
         print(json.dumps(summary))
     else:
         from verdictscope.pipeline import tell
 
         print(tell(summary, folder))
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error with count, rate and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-
-    class Rate(TextColumn):
-        def render(self, task: Task) -> Any:
-            speed = task.finished_speed or task.speed
-            return super().render(task) if speed is None else f"{speed:,.1f}/s"
-
-    columns = (
-        TextColumn("{task.description:<32}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Rate("-/s"),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @organisms_app.command("list")
@@ -151,7 +150,16 @@ def organisms_train(
     from verdictscope.organisms.train import train
     from verdictscope.sources import models_folder
 
-    train(recipe, out or models_folder())
+    with ExitStack() as shown:
+        bars: dict[str, Tick] = {}
+
+        def tick(phase: str, done: int, total: int, _: float) -> None:
+            if phase not in bars:
+                shown.close()  # phases come one after the other: the bar of the last one is done
+                bars[phase] = shown.enter_context(progress(f"{recipe}: {phase}"))
+            bars[phase](done, total)
+
+        train(recipe, out or models_folder(), progress=tick)
 
 
 @organisms_app.command("score")

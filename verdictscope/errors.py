@@ -1,4 +1,19 @@
-"""The error a user can cause and repair."""
+"""The errors a user can cause and repair."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the largest allowed file size is reached",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
 
 
 class InputError(ValueError):
@@ -6,3 +21,23 @@ class InputError(ValueError):
 
     The message is one line that says what is wrong and what to do; the command line prints it and exits with 2.
     """
+
+
+def disk_error(error: OSError, path: Path | str | None = None) -> InputError | None:
+    """An operating system's refusal as the one line a user can act on; ``None`` for every other error.
+
+    Args:
+        error: what was raised. Arrow and HDF5 name the error number in their text alone.
+        path: the file that was meant, where the error does not name it.
+    """
+    number = error.errno if error.errno in _DISK else _number(str(error))
+    if number not in _DISK:
+        return None
+    file = path or error.filename
+    what = f"cannot write or read {file}: {_DISK[number]}" if file else _DISK[number]
+    return InputError(f"{what}; what was saved before is intact. Repair that, then give the same command again")
+
+
+def _number(text: str) -> int | None:
+    found = re.search(r"errno\s*[=:]?\s*(\d+)", text, re.IGNORECASE)
+    return int(found.group(1)) if found else None

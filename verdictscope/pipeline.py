@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from verdictscope.claim import read_held
 from verdictscope.errors import InputError
 from verdictscope.run import Run
 from verdictscope.study import Study
@@ -38,23 +38,25 @@ def run_study(
         raise InputError(f"no stage {until!r}: there are {', '.join(STAGES)}")
     quiet()
     run = Run(study, out, progress)
-    for name in STAGES:
-        with run.stage(name) as todo:
-            if todo:
-                getattr(import_module(f"verdictscope.stages.{name}"), f"run_{name}")(run)
-        if name == until:
-            break
-    seconds = run.state()["seconds"]
-    if (out / "summary.json").exists():
-        # The stages after the summary are timed too, so the seconds are added last.
-        summary = run.read_json("summary") | {"seconds": seconds}
-        run.write_json("summary", summary)
-        return summary
-    return {"seconds": seconds}
+    with run.claimed():
+        run.forget_from(STAGES)
+        for name in STAGES:
+            with run.stage(name) as todo:
+                if todo:
+                    getattr(import_module(f"verdictscope.stages.{name}"), f"run_{name}")(run)
+            if name == until:
+                break
+        seconds = run.state()["seconds"]
+        if (out / "summary.json").exists():
+            # The stages after the summary are timed too, so the seconds are added last.
+            summary = run.read_json("summary") | {"seconds": seconds}
+            run.write_json("summary", summary)
+            return summary
+        return {"seconds": seconds}
 
 
 def open_run(folder: Path) -> Run:
-    """An existing run folder.
+    """An existing run folder, for reading; whoever writes there does so inside ``with run.claimed():``.
 
     Raises:
         InputError: the folder is no run.
@@ -62,7 +64,7 @@ def open_run(folder: Path) -> Run:
     file = folder / "study.toml"
     if not file.is_file():
         raise InputError(f"{folder} is no run folder: it has no study.toml")
-    return Run(Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))), folder)
+    return Run(read_held(file), folder)
 
 
 def quiet() -> None:

@@ -8,12 +8,16 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from verdictscope.errors import disk_error
+
 PACKAGES = ("verdictscope", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy", "scipy", "h5py")
+PART = ".part"
+"""How a file ends that is not whole yet; a killed process may leave one, and the next start clears it away."""
 
 
 def digest(data: bytes | str) -> str:
@@ -71,6 +75,7 @@ def describe_model(model: Any) -> dict[str, Any]:
         "template": digest(tokenizer.chat_template or ""),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "weights": model.fingerprint,
         "attention": model.hf.config._attn_implementation,
         "layers": model.n_layers,
         "heads": model.n_heads,
@@ -86,14 +91,28 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it when whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a text file whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file: what is written there takes the file's place when it is whole, or never does.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; the file is what it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):  # on a read-only disk there is nothing to take away
+            part.unlink(missing_ok=True)
+        told = disk_error(error, path) if isinstance(error, OSError) else None
+        if told is not None:
+            raise told from error
         raise
 
 

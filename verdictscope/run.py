@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verdictscope import provenance
+from verdictscope.claim import claimed
 from verdictscope.errors import InputError
 from verdictscope.sources import locate
-from verdictscope.study import Study
+from verdictscope.study import FORMAT, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +24,23 @@ if TYPE_CHECKING:
 Tick = Callable[[int, int], None]
 """Called with (done, in all)."""
 
+SAME_MODEL = ("architecture", "config", "weights", "tokenizer", "template", "dtype")
+"""What may not change of a model between the starts of one run."""
+
 
 class Run:
     """One study in one folder. A second run of the same study in the same folder continues.
 
+    Making one touches nothing: reading needs no more. Whoever writes does so inside ``with run.claimed():``.
+
+    What a stage must do to be resumable: read its input from earlier stages' tables only, draw every random number
+    from the study's seed, and write its files through :meth:`write`, :meth:`write_json` or
+    :meth:`made`. A stage that was stopped is done again from its beginning, over whatever it left.
+
     Args:
         study: what to do.
-        out: the run folder; made if missing.
+        out: the run folder.
         progress: ``progress(what)`` is a context manager that gives a :data:`Tick`.
-
-    Raises:
-        InputError: the folder holds another study's run, or something that is no run at all.
     """
 
     def __init__(self, study: Study, out: Path, progress: Callable[[str], Any] | None = None) -> None:
@@ -44,57 +48,69 @@ class Run:
         self.out = out
         self._progress = progress
         self._models: dict[str, Model] = {}
-        self._claim()
+        self._made: set[str] = set()
 
-    def _claim(self) -> None:
-        file = self.out / "study.toml"
-        if file.exists():
-            try:
-                held = Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise InputError(f"{file} cannot be read as a study: choose another --out") from error
-            if held != self.study and not self.state()["seconds"]:
-                # No stage was finished: an earlier start was refused for its input, and this is the repaired study.
-                (self.out / "provenance.json").unlink(missing_ok=True)
-                provenance.write_text(file, self.study.to_toml())
-            elif held != self.study:
-                raise InputError(
-                    f"{self.out} holds another run ({_difference(held, self.study)}): choose another --out"
-                )
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise InputError(f"{self.out} exists and is no run folder: choose another --out")
-        else:
-            (self.out / "figures").mkdir(parents=True, exist_ok=True)
-            provenance.write_text(file, self.study.to_toml())
+    def claimed(self) -> AbstractContextManager[None]:
+        """Hold the folder for writing.
+
+        Raises:
+            InputError: another process writes there, the folder holds another study's run or something that is no
+                run, or the disk refuses.
+        """
+        return claimed(self.study, self.out)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[bool]:
         """Do a stage once: gives whether it is still to do, and records its seconds when it ends well."""
-        state = self.state()
-        if name in state["seconds"]:
+        if name in self.state()["seconds"]:
             yield False
             return
+        self._made.clear()
         begin = time.perf_counter()
         yield True
         state = self.state()
         state["seconds"][name] = round(time.perf_counter() - begin, 3)
+        state["files"][name] = sorted(self._made)
         provenance.write_json(self.out / "provenance.json", state)
 
+    def forget_from(self, stages: tuple[str, ...]) -> None:
+        """Mark as to do the first stage whose files are not all there, and every stage after it."""
+        state = self.state()
+        for at, name in enumerate(stages):
+            files = state["files"].get(name, ())
+            if name not in state["seconds"] or all((self.out / file).exists() for file in files):
+                continue
+            for later in stages[at:]:
+                state["seconds"].pop(later, None)
+                state["files"].pop(later, None)
+            provenance.write_json(self.out / "provenance.json", state)
+            return
+
     def state(self) -> dict[str, Any]:
-        """What ``provenance.json`` holds so far."""
+        """What ``provenance.json`` holds so far.
+
+        Raises:
+            InputError: the file is damaged, or a newer version wrote it.
+        """
         file = self.out / "provenance.json"
-        if file.exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        return {
-            "format": self.study.format,
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-            "seed": self.study.seed,
-            "models": {},
-            "plans": {},
-            "seconds": {},
-        }
+        if not file.exists():
+            return {
+                "format": self.study.format,
+                "commit": provenance.commit(),
+                "versions": provenance.versions(),
+                "machine": provenance.machine(),
+                "seed": self.study.seed,
+                "models": {},
+                "plans": {},
+                "seconds": {},
+                "files": {},
+            }
+        state = self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+        if not isinstance(state, dict) or not all(isinstance(state.get(key), dict) for key in ("seconds", "models")):
+            raise InputError(f"{file} is no provenance of a run: delete it and every stage is done again")
+        if isinstance(made := state.get("format"), int) and made > FORMAT:
+            raise InputError(f"{file}: made by a newer verdictscope (format {made}, this one reads {FORMAT}): upgrade")
+        return {"plans": {}, "files": {}} | state
 
     def record(self, section: str, key: str, value: Any) -> None:
         """Add one entry to a section of ``provenance.json``."""
@@ -103,7 +119,11 @@ class Run:
         provenance.write_json(self.out / "provenance.json", state)
 
     def model(self, arm: str = "base") -> Model:
-        """The model of an arm, loaded once: ``twin`` or the model under study."""
+        """The model of an arm, loaded once: ``twin`` or the model under study.
+
+        Raises:
+            InputError: it cannot be loaded, has no tokenizer, or is not the one this run began with.
+        """
         which = "twin" if arm == "twin" else "base"
         if which not in self._models:
             from verdictscope.activations import load
@@ -114,15 +134,32 @@ class Run:
             if name is None:
                 raise InputError("the study names no twin")
             self.release()  # one model in memory at a time: real ones fill a GPU
-            self._models[which] = load(
+            model = load(
                 locate(name),
                 dtype=study.dtype,
                 device=study.device,
                 revision=study.twin_revision if twin else study.revision,
                 trust_remote_code=study.trust_remote_code,
             )
-            self.record("models", which, provenance.describe_model(self._models[which]) | {"name": name})
+            if model.tokenizer is None:
+                raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
+            self._same_model(which, provenance.describe_model(model) | {"name": name})
+            self._models[which] = model
         return self._models[which]
+
+    def _same_model(self, which: str, found: dict[str, Any]) -> None:
+        """Record what a model is, or refuse one that changed since earlier stages ran it."""
+        state = self.state()
+        before = state["models"].get(which)
+        if state["seconds"] and before is not None:
+            for key in SAME_MODEL:
+                if before.get(key, found[key]) != found[key]:
+                    raise InputError(
+                        f"the {key} of model {found['name']!r} changed since this run began: "
+                        "bring the old one back, or choose another --out"
+                    )
+        if before != found:
+            self.record("models", which, found)
 
     def model_folder(self) -> Path:
         """Where the model under study lies; for a hub name a folder that does not exist."""
@@ -134,29 +171,53 @@ class Run:
         gc.collect()
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read a table of an earlier stage."""
+        """Read a table of an earlier stage.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
         import pandas as pd
 
-        return pd.read_parquet(self.out / f"{name}.parquet")
+        file = self.out / f"{name}.parquet"
+        return self._read(file, lambda: pd.read_parquet(file))
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole or not at all."""
-        handle, temporary = tempfile.mkstemp(dir=self.out, prefix=f".{name}.")
-        os.close(handle)
-        try:
-            table.to_parquet(temporary, index=False)
-            os.replace(temporary, self.out / f"{name}.parquet")
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        file = self.out / f"{name}.parquet"
+        with provenance.whole(file) as part:
+            table.to_parquet(part, index=False)
+        self.made(file.name)
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a JSON file of the run folder."""
         provenance.write_json(self.out / f"{name}.json", data)
+        self.made(f"{name}.json")
+
+    def made(self, name: str) -> None:
+        """Note a file that the stage at hand made in the run folder; without it the stage counts as not done."""
+        self._made.add(name)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run folder."""
-        return json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
+        """Read a JSON file of the run folder.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        file = self.out / f"{name}.json"
+        return self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+
+    @staticmethod
+    def _read(file: Path, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise InputError(f"{file} is missing: give the run's command again and its stage is done again") from error
+        except (ValueError, OSError) as error:  # what JSON, UTF-8 and Arrow raise on damaged files
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+            raise InputError(
+                f"{file} cannot be read ({reason}): if it is damaged, delete it and give the run's command again; "
+                "what needs it is then done again"
+            ) from error
 
     @contextmanager
     def ticking(self, what: str) -> Iterator[Tick]:
@@ -166,19 +227,3 @@ class Run:
         else:
             with self._progress(what) as tick:
                 yield tick
-
-
-def _difference(held: Study, asked: Study) -> str:
-    """The first key in which two studies differ, in words."""
-    old, new = _flat(held.model_dump()), _flat(asked.model_dump())
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
-    return "an unequal study"
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

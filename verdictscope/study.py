@@ -147,6 +147,8 @@ def read_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     shipped = STUDIES / f"{path}.toml"
     if not file.is_file() and shipped.is_file():
         file = shipped
+    if file.is_dir():
+        raise InputError(f"{path} is a folder: give the study file (TOML) in it")
     if not file.is_file():
         known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.toml")))
         raise InputError(f"no study file {path}: give a TOML file, or one of the shipped studies: {known}")
@@ -156,10 +158,23 @@ def read_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
         raise InputError(f"{file} is no valid TOML: {error}") from error
     for override in overrides:
         _override(data, override)
+    return parse_study(data, file.name)
+
+
+def parse_study(data: dict[str, Any], where: str) -> Study:
+    """Check what a study file holds.
+
+    Args:
+        data: the parsed TOML.
+        where: what to call the file in a message.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), a missing key, a wrong value.
+    """
     try:
         return Study.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{file.name}: {_explain(error)}") from error
+        raise InputError(f"{where}: {_explain(error)}") from error
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.run import Run
 from verdictscope.study import STUDIES, Study, read_study
 
 
@@ -70,35 +69,3 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file.write_text("a = = 1")
     with pytest.raises(InputError, match="no valid TOML"):
         read_study(file)
-
-
-def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
-    study = read_study("refusal_cliff")
-    with Run(study, tmp_path / "run").stage("rollouts") as todo:
-        assert todo
-    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
-        Run(study.model_copy(update={"seed": 1}), tmp_path / "run")
-    with Run(study, tmp_path / "run").stage("rollouts") as todo:
-        assert not todo
-
-
-def test_a_refused_start_does_not_claim_the_folder(tmp_path: Path) -> None:
-    study = read_study("refusal_cliff")
-    Run(study, tmp_path / "run")
-    repaired = study.model_copy(update={"seed": 1})
-    assert tomllib.loads((Run(repaired, tmp_path / "run").out / "study.toml").read_text())["seed"] == 1
-
-
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("my only copy")
-    with pytest.raises(InputError, match="no run folder"):
-        Run(read_study("refusal_cliff"), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
-    run = Run(read_study("refusal_cliff"), tmp_path / "run")
-    with pytest.raises(RuntimeError), run.stage("probe"):
-        raise RuntimeError
-    with run.stage("probe") as todo:
-        assert todo

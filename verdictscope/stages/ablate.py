@@ -22,7 +22,7 @@ def run_ablate(run: Run) -> None:
     rollouts, labels = generate_under(run, found, sets)
     run.write("rollouts_ablated", rollouts)
     run.write("labels_ablated", labels)
-    run.write("generation", refusal_rates(run, labels))
+    run.write("generation", refusal_rates(labels))
     trace_ablated(run, found)
 
 
@@ -68,7 +68,7 @@ def load_all_test_labels(run: Run) -> pd.DataFrame:
     return labels[labels["part"] == "test"]
 
 
-def refusal_rates(run: Run, labels: pd.DataFrame) -> pd.DataFrame:
+def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
     """Refusal rate by arm and kind of request; unread answers are counted beside, never as complying."""
     kinds = {
         "target": labels["target"],

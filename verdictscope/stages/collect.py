@@ -15,3 +15,5 @@ def run_collect(run: Run) -> None:
     with run.ticking("collect: hidden states") as tick:
         store = collect(run.model(), rollouts, reads, run.out / "activations.h5", progress=tick)
     run.record("plans", "collect", store.plan.to_dict())
+    store.close()
+    run.made("activations.h5")

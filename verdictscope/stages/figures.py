@@ -20,5 +20,6 @@ def run_figures(run: Run) -> None:
         "ablation": (figures.ablation_figure(generation, ablation), figures.ablation_caption(generation, ablation)),
     }
     for name, (figure, _) in drawn.items():
-        figures.save(figure, run.out / "figures", name)
+        for file in figures.save(figure, run.out / "figures", name):
+            run.made(f"figures/{file.name}")
     run.write_json("figures/captions", {name: caption for name, (_, caption) in drawn.items()})

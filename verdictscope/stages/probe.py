@@ -29,14 +29,16 @@ def run_probe(run: Run) -> None:
             return store.numpy(SITE, layer)[keep]
 
         section = run.study.probe
-        selection = select(read_layer, rows, layers, section.C, hold=("harm",), seed=run.study.seed)
+        with run.ticking("probe: layers") as tick:
+            selection = select(
+                read_layer, rows, layers, section.C, hold=("harm",), seed=run.study.seed, progress=tick
+            )
         swept = selection.test(read_layer, rows)
         with run.ticking("probe: permuted labels") as tick:
-            tick(0, 1)
             control = permuted_control(
-                read_layer(swept.layer), rows, swept.C, hold=("harm",), refits=section.permutations, seed=run.study.seed
-            )
-            tick(1, 1)
+                read_layer(swept.layer), rows, swept.C, hold=("harm",), refits=section.permutations,
+                seed=run.study.seed, progress=tick,
+            )  # fmt: skip
         run.write("probe", swept.to_frame())
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
     labels = run.study.labels
