@@ -6,7 +6,7 @@ are copied. Running out of GPU memory splits the batch in the plan and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -191,7 +191,6 @@ def forward(
     plan: BatchPlan | None = None,
     *,
     logits_at: Positions | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Pass:
     """Runs a model on rollouts: capture, edits and scores in the same passes. Rows come in the rollouts'
     order.
@@ -204,18 +203,12 @@ def forward(
         score: readouts to evaluate.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
-        progress: called with (tokens done, tokens in all) after every batch.
 
     Raises:
         InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
     """
-    rollouts, done, tokens = list(rollouts), [], 0
-    total = sum(len(rollout) for rollout in rollouts)
-    for part in passes(model, rollouts, read, write, score, plan, logits_at=logits_at):
-        done.append(part)
-        tokens += sum(len(rollouts[i]) for i in part.batch)
-        if progress is not None:
-            progress(tokens, total)
+    rollouts = list(rollouts)
+    done = list(passes(model, rollouts, read, write, score, plan, logits_at=logits_at))
     at = {rollout.id: i for i, rollout in enumerate(rollouts)}
     rows, values = {}, {}
     for r in read:

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.identities import Check, check, embedding_weight, noise_floor, raise_first
 from verdictscope.activations.measure import measure
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
+
+
+# What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
+# (RuntimeError), and weights that are damaged.
+_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +114,20 @@ def load(
     name = str(name_or_path)
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **common)
+        hf, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
         hf.to(device)  # type: ignore[arg-type]
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except _UNLOADABLE as error:
+        if "mismatched_sizes" in str(error):
+            raise InputError(f"cannot load model {name!r}: its config.json and its weights disagree on sizes") from error
         looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
         what = "folder" if looks_local else "folder or hub model"
         raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers in their place
+        raise InputError(f"the checkpoint of {name!r} lacks {len(missing)} weights, first {missing[0]}: fetch it again")
     try:
         tokenizer: PreTrainedTokenizerBase | None = AutoTokenizer.from_pretrained(name, **common)
         if tokenizer is not None and len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
@@ -186,5 +198,17 @@ def unchecked(
     )
 
 
+def _usable(device: str | torch.device) -> torch.device:
+    """A device that tensors can be put on."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used: {_first_line(error)}; try cpu or cuda") from error
+    return found
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    # "Validation error for field X:" says what only on its next line
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")[:200]

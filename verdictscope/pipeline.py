@@ -68,13 +68,19 @@ def open_run(folder: Path) -> Run:
 
 
 def quiet() -> None:
-    """Keep libraries from drawing bars of their own over ours; what the user set stays."""
+    """Keep libraries from writing over our bars and one-line errors; what the user set stays."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils.logging import disable_progress_bar
+    import huggingface_hub.utils.logging as hub
+    import transformers.utils.logging as transformers
 
-    disable_progress_bar()
+    transformers.disable_progress_bar()
+    # What they warn of on their way to an error is said by the error, in one line.
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        transformers.set_verbosity_error()
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub.set_verbosity_error()
 
 
 def tell(summary: dict[str, Any], folder: Path) -> str:

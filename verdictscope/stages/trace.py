@@ -48,7 +48,9 @@ def score(run: Run, rollouts: list[Rollout], arm: str, zeroed: Sequence[tuple[in
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     with run.ticking(f"trace: {arm}") as tick:
-        scores = forward(model, rollouts, score=[probe], write=write, plan=plan, progress=tick).scores
+        tick(0, len(rollouts))
+        scores = forward(model, rollouts, score=[probe], write=write, plan=plan).scores
+        tick(len(rollouts), len(rollouts))
     aligned = align(scores, rollouts)
     aligned.insert(0, "arm", arm)
     return aligned
