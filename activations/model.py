@@ -18,7 +18,6 @@ from verdictscope.activations.measure import measure
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
 
-
 # What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
 # (RuntimeError), and weights that are damaged.
 _UNLOADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -121,7 +120,7 @@ def load(
         hf.to(device)  # type: ignore[arg-type]
     except _UNLOADABLE as error:
         if "mismatched_sizes" in str(error):
-            raise InputError(f"cannot load model {name!r}: its config.json and its weights disagree on sizes") from error
+            raise InputError(f"cannot load model {name!r}: its config and its weights disagree on sizes") from error
         looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
         what = "folder" if looks_local else "folder or hub model"
         raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error

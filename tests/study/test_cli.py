@@ -59,7 +59,9 @@ def test_the_same_from_a_shell(tmp_path: Path) -> None:
         ("device", "gpu", "device 'gpu' cannot be used"),
     ],
 )
-def test_wrong_studies_end_in_one_line(call: Callable[..., Any], tmp_path: Path, key: str, value: str, says: str) -> None:
+def test_wrong_studies_end_in_one_line(
+    call: Callable[..., Any], tmp_path: Path, key: str, value: str, says: str
+) -> None:
     done = call("run", "refusal_cliff", "--out", tmp_path / "run", "--set", f"{key}={value}", "--json")
     one_line(done.code, done.out, done.err, says)
 
