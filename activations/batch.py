@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verdictscope.activations.attention import Pattern
 from verdictscope.activations.hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.sites import FrozenPositions, Positions, Site
@@ -74,7 +75,7 @@ class Where:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def gather(self, value: Tensor) -> Tensor:
+    def gather(self, value: Tensor | Pattern) -> Tensor:
         """``[batch pos ...]`` to ``[row ...]``, a new tensor on the value's device."""
         return value[self.index[0].to(value.device), self.index[1].to(value.device)]
 

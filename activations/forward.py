@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.identities import embedding_weight
@@ -171,7 +172,11 @@ def _run(
 
 
 def _keep(
-    kept: dict[tuple[Read, int], Tensor], key: tuple[Read, int], where: Where, value: Tensor, _: BatchView
+    kept: dict[tuple[Read, int], Tensor],
+    key: tuple[Read, int],
+    where: Where,
+    value: Tensor | Pattern,
+    _: BatchView,
 ) -> None:
     kept[key] = where.gather(value)
 

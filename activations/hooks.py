@@ -9,7 +9,7 @@ A value that is written is seen by everything after it, reads of the same site i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from verdictscope.activations.attention import AttentionCall, Handle, listen
+from verdictscope.activations.attention_torch import Ear
 from verdictscope.activations.positions import over_continuation, resolve
 from verdictscope.activations.sitemap import Place
 from verdictscope.activations.sites import FLOW, FrozenPositions, Positions, Site, freeze
@@ -83,7 +85,8 @@ class BatchView:
 
 
 WriteFn = Callable[[Tensor, BatchView], Tensor]
-ReadFn = Callable[[Tensor, BatchView], None]
+ReadFn = Callable[[Any, BatchView], None]
+"""Takes a tensor, or the lazy ``Pattern`` of ``attention.py``."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class Stop(Exception):
     """Ends a forward pass whose wanted values have all been read."""
 
 
-def attach(module: nn.Module, side: Literal["in", "out"], fn: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Calls ``fn`` with a module's first input or output tensor; what it returns, if anything, takes its place."""
+def attach(
+    module: nn.Module, side: Literal["in", "out"], fn: Callable[[Tensor], Tensor | None], index: int = 0
+) -> RemovableHandle:
+    """Calls ``fn`` with a module's first input or an output tensor; what it returns, if anything, takes its place."""
     if side == "in":
         return module.register_forward_pre_hook(partial(_before, fn), with_kwargs=True)
-    return module.register_forward_hook(partial(_after, fn))
+    return module.register_forward_hook(partial(_after, fn, index))
 
 
 # Partials of plain functions and not closures, here and below: the type checks of the tests compile a function anew
@@ -117,11 +122,22 @@ def _before(fn: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kw
     return None if new is None else (args, kwargs | {name: new})
 
 
-def _after(fn: Callable[[Tensor], Tensor | None], _: nn.Module, __: tuple, output: Any) -> Any:
-    new = fn(output if isinstance(output, Tensor) else output[0])
+def _after(fn: Callable[[Tensor], Tensor | None], index: int, _: nn.Module, __: tuple, output: Any) -> Any:
+    new = fn(output if isinstance(output, Tensor) else output[index])
     if new is None:
         return None
-    return new if isinstance(output, Tensor) else (new, *output[1:])
+    return new if isinstance(output, Tensor) else (*output[:index], new, *output[index + 1 :])
+
+
+def _hear(fn: Callable[[Any], Tensor | None], name: str, shared: int, call: AttentionCall, *_: Tensor) -> Any:
+    value = call.site(name)
+    if shared > 1 and name in ("k", "v"):
+        assert isinstance(value, Tensor)
+        value = value[:, :, ::shared]
+    new = fn(value)
+    if new is None:
+        return None
+    return call.with_site(name, new if shared == 1 or name == "q" else new.repeat_interleave(shared, dim=2))
 
 
 class _Session:
@@ -129,7 +145,8 @@ class _Session:
 
     def __init__(self, model: Model, base: BatchView | None, stop_early: bool) -> None:
         self.model, self.base, self.stop_early = model, base, stop_early
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | Handle] = []
+        self.ear: Ear | None = None
         self.fired: dict[str, int] = {}
         self.passes = 0
         self.waiting: set[str] = set()
@@ -154,10 +171,19 @@ class _Session:
         self.fired[key] = 0
         self.waiting.add(key)
         fire = partial(self._fire, key, place, fn, layer, writes)
-        self.handles.append(attach(place.module, place.side, fire))
+        self.handles.append(self._attach(place, fire))
+
+    def _attach(self, place: Place, fire: Callable[[Any], Tensor | None]) -> RemovableHandle | Handle:
+        if place.attention is None:
+            return attach(place.module, place.side, fire, place.index)
+        hear = partial(_hear, fire, place.site, place.attention.shared)
+        if place.attention.interface:
+            return listen(place.module, before=hear)
+        self.ear = self.ear or Ear()
+        return self.ear.listen(place.module, hear)
 
     def _fire(
-        self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool, raw: Tensor
+        self, key: str, place: Place, fn: Callable[[Any, BatchView], Any], layer: int, writes: bool, raw: Any
     ) -> Tensor | None:
         self.fired[key] += 1
         view = self.view(layer, raw.device)
@@ -186,8 +212,13 @@ class _Session:
                 )
 
 
-def to_site(raw: Tensor, place: Place, shape: Sequence[int]) -> Tensor:
-    """A module's tensor as the site's value, ``[batch pos d_model]`` or ``[batch pos head d_head]``."""
+def to_site(raw: Any, place: Place, shape: Sequence[int]) -> Any:
+    """A module's tensor as the site's value, ``[batch pos d_model]`` or ``[batch pos head d_head]``.
+
+    What is heard inside the attention product already has that form (``pattern`` is lazy, see ``attention.py``).
+    """
+    if place.attention is not None:
+        return raw
     # Some families flatten batch and position.
     value = raw if raw.ndim == 3 else raw.reshape(*shape, raw.shape[-1])
     if place.heads is not None:
@@ -197,6 +228,8 @@ def to_site(raw: Tensor, place: Place, shape: Sequence[int]) -> Tensor:
 
 def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
     """The inverse of ``to_site``."""
+    if place.attention is not None:
+        return value.to(raw.dtype)
     value = value if place.gain == 1.0 else value / place.gain
     return value.reshape(raw.shape).to(raw.dtype)
 
@@ -238,7 +271,7 @@ def _write(fn: WriteFn, key: str, value: Tensor, view: BatchView) -> Tensor | No
 
 def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
     sites, key = session.model.sites, f"{site.name}[{layer}] (write)"
-    place = sites.place(site.name, layer)
+    place = sites.writable_place(site.name, layer)
     if site.name != "resid_mid":
         session.add(key, place, partial(_write, fn, key), layer, True)
         return
@@ -280,7 +313,8 @@ def hooked(
         for tap in reads:  # after the writes: a read sees what was written
             place = model.sites.place(tap.name, tap.layer)
             session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)
-        yield
+        with session.ear or nullcontext():
+            yield
         if session.passes or view is not None:
             session.check(exact=view is not None)
     except Stop:

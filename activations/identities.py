@@ -7,6 +7,7 @@ must reproduce what the model computes (DESIGN 3.4), to within rounding:
     (parallel blocks: resid_pre + attn_out + mlp_out = resid_post)
     resid_post[l] = resid_pre[l + 1] = hidden_states[l + 1],  final_norm = hidden_states[-1]
     sum over heads of W_O z + bias = output of the output projection = output of the attention module
+    softmax(q k) v, recomputed from what was heard = output of the attention product
     head applied to gathered rows = the stock logits
 """
 
@@ -23,6 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from verdictscope.activations.attention import AttentionCall, listen
+from verdictscope.activations.attention_torch import Ear
 from verdictscope.activations.batch import gathered_logits
 from verdictscope.activations.hooks import attach
 from verdictscope.activations.sitemap import SiteMap
@@ -73,19 +76,27 @@ def embedding_weight(hf: PreTrainedModel) -> Float[Tensor, "vocab d_embed"]:
     return weight
 
 
-@contextmanager
-def captured(wanted: dict[tuple, Hookable]) -> Iterator[dict[tuple, Tensor]]:
-    """Values of module inputs and outputs during one pass, as float64 ``[pos d]`` on the CPU."""
-    values: dict[tuple, Tensor] = {}
+class Values(dict[tuple, Tensor]):
+    """Captured values, float64 ``[pos d]`` on the CPU, and the dtypes they had."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: dict[tuple, torch.dtype] = {}
+
+    def keep(self, key: tuple, value: Tensor) -> None:
+        """Keeps a copy."""
+        self.dtypes[key] = value.dtype
+        self[key] = value.detach().reshape(-1, value.shape[-1]).double().cpu()
+
+
+@contextmanager
+def captured(wanted: dict[tuple, Hookable]) -> Iterator[Values]:
+    """Values of module inputs and outputs during one pass."""
+    values = Values()
     with ExitStack() as stack:
         for key, (module, side) in wanted.items():
-            stack.callback(attach(module, side, partial(_keep, values, key)).remove)
+            stack.callback(attach(module, side, partial(values.keep, key)).remove)
         yield values
-
-
-def _keep(values: dict[tuple, Tensor], key: tuple, value: Tensor) -> None:
-    values[key] = value.detach().reshape(-1, value.shape[-1]).double().cpu()
 
 
 def _rms(x: Tensor) -> Float[Tensor, " pos"]:
@@ -138,7 +149,7 @@ def check(model: Model) -> tuple[Check, ...]:
             wanted["mixer", layer] = (block.mixer, "out")
     wanted["final_norm", None] = _target(sites, "final_norm", len(sites) - 1)
     ids = probe_ids(hf)
-    with captured(wanted) as values, torch.no_grad():
+    with captured(wanted) as values, products_checked(model) as products, torch.no_grad():
         out = hf(input_ids=ids, use_cache=False, output_hidden_states=True)
     missing = [key for key in wanted if key not in values]
     if missing:
@@ -147,6 +158,7 @@ def check(model: Model) -> tuple[Check, ...]:
     found = [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
     last = [values["final_norm", None]]
     found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, hidden[-1], dtype))
+    found += [c for layer in sorted(products) for c in products[layer]]
     if sites.unembed is not None and getattr(out, "logits", None) is not None:
         found.append(_logit_check(model, ids, out.logits, dtype))
     return tuple(found)
@@ -192,6 +204,34 @@ def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:
     z = z.reshape(z.shape[0], *weight.shape[:2])
     total = torch.einsum("phd,hdm->pm", z, weight) + bias
     return compare(f"{name} = output projection", "z", layer, [total], values["o", layer], model.dtype)
+
+
+@contextmanager
+def products_checked(model: Model) -> Iterator[dict[int, list[Check]]]:
+    """Recomputes every attention product of the pass inside the ``with`` block from its q, k and v."""
+    found: dict[int, list[Check]] = {}
+    ear = Ear()
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.sites.blocks):
+            if block.attention is not None:
+                check_it = partial(_check_product, found.setdefault(layer, []), layer, model.dtype)
+                heard, module = block.attention, block.attention.module
+                handle = listen(module, after=check_it) if heard.interface else ear.listen(module, check_it)
+                stack.callback(handle.remove)
+        stack.enter_context(ear)
+        yield found
+
+
+def _check_product(found: list[Check], layer: int, dtype: torch.dtype, call: AttentionCall, output: Tensor) -> None:
+    name = "pattern from q and k, times v = attention product"
+    tokens = torch.arange(call.query.shape[2], device=call.query.device)
+    try:
+        _, mine = call.rows(0, tokens)
+    except InputError:  # a kernel whose mask cannot be read row by row: q, k and v are there, pattern is not
+        found.append(Check(f"{name} (not under this attention kernel)", "pattern", layer, 0.0, 0.0, True))
+        return
+    mine, theirs = (x.reshape(len(tokens), -1).double().cpu() for x in (mine, output[0]))
+    found.append(compare(name, "pattern", layer, [mine], theirs, dtype))
 
 
 def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) -> Check:

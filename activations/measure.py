@@ -7,13 +7,16 @@ Bloom's attention module returns the sum already, OPT has no MLP module, GPT-Neo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from verdictscope.activations.identities import RELATIVE, Hookable, captured, compare, probe_ids
-from verdictscope.activations.sitemap import Block, Branch, Modules, SiteMap
+from verdictscope.activations.listening import attention_heard, find_routers, routers_heard, sole
+from verdictscope.activations.sitemap import Block, Branch, Form, Modules, SiteMap
+from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
 
 
@@ -39,7 +42,13 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
             raise InputError(f"layer {layer}: no attention (or other mixer) found; name it with overrides")
         for role, module in roles.items():
             wanted[layer, role, "in"], wanted[layer, role, "out"] = (module, "in"), (module, "out")
-    with captured(wanted) as values, torch.no_grad():
+    routers = find_routers(hf, modules)
+    with (
+        captured(wanted) as values,
+        attention_heard(modules) as heard,
+        routers_heard(routers) as gates,
+        torch.no_grad(),
+    ):
         (hf.base_model or hf)(input_ids=probe_ids(hf), use_cache=False)
     numbers = _config_numbers(hf)
     blocks = []
@@ -49,8 +58,22 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         if modules.given & set(idle):
             raise InputError(f"layer {layer}: the module given for {idle[0]} does not run in a forward pass")
         roles = {role: module for role, module in roles.items() if role not in idle}
-        blocks.append(_measure_block(roles, here, modules.given, n_heads, hf.dtype, numbers, layer))
+        product = sole(heard[layer])
+        attention = product.attention() if product else None
+        heads = attention.n_heads if attention else n_heads
+        block = _measure_block(roles, here, modules.given, heads, hf.dtype, numbers, layer)
+        forms = _forms(block, values.dtypes[layer, "block", "out"], here["block", "out"].shape[-1])
+        if product and attention:
+            forms |= product.forms(attention)
+        if layer in gates:
+            forms["router"] = gates[layer]
+        router = routers[layer] if layer in gates else None
+        blocks.append(replace(block, attention=attention, router=router, forms=forms))
     return SiteMap(modules.parent, tuple(blocks), modules.ln_final, modules.unembed)
+
+
+def _forms(block: Block, dtype: torch.dtype, d_model: int) -> dict[str, Form]:
+    return {name: Form((d_model,), dtype) for name in VECTORS} | {"z": Form((block.n_heads, block.d_head), dtype)}
 
 
 def _measure_block(

@@ -51,8 +51,8 @@ class LinearReadout:
         object.__setattr__(self, "bias", float(self.bias))
         object.__setattr__(self, "positions", freeze(self.positions))
         parse(self.positions)
-        if self.site not in READABLE:
-            known = ", ".join(READABLE)
+        if self.site not in READABLE or self.site == "pattern":  # a pattern's width is the batch's
+            known = ", ".join(name for name in READABLE if name != "pattern")
             raise InputError(f"readout {self.name}: site {self.site!r} cannot be read; use one of {known}")
         if self.layer is None and self.site != "final_norm":
             raise InputError(f"readout {self.name}: site {self.site} needs a layer")

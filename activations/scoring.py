@@ -3,6 +3,7 @@ logits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,9 +93,7 @@ def linear_groups(model: Model, batch: Batch, readouts: Sequence[LinearReadout])
     groups: dict[tuple, LinearGroup] = {}
     for readout in readouts:
         layer = Site(readout.site, readout.layer).at(model.n_layers)[0]
-        model.sites.place(readout.site, layer)
-        block = model.sites.blocks[layer]
-        width = block.n_heads * block.d_head if readout.site == "z" else model.d_model
+        width = math.prod(model.sites.shape(readout.site, layer))
         if np.size(readout.weight) != width:
             raise InputError(f"readout {readout.name}: {np.size(readout.weight)} weights for a site of width {width}")
         key = (readout.site, layer, readout.final_norm, readout.positions)

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from verdictscope.activations.sites import WRITABLE
 from verdictscope.errors import InputError
 
 GLOBAL_ROLES = ("blocks", "ln_final", "unembed")
@@ -53,6 +55,41 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Where a layer's softmax attention is listened to.
+
+    Attributes:
+        module: the module that makes the attention product.
+        interface: whether it does so through transformers' attention interface; else its values are only read.
+        n_heads: query heads.
+        n_kv_heads: key and value heads.
+        shared: how many of the keys that enter the product are one head, repeated.
+    """
+
+    module: nn.Module
+    interface: bool
+    n_heads: int
+    n_kv_heads: int
+    shared: int = 1
+
+
+@dataclass(frozen=True)
+class Router:
+    """The gate of a mixture of experts: a module and which of its outputs has one number per expert."""
+
+    module: nn.Module
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """Shape (of one token) and dtype of a site's value."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer, measured.
 
@@ -65,6 +102,9 @@ class Block:
         o: the attention output projection, ``None`` where the layer has no softmax attention.
         n_heads: query heads.
         d_head: width of one head at the input of ``o``; ``d_model / n_heads`` only by accident.
+        attention: where queries, keys and values are listened to, ``None`` without softmax attention.
+        router: the gate of a mixture of experts, ``None`` in a dense layer.
+        forms: shape and dtype by site, as measured.
     """
 
     block: nn.Module
@@ -75,16 +115,26 @@ class Block:
     o: nn.Module | None
     n_heads: int
     d_head: int
+    attention: Attention | None = None
+    router: Router | None = None
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a hook goes: a module's input or output, times ``gain``, cut into ``heads`` if there are any."""
+    """Where a hook goes: a module's input or output, times ``gain``, cut into ``heads`` if there are any.
+
+    Of an output with several parts ``index`` is the one meant. With ``attention`` the place is not a module's input
+    or output but the ``site`` named, inside the attention product.
+    """
 
     module: nn.Module
     side: Literal["in", "out"]
     gain: float = 1.0
     heads: int | None = None
+    index: int = 0
+    attention: Attention | None = None
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +177,52 @@ class SiteMap:
         if name == "final_norm":
             # A model without a final norm hands the last block's output to the head as it is.
             return Place(self.ln_final, "out") if self.ln_final is not None else Place(self.blocks[-1].block, "out")
-        raise InputError(f"site {name!r} is not read by this version; use resid_*, attn_out, mlp_out, z or final_norm")
+        if name == "router":
+            if block.router is None:
+                raise InputError(f"layer {layer} has no mixture of experts, so no router; choose other layers")
+            return Place(block.router.module, "out", index=block.router.index)
+        if block.attention is None:
+            raise InputError(
+                f"layer {layer} has no softmax attention that could be listened to, so no site {name}; "
+                "choose other layers"
+            )
+        return Place(block.attention.module, "in", attention=block.attention, site=name)
+
+    def writable_place(self, name: str, layer: int) -> Place:
+        """Where the site is written.
+
+        Raises:
+            InputError: this layer has no such site, or it is only read.
+        """
+        place = self.place(name, layer)
+        if name not in WRITABLE:
+            raise InputError(f"site {name} is only read; write one of {', '.join(WRITABLE)}")
+        if place.attention is not None and not place.attention.interface:
+            raise InputError(
+                f"layer {layer}: {type(place.module).__name__} does not use transformers' attention interface, so "
+                f"site {name} is only read; write z instead"
+            )
+        return place
+
+    def shape(self, name: str, layer: int) -> tuple[int, ...]:
+        """Shape of the site's value at one token; ``(head, -1)`` for ``pattern``, whose keys are the batch's.
+
+        Raises:
+            InputError: this layer has no such site.
+        """
+        return self._form(name, layer).shape
+
+    def dtype(self, name: str, layer: int) -> torch.dtype:
+        """Dtype of the site's value.
+
+        Raises:
+            InputError: this layer has no such site.
+        """
+        return self._form(name, layer).dtype
+
+    def _form(self, name: str, layer: int) -> Form:
+        self.place(name, layer)
+        return self.blocks[layer].forms[name]
 
 
 @contextmanager

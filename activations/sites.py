@@ -29,12 +29,32 @@ SITES = (
 )
 """Every site name. ``resid_*`` are pre-norm, also in the last layer. ``attn_out`` and ``mlp_out`` are what is
 added to the residual stream, after any post-norm and branch gain. ``z`` is the input of the attention output
-projection, one row per query head. ``final_norm`` is what Hugging Face calls ``hidden_states[-1]``."""
+projection, one row per query head. ``q``, ``k``, ``v`` are what enters the attention product: after projection (the
+low-rank ones of MLA included), norm and rotary embedding, keys and values before they are repeated for the query heads.
+``pattern`` is the weights ``[head key]`` with which a query's output is summed from the values: softmax over keys of
+``q · k · scale`` (soft-capped where the family does it) under the mask; a sink takes its share. ``router`` is what
+transformers records as router logits: the gate's output, one number per expert, before experts are chosen.
+``final_norm`` is what Hugging Face calls ``hidden_states[-1]``."""
 
-READABLE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "final_norm")
-"""The sites this version reads and writes."""
+READABLE = SITES
+"""The sites that are read."""
 
-FLOW = {name: i for i, name in enumerate(("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"))}
+ATTENTION_SITES = ("q", "k", "v", "pattern")
+"""Sites inside the attention product."""
+
+WRITABLE = tuple(name for name in SITES if name not in ("pattern", "router"))
+"""The sites that are written. ``pattern`` exists only where it is read, and which experts run is decided inside the
+router."""
+
+VECTORS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "final_norm")
+"""The sites of width d_model."""
+
+FLOW = {
+    name: i
+    for i, name in enumerate(
+        ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_mid", "router", "mlp_out", "resid_post")
+    )
+}
 """Order in which the sites of one layer are passed in a forward pass (a sequential block)."""
 
 Positions = str | Mapping[str, Iterable[int]]

@@ -326,7 +326,7 @@ def test_wrong_input_is_one_line(qwen3, rollouts):
         lambda: forward(qwen3, []),
         lambda: forward(qwen3, [r, r]),
         lambda: forward(qwen3, [dataclasses.replace(r, ids=(97, *r.ids[1:]))]),
-        lambda: forward(qwen3, rollouts, [Site("pattern") @ "all"]),
+        lambda: forward(qwen3, rollouts, [Site("router") @ "all"]),
         lambda: forward(qwen3, rollouts, [Site("z", 3) @ "all"]),
         lambda: forward(qwen3, rollouts, READS, plan=BatchPlan(((0,),), 9)),
         lambda: forward(qwen3, rollouts, score=[LinearReadout("a", "z", 0, np.ones(32))]),

@@ -61,12 +61,16 @@ PARALLEL = {"neox"}
 _MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 MORE = {  # only their site map is tested
     "mistral": lambda: hf.MistralConfig(**_SMALL),
+    "mistral_windowed": lambda: hf.MistralConfig(sliding_window=8, **_SMALL),
+    "mixtral": lambda: hf.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **_SMALL),
     "olmo2": lambda: hf.Olmo2Config(**_SMALL),  # post-norms only
     "phi3": lambda: hf.Phi3Config(**_SMALL),  # fused qkv
-    "gemma3": lambda: hf.Gemma3TextConfig(head_dim=8, **_SMALL),
+    "gemma3": lambda: hf.Gemma3TextConfig(head_dim=8, sliding_window=8, **_SMALL),
     "glm4": lambda: hf.Glm4Config(head_dim=8, **_SMALL),
     "qwen3_moe": lambda: hf.Qwen3MoeConfig(head_dim=8, num_experts=4, **_MOE, **_SMALL),
-    "gpt_oss": lambda: hf.GptOssConfig(head_dim=8, num_local_experts=4, num_experts_per_tok=2, **_SMALL),
+    "gpt_oss": lambda: hf.GptOssConfig(
+        head_dim=8, sliding_window=8, num_local_experts=4, num_experts_per_tok=2, **_SMALL
+    ),
     "deepseek_v3": lambda: hf.DeepseekV3Config(  # MLA: a value head is 6 wide
         kv_lora_rank=8,
         q_lora_rank=8,
