@@ -1,0 +1,284 @@
+"""All folds, penalties and relabellings of one layer, or of many, each fit certified."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.special import expit
+from threadpoolctl import ThreadpoolController
+
+from verdictscope.errors import InputError
+from verdictscope.probes.solver.features import Fold, fold_features
+from verdictscope.probes.solver.fits import LogisticFits
+from verdictscope.probes.solver.newton import newton_path, polish_offset
+from verdictscope.probes.solver.span import decompose, newton_span
+
+_FEW = 4
+"""Labellings of one fold up to which a Cholesky factor per fit is cheaper than an eigendecomposition per fold."""
+_AT_ONCE = 4_000_000
+"""Numbers in one array over (row or dimension) x fits: bounds memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Checked labels, weights, folds and penalties."""
+
+    y: Float[ndarray, "refit row"]
+    weight: Float[ndarray, "refit row"]
+    folds: ndarray
+    scale_weight: Float[ndarray, " row"]
+    Cs: Float[ndarray, " C"]
+    tol: float
+    max_iter: int
+    device: str | None
+
+
+def solve_logistic(
+    X: Any,
+    y: Any,
+    Cs: Sequence[float | int] | ndarray,
+    *,
+    weight: Any = None,
+    folds: Any = None,
+    scale_weight: Any = None,
+    tol: float = 1e-5,
+    max_iter: int = 100,
+    threads: int | None = None,
+    device: str | None = None,
+) -> LogisticFits:
+    """Fit L2-penalised logistic probes on standardised activations, folded back into raw space.
+
+    Features are standardised on the training rows of each fold, so nothing of a held-out row enters. With fewer
+    training rows than features and few labellings, the Gram matrix of a fold is formed once (in single precision) and
+    every fit takes Newton steps in the span of the rows; with many labellings, or more rows than features, it is
+    decomposed once and all fits run side by side. Either way the result is checked in double precision against the
+    features themselves; fits that miss ``tol`` are solved again from a double-precision Gram matrix.
+
+    Args:
+        X: activations of one layer and position rule, ``[row d]``; array or tensor.
+        y: labels 0 and 1, ``[row]`` or ``[refit row]``: relabellings share the decomposition.
+        Cs: inverse penalties on the standardised weights, against the sum of the weighted losses.
+        weight: fit weights, ``[row]`` or ``[refit row]``; rows of weight 0 count as absent from the loss.
+        folds: training rows, ``[fold row]`` of bool; ``None`` is one fold of all rows.
+        scale_weight: weights of means and standard deviations, ``[row]``. They must not depend on the labels if
+            relabellings are to share them. ``None``: ``weight`` if it is ``[row]``, else equal weights.
+        tol: largest error of a fit's weights, as a share of their norm (see `LogisticFits.error`).
+        max_iter: most Newton steps of a fit.
+        threads: folds solved at once; ``None`` takes every core this process may use.
+        device: torch device for the products, for example ``cuda``; ``None`` is NumPy on the CPU.
+
+    Raises:
+        InputError: NaN or infinite values, shapes that do not fit, labels other than 0 and 1, a fold that trains on one
+            class, negative weights, or C not positive.
+    """
+    X = to_numpy(X)
+    problem = _check(X, y, Cs, weight, folds, scale_weight, tol, max_iter, device)
+    threads = _cores() if threads is None else threads
+    if threads == 1 or len(problem.folds) == 1:
+        parts = [_solve_fold(fold, problem) for fold in fold_features(X, problem.folds, problem.scale_weight)]
+    else:
+        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+            features = fold_features(X, problem.folds, problem.scale_weight)
+            parts = list(pool.map(lambda fold: _solve_fold(fold, problem), features))
+    place = np.searchsorted(problem.Cs, np.asarray(Cs, dtype=float))
+    found = {key: np.stack([part[key] for part in parts])[:, place] for key in parts[0]}
+    return LogisticFits(Cs=tuple(map(float, Cs)), converged=found["error"] <= tol, tol=float(tol), **found)
+
+
+def solve_layers(
+    read: Callable[[int], Any],
+    layers: Sequence[int] | range,
+    y: Any,
+    Cs: Sequence[float | int] | ndarray,
+    *,
+    then: Callable[[int, Any, LogisticFits], Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+    **given: Any,
+) -> dict[int, Any]:
+    """`solve_logistic` for many layers, one per core at a time.
+
+    Args:
+        read: layer -> its activations ``[row d]``; called in order from the calling thread, at most one layer ahead.
+        layers: the layers, or codes of layer and position.
+        y: as in `solve_logistic`.
+        Cs: as in `solve_logistic`.
+        then: called with layer, activations and fits where they were made; its result is kept instead of the fits
+            (scores or AUROCs instead of every direction).
+        progress: called with layers done and layers in all.
+        threads: layers at once; ``None`` takes every core this process may use.
+        given: the other arguments of `solve_logistic`.
+
+    Returns:
+        fits, or what ``then`` made of them, by layer.
+
+    Raises:
+        InputError: as `solve_logistic`, with the layer named.
+    """
+    threads = _cores() if threads is None else threads
+    found: dict[int, Any] = {}
+
+    def work(layer: int, X: Any) -> Any:
+        try:
+            fits = solve_logistic(X, y, Cs, threads=1, **given)
+        except InputError as error:
+            raise InputError(f"layer {layer}: {error}") from error
+        return fits if then is None else then(layer, X, fits)
+
+    with one_blas_thread() if threads > 1 else nullcontext(), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[int, Any]] = deque()
+        for layer in (*layers, None):
+            while waiting and (layer is None or len(waiting) > threads):
+                done, future = waiting.popleft()
+                found[done] = future.result()
+                if progress:
+                    progress(len(found), len(layers))
+            if layer is not None:
+                waiting.append((layer, pool.submit(work, layer, read(layer))))
+    return found
+
+
+def _solve_fold(fold: Fold, problem: _Problem) -> dict[str, ndarray]:
+    """Every penalty and labelling of one fold, ``[C refit ...]``."""
+    y, weight = problem.y[:, fold.rows].T, problem.weight[:, fold.rows].T
+    scale = problem.Cs[None, :, None] * weight[:, None, :]
+    shape = scale.shape[1:]
+    scale, labels = scale.reshape(len(y), -1), np.tile(y, (1, shape[0]))
+    few = problem.device is None and len(y) < fold.X.shape[1] and y.shape[1] <= _FEW
+    if few:
+        w, steps = _in_rows(fold, y, weight, problem, np.float32)
+        found = _certified(fold, w, labels, scale)
+        if (found["error"] > problem.tol).any():
+            w, steps = _in_rows(fold, y, weight, problem, np.float64)
+            found = _certified(fold, w, labels, scale)
+    else:
+        w, steps = _in_span(fold, labels, scale, problem)
+        found = _certified(fold, w, labels, scale)
+    direction = found.pop("direction").reshape(*shape, -1)
+    return {"direction": direction, "iterations": steps.reshape(shape)} | {
+        key: value.reshape(shape) for key, value in found.items()
+    }
+
+
+def _in_rows(
+    fold: Fold, y: ndarray, weight: ndarray, problem: _Problem, dtype: type
+) -> tuple[Float[ndarray, "d fit"], ndarray]:
+    """Newton steps on the Gram matrix, labelling by labelling."""
+    Z = fold.dense(dtype)
+    K = Z @ Z.T
+    exact = K.astype(np.float64, copy=False)
+    paths = [
+        newton_path(K, exact, y[:, j], weight[:, j], problem.Cs, tol=problem.tol / 4, max_iter=problem.max_iter)
+        for j in range(y.shape[1])
+    ]
+    dual = np.stack([path[0] for path in paths], axis=2).reshape(len(y), -1)
+    return fold.adjoint(dual), np.stack([path[2] for path in paths], axis=1)
+
+
+def _in_span(fold: Fold, y: ndarray, scale: ndarray, problem: _Problem) -> tuple[Float[ndarray, "d fit"], ndarray]:
+    """All fits side by side in the eigenbasis, in blocks that bound memory."""
+    xp: Any = np
+    to: Callable[[ndarray], Any] = np.ascontiguousarray
+    if problem.device is not None:
+        import torch
+
+        xp, device = torch, torch.device(problem.device)
+
+        def to(array: ndarray) -> Any:
+            return torch.tensor(array, dtype=torch.float64, device=device)
+
+    span = decompose(to(fold.dense()), xp)
+    width = max(1, _AT_ONCE // max(span.F.shape))
+    weights, steps = [], []
+    for start in range(0, y.shape[1], width):
+        at = slice(start, start + width)
+        u, _, taken = newton_span(
+            span, to(y[:, at]), to(scale[:, at]), tol=problem.tol / 4, max_iter=problem.max_iter
+        )
+        inner = to_numpy(span.basis @ (u / xp.sqrt(span.square)[:, None] if span.dual else u))
+        weights.append(fold.adjoint(inner) if span.dual else inner)
+        steps.append(taken)
+    return np.concatenate(weights, axis=1), np.concatenate(steps)
+
+
+def _certified(fold: Fold, w: ndarray, y: ndarray, scale: ndarray) -> dict[str, ndarray]:
+    """The best offset of every fit, its objective, the bound on its error, and the probe in raw space.
+
+    With the offset at its optimum the objective is strongly convex in the weights with modulus 1, so the gradient's
+    norm bounds their distance from the minimum. Weights that are zero up to rounding are set to zero.
+    """
+    f = fold.forward(w)
+    b = polish_offset(f, y, scale)
+    f += b
+    g = scale * (y - expit(f))
+    norm, slope = np.linalg.norm(w, axis=0), np.linalg.norm(w - fold.adjoint(g), axis=0)
+    rounding = 1e-13 * np.sqrt(len(w)) * np.abs(g).sum(axis=0)
+    zero = (norm <= rounding) & (slope <= rounding)
+    objective = 0.5 * norm**2 + (scale * (np.logaddexp(0.0, f) - y * f)).sum(axis=0)
+    direction, bias = fold.unfold(np.where(zero, 0.0, w), b)
+    error = np.where(zero, 0.0, slope / np.where(zero, 1.0, norm))
+    return {"direction": direction.T, "bias": bias, "objective": objective, "error": error}
+
+
+def _check(
+    X: ndarray, y: Any, Cs: Any, weight: Any, folds: Any, scale_weight: Any, tol: float, max_iter: int,
+    device: str | None,
+) -> _Problem:  # fmt: skip
+    n = len(X)
+    y = np.atleast_2d(to_numpy(y))
+    if y.shape[1] != n or not np.isin(y, (0, 1)).all():
+        raise InputError(f"labels must be 0 or 1, one per row: {n} rows, labels of shape {y.shape}")
+    shared = weight is None or np.ndim(weight) == 1
+    weight = np.atleast_2d(np.ones(n) if weight is None else to_numpy(weight)).astype(float)
+    scale = (weight[0] if shared else np.ones(n)) if scale_weight is None else to_numpy(scale_weight).astype(float)
+    folds = np.ones((1, n), dtype=bool) if folds is None else np.atleast_2d(to_numpy(folds)).astype(bool)
+    for name, value, shapes in (
+        ("weight", weight, ((1, n), y.shape)), ("folds", folds, ((len(folds), n),)), ("scale_weight", scale, ((n,),))
+    ):  # fmt: skip
+        if value.shape not in shapes:
+            raise InputError(f"{name} has shape {value.shape}, there are {n} rows and {len(y)} labellings")
+        if not np.isfinite(value).all() or (value < 0).any():
+            raise InputError(f"{name} must be finite and not negative")
+    Cs = np.unique(np.asarray(Cs, dtype=float))
+    if not len(Cs) or not (np.isfinite(Cs).all() and Cs[0] > 0):
+        raise InputError(f"C must be positive and finite, got {Cs.tolist()}")
+    weight = np.broadcast_to(weight, y.shape)
+    for f, train in enumerate(folds):
+        mass = [((weight * (y == label))[:, train].sum(axis=1) > 0).all() for label in (0, 1)]
+        if not all(mass) or not scale[train].sum() > 0:
+            raise InputError(
+                f"fold {f} trains on one class: a probe needs rows of two classes; use fewer folds, stratify, or add rows"
+            )
+    return _Problem(y.astype(float), weight, folds, scale, Cs, tol, max_iter, device)
+
+
+def to_numpy(value: Any) -> ndarray:
+    """Arrays as they are; tensors of any float type and device as arrays."""
+    if hasattr(value, "detach"):
+        value = value.detach().to("cpu")
+        return (value.double() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """BLAS on one thread, for work that is already spread over the cores."""
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
