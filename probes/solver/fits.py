@@ -56,8 +56,8 @@ class LogisticFits:
         fold, c, refit = np.unravel_index(int(np.argmax(np.where(self.converged, -1.0, self.error))), self.error.shape)
         raise InputError(
             f"{int((~self.converged).sum())} of {self.converged.size} probes did not converge; the farthest (fold "
-            f"{fold}, C {self.Cs[c]:g}, refit {refit}) is within {self.error[fold, c, refit]:.1g} of its weights, asked "
-            f"was {self.tol:g}; take smaller C, more max_iter or a larger tol"
+            f"{fold}, C {self.Cs[c]:g}, refit {refit}) is within {self.error[fold, c, refit]:.1g} of its weights and "
+            f"{self.tol:g} was asked; take smaller C, more max_iter or a larger tol"
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -202,9 +202,7 @@ def _in_span(fold: Fold, y: ndarray, scale: ndarray, problem: _Problem) -> tuple
     weights, steps = [], []
     for start in range(0, y.shape[1], width):
         at = slice(start, start + width)
-        u, _, taken = newton_span(
-            span, to(y[:, at]), to(scale[:, at]), tol=problem.tol / 4, max_iter=problem.max_iter
-        )
+        u, _, taken = newton_span(span, to(y[:, at]), to(scale[:, at]), tol=problem.tol / 4, max_iter=problem.max_iter)
         inner = to_numpy(span.basis @ (u / xp.sqrt(span.square)[:, None] if span.dual else u))
         weights.append(fold.adjoint(inner) if span.dual else inner)
         steps.append(taken)
@@ -256,9 +254,7 @@ def _check(
     for f, train in enumerate(folds):
         mass = [((weight * (y == label))[:, train].sum(axis=1) > 0).all() for label in (0, 1)]
         if not all(mass) or not scale[train].sum() > 0:
-            raise InputError(
-                f"fold {f} trains on one class: a probe needs rows of two classes; use fewer folds, stratify, or add rows"
-            )
+            raise InputError(f"fold {f} trains on one class: a probe needs rows of two classes; stratify, or add rows")
     return _Problem(y.astype(float), weight, folds, scale, Cs, tol, max_iter, device)
 
 
