@@ -7,10 +7,13 @@ from verdictscope.activations.collect import collect
 from verdictscope.activations.forward import Pass, forward, passes
 from verdictscope.activations.hooks import BatchView, Tap, hooked, reading, writing
 from verdictscope.activations.identities import Check
+from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model, load, wrap
+from verdictscope.activations.moments import MomentFitter, Moments, moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
+from verdictscope.activations.select import Selected
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.sites import SITES, Read, Site
 from verdictscope.activations.store import Store
@@ -34,9 +37,12 @@ __all__ = [
     "LinearReadout",
     "LogOddsReadout",
     "Model",
+    "MomentFitter",
+    "Moments",
     "Pass",
     "Read",
     "Readout",
+    "Selected",
     "Site",
     "SiteMap",
     "Store",
@@ -44,6 +50,7 @@ __all__ = [
     "Unembedding",
     "apply_final_norm",
     "collect",
+    "explicit",
     "final_norm",
     "forward",
     "head_output_bias",
@@ -51,6 +58,7 @@ __all__ = [
     "hooked",
     "load",
     "logit_difference",
+    "moments_of",
     "passes",
     "reading",
     "resolve",

@@ -1,8 +1,9 @@
 """Rollouts laid out for one call of the model, and that call.
 
-Batches are right-padded with explicit position ids and attention mask; the model keeps its own attention
-kernels. Without logits the head is not called and the pass ends after the deepest wanted site; with logits
-the head sees only the wanted rows.
+Batches are right-padded with explicit position ids; the model keeps its own attention kernels. No mask is given:
+padding stands after every real token, and a causal model never looks ahead, so the kernels stay on their fastest path
+and nothing of the size tokens x tokens is made. Without logits the head is not called and the pass ends after the
+deepest wanted site; with logits the head sees only the wanted rows.
 """
 
 from __future__ import annotations
@@ -75,26 +76,40 @@ class Where:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def gather(self, value: Tensor | Pattern) -> Tensor:
-        """``[batch pos ...]`` to ``[row ...]``, a new tensor on the value's device."""
-        return value[self.index[0].to(value.device), self.index[1].to(value.device)]
+    def gather(self, value: Tensor | Pattern, part: slice | None = None) -> Tensor:
+        """``[batch pos ...]`` to ``[row ...]``, a new tensor on the value's device; ``part`` takes some of the rows."""
+        rows, tokens = (i if part is None else i[part] for i in self.index)
+        return value[rows.to(value.device), tokens.to(value.device)]
+
+    def gather_into(self, value: Tensor, out: Tensor) -> None:
+        """``gather`` on the CPU, straight to where the rows stay."""
+        flat = self.index[0] * value.shape[1] + self.index[1]
+        torch.index_select(value.flatten(0, 1), 0, flat, out=out)
+
+    def parts(self, size: int) -> Iterator[slice]:
+        """The rows in pieces of at most ``size``."""
+        return (slice(a, a + size) for a in range(0, len(self), size))
 
     def frame(self, batch: Batch) -> pd.DataFrame:
         """The rows as a table, made once."""
         if self._frame is None:
-            ids = np.array([r.id for r in batch.rollouts], dtype=object)
-            labels = [np.array(r.labels(), dtype=object) for r in batch.rollouts]
-            starts = np.searchsorted(self.rows, np.arange(len(labels) + 1))
-            segments = [label[self.tokens[a:b]] for label, a, b in zip(labels, starts, starts[1:], strict=False)]
+            starts = np.searchsorted(self.rows, np.arange(len(batch.rollouts) + 1))
+            token_ids, segments = np.empty(len(self), np.int64), np.empty(len(self), object)
+            for row, rollout in enumerate(batch.rollouts):
+                here = slice(starts[row], starts[row + 1])
+                token_ids[here] = np.asarray(rollout.ids, dtype=np.int64)[self.tokens[here]]
+                segments[here] = segment_names(rollout)[self.tokens[here]]
+            names = np.array([r.id for r in batch.rollouts], dtype=object)[self.rows]
             self._frame = pd.DataFrame(
-                {
-                    "rollout": ids[self.rows],
-                    "pos": self.tokens,
-                    "token_id": batch.ids[self.index].cpu().numpy(),
-                    "segment": np.concatenate(segments),
-                }
+                {"rollout": names, "pos": self.tokens, "token_id": token_ids, "segment": segments}
             )
         return self._frame
+
+
+def segment_names(rollout: Rollout) -> np.ndarray:
+    """The segment of every token, as an array of strings."""
+    names = np.array([span.segment for span in rollout.spans], dtype=object)
+    return np.repeat(names, [len(span) for span in rollout.spans])
 
 
 @contextmanager
@@ -139,9 +154,11 @@ def execute(
     if not taps and not write and logits is None:
         return None
     target = model.hf if logits is not None else model.hf.base_model
-    kwargs = {"input_ids": batch.ids, "attention_mask": batch.view.mask.long(), "use_cache": False}
+    kwargs = {"input_ids": batch.ids, "use_cache": False}
     if "position_ids" in inspect.signature(target.forward).parameters:
         kwargs["position_ids"] = batch.view.positions
+    if looks_ahead(model):
+        kwargs["attention_mask"] = batch.view.mask.long()
     with torch.no_grad():
         if logits is not None:
             with gathered_logits(model, *logits.index), hooked(model, taps, write, view=batch.view):
@@ -152,6 +169,12 @@ def execute(
         except Stop:
             pass
     return None
+
+
+def looks_ahead(model: Model) -> bool:
+    """Whether a token can attend to later ones, so that padding after it must be masked."""
+    config = model.hf.config.get_text_config()
+    return not getattr(config, "is_causal", True) or bool(getattr(config, "use_bidirectional_attention", False))
 
 
 def match(where: Where, asked: Where) -> Tensor:

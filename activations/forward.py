@@ -1,18 +1,17 @@
 """The only place that runs a model on stored token ids.
 
-Capture, edits and scores happen in the same passes. The wanted rows are gathered on the device before they
-are copied. Running out of GPU memory splits the batch in the plan and goes on.
+Capture, edits, scores and moments happen in the same passes. The wanted rows are gathered on the device before they
+are copied. Running out of memory splits the batch in the plan and goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,14 +19,20 @@ from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.identities import embedding_weight
+from verdictscope.activations.joining import in_order, placed, sorted_scores
+from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model
+from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
-from verdictscope.activations.scoring import SCORE_COLUMNS, linear_groups, log_odds_scores
+from verdictscope.activations.scoring import SCORE_COLUMNS, LinearGroup, ScoredRows, linear_groups, log_odds_scores
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,160 @@ class Pass:
     logit_rows: pd.DataFrame | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is asked of every batch, looked up once.
+
+    Attributes:
+        model: the model.
+        reads: the reads as asked, and the same with every position explicit where that needs a tokenizer.
+        write: site to write function.
+        score: readouts, in the order in which their scores come.
+        logits_at: positions whose logits are returned.
+        moments: what accumulates moments.
+        budget: padded tokens in a batch.
+    """
+
+    model: Model
+    reads: Mapping[Read, Read]
+    write: Mapping[Site, WriteFn] | None
+    score: tuple[Readout, ...]
+    logits_at: Positions | FrozenPositions | None
+    moments: tuple[MomentFitter, ...]
+    budget: int
+    groups: list[LinearGroup] = field(init=False)
+
+    def __post_init__(self) -> None:
+        linear = [s for s in self.score if isinstance(s, LinearReadout)]
+        object.__setattr__(self, "groups", linear_groups(self.model, linear))
+
+
+@dataclass(eq=False)
+class Flight:
+    """A batch whose pass was made (on a GPU: queued) and whose rows are on their way to the host."""
+
+    job: Job
+    batch: Batch
+    transfer: Transfer = field(default_factory=Transfer)
+    wheres: dict[Read, Where] = field(default_factory=dict)
+    values: dict[Read, Tensor] = field(default_factory=dict)
+    scored: list[ScoredRows] = field(default_factory=list)
+    lines: dict[str, pd.DataFrame] = field(default_factory=dict)
+    logits: Tensor | None = None
+    logit_rows: pd.DataFrame | None = None
+
+    def keep(self, read: Read, layers: Sequence[int], at: int, value: Tensor | Pattern, _: BatchView) -> None:
+        """Sends the wanted rows of one layer to the host."""
+        where = self.wheres[read]
+        direct = isinstance(value, Tensor) and value.device.type == "cpu"
+        rows = value if direct else where.gather(value)
+        shape = (len(layers), len(where), *rows.shape[2 if direct else 1 :])
+        if read not in self.values:
+            self.values[read] = self.transfer.room(shape, rows)
+        room = self.values[read]
+        if room.shape != shape or room.dtype != rows.dtype:
+            raise InputError(f"site {read.site}: layers {layers} differ in shape or type; read them one by one")
+        if direct:
+            where.gather_into(value, room[at])
+        else:
+            self.transfer.copy(rows, room[at])
+
+    def land(self, plan: BatchPlan, indices: tuple[int, ...]) -> Pass:
+        """Waits for the rows and gives them. May be called from another thread."""
+        self.transfer.wait()
+        lines = dict(self.lines)
+        for group in self.scored:
+            lines |= group.lines(self.batch)
+        ordered = [lines[s.name] for s in self.job.score]
+        scores = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame(columns=SCORE_COLUMNS)
+        rows = {read: self.wheres[read].frame(self.batch) for read in self.job.reads}
+        return Pass(rows, self.values, scores, plan, indices, self.logits, self.logit_rows)
+
+
+def launch(job: Job, rollouts: tuple[Rollout, ...]) -> Flight:
+    """One pass over one batch; the rows that it yields may still be on their way."""
+    model = job.model
+    batch = Batch(rollouts, model.device)
+    flight = Flight(job, batch)
+    taps = []
+    for read, explicit_read in job.reads.items():
+        flight.wheres[read] = batch.where(explicit_read.positions)
+        layers = read.site.at(model.n_layers)
+        taps += [Tap(read.site.name, la, partial(flight.keep, read, layers, at)) for at, la in enumerate(layers)]
+    for group in job.groups:
+        tap, found = group.tap(model, batch.where(group.positions), flight.transfer)
+        taps.append(tap)
+        flight.scored.append(found)
+    for fitter in job.moments:
+        taps += fitter.taps(model, batch)
+    log_odds = [s for s in job.score if isinstance(s, LogOddsReadout)]
+    places = [s.positions for s in log_odds] + ([job.logits_at] if job.logits_at is not None else [])
+    where = _union(batch, places) if places else None
+    logits = execute(model, batch, taps, job.write, where)
+    flight.transfer.seal()
+    if logits is not None and where is not None:
+        if log_odds:
+            flight.lines = log_odds_scores(model, batch, log_odds, where, logits, job.write, job.budget)
+        if job.logits_at is not None:
+            asked = batch.where(job.logits_at)
+            flight.logits, flight.logit_rows = logits[match(where, asked)].float().cpu(), asked.frame(batch)
+    return flight
+
+
+def _union(batch: Batch, wanted: Sequence[Positions | FrozenPositions]) -> Where:
+    chosen = [np.unique(np.concatenate([resolve(p, r) for p in wanted])) for r in batch.rollouts]
+    rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
+    return Where(rows, np.concatenate(chosen).astype(np.int64), batch.device)
+
+
+def flights(
+    job: Job, rollouts: Sequence[Rollout], plan: BatchPlan, skip: int = 0
+) -> Iterator[tuple[Flight, BatchPlan, tuple[int, ...]]]:
+    """Launches the plan's batches one after the other: the flight, the plan as it then is, and who is in it."""
+    i = skip
+    while i < len(plan.batches):
+        batch, full = plan.batches[i], False
+        try:
+            flight = launch(job, tuple(rollouts[j] for j in batch))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            full = True  # handled below: here the traceback still holds the tensors
+        if full:
+            plan = plan.split(i)
+            release_memory()
+            continue
+        yield flight, plan, batch
+        del flight
+        i += 1
+
+
+def prepare(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    read: Sequence[Read],
+    write: Mapping[Site, WriteFn] | None,
+    score: Sequence[Readout],
+    plan: BatchPlan | None,
+    logits_at: Positions | None = None,
+    moments: Sequence[MomentFitter] = (),
+) -> tuple[Job, BatchPlan]:
+    """The job and the plan, after everything that can be checked beforehand was checked.
+
+    Raises:
+        InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
+    """
+    check_inputs(model, rollouts, read, score)
+    plan = plan or default_plan(model, rollouts)
+    plan.check(len(rollouts))
+    reads = {r: replace(r, positions=explicit(r.positions, rollouts, model.tokenizer)) for r in read}
+    score = tuple(replace(s, positions=explicit(s.positions, rollouts, model.tokenizer)) for s in score)
+    at = None if logits_at is None else explicit(logits_at, rollouts, model.tokenizer)
+    for fitter in moments:
+        fitter.begin(model, rollouts)
+    return Job(model, reads, write, score, at, tuple(moments), plan.token_budget), plan
+
+
 def passes(
     model: Model,
     rollouts: Sequence[Rollout],
@@ -63,6 +222,7 @@ def passes(
     plan: BatchPlan | None = None,
     *,
     logits_at: Positions | None = None,
+    moments: Sequence[MomentFitter] = (),
     skip: int = 0,
 ) -> Iterator[Pass]:
     """Runs a model on rollouts and yields what each batch gave, in the plan's order.
@@ -75,28 +235,16 @@ def passes(
         score: readouts to evaluate; linear ones need no stored hidden state.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
+        moments: fitters that see the rows of their own reads, see ``moments.py``.
         skip: leave out the first ``skip`` batches of the plan (a resumed run).
 
     Raises:
         InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
     """
-    rollouts, read, score = list(rollouts), tuple(read), tuple(score)
-    check_inputs(model, rollouts, read, score)
-    plan = plan or default_plan(model, rollouts)
-    plan.check(len(rollouts))
-    i = skip
-    while i < len(plan.batches):
-        batch, out_of_memory = plan.batches[i], False
-        try:
-            parts = _run(model, tuple(rollouts[j] for j in batch), read, write, score, logits_at, plan.token_budget)
-        except torch.OutOfMemoryError:
-            out_of_memory = True  # handled below: here the traceback still holds the tensors
-        if out_of_memory:
-            plan = plan.split(i)
-            torch.cuda.empty_cache()
-            continue
-        yield Pass(parts.rows, parts.values, parts.scores, plan, batch, parts.logits, parts.logit_rows)
-        i += 1
+    rollouts = list(rollouts)
+    job, plan = prepare(model, rollouts, tuple(read), write, tuple(score), plan, logits_at, moments)
+    for flight, plan_then, batch in flights(job, rollouts, plan, skip):
+        yield flight.land(plan_then, batch)
 
 
 def default_plan(model: Model, rollouts: Sequence[Rollout]) -> BatchPlan:
@@ -104,16 +252,7 @@ def default_plan(model: Model, rollouts: Sequence[Rollout]) -> BatchPlan:
     return BatchPlan.make([len(r) for r in rollouts], TOKEN_BUDGET.get(model.device.type, TOKEN_BUDGET["cpu"]))
 
 
-@dataclass(eq=False)
-class _Parts:
-    rows: dict[Read, pd.DataFrame]
-    values: dict[Read, Tensor]
-    scores: pd.DataFrame
-    logits: Tensor | None = None
-    logit_rows: pd.DataFrame | None = None
-
-
-def check_inputs(model: Model, rollouts: list[Rollout], read: Sequence[Read], score: Sequence[Readout]) -> None:
+def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read], score: Sequence[Readout]) -> None:
     """Raises ``InputError`` for what can be seen to be wrong before anything runs."""
     if not rollouts:
         raise InputError("there are no rollouts to run")
@@ -132,61 +271,6 @@ def check_inputs(model: Model, rollouts: list[Rollout], read: Sequence[Read], sc
             model.sites.place(r.site.name, layer)
 
 
-def _run(
-    model: Model,
-    rollouts: tuple[Rollout, ...],
-    read: Sequence[Read],
-    write: Mapping[Site, WriteFn] | None,
-    score: Sequence[Readout],
-    logits_at: Positions | None,
-    budget: int,
-) -> _Parts:
-    batch = Batch(rollouts, model.device)
-    wheres = {r: batch.where(r.positions) for r in read}
-    kept: dict[tuple[Read, int], Tensor] = {}
-    wanted = [(r, layer) for r in read for layer in r.site.at(model.n_layers)]
-    taps = [Tap(r.site.name, layer, partial(_keep, kept, (r, layer), wheres[r])) for r, layer in wanted]
-    lines: dict[str, pd.DataFrame] = {}
-    linear = [s for s in score if isinstance(s, LinearReadout)]
-    log_odds = [s for s in score if isinstance(s, LogOddsReadout)]
-    groups = linear_groups(model, batch, linear)
-    places = [s.positions for s in log_odds] + ([logits_at] if logits_at is not None else [])
-    where = _union(batch, places) if places else None
-    logits = execute(model, batch, [*taps, *(group.tap(model) for group in groups)], write, where)
-    for group in groups:
-        lines |= group.lines(batch)
-    values = {r: torch.stack([kept[r, layer].cpu() for layer in r.site.at(model.n_layers)]) for r in read}
-    parts = _Parts({r: wheres[r].frame(batch) for r in read}, values, pd.DataFrame(columns=SCORE_COLUMNS))
-    if log_odds:
-        assert logits is not None
-        assert where is not None
-        lines |= log_odds_scores(model, batch, log_odds, where, logits, write, budget)
-    if logits_at is not None:
-        assert logits is not None
-        assert where is not None
-        asked = batch.where(logits_at)
-        parts.logits, parts.logit_rows = logits[match(where, asked)].float().cpu(), asked.frame(batch)
-    if lines:
-        parts.scores = pd.concat([lines[s.name] for s in score], ignore_index=True)
-    return parts
-
-
-def _keep(
-    kept: dict[tuple[Read, int], Tensor],
-    key: tuple[Read, int],
-    where: Where,
-    value: Tensor | Pattern,
-    _: BatchView,
-) -> None:
-    kept[key] = where.gather(value)
-
-
-def _union(batch: Batch, wanted: Sequence[Positions | FrozenPositions]) -> Where:
-    chosen = [np.unique(np.concatenate([resolve(p, r) for p in wanted])) for r in batch.rollouts]
-    rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
-    return Where(rows, np.concatenate(chosen).astype(np.int64), batch.device)
-
-
 def forward(
     model: Model,
     rollouts: Sequence[Rollout],
@@ -196,8 +280,10 @@ def forward(
     plan: BatchPlan | None = None,
     *,
     logits_at: Positions | None = None,
+    moments: Sequence[MomentFitter] = (),
+    progress: Progress | None = None,
 ) -> Pass:
-    """Runs a model on rollouts: capture, edits and scores in the same passes. Rows come in the rollouts'
+    """Runs a model on rollouts: capture, edits, scores and moments in the same passes. Rows come in the rollouts'
     order.
 
     Args:
@@ -208,51 +294,27 @@ def forward(
         score: readouts to evaluate.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
+        moments: fitters that see the rows of their own reads, see ``moments.py``.
+        progress: called with (tokens done, tokens in all) after every batch.
 
     Raises:
         InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
     """
-    rollouts = list(rollouts)
-    done = list(passes(model, rollouts, read, write, score, plan, logits_at=logits_at))
+    rollouts, done, tokens = list(rollouts), [], 0
+    for part in passes(model, rollouts, read, write, score, plan, logits_at=logits_at, moments=moments):
+        done.append(part)
+        tokens += sum(len(rollouts[i]) for i in part.batch)
+        if progress is not None:
+            progress(tokens, sum(map(len, rollouts)))
     at = {rollout.id: i for i, rollout in enumerate(rollouts)}
     rows, values = {}, {}
     for r in read:
-        rows[r], order = _in_order([p.rows[r] for p in done], at)
-        values[r] = _place([p.values[r] for p in done], order)
-    merged = Pass(rows, values, _sorted_scores([p.scores for p in done], at, score), done[-1].plan, tuple(at.values()))
-    if logits_at is not None:
-        frame, order = _in_order([p.logit_rows for p in done if p.logit_rows is not None], at)
-        logits = _place([p.logits[None] for p in done if p.logits is not None], order)[0]
-        merged = Pass(rows, values, merged.scores, merged.plan, merged.batch, logits, frame)
-    return merged
-
-
-def _place(parts: Sequence[Tensor], order: Tensor) -> Tensor:
-    """Joins parts along their rows so that row ``i`` is what stood at ``order[i]``, with one copy at most."""
-    if len(parts) == 1 and torch.equal(order, torch.arange(len(order))):
-        return parts[0]
-    out = parts[0].new_empty(parts[0].shape[0], len(order), *parts[0].shape[2:])
-    slots = torch.empty_like(order)
-    slots[order] = torch.arange(len(order))
-    at = 0
-    for part in parts:
-        out.index_copy_(1, slots[at : at + part.shape[1]], part)
-        at += part.shape[1]
-    return out
-
-
-def _in_order(frames: Sequence[pd.DataFrame], at: Mapping[str, int]) -> tuple[pd.DataFrame, Tensor]:
-    frame = pd.concat(frames, ignore_index=True)
-    order = np.argsort(frame["rollout"].map(at).to_numpy(dtype=np.int64), kind="stable")
-    return frame.iloc[order].reset_index(drop=True), torch.from_numpy(order)
-
-
-def _sorted_scores(frames: Sequence[pd.DataFrame], at: Mapping[str, int], score: Sequence[Readout]) -> pd.DataFrame:
-    frames = [f for f in frames if len(f)] or list(frames[:1])
-    frame = pd.concat(frames, ignore_index=True)
-    names = {s.name: i for i, s in enumerate(score)}
-    keys = (
-        frame["rollout"].map(at).to_numpy(dtype=np.int64),
-        frame["readout"].map(names).to_numpy(dtype=np.int64),
-    )
-    return frame.iloc[np.lexsort(keys)].reset_index(drop=True)
+        rows[r], order = in_order([p.rows[r] for p in done], at)
+        values[r] = placed([p.values[r] for p in done], order)
+    scores = sorted_scores([p.scores for p in done], at, score)
+    merged = Pass(rows, values, scores, done[-1].plan, tuple(at.values()))
+    if logits_at is None:
+        return merged
+    frame, order = in_order([p.logit_rows for p in done if p.logit_rows is not None], at)
+    logits = placed([p.logits[None] for p in done if p.logits is not None], order)[0]
+    return replace(merged, logits=logits, logit_rows=frame)

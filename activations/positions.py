@@ -1,4 +1,4 @@
-"""Which tokens of a rollout are meant: a small grammar.
+r"""Which tokens of a rollout are meant: a small grammar.
 
     all                 every token
     last                the last token
@@ -8,15 +8,20 @@
     SEGMENT             every token of that segment (its last occurrence)
     SEGMENT[-1]         one token of it, by Python indexing;  SEGMENT[:8], SEGMENT[::4]: a slice
     SEGMENT:8           8 tokens spread evenly over it (all of them when it is shorter)
+    /REGEX/             every token that holds a character of a match in the decoded text (Python's re; write a
+                        slash as \/). SEGMENT/REGEX/ looks in that segment only; an index or slice picks within
+                        each match: answer/verdict: \w+/[-1] is the last token of every such match
     A,B                 the union
     {rollout_id: [3, 7, -1]}   explicit positions; rollouts not named have none
 
-``all`` takes an index, a slice or a count too. A segment that is missing gives no position.
+``all`` takes an index, a slice or a count too. A segment that is missing gives no position. A regular expression needs
+a tokenizer, so it is made explicit (``matches.explicit``) where a run begins, and stored like that.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +31,10 @@ from verdictscope.activations.sites import FrozenPositions, Positions, freeze
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import SEGMENTS, Rollout, Span
 
-_TERM = re.compile(r"(?P<base>[a-z_]+)(?:\[(?P<index>[-\d:]+)\]|:(?P<count>\d+))?")
+_TERM = re.compile(
+    r"\s*(?P<base>[a-z_]+)?(?:/(?P<pattern>(?:[^/\\]|\\.)+)/)?(?:\[(?P<index>[-\d:]+)\]|:(?P<count>\d+))?\s*(?:,|$)",
+    re.DOTALL,
+)
 _POINTS = ("last", "prompt_end", "before_answer")
 
 
@@ -38,16 +46,20 @@ class Term:
         base: ``all``, ``last``, ``prompt_end``, ``before_answer`` or a segment.
         pick: which of its tokens; ``None`` for all of them.
         count: how many, spread evenly; ``None`` for all of them.
+        pattern: a regular expression over the base's text; ``None`` for its tokens as they are.
     """
 
     base: str
     pick: int | slice | None = None
     count: int | None = None
+    pattern: str | None = None
 
 
 def _wrong(text: str) -> InputError:
     known = ", ".join((*_POINTS, "all", *SEGMENTS))
-    return InputError(f"positions {text!r} are not understood; use {known}, with [index], [slice] or :N, and commas")
+    return InputError(
+        f"positions {text!r} are not understood; use {known}, with [index], [slice], :N or /regex/, and commas"
+    )
 
 
 def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str, tuple[int, ...]]:
@@ -59,18 +71,36 @@ def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str
     frozen = freeze(positions)
     if not isinstance(frozen, str):
         return dict(frozen)
-    positions, terms = frozen, []
-    for part in positions.split(","):
-        match = _TERM.fullmatch(part.strip())
-        if match is None or match["base"] not in (*_POINTS, "all", *SEGMENTS):
-            raise _wrong(positions)
-        chosen = match["index"] or match["count"]
-        if chosen and match["base"] in _POINTS:
-            raise InputError(f"positions {positions!r}: {match['base']} is one token and takes no index or count")
-        terms.append(Term(match["base"], _index(match["index"], positions), int(match["count"] or 0) or None))
-        if match["count"] is not None and int(match["count"]) == 0:
-            raise InputError(f"positions {positions!r}: a count must be at least 1")
+    terms, at = [], 0
+    while at < len(frozen) or not terms:
+        match = _TERM.match(frozen, at)
+        if match is None or (frozen.endswith(",") and match.end() == len(frozen)):
+            raise _wrong(frozen)
+        terms.append(_term(match, frozen))
+        at = match.end()
     return tuple(terms)
+
+
+def _term(match: re.Match[str], positions: str) -> Term:
+    base, pattern, count = match["base"], match["pattern"], match["count"]
+    if base not in (*_POINTS, "all", *SEGMENTS) and (base or not pattern):
+        raise _wrong(positions)
+    if base in _POINTS and (match["index"] or count or pattern):
+        raise InputError(f"positions {positions!r}: {base} is one token and takes no index, count or expression")
+    if count is not None and int(count) == 0:
+        raise InputError(f"positions {positions!r}: a count must be at least 1")
+    if pattern is not None:
+        pattern = pattern.replace("\\/", "/")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"positions {positions!r}: {pattern!r} is no regular expression ({error})") from error
+    return Term(base or "all", _index(match["index"], positions), int(count or 0) or None, pattern)
+
+
+def needs_text(terms: Sequence[Term]) -> bool:
+    """Whether a term looks at the decoded text."""
+    return any(term.pattern is not None for term in terms)
 
 
 def _index(text: str | None, positions: str) -> int | slice | None:
@@ -101,11 +131,18 @@ def resolve(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.
         if found.size and (found.min() < -len(rollout) or found.max() >= len(rollout)):
             raise InputError(f"rollout {rollout.id} has {len(rollout)} tokens; a position outside was asked for")
         return np.unique(found % len(rollout)) if found.size else found
-    return np.unique(np.concatenate([_of_term(term, rollout) for term in parsed]))
+    if needs_text(parsed):
+        raise InputError(f"positions {positions!r} are found in the text; make them explicit first, with a tokenizer")
+    return np.unique(np.concatenate([of_term(term, rollout) for term in parsed]))
 
 
-def _of_term(term: Term, rollout: Rollout) -> np.ndarray:
-    tokens = _of_base(term.base, rollout)
+def of_term(term: Term, rollout: Rollout) -> Int[np.ndarray, " chosen"]:
+    """The tokens a term without a regular expression means."""
+    return picked(term, of_base(term.base, rollout))
+
+
+def picked(term: Term, tokens: Int[np.ndarray, " pos"]) -> Int[np.ndarray, " chosen"]:
+    """What a term's index, slice or count leaves of its tokens."""
     if term.count is not None and term.count < len(tokens):
         # Middles of equal parts: no edge token is favoured, and the spread does not depend on the count's
         # parity.
@@ -117,7 +154,8 @@ def _of_term(term: Term, rollout: Rollout) -> np.ndarray:
     return tokens
 
 
-def _of_base(base: str, rollout: Rollout) -> np.ndarray:
+def of_base(base: str, rollout: Rollout) -> Int[np.ndarray, " pos"]:
+    """The tokens of ``all``, of a point or of a segment, ascending."""
     if base == "all":
         return np.arange(len(rollout))
     if base == "last":
@@ -158,6 +196,10 @@ def over_continuation(positions: Positions | FrozenPositions, rollout: Rollout) 
     ``all`` or ``answer`` means these too.
     """
     parsed = parse(positions)
-    ranges = () if isinstance(parsed, dict) else [t for t in parsed if t.base not in _POINTS and t.pick is None]
-    parts = [_of_term(term, rollout) for term in ranges if term.count is None]
+    ranges = (
+        ()
+        if isinstance(parsed, dict)
+        else [t for t in parsed if t.base not in _POINTS and t.pick is None and t.pattern is None]
+    )
+    parts = [of_term(term, rollout) for term in ranges if term.count is None]
     return np.unique(np.concatenate(parts)) if parts else np.arange(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,8 @@ from verdictscope.activations.batch import Batch, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.readouts import IdString, LinearReadout, LogOddsReadout
-from verdictscope.activations.sites import Site
+from verdictscope.activations.sites import FrozenPositions, Positions, Site, freeze
+from verdictscope.activations.transfer import Transfer
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout, Span
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SCORE_COLUMNS = ["rollout", "pos", "segment", "token_id", "readout", "layer", "score"]
 
 Lines = dict[str, pd.DataFrame]
+CHUNK = 4096
+"""Rows that are gathered, normed and widened to float32 at a time."""
 
 
 def score_frame(where: Where, batch: Batch, name: str, layer: int | None, scores: Tensor) -> pd.DataFrame:
@@ -49,42 +52,60 @@ class LinearGroup:
         site: the site's name.
         layer: its layer.
         final_norm: whether the rows pass through the final norm first.
-        where: the rows.
+        positions: where in a rollout.
         readouts: what is evaluated there.
-        scores: ``[row readout]`` once the site has fired.
     """
 
     site: str
     layer: int
     final_norm: bool
+    positions: Positions | FrozenPositions
+    readouts: list[LinearReadout] = field(default_factory=list)
+
+    @cached_property
+    def weight(self) -> Float[Tensor, "value readout"]:
+        """The directions side by side, in float32."""
+        return torch.from_numpy(np.stack([np.reshape(r.weight, -1) for r in self.readouts], axis=1)).float()
+
+    @cached_property
+    def bias(self) -> Float[Tensor, " readout"]:
+        """The offsets."""
+        return torch.tensor([r.bias for r in self.readouts])
+
+    def tap(self, model: Model, where: Where, transfer: Transfer) -> tuple[Tap, ScoredRows]:
+        """The hook that evaluates the readouts on the device, and where their scores arrive."""
+        found = ScoredRows(self, where)
+        return Tap(self.site, self.layer, partial(self._evaluate, model, found, transfer)), found
+
+    def _evaluate(self, model: Model, found: ScoredRows, transfer: Transfer, value: Tensor, _: BatchView) -> None:
+        if self.weight.device != value.device:  # once a run, not once a batch
+            self.__dict__ |= {"weight": self.weight.to(value.device), "bias": self.bias.to(value.device)}
+        scores = torch.empty(len(found.where), len(self.readouts), device=value.device)
+        for part in found.where.parts(CHUNK):
+            rows = found.where.gather(value, part)
+            if self.final_norm:
+                rows = apply_final_norm(model, rows)
+            scores[part] = rows.flatten(1).float() @ self.weight + self.bias
+        found.scores = transfer.room(tuple(scores.shape), scores)
+        transfer.copy(scores, found.scores)
+
+
+@dataclass(eq=False)
+class ScoredRows:
+    """Scores of a group in one batch; they are there once the transfer has been waited for."""
+
+    group: LinearGroup
     where: Where
-    readouts: list[LinearReadout]
     scores: Float[Tensor, "row readout"] | None = None
-
-    def tap(self, model: Model) -> Tap:
-        """The hook that evaluates the readouts on the device."""
-        weight = torch.from_numpy(np.stack([np.reshape(r.weight, -1) for r in self.readouts], axis=1)).float()
-        bias = torch.tensor([r.bias for r in self.readouts])
-        return Tap(self.site, self.layer, partial(self._evaluate, model, weight, bias))
-
-    def _evaluate(self, model: Model, weight: Tensor, bias: Tensor, value: Tensor, _: BatchView) -> None:
-        rows = self.where.gather(value)
-        if self.final_norm:
-            rows = apply_final_norm(model, rows)
-        rows = rows.flatten(1).float()
-        self.scores = rows @ weight.to(rows.device) + bias.to(rows.device)
 
     def lines(self, batch: Batch) -> Lines:
         """The score table's lines, by readout."""
         assert self.scores is not None
-        columns = self.scores.cpu().unbind(1)
-        return {
-            readout.name: score_frame(self.where, batch, readout.name, self.layer, column)
-            for readout, column in zip(self.readouts, columns, strict=True)
-        }
+        pairs = zip(self.group.readouts, self.scores.unbind(1), strict=True)
+        return {r.name: score_frame(self.where, batch, r.name, self.group.layer, column) for r, column in pairs}
 
 
-def linear_groups(model: Model, batch: Batch, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
+def linear_groups(model: Model, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
     """Linear readouts by place.
 
     Raises:
@@ -96,10 +117,8 @@ def linear_groups(model: Model, batch: Batch, readouts: Sequence[LinearReadout])
         width = math.prod(model.sites.shape(readout.site, layer))
         if np.size(readout.weight) != width:
             raise InputError(f"readout {readout.name}: {np.size(readout.weight)} weights for a site of width {width}")
-        key = (readout.site, layer, readout.final_norm, readout.positions)
-        if key not in groups:
-            groups[key] = LinearGroup(*key[:3], batch.where(readout.positions), [])
-        groups[key].readouts.append(readout)
+        key = (readout.site, layer, readout.final_norm, freeze(readout.positions))
+        groups.setdefault(key, LinearGroup(*key)).readouts.append(readout)
     return list(groups.values())
 
 

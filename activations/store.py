@@ -2,113 +2,64 @@
 
 Layout::
 
-    /header           JSON as bytes: format, version, model, sites, plan, digest of the rollouts
+    /header           JSON as bytes: format, version, model, sites, scores, plan, digest of the rollouts
     /rollouts/id      rollout ids, in the order in which the plan takes them
     /SITE/values      [layer row ...], chunks of one layer x 1,024 rows; attributes dtype, layers
     /SITE/rows/...    rollout (index into /rollouts/id), pos, token_id, segment (index into SEGMENTS)
-    /commits/...      per batch: rollouts done, rows done and checksum per site; state = (batches, finished)
+    /scores/N/...     the same for the N-th readout of the header, one number a row
+    /commits/...      per batch: rollouts done, rows done and checksum per site; state = (batches, finished);
+                      cuts: where a batch begins in the plan's order
 
-Everything is allocated when the file is created, because then the structure on disk never changes afterwards: a batch
-writes numbers into place, flushes them, and only then raises the commit count. A killed process leaves at worst rows
-beyond the last commit, which the resumed run writes again. (Durable against a killed process, not a power loss.)
-bfloat16 is kept bit for bit as uint16; float16 would overflow on massive activations.
+``writing.py`` says how it is written and why a kill does no harm. bfloat16 is kept bit for bit as uint16; float16 would
+overflow on massive activations.
 """
 
 from __future__ import annotations
 
+import html
 import json
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from verdictscope.activations.hdf5 import (
-    ROW_TYPES,
-    crc,
-    first_line,
-    from_stored,
-    lay_out,
-    pick,
-    read_header,
-    row_bytes,
-    to_stored,
-    write_header,
-)
+from verdictscope.activations.extents import Extents
+from verdictscope.activations.hdf5 import ROW_TYPES, crc32, first_line, from_stored, read_header, xxh3
 from verdictscope.activations.plan import BatchPlan, remaining
+from verdictscope.activations.scoring import SCORE_COLUMNS
+from verdictscope.activations.select import Condition, Selected, chosen, with_tags
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import SEGMENTS
 
 FORMAT, VERSION = "verdictscope.activations", 1
 Rows = slice | Sequence[int] | np.ndarray | None
+S = TypeVar("S", bound="Store")
+_BLOCK = 1 << 24
 
 
 class Store:
-    """An open activation store. Use it as a context manager, or ``close`` it.
+    """An activation store, open for reading. Use it as a context manager, or ``close`` it.
 
     Attributes:
         path: the file.
-        header: what was collected: model, reads, plan, digest of the rollouts.
+        header: what was collected: model, reads, readouts, plan, digest of the rollouts.
     """
 
     def __init__(self, file: h5py.File, path: Path, header: dict[str, Any]) -> None:
-        self._file, self.path = file, path
-        self.header = header
+        self._file, self.path, self.header = file, path, header
         self._ids = np.array([s.decode() for s in file["rollouts/id"][:]], dtype=object)
-        self._at = {name: i for i, name in enumerate(self._ids)}
+        self._extents: dict[str, Extents] = {}
+        self._columns = [*header["sites"], *(f"scores/{i}" for i in range(len(header.get("scores", ()))))]
 
     # -- opening
     # -------------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        *,
-        header: Mapping[str, Any],
-        rollout_ids: Sequence[str],
-        sites: Mapping[str, Mapping[str, Any]],
-    ) -> Store:
-        """A new store with room for everything, nothing committed.
-
-        Args:
-            path: the file; must not exist. It appears under its name only when it is complete in structure.
-            header: JSON-ready description; a run with another one is refused.
-            rollout_ids: ids in the order in which batches come.
-            sites: per site name ``layers`` (tuple), ``rows`` (int), ``shape`` (of one row) and ``dtype``
-                (torch name).
-
-        Raises:
-            InputError: the file exists, or cannot be written, or the disk is too small.
-        """
-        path = Path(path)
-        if path.exists():
-            raise InputError(f"{path} exists; open it, or choose another name")
-        needed = sum(len(s["layers"]) * s["rows"] * row_bytes(s) for s in sites.values())
-        part = path.with_name(path.name + ".new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if needed > free:
-                raise InputError(
-                    f"{path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left; read less"
-                )
-            with h5py.File(part, "w") as file:
-                write_header(file, {"format": FORMAT, "version": VERSION, **header})
-                lay_out(file, rollout_ids, sites)
-            part.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            raise InputError(f"cannot write {path}: {first_line(error)}") from error
-        return cls._open(path, "r+")
 
     @classmethod
     def open(cls, path: str | Path, *, unfinished: bool = False) -> Store:
@@ -119,7 +70,7 @@ class Store:
             unfinished: also open one whose run has not ended; rows that were not committed are not shown.
 
         Raises:
-            InputError: the file is missing, is no store, is being written, or is unfinished.
+            InputError: the file is missing, damaged, no store, being written, or unfinished.
         """
         store = cls._open(Path(path), "r")
         if not store.finished and not unfinished:
@@ -131,36 +82,30 @@ class Store:
         return store
 
     @classmethod
-    def open_for_append(cls, path: str | Path) -> Store:
-        """Opens a store to go on writing; only one process can.
-
-        Raises:
-            InputError: see ``open``.
-        """
-        return cls._open(Path(path), "r+")
-
-    @classmethod
-    def _open(cls, path: Path, mode: str) -> Store:
+    def _open(cls: type[S], path: Path, mode: str) -> S:
         if not path.is_file():
             raise InputError(f"there is no activation store at {path}")
         try:
             file = h5py.File(path, mode, rdcc_nbytes=0)
         except OSError as error:  # h5py's lock error is one too
-            raise InputError(f"cannot open {path}: {first_line(error)}") from error
+            advice = "close the process that writes it" if "lock" in str(error) else "restore it, or collect it anew"
+            raise InputError(f"cannot open {path}: {first_line(error)}; {advice}") from error
         try:
-            header = read_header(file)
-            if header.get("format") != FORMAT or header.get("version") != VERSION:
-                raise InputError(f"{path} is no {FORMAT} file of version {VERSION}")
-            return cls(file, path, header)
+            with damage_told(path):
+                header = read_header(file)
+                if header.get("format") != FORMAT or header.get("version") != VERSION:
+                    raise InputError(f"{path} is no {FORMAT} file of version {VERSION}")
+                return cls(file, path, header)
         except BaseException:
             file.close()
             raise
 
     def close(self) -> None:
         """Closes the file."""
+        self._extents.clear()
         self._file.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,7 +117,7 @@ class Store:
     @property
     def finished(self) -> bool:
         """Whether every rollout is in."""
-        return bool(self._file["commits/state"][1])
+        return bool(self._file["commits/state"][1]) or self.rollouts_done == len(self._ids)
 
     @property
     def batches_done(self) -> int:
@@ -189,56 +134,83 @@ class Store:
         """Site names."""
         return tuple(self.header["sites"])
 
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names of the readouts whose scores are stored."""
+        return tuple(r["name"] for r in self.header.get("scores", ()))
+
     def layers(self, site: str) -> tuple[int, ...]:
         """Layers stored for a site."""
-        return tuple(int(layer) for layer in self._site(site)["values"].attrs["layers"])
+        return tuple(int(layer) for layer in self._values(site).attrs["layers"])
+
+    def shape(self, site: str) -> tuple[int, ...]:
+        """Shape of one row of a site."""
+        return tuple(self._values(site).shape[2:])
 
     def n_rows(self, site: str) -> int:
         """Committed rows of a site."""
-        stops = self._file["commits/rows"]
-        return int(stops[self.batches_done - 1, self.sites.index(site)]) if self.batches_done else 0
+        self._values(site)
+        return self._stop(self.batches_done, self._columns.index(site))
+
+    def _stop(self, batches: int, column: int) -> int:
+        return int(self._file["commits/rows"][batches - 1, column]) if batches else 0
+
+    @cached_property
+    def _planned(self) -> BatchPlan:
+        return BatchPlan.from_dict(self.header["plan"])
 
     @property
     def plan(self) -> BatchPlan:
         """The batches as they were run so far, splits included; the rest as planned."""
-        planned = BatchPlan.from_dict(self.header["plan"])
-        order, stops = planned.order, [int(n) for n in self._file["commits/rollouts"][: self.batches_done]]
+        order = self._planned.order
+        if "cuts" in self._file["commits"]:
+            starts = np.flatnonzero(self._file["commits/cuts"][:])
+            batches = [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+            return BatchPlan(tuple(batches), self._planned.token_budget)
+        stops = [int(n) for n in self._file["commits/rollouts"][: self.batches_done]]
         done = [order[a:b] for a, b in zip([0, *stops], stops, strict=False)]
-        return BatchPlan((*done, *remaining(planned, self.rollouts_done)), planned.token_budget)
+        return BatchPlan((*done, *remaining(self._planned, self.rollouts_done)), self._planned.token_budget)
 
-    def _site(self, site: str) -> h5py.Group:
-        if site not in self.sites:
+    def _values(self, site: str) -> h5py.Dataset:
+        if site not in self._columns:
             raise InputError(f"{self.path} has no site {site!r}; it has {', '.join(self.sites)}")
-        return self._file[site]
+        return self._file[site]["values"]
+
+    def _raw(self, site: str) -> Extents:
+        if site not in self._extents:
+            self._extents[site] = Extents(self._values(site))
+        return self._extents[site]
 
     # -- reading
     # -------------------------------------------------------------------------------------------------------
 
-    def rows(self, site: str | None = None) -> pd.DataFrame:
+    def rows(self, site: str | None = None, tags: pd.DataFrame | pd.Series | None = None) -> pd.DataFrame:
         """Rollout, position, token id and segment of every committed row, in the order of ``read``.
 
         Args:
             site: may be left out when every site was read at the same positions.
+            tags: the caller's columns, one line a rollout (the id is the index or a column ``rollout``); they are
+                put beside the rows.
 
         Raises:
-            InputError: the sites differ in their rows and none is named.
+            InputError: the sites differ in their rows and none is named, or the tags do not fit.
         """
         if site is None:
             if len({json.dumps(s["positions"]) for s in self.header["sites"].values()}) > 1:
                 raise InputError(f"the sites of {self.path} were read at different positions; name one")
-            site = self.sites[0]
-        group, n = self._site(site)["rows"], self.n_rows(site)
-        names = np.array(SEGMENTS, dtype=object)
-        return pd.DataFrame(
-            {
+            site = self._columns[0]
+        n = self.n_rows(site)
+        with damage_told(self.path):
+            group = self._file[site]["rows"]
+            columns = {
                 "rollout": self._ids[group["rollout"][:n]],
                 "pos": group["pos"][:n].astype(np.int64),
                 "token_id": group["token_id"][:n].astype(np.int64),
-                "segment": names[group["segment"][:n]],
+                "segment": np.array(SEGMENTS, dtype=object)[group["segment"][:n]],
             }
-        )
+        return with_tags(pd.DataFrame(columns), tags)
 
-    def read(self, site: str, layer: int, rows: Rows = None) -> Float[Tensor, row * value]:
+    def read(self, site: str, layer: int, rows: Rows = None) -> Float[Tensor, "row ..."]:
         """Values of one layer, bit for bit as the model made them.
 
         Args:
@@ -250,90 +222,123 @@ class Store:
             A tensor ``[row d_model]`` (``[row head d_head]`` for z) in the stored dtype.
 
         Raises:
-            InputError: the site or layer is not stored.
+            InputError: the site or layer is not stored, or the file is damaged.
         """
-        data, layers = self._site(site)["values"], self.layers(site)
+        layers = self.layers(site)
         if layer not in layers:
             raise InputError(f"{self.path} has no layer {layer} of {site}; it has {list(layers)}")
-        n, at = self.n_rows(site), layers.index(layer)
-        if rows is None or (isinstance(rows, slice) and (rows.step or 1) > 0):
-            part = data[at, slice(*(rows or slice(None)).indices(n))]
-        elif isinstance(rows, slice):
-            part = pick(data, at, np.arange(n)[rows])
-        else:
-            part = pick(data, at, np.arange(n)[np.asarray(rows)])
-        return from_stored(part, data.attrs["dtype"])
+        n, at, raw = self.n_rows(site), layers.index(layer), self._raw(site)
+        start, stop, step = (rows if isinstance(rows, slice) else slice(None)).indices(n)
+        unbroken = rows is None or (isinstance(rows, slice) and step == 1)
+        wanted = None if unbroken else np.arange(n)[rows if isinstance(rows, slice) else np.asarray(rows)]
+        with damage_told(self.path):
+            part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
+        return from_stored(part, self._values(site).attrs["dtype"])
 
-    def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, row * value]:
+    def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, "row ..."]:
         """``read`` as float32 NumPy (float64 where float64 was stored)."""
         values = self.read(site, layer, rows)
-        return (values if values.dtype == torch.float64 else values.float()).numpy()
+        return (values if values.itemsize == 8 else values.float()).numpy()
+
+    def select(
+        self, site: str, layer: int, where: Condition = None, tags: pd.DataFrame | pd.Series | None = None
+    ) -> Selected:
+        """Rows that meet a condition, with their values.
+
+        Args:
+            site: site name.
+            layer: the model's layer number.
+            where: a pandas query (``"segment == 'think_end' and harm"``), a mapping of column to value or values
+                (``{"segment": "thinking", "rollout": ids}``), a function of the table, or a mask.
+            tags: see ``rows``; its columns can be used in the condition.
+
+        Raises:
+            InputError: the condition is not understood, or see ``read`` and ``rows``.
+        """
+        table = self.rows(site, tags)
+        at = chosen(table, where)
+        return Selected(table.iloc[at], self.read(site, layer, at))
+
+    def scores(self) -> pd.DataFrame:
+        """Scores of every stored readout, in the columns ``forward`` gives them."""
+        frames = []
+        for i, readout in enumerate(self.header.get("scores", ())):
+            site = f"scores/{i}"
+            layer = self.layers(site)[0] if readout["kind"] == "linear" else None
+            frame = self.rows(site).assign(readout=readout["name"])
+            frame["layer"] = pd.array([layer] * len(frame), dtype="Int64")
+            frame["score"] = self.read(site, self.layers(site)[0]).double().numpy()
+            frames.append(frame[SCORE_COLUMNS])
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCORE_COLUMNS)
 
     def verify(self) -> pd.DataFrame:
         """Checks every committed batch against its checksum: one line per batch and site with ``ok``."""
-        lines, before = [], dict.fromkeys(self.sites, 0)
+        lines, sums = [], self._file["commits"].get("xxh3", self._file["commits"].get("checksum"))
+        summed = crc32 if "checksum" in self._file["commits"] else xxh3
         for batch in range(self.batches_done):
-            for i, site in enumerate(self.sites):
-                stop = int(self._file["commits/rows"][batch, i])
-                found = self._checksum(site, before[site], stop)
-                lines.append((batch, site, before[site], stop, found == int(self._file["commits/checksum"][batch, i])))
-                before[site] = stop
+            for i, site in enumerate(self._columns):
+                start, stop = self._stop(batch, i), self._stop(batch + 1, i)
+                found = summed(self._stored(site, start, stop))
+                lines.append((batch, site, start, stop, found == int(sums[batch, i])))
         return pd.DataFrame(lines, columns=["batch", "site", "start", "stop", "ok"])
 
-    def _checksum(self, site: str, start: int, stop: int) -> int:
-        group = self._site(site)
-        parts = [group["rows"][name][start:stop] for name in ROW_TYPES]
-        return crc([*parts, *(group["values"][at, start:stop] for at in range(group["values"].shape[0]))])
+    def _stored(self, site: str, start: int, stop: int) -> Iterator[np.ndarray]:
+        """What a checksum is over: the four columns of the rows, then the values layer by layer."""
+        raw = self._raw(site)
+        step = max(1, _BLOCK // max(1, raw.row_bytes))
+        with damage_told(self.path):
+            for name in ROW_TYPES:
+                yield self._file[site]["rows"][name][start:stop]
+            for at in range(len(self.layers(site))):
+                for a in range(start, stop, step):
+                    yield raw.read(at, a, min(stop, a + step))
 
-    # -- writing
-    # -------------------------------------------------------------------------------------------------------
+    # -- for people
+    # -----------------------------------------------------------------------------------------------------
 
-    def append(self, rows: Mapping[str, pd.DataFrame], values: Mapping[str, Tensor], n_rollouts: int) -> None:
-        """Writes one batch and commits it.
+    def to_frame(self) -> pd.DataFrame:
+        """One line a site: layers, committed rows, shape of a row, dtype, bytes and where it was read."""
+        lines = []
+        for site in self.sites:
+            data, layers, n = self._values(site), self.layers(site), self.n_rows(site)
+            where = self.header["sites"][site]
+            text = where.get("asked") or where["positions"]
+            size = n * len(layers) * self._raw(site).row_bytes
+            text = text if isinstance(text, str) else "explicit positions"
+            lines.append((site, len(layers), n, data.shape[2:], data.attrs["dtype"], size, text))
+        return pd.DataFrame(lines, columns=["site", "layers", "rows", "shape", "dtype", "bytes", "positions"])
 
-        Args:
-            rows: per site the table of rows.
-            values: per site ``[layer row ...]`` on the CPU.
-            n_rollouts: how many rollouts the batch held.
+    def _about(self) -> str:
+        state = "finished" if self.finished else f"unfinished, {self.rollouts_done} of {len(self._ids)} rollouts"
+        scores = f", scores of {', '.join(self.readouts)}" if self.readouts else ""
+        return (
+            f"{self.header.get('model', {}).get('name', 'model unknown')}, {len(self._ids)} rollouts, {state}{scores}"
+        )
 
-        Raises:
-            InputError: the batch does not fit the store, or the disk failed; committed batches stay intact.
-        """
-        if self.finished:
-            raise InputError(f"{self.path} is finished; nothing can be added")
-        stops, sums = [], []
-        try:
-            for site in self.sites:
-                start = self.n_rows(site)
-                stop = start + len(rows[site])
-                arrays = self._row_arrays(rows[site])
-                stored = to_stored(values[site], self._site(site)["values"].attrs["dtype"])
-                group = self._site(site)
-                if stop > group["values"].shape[1] or stored.shape[:2] != (group["values"].shape[0], len(rows[site])):
-                    raise InputError(f"{self.path}: the batch does not fit site {site}; was it made by another plan?")
-                for name, array in arrays.items():
-                    group["rows"][name][start:stop] = array
-                group["values"][:, start:stop] = stored
-                stops.append(stop)
-                sums.append(crc([*arrays.values(), *stored]))
-            self._file.flush()  # the numbers are on their way to disk before anything says that they are there
-            self._commit(stops, sums, n_rollouts)
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"cannot write {self.path}: {first_line(error)}; committed batches are intact") from error
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"Store({str(self.path)!r}, closed)"
+        lines = [f"{r.site}: {r.layers} x {r.rows} x {r.shape} {r.dtype} @ {r.positions}" for r in self._lines()]
+        return f"Store({str(self.path)!r}: {self._about()})" + "".join(f"\n  {line}" for line in lines)
 
-    def _row_arrays(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        columns = {
-            "rollout": [self._at[name] for name in frame["rollout"]],
-            "pos": frame["pos"],
-            "token_id": frame["token_id"],
-            "segment": [SEGMENTS.index(name) for name in frame["segment"]],
-        }
-        return {name: np.asarray(columns[name], dtype=kind) for name, kind in ROW_TYPES.items()}
+    def _lines(self) -> Iterator[Any]:
+        return self.to_frame().itertuples(index=False)
 
-    def _commit(self, stops: Sequence[int], sums: Sequence[int], n_rollouts: int) -> None:
-        n, done = self.batches_done, self.rollouts_done + n_rollouts
-        commits = self._file["commits"]
-        commits["rows"][n], commits["checksum"][n], commits["rollouts"][n] = stops, sums, done
-        self._file.flush()
-        commits["state"][:] = (n + 1, done == len(self._ids))
-        self._file.flush()
+    def _repr_html_(self) -> str:
+        if not self._file:
+            return html.escape(repr(self))
+        table = self.to_frame().to_html(index=False, border=0, escape=True)
+        return f"<p><b>{html.escape(str(self.path))}</b><br>{html.escape(self._about())}</p>{table}"
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turns what HDF5 and the disk raise on a damaged file into one line that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}); restore it, or delete and collect it anew"
+        ) from error

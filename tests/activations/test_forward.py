@@ -284,17 +284,17 @@ def test_the_same_plan_gives_the_same_bytes(qwen3, rollouts):
 
 def test_out_of_memory_splits_the_batch_and_goes_on(qwen3, rollouts, monkeypatch):
     room = sys.modules["verdictscope.activations.forward"]
-    stock_run, sizes = room._run, []
+    stock_run, sizes = room.launch, []
 
-    def run(model, batch, *args):
+    def run(job, batch):
         sizes.append(len(batch))
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return stock_run(model, batch, *args)
+        return stock_run(job, batch)
 
     plan = BatchPlan(((3, 1, 2, 0, 4),), 999)
     wanted = forward(qwen3, rollouts, READS, plan=plan)
-    monkeypatch.setattr(room, "_run", run)
+    monkeypatch.setattr(room, "launch", run)
     out = forward(qwen3, rollouts, READS, plan=plan)
     assert out.plan.batches == ((3, 1), (2,), (0, 4))
     assert sizes == [5, 3, 2, 1, 2]

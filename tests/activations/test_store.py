@@ -16,6 +16,7 @@ import torch
 from tiny_models import rollout, wrapped
 
 from verdictscope.activations import BatchPlan, Site, Store, collect, forward
+from verdictscope.activations.writing import StoreWriter
 from verdictscope.errors import InputError
 
 READS = [
@@ -71,12 +72,12 @@ def test_massive_bf16_values_survive(tmp_path):
     spec = {"resid_post": {"layers": (4,), "rows": 2, "shape": (4,), "dtype": "bfloat16"}}
     header = {"sites": {"resid_post": {"positions": "all"}}, "plan": BatchPlan(((0,),), 1).to_dict()}
     rows = pd.DataFrame({"rollout": ["a", "a"], "pos": [0, 1], "token_id": [5, 6], "segment": ["user", "answer"]})
-    with Store.create(tmp_path / "s.h5", header=header, rollout_ids=["a"], sites=spec) as store:
+    with StoreWriter.create(tmp_path / "s.h5", header=header, rollout_ids=["a"], sites=spec) as store:
         store.append({"resid_post": rows}, {"resid_post": values}, 1)
     with Store.open(tmp_path / "s.h5") as store:
         assert torch.equal(store.read("resid_post", 4).view(torch.int16), values[0].view(torch.int16))
-        with pytest.raises(InputError, match="finished"):
-            store.append({"resid_post": rows}, {"resid_post": values}, 1)
+    with StoreWriter.resume(tmp_path / "s.h5") as store, pytest.raises(InputError, match="finished"):
+        store.append({"resid_post": rows}, {"resid_post": values}, 1)
 
 
 def test_reads_of_rows(rollouts, tmp_path, qwen3, monkeypatch):
@@ -99,7 +100,7 @@ def test_reads_of_rows(rollouts, tmp_path, qwen3, monkeypatch):
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monkeypatch, after):
     collect(qwen3, rollouts, READS, tmp_path / "whole.h5", PLAN).close()
-    stock, count = Store._commit, [0]
+    stock, count = StoreWriter._commit, [0]
 
     def crash(self, *args):
         if count[0] == after:
@@ -107,7 +108,7 @@ def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monk
         count[0] += 1
         stock(self, *args)
 
-    monkeypatch.setattr(Store, "_commit", crash)
+    monkeypatch.setattr(StoreWriter, "_commit", crash)
     with pytest.raises(KeyboardInterrupt):
         collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN)
     monkeypatch.undo()
@@ -126,12 +127,12 @@ def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monk
 
 def test_a_split_is_written_into_the_plan_and_resumed(rollouts, tmp_path, qwen3, monkeypatch):
     room = sys.modules["verdictscope.activations.forward"]
-    stock_run, stock_commit, count = room._run, Store._commit, [0]
+    stock_run, stock_commit, count = room.launch, StoreWriter._commit, [0]
 
-    def run(model, batch, *args):
+    def run(job, batch):
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return stock_run(model, batch, *args)
+        return stock_run(job, batch)
 
     def crash(self, *args):
         if count[0] == 1:
@@ -140,12 +141,12 @@ def test_a_split_is_written_into_the_plan_and_resumed(rollouts, tmp_path, qwen3,
         stock_commit(self, *args)
 
     plan = BatchPlan(((3, 1, 2, 0), (4,)), 999)
-    monkeypatch.setattr(room, "_run", run)
+    monkeypatch.setattr(room, "launch", run)
     collect(qwen3, rollouts, READS, tmp_path / "whole.h5", plan).close()
     with Store.open(tmp_path / "whole.h5") as store:
         assert store.plan.batches == ((3, 1), (2, 0), (4,))
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_commit", crash)
+        patch.setattr(StoreWriter, "_commit", crash)
         with pytest.raises(KeyboardInterrupt):
             collect(qwen3, rollouts, READS, tmp_path / "cut.h5", plan)
     collect(qwen3, rollouts, READS, tmp_path / "cut.h5", plan).close()

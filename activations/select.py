@@ -1,0 +1,104 @@
+"""Choosing rows of a store with pandas: by segment, by rollout, by the caller's own columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from verdictscope.errors import InputError
+
+Condition = str | Mapping[str, Any] | Callable[[pd.DataFrame], Any] | Sequence[bool] | np.ndarray | pd.Series | None
+"""Which rows: a pandas query, column to value (or values), a function of the table, or a mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """Chosen rows of one site and layer.
+
+    Attributes:
+        rows: rollout, position, token id, segment and the caller's columns; the index is the row's number in the
+            store.
+        values: ``[row ...]``, row by row the same, in the stored dtype.
+    """
+
+    rows: pd.DataFrame
+    values: Float[Tensor, "row ..."]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows."""
+        return self.rows
+
+
+def with_tags(rows: pd.DataFrame, tags: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
+    """The rows with the caller's columns beside them; a rollout the table does not know has gaps.
+
+    Args:
+        rows: a table with a column ``rollout``.
+        tags: one line a rollout; the id is the index or a column ``rollout``.
+
+    Raises:
+        InputError: a rollout has two lines, or a column of the rows is named again.
+    """
+    if tags is None:
+        return rows
+    table = tags.to_frame() if isinstance(tags, pd.Series) else tags
+    table = table.set_index("rollout") if "rollout" in table.columns else table
+    if table.index.has_duplicates:
+        again = table.index[table.index.duplicated()][0]
+        raise InputError(f"the tags have two lines for rollout {again}; keep one line a rollout")
+    clash = [name for name in table.columns if name in rows.columns]
+    if clash:
+        raise InputError(f"the tags name a column {clash[0]!r}, which every store has; rename it")
+    return rows.join(table, on="rollout")
+
+
+def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
+    """Numbers of the rows that meet a condition, ascending.
+
+    Raises:
+        InputError: the condition names no column of the table, or is not understood.
+    """
+    if where is None:
+        return np.arange(len(rows))
+    if isinstance(where, str):
+        mask = _query(rows, where)
+    elif isinstance(where, Mapping):
+        mask = _equal(rows, where)
+    else:
+        mask = np.asarray(where(rows) if callable(where) else where)
+    if mask.shape != (len(rows),) or mask.dtype != bool:
+        raise InputError(
+            f"a condition must give {len(rows)} truth values, one a row; it gave {mask.dtype} {mask.shape}"
+        )
+    return np.flatnonzero(mask)
+
+
+def _query(rows: pd.DataFrame, text: str) -> np.ndarray:
+    try:
+        return np.asarray(rows.eval(text, engine="python"))
+    except Exception as error:  # pandas raises whatever the expression makes it raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"condition {text!r} cannot be read ({reason}); columns are {_names(rows)}") from error
+
+
+def _equal(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> np.ndarray:
+    mask = np.ones(len(rows), dtype=bool)
+    for name, value in wanted.items():
+        if name not in rows.columns:
+            raise InputError(f"there is no column {name!r} to select by; columns are {_names(rows)}")
+        several = isinstance(value, list | tuple | set | frozenset | np.ndarray | pd.Series | pd.Index)
+        mask &= np.asarray(rows[name].isin(list(value) if several else [value]), dtype=bool)
+    return mask
+
+
+def _names(rows: pd.DataFrame) -> str:
+    return ", ".join(map(str, rows.columns))
