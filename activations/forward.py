@@ -26,7 +26,15 @@ from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
-from verdictscope.activations.scoring import SCORE_COLUMNS, LinearGroup, ScoredRows, linear_groups, log_odds_scores
+from verdictscope.activations.scoring import (
+    SCORE_COLUMNS,
+    LinearGroup,
+    Lines,
+    ScoredRows,
+    linear_groups,
+    log_odds_scores,
+    readout_key,
+)
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
@@ -97,7 +105,7 @@ class Flight:
     wheres: dict[Read, Where] = field(default_factory=dict)
     values: dict[Read, Tensor] = field(default_factory=dict)
     scored: list[ScoredRows] = field(default_factory=list)
-    lines: dict[str, pd.DataFrame] = field(default_factory=dict)
+    lines: Lines = field(default_factory=dict)
     logits: Tensor | None = None
     logit_rows: pd.DataFrame | None = None
 
@@ -123,7 +131,7 @@ class Flight:
         lines = dict(self.lines)
         for group in self.scored:
             lines |= group.lines(self.batch)
-        ordered = [lines[s.name] for s in self.job.score]
+        ordered = [lines[readout_key(s, self.job.model.n_layers)] for s in self.job.score]
         scores = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame(columns=SCORE_COLUMNS)
         rows = {read: self.wheres[read].frame(self.batch) for read in self.job.reads}
         return Pass(rows, self.values, scores, plan, indices, self.logits, self.logit_rows)
@@ -264,8 +272,8 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
             raise InputError(f"rollout {rollout.id} has token ids outside the model's vocabulary of {vocab}")
     if len(set(read)) != len(read):
         raise InputError("the same read is asked for twice")
-    if len({s.name for s in score}) != len(score):
-        raise InputError("two readouts have the same name")
+    if len({readout_key(s, model.n_layers) for s in score}) != len(score):
+        raise InputError("two readouts have the same name (and layer)")
     for r in read:
         for layer in r.site.at(model.n_layers):
             model.sites.place(r.site.name, layer)
@@ -291,7 +299,7 @@ def forward(
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return, for example ``[Site("resid_post") @ "thinking:8,think_end"]``.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.
-        score: readouts to evaluate.
+        score: readouts to evaluate; several of one name are told apart by their layers.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
         moments: fitters that see the rows of their own reads, see ``moments.py``.
@@ -311,7 +319,7 @@ def forward(
     for r in read:
         rows[r], order = in_order([p.rows[r] for p in done], at)
         values[r] = placed([p.values[r] for p in done], order)
-    scores = sorted_scores([p.scores for p in done], at, score)
+    scores = sorted_scores([p.scores for p in done], at, [readout_key(s, model.n_layers) for s in score])
     merged = Pass(rows, values, scores, done[-1].plan, tuple(at.values()))
     if logits_at is None:
         return merged

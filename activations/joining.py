@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from verdictscope.activations.readouts import Readout
 
 
 def in_order(frames: Sequence[pd.DataFrame], at: Mapping[str, int]) -> tuple[pd.DataFrame, Int[Tensor, " row"]]:
@@ -48,13 +47,25 @@ def widened(values: Tensor, tail: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(values, (0, tail[-1] - values.shape[-1]))
 
 
-def sorted_scores(frames: Sequence[pd.DataFrame], at: Mapping[str, int], score: Sequence[Readout]) -> pd.DataFrame:
-    """Scores of several batches: readout by readout as asked, rollout by rollout as given."""
+def sorted_scores(
+    frames: Sequence[pd.DataFrame], at: Mapping[str, int], keys: Sequence[tuple[str, int | None]]
+) -> pd.DataFrame:
+    """Scores of several batches: readout by readout as asked, rollout by rollout as given.
+
+    Args:
+        frames: the batches' score tables.
+        at: place of every rollout.
+        keys: name and layer of every readout, in the order asked.
+    """
     frames = [f for f in frames if len(f)] or list(frames[:1])
     frame = pd.concat(frames, ignore_index=True)
-    names = {s.name: i for i, s in enumerate(score)}
-    keys = (
+    names = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in keys))}
+    places = np.zeros((len(names), 2 + max((layer for _, layer in keys if layer is not None), default=0)), dtype=int)
+    for i, (name, layer) in enumerate(keys):
+        places[names[name], -1 if layer is None else layer] = i  # the last column is for no layer
+    layers = frame["layer"].astype("Int64").fillna(-1).to_numpy(dtype=np.int64)
+    order = (
         frame["rollout"].map(at).to_numpy(dtype=np.int64),
-        frame["readout"].map(names).to_numpy(dtype=np.int64),
+        places[frame["readout"].map(names).to_numpy(dtype=np.int64), layers],
     )
-    return frame.iloc[np.lexsort(keys)].reset_index(drop=True)
+    return frame.iloc[np.lexsort(order)].reset_index(drop=True)

@@ -30,9 +30,17 @@ if TYPE_CHECKING:
 
 SCORE_COLUMNS = ["rollout", "pos", "segment", "token_id", "readout", "layer", "score"]
 
-Lines = dict[str, pd.DataFrame]
+Lines = dict[tuple[str, int | None], pd.DataFrame]
+"""Lines of the score table by name and layer of their readout."""
 CHUNK = 4096
 """Rows that are gathered, normed and widened to float32 at a time."""
+
+
+def readout_key(readout: LinearReadout | LogOddsReadout, n_layers: int) -> tuple[str, int | None]:
+    """What tells a readout's lines apart: its name and layer, so that one name may be read at several layers."""
+    if isinstance(readout, LogOddsReadout):
+        return readout.name, None
+    return readout.name, Site(readout.site, readout.layer).at(n_layers)[0]
 
 
 def score_frame(where: Where, batch: Batch, name: str, layer: int | None, scores: Tensor) -> pd.DataFrame:
@@ -101,8 +109,8 @@ class ScoredRows:
     def lines(self, batch: Batch) -> Lines:
         """The score table's lines, by readout."""
         assert self.scores is not None
-        pairs = zip(self.group.readouts, self.scores.unbind(1), strict=True)
-        return {r.name: score_frame(self.where, batch, r.name, self.group.layer, column) for r, column in pairs}
+        pairs, layer = zip(self.group.readouts, self.scores.unbind(1), strict=True), self.group.layer
+        return {(r.name, layer): score_frame(self.where, batch, r.name, layer, column) for r, column in pairs}
 
 
 def linear_groups(model: Model, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
@@ -147,7 +155,7 @@ def log_odds_scores(
                     total[:, column] += rest[string].to(total.device)
         n = len(readout.positive)
         odds = total[:, :n].logsumexp(-1) - total[:, n:].logsumexp(-1)
-        lines[readout.name] = score_frame(rows, batch, readout.name, None, odds)
+        lines[readout.name, None] = score_frame(rows, batch, readout.name, None, odds)
     return lines
 
 

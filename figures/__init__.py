@@ -7,9 +7,12 @@ from verdictscope.figures.ablation import ablation_caption, ablation_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
 from verdictscope.figures.style import save
+from verdictscope.figures.token_view import TokenView, token_view
+from verdictscope.figures.token_view import csp as token_view_csp
 from verdictscope.figures.trace import closing_tokens, trace_caption, trace_figure
 
 __all__ = [
+    "TokenView",
     "ablation_caption",
     "ablation_figure",
     "closing_tokens",
@@ -18,6 +21,8 @@ __all__ = [
     "probe_map_caption",
     "probe_map_figure",
     "save",
+    "token_view",
+    "token_view_csp",
     "trace_caption",
     "trace_figure",
 ]

@@ -11,6 +11,7 @@ from verdictscope.probes.nulls import PermutedControl, permuted_control
 from verdictscope.probes.splits import PARTS, split_groups
 from verdictscope.probes.sweep import Selection, Sweep, select, sweep
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc
+from verdictscope.probes.tokens import token_table, token_view
 from verdictscope.probes.trace import aggregate, align, as_published
 
 __all__ = [
@@ -35,4 +36,6 @@ __all__ = [
     "select",
     "split_groups",
     "sweep",
+    "token_table",
+    "token_view",
 ]

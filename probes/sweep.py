@@ -69,6 +69,13 @@ class Selection:
         """The chosen probe."""
         return self.probes[self.layer]
 
+    def readouts(self, name: str, site: str) -> list[LinearReadout]:
+        """Every layer's probe at the chosen penalty as a readout of ``site``, all of one name.
+
+        They show how the reading grows with depth; the one to report is the chosen layer's.
+        """
+        return [self.probes[layer].readout(name, site, layer) for layer in sorted(self.probes)]
+
     def test(self, read_layer: ReadLayer, rows: pd.DataFrame) -> Sweep:
         """The test number of the chosen probe.
 

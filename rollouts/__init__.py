@@ -6,6 +6,7 @@ if __name__ != "verdictscope.rollouts":
 from verdictscope.rollouts.forced import cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
 from verdictscope.rollouts.markers import Markers, find_markers
+from verdictscope.rollouts.pieces import pieces
 from verdictscope.rollouts.prompts import read_prompts
 from verdictscope.rollouts.rollout import SEGMENTS, Finish, Rollout, Sampling, Span
 from verdictscope.rollouts.segments import Segmenter, answer_text, thinking_text
@@ -26,6 +27,7 @@ __all__ = [
     "find_markers",
     "from_frame",
     "generate",
+    "pieces",
     "read_parquet",
     "read_prompts",
     "render_messages",

@@ -221,6 +221,22 @@ def test_linear_readouts_equal_products_of_read_values(model, rollouts):
     assert scores[scores["readout"] == "a"]["rollout"].drop_duplicates().tolist() == [r.id for r in rollouts]
 
 
+def test_one_name_at_several_layers_is_told_apart_by_the_layer(model, rollouts):
+    rng = np.random.default_rng(1)
+    layers = [2, 0, -2]
+    ladder = [LinearReadout("probe", "resid_post", layer, rng.normal(size=32)) for layer in layers]
+    together = forward(model, rollouts, score=[*ladder, ODDS]).scores
+    for readout, layer in zip(ladder, (2, 0, 1), strict=True):
+        alone = forward(model, rollouts, score=[readout]).scores
+        mine = together[(together["readout"] == "probe") & (together["layer"] == layer)]
+        assert mine.drop(columns="score").reset_index(drop=True).equals(alone.drop(columns="score"))
+        assert np.allclose(mine["score"], alone["score"], rtol=1e-5, atol=1e-5)
+    first = together[together["rollout"] == rollouts[0].id]
+    assert first["layer"].drop_duplicates().fillna(-1).tolist() == [2, 0, 1, -1]  # in the order they were given
+    with pytest.raises(InputError, match="same name"):  # layer -1 is layer 2
+        forward(model, rollouts, score=[ladder[0], LinearReadout("probe", "resid_post", -1, np.ones(32))])
+
+
 def test_logit_difference_is_the_difference_of_logits(model, family, rollouts):
     readout = logit_difference(model, LogOddsReadout("d", [5], [9], positions="last"))
     scores = forward(model, rollouts, score=[readout], logits_at="last")
