@@ -11,7 +11,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 
-
 def in_order(frames: Sequence[pd.DataFrame], at: Mapping[str, int]) -> tuple[pd.DataFrame, Int[Tensor, " row"]]:
     """Rows of several batches in the order of their rollouts, and where each stood."""
     frame = pd.concat(frames, ignore_index=True)

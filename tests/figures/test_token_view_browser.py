@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.figures.token_tables import HOSTILE, hostile, tokens
-from verdictscope.figures import TokenView, token_view
+from verdictscope.figures import TokenView, token_view, token_view_csp
 from verdictscope.figures.token_view.encode import halves
 from verdictscope.figures.token_view.palette import classes
 from verdictscope.figures.token_view.visible import visible
@@ -169,17 +172,16 @@ def test_the_pointer_shows_the_score(browser: webdriver.Chrome, tmp_path: Path) 
     webdriver.ActionChains(browser).move_to_element(token).perform()
     tip = browser.find_element("id", "tip")
     assert tip.is_displayed()
-    assert tip.text.startswith(f"{view.rollouts[0].scores['probe', 2][7]:+.2f} logit".replace("-", "−"))
+    told = tip.text
+    assert told.startswith(f"{view.rollouts[0].scores['probe', 2][7]:+.2f} logit".replace("-", "−"))
     token.click()
     assert current(browser) == 7
     browser.find_element("id", "numbers").click()
     token = browser.find_elements("css selector", ".rollout.shown bdi")[7]
-    assert token.get_attribute("data-score") == tip.text.split()[0]
+    assert token.get_attribute("data-score") == told.split()[0]
 
 
 def test_arms_of_one_rollout_keep_the_token(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    import pandas as pd
-
     table = tokens(rollouts=("a/0",))
     view = token_view(pd.concat([table, table.assign(arm="ablated_fixed", score=-table["score"])]))
     show(browser, view, tmp_path)
@@ -189,8 +191,6 @@ def test_arms_of_one_rollout_keep_the_token(browser: webdriver.Chrome, tmp_path:
 
 
 def test_a_frame_works_inside_a_page_with_a_strict_policy(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    from verdictscope.figures import token_view_csp
-
     view = token_view(tokens(), start=("probe", 2))
     policy = "; ".join(["default-src 'none'", *(f"{key} {value}" for key, value in token_view_csp().items())])
     page = tmp_path / "host.html"
@@ -217,15 +217,11 @@ def test_without_scripts_the_first_readout_is_readable(browser: webdriver.Chrome
     page.write_text("<!doctype html>" + view.fragment(500).replace('sandbox="allow-scripts"', 'sandbox=""'))
     browser.get(page.as_uri())
     # the driver cannot look into a frame without scripts, so the page is drawn and its colours are counted
-    colours = {pixel for pixel in _pixels(browser)}
-    assert len(colours) > 20
+    assert len(tints(browser)) > 20
 
 
-def _pixels(browser: webdriver.Chrome) -> set[tuple[int, int, int]]:
-    import io
-
-    from PIL import Image
-
+def tints(browser: webdriver.Chrome) -> set[tuple[int, int, int]]:
+    """Colours that are no grey and cover more than a few pixels of what is on the screen."""
     image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     return {c for n, c in image.getcolors(1 << 20) if n > 30 and max(c) - min(c) > 12}
 
