@@ -122,6 +122,36 @@ def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: boo
         print(tell(summary, folder))
 
 
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to be set beside the first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; RUN/report.html or RUN/comparison.html by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Render a run's report anew, or two runs side by side."""
+    from verdictscope.report import Record, write_comparison, write_report
+
+    first = Record(run_folder)
+    if second is None:
+        made = write_report(first, out or run_folder / "report.html")
+    else:
+        made = write_comparison(first, Record(second), out or run_folder / "comparison.html")
+    if as_json:
+        from verdictscope.provenance import finite
+
+        print(json.dumps(finite(made)))
+        return
+    for run in made.get("runs", [made]):
+        if run["missing"]:
+            print(f"not finished: {run.get('folder', run_folder)} lacks {', '.join(run['missing'])}")
+    print(f"report     {made['report']} ({made['bytes'] / 1e6:.1f} MB)")
+
+
 @organisms_app.command("list")
 def organisms_list(as_json: Json = False) -> None:
     """The bundled models."""

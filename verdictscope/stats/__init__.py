@@ -13,6 +13,7 @@ from verdictscope.stats.bootstrap import (
 from verdictscope.stats.effect import Effect, effects_frame
 from verdictscope.stats.intervals import (
     difference_effect,
+    independent_difference,
     mean_effect,
     rate_effect,
     ratio_effect,
@@ -33,6 +34,7 @@ __all__ = [
     "difference_effect",
     "draw_clusters",
     "effects_frame",
+    "independent_difference",
     "mean_effect",
     "percentile_interval",
     "permutation_p",

@@ -154,6 +154,28 @@ def difference_effect(
     return Effect(name, float(a.mean() - b.mean()), float(low), float(high), n, unit, seed)
 
 
+def independent_difference(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """First minus second, from two estimates with intervals and nothing else: no rows, no pairing.
+
+    Each interval stands for its own variance on the side that matters (MOVER: Zou and Donner, Statistics in Medicine
+    27, 2008; on Wilson intervals it is method 10 of Newcombe, Statistics in Medicine 17, 1998). Exact for independent
+    estimates; too wide where shared prompts pull both the same way.
+
+    Args:
+        first: estimate, low and high.
+        second: the same at the same confidence.
+
+    Returns:
+        difference, low and high; NaN where an input is.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    down = np.hypot(a - a_low, b_high - b)
+    up = np.hypot(a_high - a, b - b_low)
+    return float(a - b), float(a - b - down), float(a - b + up)
+
+
 def ratio_effect(
     name: str,
     numerator: Column,

@@ -1,0 +1,62 @@
+"""Data that would be a page, a script or a style sheet if it were not kept as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from report_runs import Change, rollouts
+
+ATTACKS = {
+    "script": "<script>window.pwned=1;document.title='pwned'</script>",
+    "image": "<img src=x onerror=\"window.pwned=1\"><svg onload=window.pwned=1>",
+    "style": "</style><style>*{display:none!important}</style>",
+    "closing": "</script></pre></dl></table></section></main></dialog><base href='//evil.example'><plaintext>",
+    "attribute": "\" autofocus onfocus=\"window.pwned=1\" x='",
+    "comment": "<!-- --><!DOCTYPE html><iframe srcdoc='<script>top.pwned=1</script>'></iframe>",
+    "template": "{{ 7 * 7 }}{% include 'base.html' %}{{ config }}",
+    "override": "\u202eabc\u2066def\u2069\u200fghi\u061c",
+    "control": "\x00\x07\x1b[2J\r\u2028\ufeff",
+    "javascript": "javascript:window.pwned=1",
+    "long": "x" * 1_000_000,
+}
+"""The last one is a megabyte in one word."""
+
+
+def plain(made: dict[str, Any]) -> None:
+    """The same places as :func:`hostile`, filled with a word."""
+    _fill(made, "word")
+
+
+def hostile(text: str) -> Change:
+    """Put a text wherever a run's data can hold one."""
+    return lambda made: _fill(made, text)
+
+
+def _fill(made: dict[str, Any], text: str) -> None:
+    study = made["study"]
+    # TOML holds no lone NUL and the study's own writer escapes the rest.
+    made["study"] = study.model_copy(
+        update={"name": text, "question": text, "model": text, "twin": text, "revision": text}
+        | {"prompts": study.prompts.model_copy(update={"file": text, "target": {text: text}, "control": {"harm": text}})}
+    )
+    table = rollouts()
+    table[["prompt_text", "thinking_text", "answer_text"]] = text if len(text) < 9999 else "long"
+    # A megabyte is held by the rollout that is shown first, not by each of them.
+    shown = table["arm"].eq("base") & table["prompt"].isin(["p1-True", "p1-False"])
+    table.loc[shown, ["prompt_text", "thinking_text", "answer_text"]] = text
+    renamed = table["prompt"] + text[:2000]
+    made["rollouts"] = table.assign(prompt=renamed, rollout=renamed + "/0", group=table["group"] + text[:2000])
+    for name in ("labels", "labels_ablated"):
+        labels = made[name]
+        renamed = labels["prompt"] + text[:2000]
+        made[name] = labels.assign(prompt=renamed, rollout=renamed + "/0", group=labels["group"] + text[:2000])
+    made["cliff"]["reason"] = made["ablation"]["heads"] = text[:9999]
+    made["captions"] = {"trace": text, text: text, "novel": text}
+    state = made["provenance"]
+    state["commit"] = text
+    state["versions"] = {"python": text, text: text}
+    state["machine"] = {"accelerator": text, text: text}
+    state["models"] = {arm: dict.fromkeys(("name", "revision", "config", "template", text), text)
+                       for arm in ("base", text)}  # fmt: skip
+    state["plans"] = {text: {"batches": [[1]]}}
+    made["probe"] |= {"site": text, "layer": text}

@@ -1,0 +1,135 @@
+"""What was asked, and what came back: the study in words, the cells, the unread, one example of each cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.report.record import Record
+from verdictscope.report.words import clip, some
+
+ARMS = {
+    "base": "model under study",
+    "twin": "twin",
+    "ablated": "found heads zeroed",
+}
+"""Names of the arms for people; others keep theirs."""
+
+CELLS = ("harmful_complied", "harmful_refused", "harmless_complied", "harmless_refused", "unread")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table for the page: its caption, its head and its rows, the first cell of each naming it."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rollout as text."""
+
+    cell: str
+    rollout: str
+    prompt: str
+    thinking: str
+    answer: str
+
+
+def facts(run: Record) -> list[tuple[str, str]]:
+    """The study as terms and their values."""
+    study = run.study
+    sampling = study.sampling
+    rows = [
+        ("Model", _revision(study.model, study.revision)),
+        ("Twin", _revision(study.twin, study.twin_revision) if study.twin else "none"),
+        ("Prompts", study.prompts.file + _how_many(run)),
+        ("Target requests", _where(study.prompts.target)),
+        ("Control requests", _where(study.prompts.control)),
+        ("Sampling", f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
+         f"{sampling.max_new_tokens:,} tokens, {some(study.prompts.samples, 'rollout')} a prompt, seed {study.seed}"),
+        ("Split", "train, validation, test " + ", ".join(f"{s:g}" for s in study.split.shares)
+         + " of the prompt groups; the last part reports"),
+    ]  # fmt: skip
+    return rows
+
+
+def _revision(name: str, revision: str | None) -> str:
+    return f"{name} at {revision}" if revision else name
+
+
+def _where(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {str(v).lower() if isinstance(v, bool) else v}" for key, v in values.items())
+
+
+def _how_many(run: Record) -> str:
+    labels = run.table("labels")
+    if labels is None:
+        return ""
+    base = labels[labels["arm"] == "base"]
+    return f": {some(base['prompt'].nunique(), 'prompt')} in {some(base['group'].nunique(), 'group')}"
+
+
+def all_labels(run: Record) -> pd.DataFrame | None:
+    """Labels of every arm, each arm once: those of the ablated arms cover the test part alone."""
+    labels, more = run.table("labels"), run.table("labels_ablated")
+    if labels is None or more is None:
+        return labels
+    return pd.concat([labels, more[~more["arm"].isin(labels["arm"])]], ignore_index=True)
+
+
+def cell_table(run: Record) -> Table | None:
+    """Rollouts by cell and arm."""
+    labels = all_labels(run)
+    if labels is None:
+        return None
+    arms = [arm for arm in labels["arm"].unique() if not str(arm).startswith("random_")]
+    counts = labels.groupby(["cell", "arm"]).size()
+    rows = tuple(
+        (cell.replace("_", " requests, "), *(f"{int(counts.get((cell, arm), 0)):,}" for arm in arms)) for cell in CELLS
+    )
+    return Table(
+        "Rollouts by what was asked and what the model did (found heads zeroed: test part only).",
+        ("Cell", *(ARMS.get(arm, str(arm)) for arm in arms)), rows,
+    )  # fmt: skip
+
+
+def unread_table(run: Record) -> Table | None:
+    """Rollouts that were cut off or could not be read, by arm: counted apart, never as complying."""
+    labels = all_labels(run)
+    if labels is None:
+        return None
+    groups: dict[str, pd.DataFrame] = {}
+    for arm, of_arm in labels.groupby("arm", sort=False):
+        name = "random sets" if str(arm).startswith("random_") else ARMS.get(str(arm), str(arm))
+        groups[name] = pd.concat([groups[name], of_arm]) if name in groups else of_arm
+    rows = tuple(
+        (name, f"{len(t):,}", f"{int((t['finish'] == 'length').sum()):,}", f"{int(t['refused'].isna().sum()):,}")
+        for name, t in groups.items()
+    )
+    return Table(
+        "Rollouts that were cut off at the token limit, and answers that could not be read. They are a third outcome.",
+        ("Arm", "rollouts", "cut off", "unread"), rows,
+    )  # fmt: skip
+
+
+def examples(run: Record) -> list[Example]:
+    """The first test rollout of each cell of the model under study."""
+    labels, rollouts = run.table("labels"), run.table("rollouts")
+    if labels is None or rollouts is None:
+        return []
+    base = labels[(labels["arm"] == "base") & (labels["part"] == "test")]
+    firsts = base.drop_duplicates("cell").set_index("cell")["rollout"]
+    texts = rollouts[rollouts["arm"] == "base"].drop_duplicates("rollout").set_index("rollout")
+    found = []
+    for cell in CELLS:
+        if cell in firsts.index and firsts[cell] in texts.index:
+            row = texts.loc[firsts[cell]]
+            written = (row[f"{part}_text"] for part in ("prompt", "thinking", "answer"))
+            shown = (clip(text) if isinstance(text, str) else "" for text in written)  # no thinking is NaN
+            found.append(Example(cell.replace("_", " request, "), clip(firsts[cell], 120), *shown))
+    return found

@@ -1,0 +1,250 @@
+"""What was found, in plain sentences made from the run's numbers, and the controls beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.report.ladder import ALPHA
+from verdictscope.report.record import Record
+from verdictscope.report.words import estimate, heads, number, present, some
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence and the file its numbers come from."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """A comparison that should come out as expected if the reading is right.
+
+    Attributes:
+        name: what was done.
+        expect: what it should show.
+        rows: (what, number with interval, n) of this run.
+        source: file of the run folder.
+    """
+
+    name: str
+    expect: str
+    rows: tuple[tuple[str, str, str], ...]
+    source: str
+
+
+def findings(run: Record) -> list[Finding]:
+    """The sentences a run's tables allow, in the order of the study."""
+    return [*_behaviour(run), *_probe(run), *_cliff(run), *_heads(run), *_ablation(run), *_freely(run), *_planted(run)]
+
+
+def controls(run: Record) -> list[Control]:
+    """The controls the run holds."""
+    return [*_permuted(run), *_arm_control(run, "twin"), *_arm_control(run, "ablated_fixed"), *_random(run)]
+
+
+def _behaviour(run: Record) -> Iterator[Finding]:
+    labels = run.table("labels")
+    if labels is None:
+        return
+    base = labels[(labels["arm"] == "base") & labels["target"]]
+    read = base[base["refused"].notna()]
+    refused = int(read["refused"].astype(bool).sum())
+    unread = len(base) - len(read)
+    yield Finding(
+        f"Of {some(len(read), 'target request')} whose answer could be read, the model refused {refused:,} and "
+        f"complied with {len(read) - refused:,}" + (f"; {unread:,} could not be read." if unread else "."),
+        "labels.parquet",
+    )
+
+
+def _probe(run: Record) -> Iterator[Finding]:
+    probe = run.json("probe")
+    if not present(probe.get("auroc_test")):
+        return
+    read = estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"])
+    yield Finding(
+        f"A linear probe at {probe['site']}, layer {probe['layer']}, tells refused from complied rollouts of new "
+        f"prompts with an AUROC of {read} (n = {probe['n']} prompt groups); with permuted labels "
+        f"{number(probe['control_auroc'])}.",
+        "probe.json",
+    )
+    language = probe.get("language", {})
+    words = language.get("bag_of_words_refusal_auroc")
+    if present(words):
+        told = estimate(words, language.get("bag_of_words_refusal_low"), language.get("bag_of_words_refusal_high"))
+        over = words >= probe["auroc_test"]
+        yield Finding(
+            f"The words of the prompt alone reach {told}"
+            + (", which is no less: that refusing can be read says little by itself." if over else "."),
+            "probe.json",
+        )
+
+
+def _effects(run: Record, arm: str, asked: bool = True) -> dict[str, dict[str, Any]]:
+    cliff = run.table("cliff")
+    if cliff is None:
+        return {}
+    rows = cliff[(cliff["arm"] == arm) & (cliff["target"] == asked)]
+    return {row["name"]: row for row in rows.to_dict("records")}
+
+
+def _text(row: dict[str, Any]) -> str:
+    return estimate(row["estimate"], row["low"], row["high"], row["unit"])
+
+
+def _cliff(run: Record) -> Iterator[Finding]:
+    base = _effects(run, "base")
+    if "anchored_drop" not in base:
+        return
+    drop = base["anchored_drop"]
+    if not present(drop["estimate"]):
+        yield Finding(f"The cliff could not be measured: {drop.get('reason') or 'no reason recorded'}.",
+                      "cliff.parquet")  # fmt: skip
+        return
+    known = present(drop["low"]) and drop["low"] > 0
+    yield Finding(
+        "In target requests that were complied with, the anchored score (0 reads like complying, 1 like refusing) goes "
+        f"from {number(base['anchored_plateau']['estimate'])} at the end of thinking to "
+        f"{number(base['anchored_final']['estimate'])} at the last token before the answer: "
+        f"{'a drop of' if known else 'no drop that can be told from none,'} {_text(drop)} "
+        f"(n = {int(drop['n'])} prompts).",
+        "cliff.parquet",
+    )
+
+
+def _heads(run: Record) -> Iterator[Finding]:
+    table = run.table("heads")
+    if table is None:
+        return
+    found = table[table["found"]].sort_values("rank")
+    told = "; ".join(
+        f"{heads([(row['layer'], row['head'])])} "
+        f"{estimate(row['effect'], row['low'], row['high'], 'nats', signed=True)}"
+        for row in found.to_dict("records")
+    )
+    rest = table.loc[~table["found"], "effect"]
+    yield Finding(
+        f"Zeroed one at a time, the {some(len(found), 'head')} ranked highest change the refusal log-odds by {told} "
+        f"nats (n = {int(found['n'].min())} prompts that did not rank them); "
+        f"the other {len(rest)} by {number(rest.min(), 'nats', signed=True)} to "
+        f"{number(rest.max(), 'nats', signed=True)}.",
+        "heads.parquet",
+    )
+
+
+def _ablation(run: Record) -> Iterator[Finding]:
+    table = run.table("ablation")
+    if table is None or not (table["kind"] == "found").any():
+        return
+    found = table[table["kind"] == "found"].to_dict("records")[0]
+    random = table.loc[table["kind"] == "random", "estimate"]
+    beyond = present(found["p"]) and found["p"] <= ALPHA
+    yield Finding(
+        "Zeroed together, on the model's own tokens, they change the refusal log-odds by "
+        f"{estimate(found['estimate'], found['low'], found['high'], 'nats', signed=True)} nats; "
+        f"{some(len(random), 'random set')} of as many heads in the same layers by at most "
+        f"{number(random.max(), 'nats', signed=True)} (p = {number(found['p'])}"
+        f"{')' if beyond else ', which chance can give)'}.",
+        "ablation.parquet",
+    )
+
+
+def _rates(run: Record, kind: str) -> pd.DataFrame | None:
+    table = run.table("generation")
+    return None if table is None else table[table["cell_kind"] == kind].set_index("arm")
+
+
+def _freely(run: Record) -> Iterator[Finding]:
+    for kind, name in (("target", "target"), ("control", "control")):
+        rates = _rates(run, kind)
+        if rates is None or not {"base", "ablated"} <= set(rates.index):
+            continue
+        told = [estimate(*rates.loc[arm, ["refused", "low", "high"]]) for arm in ("base", "ablated")]
+        yield Finding(
+            f"Writing freely, the model refuses {told[0]} of the {name} requests as it is and {told[1]} without these "
+            f"heads (n = {int(rates.loc['base', 'n'])} prompts).",
+            "generation.parquet",
+        )
+
+
+def _planted(run: Record) -> Iterator[Finding]:
+    found = run.json("summary").get("heads", {})
+    if found.get("planted"):
+        hits = {tuple(h) for h in found["planted"]} & {tuple(h) for h in found.get("top", [])}
+        yield Finding(
+            f"This model's mechanism is known: {heads(found['planted'])} were planted. Without being told, the study "
+            f"found {len(hits)} of the {len(found['planted'])}.",
+            "summary.json",
+        )
+
+
+def _permuted(run: Record) -> Iterator[Control]:
+    probe = run.json("probe")
+    if not present(probe.get("control_auroc")):
+        return
+    span = f"{number(probe['control_auroc'])} ({number(probe['control_low'])} to {number(probe['control_high'])})"
+    yield Control(
+        "Labels permuted between prompts",
+        "A probe fitted to shuffled labels should read nothing: about 0.5.",
+        (
+            ("AUROC, mean and range over refits", span, f"{probe['control_refits']} refits"),
+            ("AUROC with the true labels",
+             estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"]), f"{probe['n']} groups"),
+        ),
+        "probe.json",
+    )  # fmt: skip
+
+
+_ARMS = {
+    "twin": ("The twin", "The same requests in a model without the mechanism: the anchored score should not fall."),
+    "ablated_fixed": (
+        "Found heads zeroed, same tokens",
+        "The very same rollouts, read again without the found heads: the anchored score should not fall.",
+    ),
+}
+
+
+def _arm_control(run: Record, arm: str) -> Iterator[Control]:
+    effects, base = _effects(run, arm), _effects(run, "base")
+    if "anchored_drop" not in effects:
+        return
+    rows = [("drop of the anchored score, here", _text(effects["anchored_drop"]), effects["anchored_drop"]["n"])]
+    if "anchored_drop" in base:
+        rows.append(("drop in the model under study", _text(base["anchored_drop"]), base["anchored_drop"]["n"]))
+    if "anchored_excess" in effects:
+        excess = effects["anchored_excess"]
+        rows.append(("how much further it falls in the model under study, paired by prompt", _text(excess),
+                     excess["n"]))  # fmt: skip
+    name, expect = _ARMS[arm]
+    yield Control(name, expect, tuple((what, text, f"{int(n)} prompts") for what, text, n in rows), "cliff.parquet")
+
+
+def _random(run: Record) -> Iterator[Control]:
+    rows: list[tuple[str, str, str]] = []
+    for kind in ("target", "control"):
+        rates = _rates(run, kind)
+        if rates is None:
+            continue
+        for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed"), ("twin", "twin")):
+            if arm in rates.index:
+                row = rates.loc[arm]
+                rows.append((f"{kind} requests refused, {words}", estimate(*row[["refused", "low", "high"]]),
+                             f"{int(row['n'])} prompts"))  # fmt: skip
+        random = rates[rates.index.str.startswith("random_")]
+        if len(random):
+            span = f"{number(random['refused'].min())} to {number(random['refused'].max())}"
+            rows.append((f"{kind} requests refused, {some(len(random), 'random set')}", span,
+                         f"{int(random['n'].min())} prompts a set"))  # fmt: skip
+    if rows:
+        yield Control(
+            "Random sets of heads",
+            "As many heads of the same layers, drawn from those that were not found: refusals should stay as they are. "
+            "Control requests should be complied with throughout.",
+            tuple(rows), "generation.parquet",
+        )  # fmt: skip

@@ -1,0 +1,301 @@
+"""The evidence ladder: seven steps from *can be read* to *replicated*, each filled by the run and decided by a rule.
+
+A stage that brings new evidence widens the one function of its rung; the page draws whatever comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from verdictscope.report import replication
+from verdictscope.report.evidence import Evidence, Rung, above, decide
+from verdictscope.report.record import Record
+from verdictscope.report.words import estimate, heads, number, present, some
+from verdictscope.stats import independent_difference
+
+MINIMUM = {"nats": 1.0, "rate": 0.1, "anchored": 0.1}
+"""Smallest effects that count, where the run's tables state none (column ``delta``): one nat of log-odds (odds times
+2.7), ten points of a rate, a tenth of the way from complying to refusing."""
+
+ALPHA = 0.05
+"""A p-value up to this speaks against its null."""
+
+BASELINES = (
+    ("words of the prompt", "bag_of_words_refusal"),
+    ("words of prompt and thinking", "bag_of_words_thinking"),
+    ("length", "length"),
+    ("position", "position"),
+)
+"""What the second rung holds the probe against, and the names of the numbers in ``probe.json``."""
+
+__all__ = ["ALPHA", "BASELINES", "MINIMUM", "Evidence", "Rung", "climb"]
+
+
+def climb(run: Record, second: Record | None = None) -> tuple[Rung, ...]:
+    """The rungs of a run, in order.
+
+    Args:
+        run: a run folder, finished or not.
+        second: another run of the same model, for the last rung.
+    """
+    rungs = (_decodable(run), _beyond(run), _transfers(run), _writer(run), _necessary(run), _sufficient())
+    there = climb(second) if second is not None else ()
+    return (*rungs, replication.rung(run, rungs, second, there))
+
+
+def _decodable(run: Record) -> Rung:
+    probe = run.json("probe")
+    found = Evidence(
+        "AUROC of the probe on test prompts, token by token",
+        probe.get("auroc_test"), probe.get("auroc_low"), probe.get("auroc_high"), probe.get("n"), unit="AUROC",
+        null=f"labels permuted between prompts: {number(probe.get('control_auroc'))}, "
+        f"{probe.get('control_refits', 0)} refits from {number(probe.get('control_low'))} "
+        f"to {number(probe.get('control_high'))}",
+        null_low=probe.get("control_low"), null_high=probe.get("control_high"), source="probe.json",
+        passes=above(probe.get("auroc_low"), probe.get("control_high")),
+    )  # fmt: skip
+    reasons = {
+        "held": f"The probe reads {number(found.value)}, above every refit with permuted labels "
+        f"(at most {number(found.null_high)}).",
+        "not held": f"The probe reads {number(found.value)}; its interval reaches down into the refits with "
+        f"permuted labels (up to {number(found.null_high)}).",
+    }
+    return _rung(
+        "decodable", "Decodable",
+        "Whether the model refuses can be read from its hidden states, on prompts the probe has never seen.",
+        "Held when the lower end of the test AUROC lies above every refit with permuted labels.",
+        [found], reasons,
+        "That the model uses what is read, or that what is read is refusing and not something that goes with it.",
+        "verdictscope probe STUDY",
+    )  # fmt: skip
+
+
+def _beyond(run: Record) -> Rung:
+    probe = run.json("probe")
+    language = probe.get("language", {})
+    evidence = [_baseline(run, probe, name, *(language.get(f"{key}_{end}") for end in ("auroc", "low", "high")))
+                for name, key in BASELINES]  # fmt: skip
+    open_ = [e.what for e in evidence if e.passes is None]
+    unmeasured = f" Not measured: {', '.join(open_)}." if open_ else ""
+    reasons = {
+        "held": f"The probe's interval, {number(probe.get('auroc_low'))} upwards, lies above every baseline's.",
+        "not held": f"The probe reads {number(probe.get('auroc_test'))}; "
+        + ", ".join(f"{e.what} {number(e.value)}" for e in evidence if e.passes is False)
+        + f".{unmeasured}",
+        "partly": f"Above {', '.join(e.what for e in evidence if e.passes)}.{unmeasured}",
+    }
+    mean = Evidence("the probe's mean over a whole rollout", probe.get("auroc_rollouts"), n=probe.get("n"),
+                    unit="AUROC", source="probe.json", decides=False)  # fmt: skip
+    return _rung(
+        "beyond", "Beats text, length and position",
+        "The probe reads more than the words, the length of the text and the place of the token tell by themselves.",
+        "Held when the lower end of the probe's interval lies above the upper end of every baseline's. "
+        "One baseline that is not beaten decides against it; one that was not measured leaves it partly held at best.",
+        [*evidence, *([mean] if present(mean.value) else [])], reasons,
+        "That a better baseline would be beaten too. The text baselines read a rollout's words at once, the probe one "
+        "token at a time; its mean over a rollout stands beside, without an interval.",
+        "verdictscope probe STUDY", every=True,
+    )  # fmt: skip
+
+
+def _baseline(run: Record, probe: dict[str, Any], name: str, value: Any, low: Any, high: Any) -> Evidence:
+    told = estimate(probe.get("auroc_test"), probe.get("auroc_low"), probe.get("auroc_high"))
+    if not present(value):
+        return Evidence(name, None, null=f"the probe: {told}", unit="AUROC")
+    return Evidence(
+        name, value, low, high, _test_groups(run), unit="AUROC", null=f"the probe: {told}",
+        null_low=probe.get("auroc_low"), null_high=probe.get("auroc_high"), source="probe.json",
+        passes=above(probe.get("auroc_low"), high if present(high) else value),
+    )  # fmt: skip
+
+
+def _test_groups(run: Record) -> int | None:
+    """Prompt groups of the test part whose verdict could be read."""
+    labels = run.table("labels")
+    if labels is None:
+        return None
+    chosen = (labels["arm"] == "base") & (labels["part"] == "test") & labels["refused"].notna()
+    return int(labels.loc[chosen, "group"].nunique())
+
+
+def _transfers(run: Record) -> Rung:
+    evidence: list[Evidence] = []
+    for name, fitted, read in (
+        ("position_transfer", "fit_segment", "read_segment"),
+        ("ood", "train_set", "test_set"),
+    ):
+        table = run.table(name)
+        if table is not None and {fitted, read, "auroc", "low"} <= set(table.columns):
+            moved = table[table[fitted] != table[read]]
+            evidence += [_moved(row, fitted, read, name) for row in moved.to_dict("records")]
+    held = [e for e in evidence if e.passes]
+    worst = min(evidence, key=lambda e: e.value if present(e.value) else 2.0) if evidence else None  # type: ignore
+    told = f"{len(held)} of {some(len(evidence), 'transfer')} read above chance" + (
+        f"; the weakest is {worst.what}, {number(worst.value)}." if worst else "."
+    )
+    return _rung(
+        "transfers", "Transfers",
+        "The same direction reads refusing where it was not fitted: at other segments, on other sets of prompts.",
+        "Held when the lower end of every transfer's AUROC lies above 0.5, or above its own null where one is "
+        "recorded; partly when some do.",
+        evidence, {"held": told, "partly": told, "not held": told},
+        "That the direction means the same in both places: an AUROC is blind to shift and scale.",
+        "a probe stage that writes position_transfer.parquet (fit at one segment, read at another) or ood.parquet "
+        "(fit on one set of prompts, read on another)",
+    )  # fmt: skip
+
+
+def _moved(row: dict[str, Any], fitted: str, read: str, table: str) -> Evidence:
+    bars = (row.get(key) for key in ("null_high", "control_high"))
+    bar = next((float(b) for b in bars if present(b)), 0.5)
+    return Evidence(
+        f"fitted at {row[fitted]}, read at {row[read]}" if table == "position_transfer"
+        else f"fitted on {row[fitted]}, read on {row[read]}",
+        row["auroc"], row["low"], row.get("high"), row.get("n"), unit="AUROC",
+        null="chance 0.5" if bar == 0.5 else f"permuted labels up to {number(bar)}",
+        null_low=0.5, null_high=bar, source=f"{table}.parquet", passes=above(row["low"], bar),
+    )  # fmt: skip
+
+
+def _writer(run: Record) -> Rung:
+    table, ranked = run.table("attribution"), run.table("heads")
+    evidence: list[Evidence] = []
+    if table is not None and ranked is not None:
+        shares = table[(table["readout"] == "log_odds") & (table["component"] == "head")]
+        found = {(int(a), int(b)) for a, b in ranked.loc[ranked["found"], ["layer", "head"]].to_numpy()}
+        is_found = [(int(a), int(b)) in found for a, b in zip(shares["layer"], shares["head"], strict=True)]
+        others = shares[[not f for f in is_found]]
+        bar = min(0.0, float(others["estimate"].min())) if len(others) else 0.0
+        rows = shares[is_found].sort_values("estimate").to_dict("records")
+        evidence = [_share(row, bar, len(others)) for row in rows]
+    direct = [e.what.split()[0] for e in evidence if e.passes]
+    told = f"{len(direct)} of the {some(len(evidence), 'found head')} write against refusing more strongly than " + (
+        "any head that was not found" + (f": {', '.join(direct)}." if direct else ".")
+    )
+    return _rung(
+        "writer", "Direct writer",
+        "The found heads write against refusing themselves, straight into what the model says next.",
+        "A head counts when its exact share of the refusal log-odds, interval and all, lies below 0 and below the "
+        "share of every head that was not found. Held when all found heads count, partly when some do.",
+        evidence, {"held": told, "partly": told, "not held": told},
+        "That the share matters: a share is what a head writes, not what would happen without it. A head that works "
+        "through later heads has a small share and a large effect.",
+        "verdictscope heads STUDY",
+    )  # fmt: skip
+
+
+def _share(row: dict[str, Any], bar: float, others: int) -> Evidence:
+    return Evidence(
+        f"{heads([(row['layer'], row['head'])])} share of the refusal log-odds",
+        row["estimate"], row["low"], row["high"], int(row["n"]), unit="nats",
+        null=f"{some(others, 'head')} not found: down to {number(bar, 'nats')}",
+        null_low=bar, null_high=0.0, source="attribution.parquet", passes=above(-row["high"], -bar),
+    )  # fmt: skip
+
+
+def _necessary(run: Record) -> Rung:
+    evidence = [_forced(run), _written(run), _fall(run)]
+    good = [e for e in evidence if e.passes]
+    done = [e for e in evidence if e.passes is not None]
+    told = f"{len(good)} of {some(len(done), 'test')} above its smallest effect" + (
+        f", the first: {done[0].what}, {done[0].text} {done[0].unit}." if done else "."
+    )
+    left = [e.what for e in evidence if e.passes is None]
+    if left and done:
+        told += f" Not measured: {'; '.join(left)}."
+    return _rung(
+        "necessary", "Necessary",
+        "Without the found heads the model refuses what it otherwise complies with; other heads of the same layers "
+        "do not matter so.",
+        f"Each test must lie, interval and all, above its smallest effect: {MINIMUM['nats']:g} nat, "
+        f"{MINIMUM['rate']:g} of a rate, {MINIMUM['anchored']:g} of the anchored score, or the table's own delta; "
+        f"and above every random set, with p ≤ {ALPHA:g}, where there is one. Held when all three do, partly when "
+        "some do.",
+        evidence, {"held": told, "partly": told, "not held": told},
+        "That these heads are the only way, or that they do nothing else. Zeroing takes a head out of the range the "
+        "model knows.",
+        "verdictscope ablate STUDY",
+    )  # fmt: skip
+
+
+def _forced(run: Record) -> Evidence:
+    """The found heads zeroed on the model's own tokens, against the layer-matched random sets."""
+    what = "change of the refusal log-odds on the model's own tokens"
+    forced = run.table("ablation")
+    if forced is None or not (forced["kind"] == "found").any():
+        return Evidence(what, None, unit="nats")
+    found = forced[forced["kind"] == "found"].to_dict("records")[0]
+    random = forced.loc[forced["kind"] == "random", "estimate"]
+    low, high = (float(random.min()), float(random.max())) if len(random) else (0.0, 0.0)
+    null = (
+        f"{some(len(random), 'layer-matched random set')}: at most {number(high, 'nats', signed=True)}, "
+        f"p = {number(found['p'])}; "
+    )
+    made = _effect(what, found, "ablation.parquet", null=null, span=(low, high))
+    likely = present(found["p"]) and found["p"] <= ALPHA
+    return made if made.passes is None else replace(made, passes=made.passes and bool(likely))
+
+
+def _written(run: Record) -> Evidence:
+    """The rise of the refusal rate in free generation, against the random sets."""
+    what = "rise of the refusal rate when the model writes freely"
+    rates = run.table("generation")
+    target = None if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
+    if target is None or not {"base", "ablated"} <= set(target.index):
+        return Evidence(what, None, unit="rate")
+    base, without = target.loc["base"], target.loc["ablated"]
+    random = target.loc[target.index.str.startswith("random_"), "refused"]
+    high = float(random.max() - base["refused"]) if len(random) else 0.0
+    ends = [tuple(map(float, row[["refused", "low", "high"]])) for row in (without, base)]
+    row = dict(zip(("estimate", "low", "high"), independent_difference(*ends), strict=True))
+    return _effect(what, row | {"n": base["n"], "unit": "rate"}, "generation.parquet",
+                   null=f"{some(len(random), 'random set')}: a rise of at most {number(high)}; ",
+                   span=(min(0.0, high), high))  # fmt: skip
+
+
+def _fall(run: Record) -> Evidence:
+    """How much further the anchored score falls with the heads than without them, on the same tokens."""
+    what = "fall of the anchored score beyond its fall with the found heads zeroed"
+    cliff = run.table("cliff")
+    rows = [] if cliff is None else cliff[
+        (cliff["arm"] == "ablated_fixed") & (cliff["name"] == "anchored_excess")
+    ].to_dict("records")  # fmt: skip
+    return _effect(what, rows[0], "cliff.parquet", null="") if rows else Evidence(what, None, unit="anchored")
+
+
+def _effect(
+    what: str, row: dict[str, Any], source: str, *, null: str, span: tuple[float, float] = (0.0, 0.0)
+) -> Evidence:
+    """An Effect row held against its smallest effect and the null's span, which it has to exceed as well."""
+    unit = str(row["unit"])
+    stated = row.get("delta")
+    minimum = float(stated) if present(stated) else MINIMUM[unit]  # type: ignore[arg-type]
+    return Evidence(
+        what, row["estimate"], row["low"], row["high"], int(row["n"]), unit=unit,
+        null=f"{null}smallest effect that counts: {number(minimum, unit)}",
+        null_low=span[0], null_high=max(span[1], minimum), source=source,
+        passes=above(row["low"], max(span[1], minimum)),
+    )  # fmt: skip
+
+
+def _sufficient() -> Rung:
+    return _rung(
+        "sufficient", "Sufficient",
+        "Put into the twin, what the found heads write makes it comply.",
+        "Held when transplanting the found heads' outputs from this model into its twin lowers the twin's refusal "
+        "log-odds by more than the smallest effect and than every layer-matched random set.",
+        [], {},
+        "That the heads do the same in the twin as here: a transplant takes them out of their context.",
+        "a stage that transplants heads from one model into its twin; this version has none",
+    )  # fmt: skip
+
+
+def _rung(
+    key: str, name: str, claim: str, rule: str, evidence: Sequence[Evidence], reasons: dict[str, str],
+    not_shown: str, fill: str, *, every: bool = False,
+) -> Rung:  # fmt: skip
+    status = decide(evidence, every=every)
+    reason = reasons.get(status, "Not tested by this run.")
+    return Rung(key, name, claim, rule, status, reason, tuple(evidence), not_shown, fill)

@@ -1,0 +1,184 @@
+"""From a run folder to one HTML file: nothing outside it is loaded, and nothing inside it runs but our own script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from verdictscope import provenance
+from verdictscope.report import asked, findings, origin
+from verdictscope.report.compare import comparison
+from verdictscope.report.ladder import climb
+from verdictscope.report.marks import mark
+from verdictscope.report.record import Record
+from verdictscope.report.words import LONGEST, clip, number, visible
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+KNOWN_FIGURES = {
+    "trace": "The score around the end of thinking",
+    "probe_map": "Where refusing can be read",
+    "position_transfer": "Fitted at one place, read at another",
+    "erased_trace": "The trace with harm erased",
+    "heads": "The effect of every head",
+    "ablation": "Without the found heads",
+}
+"""Titles of the figures of a study, in the order of the argument; others follow under their own names."""
+
+
+def write_report(run: Record, out: Path) -> dict[str, Any]:
+    """Write the report of a run.
+
+    Args:
+        run: a run folder, finished or not.
+        out: the HTML file, written whole or not at all.
+
+    Returns:
+        what ``verdictscope report --json`` prints: the file, its size, the missing stages, the rungs.
+    """
+    rungs = climb(run)
+    text = render("report.html", report_context(run) | {"rungs": rungs})
+    provenance.write_text(out, text)
+    return {
+        "report": str(out),
+        "bytes": len(text.encode()),
+        "missing": run.missing,
+        "rungs": [rung.to_dict() for rung in rungs],
+    }
+
+
+def write_comparison(first: Record, second: Record, out: Path) -> dict[str, Any]:
+    """Write two runs side by side.
+
+    Args:
+        first: a run folder, finished or not.
+        second: another.
+        out: the HTML file, written whole or not at all.
+
+    Returns:
+        what ``verdictscope report --json`` prints: the file, its size, missing stages and rungs of each, differences.
+    """
+    compared = comparison(first, second)
+    ladders = [climb(first, second), climb(second, first)]
+    figures = [{f["name"]: f for f in figure_list(run)} for run in (first, second)]
+    names = [*figures[0], *(name for name in figures[1] if name not in figures[0])]
+    context = {
+        "title": f"{first.study.name} and {second.study.name}",
+        "runs": [first, second],
+        "labels": [name for name in compared.names],
+        "compared": compared,
+        "ladders": list(zip(*ladders, strict=True)),
+        "figures": [(next(f[n]["title"] for f in figures if n in f), [f.get(n) for f in figures]) for n in names],
+        "models": [origin.model_table(run) for run in (first, second)],
+        "software": [origin.software_table(run) for run in (first, second)],
+        "commands": [origin.command(run.study) for run in (first, second)],
+        "csp_more": {},
+    }
+    text = render("compare.html", context)
+    provenance.write_text(out, text)
+    return {
+        "report": str(out),
+        "bytes": len(text.encode()),
+        "runs": [
+            {"folder": str(run.folder), "missing": run.missing, "rungs": [r.to_dict() for r in rungs]}
+            for run, rungs in zip((first, second), ladders, strict=True)
+        ],
+        "numbers": [row.to_dict() for row in compared.numbers],
+    }
+
+
+def report_context(run: Record) -> dict[str, Any]:
+    """Everything the template shows, the ladder apart."""
+    tokens, csp = token_view(run)
+    return {
+        "title": run.study.name,
+        "run": run,
+        "study": run.study,
+        "facts": asked.facts(run),
+        "cells": asked.cell_table(run),
+        "unread": asked.unread_table(run),
+        "examples": asked.examples(run),
+        "findings": findings.findings(run),
+        "controls": findings.controls(run),
+        "figures": figure_list(run),
+        "tokens": tokens,
+        "models": origin.model_table(run),
+        "software": origin.software_table(run),
+        "seconds": origin.seconds_table(run),
+        "command": origin.command(run.study),
+        "csp_more": csp,
+    }
+
+
+def figure_list(run: Record) -> list[dict[str, Any]]:
+    """The run's figures as data URIs, known ones first, each with title and caption."""
+    found = run.figures()
+    names = [*(n for n in KNOWN_FIGURES if n in found), *(n for n in found if n not in KNOWN_FIGURES)]
+    return [
+        {
+            "name": name,
+            "key": f"figure-{place}",
+            "title": KNOWN_FIGURES.get(name, name.replace("_", " ")),
+            "known": name in KNOWN_FIGURES,
+            "uri": "data:image/png;base64," + base64.b64encode(found[name][0].read_bytes()).decode("ascii"),
+            "caption": found[name][1],
+        }
+        for place, name in enumerate(names, 1)
+    ]
+
+
+def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
+    """The token view as a sandboxed frame, with the hashes its own script and style need; nothing without its table."""
+    table = run.table("tokens")
+    if table is None:
+        return None, {}
+    from verdictscope import figures
+
+    # The view escapes its own data; the frame has no origin and inherits this page's policy.
+    return Markup(figures.token_view(table).fragment()), figures.TOKEN_VIEW_CSP
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill a template. Every text is escaped and freed of hidden characters; only markup made here is not."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_final,
+    )
+    environment.filters |= {"number": number, "mark": mark, "told": origin.told}
+    css, js = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    more = context.get("csp_more") or {}
+    page = {
+        "css": Markup(css),
+        "js": Markup(js),
+        "csp": policy(css, js, more.get("style-src", ""), more.get("script-src", "")),
+        "version": version("verdictscope"),
+    }
+    return environment.get_template(template).render(**context, **page)
+
+
+def _final(value: Any) -> Any:
+    return visible(clip(value, LONGEST)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def policy(css: str, js: str, more_css: str = "", more_js: str = "") -> str:
+    """The content security policy: this style, this script, embedded images, and nothing else."""
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(css)} {more_css}".rstrip()
+        + f"; script-src {_hash(js)} {more_js}".rstrip()
+        + "; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

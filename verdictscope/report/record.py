@@ -1,0 +1,93 @@
+"""A run folder as it lies on disk, finished or not, read and never written."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verdictscope.errors import InputError
+from verdictscope.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Record:
+    """What a run has left so far.
+
+    Args:
+        folder: a run folder; stages may be missing.
+
+    Raises:
+        InputError: the folder is no run, or its study cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tables: dict[str, pd.DataFrame | None] = {}
+        file = folder / "study.toml"
+        if not file.is_file():
+            raise InputError(f"{folder} is no run folder: it has no study.toml")
+        try:
+            self.study = Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"{file} cannot be read as a study of this version: {error}") from error
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """A table of the run, ``None`` where no stage has written it.
+
+        Raises:
+            InputError: the file is there and is no table.
+        """
+        if name not in self._tables:
+            import pandas as pd
+
+            file = self.folder / f"{name}.parquet"
+            try:
+                self._tables[name] = pd.read_parquet(file) if file.is_file() else None
+            except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
+                raise InputError(f"{file} cannot be read as a table: {error}; run its stage again") from error
+        return self._tables[name]
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run, empty where no stage has written it.
+
+        Raises:
+            InputError: the file is there and holds no JSON object.
+        """
+        file = self.folder / f"{name}.json"
+        if not file.is_file():
+            return {}
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file} is no valid JSON: {error}; run its stage again") from error
+        if not isinstance(data, dict):
+            raise InputError(f"{file} holds no JSON object; run its stage again")
+        return data
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """``provenance.json``, empty before the first stage has ended."""
+        return self.json("provenance")
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages that have not ended, in order; the report itself does not count."""
+        from verdictscope.pipeline import STAGES
+
+        done = self.provenance.get("seconds", {})
+        return [name for name in STAGES if name not in done and name != "report"]
+
+    def figures(self) -> dict[str, tuple[Path, str]]:
+        """Path and caption of every figure that has both, in the order of ``captions.json``."""
+        found = {}
+        for name, caption in self.json("figures/captions").items():
+            file = self.folder / "figures" / f"{name}.png"
+            # A name is a file name of that folder and nothing else: captions are data and may name any path.
+            if Path(name).name == name and file.is_file():
+                found[name] = (file, str(caption))
+        return found
