@@ -136,11 +136,11 @@ def report(
     """Render a run's report anew, or two runs side by side."""
     from verdictscope.report import Record, write_comparison, write_report
 
+    page = out or run_folder / ("report.html" if second is None else "comparison.html")
+    if page.is_dir():
+        raise InputError(f"--out {page} is a folder: give the name of the page")
     first = Record(run_folder)
-    if second is None:
-        made = write_report(first, out or run_folder / "report.html")
-    else:
-        made = write_comparison(first, Record(second), out or run_folder / "comparison.html")
+    made = write_report(first, page) if second is None else write_comparison(first, Record(second), page)
     if as_json:
         from verdictscope.provenance import finite
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -218,11 +219,16 @@ def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _to_toml(data: dict[str, Any], prefix: str = "") -> str:
-    lines = [f"{key} = {_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
     for key, value in data.items():
         if isinstance(value, dict):
             lines += ["", f"[{prefix}{key}]", _to_toml(value, f"{prefix}{key}.").rstrip("\n")]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _key(key: str) -> str:
+    """A column of the prompts may have any name; TOML wants all but the plainest in quotes."""
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _value(key)
 
 
 def _value(value: Any) -> str:

@@ -33,12 +33,10 @@ def hostile(text: str) -> Change:
 
 
 def _fill(made: dict[str, Any], text: str) -> None:
-    study = made["study"]
-    # TOML holds no lone NUL and the study's own writer escapes the rest.
-    made["study"] = study.model_copy(
-        update={"name": text, "question": text, "model": text, "twin": text, "revision": text}
-        | {"prompts": study.prompts.model_copy(update={"file": text, "target": {text: text}, "control": {"harm": text}})}
-    )
+    study, word = made["study"], text[:9999]
+    prompts = study.prompts.model_copy(update={"file": word, "target": {word: word}, "control": {"harm": word}})
+    words = dict.fromkeys(("name", "question", "model", "twin", "revision"), word)
+    made["study"] = study.model_copy(update=words | {"prompts": prompts})
     table = rollouts()
     table[["prompt_text", "thinking_text", "answer_text"]] = text if len(text) < 9999 else "long"
     # A megabyte is held by the rollout that is shown first, not by each of them.
@@ -51,7 +49,9 @@ def _fill(made: dict[str, Any], text: str) -> None:
         renamed = labels["prompt"] + text[:2000]
         made[name] = labels.assign(prompt=renamed, rollout=renamed + "/0", group=labels["group"] + text[:2000])
     made["cliff"]["reason"] = made["ablation"]["heads"] = text[:9999]
-    made["captions"] = {"trace": text, text: text, "novel": text}
+    # No file can be named with a slash or a NUL, nor at any length.
+    name = text.replace("/", "|").replace("\0", "|")[:60]
+    made["captions"] = {"trace": text, name: text, "novel": text, "../" + text[:9999]: text}
     state = made["provenance"]
     state["commit"] = text
     state["versions"] = {"python": text, text: text}

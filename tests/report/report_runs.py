@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,10 @@ def labels() -> pd.DataFrame:
         for g in range(GROUPS):
             for harm in (True, False):
                 refused = (harm and (arm == "twin" or g % 4 == 0)) or (not harm and g % 4 == 1)
+                cell = f"harm{'ful' if harm else 'less'}_{'refused' if refused else 'complied'}"
                 rows.append({
                     "arm": arm, "rollout": f"p{g}-{harm}/0", "prompt": f"p{g}-{harm}", "group": f"g{g}", "harm": harm,
-                    "refused": refused, "cell": f"harm{'ful' if harm else 'less'}_{'refused' if refused else 'complied'}",
+                    "refused": refused, "cell": cell,
                     "target": harm, "control": not harm, "finish": "stop", "part": "test" if g % 2 else "train",
                 })  # fmt: skip
     table = pd.DataFrame(rows)
@@ -96,9 +99,8 @@ def labels_ablated() -> pd.DataFrame:
 
 def rollouts(text: str = "do") -> pd.DataFrame:
     table = labels()[["arm", "rollout", "prompt", "group"]]
-    return table.assign(
-        prompt_text=f"please {text} " + table["prompt"], thinking_text="the user asks. ", answer_text="sure, here it is."
-    )
+    shown = f"please {text} " + table["prompt"]
+    return table.assign(prompt_text=shown, thinking_text="the user asks. ", answer_text="sure, here it is.")
 
 
 def cliff() -> pd.DataFrame:
@@ -167,16 +169,19 @@ def write_run(folder: Path, change: Change | None = None) -> Path:
         if data is not None:
             (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
     for name in captions or {}:
-        if Path(name).name == name and len(name) < 100:
-            draw(folder / "figures" / f"{name}.png")
+        if "/" not in name:
+            (folder / "figures" / f"{name}.png").write_bytes(png())
     for name, table in made.items():
         if table is not None:
             table.to_parquet(folder / f"{name}.parquet", index=False)
     return folder
 
 
-def draw(path: Path) -> None:
+@cache
+def png() -> bytes:
     figure = Figure(figsize=(4, 2))
     FigureCanvasAgg(figure)
     figure.add_subplot().plot([0, 1, 0])
-    figure.savefig(path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -7,23 +7,22 @@ import hashlib
 import json
 import re
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hostile import ATTACKS, hostile, plain
-from report_runs import write_run
+from report_runs import png, write_run
 
+from verdictscope.cli import main
 from verdictscope.errors import InputError
 from verdictscope.pipeline import STAGES
 from verdictscope.report import Record, write_comparison, write_report
 from verdictscope.report.origin import command, differences
 from verdictscope.study import read_study
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Skeleton(HTMLParser):
@@ -96,7 +95,7 @@ def test_hostile_data_changes_nothing_but_text(tmp_path: Path, name: str) -> Non
     assert Skeleton(attacked).tags == Skeleton(harmless).tags
     assert Skeleton(attacked).text != Skeleton(harmless).text
     assert "\u202e" not in attacked
-    assert len(attacked) < 2 * len(harmless) + 200_000
+    assert len(attacked) < 1_000_000  # a megabyte of text in dozens of places is clipped in each
 
 
 def test_hostile_data_changes_nothing_but_text_side_by_side(tmp_path: Path) -> None:
@@ -122,6 +121,8 @@ def test_figures_come_with_titles_and_captions_known_ones_first(page: str) -> No
     assert titles == ["The score around the end of thinking", "novel"]
     assert page.index("More figures") > page.index(titles[0])
     assert "A figure nobody foresaw." in page
+    images = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
+    assert [base64.b64decode(image) for image in images] == [png(), png()]
 
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s != "report"])
@@ -139,7 +140,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path: Path, stage: str) -> N
 
     text = page_of(write_run(tmp_path / "run", stopped))
     assert f"Missing stages: {', '.join(missing)}" in text
-    assert "nan" not in re.sub(r"base64,[^\"]*", "", text).replace("provenance", "")
+    assert not re.search(r"\bnan\b|None", " ".join(Skeleton(text).text))
 
 
 def test_a_finished_run_does_not_say_it_is_not(page: str) -> None:
@@ -156,7 +157,8 @@ def test_a_damaged_table_is_named(tmp_path: Path, damage: bytes) -> None:
 
 def test_unread_and_cut_off_rollouts_are_counted(page: str) -> None:
     assert re.search(r'<th scope="row">model under study</th><td>80</td><td>1</td><td>1</td>', page)
-    assert "Of 39 target requests whose answer could be read, the model refused 10 and complied with 29; 1 could" in page
+    told = "Of 39 target requests whose answer could be read, the model refused 10 and complied with 29; 1 could not"
+    assert told in page
 
 
 @pytest.mark.parametrize(
@@ -186,25 +188,42 @@ def test_where_no_command_leads_the_study_itself_is_given(tmp_path: Path, change
     assert "verdictscope run study.toml" in text
 
 
-def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "verdictscope", "report", *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["verdictscope", "report", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     first, second = (write_run(tmp_path / name) for name in ("first", "second"))
-    done = call(first, "--json")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    code, out, err = call(first, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
     assert told["missing"] == []
     assert [rung["status"] for rung in told["rungs"]][:2] == ["held", "held"]
     assert Path(told["report"]).stat().st_size == told["bytes"] < 5e6
-    done = call(first, second, "--out", tmp_path / "both.html")
-    assert done.returncode == 0, done.stderr
+    code, out, _ = call(first, second, "--out", tmp_path / "both.html")
+    assert code == 0
+    assert "both.html" in out
     assert (tmp_path / "both.html").is_file()
+
+
+def test_wrong_input_is_one_line_and_exit_2(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    first = write_run(tmp_path / "first")
     for wrong, says in (((tmp_path,), "no run folder"), ((first, tmp_path), "no run folder"),
                         ((first, "--out", tmp_path), "is a folder")):  # fmt: skip
-        done = call(*wrong)
-        assert done.returncode == 2
-        assert says in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        code, out, err = call(*wrong)
+        assert (code, out) == (2, "")
+        assert says in err
+        assert len(err.strip().splitlines()) == 1

@@ -127,7 +127,7 @@ def figure_list(run: Record) -> list[dict[str, Any]]:
             "key": f"figure-{place}",
             "title": KNOWN_FIGURES.get(name, name.replace("_", " ")),
             "known": name in KNOWN_FIGURES,
-            "uri": "data:image/png;base64," + base64.b64encode(found[name][0].read_bytes()).decode("ascii"),
+            "uri": Markup("data:image/png;base64,") + base64.b64encode(found[name][0].read_bytes()).decode("ascii"),
             "caption": found[name][1],
         }
         for place, name in enumerate(names, 1)

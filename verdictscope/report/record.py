@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verdictscope.claim import read_held
 from verdictscope.errors import InputError
 from verdictscope.study import Study
 
@@ -31,10 +31,7 @@ class Record:
         file = folder / "study.toml"
         if not file.is_file():
             raise InputError(f"{folder} is no run folder: it has no study.toml")
-        try:
-            self.study = Study.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"{file} cannot be read as a study of this version: {error}") from error
+        self.study: Study = read_held(file)
 
     def table(self, name: str) -> pd.DataFrame | None:
         """A table of the run, ``None`` where no stage has written it.
@@ -84,10 +81,7 @@ class Record:
 
     def figures(self) -> dict[str, tuple[Path, str]]:
         """Path and caption of every figure that has both, in the order of ``captions.json``."""
-        found = {}
-        for name, caption in self.json("figures/captions").items():
-            file = self.folder / "figures" / f"{name}.png"
-            # A name is a file name of that folder and nothing else: captions are data and may name any path.
-            if Path(name).name == name and file.is_file():
-                found[name] = (file, str(caption))
-        return found
+        # A figure is a file that lies in that folder: captions are data, and their names may be any text or path.
+        there = {file.stem: file for file in (self.folder / "figures").glob("*.png")}
+        captions = self.json("figures/captions")
+        return {name: (there[name], str(caption)) for name, caption in captions.items() if name in there}

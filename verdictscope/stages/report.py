@@ -9,3 +9,4 @@ from verdictscope.run import Run
 def run_report(run: Run) -> None:
     """Write ``report.html`` from the tables and figures of the run."""
     write_report(Record(run.out), run.out / "report.html")
+    run.made("report.html")
