@@ -173,7 +173,7 @@ def of_base(base: str, rollout: Rollout) -> Int[np.ndarray, " pos"]:
 def _answer_run(rollout: Rollout) -> list[Span]:
     """The last unbroken run of answer and verdict spans: a verdict token may stand inside the answer."""
     run: list[Span] = []
-    for span in reversed(rollout.spans):
+    for span in reversed(rollout.turn):
         if span.segment in ("answer", "verdict"):
             run.insert(0, span)
         elif run:

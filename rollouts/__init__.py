@@ -3,9 +3,10 @@
 if __name__ != "verdictscope.rollouts":
     raise ImportError("import this room as verdictscope.rollouts: the bare folder name is not a package")
 
+from verdictscope.rollouts.discover import find_markers
 from verdictscope.rollouts.forced import cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
-from verdictscope.rollouts.markers import Markers, find_markers
+from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.pieces import pieces
 from verdictscope.rollouts.prompts import read_prompts
 from verdictscope.rollouts.rollout import SEGMENTS, Finish, Rollout, Sampling, Span

@@ -36,5 +36,6 @@ def cut(rollout: Rollout, length: int) -> Rollout:
         ids=rollout.ids[:length],
         spans=spans,
         n_prompt=min(rollout.n_prompt, length),
+        n_forced=min(rollout.n_forced, max(length - rollout.n_prompt, 0)),
         finish="given",
     )

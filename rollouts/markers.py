@@ -1,28 +1,16 @@
-"""The tokens that open and close thinking, found from a tokenizer and its template, not a model's name."""
+"""The strings that open and close thinking, as token ids, and how one is recognised in a row of tokens."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.templates import renderer
 
 IdString = tuple[int, ...]
 
-_WORD = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
-# how vocabularies write an opener, each with the form of its closer
-_FORMS: tuple[tuple[str, str], ...] = (
-    (rf"<({_WORD})>", r"</\1>"),
-    (rf"\[({_WORD})\]", r"[/\1]"),
-    (rf"<\|(?:begin|start)_of_({_WORD})\|>", r"<|end_of_\1|>"),
-    (rf"<\|({_WORD})_(?:begin|start)\|>", r"<|\1_end|>"),
-    (rf"<\|({_WORD})\|>", r"<|/\1|>"),
-    (rf"◁({_WORD})▷", r"◁/\1▷"),
-)
 # neighbours with which a marker spelled in ordinary tokens can merge
 _BEFORE = ("", "\n", "\n\n", " ", "a", ".", ".\n", "!", "?", ")")
 _AFTER = ("", "\n", "\n\n", "\n\n\n", " ", "A")
@@ -30,16 +18,24 @@ _AFTER = ("", "\n", "\n\n", "\n\n\n", " ", "A")
 
 @dataclass(frozen=True, slots=True)
 class Markers:
-    """What opens and closes thinking, as token ids.
+    """What opens and closes thinking, and what may open and close the answer, as token ids.
 
     Attributes:
         opener: id-strings, any of which opens a block. One, where the opener is a token of its own; several,
             where it is spelled in ordinary tokens that merge with their neighbours.
         closer: id-strings, any of which closes it.
+        answer_opener: id-strings that may stand between closer and answer (``<answer>``,
+            ``<|START_RESPONSE|>``), or in front of an answer without thinking (gpt-oss's final channel).
+        answer_closer: id-strings that may end the answer.
+        spelled: (side, text) of the sides that are ordinary tokens and merge with any neighbour: they are
+            recognised by their text as well.
     """
 
     opener: tuple[IdString, ...]
     closer: tuple[IdString, ...]
+    answer_opener: tuple[IdString, ...] = ()
+    answer_closer: tuple[IdString, ...] = ()
+    spelled: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not all(self.opener) or not all(self.closer) or not self.opener or not self.closer:
@@ -48,14 +44,38 @@ class Markers:
             raise InputError("opener and closer of the thinking are the same tokens: name two different markers")
 
     @classmethod
-    def from_text(cls, tokenizer: PreTrainedTokenizerBase, opener: str, closer: str) -> Markers:
-        """Markers named by hand, for example ``Markers.from_text(tokenizer, "<think>", "</think>")``."""
-        return cls(_id_strings(tokenizer, opener), _id_strings(tokenizer, closer))
+    def from_text(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        opener: str,
+        closer: str,
+        answer_opener: str | None = None,
+        answer_closer: str | None = None,
+    ) -> Markers:
+        """Markers named by hand, for example ``Markers.from_text(tokenizer, "<think>", "</think>")``.
+
+        Args:
+            tokenizer: the tokenizer that will write them.
+            opener: what opens thinking; whitespace around it is ignored.
+            closer: what closes it.
+            answer_opener: what may stand between the closer and the answer.
+            answer_closer: what may end the answer.
+
+        Raises:
+            InputError: the tokenizer cannot write one of them.
+        """
+        texts = {"opener": opener, "closer": closer, "answer_opener": answer_opener, "answer_closer": answer_closer}
+        named = {side: text.strip() for side, text in texts.items() if text and text.strip()}
+        if not {"opener", "closer"} <= named.keys():
+            raise InputError("thinking markers need at least one token each: name both an opener and a closer")
+        ids = {side: _id_strings(tokenizer, text) for side, text in named.items()}
+        own = set(tokenizer.added_tokens_decoder)
+        merging = tuple((s, named[s]) for s, strings in ids.items() if not {strings[0][0], strings[0][-1]} <= own)
+        return cls(**ids, spelled=merging)
 
 
 def _id_strings(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[IdString, ...]:
     """Every token string that covers ``text`` between common neighbours, the most frequent spelling first."""
-    text = text.strip()
     found: dict[IdString, None] = {}
     for before in _BEFORE:
         for after in _AFTER:
@@ -75,71 +95,42 @@ def _id_strings(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[IdString
     return tuple(found)
 
 
-def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The thinking markers of a tokenizer, or ``None`` where it has none.
+class Reader:
+    """Tokens as text, and markers in a row of tokens."""
 
-    Looked for, in this order: what the chat template prints around a message's reasoning; an added token of
-    the vocabulary with its counterpart (``<think>``/``</think>``, ``[THINK]``/``[/THINK]``, ...); a tag the
-    template writes although the vocabulary has no token for it.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
 
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-    """
-    return _from_reasoning(tokenizer) or _from_added_tokens(tokenizer) or _from_template_text(tokenizer)
+    def text(self, token: int) -> str:
+        """One token as text. SentencePiece decoders drop a leading space, so that is read from the piece."""
+        if token not in self._texts:
+            text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+            piece = str(self.tokenizer.convert_ids_to_tokens(token) or "")
+            spaces = len(piece) - len(piece.lstrip("▁"))
+            self._texts[token] = " " * (spaces - (len(text) - len(text.lstrip(" ")))) + text if spaces else text
+        return self._texts[token]
 
+    def blank(self, token: int) -> bool:
+        """Whether a token is whitespace and nothing else."""
+        text = self.text(token)
+        return bool(text) and not text.strip()
 
-def _from_reasoning(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """What stands before and after a message's ``reasoning_content`` where the template prints that field."""
-    ask, reason, answer = "Vask", "Vreason", "Vanswer"
-    question = {"role": "user", "content": ask}
-    turn = {"role": "assistant", "content": answer, "reasoning_content": reason, "thinking": reason}
-    try:
-        render = renderer(tokenizer)
-        text, plain = render([question, turn], False), render([question], True)
-    except InputError:  # a template that refuses the probe says nothing about its markers
-        return None
-    if text.count(reason) != 1 or text.count(answer) != 1 or text.index(reason) > text.index(answer):
-        return None
-    before, rest = text.split(reason)
-    closer = rest.split(answer)[0].strip()
-    # the header of the assistant turn is what the generation prompt and this rendering share
-    shared = next((k for k, (x, y) in enumerate(zip(before, plain, strict=False)) if x != y), None)
-    opener = before[shared if shared is not None else min(len(before), len(plain)) :].strip()
-    if not opener:  # the generation prompt holds the opener already: it is the last tag
-        tags = re.findall(r"\S+", before)
-        opener = tags[-1] if tags else ""
-        opener = opener[max(opener.rfind("<"), opener.rfind("["), 0) :]
-    if not opener or not closer:
-        return None
-    try:
-        return Markers.from_text(tokenizer, opener, closer)
-    except InputError:
-        return None
+    def match(self, markers: Markers | None, side: str, ids: Sequence[int], at: int, stop: int) -> int:
+        """Tokens of the longest marker of that side that begins in token ``at`` and ends before ``stop``, or 0."""
+        if markers is None or at >= stop:
+            return 0
+        strings: tuple[IdString, ...] = getattr(markers, side)
+        sizes = [len(s) for s in strings if tuple(ids[at : min(at + len(s), stop)]) == s]
+        sizes += [self._spelled(text, ids, at, stop) for name, text in markers.spelled if name == side]
+        return max(sizes, default=0)
 
-
-def _pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Openers among ``texts`` whose counterpart is there too."""
-    known = set(texts)
-    found = []
-    for text in texts:
-        for form, counterpart in _FORMS:
-            match = re.fullmatch(form, text, flags=re.IGNORECASE)
-            if match and (closer := match.expand(counterpart)) in known:
-                found.append((text, closer))
-    return found
-
-
-def _from_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    by_text = {str(token): i for i, token in sorted(tokenizer.added_tokens_decoder.items())}
-    pairs = _pairs(list(by_text))
-    template = getattr(tokenizer, "chat_template", None) or ""
-    # of several, the one the template speaks of
-    pairs.sort(key=lambda pair: pair[1] not in str(template))
-    return Markers(((by_text[pairs[0][0]],),), ((by_text[pairs[0][1]],),)) if pairs else None
-
-
-def _from_template_text(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    template = str(getattr(tokenizer, "chat_template", None) or "")
-    tags = sorted(set(re.findall(rf"</?{_WORD}>|\[/?{_WORD}\]", template, flags=re.IGNORECASE)))
-    pairs = _pairs(tags)
-    return Markers.from_text(tokenizer, *pairs[0]) if pairs else None
+    def _spelled(self, text: str, ids: Sequence[int], at: int, stop: int) -> int:
+        first = self.text(ids[at])
+        for begin in (k for k, char in enumerate(first) if char == text[0]):
+            read, end = first[begin:], at + 1
+            while end < stop and len(read) < len(text) and text.startswith(read):
+                read, end = read + self.text(ids[end]), end + 1
+            if read.startswith(text):
+                return end - at
+        return 0

@@ -62,6 +62,7 @@ class Rollout:
         ids: every token id shown and written, in order.
         spans: segments; they partition ``range(len(ids))``.
         n_prompt: number of leading tokens the model was shown; the rest it wrote.
+        n_forced: number of tokens after the prompt that were put into the model's mouth (:mod:`forced`).
         finish: why it ended.
         sampling: how the written tokens were drawn, ``None`` when they were given.
         engine: what drew them.
@@ -77,6 +78,7 @@ class Rollout:
     sampling: Sampling | None = None
     engine: str = "given"
     tags: Mapping[str, Any] = field(default_factory=dict)
+    n_forced: int = 0
 
     def __post_init__(self) -> None:
         at = 0
@@ -88,13 +90,26 @@ class Rollout:
             raise ValueError(f"rollout {self.id}: spans end at {at}, the ids at {len(self.ids)}")
         if not 0 < self.n_prompt <= len(self.ids):
             raise ValueError(f"rollout {self.id}: n_prompt {self.n_prompt} of {len(self.ids)} tokens")
+        if not 0 <= self.n_forced <= len(self.ids) - self.n_prompt:
+            raise ValueError(f"rollout {self.id}: n_forced {self.n_forced} of {len(self.ids) - self.n_prompt} tokens")
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def turn(self) -> tuple[Span, ...]:
+        """The spans of the turn under study: those after the last system or user message.
+
+        What the model is shown of its earlier turns is thinking and answer too, but a rollout whose thinking was cut
+        off has no answer, whatever stood in an earlier one.
+        """
+        messages = [k for k, s in enumerate(self.spans) if s.segment in ("system", "user")]
+        return self.spans[messages[-1] + 1 :] if messages else self.spans
+
     def span(self, segment: str) -> Span | None:
-        """The last span of that name, or ``None``: later turns are the ones under study."""
-        return next((s for s in reversed(self.spans) if s.segment == segment), None)
+        """The last span of that name, or ``None``; what a model writes is looked for in the turn under study alone."""
+        spans = self.spans if segment in ("system", "user", "template") else self.turn
+        return next((s for s in reversed(spans) if s.segment == segment), None)
 
     def labels(self) -> list[str]:
         """The segment of every token, as a list as long as ``ids``."""

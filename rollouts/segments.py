@@ -3,9 +3,9 @@
 The opener may stand in the generation prompt (R1, QwQ) or be written by the model (Qwen3); the block may be
 missing, empty, unclosed or repeated. One scan from the generation prompt on handles all of them:
 
-    template    opener, whitespace-only tokens right after it, end-of-turn tokens
+    template    opener, whitespace-only tokens right after it, end-of-turn tokens, a tag that ends the answer
     thinking    everything up to the closer, whitespace right before it included
-    think_end   the closer and every whitespace-only token after it: where the answer is decided
+    think_end   the closer, every whitespace-only token after it and a tag that opens the answer: where it is decided
     answer      the rest of what the model wrote
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.rollouts.markers import IdString, Markers, find_markers
+from verdictscope.rollouts.discover import find_markers, spoken_markers
+from verdictscope.rollouts.markers import Markers, Reader
 from verdictscope.rollouts.rollout import Finish, Rollout, Span
 from verdictscope.rollouts.templates import RenderedPrompt
 
@@ -24,8 +25,8 @@ class Segmenter:
     """Segments rollouts of one tokenizer.
 
     Attributes:
-        markers: what opens and closes thinking; ``None`` where the tokenizer has no such tokens, and then
-            everything the model writes is answer.
+        markers: what opens and closes thinking; ``None`` where neither tokenizer nor template knows any. Then
+            a rollout that begins with an opening tag of its own is read by that tag, and any other is all answer.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Segmenter:
             ends: tokens that end a turn, beside the tokenizer's special ones.
         """
         self.markers = markers if markers is not None else find_markers(tokenizer)
-        self._tokenizer = tokenizer
-        self._texts: dict[int, str] = {}
-        sides = (self.markers.opener, self.markers.closer) if self.markers else ()
+        self.reader = Reader(tokenizer)
+        m = self.markers
+        sides = (m.opener, m.closer, m.answer_opener, m.answer_closer) if m else ()
         own = {i for side in sides for string in side for i in string}
         # some vocabularies flag the thinking tokens as special; they end no turn, and an unknown word is content
         self._ends = (frozenset(tokenizer.all_special_ids) | ends) - own - {tokenizer.unk_token_id}
@@ -77,28 +78,17 @@ class Segmenter:
         messages_end = max((s.stop for s in prompt_spans if s.segment != "template"), default=0)
         start = max(min(generation_start, n_prompt), messages_end)
         stop = self._end_of_turn(ids, n_prompt)
-        tail = _Scan(self, ids, start, n_prompt, stop, finish).labels() + ["template"] * (len(ids) - stop)
+        markers = self.markers or spoken_markers(self.reader.tokenizer, ids[n_prompt:])
+        tail = _Scan(self.reader, markers, ids, start, n_prompt, stop, finish).labels()
+        tail += ["template"] * (len(ids) - stop)
         spans = [s for s in prompt_spans if s.stop <= start]
         spans += [Span(s.segment, s.start, start) for s in prompt_spans if s.start < start < s.stop]
         return _join(spans, tail, start)
 
-    def text(self, token: int) -> str:
-        """One token as text; a lone leading-space token of SentencePiece vocabularies is a space."""
-        if token not in self._texts:
-            text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
-            piece = str(self._tokenizer.convert_ids_to_tokens(token) or "")
-            self._texts[token] = " " if not text and piece and not piece.strip("▁ ") else text
-        return self._texts[token]
-
-    def blank(self, token: int) -> bool:
-        """Whether a token is whitespace and nothing else."""
-        text = self.text(token)
-        return bool(text) and not text.strip()
-
     def _end_of_turn(self, ids: Sequence[int], n_prompt: int) -> int:
         """First of the trailing end-of-turn tokens (with the newline a transcript may put after them)."""
         stop = at = len(ids)
-        while at > n_prompt and (ids[at - 1] in self._ends or self.blank(ids[at - 1])):
+        while at > n_prompt and (ids[at - 1] in self._ends or self.reader.blank(ids[at - 1])):
             at -= 1
             if ids[at] in self._ends:
                 stop = at
@@ -109,10 +99,17 @@ class _Scan:
     """One pass over the generation prompt and the written tokens."""
 
     def __init__(
-        self, segmenter: Segmenter, ids: Sequence[int], start: int, n_prompt: int, stop: int, finish: Finish
+        self,
+        reader: Reader,
+        markers: Markers | None,
+        ids: Sequence[int],
+        start: int,
+        n_prompt: int,
+        stop: int,
+        finish: Finish,
     ) -> None:
-        self.seg, self.ids, self.start, self.n_prompt, self.stop = segmenter, ids, start, n_prompt, stop
-        self.finish = finish
+        self.reader, self.markers, self.ids, self.start, self.n_prompt = reader, markers, ids, start, n_prompt
+        self.stop, self.finish = stop, finish
         self.out: list[str] = []
         self.blocks = 0  # opened so far
         self.quoted = False  # a closer was passed over that closed nothing
@@ -124,9 +121,9 @@ class _Scan:
         inside = False
         while at < self.stop:
             if inside:
-                size = self._match("closer", at)
+                size = self._match("closer", at) or self._straddled("closer", at)
                 if size:
-                    at, inside = self._put("think_end", at, size), False
+                    at, inside = self._close(at, size), False
                 else:
                     at = self._put("thinking", at, 1, blanks=False)
             elif self._opens(at):
@@ -136,27 +133,50 @@ class _Scan:
             elif self._closes_unopened(at):
                 shown = min(self.n_prompt - self.start, len(self.out))
                 self.out[shown:] = ["thinking"] * (len(self.out) - shown)
-                at = self._put("think_end", at, self._match("closer", at))
+                at = self._close(at, self._match("closer", at))
                 self.blocks, self.answered = 1, False
+            elif not self.answered and at >= self.n_prompt and (size := self._match("answer_opener", at)):
+                self._blanks_before_are_template()
+                at, self.answered = self._put("template", at, size), True
             else:
-                self.answered |= at >= self.n_prompt and not self.seg.blank(self.ids[at])
+                self.answered |= at >= self.n_prompt and not self.reader.blank(self.ids[at])
                 at = self._put("answer" if at >= self.n_prompt else "template", at, 1, blanks=False)
+        self._answer_closer_is_template()
         return self.out
+
+    def _answer_closer_is_template(self) -> None:
+        """A tag that ends the answer, where it is the last thing written."""
+        last = len(self.out)
+        while last and self.out[last - 1] == "answer" and self.reader.blank(self.ids[self.start + last - 1]):
+            last -= 1
+        for at in range(last - 1, max(last - 16, -1), -1):
+            size = self._match("answer_closer", self.start + at) if self.out[at] == "answer" else 0
+            if size and at + size == last:
+                self.out[at:] = ["template"] * (len(self.out) - at)
+                return
+
+    def _close(self, at: int, size: int) -> int:
+        """The closer, the separator, and a tag that opens the answer with the whitespace after it."""
+        at = self._put("think_end", at, size)
+        size = self._match("answer_opener", at) or self._straddled("answer_opener", at)
+        return self._put("think_end", at, size) if size else at
+
+    def _straddled(self, side: str, at: int) -> int:
+        """Tokens from ``at`` on of a marker that begins in the last token of the marker before (``><``)."""
+        after_marker = at > self.start and self.out[-1] in ("template", "think_end")
+        return max(self._match(side, at - 1) - 1, 0) if after_marker else 0
 
     def _put(self, label: str, at: int, size: int, *, blanks: bool = True) -> int:
         """Label ``size`` tokens and, unless told otherwise, the whitespace-only tokens after them."""
         end = at + size
-        while blanks and end < self.stop and self.seg.blank(self.ids[end]):
+        while blanks and end < self.stop and self.reader.blank(self.ids[end]):
             end += 1
         self.out += [label] * (end - at)
         return end
 
     def _match(self, side: str, at: int) -> int:
         """Tokens of the longest marker that stands at ``at``, 0 where none does."""
-        if self.seg.markers is None:
-            return 0
-        strings: tuple[IdString, ...] = getattr(self.seg.markers, side)
-        return max((len(s) for s in strings if tuple(self.ids[at : min(at + len(s), self.stop)]) == s), default=0)
+        return self.reader.match(self.markers, side, self.ids, at, self.stop)
 
     def _opens(self, at: int) -> bool:
         """Whether a block begins here. After an answer began, a tag inside a line is quoted, and so is one
@@ -165,7 +185,7 @@ class _Scan:
             return False
         if not self.answered:
             return True
-        at_line_start = self.seg.text(self.ids[at - 1]).endswith("\n")
+        at_line_start = self.reader.text(self.ids[at - 1]).endswith("\n")
         closed = any(self._match("closer", k) for k in range(at + 1, self.stop))
         return at_line_start and (closed or self.finish == "length")
 
@@ -179,15 +199,15 @@ class _Scan:
         if at <= self.n_prompt:  # a generation prompt that switches thinking off by closing it (DeepSeek V4)
             return True
         after = at + size
-        beside = self.seg.text(self.ids[after - 1])[-1:] + (
-            self.seg.text(self.ids[after]) if after < self.stop else "\n"
+        beside = self.reader.text(self.ids[after - 1])[-1:] + (
+            self.reader.text(self.ids[after]) if after < self.stop else "\n"
         )
-        self.quoted = "\n" not in beside and not self.seg.text(self.ids[at - 1]).endswith("\n")
+        self.quoted = "\n" not in beside and not self.reader.text(self.ids[at - 1]).endswith("\n")
         return not self.quoted
 
     def _blanks_before_are_template(self) -> None:
         at = len(self.out)
-        while at and self.out[at - 1] == "answer" and self.seg.blank(self.ids[self.start + at - 1]):
+        while at and self.out[at - 1] == "answer" and self.reader.blank(self.ids[self.start + at - 1]):
             at -= 1
             self.out[at] = "template"
 
@@ -217,7 +237,7 @@ def thinking_text(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> str |
 
 def _span_text(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, names: tuple[str, ...]) -> str | None:
     """The last run of spans of these names: a verdict stands inside its answer."""
-    spans = list(rollout.spans)
+    spans = list(rollout.turn)
     while spans and spans[-1].segment not in names:
         spans.pop()
     if not spans:

@@ -41,14 +41,17 @@ SCHEMA = pa.schema(
         ("thinking_text", pa.string()),
         ("answer_text", pa.string()),
         ("prompt_text", pa.string()),
+        ("n_forced", pa.int32()),
     ]
 )
 """Columns of the rollout table (``docs/formats.md``).
 
-``segments`` are the spans; ``tags`` is a JSON object; the four sampling columns are null for given rollouts. The last
-three and ``prompt`` (the rollout's id without its sample number) are for people and never read back.
+``segments`` are the spans; ``tags`` is a JSON object; the four sampling columns are null for given rollouts. The
+text columns and ``prompt`` (the rollout's id without its sample number) are for people and never read back. A table
+without ``n_forced`` (of an earlier release) holds no forced rollouts.
 """
 
+_WIDENED = ("n_forced",)
 _FOR_PEOPLE = ("prompt", "thinking_text", "answer_text", "prompt_text")
 _SAMPLING = {"temperature": "Float64", "top_p": "Float64", "max_new_tokens": "Int64", "seed": "Int64"}
 
@@ -95,6 +98,7 @@ def _row(r: Rollout, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any
         "thinking_text": decoded(thinking_text),
         "answer_text": decoded(answer_text),
         "prompt_text": decoded(_prompt_text),
+        "n_forced": r.n_forced,
     }
 
 
@@ -118,11 +122,11 @@ def from_frame(frame: pd.DataFrame) -> list[Rollout]:
     Raises:
         InputError: a column is missing.
     """
-    needed = [n for n in SCHEMA.names if n not in _FOR_PEOPLE]
-    missing = [n for n in needed if n not in frame.columns]
+    known = [n for n in SCHEMA.names if n not in _FOR_PEOPLE]
+    missing = [n for n in known if n not in frame.columns and n not in _WIDENED]
     if missing:
         raise InputError(f"not a rollout table: column {missing[0]!r} is missing; write it with to_frame")
-    return [_rollout(row) for row in frame[needed].to_dict("records")]
+    return [_rollout(row) for row in frame[[n for n in known if n in frame.columns]].to_dict("records")]
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
@@ -139,6 +143,7 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         else None,
         engine=str(row["engine"]),
         tags=json.loads(row["tags"]),
+        n_forced=int(row.get("n_forced") or 0),
     )
 
 

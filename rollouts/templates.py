@@ -28,6 +28,9 @@ SEGMENT_OF_ROLE: Mapping[str, str] = {
     "assistant": "answer",
 }
 
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
+"""Names under which templates look for a past turn's thinking."""
+
 _NEIGHBOURHOOD = 60
 
 
@@ -88,7 +91,8 @@ def render_messages(
 
     Args:
         tokenizer: a tokenizer with a chat template and offsets (any "fast" tokenizer).
-        messages: turns with ``role`` (system, developer, user or assistant) and ``content``.
+        messages: turns with ``role`` (system, developer, user or assistant) and ``content``; an assistant turn may
+            hold its thinking under one of :data:`REASONING_FIELDS`, which many templates leave out of past turns.
         pinned_date: what templates that print today's date are told.
         template_kwargs: switches of the template.
 
@@ -103,6 +107,7 @@ def render_messages(
         raise InputError(f"role {unknown[0]!r} has no segment: use {', '.join(SEGMENT_OF_ROLE)}")
     text = render(turns, True)
     places = [(*_place(render, text, turns, k), SEGMENT_OF_ROLE[t["role"]]) for k, t in enumerate(turns)]
+    places += _past_thinking(render, text, turns)
     ids, offsets = _encode(tokenizer, text)
     _check_one_bos(tokenizer, ids)
     _check_found(tokenizer, ids, offsets, text, places)
@@ -139,7 +144,8 @@ def renderer(
         ) from None
     if "strftime_now" in template:
         template = _clock(pinned_date) + template
-    switches = {"date_string": pinned_date.strftime("%d %b %Y"), **switches}
+    if pinned_date != PINNED_DATE:  # by default nothing is printed that the template itself would not print
+        switches = {"date_string": pinned_date.strftime("%d %b %Y"), **switches}
 
     def render(messages: Sequence[Mapping[str, str]], generation_prompt: bool) -> str:
         turns = [dict(m) for m in messages]
@@ -162,7 +168,8 @@ def renderer(
 def _clock(day: date) -> str:
     """A macro that hides the global ``strftime_now``: transformers lets templates read the clock, but lets nobody
     pass a function to them, and nothing may be patched. It ends in an expression, after which jinja trims nothing."""
-    steps = "".join(f"|replace('%{c}','{day.strftime('%' + c)}')" for c in "YymdBbAajHMS")
+    codes = [*(f"-{c}" for c in "dmHIMSj"), *"YymdeBbAajHIMSpZzFDTc"]
+    steps = "".join(f"|replace('%{c}','{day.strftime('%' + c)}')" for c in codes)
     return "{%- macro strftime_now(format) -%}{{ format" + steps + " }}{%- endmacro %}{{ '' }}"
 
 
@@ -174,39 +181,60 @@ def _refusal_of(error: Exception, messages: Sequence[Mapping[str, str]]) -> str:
     return f"the chat template refuses this conversation ({reason}): {advice}"
 
 
-def _place(render: Render, text: str, turns: list[dict[str, str]], k: int) -> tuple[int, int]:
-    """Characters [start, stop) of message ``k`` in the rendered text.
+def _place(render: Render, text: str, turns: list[dict[str, str]], k: int, field: str = "content") -> tuple[int, int]:
+    """Characters [start, stop) of a field of message ``k`` in the rendered text.
 
-    The whole of the text outside the message must be the same with the message replaced; then the place is
-    certain, whatever the message quotes. Templates may trim the message, and nothing else.
+    The whole of the text outside the field must be the same with the field replaced; then the place is
+    certain, whatever the field quotes. Templates may trim a message, and of a past answer they may leave out its
+    beginning (thinking written into it), and nothing else.
     """
-    content = turns[k]["content"]
-    sentinel = "Vsentinel"
-    while any(sentinel in t["content"] for t in turns) or sentinel in text:
-        sentinel += "x"
-    other = render([{**t, "content": sentinel} if j == k else t for j, t in enumerate(turns)], True)
+    content, role = turns[k][field], turns[k]["role"]
+    what = f"{role} message" if field == "content" else f"{field} of an {role} message"
+    other, sentinel = _with_sentinel(render, text, turns, k, field)
     pieces = other.split(sentinel)
-    role = turns[k]["role"]
     if len(pieces) != 2:
-        what = "leaves out" if len(pieces) == 1 else "prints more than once"
+        does = "leaves out" if len(pieces) == 1 else "prints more than once"
         raise InputError(
-            f"the chat template {what} the {role} message, near {_near(other, len(pieces[0]))!r}: "
+            f"the chat template {does} the {what}, near {_near(other, len(pieces[0]))!r}: "
             "drop that message or set another chat template"
         )
     before, after = pieces
     if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
         start, stop = len(before), len(text) - len(after)
-        if text[start:stop] in (content, content.strip(), content.lstrip(), content.rstrip()):
+        shown = text[start:stop]
+        if shown in content and (shown.strip() == content.strip() or (role == "assistant" and content.endswith(shown))):
             return start, stop
     # the message changed the template around it (a "/no_think" switch, say): a single occurrence is still
     # certain
     shown = content.strip()
     if shown and text.count(shown) == 1:
         return text.index(shown), text.index(shown) + len(shown)
+    advice = "change the message or set another template"
+    if role == "assistant":
+        advice = f"put its thinking under {REASONING_FIELDS[0]!r} and its answer under 'content'"
     raise InputError(
-        f"cannot place the {role} message {shown[:_NEIGHBOURHOOD]!r} in the rendered template, near "
-        f"{_near(text, len(before))!r}: the template rewrites it; change the message or set another template"
+        f"cannot place the {what} {shown[:_NEIGHBOURHOOD]!r} in the rendered template, near "
+        f"{_near(text, len(before))!r}: the template rewrites it; {advice}"
     )
+
+
+def _with_sentinel(render: Render, text: str, turns: list[dict[str, str]], k: int, field: str) -> tuple[str, str]:
+    """The conversation rendered with one field replaced by a word that stands nowhere else, and the word."""
+    sentinel = "Vsentinel"
+    while any(sentinel in str(value) for t in turns for value in t.values()) or sentinel in text:
+        sentinel += "x"
+    return render([{**t, field: sentinel} if j == k else t for j, t in enumerate(turns)], True), sentinel
+
+
+def _past_thinking(render: Render, text: str, turns: list[dict[str, str]]) -> list[tuple[int, int, str]]:
+    """Places of the thinking of past turns, where the template prints any of it."""
+    found = []
+    for k, turn in enumerate(turns):
+        for field in (f for f in REASONING_FIELDS if turn["role"] == "assistant" and isinstance(turn.get(f), str)):
+            other, sentinel = _with_sentinel(render, text, turns, k, field)
+            if sentinel in other and turn[field].strip():
+                found.append((*_place(render, text, turns, k, field), "thinking"))
+    return found
 
 
 def _near(text: str, at: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ O200K_SPLIT = "|".join(
 )
 SIZE = 30_000
 """Ranks kept: any number of first ranks is a byte-pair vocabulary itself, and a short one loads in a second."""
+
+SMALL = 10_000
+"""The same for tests that load dozens of tokenizers: everything that merges around a tag has a lower rank."""
 
 R1 = ["<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<|EOT|>"]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -59,7 +63,7 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 @functools.cache
-def _ranks(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _ranks(file: str, size: int = SIZE) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a tiktoken file: a merge for every split of a token into two tokens, by rank."""
     path = DATA / "vocabs" / file
     if not path.is_file():
@@ -68,7 +72,7 @@ def _ranks(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     vocab: dict[str, int] = {}
     for line in path.read_bytes().splitlines():
         token, rank = line.split()
-        if int(rank) >= SIZE:
+        if int(rank) >= size:
             break
         vocab["".join(alphabet[b] for b in base64.b64decode(token))] = int(rank)
     merges = []
@@ -80,8 +84,8 @@ def _ranks(file: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 @functools.cache
-def _inner(file: str, split: str, nfc: bool) -> str:
-    vocab, merges = _ranks(file)
+def _inner(file: str, split: str, nfc: bool, size: int = SIZE) -> str:
+    vocab, merges = _ranks(file, size)
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
     if nfc:
         inner.normalizer = normalizers.NFC()
@@ -97,16 +101,60 @@ def _inner(file: str, split: str, nfc: bool) -> str:
 
 @functools.cache
 def _loaded(base: str) -> PreTrainedTokenizerFast:
-    files = {
-        "qwen": ("qwen.tiktoken", QWEN_SPLIT, True),
-        "llama3": ("llama3_tokenizer.model", LLAMA3_SPLIT, False),
-        "o200k": ("o200k_base.tiktoken", O200K_SPLIT, False),
-    }
-    inner = Tokenizer.from_str(_inner(*files[base]))
+    inner = Tokenizer.from_str(_inner(*BASES[base]))
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED[base]])
     # as in Qwen3 and R1 the thinking tags are tokens but not special ones
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False)
+
+
+@functools.cache
+def _sentencepiece() -> str:
+    """The SentencePiece vocabulary as its models load it: byte-pair merges, bytes for what is unknown, ``▁`` for spaces."""
+    from transformers.convert_slow_tokenizer import SentencePieceExtractor
+
+    path = DATA / "vocabs" / "mistral_instruct_tokenizer_240323.model.v3"
+    if not path.is_file():
+        pytest.skip(f"no shared data at {DATA}")
+    parts = SentencePieceExtractor(str(path)).extract(None)
+    inner = Tokenizer(
+        models.BPE(vocab=parts["vocab"], merges=parts["merges"], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+    return inner.to_str()
+
+
+BASES = {
+    "qwen": ("qwen.tiktoken", QWEN_SPLIT, True),
+    "llama3": ("llama3_tokenizer.model", LLAMA3_SPLIT, False),
+    "o200k": ("o200k_base.tiktoken", O200K_SPLIT, False),
+}
+
+
+def build(
+    base: str, chat: str, eos: str, bos: str | None = None, special: Iterable[str] = (), plain: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer over a real vocabulary, with a chat template and the added tokens that template needs.
+
+    Args:
+        base: qwen, llama3, o200k or mistral.
+        chat: text of the template.
+        eos: end-of-turn token.
+        bos: beginning-of-sequence token.
+        special: added tokens flagged special.
+        plain: added tokens that are not.
+    """
+    inner = Tokenizer.from_str(_sentencepiece() if base == "mistral" else _inner(*BASES[base], SMALL))
+    ends = [t for t in (eos, bos) if t]
+    inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*ends, *special]])
+    inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, clean_up_tokenization_spaces=False, chat_template=chat, eos_token=eos, bos_token=bos
+    )
 
 
 def tokenizer(chat: str, base: str, eos: str, bos: str | None = None) -> PreTrainedTokenizerFast:
