@@ -110,7 +110,7 @@ def _loaded(base: str) -> PreTrainedTokenizerFast:
 
 @functools.cache
 def _sentencepiece() -> str:
-    """The SentencePiece vocabulary as its models load it: byte-pair merges, bytes for what is unknown, ``▁`` for spaces."""
+    """The SentencePiece vocabulary as its models load it: byte-pair merges, byte fallback, ``▁`` for spaces."""
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
     path = DATA / "vocabs" / "mistral_instruct_tokenizer_240323.model.v3"
