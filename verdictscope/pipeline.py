@@ -13,7 +13,7 @@ from verdictscope.errors import InputError
 from verdictscope.run import Run
 from verdictscope.study import Study
 
-STAGES = ("rollouts", "collect", "probe", "trace", "heads", "ablate", "summary", "figures", "report")
+STAGES = ("rollouts", "collect", "probe", "trace", "heads", "ablate", "tokens", "summary", "figures", "report")
 """Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
 
 

@@ -104,6 +104,12 @@ class Ablation(_Section):
         return self
 
 
+class Tokens(_Section):
+    """Which rollouts are read token by token."""
+
+    per_cell: int = Field(3, ge=1)
+
+
 class Study(_Section):
     """One question asked of one model. The file is the record: every default is written out beside the results."""
 
@@ -128,6 +134,7 @@ class Study(_Section):
     trace: Trace = Trace()
     heads: Heads = Heads()
     ablation: Ablation = Ablation()
+    tokens: Tokens = Tokens()
 
     def to_toml(self) -> str:
         """The study with every default written out; reading it back gives an equal study."""

@@ -65,7 +65,13 @@
     draw();
     say();
   };
+  let due = false;
   const draw = () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => { due = false; paint(); });
+  };
+  const paint = () => {
     const wide = strip.clientWidth, high = 60, ratio = window.devicePixelRatio || 1, n = tokens.length;
     if (!wide) return;
     strip.width = wide * ratio;
@@ -75,13 +81,21 @@
     const dark = getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)";
     pen.fillStyle = style.getPropertyValue("--line");
     pen.fillRect(0, middle, wide, 1);
-    const each = wide / n, thick = Math.max(1, each - (each > 4 ? 1 : 0));
+    const each = wide / n, thick = Math.max(1, each - (each > 4 ? 1 : 0)), fits = Math.min(1, each);
+    let strongest = null, column = -1;  // of tokens that share a pixel the strongest is drawn
+    const bar = () => {
+      if (strongest === null) return;
+      pen.fillStyle = strongest < 0 ? (dark ? "#e0765c" : "#c8553d") : dark ? "#6aa9d8" : "#2f78b4";
+      pen.fillRect(column * Math.max(each, 1), strongest < 0 ? middle : middle - strongest * reach, thick, Math.max(1, Math.abs(strongest) * reach));
+      strongest = null;
+    };
     for (let i = 0; i < n; i++) {
-      if (Number.isNaN(scores[i])) continue;
+      const here = Math.floor(i * fits + 1e-9);
+      if (here !== column) { bar(); column = here; }
       const share = Math.max(-1, Math.min(1, (scores[i] - r.centre) / r.limit));
-      pen.fillStyle = share < 0 ? (dark ? "#e0765c" : "#c8553d") : dark ? "#6aa9d8" : "#2f78b4";
-      pen.fillRect(i * each, share < 0 ? middle : middle - share * reach, thick, Math.max(1, Math.abs(share) * reach));
+      if (!Number.isNaN(share) && (strongest === null || Math.abs(share) > Math.abs(strongest))) strongest = share;
     }
+    bar();
     pen.font = "10px system-ui, sans-serif";
     let free = 0;
     for (const [name, start] of rollout().runs) {
@@ -99,7 +113,7 @@
   };
   const say = () => {
     now.textContent = at.token < 0 ? "Choose a token: click one, or press → or e." :
-      `${reading(at.token)} (${readout().name}${readout().layers[at.layer] === null ? "" : ", layer " + readout().layers[at.layer]}) · ${place(at.token)} · ${JSON.stringify(tokens[at.token].textContent.slice(0, 60)).slice(1, -1)}`;
+      `${reading(at.token)} (${readout().name}${readout().layers[at.layer] === null ? "" : ", layer " + readout().layers[at.layer]}) · ${place(at.token)} · “${tokens[at.token].textContent.slice(0, 60).replaceAll("\n", "")}”`;
   };
 
   // ---- moving

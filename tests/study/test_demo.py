@@ -123,6 +123,29 @@ def test_attribution_sums_to_the_logit(run: Path) -> None:
         assert shares.sum() == pytest.approx(by["logit"], abs=1e-4)
 
 
+def test_tokens_are_read_by_every_layer_and_agree_with_the_traces(run: Path) -> None:
+    tokens, trace, labels = (pd.read_parquet(run / f"{name}.parquet") for name in ("tokens", "trace", "labels"))
+    layer = json.loads((run / "readouts.json").read_text())["probe"]["layer"]
+    keys = ["arm", "rollout", "pos"]
+    mine = tokens[(tokens["readout"] == "probe") & (tokens["layer"] == layer)]
+    mine = mine.merge(trace, on=keys, suffixes=("", "_t"))
+    assert set(mine["arm"]) == {"base", "ablated_fixed"}
+    assert len(mine) == len(tokens[keys].drop_duplicates())
+    # other batch-mates, another padding: equal to the noise floor of float32
+    assert (mine["score"] - mine["score_t"]).abs().max() <= 1e-4 * mine["score"].abs().max()
+    assert set(tokens.loc[tokens["readout"] == "probe", "layer"]) == set(range(6))
+    rollouts = pd.read_parquet(run / "rollouts.parquet").query("arm == 'base'").set_index("rollout")
+    for key, of_one in tokens[tokens["readout"] == "refusal"].groupby(["arm", "rollout"]):
+        written = rollouts.loc[key[1]]
+        assert of_one["token_id"].tolist() == list(written["ids"])
+        assert "".join(of_one["token"]).startswith(written["prompt_text"])
+    shown = tokens[tokens["arm"] == "base"].drop_duplicates("rollout")
+    test = labels[(labels["arm"] == "base") & (labels["part"] == "test")]
+    for key, of_cell in test.groupby(["cell", "target"]):
+        same = shown[(shown["cell"] == key[0]) & (shown["target"] == key[1])]["rollout"]
+        assert sorted(same) == sorted(of_cell["rollout"].head(3))
+
+
 def test_a_second_call_does_nothing_twice(run: Path, prompts: Path) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in run.glob("*.parquet")}
     again = run_study(small(prompts), run)

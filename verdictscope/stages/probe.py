@@ -20,7 +20,7 @@ SITE = "resid_post"
 
 
 def run_probe(run: Run) -> None:
-    """Write ``probe.parquet``, ``probe_map.parquet``, ``readouts.json`` and ``probe.json``."""
+    """Write ``probe.parquet``, ``probe_map.parquet``, ``layer_probes.json``, ``readouts.json`` and ``probe.json``."""
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         layers = store.layers(SITE)
@@ -41,6 +41,7 @@ def run_probe(run: Run) -> None:
             )  # fmt: skip
         run.write("probe", swept.to_frame())
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
+        run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
     labels = run.study.labels
     readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
     run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})

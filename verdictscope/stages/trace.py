@@ -61,16 +61,24 @@ def write_traces(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> None:
 
     The anchors are fitted once, on the training part of the model under study, and read every arm.
     """
-    section = run.study.trace
-    window = (-section.window, AFTER)
-    base = trace[trace["arm"] == "base"]
-    complied, refused = anchor_rollouts(labels[labels["arm"] == "base"])
-    anchors = Anchors.fit(base, complied, refused, m=section.plateau, window=window, seed=run.study.seed)
+    anchors = fit_anchors(run, trace, labels)
     facts = labels[["arm", "rollout", "part", "cell", "target"]]
     test = trace.merge(facts[facts["part"] == "test"], on=["arm", "rollout"], how="inner")
     run.write("trace", trace)
-    run.write("trace_mean", mean_traces(run, test, anchors, window))
+    run.write("trace_mean", mean_traces(run, test, anchors, drawn(run)))
     run.write("cliff", cliffs(test, anchors))
+
+
+def fit_anchors(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> Anchors:
+    """The anchors: what complied and refused rollouts of the base arm's training part score at each position."""
+    complied, refused = anchor_rollouts(labels[labels["arm"] == "base"])
+    base = trace[trace["arm"] == "base"]
+    return Anchors.fit(base, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed)
+
+
+def drawn(run: Run) -> tuple[int, int]:
+    """First and last position around the end of thinking that traces are drawn at."""
+    return (-run.study.trace.window, AFTER)
 
 
 def mean_traces(run: Run, test: pd.DataFrame, anchors: Anchors, window: tuple[int, int]) -> pd.DataFrame:
