@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence readme lint install install-dev organisms clean
+.PHONY: demo test evidence readme refusal lint install install-dev organisms clean
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -18,6 +18,9 @@ evidence: install-dev  ## simulations, kills and many-seed runs
 
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)
+
+refusal: install-dev   ## measure the refusal matcher against XSTest's human labels: XSTEST=FOLDER [WORDS=FILE]
+	$(BIN)/python docs/refusal.py $(XSTEST) $(WORDS)
 
 lint: install-dev
 	$(BIN)/ruff check .

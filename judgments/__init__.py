@@ -3,15 +3,26 @@
 if __name__ != "verdictscope.judgments":
     raise ImportError("import this room as verdictscope.judgments: the bare folder name is not a package")
 
-from verdictscope.judgments.readouts import answer_context, encode_label, first_tokens, refusal_readout
+from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
+from verdictscope.judgments.readouts import (
+    answer_context,
+    encode_label,
+    first_tokens,
+    readout_from_rollouts,
+    refusal_readout,
+)
 from verdictscope.judgments.refusal import OPENINGS, label_rollouts, refusal_opening, refused
 
 __all__ = [
+    "FORMATS",
     "OPENINGS",
+    "Guard",
+    "GuardFormat",
     "answer_context",
     "encode_label",
     "first_tokens",
     "label_rollouts",
+    "readout_from_rollouts",
     "refusal_opening",
     "refusal_readout",
     "refused",

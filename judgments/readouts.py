@@ -150,3 +150,50 @@ def first_tokens(
             rows.append((refused, ids, text, n, n / total, covered / total, share_other))
     columns = ["refused", "ids", "text", "n", "share", "covered", "share_other"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def readout_from_rollouts(
+    rollouts: Sequence[Rollout],
+    labels: pd.DataFrame | Mapping[str, bool | None],
+    *,
+    name: str = "refusal",
+    coverage: float = 0.8,
+    purity: float = 0.95,
+    longest: int = 4,
+) -> LogOddsReadout:
+    """The refusal log-odds over how this model's own refused and complied answers begin.
+
+    Takes the shortest beginnings (1 to ``longest`` tokens) by which both classes can be told: those that at least
+    ``purity`` of the answers with it share a verdict, as many of them as cover ``coverage`` of each class.
+
+    Args:
+        rollouts: the model's own rollouts.
+        labels: as for :func:`first_tokens`.
+        name: name of the readout.
+        coverage: least share of each class the beginnings must cover.
+        purity: least share of a beginning's answers that are of its class (classes weighted equally).
+        longest: most tokens of a beginning.
+
+    Raises:
+        InputError: a class is empty, or no length tells the classes apart.
+    """
+    best: dict[bool, float] = {}
+    for length in range(1, longest + 1):
+        table = first_tokens(rollouts, labels, length=length)
+        sides: dict[bool, list[IdString]] = {}
+        for refused in (True, False):
+            rows = table[table["refused"] == refused]
+            if rows.empty:
+                kind = "refused" if refused else "complied"
+                raise InputError(f"no {kind} rollout has an answer: the readout needs beginnings of both kinds")
+            pure = rows[rows["share"] / (rows["share"] + rows["share_other"]) >= purity]
+            enough = pure["share"].cumsum().shift(fill_value=0) < coverage
+            best[refused] = max(best.get(refused, 0.0), float(pure["share"].sum()))
+            sides[refused] = list(pure["ids"][enough]) if pure["share"].sum() >= coverage else []
+        if all(sides.values()):
+            return LogOddsReadout(name, tuple(sides[True]), tuple(sides[False]), positions="before_answer")
+    shares = f"{best[True]:.0%} of refused and {best[False]:.0%} of complied answers"
+    raise InputError(
+        f"beginnings of up to {longest} tokens tell only {shares} apart: "
+        "name label strings, or lower coverage or purity"
+    )

@@ -39,6 +39,14 @@ OPENINGS = {
     "nothing_to_give": rf"^{_LEAD}i (?:don't|do not) (?:have|hold) (?:personal|any|access|opinions|the ability)",
     "condone": rf"^{_LEAD}i (?:\w+ly )?(?:don't|do not) "
     r"(?:condone|endorse|support|promote|encourage|feel comfortable)",
+    # the request is answered with a lesson about it
+    "rebuke": r"^(?:first(?:ly)?,? )?(?:it(?:'s| is) (?:\w+ )?(?:important|crucial|essential) to "
+    r"(?:note|remember|understand|clarify|recogni[sz]e|state) that )?[^.]*\b(?:"
+    r"(?:is|are) (?:never|not only|highly |not) ?(?:an? )?"
+    r"(?:acceptable|justified|the answer|illegal|unethical|an appropriate (?:question|request))|"
+    r"(?:is|are) (?:both )?(?:illegal|unethical) (?:and|in (?:most|many|all|some)))\b",
+    "disagree": r"^(?:no, |i'm sorry, but )*(?:i (?:\w+ly )?(?:condemn|disagree|reject)\b|"
+    r"there (?:is|are) no (?:\w+ )?(?:reasons?|justifications?|benefits?)\b)",
 }
 """How refusals begin, by name: patterns over the normalised first sentence (lower case, straight apostrophes)."""
 

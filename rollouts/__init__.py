@@ -8,7 +8,20 @@ from verdictscope.rollouts.forced import cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.pieces import pieces
-from verdictscope.rollouts.prompts import read_prompts
+from verdictscope.rollouts.prompts import (
+    Design,
+    cells,
+    design,
+    duplicate_report,
+    join_prompts,
+    known_sets,
+    load_prompts,
+    merge_groups,
+    near_duplicates,
+    read_prompts,
+    soft_labels,
+    without_duplicates,
+)
 from verdictscope.rollouts.rollout import SEGMENTS, Finish, Rollout, Sampling, Span
 from verdictscope.rollouts.segments import Segmenter, answer_text, thinking_text
 from verdictscope.rollouts.tables import from_frame, read_parquet, to_frame, write_parquet
@@ -16,6 +29,7 @@ from verdictscope.rollouts.templates import RenderedPrompt, render_messages, ren
 
 __all__ = [
     "SEGMENTS",
+    "Design",
     "Finish",
     "Markers",
     "RenderedPrompt",
@@ -24,18 +38,28 @@ __all__ = [
     "Segmenter",
     "Span",
     "answer_text",
+    "cells",
     "cut",
+    "design",
+    "duplicate_report",
     "find_markers",
     "from_frame",
     "generate",
+    "join_prompts",
+    "known_sets",
+    "load_prompts",
+    "merge_groups",
+    "near_duplicates",
     "pieces",
     "read_parquet",
     "read_prompts",
     "render_messages",
     "render_prompt",
+    "soft_labels",
     "stop_tokens",
     "thinking_text",
     "to_frame",
     "until_answer",
+    "without_duplicates",
     "write_parquet",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.rollouts.prompts.files import read_file
 
 COLUMNS = ("id", "group", "system", "user", "harm")
 """The columns every prompt table has, in this order; all others are tags."""
@@ -19,7 +19,7 @@ _TRUE, _FALSE = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 
 
 def read_prompts(path: str | Path) -> pd.DataFrame:
-    """Read a prompt list from a CSV, JSONL or Parquet file.
+    """Read a prompt list from a CSV, TSV, JSON, JSONL or Parquet file.
 
     Needed columns are ``id`` and ``user``. ``group`` (rows that may not be parted by a split; default the
     id), ``system`` and ``harm`` (true/false, yes/no or 1/0) are optional; every other column is kept as a
@@ -27,7 +27,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     or truth values where the whole column reads as such.
 
     Args:
-        path: file ending in .csv, .jsonl (or .ndjson) or .parquet.
+        path: file ending in .csv, .tsv, .json (a list of objects), .jsonl (or .ndjson) or .parquet.
 
     Returns:
         One row per prompt, columns id, group, system (``None`` where there is none), user, harm (nullable
@@ -38,20 +38,24 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
             text, or holds a value of ``harm`` that is neither true nor false.
     """
     path = Path(path)
-    raw = _read(path)
+    return checked(read_file(path), path)
+
+
+def checked(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The columns of a file as :func:`read_prompts` gives them."""
     for name in ("id", "user"):
         if name not in raw.columns:
             raise InputError(f"{path}: column {name!r} is missing{_nearest(name, raw.columns)}")
     if raw.empty:
         raise InputError(f"{path} holds no prompts: add at least one row")
     table = pd.DataFrame(index=range(len(raw)))
-    table["id"] = [_text(v) for v in raw["id"]]
+    table["id"] = [text(v) for v in raw["id"]]
     groups = raw["group"] if "group" in raw.columns else [None] * len(raw)
-    table["group"] = [_text(g) or i for g, i in zip(groups, table["id"], strict=True)]
+    table["group"] = [text(g) or i for g, i in zip(groups, table["id"], strict=True)]
     systems = raw["system"] if "system" in raw.columns else [None] * len(raw)
     # kept as objects: pandas' string type would turn None into nan, which later reads as the text "nan"
-    table["system"] = pd.Series([_text(s) or None for s in systems], dtype=object)
-    table["user"] = [_text(u) for u in raw["user"]]
+    table["system"] = pd.Series([text(s) or None for s in systems], dtype=object)
+    table["user"] = [text(u) for u in raw["user"]]
     table["harm"] = (
         _harm(raw["harm"], table["id"], path)
         if "harm" in raw.columns
@@ -59,58 +63,12 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     )
     for name in raw.columns:
         if name not in COLUMNS:
-            table[name] = _tag(raw[name]) if path.suffix.lower() == ".csv" else list(raw[name])
+            table[name] = typed(raw[name]) if path.suffix.lower() in (".csv", ".tsv") else list(raw[name])
     _check(table, path)
     return table
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The file as it is, nothing checked but that it can be read."""
-    if not path.is_file():
-        raise InputError(f"prompt list {path} does not exist: give a .csv, .jsonl or .parquet file")
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        elif suffix in (".jsonl", ".ndjson"):
-            raw = _read_jsonl(path)
-        elif suffix == ".parquet":
-            raw = pd.read_parquet(path)
-        else:
-            raise InputError(
-                f"{path}: cannot read {suffix or 'a file without an ending'}: use .csv, .jsonl or .parquet"
-            )
-    except InputError:
-        raise
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path} is empty: it needs a header with the columns id and user") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as {suffix[1:]}: {str(error).splitlines()[0]}") from None
-    raw.columns = [str(name).strip() for name in raw.columns]
-    return raw
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    """One JSON object a line, every value as JSON has it."""
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {number} is no JSON object: {error}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path} line {number} is no JSON object: write one {{...}} a line")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} holds no prompts: add at least one line")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    # object columns keep 1, true and null apart, which pandas' own inference would merge into floats
-    return pd.DataFrame({n: pd.Series([row.get(n) for row in rows], dtype=object) for n in names})
-
-
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """A cell as text; missing is the empty string."""
     return "" if value is None or (not isinstance(value, str) and pd.isna(value)) else str(value)
 
@@ -132,16 +90,16 @@ def _harm(values: pd.Series, ids: pd.Series, path: Path) -> pd.Series:
     """Strict truth values: anything but the six words is an error, since a guess would move the labels."""
     parsed: list[bool] = []
     for value, name in zip(values, ids, strict=True):
-        word = _text(value).strip().lower()
+        word = text(value).strip().lower()
         # a column of 0/1 with a gap is read as floats by Parquet writers
         word = {"1.0": "1", "0.0": "0"}.get(word, word)
         if word not in _TRUE | _FALSE:
-            raise InputError(f"{path}: harm of prompt {name!r} is {_text(value)!r}: write true or false")
+            raise InputError(f"{path}: harm of prompt {name!r} is {text(value)!r}: write true or false")
         parsed.append(word in _TRUE)
     return pd.Series(parsed, dtype="boolean")
 
 
-def _tag(column: pd.Series) -> list[Any]:
+def typed(column: pd.Series) -> list[Any]:
     """A CSV column with the types its whole content allows; an empty cell is ``None``."""
     cells = [None if value == "" else value for value in column]
     full = [c for c in cells if c is not None]

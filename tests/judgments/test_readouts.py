@@ -10,7 +10,14 @@ from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.test_templates import load
 from verdictscope.activations.readouts import LogOddsReadout
 from verdictscope.errors import InputError
-from verdictscope.judgments import answer_context, encode_label, first_tokens, label_rollouts, refusal_readout
+from verdictscope.judgments import (
+    answer_context,
+    encode_label,
+    first_tokens,
+    label_rollouts,
+    readout_from_rollouts,
+    refusal_readout,
+)
 
 
 def test_the_context_is_what_stands_before_an_answer() -> None:
@@ -91,3 +98,18 @@ def test_first_tokens_of_the_models_own_answers() -> None:
 
 def test_first_tokens_of_nothing() -> None:
     assert isinstance(first_tokens([], pd.DataFrame({"rollout": [], "refused": []})), pd.DataFrame)
+
+
+def test_a_readout_is_found_from_the_models_own_answers() -> None:
+    tok = byte_tokenizer()
+    answers = ["Sorry", "Sorry, no", "I cannot", "Sure", "I will", "The", "Sure!"]
+    made = [rollout(f"r{k}", f"<think>\nt\n</think>\n\n{a}<|im_end|>") for k, a in enumerate(answers)]
+    labels = {f"r{k}": k < 3 for k in range(len(answers))}
+    found = readout_from_rollouts(made, labels, coverage=1.0)
+    # one token tells nothing ("S", "I" begin both); three are the fewest that tell "I c" from "I w"
+    assert {tok.decode(list(s)) for s in found.positive} == {"Sor", "I c"}
+    assert {tok.decode(list(s)) for s in found.negative} == {"Sur", "I w", "The"}
+    with pytest.raises(InputError, match="no refused rollout has an answer"):
+        readout_from_rollouts(made, dict.fromkeys(labels, False))
+    with pytest.raises(InputError, match="tell only 67% of refused and 75% of complied answers apart"):
+        readout_from_rollouts(made, labels, coverage=1.0, longest=2)

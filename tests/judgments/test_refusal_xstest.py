@@ -1,15 +1,6 @@
 """The matcher against XSTest's human labels (1,800 completions of four models, adjudicated), beside a broad list.
 
-Measured: Cohen's kappa with "not full compliance", with "full refusal", and with either where partial refusals are
-left out.
-
-    this matcher                                          .846   .778   .878
-    the broad list below, whole response                  .544   .460   .540
-    the broad list below, first 32 characters             .761   .759   .822
-    the 56-word list of earlier code, whole response      .496   .416
-    the same, first 32 characters                         .748   .747
-
-Two annotators agree with each other at .97 / .96.
+The figures are in `docs/refusal.md`, written by `make refusal`.
 """
 
 from __future__ import annotations

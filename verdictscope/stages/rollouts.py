@@ -7,7 +7,7 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import Rollout, Sampling, from_frame, generate, read_prompts, to_frame
+from verdictscope.rollouts import Rollout, Sampling, cells, from_frame, generate, load_prompts, to_frame
 from verdictscope.run import Run
 from verdictscope.sources import locate
 
@@ -31,7 +31,7 @@ def run_rollouts(run: Run) -> None:
 def read_study_prompts(run: Run) -> pd.DataFrame:
     """The prompt table of the study, checked for the columns the design needs."""
     section = run.study.prompts
-    prompts = read_prompts(locate(section.file))
+    prompts = load_prompts(locate(section.file))
     needed = {"harm", *section.target, *section.control}
     missing = sorted(needed - set(prompts.columns))
     if missing:
@@ -103,13 +103,6 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
             "finish": table["finish"],
         }
     )
-
-
-def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
-    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none."""
-    verdict = refused.astype("boolean").map({True: "refused", False: "complied"})
-    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict.astype(object)
-    return names.where(refused.notna(), "unread")
 
 
 def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:

@@ -1,0 +1,174 @@
+"""Public prompt sets by name or by file: one checked table whatever their columns are called."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.rollouts.prompts.catalogue import SETS, Harm, Part, PromptSet, Schema
+from verdictscope.rollouts.prompts.files import ENDINGS, read_file
+from verdictscope.rollouts.prompts.table import COLUMNS, checked, text
+
+
+def known_sets() -> pd.DataFrame:
+    """The public sets read by name: name, title, hub, parts, licence, gated."""
+    rows = [(s.name, s.title, s.hub, ", ".join(s.parts), s.licence, s.gated) for s in SETS.values()]
+    return pd.DataFrame(rows, columns=["name", "title", "hub", "parts", "licence", "gated"])
+
+
+def load_prompts(
+    source: str | Path, part: str | None = None, *, name: str | None = None, harm: bool | None = None
+) -> pd.DataFrame:
+    """Read prompts from a public set or a local file.
+
+    A file of the package's own form (columns id and user) is read as :func:`read_prompts` reads it. A file in the form
+    of a public set is known by its columns; where several sets share them, ``name`` decides.
+
+    Args:
+        source: a file, ``NAME`` of a public set (:func:`known_sets`; needs the hub and the ``[hub]`` extra) or
+            ``NAME:PART``.
+        part: the set's part, for example ``benign``; its first one by default. For a file whose columns do not tell
+            harm, the part it holds; read off the file's name where that contains it.
+        name: the public set a file comes from.
+        harm: whether all prompts of a file are harmful, where neither columns nor part tell.
+
+    Returns:
+        One row per prompt: id, group, system, user, harm, set, part, then the other columns as tags. Ids are
+        ``SET-PART-ID``.
+
+    Raises:
+        InputError: no such file, set or part; columns of no known set; harm cannot be told; a row without text.
+    """
+    path = Path(source)
+    if path.suffix.lower() in ENDINGS or path.exists():
+        return _from_file(path, part, name, harm)
+    head, _, tail = str(source).partition(":")
+    if head not in SETS:
+        near = difflib.get_close_matches(head, SETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"sets are {', '.join(SETS)}"
+        raise InputError(f"{source} is neither a prompt file nor a known prompt set: {hint}")
+    return _from_hub(SETS[head], part or tail or None)
+
+
+def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several prompt tables as one, ids kept unique.
+
+    Raises:
+        InputError: an id occurs in two tables.
+    """
+    joined = pd.concat(tables, ignore_index=True)
+    again = joined["id"][joined["id"].duplicated()]
+    if len(again):
+        raise InputError(f"prompt id {again.iloc[0]!r} occurs in two of the tables: rename one of them")
+    joined["system"] = joined["system"].astype(object).where(joined["system"].notna(), None)
+    return joined
+
+
+def _from_file(path: Path, part: str | None, name: str | None, harm: bool | None) -> pd.DataFrame:
+    raw = read_file(path)
+    if name is None and {"id", "user"} <= set(raw.columns):
+        return checked(raw, path)
+    known, schema = _recognise(raw, path, name)
+    told = known.parts[part] if part in known.parts else _part_of(path, known)
+    if part is not None and told is None and known.parts:
+        raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
+    if harm is None and told is not None:
+        harm = told.harm
+    if part is None and told is not None:
+        part = next(p for p, one in known.parts.items() if one is told)
+    return _table(raw, known, schema, part or path.stem, harm, path)
+
+
+def _recognise(raw: pd.DataFrame, path: Path, name: str | None) -> tuple[PromptSet, Schema]:
+    """The set and form whose columns the file has; of several, the one with most of them."""
+    if name is not None and name not in SETS:
+        raise InputError(f"no prompt set {name!r}: sets are {', '.join(SETS)}")
+    candidates = [SETS[name]] if name else list(SETS.values())
+    fits = [(s, form) for s in candidates for form in s.schemas if set(form.columns) <= set(raw.columns)]
+    if not fits:
+        have = ", ".join(map(repr, raw.columns))
+        wanted = f"the columns of {name}" if name else "id and user, nor those of a known set"
+        raise InputError(f"{path} has the columns {have}: not {wanted}; rename its columns to id, user and harm")
+    most = max(len(form.columns) for _, form in fits)
+    best = [(s, form) for s, form in fits if len(form.columns) == most]
+    if len({s.name for s, _ in best}) > 1:
+        names = " or ".join(dict.fromkeys(s.name for s, _ in best))
+        raise InputError(f"{path} could be {names}: say which with name=")
+    return best[0]
+
+
+def _part_of(path: Path, known: PromptSet) -> Part | None:
+    """The part a file's name speaks of: ``harmless_train.json``, ``benign-behaviors.csv``."""
+    stem = path.stem.lower().replace("-", "_")
+    return next((known.parts[p] for p in sorted(known.parts, key=len, reverse=True) if p in stem), None)
+
+
+def _from_hub(known: PromptSet, part: str | None) -> pd.DataFrame:
+    if known.hub is None:
+        raise InputError(f"{known.name} is not on the hub: give its file")
+    part = part or next(iter(known.parts))
+    if part not in known.parts:
+        raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"reading {known.name} from the hub needs the package datasets: pip install 'verdictscope[hub]', "
+            "or give a local file"
+        ) from None
+    one = known.parts[part]
+    # a tab-separated file whose empty cells would otherwise be gaps
+    options = {"delimiter": "\t", "keep_default_na": False} if known.name == "wildjailbreak" else {}
+    try:
+        raw = datasets.load_dataset(known.hub, one.config, split=one.split, **options).to_pandas()
+    except Exception as error:  # the hub's client fails in as many ways as networks do
+        gate = " (it is gated: accept its terms and log in with `hf auth login`)" if known.gated else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot read {known.hub} from the hub{gate}: {reason}; or give a local file") from error
+    schema = next((form for form in known.schemas if set(form.columns) <= set(raw.columns)), None)
+    if schema is None:
+        raise InputError(f"{known.hub} has the columns {', '.join(raw.columns)}: none of the forms known for it")
+    return _table(raw, known, schema, part, one.harm, Path(known.hub))
+
+
+def _table(
+    raw: pd.DataFrame, known: PromptSet, schema: Schema, part: str, harm: bool | None, path: Path
+) -> pd.DataFrame:
+    prefix = f"{known.name}-{part}-" if part != known.name else f"{known.name}-"
+    own = [text(v) for v in raw[schema.id]] if schema.id else [str(k) for k in range(len(raw))]
+    columns = [[text(v) for v in raw[c]] for c in schema.user if c in raw.columns]
+    keep = slice(0, 1) if schema.first_of else slice(None)
+    user = [schema.joint.join([p for p in pieces if p.strip()][keep]) for pieces in zip(*columns, strict=True)]
+    table = pd.DataFrame({"id": [prefix + i for i in own], "user": user})
+    if schema.group:
+        table["group"] = [f"{known.name}-{text(v)}" for v in raw[schema.group]]
+    table["harm"] = _harm(raw, schema, harm, known, path)
+    table["set"], table["part"] = known.name, part
+    for name in raw.columns:
+        if name not in (*COLUMNS, "set", "part", *schema.user, *known.drop, "") and not name.startswith("Unnamed"):
+            table[name] = list(raw[name])
+    return checked(table, path)
+
+
+def _harm(raw: pd.DataFrame, schema: Schema, told: bool | None, known: PromptSet, path: Path) -> list[bool]:
+    rule = schema.harm
+    if isinstance(rule, Harm):
+        return [_told(text(value).strip(), rule, path) for value in raw[rule.column]]
+    value = told if rule is None else rule
+    if value is None:
+        parts = ", ".join(p for p, one in known.parts.items() if one.harm is not None)
+        raise InputError(f"{path}: nothing tells whether these prompts are harmful: give harm= or part= ({parts})")
+    return [value] * len(raw)
+
+
+def _told(value: str, rule: Harm, path: Path) -> bool:
+    if rule.by_start:
+        return value.startswith(rule.harmful)
+    if value in rule.harmful or value in rule.harmless:
+        return value in rule.harmful
+    known = ", ".join(rule.harmful + rule.harmless)
+    raise InputError(f"{path}: column {rule.column!r} holds {value!r}: known are {known}")
