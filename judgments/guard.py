@@ -167,7 +167,7 @@ class Guard:
     def _read(self, prompts: Sequence[RenderedPrompt], max_new_tokens: int) -> list[str]:
         tokenizer, model = self.model.tokenizer, self.model.hf
         requests = [Request(str(k), prompt.ids) for k, prompt in enumerate(prompts)]
-        sampling = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+        sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
         said = [""] * len(requests)
         for batch in decode(model, requests, sampling, stop_tokens(model, tokenizer), self.batch_tokens):
             for written in batch:

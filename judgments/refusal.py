@@ -39,12 +39,11 @@ OPENINGS = {
     "nothing_to_give": rf"^{_LEAD}i (?:don't|do not) (?:have|hold) (?:personal|any|access|opinions|the ability)",
     "condone": rf"^{_LEAD}i (?:\w+ly )?(?:don't|do not) "
     r"(?:condone|endorse|support|promote|encourage|feel comfortable)",
-    # the request is answered with a lesson about it
+    # the request is answered with a lesson about it; without its opening words a fact about the law is no refusal
     "rebuke": r"^(?:first(?:ly)?,? )?(?:it(?:'s| is) (?:\w+ )?(?:important|crucial|essential) to "
-    r"(?:note|remember|understand|clarify|recogni[sz]e|state) that )?[^.]*\b(?:"
-    r"(?:is|are) (?:never|not only|highly |not) ?(?:an? )?"
-    r"(?:acceptable|justified|the answer|illegal|unethical|an appropriate (?:question|request))|"
-    r"(?:is|are) (?:both )?(?:illegal|unethical) (?:and|in (?:most|many|all|some)))\b",
+    r"(?:note|remember|understand|clarify|recogni[sz]e|state) that [^.]*\b(?:is|are) (?:both |highly )?"
+    r"(?:illegal|unethical|not (?:an? )?(?:acceptable|justified|appropriate (?:question|request)))\b|"
+    r"[^.]*\b(?:is|are) (?:never (?:an? )?(?:acceptable|justified|the answer)|not only illegal)\b)",
     "disagree": r"^(?:no, |i'm sorry, but )*(?:i (?:\w+ly )?(?:condemn|disagree|reject)\b|"
     r"there (?:is|are) no (?:\w+ )?(?:reasons?|justifications?|benefits?)\b)",
 }

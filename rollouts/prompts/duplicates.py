@@ -62,6 +62,8 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> pd.DataFram
         else:
             first[text] = at
     unique = list(first.values())
+    if len(unique) < 2:
+        return _pairs(rows)
     shingles, starts = _shingles(list(first))
     a, b = _candidates(shingles, starts)
     similarity = _jaccard(shingles, starts, a, b)
@@ -70,6 +72,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> pd.DataFram
         (unique[i], unique[j], float(value), False)
         for i, j, value in zip(a[near], b[near], similarity[near], strict=True)
     ]
+    return _pairs(rows)
+
+
+def _pairs(rows: list[tuple[int, int, float, bool]]) -> pd.DataFrame:
     found = pd.DataFrame(sorted(rows), columns=["a", "b", "similarity", "exact"])
     return found.astype({"a": int, "b": int, "similarity": float, "exact": bool})
 
@@ -170,8 +176,6 @@ def _candidates(
     """Pairs that share a band of their MinHash signatures, sorted."""
     n = len(starts) - 1
     pairs = np.zeros(0, dtype=np.int64)
-    if n < 2:
-        return pairs, pairs
     salts = _mix(np.arange(2 * _HASHES, dtype=np.uint64)).reshape(_HASHES, 2)
     # multiply-add hashing of already mixed values: one pass over all shingles per hash function
     signatures = np.stack([np.minimum.reduceat(shingles * (a | 1) + b, starts[:-1]) for a, b in salts], axis=1)
@@ -198,7 +202,8 @@ def _jaccard(
 ) -> Float[np.ndarray, " pair"]:
     """Exact Jaccard index of every pair, by sparse products of rows."""
     _, column = np.unique(shingles, return_inverse=True)
-    table = csr_array((np.ones(len(column), dtype=np.int32), column, starts))
+    shape = (len(starts) - 1, int(column.max()) + 1)
+    table = csr_array((np.ones(len(column), dtype=np.int32), column, starts), shape=shape)
     both = [
         table[a[at : at + _CHUNK]].multiply(table[b[at : at + _CHUNK]]).sum(axis=1) for at in range(0, len(a), _CHUNK)
     ]

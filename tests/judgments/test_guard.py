@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from verdictscope.activations import Model, wrap
 from verdictscope.errors import InputError
-from verdictscope.judgments import FORMATS, Guard, GuardFormat, guard
+from verdictscope.judgments import FORMATS, Guard, guard
 from verdictscope.rollouts import Rollout, Segmenter, render_prompt
 from verdictscope.rollouts.engines.huggingface import Request, Written
 
@@ -84,8 +85,7 @@ def test_request_and_whole_answer_are_shown_and_no_thinking(says, model, name: s
 def test_a_real_guard_answers_and_its_log_odds_are_those_of_its_logits(model: Model) -> None:
     import torch
 
-    form = GuardFormat("bytes", FORMATS["llama_guard"].ask, unsafe="(x)", unsafe_words=("x",), log_odds=(("u",), ("s",)),
-                       max_new_tokens=3)  # fmt: skip
+    form = replace(FORMATS["llama_guard"], log_odds=(("u",), ("s",)), max_new_tokens=3)
     table = Guard(model, form).judge(["Hi", "Hello there"], ["No", "Yes, of course"])
     assert table["said"].map(len).gt(0).all()
     tokenizer = byte_tokenizer()
