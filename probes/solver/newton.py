@@ -71,6 +71,7 @@ def newton_path(
     at = _Point(np.zeros(len(y)), float(np.log(share / (1 - share))), np.zeros(len(y)))
     dual, offset, steps = np.zeros((len(y), len(Cs))), np.zeros(len(Cs)), np.zeros(len(Cs), dtype=int)
     system: _System | None = None
+    floor = 1e-13 * np.sqrt(np.trace(exact) / len(y))
     for i, C in enumerate(Cs):
         if system is not None:
             at = _extrapolate(system, at, exact, float(np.log(C / Cs[i - 1])))
@@ -79,8 +80,9 @@ def newton_path(
             g = C * weight * (y - p)
             r = g - at.a
             Kr = exact @ r
-            small = np.sqrt(max(float(r @ Kr), 0.0)) <= tol * np.sqrt(max(float(at.a @ at.Ka), 0.0))
-            if (small and abs(g.sum()) <= tol * np.abs(g).sum()) or step == max_iter:
+            size, total = np.sqrt(max(float(r @ Kr), 0.0)), float(np.abs(g).sum())
+            small = size <= tol * np.sqrt(max(float(at.a @ at.Ka), 0.0)) + floor * total
+            if (small and abs(g.sum()) <= tol * total) or step == max_iter:
                 break
             system = _System(K, C * weight * p * (1 - p))
             moved = _descend(at, *system.solve(r, Kr, float(at.a.sum())), r, Kr, exact, y, C * weight)
@@ -107,22 +109,22 @@ class _System:
         self.factor, info = potrf(B, lower=1, overwrite_a=1, clean=0)
         if info:
             raise np.linalg.LinAlgError(f"the Gram matrix is not positive: leading minor {info}")
-        self.one = self.apply(W, self.dot(W))
-
-    def dot(self, v: ndarray) -> ndarray:
-        """``K v`` in the factor's precision."""
-        return self.K @ v.astype(self.K.dtype)
-
-    def apply(self, v: ndarray, Kv: ndarray) -> ndarray:
-        """``(1 + W K)^-1 v``."""
-        right = (self.root * Kv).astype(self.K.dtype)
-        return v - self.root * self._potrs(self.factor, right, lower=1)[0]
+        self._one: ndarray | None = None
 
     def solve(self, v: ndarray, Kv: ndarray, total: float) -> tuple[ndarray, float]:
         """x and the change of the offset c."""
-        free = self.apply(v, Kv)
-        c = (free.sum() + total) / self.one.sum()
-        return free - c * self.one, float(c)
+        if self._one is None:
+            KW = self.K @ self.W.astype(self.K.dtype)
+            free, self._one = self._apply(np.stack([v, self.W]), np.stack([Kv, KW]))
+        else:
+            (free,) = self._apply(v[None], Kv[None])
+        c = (free.sum() + total) / self._one.sum()
+        return free - c * self._one, float(c)
+
+    def _apply(self, v: ndarray, Kv: ndarray) -> ndarray:
+        """``(1 + W K)^-1 v`` for every row of v."""
+        right = (self.root * Kv).astype(self.K.dtype).T
+        return v - self.root * self._potrs(self.factor, right, lower=1)[0].T
 
 
 def _extrapolate(system: _System, at: _Point, exact: ndarray, length: float) -> _Point:
@@ -156,13 +158,14 @@ def _objective(a: ndarray, Ka: ndarray, b: float, y: ndarray, scale: ndarray) ->
     return 0.5 * float(a @ Ka) + float(scale @ (np.logaddexp(0.0, f) - y * f))
 
 
-def polish_offset(f: Any, y: Any, scale: Any, steps: int = 50) -> Any:
+def polish_offset(f: Any, y: Any, scale: Any, start: Any, steps: int = 50) -> Any:
     """The offset that minimises the loss of scores ``f + b``, by safeguarded Newton steps, per column.
 
     Args:
         f: scores without offset, ``[train fit]``.
         y: labels, ``[train fit]``.
         scale: C times the weights, ``[train fit]``.
+        start: where to begin, ``[fit]``.
         steps: most steps.
     """
     positive = (scale * y).sum(axis=0)
@@ -170,7 +173,7 @@ def polish_offset(f: Any, y: Any, scale: Any, steps: int = 50) -> Any:
     # the root lies between the offsets that would put the highest and the lowest score at the base rate
     base = np.log(positive / (total - positive))
     low, high = base - f.max(axis=0), base - f.min(axis=0)
-    b = (low + high) / 2
+    b = np.clip(start, low, high)
     for _ in range(steps):
         p = expit(f + b)
         slope = (scale * p).sum(axis=0) - positive

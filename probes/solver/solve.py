@@ -25,6 +25,8 @@ from verdictscope.probes.solver.span import decompose, newton_span
 
 _FEW = 4
 """Labellings of one fold up to which a Cholesky factor per fit is cheaper than an eigendecomposition per fold."""
+_SINGLE = 1e-4
+"""Tolerance from which on the Gram matrix may be one of single precision; its rounding alone costs about 1e-5."""
 _AT_ONCE = 4_000_000
 """Numbers in one array over (row or dimension) x fits: bounds memory."""
 
@@ -51,7 +53,7 @@ def solve_logistic(
     weight: Any = None,
     folds: Any = None,
     scale_weight: Any = None,
-    tol: float = 1e-5,
+    tol: float = 1e-4,
     max_iter: int = 100,
     threads: int | None = None,
     device: str | None = None,
@@ -62,7 +64,7 @@ def solve_logistic(
     training rows than features and few labellings, the Gram matrix of a fold is formed once (in single precision) and
     every fit takes Newton steps in the span of the rows; with many labellings, or more rows than features, it is
     decomposed once and all fits run side by side. Either way the result is checked in double precision against the
-    features themselves; fits that miss ``tol`` are solved again from a double-precision Gram matrix.
+    features themselves; folds with fits that miss ``tol`` are solved again from a double-precision Gram matrix.
 
     Args:
         X: activations of one layer and position rule, ``[row d]``; array or tensor.
@@ -156,14 +158,15 @@ def _solve_fold(fold: Fold, problem: _Problem) -> dict[str, ndarray]:
     scale, labels = scale.reshape(len(y), -1), np.tile(y, (1, shape[0]))
     few = problem.device is None and len(y) < fold.X.shape[1] and y.shape[1] <= _FEW
     if few:
-        w, steps = _in_rows(fold, y, weight, problem, np.float32)
-        found = _certified(fold, w, labels, scale)
-        if (found["error"] > problem.tol).any():
-            w, steps = _in_rows(fold, y, weight, problem, np.float64)
-            found = _certified(fold, w, labels, scale)
+        single = problem.tol >= _SINGLE
+        w, b, steps = _in_rows(fold, y, weight, problem, np.float32 if single else np.float64)
+        found = _certified(fold, w, b, labels, scale)
+        if single and (found["error"] > problem.tol).any():
+            w, b, steps = _in_rows(fold, y, weight, problem, np.float64)
+            found = _certified(fold, w, b, labels, scale)
     else:
-        w, steps = _in_span(fold, labels, scale, problem)
-        found = _certified(fold, w, labels, scale)
+        w, b, steps = _in_span(fold, labels, scale, problem)
+        found = _certified(fold, w, b, labels, scale)
     direction = found.pop("direction").reshape(*shape, -1)
     return {"direction": direction, "iterations": steps.reshape(shape)} | {
         key: value.reshape(shape) for key, value in found.items()
@@ -172,7 +175,7 @@ def _solve_fold(fold: Fold, problem: _Problem) -> dict[str, ndarray]:
 
 def _in_rows(
     fold: Fold, y: ndarray, weight: ndarray, problem: _Problem, dtype: type
-) -> tuple[Float[ndarray, "d fit"], ndarray]:
+) -> tuple[Float[ndarray, "d fit"], ndarray, ndarray]:
     """Newton steps on the Gram matrix, labelling by labelling."""
     Z = fold.dense(dtype)
     K = Z @ Z.T
@@ -182,10 +185,13 @@ def _in_rows(
         for j in range(y.shape[1])
     ]
     dual = np.stack([path[0] for path in paths], axis=2).reshape(len(y), -1)
-    return fold.adjoint(dual), np.stack([path[2] for path in paths], axis=1)
+    offset, steps = (np.stack([path[i] for path in paths], axis=1) for i in (1, 2))
+    return fold.adjoint(dual), offset.ravel(), steps
 
 
-def _in_span(fold: Fold, y: ndarray, scale: ndarray, problem: _Problem) -> tuple[Float[ndarray, "d fit"], ndarray]:
+def _in_span(
+    fold: Fold, y: ndarray, scale: ndarray, problem: _Problem
+) -> tuple[Float[ndarray, "d fit"], ndarray, ndarray]:
     """All fits side by side in the eigenbasis, in blocks that bound memory."""
     xp: Any = np
     to: Callable[[ndarray], Any] = np.ascontiguousarray
@@ -199,24 +205,25 @@ def _in_span(fold: Fold, y: ndarray, scale: ndarray, problem: _Problem) -> tuple
 
     span = decompose(to(fold.dense()), xp)
     width = max(1, _AT_ONCE // max(span.F.shape))
-    weights, steps = [], []
+    weights, offsets, steps = [], [], []
     for start in range(0, y.shape[1], width):
         at = slice(start, start + width)
-        u, _, taken = newton_span(span, to(y[:, at]), to(scale[:, at]), tol=problem.tol / 4, max_iter=problem.max_iter)
+        u, b, taken = newton_span(span, to(y[:, at]), to(scale[:, at]), tol=problem.tol / 4, max_iter=problem.max_iter)
         inner = to_numpy(span.basis @ (u / xp.sqrt(span.square)[:, None] if span.dual else u))
         weights.append(fold.adjoint(inner) if span.dual else inner)
+        offsets.append(to_numpy(b))
         steps.append(taken)
-    return np.concatenate(weights, axis=1), np.concatenate(steps)
+    return np.concatenate(weights, axis=1), np.concatenate(offsets), np.concatenate(steps)
 
 
-def _certified(fold: Fold, w: ndarray, y: ndarray, scale: ndarray) -> dict[str, ndarray]:
+def _certified(fold: Fold, w: ndarray, b: ndarray, y: ndarray, scale: ndarray) -> dict[str, ndarray]:
     """The best offset of every fit, its objective, the bound on its error, and the probe in raw space.
 
     With the offset at its optimum the objective is strongly convex in the weights with modulus 1, so the gradient's
     norm bounds their distance from the minimum. Weights that are zero up to rounding are set to zero.
     """
     f = fold.forward(w)
-    b = polish_offset(f, y, scale)
+    b = polish_offset(f, y, scale, b)
     f += b
     g = scale * (y - expit(f))
     norm, slope = np.linalg.norm(w, axis=0), np.linalg.norm(w - fold.adjoint(g), axis=0)
