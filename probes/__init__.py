@@ -5,9 +5,19 @@ if __name__ != "verdictscope.probes":
 
 from verdictscope.probes.anchors import Anchors, anchor_rollouts
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
+from verdictscope.probes.estimators import (
+    DifferenceProbe,
+    LdaProbe,
+    LogisticProbe,
+    MulticlassProbe,
+    OrdinalProbe,
+    PairProbe,
+    RidgeProbe,
+    ScoreProbe,
+)
 from verdictscope.probes.evaluate import Evaluation
-from verdictscope.probes.linear import LogisticProbe
 from verdictscope.probes.nulls import PermutedControl, permuted_control
+from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
 from verdictscope.probes.splits import PARTS, split_groups
 from verdictscope.probes.sweep import Selection, Sweep, select, sweep
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc
@@ -18,9 +28,17 @@ __all__ = [
     "PARTS",
     "Anchors",
     "Cliff",
+    "DifferenceProbe",
     "Evaluation",
+    "LdaProbe",
+    "LogisticFits",
     "LogisticProbe",
+    "MulticlassProbe",
+    "OrdinalProbe",
+    "PairProbe",
     "PermutedControl",
+    "RidgeProbe",
+    "ScoreProbe",
     "Selection",
     "Sweep",
     "aggregate",
@@ -34,6 +52,8 @@ __all__ = [
     "permuted_control",
     "position_auroc",
     "select",
+    "solve_layers",
+    "solve_logistic",
     "split_groups",
     "sweep",
     "token_table",
