@@ -141,8 +141,12 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
         return None, {}
     from verdictscope import figures
 
-    # The view escapes its own data; the frame has no origin and inherits this page's policy.
-    return Markup(figures.token_view(table).fragment()), figures.TOKEN_VIEW_CSP
+    layer = run.json("probe").get("layer")
+    names = set(table["readout"].astype(str))
+    start = ("probe", layer) if "probe" in names and isinstance(layer, int) else None
+    view = figures.token_view(table, start=start, ends=("reads like complying", "reads like refusing"))
+    # The view escapes its own data; its frame has no origin and inherits this page's policy.
+    return Markup(view.fragment()), figures.token_view_csp()
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

@@ -3,13 +3,14 @@
 (() => {
   const dialog = document.getElementById("enlarged");
   if (dialog && dialog.showModal) {
-    const image = dialog.appendChild(document.createElement("img"));
+    const image = document.createElement("img");
     for (const button of document.querySelectorAll("button.enlarge")) {
       button.hidden = false;
       button.addEventListener("click", () => {
         const shown = button.closest("figure").querySelector("img");
         image.src = shown.src;
         image.alt = shown.alt;
+        dialog.append(image);
         dialog.showModal();
       });
     }
