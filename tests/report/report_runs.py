@@ -57,8 +57,7 @@ def parts() -> dict[str, Any]:
 
 
 def probe() -> dict[str, Any]:
-    language = {"bag_of_words": 0.5, "bag_of_words_refusal": 0.7, "bag_of_words_thinking": 0.8, "length": 0.55,
-                "position": 0.5}  # fmt: skip
+    language = {"bag_of_words": 0.5, "bag_of_words_refusal": 0.7, "bag_of_words_thinking": 0.8}
     spread = {
         f"{name}_{end}": value + shift
         for name, value in language.items()

@@ -26,7 +26,7 @@ def statuses(folder: Path, change: Change | None = None) -> dict[str, str]:
 
 def test_a_run_in_which_all_is_well(tmp_path: Path) -> None:
     assert statuses(tmp_path) == dict(
-        zip(KEYS, ["held", "held", "not tested", "held", "held", "not tested", "not tested"], strict=True)
+        zip(KEYS, ["held", "partly", "not tested", "held", "held", "not tested", "not tested"], strict=True)
     )
 
 
@@ -99,11 +99,10 @@ def drop(part: str) -> Change:
         (change("probe", auroc_low=None), "decodable", "not tested"),
         # beats every baseline: one that wins decides, one that is missing leaves it open
         (language(bag_of_words_thinking_high=0.8801), "beyond", "not held"),
-        (language(length_auroc=0.9, length_high=0.95), "beyond", "not held"),
-        (language(position_auroc=None, position_low=None, position_high=None), "beyond", "partly"),
+        (language(bag_of_words_thinking_auroc=None), "beyond", "partly"),
         (drop("probe"), "beyond", "not tested"),
         # harm read from the request is another label and no baseline of the probe
-        (language(bag_of_words_auroc=0.99, bag_of_words_high=0.999), "beyond", "held"),
+        (language(bag_of_words_auroc=0.99, bag_of_words_high=0.999), "beyond", "partly"),
         # direct writer: against refusing, and more than any head that was not found
         (rows("attribution", "layer == 3 and head == 1", estimate=-0.1, high=0.1), "writer", "partly"),
         (rows("attribution", "layer == 2 and head == 2", estimate=-2.5), "writer", "partly"),
@@ -128,22 +127,59 @@ def test_each_rule_at_its_edge(tmp_path: Path, alter: Change, key: str, status: 
 def test_the_words_that_beat_the_probe_are_named(tmp_path: Path) -> None:
     rung = rungs(tmp_path, language(bag_of_words_refusal_auroc=0.96, bag_of_words_refusal_high=0.97))["beyond"]
     assert rung.status == "not held"
-    assert rung.reason == "The probe reads 0.900; words of the prompt 0.960."
+    assert rung.reason == "The probe reads 0.900; words of the prompt 0.960. Not measured: length, position."
 
 
 @pytest.mark.parametrize(
-    ("lows", "status"), [([0.6, 0.7], "held"), ([0.6, 0.49], "partly"), ([0.4, 0.3], "not held"), ([], "not tested")]
+    ("lows", "nulls", "status"),
+    [
+        ([0.6, 0.7], [0.5, 0.5], "held"),
+        ([0.6, 0.49], [0.4, 0.4], "partly"),
+        ([0.6, 0.7], [0.55, 0.71], "partly"),
+        ([0.4, 0.3], [0.5, 0.5], "not held"),
+        ([], [], "not tested"),
+    ],
 )
 @pytest.mark.parametrize("table", ["position_transfer", "ood"])
-def test_transfer_tables_fill_the_third_rung(tmp_path: Path, lows: list[float], status: str, table: str) -> None:
-    names = ("fit_segment", "read_segment") if table == "position_transfer" else ("train_set", "test_set")
-    found = [(f"a{i}", f"b{i}", low + 0.1, low, low + 0.2, 20) for i, low in enumerate(lows)]
+def test_transfer_tables_fill_the_third_rung(
+    tmp_path: Path, lows: list[float], nulls: list[float], status: str, table: str
+) -> None:
+    # Each place is read at two others, and the weaker of them decides.
+    found = [(f"a{i}", read, low + 0.1 + more, low + more, low + 0.2 + more, 20, 0.4, null)
+             for i, (low, null) in enumerate(zip(lows, nulls, strict=True))
+             for read, more in (("b", 0.0), ("c", 0.05))]  # fmt: skip
     # Where it was fitted it reads at chance: the diagonal is no transfer and decides nothing.
-    found.append(("same", "same", 0.5, 0.4, 0.6, 20))
-    frame = pd.DataFrame(found, columns=[*names, "auroc", "low", "high", "n"])
-    rung = rungs(tmp_path, lambda made: made.update({table: frame}))["transfers"]
+    found.append(("same", "same", 0.5, 0.4, 0.6, 20, 0.4, 0.6))
+    columns = ["fit", "read", "auroc", "low", "high", "n", "null_low", "null_high"]
+    rung = rungs(tmp_path, lambda made: made.update({table: pd.DataFrame(found, columns=columns)}))["transfers"]
     assert rung.status == status
     assert len(rung.evidence) == len(lows)
+    if lows:
+        cells = sum(low + more > max(null, 0.5) for low, null in zip(lows, nulls, strict=True) for more in (0, 0.05))
+        assert rung.reason == f"{cells} of {2 * len(lows)} transfers read above their null."
+
+
+def baselines(made: dict[str, Any], *names: str, high: float = 0.8) -> None:
+    rows = [{"name": name, "kind": "baseline", "estimate": high - 0.1, "low": high - 0.2, "high": high, "n": 20}
+            for name in names]  # fmt: skip
+    control = {"name": "random directions", "kind": "control", "estimate": 0.99, "low": 0.9, "high": 1.0, "n": 20}
+    made["probe_nulls"] = pd.DataFrame([*rows, control])
+
+
+@pytest.mark.parametrize(
+    ("names", "high", "status"),
+    [
+        (("prompt, words", "length of the thinking", "position"), 0.8, "held"),
+        (("prompt, words", "length of the thinking"), 0.8, "partly"),
+        (("prompt, words", "length of the thinking", "position"), 0.9, "not held"),
+    ],
+)
+def test_a_table_of_nulls_names_the_baselines(
+    tmp_path: Path, names: tuple[str, ...], high: float, status: str
+) -> None:
+    rung = rungs(tmp_path, lambda made: baselines(made, *names, high=high))["beyond"]
+    assert rung.status == status
+    assert [e.what for e in rung.evidence if e.decides][: len(names)] == list(names)
 
 
 def second_set(made: dict[str, Any]) -> None:
@@ -174,8 +210,8 @@ def test_every_number_says_what_it_rests_on(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     for rung in climb(Record(folder)):
         for evidence in rung.evidence:
-            if evidence.decides:
+            if evidence.decides and evidence.value is not None:
                 assert evidence.n
                 assert evidence.low <= evidence.value <= evidence.high
                 assert evidence.null
-            assert (folder / evidence.source).is_file()
+                assert (folder / evidence.source).is_file()

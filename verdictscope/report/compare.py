@@ -138,8 +138,7 @@ def _row(
     if one is None or two is None:
         return Row(name, unit, values, None, "one of the runs has no such number")
     how = (
-        "not paired: the runs keep no values by prompt that could be (probe, anchors and heads are each run's own); "
-        "interval as if independent"
+        "not paired: probe, anchors and heads are each run's own; interval as if independent"
         if shared
         else "independent"
     )

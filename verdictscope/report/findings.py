@@ -45,7 +45,8 @@ def findings(run: Record) -> list[Finding]:
 
 def controls(run: Record) -> list[Control]:
     """The controls the run holds."""
-    return [*_permuted(run), *_arm_control(run, "twin"), *_arm_control(run, "ablated_fixed"), *_random(run)]
+    arms = (control for arm in _ARMS for control in _arm_control(run, arm))
+    return [*_permuted(run), *_other_nulls(run), *arms, *_random(run), *_leaks(run)]
 
 
 def _behaviour(run: Record) -> Iterator[Finding]:
@@ -198,6 +199,35 @@ def _permuted(run: Record) -> Iterator[Control]:
              estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"]), f"{probe['n']} groups"),
         ),
         "probe.json",
+    )  # fmt: skip
+
+
+def _other_nulls(run: Record) -> Iterator[Control]:
+    table = run.table("probe_nulls")
+    rows = [] if table is None else table[table["kind"] == "control"].to_dict("records")
+    if rows:
+        yield Control(
+            "Control tasks and random directions",
+            "What a probe of this kind reads where there is nothing to read: about 0.5.",
+            tuple((row["name"], estimate(row["estimate"], row["low"], row["high"]), f"{int(row['n'])} draws")
+                  for row in rows),
+            "probe_nulls.parquet",
+        )  # fmt: skip
+
+
+def _leaks(run: Record) -> Iterator[Control]:
+    table = run.table("leaks")
+    if table is None:
+        return
+    rows = tuple(
+        (f"{row['check']}: {row['what']}", str(row["severity"]),
+         f"n = {int(row['n'])}" if present(row.get("n")) else "–")
+        for row in table.to_dict("records")
+    )  # fmt: skip
+    yield Control(
+        "Leaks looked for",
+        "Duplicate prompts over the parts, label words in the text, labels that length, source or position tell.",
+        rows or (("nothing found", "–", "–"),), "leaks.parquet",
     )  # fmt: skip
 
 

@@ -22,13 +22,14 @@ MINIMUM = {"nats": 1.0, "rate": 0.1, "anchored": 0.1}
 ALPHA = 0.05
 """A p-value up to this speaks against its null."""
 
-BASELINES = (
-    ("words of the prompt", "bag_of_words_refusal"),
-    ("words of prompt and thinking", "bag_of_words_thinking"),
-    ("length", "length"),
-    ("position", "position"),
-)
-"""What the second rung holds the probe against, and the names of the numbers in ``probe.json``."""
+BASELINES = {
+    "words of the prompt": "bag_of_words_refusal",
+    "words of prompt and thinking": "bag_of_words_thinking",
+}
+"""Text baselines and the names of their numbers in ``probe.json``, for runs without ``probe_nulls.parquet``."""
+
+NEEDED = ("length", "position")
+"""Baselines that the second rung asks for beside the words."""
 
 __all__ = ["ALPHA", "BASELINES", "MINIMUM", "Evidence", "Rung", "climb"]
 
@@ -74,9 +75,8 @@ def _decodable(run: Record) -> Rung:
 
 def _beyond(run: Record) -> Rung:
     probe = run.json("probe")
-    language = probe.get("language", {})
-    evidence = [_baseline(run, probe, name, *(language.get(f"{key}_{end}") for end in ("auroc", "low", "high")))
-                for name, key in BASELINES]  # fmt: skip
+    evidence = _baselines(run, probe)
+    evidence += [_baseline(probe, name) for name in NEEDED if not any(name in e.what for e in evidence)]
     open_ = [e.what for e in evidence if e.passes is None]
     unmeasured = f" Not measured: {', '.join(open_)}." if open_ else ""
     reasons = {
@@ -100,13 +100,28 @@ def _beyond(run: Record) -> Rung:
     )  # fmt: skip
 
 
-def _baseline(run: Record, probe: dict[str, Any], name: str, value: Any, low: Any, high: Any) -> Evidence:
-    told = estimate(probe.get("auroc_test"), probe.get("auroc_low"), probe.get("auroc_high"))
+def _baselines(run: Record, probe: dict[str, Any]) -> list[Evidence]:
+    """Every baseline of refusing that the run measured."""
+    table = run.table("probe_nulls")
+    if table is not None:
+        rows = table[table["kind"] == "baseline"].to_dict("records")
+        return [_baseline(probe, row["name"], row["estimate"], row["low"], row["high"], int(row["n"]),
+                          "probe_nulls.parquet") for row in rows]  # fmt: skip
+    language, n = probe.get("language", {}), _test_groups(run)
+    return [_baseline(probe, name, *(language.get(f"{key}_{end}") for end in ("auroc", "low", "high")), n)
+            for name, key in BASELINES.items()]  # fmt: skip
+
+
+def _baseline(
+    probe: dict[str, Any], name: str, value: Any = None, low: Any = None, high: Any = None, n: int | None = None,
+    source: str = "probe.json",
+) -> Evidence:  # fmt: skip
+    null = f"the probe: {estimate(probe.get('auroc_test'), probe.get('auroc_low'), probe.get('auroc_high'))}"
     if not present(value):
-        return Evidence(name, None, null=f"the probe: {told}", unit="AUROC")
+        return Evidence(name, None, null=null, unit="AUROC")
     return Evidence(
-        name, value, low, high, _test_groups(run), unit="AUROC", null=f"the probe: {told}",
-        null_low=probe.get("auroc_low"), null_high=probe.get("auroc_high"), source="probe.json",
+        name, value, low, high, n, unit="AUROC", null=null, null_low=probe.get("auroc_low"),
+        null_high=probe.get("auroc_high"), source=source,
         passes=above(probe.get("auroc_low"), high if present(high) else value),
     )  # fmt: skip
 
@@ -121,41 +136,45 @@ def _test_groups(run: Record) -> int | None:
 
 
 def _transfers(run: Record) -> Rung:
-    evidence: list[Evidence] = []
-    for name, fitted, read in (
-        ("position_transfer", "fit_segment", "read_segment"),
-        ("ood", "train_set", "test_set"),
-    ):
+    moved = {}
+    for name in ("position_transfer", "ood"):
         table = run.table(name)
-        if table is not None and {fitted, read, "auroc", "low"} <= set(table.columns):
-            moved = table[table[fitted] != table[read]]
-            evidence += [_moved(row, fitted, read, name) for row in moved.to_dict("records")]
-    held = [e for e in evidence if e.passes]
-    worst = min(evidence, key=lambda e: e.value if present(e.value) else 2.0) if evidence else None  # type: ignore
-    told = f"{len(held)} of {some(len(evidence), 'transfer')} read above chance" + (
-        f"; the weakest is {worst.what}, {number(worst.value)}." if worst else "."
-    )
+        if table is not None:
+            moved[name] = table[(table["fit"].astype(str) != table["read"].astype(str)) & table["auroc"].notna()]
+    cells = [(row, above(row["low"], _bar(row))) for t in moved.values() for row in t.to_dict("records")]
+    evidence = [
+        _place(place, rows.to_dict("records"), name)
+        for name, t in moved.items()
+        for place, rows in t.groupby(t["fit"].astype(str), sort=False)
+    ]
+    told = f"{sum(bool(ok) for _, ok in cells)} of {some(len(cells), 'transfer')} read above their null."
     return _rung(
         "transfers", "Transfers",
         "The same direction reads refusing where it was not fitted: at other segments, on other sets of prompts.",
-        "Held when the lower end of every transfer's AUROC lies above 0.5, or above its own null where one is "
-        "recorded; partly when some do.",
+        "A place counts when the probe fitted there reads everywhere else with the lower end of its AUROC above the "
+        "null of that cell (refits with permuted labels, or 0.5). Held when every place counts, partly when some do.",
         evidence, {"held": told, "partly": told, "not held": told},
         "That the direction means the same in both places: an AUROC is blind to shift and scale.",
-        "a probe stage that writes position_transfer.parquet (fit at one segment, read at another) or ood.parquet "
-        "(fit on one set of prompts, read on another)",
+        "verdictscope probe STUDY, in a version that writes position_transfer.parquet (fit at one place, read at "
+        "another) or ood.parquet (fit on one set of prompts, read on another)",
     )  # fmt: skip
 
 
-def _moved(row: dict[str, Any], fitted: str, read: str, table: str) -> Evidence:
-    bars = (row.get(key) for key in ("null_high", "control_high"))
-    bar = next((float(b) for b in bars if present(b)), 0.5)
+def _bar(cell: dict[str, Any]) -> float:
+    """What a transfer has to exceed: chance, and every refit of its own null."""
+    return max(0.5, float(cell["null_high"])) if present(cell.get("null_high")) else 0.5
+
+
+def _place(place: str, cells: list[dict[str, Any]], table: str) -> Evidence:
+    """The weakest reading elsewhere of the probe fitted at one place, standing for all of them."""
+    weakest = min(cells, key=lambda cell: cell["low"] - _bar(cell))
+    passes = [above(cell["low"], _bar(cell)) for cell in cells]
     return Evidence(
-        f"fitted at {row[fitted]}, read at {row[read]}" if table == "position_transfer"
-        else f"fitted on {row[fitted]}, read on {row[read]}",
-        row["auroc"], row["low"], row.get("high"), row.get("n"), unit="AUROC",
-        null="chance 0.5" if bar == 0.5 else f"permuted labels up to {number(bar)}",
-        null_low=0.5, null_high=bar, source=f"{table}.parquet", passes=above(row["low"], bar),
+        f"fitted at {place}, the weakest of {some(len(cells), 'reading')} elsewhere: {weakest['read']}",
+        weakest["auroc"], weakest["low"], weakest["high"], int(weakest["n"]), unit="AUROC",
+        null=f"above 0.5 and its null, up to {number(_bar(weakest))}",
+        null_low=weakest["null_low"] if present(weakest.get("null_low")) else 0.5, null_high=_bar(weakest),
+        source=f"{table}.parquet", passes=None if None in passes else all(passes),
     )  # fmt: skip
 
 
@@ -199,8 +218,8 @@ def _necessary(run: Record) -> Rung:
     evidence = [_forced(run), _written(run), _fall(run)]
     good = [e for e in evidence if e.passes]
     done = [e for e in evidence if e.passes is not None]
-    told = f"{len(good)} of {some(len(done), 'test')} above its smallest effect" + (
-        f", the first: {done[0].what}, {done[0].text} {done[0].unit}." if done else "."
+    told = f"{len(good)} of {some(len(done), 'test')} above the smallest effect" + (
+        f"; {done[0].what}: {done[0].text} {done[0].unit}." if done else "."
     )
     left = [e.what for e in evidence if e.passes is None]
     if left and done:
