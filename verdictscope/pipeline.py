@@ -105,6 +105,8 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
         f"random sets {_num(ablation['refusal_random'])}, p = {ablation['p_value']:.3g}, n = {ablation['n']}",
         f"run folder {folder}",
     ]
+    if (folder / "report.html").is_file():
+        lines.append(f"report     {folder / 'report.html'}")
     return "\n".join(lines)
 
 

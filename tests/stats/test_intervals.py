@@ -12,6 +12,7 @@ from verdictscope.stats import (
     cluster_bootstrap,
     difference_effect,
     draw_clusters,
+    independent_difference,
     mean_effect,
     percentile_interval,
     permutation_p,
@@ -184,3 +185,10 @@ def test_rate_intervals_cover(rate: float, prompts: int) -> None:
         hits += effect.low <= rate <= effect.high
     print(f"rate {rate}, {prompts} prompts x 4: coverage {hits / 2000:.3f}")
     assert hits / 2000 > 0.92
+
+
+def test_a_difference_of_independent_rates_is_newcombes() -> None:
+    """Worked example (a) of Newcombe, Statistics in Medicine 17 (1998), method 10: 56/70 against 48/80."""
+    first, second = ((k / n, *wilson(k, n)) for k, n in ((56, 70), (48, 80)))
+    assert independent_difference(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert np.isnan(independent_difference((np.nan, 0, 1), second)[0])

@@ -69,3 +69,10 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file.write_text("a = = 1")
     with pytest.raises(InputError, match="no valid TOML"):
         read_study(file)
+
+
+def test_columns_of_any_name_round_trip() -> None:
+    study = read_study("refusal_cliff")
+    prompts = study.prompts.model_copy(update={"target": {"my column": True, 'a "b".c': 1, "plain-1": "x"}})
+    study = study.model_copy(update={"prompts": prompts})
+    assert Study.model_validate(tomllib.loads(study.to_toml())) == study
