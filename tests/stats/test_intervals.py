@@ -191,4 +191,4 @@ def test_a_difference_of_independent_rates_is_newcombes() -> None:
     """Worked example (a) of Newcombe, Statistics in Medicine 17 (1998), method 10: 56/70 against 48/80."""
     first, second = ((k / n, *wilson(k, n)) for k, n in ((56, 70), (48, 80)))
     assert independent_difference(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert np.isnan(independent_difference((np.nan, 0, 1), second)[0])
+    assert np.isnan(independent_difference((np.nan, 0.0, 1.0), second)[0])
