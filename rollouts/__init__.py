@@ -26,11 +26,13 @@ from verdictscope.rollouts.rollout import SEGMENTS, Finish, Rollout, Sampling, S
 from verdictscope.rollouts.segments import Segmenter, answer_text, thinking_text
 from verdictscope.rollouts.tables import from_frame, read_parquet, to_frame, write_parquet
 from verdictscope.rollouts.templates import RenderedPrompt, render_messages, render_prompt
+from verdictscope.rollouts.transcripts import Imported, import_transcripts
 
 __all__ = [
     "SEGMENTS",
     "Design",
     "Finish",
+    "Imported",
     "Markers",
     "RenderedPrompt",
     "Rollout",
@@ -45,6 +47,7 @@ __all__ = [
     "find_markers",
     "from_frame",
     "generate",
+    "import_transcripts",
     "join_prompts",
     "known_sets",
     "load_prompts",
