@@ -179,7 +179,7 @@ def _check_encoded(
     if together != (*prompt.ids, *written):
         return "the text's first token merges with the prompt's last one"
     own = {i for side in (markers.opener, markers.closer) for string in side for i in string} if markers else set()
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
-    if set(written) & special - own - {tokenizer.eos_token_id}:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if set(written) & (special | set(tokenizer.all_special_ids)) - own - {tokenizer.eos_token_id}:
         return "the text spells special tokens, which a model would have written as plain text or not at all"
     return None
