@@ -1,0 +1,138 @@
+"""Is this model read rightly? Every check of the contract, one finding each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from verdictscope.activations.doctor.identity_checks import identity_checks, part_checks, reference_states, weight_checks
+from verdictscope.activations.doctor.layouts import Layout
+from verdictscope.activations.doctor.metamorphic import metamorphic_checks
+from verdictscope.activations.doctor.passes import (
+    batch_checks,
+    cache_checks,
+    causality_checks,
+    hook_checks,
+    repetition_checks,
+)
+from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
+from verdictscope.activations.doctor.report import Diagnosis, Finding, within
+from verdictscope.activations.model import Model, as_model, read_checkpoint, unchecked, weights_fingerprint
+from verdictscope.activations.sitemap import Overrides, find_modules
+from verdictscope.errors import InputError
+
+CheckFn = Callable[[Model], Iterator[Finding]]
+Progress = Callable[[int, int], None]
+
+
+def checks(layout: Layout | None = None, references: bool = True) -> Mapping[str, CheckFn]:
+    """Every group of checks by name, in the order in which they run."""
+    groups: dict[str, CheckFn] = {
+        "identities": identity_checks,
+        "weights": weight_checks,
+        "readout parts": part_checks,
+        "hooks": hook_checks,
+        "repetition": repetition_checks,
+        "causality": causality_checks,
+        "batches": partial(batch_checks, layout=layout),
+        "cache": cache_checks,
+        "Hugging Face": reference_states,
+        "metamorphic": metamorphic_checks,
+    }
+    if references:
+        groups |= {"TransformerLens": transformer_lens_checks, "nnsight": nnsight_checks}
+    return groups
+
+
+def doctor(
+    model: Any,
+    *,
+    overrides: Overrides | None = None,
+    layout: Layout | None = None,
+    references: bool = True,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Checks that what the package reads from a model is what the model computes.
+
+    Runs some dozens of short passes on random tokens. Weights are changed in place for the metamorphic checks, one
+    layer at a time, and put back byte by byte; the last check is that nothing was changed.
+
+    Args:
+        model: a :class:`Model`, a Hugging Face decoder, a TransformerLens bridge, an nnsight model, or a checkpoint
+            folder or hub name.
+        overrides: module paths by role, where the adapter's are wrong or missing.
+        layout: how the caller's own code lays out batches, if that is to be checked too.
+        references: also compare with TransformerLens and nnsight (on a copy of the model, if it is small enough).
+        dtype: for a model that is loaded.
+        device: for a model that is loaded.
+        progress: called with (checks done, checks in all).
+
+    Raises:
+        InputError: there is no such model, or an override names no module.
+    """
+    if isinstance(model, str | Path):
+        hf, tokenizer = read_checkpoint(model, dtype=dtype, device=device)
+        ready, refused = _prepared(hf, tokenizer, str(model), overrides)
+    elif isinstance(model, Model) and not overrides:
+        hf, ready, refused = model.hf, model, None
+    else:
+        base = model if not isinstance(model, Model) else model.hf
+        base = base if hasattr(base, "get_input_embeddings") and hasattr(base, "config") else as_model(base).hf
+        hf = base
+        ready, refused = _prepared(base, getattr(model, "tokenizer", None), None, overrides)
+    if ready is None:
+        assert refused is not None
+        return _diagnosis(hf, str(model)[:80], None, (refused,))
+    return _examine(ready, checks(layout, references), progress)
+
+
+def _prepared(hf: Any, tokenizer: Any, name: str | None, overrides: Overrides | None) -> tuple[Model | None, Finding | None]:
+    """The model with its sites measured and not yet checked, or what stands against measuring them."""
+    find_modules(hf, overrides)  # a path that does not exist is wrong input; what follows is a finding
+    try:
+        return unchecked(hf, tokenizer, name=name, overrides=overrides), None
+    except InputError as error:
+        status = "silently wrong" if overrides else "error"
+        return None, Finding("site map", status, detail=str(error))
+
+
+def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:
+    before = weights_fingerprint(model.hf)
+    findings: list[Finding] = []
+    for i, (name, check) in enumerate(groups.items()):
+        try:
+            findings += check(model)
+        except InputError as error:
+            findings.append(Finding(name, "error", detail=str(error)))
+        except Exception as error:  # one broken check must not hide the others; its error is reported as such
+            first = (str(error).strip().splitlines() or [""])[0][:200]
+            findings.append(Finding(name, "error", detail=f"{type(error).__name__}: {first}"))
+        if progress is not None:
+            progress(i + 1, len(groups))
+    changed = float(weights_fingerprint(model.hf) != before)
+    findings.append(within("weights as before", changed, 0.0, detail="weights changed by the checks"))
+    floor = _floor(model)
+    return _diagnosis(model.hf, model.name, floor, tuple(findings))
+
+
+def _floor(model: Model) -> float | None:
+    try:
+        return model.noise_floor
+    except InputError:
+        return None
+
+
+def _diagnosis(hf: Any, name: str, floor: float | None, findings: tuple[Finding, ...]) -> Diagnosis:
+    return Diagnosis(
+        model=name,
+        architecture=type(hf).__name__,
+        dtype=str(hf.dtype).removeprefix("torch."),
+        device=str(hf.device),
+        attention=getattr(hf.config, "_attn_implementation", None) or "unknown",
+        noise_floor=floor,
+        findings=findings,
+    )
