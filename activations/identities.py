@@ -29,7 +29,7 @@ from verdictscope.activations.attention_torch import Ear
 from verdictscope.activations.batch import gathered_logits
 from verdictscope.activations.hooks import attach
 from verdictscope.activations.sitemap import SiteMap
-from verdictscope.activations.weights import head_output_bias, head_output_weight
+from verdictscope.activations.weights import head_output_bias, head_output_weight, is_packed
 from verdictscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def check(model: Model) -> tuple[Check, ...]:
         names += ["resid_mid"] if block.mid is not None else []
         wanted |= {(name, layer): _target(sites, name, layer) for name in names}
         if block.o is not None:
-            wanted["z", layer], wanted["o", layer] = (block.o, "in"), (block.o, "out")
+            wanted["z", layer], wanted["o", layer] = _target(sites, "z", layer), (block.o, "out")
             wanted["mixer", layer] = (block.mixer, "out")
     wanted["final_norm", None] = _target(sites, "final_norm", len(sites) - 1)
     ids = probe_ids(hf)
@@ -174,7 +174,8 @@ def _layer_checks(
 ) -> Iterator[Check]:
     block = model.sites.blocks[layer]
     pre, post = values["resid_pre", layer], values["resid_post", layer]
-    attn, mlp = values["attn_out", layer] * block.attn.gain, values["mlp_out", layer] * block.mlp.gain
+    gains = [model.sites.place(name, layer).gain for name in ("attn_out", "mlp_out")]
+    attn, mlp = values["attn_out", layer] * gains[0], values["mlp_out", layer] * gains[1]
     yield compare("resid_pre = hidden_states", "resid_pre", layer, [pre], hidden[layer], dtype)
     if layer + 1 < len(model.sites):
         yield compare("resid_post = hidden_states", "resid_post", layer, [post], hidden[layer + 1], dtype)
@@ -196,11 +197,15 @@ def _layer_checks(
 
 def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:
     name, z = "sum over heads of W_O z + bias", values["z", layer]
+    if is_packed(model.sites.blocks[layer].o):  # hooks work, weight-based results do not
+        return Check(f"{name} (not on packed weights)", "z", layer, 0.0, 0.0, True)
     try:
         weight = head_output_weight(model, layer).double().cpu()
         bias = head_output_bias(model, layer).double().cpu()
-    except InputError:  # packed (quantised) weights: hooks work, weight-based results do not
-        return Check(f"{name} (not on packed weights)", "z", layer, 0.0, 0.0, True)
+    except InputError:
+        weight = bias = torch.zeros(0)
+    if z.shape[-1] != weight.shape[:2].numel():
+        return Check(f"{name} = output projection", "z", layer, float("inf"), 0.0, False)
     z = z.reshape(z.shape[0], *weight.shape[:2])
     total = torch.einsum("phd,hdm->pm", z, weight) + bias
     return compare(f"{name} = output projection", "z", layer, [total], values["o", layer], model.dtype)

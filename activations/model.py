@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from verdictscope.activations.backends.adapters import backend_of
+from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.activations.identities import Check, check, embedding_weight, noise_floor, raise_first
 from verdictscope.activations.measure import measure
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
 
-# What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
-# (RuntimeError), and weights that are damaged.
-_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+if TYPE_CHECKING:
+    from verdictscope.activations.doctor import Diagnosis
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +77,28 @@ class Model:
     @cached_property
     def fingerprint(self) -> str:
         """Eight hex digits over the weights (up to about a million evenly spaced values of each tensor)."""
-        crc = 0
-        for name, value in sorted(self.hf.state_dict().items()):
-            sample = value.detach().flatten()[:: max(1, value.numel() // 1_000_003)].contiguous().cpu()
-            crc = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), zlib.crc32(name.encode(), crc))
-        return f"{crc:08x}"
+        return weights_fingerprint(self.hf)
+
+    def doctor(self, **options: Any) -> Diagnosis:
+        """Whether this model is read rightly, check by check; see :func:`verdictscope.activations.doctor.doctor`."""
+        from verdictscope.activations.doctor import doctor
+
+        return doctor(self, **options)
 
     def __repr__(self) -> str:
         kind = f"{type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}"
         return f"Model({self.name!r}: {kind}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+def weights_fingerprint(hf: PreTrainedModel) -> str:
+    """Eight hex digits over the weights (up to about a million evenly spaced values of each tensor)."""
+    crc = 0
+    for name, value in sorted(hf.state_dict().items()):
+        if not isinstance(value, torch.Tensor) or value.is_meta:
+            continue
+        sample = value.detach().flatten()[:: max(1, value.numel() // 1_000_003)].contiguous().cpu()
+        crc = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
 
 
 def load(
@@ -97,7 +110,7 @@ def load(
     trust_remote_code: bool = False,
     overrides: Overrides | None = None,
 ) -> Model:
-    """Loads a causal language model and its tokenizer, finds the sites and checks them.
+    """Loads a causal language model (or a reward model) and its tokenizer, finds the sites and checks them.
 
     Args:
         name_or_path: a local checkpoint folder or a hub name.
@@ -110,40 +123,36 @@ def load(
     Raises:
         InputError: the model is not there or cannot be loaded, or a site check fails.
     """
-    name = str(name_or_path)
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
-    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        hf, found = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
-        hf.to(device)  # type: ignore[arg-type]
-    except _UNLOADABLE as error:
-        if "mismatched_sizes" in str(error):
-            raise InputError(f"cannot load model {name!r}: its config and its weights disagree on sizes") from error
-        looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
-        what = "folder" if looks_local else "folder or hub model"
-        raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error
-    if missing := sorted(found["missing_keys"]):
-        # transformers would go on with random numbers in their place
-        raise InputError(f"the checkpoint of {name!r} lacks {len(missing)} weights, first {missing[0]}: fetch it again")
-    try:
-        tokenizer: PreTrainedTokenizerBase | None = AutoTokenizer.from_pretrained(name, **common)
-        if tokenizer is not None and len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-            tokenizer = None  # without tokenizer files transformers makes up an empty one
-    except (OSError, ValueError, ImportError, KeyError):
-        tokenizer = None  # ids are enough for everything in this room
+    hf, tokenizer = read_checkpoint(
+        name_or_path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+    )
     return wrap(
         hf,
         tokenizer,
-        name=name,
+        name=str(name_or_path),
         revision=getattr(hf.config, "_commit_hash", None) or revision,
         overrides=overrides,
     )
 
 
+_ready: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
+
+
+def as_model(held: Any) -> Model:
+    """A ``Model`` as it is; a Hugging Face, TransformerLens or nnsight model wrapped, once for as long as it lives.
+
+    Raises:
+        InputError: it is none of these, or a site check fails.
+    """
+    if isinstance(held, Model):
+        return held
+    if held not in _ready:
+        _ready[held] = wrap(held)
+    return _ready[held]
+
+
 def wrap(
-    hf: PreTrainedModel,
+    hf: PreTrainedModel | Any,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     name: str | None = None,
@@ -153,7 +162,8 @@ def wrap(
     """Finds and checks the sites of a model that is already in memory. Puts it into eval mode.
 
     Args:
-        hf: a Hugging Face decoder.
+        hf: a Hugging Face decoder, or a TransformerLens ``TransformerBridge`` or nnsight ``TransformersModel`` that
+            holds one (see ``backends/adapters.py`` for how it is taken out and checked to be the same function).
         tokenizer: its tokenizer.
         name: what to call it in files; by default what it was loaded from.
         revision: hub commit.
@@ -163,6 +173,11 @@ def wrap(
         InputError: a site check fails; the message names the site, the layer and the relative size of the
             error.
     """
+    backend = backend_of(hf)
+    if backend is not None:
+        hf, tokenizer = backend.unwrap(), tokenizer or backend.tokenizer()
+    if not isinstance(hf, PreTrainedModel):
+        raise InputError(f"a {type(hf).__name__} is no model: pass a Hugging Face, TransformerLens or nnsight model")
     model = unchecked(hf, tokenizer, name=name, revision=revision, overrides=overrides)
     checks = check(model)
     raise_first(checks)
@@ -181,9 +196,12 @@ def unchecked(
     """Like ``wrap`` without the checks, for tools that report on them."""
     hf.eval()
     config = hf.config.get_text_config()
-    n_heads = int(config.num_attention_heads)
-    sites = measure(hf, find_modules(hf, overrides), n_heads)
+    stated = getattr(config, "num_attention_heads", None)
+    sites = measure(hf, find_modules(hf, overrides), int(stated) if isinstance(stated, int) else 1)
     heads = next((block for block in sites.blocks if block.o is not None), None)
+    n_heads = heads.n_heads if heads else 0
+    heard = next((block.attention for block in sites.blocks if block.attention is not None), None)
+    kv_heads = heard.n_kv_heads if heard else int(getattr(config, "num_key_value_heads", None) or n_heads)
     return Model(
         hf=hf,
         tokenizer=tokenizer,
@@ -191,23 +209,7 @@ def unchecked(
         revision=revision,
         sites=sites,
         n_heads=n_heads,
-        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
+        n_kv_heads=kv_heads,
         d_head=heads.d_head if heads else 0,
-        d_model=int(config.hidden_size),
+        d_model=sites.shape("resid_pre", 0)[0],
     )
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    """A device that tensors can be put on."""
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used: {_first_line(error)}; try cpu or cuda") from error
-    return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    # "Validation error for field X:" says what only on its next line
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")[:200]

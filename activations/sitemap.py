@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as hf_logging
 
 from verdictscope.activations.sites import WRITABLE
@@ -246,7 +247,7 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     try:
-        config = build_bridge_config_from_hf(copy.deepcopy(hf.config), type(hf).__name__, "model", hf.dtype)
+        config = build_bridge_config_from_hf(copy.deepcopy(hf.config), _architecture(hf), "model", hf.dtype)
         mapping: Mapping[str, Any] = (
             ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping or {}
         )
@@ -258,6 +259,8 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
         ) from error
     paths: dict[str, str | None] = {"blocks": mapping["blocks"].name}
     paths |= {role: mapping[role].name for role in ("ln_final", "unembed") if role in mapping}
+    if type(hf).__name__.endswith("ForSequenceClassification"):
+        paths["unembed"] = None  # its head scores a sequence and makes no logits of tokens
     parts: Mapping[str, Any] = mapping["blocks"].submodules or {}
     for role in ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "mlp"):
         if role in parts and parts[role].name:
@@ -269,6 +272,14 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
     # A hybrid model's other mixers (linear attention, state space) stand beside attn in its blocks.
     paths["mixers"] = ",".join(p.name for r, p in parts.items() if p.name and r.endswith(("attn", "mixer", "ssm")))
     return paths
+
+
+def _architecture(hf: PreTrainedModel) -> str:
+    """The class the adapters know: of a reward model, the language model it was made from."""
+    name = type(hf).__name__
+    if not name.endswith("ForSequenceClassification"):
+        return name
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf.config.model_type, name)
 
 
 def _join(parent: str | None, child: str) -> str:

@@ -50,11 +50,23 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
     )
 
 
+def is_packed(module: nn.Module) -> bool:
+    """Whether a linear map keeps its weight in a form that cannot be multiplied with as it is (quantised)."""
+    weight = getattr(module, "weight", None)
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and weight.ndim == 2
+    linear = isinstance(module, nn.Linear | Conv1D) or (
+        hasattr(module, "in_features") and hasattr(module, "out_features")
+    )
+    return linear and (not plain or weight.element_size() < 2)
+
+
 def _weight(module: nn.Module, n_in: int) -> Float[Tensor, "in out"]:
     """A projection's weight with its input axis first, whichever way the class stores it."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+    if is_packed(module):
         raise InputError(f"{type(module).__name__} has no plain weight: not on packed weights")
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise InputError(f"{type(module).__name__} is no linear map")
     stored_in_first = isinstance(module, Conv1D)
     if weight.shape[0 if stored_in_first else 1] != n_in:
         raise InputError(f"{type(module).__name__}: weight {tuple(weight.shape)} does not take {n_in} inputs")

@@ -152,6 +152,41 @@ def report(
     print(f"report     {made['report']} ({made['bytes'] / 1e6:.1f} MB)")
 
 
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub name or organism:NAME.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", metavar="ROLE=PATH", help="A module path where the adapter's is wrong or missing."),
+    ] = None,
+    padding: Annotated[
+        str | None, typer.Option("--padding", help="Also check your own batches: padded on the left or right.")
+    ] = None,
+    position_ids: Annotated[
+        bool, typer.Option("--position-ids/--no-position-ids", help="Whether your own batches give position ids.")
+    ] = True,
+    dtype: Annotated[str, typer.Option("--dtype", help="As stored (auto), or a torch dtype.")] = "auto",
+    device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
+    references: Annotated[
+        bool, typer.Option("--references/--no-references", help="Compare with TransformerLens and nnsight too.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Is this model read rightly? Every check, with its number; exit code 1 if one is silently wrong."""
+    from verdictscope.activations.doctor import Layout, examine_named
+    from verdictscope.sources import locate
+
+    if padding not in (None, "left", "right"):
+        raise InputError(f"--padding is left or right, not {padding!r}")
+    layout = Layout("left" if padding == "left" else "right", position_ids) if padding else None
+    settings = {"references": references, "dtype": dtype, "device": device}
+    with progress("checks") as tick:
+        found = examine_named(locate(model), override or (), layout, progress=tick, **settings)
+    print(json.dumps(found.to_dict()) if as_json else found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 @organisms_app.command("list")
 def organisms_list(as_json: Json = False) -> None:
     """The bundled models."""

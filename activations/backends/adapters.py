@@ -174,10 +174,8 @@ def _strip(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     shell = copy.copy(module)
     done[id(module)] = shell
     shell.__dict__ = dict(module.__dict__)
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
-        shell.__dict__[name] = type(module.__dict__[name])()
-    for name in ("_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks"):
-        shell.__dict__[name] = type(module.__dict__[name])()
+    for name in (n for n in module.__dict__ if n.startswith(("_forward", "_backward")) and "hooks" in n):
+        shell.__dict__[name] = type(module.__dict__[name])()  # the bridge's hooks stay the bridge's
     children = {name: None if child is None else _strip(child, done) for name, child in module._modules.items()}
     shell.__dict__["_modules"] = children
     shell.__dict__["_parameters"] = dict(module._parameters)

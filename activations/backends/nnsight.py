@@ -109,7 +109,8 @@ def send(held: Any, ids: Sequence[int], paths: Sequence[str]) -> list[Tensor]:
         try:
             return trace_outputs(held, torch.tensor([list(ids)]), paths, remote=True)
         except (OSError, ConnectionError) as error:
-            raise InputError(f"NDIF at {CONFIG.API.HOST} cannot be reached ({type(error).__name__}); try later") from error
+            kind = type(error).__name__
+            raise InputError(f"NDIF at {CONFIG.API.HOST} cannot be reached ({kind}); try later") from error
 
 
 def _has(held: Any, path: str) -> bool:

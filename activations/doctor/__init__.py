@@ -1,7 +1,7 @@
 """The doctor: is this model read rightly, check by check?"""
 
-from verdictscope.activations.doctor.examine import doctor
+from verdictscope.activations.doctor.examine import doctor, examine_named
 from verdictscope.activations.doctor.layouts import Layout
 from verdictscope.activations.doctor.report import STATUSES, Diagnosis, Finding
 
-__all__ = ["STATUSES", "Diagnosis", "Finding", "Layout", "doctor"]
+__all__ = ["STATUSES", "Diagnosis", "Finding", "Layout", "doctor", "examine_named"]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verdictscope.activations.doctor.identity_checks import identity_checks, part_checks, reference_states, weight_checks
+from verdictscope.activations.checkpoint import read_checkpoint
+from verdictscope.activations.doctor.identity_checks import (
+    identity_checks,
+    part_checks,
+    reference_states,
+    weight_checks,
+)
 from verdictscope.activations.doctor.layouts import Layout
 from verdictscope.activations.doctor.metamorphic import metamorphic_checks
 from verdictscope.activations.doctor.passes import (
     batch_checks,
     cache_checks,
     causality_checks,
+    floor_checks,
     hook_checks,
     repetition_checks,
 )
 from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
 from verdictscope.activations.doctor.report import Diagnosis, Finding, within
-from verdictscope.activations.model import Model, as_model, read_checkpoint, unchecked, weights_fingerprint
+from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.errors import InputError
 
@@ -33,6 +40,7 @@ def checks(layout: Layout | None = None, references: bool = True) -> Mapping[str
         "identities": identity_checks,
         "weights": weight_checks,
         "readout parts": part_checks,
+        "noise floor": floor_checks,
         "hooks": hook_checks,
         "repetition": repetition_checks,
         "causality": causality_checks,
@@ -55,6 +63,7 @@ def doctor(
     dtype: str = "auto",
     device: str | None = None,
     progress: Progress | None = None,
+    only: Sequence[str] | None = None,
 ) -> Diagnosis:
     """Checks that what the package reads from a model is what the model computes.
 
@@ -70,6 +79,7 @@ def doctor(
         dtype: for a model that is loaded.
         device: for a model that is loaded.
         progress: called with (checks done, checks in all).
+        only: names of groups of checks (see :func:`checks`) to be run alone.
 
     Raises:
         InputError: there is no such model, or an override names no module.
@@ -87,10 +97,35 @@ def doctor(
     if ready is None:
         assert refused is not None
         return _diagnosis(hf, str(model)[:80], None, (refused,))
-    return _examine(ready, checks(layout, references), progress)
+    groups = checks(layout, references)
+    if only is not None:
+        if unknown := [name for name in only if name not in groups]:
+            raise InputError(f"there is no group of checks {unknown[0]!r}; there are {', '.join(groups)}")
+        groups = {name: groups[name] for name in only}
+    return _examine(ready, groups, progress)
 
 
-def _prepared(hf: Any, tokenizer: Any, name: str | None, overrides: Overrides | None) -> tuple[Model | None, Finding | None]:
+def examine_named(name: str, overrides: Sequence[str], layout: Layout | None = None, **options: Any) -> Diagnosis:
+    """The doctor as the command line calls it.
+
+    Args:
+        name: a checkpoint folder or hub name.
+        overrides: ``ROLE=PATH``; an empty path says that the model has no such module.
+        layout: see :func:`doctor`.
+        options: further arguments of :func:`doctor`.
+
+    Raises:
+        InputError: an override is not of this form, or see :func:`doctor`.
+    """
+    if wrong := [text for text in overrides if "=" not in text]:
+        raise InputError(f"override {wrong[0]!r} is not of the form ROLE=PATH")
+    pairs = [text.split("=", 1) for text in overrides]
+    return doctor(name, overrides={role: path or None for role, path in pairs} or None, layout=layout, **options)
+
+
+def _prepared(
+    hf: Any, tokenizer: Any, name: str | None, overrides: Overrides | None
+) -> tuple[Model | None, Finding | None]:
     """The model with its sites measured and not yet checked, or what stands against measuring them."""
     find_modules(hf, overrides)  # a path that does not exist is wrong input; what follows is a finding
     try:

@@ -37,7 +37,7 @@ from verdictscope.errors import InputError
 
 Values = dict[str, Tensor]
 Expect = Callable[[Values], Values]
-Change = Callable[[Model, int, Undo], Expect]
+Change = Callable[[Model, int, Values, Undo], Expect]
 
 
 def metamorphic_checks(model: Model) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _layers(model: Model) -> list[int]:
 def _change_one(model: Model, layer: int, check: str, change: Change) -> Finding:
     before = _observe(model, layer)
     with undone() as undo:
-        expect = change(model, layer, undo)
+        expect = change(model, layer, before, undo)
         after = _observe(model, layer)
     expected = expect(before)
     errors = {key: float(difference(after[key], expected[key]).max()) for key in after}
@@ -114,14 +114,14 @@ def _columns(block: Block, head: int) -> Tensor:
     return torch.arange(head * block.d_head, (head + 1) * block.d_head)
 
 
-def swap_query_heads(model: Model, layer: int, undo: Undo) -> Expect:
+def swap_query_heads(model: Model, layer: int, values: Values, undo: Undo) -> Expect:
     """Exchanges the first two query heads that share their keys and values."""
     block = model.sites.blocks[layer]
     if block.o is None or block.attention is None:
         raise InputError("no heads")
     if block.attention.n_heads // block.attention.n_kv_heads < 2:
         raise InputError("every query head has its own keys and values: nothing to swap within a group")
-    found = query_features(model, layer, (0, 1))
+    found = query_features(model, layer, (0, 1), _gated(values, model))
     if not _per_head_only(block):
         raise InputError("query heads differ by more than their projection (sinks or norms of their own)")
     for module, (a, b) in found.items():
@@ -141,14 +141,14 @@ def _per_head_only(block: Block) -> bool:
     return all(p.shape != (block.n_heads,) for p in block.mixer.parameters(recurse=False))
 
 
-def turn_value_basis(model: Model, layer: int, undo: Undo) -> Expect:
+def turn_value_basis(model: Model, layer: int, values: Values, undo: Undo) -> Expect:
     """Rotates the basis in which the first value head writes and the output projection reads."""
     block = model.sites.blocks[layer]
     if block.o is None or block.attention is None:
         raise InputError("no heads")
     module, features = value_features(model, layer, 0)
     width = len(features)
-    if width != block.d_head or _gated(model, layer):
+    if width != block.d_head or _gated(values, model):
         raise InputError("something acts on the heads' outputs channel by channel (a gate), so no basis is free")
     turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double()).Q
     turn = turn.to(module.weight.device)
@@ -166,15 +166,14 @@ def turn_value_basis(model: Model, layer: int, undo: Undo) -> Expect:
     return expect
 
 
-def _gated(model: Model, layer: int) -> bool:
+def _gated(values: Values, model: Model) -> bool:
     """Whether z is more than pattern times values."""
-    values = _observe(model, layer)
     pattern, v, z = values["pattern"], values["v"], values["z"]
     made = torch.einsum("qhk,khd->qhd", pattern, v.repeat_interleave(pattern.shape[1] // v.shape[1], dim=1))
     return made.shape != z.shape or float(difference(made, z).max()) > max(1e-3, tolerance(model))
 
 
-def swap_mlp_neurons(model: Model, layer: int, undo: Undo) -> Expect:
+def swap_mlp_neurons(model: Model, layer: int, values: Values, undo: Undo) -> Expect:
     """Exchanges two neurons: their rows in the first projections, their columns in the last."""
     down, found = neuron_features(model, layer, (0, 1))
     for module, (a, b) in found.items():

@@ -24,13 +24,34 @@ from verdictscope.activations.model import Model
 from verdictscope.activations.sites import SITES, Site
 from verdictscope.errors import InputError
 
+ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+"""The largest noise floor that is still rounding, by dtype."""
 FLOORS = 8
 """What counts as the same: this many noise floors. The floor is one pair's largest difference; other pairs vary."""
 
 
 def tolerance(model: Model) -> float:
     """The largest relative difference that counts as rounding."""
-    return FLOORS * model.noise_floor
+    floor = min(model.noise_floor, ROUNDING.get(model.dtype, 1e-4))
+    return FLOORS * max(floor, 2 * torch.finfo(model.dtype).eps)
+
+
+def floor_checks(model: Model) -> Iterator[Finding]:
+    """The noise floor is rounding: a model that looks at its padding would else set its own tolerance."""
+    floor, allowed = model.noise_floor, ROUNDING.get(model.dtype, 1e-4)
+    if floor > allowed and _low(model) and _routed(model):
+        detail = f"rounding in {model.dtype} changes which experts are chosen"
+        yield Finding("the noise floor is rounding", "degraded", floor, allowed, None, detail)
+        return
+    yield within("the noise floor is rounding", floor, allowed)
+
+
+def _low(model: Model) -> bool:
+    return torch.finfo(model.dtype).eps > 1e-4
+
+
+def _routed(model: Model) -> bool:
+    return any(block.router is not None for block in model.sites.blocks)
 
 
 def present_sites(model: Model) -> dict[str, tuple[int, ...]]:
@@ -164,9 +185,7 @@ def _join(reads: list[Seen]) -> Seen:
 def _same(model: Model, check: str, a: Seen, b: Seen) -> Finding:
     errors, allowed = differences(a, b), tolerance(model)
     worst = float(errors.max())
-    low = torch.finfo(model.dtype).eps > 1e-4
-    routed = any(block.router is not None for block in model.sites.blocks)
-    if worst > allowed and low and routed and float(errors.quantile(0.9)) <= allowed:
+    if worst > allowed and _low(model) and _routed(model) and float(errors.quantile(0.9)) <= allowed:
         share = float((errors > allowed).double().mean())
         detail = f"{share:.1%} of the values: rounding in {model.dtype} changes which experts are chosen"
         return Finding(check, "degraded", worst, allowed, None, detail)
@@ -187,4 +206,3 @@ def cache_checks(model: Model) -> Iterator[Finding]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-

@@ -19,6 +19,7 @@ from verdictscope.activations.doctor.layouts import as_rollout, difference, rand
 from verdictscope.activations.doctor.report import Finding, within
 from verdictscope.activations.forward import forward
 from verdictscope.activations.model import Model
+from verdictscope.activations.sitemap import find_modules
 from verdictscope.activations.sites import Site
 
 LARGEST = 2 * 10**9
@@ -77,10 +78,11 @@ def _comparable(model: Model, site: str, layer: int) -> bool:
     block = model.sites.blocks[layer]
     if site == "z":
         return block.o is not None
+    named = find_modules(model.hf).blocks[layer]
     if site == "attn_out":
-        return block.attn.gain == 1.0 and block.attn.module is block.mixer
+        return block.attn.gain == 1.0 and block.attn.module is named.get("attn")
     if site == "mlp_out":
-        return block.mlp.gain == 1.0
+        return block.mlp.gain == 1.0 and block.mlp.module is named.get("mlp")
     return True
 
 

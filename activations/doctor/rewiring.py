@@ -7,7 +7,7 @@ neurons, by equal values for the values of attention. So fused, interleaved and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -114,7 +114,10 @@ class _Heard(Exception):
 
 
 def feeding(
-    model: Model, projected: list[nn.Module], wanted: Callable[[Callable[[Tensor], None]], object], parts: list[Callable]
+    model: Model,
+    projected: list[nn.Module],
+    wanted: Callable[[Callable[[Tensor], None]], object],
+    parts: list[Callable],
 ) -> dict[nn.Module, list[Features]]:
     """Which output features of each projection some parts of a later value depend on.
 
@@ -143,11 +146,8 @@ def feeding(
         for module in projected:
             stack.callback(attach(module, "out", partial(leaf, module)).remove)
         stack.callback(wanted(keep).remove)  # type: ignore[attr-defined]
-        with torch.enable_grad():
-            try:
-                model.hf.base_model(input_ids=probe_ids(model.hf), use_cache=False)
-            except _Heard:
-                pass
+        with torch.enable_grad(), suppress(_Heard):
+            model.hf.base_model(input_ids=probe_ids(model.hf), use_cache=False)
     found: dict[nn.Module, list[Features]] = {}
     generator = torch.Generator().manual_seed(0)
     for part in parts:
@@ -155,7 +155,9 @@ def feeding(
         weight = torch.randn(value.shape, generator=generator).to(value)
         if not value.requires_grad:
             continue
-        grads = torch.autograd.grad((value * weight).sum(), list(outputs.values()), retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(
+            (value * weight).sum(), list(outputs.values()), retain_graph=True, allow_unused=True
+        )
         for module, grad in zip(outputs, grads, strict=True):
             if grad is not None and grad.any():
                 found.setdefault(module, []).append(grad.flatten(0, -2).any(0).nonzero()[:, 0])
@@ -172,17 +174,24 @@ def separate(found: dict[nn.Module, list[Features]]) -> dict[nn.Module, list[Fea
     return kept
 
 
-def query_features(model: Model, layer: int, heads: tuple[int, int]) -> dict[nn.Module, list[Features]]:
-    """Which features of which projection make two query heads, and what gates them.
+def query_features(model: Model, layer: int, heads: tuple[int, int], gated: bool) -> dict[nn.Module, list[Features]]:
+    """Which features of which projection make two query heads that share their keys, and what gates them.
 
     Raises:
         InputError: the heads are not made apart from each other (a norm over all of them).
     """
     block = model.sites.blocks[layer]
     attention = _listened(block.attention)
+    assert block.o is not None
     inside = [m for m in projections(block.mixer) if m is not block.o]
-    parts = [lambda q, h=h: q[:, h] for h in heads]
-    found = separate(feeding(model, inside, partial(_on_query, attention.module), parts))
+    if gated:  # a gate acts after the product: look at what comes of both
+        cuts = [slice(h * block.d_head, (h + 1) * block.d_head) for h in heads]
+        parts: list[Callable[[Tensor], Tensor]] = [lambda z, c=c: z[..., c] for c in cuts]
+        wanted: Callable = partial(attach, block.o, "in")
+    else:
+        parts = [lambda q, h=h: q[:, h] for h in heads]
+        wanted = partial(_on_query, attention.module)
+    found = separate(feeding(model, inside, wanted, parts))
     if not found:
         raise InputError("query heads are not made apart from each other (a norm goes over all of them)")
     return found

@@ -1,0 +1,87 @@
+"""A Hugging Face checkpoint in memory: a causal language model or a reward model, and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from verdictscope.errors import InputError
+
+# What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
+# (RuntimeError), and weights that are damaged.
+_UNLOADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+
+
+def read_checkpoint(
+    name_or_path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Loads the model and its tokenizer (``None`` if it has none); arguments as for :func:`~...model.load`.
+
+    Raises:
+        InputError: the model is not there or cannot be loaded.
+    """
+    name = str(name_or_path)
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        hf, found = _auto_class(name, common).from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
+        hf.to(device)  # type: ignore[arg-type]
+    except _UNLOADABLE as error:
+        if "mismatched_sizes" in str(error):
+            raise InputError(f"cannot load model {name!r}: its config and its weights disagree on sizes") from error
+        looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
+        what = "folder" if looks_local else "folder or hub model"
+        raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers in their place
+        raise InputError(f"the checkpoint of {name!r} lacks {len(missing)} weights, first {missing[0]}: fetch it again")
+    try:
+        tokenizer: PreTrainedTokenizerBase | None = AutoTokenizer.from_pretrained(name, **common)
+        if tokenizer is not None and len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+            tokenizer = None  # without tokenizer files transformers makes up an empty one
+    except (OSError, ValueError, ImportError, KeyError):
+        tokenizer = None  # ids are enough for everything in this room
+    return hf, tokenizer
+
+
+def _auto_class(name: str, common: dict[str, Any]) -> Any:
+    """Reward models say in their config that they end in a classification head; everything else is a language model."""
+    config = AutoConfig.from_pretrained(name, **common)
+    named = getattr(config, "architectures", None) or []
+    classifies = any(n.endswith("ForSequenceClassification") for n in named)
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """A device that tensors can be put on."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used: {_first_line(error)}; try cpu or cuda") from error
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    # "Validation error for field X:" says what only on its next line
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")[:200]

@@ -1,0 +1,130 @@
+"""Tiny random models of every decoder family that TransformerLens has an adapter for and transformers can build.
+
+Sizes are found by shrinking each family's own default config: whatever is called like a width, a count of heads or a
+number of layers is made small. What then still cannot be built is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import transformers as hf
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+VOCAB = 97
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "intermediate_size": 48,
+    "ffn_dim": 48,
+    "n_inner": 48,
+    "num_hidden_layers": 3,
+    "n_layer": 3,
+    "n_layers": 3,
+    "num_layers": 3,
+    "decoder_layers": 3,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "n_heads": 4,
+    "attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "num_key_value_heads": 2,
+    "num_kv_heads": 2,
+    "max_position_embeddings": 256,
+    "n_positions": 256,
+    "max_seq_len": 256,
+    "initializer_range": 0.2,
+    "init_std": 0.2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "sliding_window": 8,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "word_embed_proj_dim": 32,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCAB,
+    "mamba_d_state": 8,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_ssm": 64,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "lru_width": 32,
+    "index_head_dim": 8,
+    "index_n_heads": 2,
+    "index_topk": 64,
+}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "RecurrentGemmaForCausalLM": {"attention_window_size": 16, "block_types": ["recurrent", "attention", "recurrent"]},
+    "Qwen3NextForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "Qwen3_5ForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "Qwen3_5MoeForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "GPTNeoForCausalLM": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 8},
+    "DeepseekV3ForCausalLM": {"num_key_value_heads": 4},
+    "DeepseekV2ForCausalLM": {"num_key_value_heads": 4},
+    "GraniteForCausalLM": {"residual_multiplier": 0.22, "logits_scaling": 4.0, "embedding_multiplier": 3.0},
+    "GraniteMoeForCausalLM": {"residual_multiplier": 0.22, "logits_scaling": 4.0, "embedding_multiplier": 3.0},
+    "Gemma2ForCausalLM": {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "XGLMForCausalLM": {"d_model": 32},
+}
+
+
+def listed() -> list[str]:
+    """Causal language models with both an adapter in TransformerLens and a class in transformers, by name."""
+    from verdictscope.activations.backends.imports import import_transformer_lens
+
+    with import_transformer_lens():
+        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES as known
+    return sorted(name for name in set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) if name in known)
+
+
+def build(name: str) -> hf.PreTrainedModel:
+    """A tiny model of the family; norms, gains and biases random too."""
+    kind = getattr(hf, name)
+    made = kind.config_class
+    config = made(**_small(made, SPECIAL.get(name, {})))
+    torch.manual_seed(sum(map(ord, name)))
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.ndim == 1 and not key.endswith(("A_log", "dt_bias")):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def _small(kind: type[hf.PretrainedConfig], special: dict[str, Any]) -> dict[str, Any]:
+    default = kind()
+    names = {old: new for new, old in (getattr(kind, "attribute_map", None) or {}).items()}
+    known = set(copy.deepcopy(default).to_dict()) | set(names)
+    given = {key: value for key, value in SIZES.items() if key in known}
+    given = {k: v for k, v in given.items() if getattr(default, k, None) is not None or k in ("pad_token_id",)}
+    types = getattr(default, "layer_types", None)
+    if isinstance(types, list):
+        picked = list(dict.fromkeys(types))
+        given["layer_types"] = (picked * 3)[:3]
+    return given | special

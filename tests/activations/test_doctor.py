@@ -1,0 +1,187 @@
+"""The doctor passes models that are read rightly, and calls every planted fault silently wrong."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from tiny_models import hf_model, wrapped
+from typer.testing import CliRunner
+
+from verdictscope.activations import Model
+from verdictscope.activations.doctor import STATUSES, Diagnosis, Layout, doctor
+from verdictscope.activations.model import unchecked, weights_fingerprint
+from verdictscope.activations.sitemap import Place, SiteMap
+from verdictscope.cli import app
+from verdictscope.errors import InputError
+
+MATRIX = [
+    "llama",
+    "mistral_windowed",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "phi3",
+    "gpt_oss",
+    "deepseek_v3",
+    "olmo2",
+]
+MORE = ["neox", "opt", "granite", "cohere", "bloom", "falcon", "qwen3_next", "glm4"]
+
+
+def _wrong(found: Diagnosis) -> list[str]:
+    return [f"{f.check}: {f.status}, {f.measured}, {f.detail}" for f in found.findings if f.status in BAD]
+
+
+READING = ["identities", "readout parts", "hooks", "Hugging Face"]
+BAD = ("silently wrong", "error")
+
+
+@pytest.mark.parametrize("family", [*MATRIX, *(pytest.param(f, marks=pytest.mark.slow) for f in MORE)])
+def test_the_matrix_passes_in_float32(family):
+    hf = hf_model(family)
+    before = weights_fingerprint(hf)
+    found = doctor(hf, references=False)
+    assert not _wrong(found)
+    assert found.ok
+    assert found.worst_identity <= 1e-5
+    assert {f.status for f in found.findings} <= set(STATUSES)
+    assert weights_fingerprint(hf) == before
+
+
+def test_other_libraries_agree():
+    found = doctor(hf_model("llama"))
+    assert found.ok
+    assert found.status("TransformerLens") == "supported"
+    assert found.status("nnsight") == "supported"
+
+
+def test_bf16_passes_within_its_own_noise():
+    found = doctor(hf_model("qwen3", torch.bfloat16), references=False)
+    assert not _wrong(found)
+    assert found.noise_floor is not None
+    assert found.noise_floor > 1e-3
+
+
+class _Faulty(SiteMap):
+    """A site map that hooks one kind of site somewhere else."""
+
+    def place(self, name: str, layer: int) -> Place:
+        place = super().place(name, layer)
+        fault = self.fault.get(name)  # type: ignore[attr-defined]
+        return dataclasses.replace(place, **fault(self.blocks[layer])) if fault else place
+
+
+def _planted(family: str, **fault) -> Model:
+    model = wrapped(family)
+    sites = _Faulty(**{f.name: getattr(model.sites, f.name) for f in dataclasses.fields(model.sites)})
+    object.__setattr__(sites, "fault", fault)
+    return dataclasses.replace(model, sites=sites)
+
+
+PLACES = {
+    "heads sliced after the output projection": ("llama", {"z": lambda block: {"side": "out"}}),
+    "heads sliced after the output projection, head_dim of its own": (
+        "qwen3",
+        {"z": lambda block: {"module": block.mixer, "side": "out"}},
+    ),
+    "the norm side swapped at the end": ("llama", {"final_norm": lambda block: {"side": "in"}}),
+    "the norm side swapped in the middle": ("llama", {"resid_mid": lambda block: {"side": "out"}}),
+    "a branch gain ignored": ("granite", {"attn_out": lambda block: {"gain": 1.0}}),
+    "a branch gain ignored in the MLP": ("granite", {"mlp_out": lambda block: {"gain": 1.0}}),
+    "a branch read before its post-norm": ("gemma2", {"attn_out": lambda block: {"module": block.mixer}}),
+    "the residual stream of the next layer": ("llama", {"resid_pre": lambda block: {"side": "out"}}),
+}
+
+
+@pytest.mark.parametrize("fault", list(PLACES))
+def test_faults_planted_in_the_map_are_silently_wrong(fault):
+    family, places = PLACES[fault]
+    found = doctor(_planted(family, **places), only=READING)
+    assert not found.ok
+    assert any(f.status == "silently wrong" for f in found.findings)
+
+
+OVERRIDES = {
+    "a wrong path for the attention": ("llama", {"attn": "mlp"}),
+    "a wrong path for the MLP": ("llama", {"mlp": "self_attn"}),
+    "a wrong path for the output projection": ("llama", {"o": "self_attn.q_proj"}),
+    "heads sliced elsewhere": ("llama", {"o": "mlp.down_proj"}),
+    "heads of another width": ("qwen3", {"o": "mlp.down_proj"}),
+    "heads sliced after the output projection": ("gemma2", {"o": "post_attention_layernorm"}),
+    "the norm side swapped": ("llama", {"ln2": "input_layernorm"}),
+    "the post-norm left out": ("gemma2", {"ln1_post": None}),
+    "another norm at the end": ("llama", {"ln_final": "model.layers.0.input_layernorm"}),
+    "no norm at the end": ("llama", {"ln_final": None}),
+}
+
+
+@pytest.mark.parametrize("fault", list(OVERRIDES))
+def test_wrong_overrides_are_silently_wrong(fault):
+    family, overrides = OVERRIDES[fault]
+    found = doctor(hf_model(family), overrides=overrides, only=READING)
+    assert not found.ok
+    assert any(f.status == "silently wrong" for f in found.findings)
+
+
+def test_left_padding_without_position_ids_is_silently_wrong():
+    given = "the given layout"
+    without = Layout("left", position_ids=False)
+    bad = doctor(hf_model("gpt2"), layout=without, only=["batches"])
+    assert bad.status(given) == "silently wrong"
+    assert not bad.ok
+    assert doctor(hf_model("gpt2"), layout=Layout("left"), only=["batches"]).ok
+    assert doctor(hf_model("opt"), layout=without, only=["batches"]).ok  # it counts positions from the mask
+
+
+def test_a_model_that_looks_ahead_is_caught():
+    hf = copy.deepcopy(hf_model("llama"))
+    layer = hf.model.layers[1]
+    layer.register_forward_hook(lambda m, a, out: out + out.mean(1, keepdim=True))
+    found = doctor(unchecked(hf), only=["noise floor", "causality"])
+    assert found.status("another token changes nothing before it") == "silently wrong"
+    assert found.status("the noise floor is rounding") == "silently wrong"
+
+
+def _run(*args: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["doctor", *args])
+    if isinstance(done.exception, InputError):
+        return 2, str(done.exception)
+    return done.exit_code, done.stdout
+
+
+def test_the_command_says_it_with_its_exit_code(tmp_path):
+    folder = str(tmp_path / "m")
+    hf_model("gpt2").save_pretrained(folder)
+    code, out = _run(folder, "--json", "--no-references", "--device", "cpu")
+    told = json.loads(out)
+    assert code == 0
+    assert told["ok"]
+    assert told["counts"]["silently wrong"] == 0
+    code, out = _run(folder, "--json", "--no-references", "--override", "o=mlp.c_proj")
+    assert code == 1
+    assert json.loads(out)["counts"]["silently wrong"] > 0
+    code, out = _run(folder, "--no-references", "--padding", "left", "--no-position-ids")
+    assert code == 1
+    assert "silently wrong" in out
+    for wrong in ([str(tmp_path / "no")], [folder, "--override", "o"], [folder, "--override", "o=no.such"]):
+        code, out = _run(*wrong)
+        assert code == 2
+        assert "\n" not in out
+
+
+def test_a_diagnosis_shows_itself():
+    found = wrapped("llama").doctor(only=["identities"])
+    frame = found.to_frame()
+    assert set(frame.columns) == {"check", "status", "measured", "allowed", "layer", "detail"}
+    evil = dataclasses.replace(found, model="<script>")
+    assert "<script>" not in evil._repr_html_()
+    assert "<table" in evil._repr_html_()
+    assert "all well" in str(found)
+    json.dumps(found.to_dict(), allow_nan=False)
