@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, prepare
 from verdictscope.activations.joining import widened
-from verdictscope.activations.model import Model
+from verdictscope.activations.model import Model, as_model
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
@@ -28,7 +28,7 @@ from verdictscope.rollouts.rollout import Rollout
 
 
 def collect(
-    model: Model,
+    model: Model | Any,
     rollouts: Sequence[Rollout],
     reads: Sequence[Read],
     path: str | Path,
@@ -60,6 +60,7 @@ def collect(
     Raises:
         InputError: the file belongs to another model, other rollouts, reads, readouts or plan, or cannot be written.
     """
+    model = as_model(model)
     rollouts, reads, score, path = list(rollouts), tuple(reads), tuple(score), Path(path)
     if not (reads or score) or len({r.site.name for r in reads}) < len(reads):
         raise InputError("a store needs at least one read or readout, and one read a site; join positions with commas")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.identities import embedding_weight
 from verdictscope.activations.joining import in_order, placed, sorted_scores
 from verdictscope.activations.matches import explicit
-from verdictscope.activations.model import Model
+from verdictscope.activations.model import Model, as_model
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
@@ -72,7 +73,7 @@ class Job:
     """What is asked of every batch, looked up once.
 
     Attributes:
-        model: the model.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
         reads: the reads as asked, and the same with every position explicit where that needs a tokenizer.
         write: site to write function.
         score: readouts, in the order in which their scores come.
@@ -222,7 +223,7 @@ def prepare(
 
 
 def passes(
-    model: Model,
+    model: Model | Any,
     rollouts: Sequence[Rollout],
     read: Sequence[Read] = (),
     write: Mapping[Site, WriteFn] | None = None,
@@ -236,7 +237,7 @@ def passes(
     """Runs a model on rollouts and yields what each batch gave, in the plan's order.
 
     Args:
-        model: the model.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.
@@ -249,7 +250,7 @@ def passes(
     Raises:
         InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
     """
-    rollouts = list(rollouts)
+    model, rollouts = as_model(model), list(rollouts)
     job, plan = prepare(model, rollouts, tuple(read), write, tuple(score), plan, logits_at, moments)
     for flight, plan_then, batch in flights(job, rollouts, plan, skip):
         yield flight.land(plan_then, batch)
@@ -280,7 +281,7 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
 
 
 def forward(
-    model: Model,
+    model: Model | Any,
     rollouts: Sequence[Rollout],
     read: Sequence[Read] = (),
     write: Mapping[Site, WriteFn] | None = None,
@@ -295,7 +296,7 @@ def forward(
     order.
 
     Args:
-        model: the model.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return, for example ``[Site("resid_post") @ "thinking:8,think_end"]``.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.

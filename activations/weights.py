@@ -53,11 +53,11 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
 def is_packed(module: nn.Module) -> bool:
     """Whether a linear map keeps its weight in a form that cannot be multiplied with as it is (quantised)."""
     weight = getattr(module, "weight", None)
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and weight.ndim == 2
-    linear = isinstance(module, nn.Linear | Conv1D) or (
-        hasattr(module, "in_features") and hasattr(module, "out_features")
-    )
-    return linear and (not plain or weight.element_size() < 2)
+    if isinstance(weight, Tensor) and not weight.is_floating_point():
+        return True
+    plain = type(weight) in (Tensor, nn.Parameter) and weight.ndim == 2 and weight.element_size() >= 2
+    named = hasattr(module, "in_features") and hasattr(module, "out_features")
+    return (named or isinstance(module, nn.Linear | Conv1D)) and not plain
 
 
 def _weight(module: nn.Module, n_in: int) -> Float[Tensor, "in out"]:

@@ -1,0 +1,102 @@
+"""Models held by TransformerLens or nnsight give the same rows, and their imports leave nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import transformers.utils.logging as hf_logging
+from tiny_models import hf_model, rollout, wrapped
+
+from verdictscope.activations import Site, collect, forward, wrap
+from verdictscope.activations.backends import backend_of
+from verdictscope.activations.backends.imports import import_nnsight, import_transformer_lens
+from verdictscope.activations.backends.nnsight import remote_request, send, trace_outputs
+from verdictscope.activations.doctor.references import word_tokenizer
+from verdictscope.errors import InputError
+
+ROLLOUTS = [rollout("a/0", 20, seed=1), rollout("b/0", 13, seed=2)]
+SITES = ("resid_post", "attn_out", "z", "v")
+
+
+def _bridge(family: str, folder: Path):
+    hf = copy.deepcopy(hf_model(family))
+    hf.config.architectures = [type(hf).__name__]
+    with import_transformer_lens() as lens:
+        return lens.TransformerBridge.boot_transformers(
+            f"tiny/{family}", hf_model=hf, tokenizer=word_tokenizer(97, folder), device="cpu"
+        )
+
+
+def _same_rows(held, family: str, folder: Path) -> None:
+    stock = wrapped(family)
+    for name in SITES:
+        read = Site(name) @ "all"
+        mine, theirs = (forward(m, ROLLOUTS, [read]).values[read] for m in (held, stock))
+        assert (mine - theirs).norm() <= 8 * stock.noise_floor * theirs.norm()
+    read = Site("resid_post") @ "all"
+    with collect(held, ROLLOUTS, [read], folder / "rows.h5") as store:
+        assert store.finished
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_bridge_gives_the_same_rows_and_stays_as_it_is(family, tmp_path):
+    bridge = _bridge(family, tmp_path)
+    ids = torch.tensor([ROLLOUTS[0].ids])
+    with torch.no_grad():
+        before = bridge(ids, prepend_bos=False)
+        _same_rows(bridge, family, tmp_path)
+        assert torch.equal(bridge(ids, prepend_bos=False), before)
+
+
+def test_a_bridge_that_computes_something_else_is_refused(tmp_path):
+    bridge = _bridge("llama", tmp_path)
+    bridge.add_perma_hook("blocks.1.hook_out", lambda value, hook: value * 2)
+    with pytest.raises(InputError, match="something else"):
+        wrap(bridge)
+
+
+def _traced(tmp_path: Path):
+    with import_nnsight() as nnsight:
+        return nnsight.TransformersModel(copy.deepcopy(hf_model("llama")), tokenizer=word_tokenizer(97, tmp_path))
+
+
+def test_an_nnsight_model_gives_the_same_rows(tmp_path):
+    held = _traced(tmp_path)
+    assert backend_of(held) is not None
+    _same_rows(held, "llama", tmp_path)
+
+
+def test_the_remote_request_is_built_and_runs_in_the_form_in_which_it_is_sent(tmp_path, monkeypatch):
+    held = _traced(tmp_path)
+    paths = ["model.layers.0", "model.layers.2"]
+    request = remote_request(held, ROLLOUTS[0].ids, paths)
+    assert len(request.payload) > 100
+    assert request.host.startswith("https://")
+    ids = torch.tensor([ROLLOUTS[0].ids])
+    sent = trace_outputs(held, ids, paths, remote="local")
+    read = Site("resid_post", (0, 2)) @ "all"
+    mine = forward(wrapped("llama"), ROLLOUTS[:1], [read]).values[read]
+    for a, b in zip(sent, mine, strict=True):
+        assert torch.allclose(a.reshape(b.shape), b, atol=1e-5)
+    monkeypatch.delenv("NDIF_API_KEY", raising=False)
+    with pytest.raises(InputError, match="NDIF_API_KEY"):
+        send(held, ROLLOUTS[0].ids, paths)
+    with pytest.raises(InputError, match="no module"):
+        remote_request(held, ROLLOUTS[0].ids, ["model.layers.9"])
+
+
+def test_imports_leave_nothing_behind():
+    level = hf_logging.get_verbosity()
+    with import_transformer_lens(), import_nnsight():
+        pass
+    assert not hasattr(object, "save")
+    assert hf_logging.get_verbosity() == level
+
+
+def test_anything_else_is_no_model():
+    assert backend_of(object()) is None
+    with pytest.raises(InputError, match="is no model"):
+        wrap(object())
