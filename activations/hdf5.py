@@ -84,7 +84,6 @@ def to_stored(values: Tensor, dtype: str) -> np.ndarray:
     """A tensor as the array that is stored, without changing a bit."""
     if str(values.dtype) != f"torch.{dtype}":
         raise InputError(f"values are {values.dtype}, the store holds {dtype}")
-    values = values.contiguous()
     return values.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else values.numpy()
 
 

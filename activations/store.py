@@ -57,6 +57,16 @@ class Store:
         self._ids = np.array([s.decode() for s in file["rollouts/id"][:]], dtype=object)
         self._extents: dict[str, Extents] = {}
         self._columns = [*header["sites"], *(f"scores/{i}" for i in range(len(header.get("scores", ()))))]
+        self._about: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._note_commits()
+
+    def _note_commits(self) -> None:
+        """Counts what is committed; only a writer changes that, and no reader can open a file that is written."""
+        commits = self._file["commits"]
+        self._batches, flag = (int(x) for x in commits["state"][:])
+        self._rollouts = int(commits["rollouts"][self._batches - 1]) if self._batches else 0
+        self._stops = commits["rows"][self._batches - 1] if self._batches else np.zeros(len(self._columns), np.int64)
+        self._finished = bool(flag) or self._rollouts == len(self._ids)
 
     # -- opening
     # -------------------------------------------------------------------------------------------------------
@@ -117,17 +127,17 @@ class Store:
     @property
     def finished(self) -> bool:
         """Whether every rollout is in."""
-        return bool(self._file["commits/state"][1]) or self.rollouts_done == len(self._ids)
+        return self._finished
 
     @property
     def batches_done(self) -> int:
         """Committed batches."""
-        return int(self._file["commits/state"][0])
+        return self._batches
 
     @property
     def rollouts_done(self) -> int:
         """Committed rollouts; the first that many in the plan's order."""
-        return int(self._file["commits/rollouts"][self.batches_done - 1]) if self.batches_done else 0
+        return self._rollouts
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -141,7 +151,15 @@ class Store:
 
     def layers(self, site: str) -> tuple[int, ...]:
         """Layers stored for a site."""
-        return tuple(int(layer) for layer in self._values(site).attrs["layers"])
+        return self._kind(site)[0]
+
+    def _kind(self, site: str) -> tuple[tuple[int, ...], str]:
+        """Layers and type of a site, looked up once."""
+        if site not in self._about:
+            attributes = self._values(site).attrs
+            layers = tuple(int(layer) for layer in attributes["layers"])
+            self._about[site] = layers, str(attributes["dtype"])
+        return self._about[site]
 
     def shape(self, site: str) -> tuple[int, ...]:
         """Shape of one row of a site."""
@@ -149,11 +167,8 @@ class Store:
 
     def n_rows(self, site: str) -> int:
         """Committed rows of a site."""
-        self._values(site)
-        return self._stop(self.batches_done, self._columns.index(site))
-
-    def _stop(self, batches: int, column: int) -> int:
-        return int(self._file["commits/rows"][batches - 1, column]) if batches else 0
+        self._kind(site)
+        return int(self._stops[self._columns.index(site)])
 
     @cached_property
     def _planned(self) -> BatchPlan:
@@ -233,7 +248,7 @@ class Store:
         wanted = None if unbroken else np.arange(n)[rows if isinstance(rows, slice) else np.asarray(rows)]
         with damage_told(self.path):
             part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
-        return from_stored(part, self._values(site).attrs["dtype"])
+        return from_stored(part, self._kind(site)[1])
 
     def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, "row ..."]:
         """``read`` as float32 NumPy (float64 where float64 was stored)."""
@@ -275,9 +290,10 @@ class Store:
         """Checks every committed batch against its checksum: one line per batch and site with ``ok``."""
         lines, sums = [], self._file["commits"].get("xxh3", self._file["commits"].get("checksum"))
         summed = crc32 if "checksum" in self._file["commits"] else xxh3
+        stops = self._file["commits/rows"][: self.batches_done]
         for batch in range(self.batches_done):
             for i, site in enumerate(self._columns):
-                start, stop = self._stop(batch, i), self._stop(batch + 1, i)
+                start, stop = int(stops[batch - 1, i]) if batch else 0, int(stops[batch, i])
                 found = summed(self._stored(site, start, stop))
                 lines.append((batch, site, start, stop, found == int(sums[batch, i])))
         return pd.DataFrame(lines, columns=["batch", "site", "start", "stop", "ok"])
@@ -305,10 +321,10 @@ class Store:
             text = where.get("asked") or where["positions"]
             size = n * len(layers) * self._raw(site).row_bytes
             text = text if isinstance(text, str) else "explicit positions"
-            lines.append((site, len(layers), n, data.shape[2:], data.attrs["dtype"], size, text))
+            lines.append((site, len(layers), n, data.shape[2:], self._kind(site)[1], size, text))
         return pd.DataFrame(lines, columns=["site", "layers", "rows", "shape", "dtype", "bytes", "positions"])
 
-    def _about(self) -> str:
+    def _summary(self) -> str:
         state = "finished" if self.finished else f"unfinished, {self.rollouts_done} of {len(self._ids)} rollouts"
         scores = f", scores of {', '.join(self.readouts)}" if self.readouts else ""
         return (
@@ -319,7 +335,7 @@ class Store:
         if not self._file:
             return f"Store({str(self.path)!r}, closed)"
         lines = [f"{r.site}: {r.layers} x {r.rows} x {r.shape} {r.dtype} @ {r.positions}" for r in self._lines()]
-        return f"Store({str(self.path)!r}: {self._about()})" + "".join(f"\n  {line}" for line in lines)
+        return f"Store({str(self.path)!r}: {self._summary()})" + "".join(f"\n  {line}" for line in lines)
 
     def _lines(self) -> Iterator[Any]:
         return self.to_frame().itertuples(index=False)
@@ -328,7 +344,7 @@ class Store:
         if not self._file:
             return html.escape(repr(self))
         table = self.to_frame().to_html(index=False, border=0, escape=True)
-        return f"<p><b>{html.escape(str(self.path))}</b><br>{html.escape(self._about())}</p>{table}"
+        return f"<p><b>{html.escape(str(self.path))}</b><br>{html.escape(self._summary())}</p>{table}"
 
 
 @contextmanager

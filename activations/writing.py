@@ -19,14 +19,16 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 import pandas as pd
+import xxhash
 from torch import Tensor
 
-from verdictscope.activations.hdf5 import ROW_TYPES, cuts, first_line, lay_out, row_bytes, to_stored, write_header, xxh3
+from verdictscope.activations.hdf5 import ROW_TYPES, cuts, first_line, lay_out, row_bytes, to_stored, write_header
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.store import FORMAT, VERSION, Store
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import SEGMENTS
 
+_BLOCK = 1 << 18
 _SEGMENTS = pd.Index(SEGMENTS)
 
 
@@ -126,19 +128,26 @@ class StoreWriter(Store):
             super().close()
 
     def _write(self, site: str, frame: pd.DataFrame, values: Tensor) -> tuple[int, int]:
-        data, raw = self._values(site), self._raw(site)
-        stored = to_stored(values, data.attrs["dtype"])
-        start, (n_layers, room) = self.n_rows(site), data.shape[:2]
+        """Puts a batch into place; returns the row after its last and its checksum."""
+        stored, shape = to_stored(values, self._kind(site)[1]), self._values(site).shape
+        start = self.n_rows(site)
         stop = start + len(frame)
-        if stop > room or stored.shape != (n_layers, len(frame), *data.shape[2:]):
+        if stop > shape[1] or stored.shape != (shape[0], len(frame), *shape[2:]):
             raise InputError(f"{self.path}: the batch does not fit site {site}; was it made by another plan?")
-        columns = self._row_arrays(frame)
-        if len(frame):
-            for name, array in columns.items():
+        state, columns = xxhash.xxh3_64(), self._row_arrays(frame)
+        for name, array in columns.items():
+            state.update(array.data)
+            if len(frame):
                 self._file[site]["rows"][name][start:stop] = array
-            for at in range(n_layers):
-                raw.write(at, start, stored[at])
-        return stop, xxh3([*columns.values(), *stored])
+        raw = self._raw(site)
+        step = max(1, _BLOCK // max(1, raw.row_bytes))
+        for at in range(shape[0]):
+            layer = np.ascontiguousarray(stored[at])
+            for a in range(0, len(frame), step):  # summed and written while it is in the processor's cache
+                part = layer[a : a + step]
+                state.update(part.reshape(-1).view(np.uint8).data)
+                raw.write(at, start + a, part)
+        return stop, state.intdigest()
 
     def _row_arrays(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         columns = {
@@ -156,13 +165,14 @@ class StoreWriter(Store):
         return pd.Index(self._ids)
 
     def _commit(self, stops: Sequence[int], sums: Sequence[int], n_rollouts: int) -> None:
-        n, done = self.batches_done, self.rollouts_done + n_rollouts
+        n, done = self._batches, self._rollouts + n_rollouts
         commits = self._file["commits"]
         commits["rows"][n], commits["rollouts"][n] = stops, done
         commits["xxh3"][n] = np.asarray(sums, dtype=np.uint64)
         self._file.flush()
         commits["state"][:] = (n + 1, done == len(self._ids))
         self._file.flush()
+        self._note_commits()
 
     @contextmanager
     def _disk_told(self) -> Iterator[None]:
