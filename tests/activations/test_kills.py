@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from evidence import write_evidence
+from tests.evidence import write_evidence
 from tiny_models import rollout, wrapped
 
 from verdictscope.activations import BatchPlan, LinearReadout, Site, Store, collect
