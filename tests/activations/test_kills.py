@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tests.evidence import write_evidence
 from tiny_models import rollout, wrapped
 
+from tests.evidence import write_evidence
 from verdictscope.activations import BatchPlan, LinearReadout, Site, Store, collect
 from verdictscope.activations.writing import StoreWriter
 
