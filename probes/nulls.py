@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.linear import LogisticProbe
-from verdictscope.probes.rows import Balance, Rows, check_rows, prompt_of, to_array
+from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
 from verdictscope.stats import auroc, permutation_p
 
 _FEWEST = 19  # below this no p-value can reach .05
@@ -102,7 +103,7 @@ def permuted_control(
         raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better 50")
     checked = check_rows(rows, hold, balance)
     X = to_array(X, len(rows), layer=-1)
-    plan = _Exchange.of(rows, checked, unit, within)
+    plan = Exchange.of(rows, checked, unit, within)
     train, test = checked.at("train"), checked.at("test")
     features = X[train].astype(np.float64), X[test].astype(np.float64)
     refit = partial(_refit, C=C, balance=balance, rows=checked, train=train, test=test, features=features)
@@ -124,46 +125,6 @@ def permuted_control(
         within=tuple(within),
         seed=seed,
     )
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """Units with their rollouts, in pools within which labels are exchanged."""
-
-    label: Int[ndarray, " rollout"]
-    pools: list[list[Int[ndarray, " member"]]]
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, checked: Rows, unit: str, within: Sequence[str]) -> _Exchange:
-        missing = [c for c in within if c not in rows.columns]
-        if unit not in rows.columns and unit != "prompt":
-            missing.append(unit)
-        if missing:
-            raise InputError(f"rows lack {', '.join(missing)}; name columns of the table")
-        _, first = np.unique(checked.rollout, return_index=True)
-        names = rows[unit].iloc[first].astype(str) if unit in rows.columns else prompt_of(checked.rollout_ids)
-        table = pd.DataFrame({"unit": np.asarray(names, dtype=object), "part": checked.part[first]})
-        table["pool"] = table["part"]
-        for column in within:
-            table["pool"] += "|" + rows[column].iloc[first].astype(str).to_numpy()
-        split = table.drop_duplicates(["unit", "pool"])["unit"]
-        if split.duplicated().any():
-            raise InputError(f"{unit} {split[split.duplicated()].iloc[0]!r} has two parts or two values of `within`")
-        pools = [
-            [members.index.to_numpy() for _, members in pool.groupby("unit", sort=True)]
-            for _, pool in table.groupby("pool", sort=True)
-        ]
-        return cls(checked.label[first], pools)
-
-    def permuted(self, rng: np.random.Generator) -> Int[ndarray, " rollout"]:
-        """New labels by rollout: every unit takes over the labels of a random unit of its pool."""
-        out = self.label.copy()
-        for pool in self.pools:
-            for taker, giver in zip(pool, rng.permutation(len(pool)), strict=True):
-                given = self.label[pool[giver]]
-                start = 0 if len(given) == len(taker) else int(rng.integers(len(given)))
-                out[taker] = np.resize(np.roll(given, -start), len(taker))
-        return out
 
 
 def _refit(

@@ -11,7 +11,7 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.probes import permuted_control, split_groups
-from verdictscope.probes.nulls import _Exchange
+from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.rows import check_rows
 
 
@@ -54,7 +54,7 @@ def test_prompts_move_whole_and_parts_keep_their_labels() -> None:
     rows, _ = rows_of(rng, prompts=60)
     rows.loc[rows["rollout"].str.endswith("/1"), "label"] = 1  # prompts with unlike samples among them
     checked = check_rows(rows, (), "classes")
-    plan = _Exchange.of(rows, checked, "prompt", ())
+    plan = Exchange.of(rows, checked, "prompt", ())
     first = pd.Series(plan.label, index=checked.rollout_ids)
     part = rows.drop_duplicates("rollout").set_index("rollout")["part"]
     profiles = {tuple(first[[f"p{i}/0", f"p{i}/1"]]) for i in range(60)}
@@ -71,7 +71,7 @@ def test_labels_stay_within_a_stratum_if_asked() -> None:
     rng = np.random.default_rng(2)
     rows, _ = rows_of(rng, prompts=60)
     checked = check_rows(rows, ("harm",), "classes")
-    plan = _Exchange.of(rows, checked, "prompt", ("harm",))
+    plan = Exchange.of(rows, checked, "prompt", ("harm",))
     _, at = np.unique(checked.rollout, return_index=True)
     harm, part = rows["harm"].to_numpy()[at], rows["part"].to_numpy()[at]
     new = plan.permuted(rng)
