@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from verdictscope.probes.rows import Rows
-from verdictscope.stats import RESAMPLES, Effect, auroc_effect, effects_frame
+from verdictscope.stats import Effect, auroc_effect, effects_frame
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,6 @@ def evaluate(
     scores: Float[ndarray, " scored"],
     rows: Rows,
     where: Bool[ndarray, " row"],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Evaluation:
     """AUROC of scores with intervals over prompt groups, on the logit scale.
 
@@ -48,18 +45,15 @@ def evaluate(
         scores: one score for every row of ``where``, in order.
         rows: the table's rows.
         where: the rows that are scored.
-        resamples: bootstrap resamples.
-        seed: seed of the draws.
     """
     label, group, held = rows.label[where], rows.group[where], rows.held[where]
-    given = {"resamples": resamples, "seed": seed}
     codes, first, inverse = np.unique(rows.rollout[where], return_index=True, return_inverse=True)
     mean = np.bincount(inverse, weights=scores) / np.bincount(inverse)
     stratified = None
     if len(rows.held_names) > 1:
-        stratified = auroc_effect("AUROC, held fixed", label, scores, group, strata=held, **given)
+        stratified = auroc_effect("AUROC, held fixed", label, scores, group, strata=held)
     return Evaluation(
-        tokens=auroc_effect("AUROC, tokens", label, scores, group, **given),
-        rollouts=auroc_effect("AUROC, rollout means", label[first], mean, group[first], **given),
+        tokens=auroc_effect("AUROC, tokens", label, scores, group),
+        rollouts=auroc_effect("AUROC, rollout means", label[first], mean, group[first]),
         held=stratified,
     )

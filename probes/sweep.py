@@ -15,16 +15,20 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.probes.estimators import LogisticProbe
 from verdictscope.probes.evaluate import Evaluation, evaluate
-from verdictscope.probes.linear import LogisticProbe
 from verdictscope.probes.rows import Balance, check_rows, to_array
-from verdictscope.stats import RESAMPLES, Effect, auroc_bootstrap
+from verdictscope.probes.solver import LogisticFits, solve_layers
+from verdictscope.stats import Effect, auroc_clustered
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
 
 ReadLayer = Callable[[int], Any]
 """Layer -> activations ``[row d]``, rows as in the table; arrays or tensors."""
+
+TOLERANCE = 1e-6
+"""Largest error of a fitted probe's weights, as a share of their norm."""
 
 DEFAULT_CS = (0.01, 0.1, 1.0)
 """Inverse penalties tried; the train weights sum to the number of rollouts."""
@@ -48,8 +52,6 @@ class Selection:
         balance: what the fit weighed equally.
         hold: columns held fixed.
         cells: rollouts per held value and label in train.
-        resamples: bootstrap resamples.
-        seed: seed of every draw.
     """
 
     table: pd.DataFrame
@@ -60,8 +62,6 @@ class Selection:
     balance: Balance
     hold: tuple[str, ...]
     cells: pd.DataFrame
-    resamples: int
-    seed: int
     _seen: frozenset[str] = field(repr=False)
 
     @property
@@ -93,7 +93,7 @@ class Selection:
             raise InputError(f"test group {known[0]!r} was used to fit or choose this probe; keep the split as it was")
         X = to_array(read_layer(self.layer), len(rows), self.layer)[where]
         scores = self.probe.decision_function(X)
-        result = evaluate(scores, checked, where, resamples=self.resamples, seed=self.seed)
+        result = evaluate(scores, checked, where)
         return Sweep(self, result)
 
     def to_frame(self) -> pd.DataFrame:
@@ -183,14 +183,10 @@ def sweep(
     *,
     balance: Balance = "cells",
     hold: Sequence[str] = ("harm",),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
     """`select`, then `Selection.test`: see there."""
-    chosen = select(
-        read_layer, rows, layers, Cs, balance=balance, hold=hold, resamples=resamples, seed=seed, progress=progress
-    )
+    chosen = select(read_layer, rows, layers, Cs, balance=balance, hold=hold, progress=progress)
     return chosen.test(read_layer, rows)
 
 
@@ -202,8 +198,6 @@ def select(
     *,
     balance: Balance = "cells",
     hold: Sequence[str] = ("harm",),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
     """Fit a probe per layer and penalty on train rows and choose one on validation rows.
@@ -214,10 +208,9 @@ def select(
         layers: layers to try.
         Cs: inverse penalties to try.
         balance: ``cells`` gives the cells label x held columns equal weight, so that harm cannot stand in for refusal;
-            ``classes`` the two labels; ``none`` each rollout. Every rollout counts once in each.
+            ``classes`` the two labels; ``none`` each rollout. Every rollout counts once in each, and features are
+            standardised with every rollout counting once, whatever the labels.
         hold: the columns held fixed.
-        resamples: bootstrap resamples behind standard errors and intervals.
-        seed: seed of the draws.
         progress: called with layers done and layers in all.
 
     Returns:
@@ -232,35 +225,40 @@ def select(
         raise InputError("name at least one layer and one C")
     checked = check_rows(rows, hold, balance)
     train, validation = checked.at("train"), checked.at("validation")
-    weight, label, group = checked.weights(train, balance), checked.label[validation], checked.group[validation]
-    wanted = sorted(set(layers))
-    found, fitted = [], {}
-    for done, layer in enumerate(wanted, start=1):
+    label, group = checked.label[validation], checked.group[validation]
+    penalties, held_out = sorted({float(C) for C in Cs}), {}
+
+    def read(layer: int) -> np.ndarray:
         X = to_array(read_layer(layer), len(rows), layer)
-        fitted_on, chosen_on = X[train], X[validation]
-        for C in map(float, sorted(set(Cs))):
-            probe = _fit(fitted_on, checked.label[train], weight, C, layer)
-            scores = probe.decision_function(chosen_on)
-            boot = auroc_bootstrap(label, scores, group, resamples=resamples, seed=seed)
-            found.append({"layer": layer, "C": C, "auroc_validation": boot.estimate, "se": boot.se})
-            fitted[layer, C] = probe, scores
-        if progress:
-            progress(done, len(wanted))
+        held_out[layer] = X[validation]
+        return X[train]
+
+    def then(layer: int, X: np.ndarray, fits: LogisticFits) -> tuple[LogisticFits, np.ndarray]:
+        return fits, fits.scores(held_out.pop(layer))[0, :, 0]
+
+    fitted = solve_layers(
+        read, sorted(set(layers)), checked.label[train], penalties, weight=checked.weights(train, balance),
+        scale_weight=checked.weights(train, "none"), tol=TOLERANCE, max_iter=1000, then=then, progress=progress,
+    )  # fmt: skip
+    found = []
+    for layer, (_, scores) in sorted(fitted.items()):
+        for C, of_C in zip(penalties, scores, strict=True):
+            auroc = auroc_clustered(label, of_C, group)
+            found.append({"layer": layer, "C": C, "auroc_validation": auroc.estimate, "se": auroc.se})
     table = pd.DataFrame(found)
     layer, C = one_standard_error(table)
     table["chosen"] = (table["layer"] == layer) & (table["C"] == C)
     table["n_rows"], table["n_groups"] = int(validation.sum()), len(set(group))
+    at = penalties.index(C)
     return Selection(
         table=table,
         layer=layer,
         C=C,
-        probes={at: probe for (at, c), (probe, _) in fitted.items() if c == C},
-        validation=evaluate(fitted[layer, C][1], checked, validation, resamples=resamples, seed=seed),
+        probes={number: _probe(fits, at) for number, (fits, _) in sorted(fitted.items())},
+        validation=evaluate(fitted[layer][1][at], checked, validation),
         balance=balance,
         hold=tuple(hold),
         cells=checked.cell_counts(train),
-        resamples=resamples,
-        seed=seed,
         _seen=frozenset(checked.group[train | validation]),
     )
 
@@ -279,10 +277,11 @@ def one_standard_error(table: pd.DataFrame) -> tuple[int, float]:
     return layer, float(own.loc[own["auroc_validation"].idxmax(), "C"])
 
 
-def _fit(X: np.ndarray, y: np.ndarray, weight: np.ndarray, C: float | int, layer: int) -> LogisticProbe:
-    try:
-        return LogisticProbe(C=C).fit(X, y, sample_weight=weight)
-    except InputError as error:
-        raise InputError(f"layer {layer}: {error}") from error
-
-
+def _probe(fits: LogisticFits, at: int) -> LogisticProbe:
+    """One of many fits as a probe of its own."""
+    probe = LogisticProbe(C=fits.Cs[at], tol=fits.tol)
+    probe.classes_ = np.array([0, 1])
+    probe.direction_, probe.bias_ = fits.direction[0, at, 0].copy(), float(fits.bias[0, at, 0])
+    probe.error_, probe.n_iter_ = float(fits.error[0, at, 0]), max(1, int(fits.iterations[0, at, 0]))
+    probe.n_features_in_ = len(probe.direction_)
+    return probe

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from verdictscope.errors import InputError
 from verdictscope.probes.linear import LogisticProbe
 from verdictscope.probes.splits import PARTS
-from verdictscope.stats import RESAMPLES, Column, Effect, auroc, auroc_effect
+from verdictscope.stats import Column, Effect, auroc, auroc_effect
 
 TEXT_CS = (0.01, 0.1, 1.0, 10.0)
 """Penalties the text readers may choose from on validation, so that they are not beaten by a bad setting."""
@@ -33,8 +33,6 @@ def bag_of_words_auroc(
     name: str = "bag of words",
     Cs: Sequence[float | int] = TEXT_CS,
     ngrams: int = 1,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Effect:
     """AUROC of a logistic regression on word counts: fitted on train, C from validation, told on test.
 
@@ -46,8 +44,6 @@ def bag_of_words_auroc(
         name: name of the effect.
         Cs: inverse penalties to choose from.
         ngrams: longest run of words counted.
-        resamples: bootstrap resamples.
-        seed: seed of the draws.
 
     Raises:
         InputError: lengths differ, a group in two parts, one class in train or test, or texts without a word.
@@ -62,7 +58,7 @@ def bag_of_words_auroc(
         model = LogisticRegression(C=C, max_iter=1000).fit(counts, y)
         return lambda other: model.decision_function(counter.transform(other))
 
-    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, fit, Cs, resamples, seed)
+    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, fit, Cs)
 
 
 def length_auroc(
@@ -73,8 +69,6 @@ def length_auroc(
     *,
     name: str = "length",
     Cs: Sequence[float | int] = TEXT_CS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Effect:
     """AUROC of the length alone (of the prompt or the thinking, in tokens): linear, squared and log terms.
 
@@ -83,7 +77,7 @@ def length_auroc(
     x = np.asarray(lengths, dtype=float)
     if not np.isfinite(x).all() or (x < 0).any():
         raise InputError(f"{name}: lengths must be finite and not negative")
-    return _baseline(name, _terms(x, np.log1p(x)), labels, groups, part, _fit_terms, Cs, resamples, seed)
+    return _baseline(name, _terms(x, np.log1p(x)), labels, groups, part, _fit_terms, Cs)
 
 
 def position_auroc(
@@ -94,8 +88,6 @@ def position_auroc(
     *,
     name: str = "position",
     Cs: Sequence[float | int] = TEXT_CS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Effect:
     """AUROC of where the row stands alone (absolute, or counted from the end of thinking): linear and squared.
 
@@ -104,7 +96,7 @@ def position_auroc(
     x = np.asarray(positions, dtype=float)
     if not np.isfinite(x).all():
         raise InputError(f"{name}: positions must be finite")
-    return _baseline(name, _terms(x), labels, groups, part, _fit_terms, Cs, resamples, seed)
+    return _baseline(name, _terms(x), labels, groups, part, _fit_terms, Cs)
 
 
 def _terms(x: np.ndarray, *more: np.ndarray) -> np.ndarray:
@@ -123,8 +115,6 @@ def _baseline(
     part: Column,
     fit: _Fit,
     Cs: Sequence[float | int],
-    resamples: int,
-    seed: int,
 ) -> Effect:
     """Fit on train, choose C on validation (the smallest among equals), AUROC on test."""
     y, group, where = _aligned(name, x, labels, groups, part)
@@ -134,7 +124,7 @@ def _baseline(
         tried = [float(auroc(y[validation], fit(x[train], y[train], C)(x[validation]))) for C in sorted(Cs)]
         chosen = sorted(Cs)[int(np.argmax(tried))]
     scores = fit(x[train], y[train], chosen)(x[test])
-    return auroc_effect(name, y[test], scores, group[test], resamples=resamples, seed=seed)
+    return auroc_effect(name, y[test], scores, group[test])
 
 
 def _aligned(

@@ -14,8 +14,6 @@ from verdictscope.probes import Selection, permuted_control, select, split_group
 from verdictscope.probes.rows import check_rows
 from verdictscope.probes.sweep import one_standard_error
 
-QUICK = {"resamples": 300}
-
 
 class Planted:
     """Rows of ``prompts`` prompts x samples x tokens; refusal at some layers, harm at all of them."""
@@ -54,7 +52,7 @@ def planted() -> Planted:
 
 
 def test_it_finds_the_latest_planted_layer_and_the_direction(planted: Planted) -> None:
-    result = sweep(planted.read, planted.rows, range(5), **QUICK)
+    result = sweep(planted.read, planted.rows, range(5))
     assert result.layer == 3
     direction = np.abs(result.probe.direction_)
     assert direction.argmax() == 1
@@ -73,7 +71,7 @@ def test_it_finds_the_latest_planted_layer_and_the_direction(planted: Planted) -
 def test_a_layer_that_knows_harm_alone_reads_half_with_harm_held_fixed() -> None:
     # the published probe: positives harmful and refused, negatives harmless and complied
     only_harm = Planted(refusal={0: 0.0})
-    result = sweep(only_harm.read, only_harm.rows, [0], [1.0], balance="classes", **QUICK)
+    result = sweep(only_harm.read, only_harm.rows, [0], [1.0], balance="classes")
     assert result.test.estimate > 0.7
     assert result.evaluation.held is not None
     assert result.evaluation.held.low < 0.5 < result.evaluation.held.high
@@ -89,14 +87,14 @@ def test_selection_never_sees_the_test_rows(planted: Planted) -> None:
     for x in poisoned.X.values():
         x[test] = np.nan
     flipped.loc[test, "label"] = 1 - flipped.loc[test, "label"]
-    honest = select(planted.read, planted.rows, range(5), **QUICK)
-    blind = select(poisoned.read, flipped, range(5), **QUICK)
+    honest = select(planted.read, planted.rows, range(5))
+    blind = select(poisoned.read, flipped, range(5))
     pd.testing.assert_frame_equal(honest.table, blind.table)
     assert (honest.layer, honest.C) == (blind.layer, blind.C)
 
 
 def test_the_test_number_comes_from_a_fixed_selection_alone(planted: Planted) -> None:
-    chosen = select(planted.read, planted.rows, range(5), **QUICK)
+    chosen = select(planted.read, planted.rows, range(5))
     assert "test" in {n for n, _ in inspect.getmembers(Selection, inspect.isfunction)}
     held = {k: v for k, v in vars(chosen).items() if k != "_seen"}
     assert not any("test" in k for k in held)
@@ -130,7 +128,7 @@ def test_a_perfect_validation_layer_still_has_ties() -> None:
     rng = np.random.default_rng(0)
     rows = Planted(refusal={0: 50.0, 1: 50.0}, harm=0.0)
     rows.X[1] += 8 * rng.normal(size=rows.X[1].shape)
-    chosen = select(rows.read, rows.rows, [0, 1], [1.0], **QUICK)
+    chosen = select(rows.read, rows.rows, [0, 1], [1.0])
     assert chosen.table["se"].iloc[0] > 0
     assert chosen.table["auroc_validation"].iloc[0] == 1.0
 
@@ -151,21 +149,21 @@ def test_every_rollout_counts_once_and_cells_count_equally(planted: Planted) -> 
 
 def test_duplicating_the_tokens_of_every_rollout_changes_nothing(planted: Planted) -> None:
     twice = pd.concat([planted.rows, planted.rows], ignore_index=True)
-    first = select(planted.read, planted.rows, [3], [0.1], **QUICK)
-    second = select(lambda layer: np.tile(planted.X[layer], (2, 1)), twice, [3], [0.1], **QUICK)
+    first = select(planted.read, planted.rows, [3], [0.1])
+    second = select(lambda layer: np.tile(planted.X[layer], (2, 1)), twice, [3], [0.1])
     np.testing.assert_allclose(first.probe.direction_, second.probe.direction_, rtol=1e-6)
 
 
-def test_same_seed_same_numbers_and_tensors_are_taken(planted: Planted) -> None:
+def test_same_rows_same_numbers_and_tensors_are_taken(planted: Planted) -> None:
     torch = pytest.importorskip("torch")
-    first = sweep(planted.read, planted.rows, [2, 3], [0.1], seed=3, **QUICK)
-    second = sweep(lambda n: torch.tensor(planted.X[n]), planted.rows, [2, 3], [0.1], seed=3, **QUICK)
+    first = sweep(planted.read, planted.rows, [2, 3], [0.1])
+    second = sweep(lambda n: torch.tensor(planted.X[n]), planted.rows, [2, 3], [0.1])
     assert first.test.low == pytest.approx(second.test.low, abs=1e-3)
-    assert first.test == sweep(planted.read, planted.rows, [2, 3], [0.1], seed=3, **QUICK).test
+    assert first.test == sweep(planted.read, planted.rows, [2, 3], [0.1]).test
 
 
 def test_results_print(planted: Planted) -> None:
-    result = sweep(planted.read, planted.rows, [2, 3], [0.1, 1], **QUICK)
+    result = sweep(planted.read, planted.rows, [2, 3], [0.1, 1])
     assert "layer 3" in repr(result)
     assert "Not yet tested" in repr(result.selection)
     assert "<table" in result._repr_html_()
@@ -214,13 +212,13 @@ def broken(rows: pd.DataFrame, what: str) -> pd.DataFrame:
 def test_rows_that_would_mislead_are_refused(planted: Planted, what: str, message: str) -> None:
     rows = broken(planted.rows, what)
     with pytest.raises(InputError, match=message):
-        select(lambda n: planted.X[n][: len(rows)], rows, [3], **QUICK)
+        select(lambda n: planted.X[n][: len(rows)], rows, [3])
 
 
 def test_activations_that_do_not_fit_are_refused(planted: Planted) -> None:
     with pytest.raises(InputError, match="layer 3: activations have shape"):
-        select(lambda n: planted.X[n][:-1], planted.rows, [3], **QUICK)
+        select(lambda n: planted.X[n][:-1], planted.rows, [3])
     with pytest.raises(InputError, match="layer 3.*NaN"):
-        select(lambda n: np.full_like(planted.X[n], np.nan), planted.rows, [3], **QUICK)
+        select(lambda n: np.full_like(planted.X[n], np.nan), planted.rows, [3])
     with pytest.raises(InputError, match="at least one layer"):
-        select(planted.read, planted.rows, [], **QUICK)
+        select(planted.read, planted.rows, [])

@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.stats import auroc, auroc_bootstrap, auroc_effect
+from verdictscope.stats import auroc, auroc_bootstrap, auroc_clustered, auroc_effect
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,36 +103,59 @@ def test_two_thousand_resamples_of_six_thousand_rows_are_quick() -> None:
     assert time.process_time() - begin < 2
 
 
-def clustered(rng: np.random.Generator, a: float, groups: int, rows: int, icc: float) -> tuple[np.ndarray, ...]:
-    """Labels by group, normal scores with intra-class correlation ``icc`` and a true AUROC ``a``."""
-    g = np.repeat(np.arange(groups), rows)
-    y = g % 2
-    noise = np.sqrt(icc) * rng.normal(size=groups)[g] + np.sqrt(1 - icc) * rng.normal(size=g.size)
-    return y, np.sqrt(2) * stats.norm.ppf(a) * y + noise, g
+def test_the_closed_variance_is_delongs_for_independent_rows_and_the_bootstraps_for_grouped_ones() -> None:
+    rng = np.random.default_rng(5)
+    y = np.repeat([0, 1], [30, 50])
+    s = rng.normal(size=80) + y
+    found = auroc_clustered(y, s, np.arange(80))
+    above = np.array([(v > s[y == 0]).mean() for v in s[y == 1]])
+    below = np.array([(v < s[y == 1]).mean() for v in s[y == 0]])
+    assert found.variance == pytest.approx(above.var(ddof=1) / 50 + below.var(ddof=1) / 30)
+    assert found.df <= 29
+    g = np.repeat(np.arange(100), 6)
+    y = rng.integers(0, 2, 600)
+    s = np.sqrt(0.5) * rng.normal(size=100)[g] + np.sqrt(0.5) * rng.normal(size=600) + y
+    spread = np.std(auroc_bootstrap(y, s, g, resamples=4000).draws)
+    assert np.sqrt(auroc_clustered(y, s, g).variance) == pytest.approx(spread, rel=0.08)
+    by_row = np.sqrt(auroc_clustered(y, s, np.arange(600)).variance)
+    assert by_row < 0.9 * np.sqrt(auroc_clustered(y, s, y * 100 + g // 2).variance)
 
 
-def coverage(a: float, groups: int, icc: float, sims: int, resamples: int) -> float:
-    rng = np.random.default_rng([int(a * 1000), groups, int(icc * 10)])
-    hits = 0
-    for i in range(sims):
-        y, s, g = clustered(rng, a, groups, 4, icc)
-        low, high = auroc_bootstrap(y, s, g, resamples=resamples, seed=i).interval()
-        hits += low <= a <= high
-    return hits / sims
+def test_copies_of_a_row_add_nothing() -> None:
+    rng = np.random.default_rng(6)
+    y = np.repeat([0, 1], 20)
+    s = rng.normal(size=40) + y
+    once = auroc_clustered(y, s, np.arange(40))
+    thrice = auroc_clustered(np.tile(y, 3), np.tile(s, 3), np.tile(np.arange(40), 3))
+    assert thrice.interval() == pytest.approx(once.interval())
 
 
-def test_the_interval_covers_a_true_99_with_forty_prompts() -> None:
-    # the percentile interval covers about .8 here
-    assert coverage(0.99, 40, 0.5, 200, 200) > 0.89
+def test_strata_keep_the_clusters_of_a_group_together() -> None:
+    rng = np.random.default_rng(7)
+    g = np.repeat(np.arange(60), 4)
+    y, level = rng.integers(0, 2, 240), np.tile([0, 0, 1, 1], 60)
+    s = 2 * rng.normal(size=60)[g] + y
+    spread = np.std(auroc_bootstrap(y, s, g, strata=level, resamples=4000).draws)
+    assert np.sqrt(auroc_clustered(y, s, g, strata=level).variance) == pytest.approx(spread, rel=0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("a", [0.75, 0.9, 0.99])
-@pytest.mark.parametrize("groups", [40, 120, 400])
-@pytest.mark.parametrize("icc", [0.2, 0.8])
-def test_intervals_cover(a: float, groups: int, icc: float) -> None:
-    got = coverage(a, groups, icc, 600, 400)
-    print(f"AUROC {a}, {groups} prompts, icc {icc}: coverage {got:.3f}")
-    # three binomial standard errors around 93 to 97.5 %
-    assert 0.93 - 0.031 <= got <= 0.975 + 0.019
+def test_a_few_groups_that_carry_the_variance_widen_the_interval() -> None:
+    y = np.repeat([0, 1], 50)
+    s = np.r_[np.linspace(0, 1, 50), np.linspace(2, 3, 50)]
+    s[50] = 0.5
+    found = auroc_clustered(y, s, np.arange(100))
+    assert found.df < 10
+    low, high = found.interval()
+    assert low < 0.95 < found.estimate < high < 1
+
+
+def test_a_score_that_never_varies_is_exactly_a_half() -> None:
+    effect = auroc_effect("x", np.repeat([0, 1], 10), np.ones(20), np.arange(20))
+    assert (effect.estimate, effect.low, effect.high) == (0.5, 0.5, 0.5)
+
+
+def test_every_row_needs_a_group() -> None:
+    with pytest.raises(InputError, match="no group"):
+        auroc_clustered([0, 1], [0.0, 1.0], ["a", None])
+    with pytest.raises(InputError, match="groups but"):
+        auroc_clustered([0, 1], [0.0, 1.0], ["a"])

@@ -30,9 +30,7 @@ def run_probe(run: Run) -> None:
 
         section = run.study.probe
         with run.ticking("probe: layers") as tick:
-            selection = select(
-                read_layer, rows, layers, section.C, hold=("harm",), seed=run.study.seed, progress=tick
-            )
+            selection = select(read_layer, rows, layers, section.C, hold=("harm",), progress=tick)
         swept = selection.test(read_layer, rows)
         with run.ticking("probe: permuted labels") as tick:
             control = permuted_control(
@@ -132,6 +130,6 @@ def text_baselines(run: Run) -> dict[str, float]:
     }
     found: dict[str, float] = {}
     for name, (texts, label) in asked.items():
-        effect = bag_of_words_auroc(texts, label.astype(int), labels["group"], labels["part"], seed=run.study.seed)
+        effect = bag_of_words_auroc(texts, label.astype(int), labels["group"], labels["part"])
         found |= {f"{name}_auroc": effect.estimate, f"{name}_low": effect.low, f"{name}_high": effect.high}
     return found

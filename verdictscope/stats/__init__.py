@@ -1,6 +1,7 @@
 """Estimates with their uncertainty. A leaf: it imports nothing of verdictscope."""
 
-from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_effect
+from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap
+from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect
 from verdictscope.stats.bootstrap import (
     RESAMPLES,
     Column,
@@ -24,11 +25,13 @@ from verdictscope.stats.intervals import (
 __all__ = [
     "RESAMPLES",
     "AurocBootstrap",
+    "ClusteredAuroc",
     "Column",
     "Draws",
     "Effect",
     "auroc",
     "auroc_bootstrap",
+    "auroc_clustered",
     "auroc_effect",
     "cluster_bootstrap",
     "difference_effect",

@@ -1,4 +1,7 @@
-"""Area under the ROC curve for rows in prompt groups: tie-aware, fast over resamples, interval on the logit scale."""
+"""Area under the ROC curve for rows in prompt groups: tie-aware, fast over resamples.
+
+Intervals come from ``auroc_clustered``; the draws here are for what has no closed form, such as paired differences.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
-from scipy import sparse, special, stats
+from scipy import sparse
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import RESAMPLES, Column, draw_clusters
-from verdictscope.stats.effect import Effect
 
 _CELLS = 4_000_000  # numbers one block of the [score cluster] table may hold, 32 MB
 
@@ -31,7 +33,7 @@ def auroc(labels: Column, scores: Column, weights: Column | None = None) -> floa
     Raises:
         InputError: shapes differ, a score is NaN, or a label is neither 0 nor 1.
     """
-    y, s = _check(labels, scores)
+    y, s = check_scores(labels, scores)
     w = np.ones((1, y.size)) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
     if w.shape[1] != y.size:
         raise InputError(f"{w.shape[1]} weights but {y.size} rows")
@@ -68,37 +70,6 @@ class AurocBootstrap:
     negative_clusters: int
     seed: int
 
-    @property
-    def se(self) -> float:
-        """Standard error, never below one discordant pair of groups; NaN with one group or one class."""
-        if self.clusters < 2 or not np.isfinite(self.estimate):
-            return float("nan")
-        return max(float(np.nanstd(self.draws)), 1 / (self.positive_clusters * self.negative_clusters))
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Interval on the logit scale.
-
-        ``logit(A) ± t * se(A) / (A (1 - A))``: the percentile interval covers .81 at a true .99 with 40 prompts, the
-        logit scale about .94. With perfect separation (or its reverse) the bootstrap sees no spread; then the bound
-        is Clopper and Pearson's for k disjoint pairs of groups that were all ordered rightly (P <= AUROC ** k), k the
-        smaller of the numbers of positive and negative groups.
-
-        Returns:
-            low and high; NaN with one class or one group.
-        """
-        a, tail = self.estimate, (1 - confidence) / 2
-        smaller = min(self.positive_clusters, self.negative_clusters)
-        if not np.isfinite(a) or self.clusters < 2:
-            return float("nan"), float("nan")
-        if a in (0.0, 1.0):
-            low = float(tail ** (1 / smaller))
-            return (low, 1.0) if a == 1.0 else (0.0, 1 - low)
-        if smaller < 2:
-            return float("nan"), float("nan")
-        spread = np.nanstd(self.draws, ddof=1) * np.sqrt(smaller / (smaller - 1)) / (a * (1 - a))
-        half = stats.t.ppf(1 - tail, smaller - 1) * spread
-        return float(special.expit(special.logit(a) - half)), float(special.expit(special.logit(a) + half))
-
 
 def auroc_bootstrap(
     labels: Column,
@@ -126,7 +97,7 @@ def auroc_bootstrap(
     Raises:
         InputError: as `auroc`, or a row has no group.
     """
-    y, s = _check(labels, scores)
+    y, s = check_scores(labels, scores)
     if y.size == 0:
         return AurocBootstrap(float("nan"), np.full(resamples, np.nan), 0, 0, 0, seed)
     drawn = draw_clusters(groups, resamples, seed)
@@ -154,23 +125,6 @@ def auroc_bootstrap(
     return AurocBootstrap(estimate, np.mean(draws, axis=0), drawn.n, *smallest, seed)
 
 
-def auroc_effect(
-    name: str,
-    labels: Column,
-    scores: Column,
-    groups: Column,
-    *,
-    strata: Column | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Effect:
-    """AUROC as an `Effect`: interval on the logit scale by cluster bootstrap, n counts groups."""
-    boot = auroc_bootstrap(labels, scores, groups, strata=strata, resamples=resamples, seed=seed)
-    low, high = boot.interval(confidence)
-    return Effect(name, boot.estimate, low, high, boot.clusters, "AUROC", seed)
-
-
 def _wins(y: ndarray, s: ndarray, codes: ndarray, clusters: int) -> Float[ndarray, "cluster cluster"]:
     """Pairs (positive row of the first cluster) > (negative row of the second), ties one half."""
     _, rank = np.unique(s, return_inverse=True)
@@ -186,7 +140,12 @@ def _wins(y: ndarray, s: ndarray, codes: ndarray, clusters: int) -> Float[ndarra
     return out
 
 
-def _check(labels: Column, scores: Column) -> tuple[ndarray, ndarray]:
+def check_scores(labels: Column, scores: Column) -> tuple[ndarray, ndarray]:
+    """Labels and scores as two float arrays of one length.
+
+    Raises:
+        InputError: shapes differ, a score is NaN, or a label is neither 0 nor 1.
+    """
     y, s = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
     if y.shape != s.shape or y.ndim != 1:
         raise InputError(f"labels {y.shape} and scores {s.shape} must be two lists of one length")
