@@ -1,0 +1,47 @@
+"""A run killed at random moments and resumed by the same command equals a run that nobody killed, table by table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.evidence import write_evidence
+from verdictscope.pipeline import STAGES
+from verdictscope.sources import models_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def killed(folder: Path, *arguments: object, timeout: float) -> dict[str, Any]:
+    """A campaign in a process of its own: it forks, and this one holds threads."""
+    command = [sys.executable, "-m", "tests.study.killing", folder, *arguments]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_two_kills_of_a_small_run(tmp_path: Path) -> None:
+    table = pd.read_csv(models_folder() / "cliff" / "prompts.csv")
+    groups = table.drop_duplicates("group").groupby(["verb_category", "object_category"])["group"]
+    keep = groups.apply(lambda names: names.sample(4, random_state=0))
+    file = tmp_path / "prompts.csv"
+    table[table["group"].isin(keep)].to_csv(file, index=False)
+    sets = ("--set", f"prompts.file={file}", "--set", "sampling.max_new_tokens=96")
+    found = killed(tmp_path / "runs", "--kills", 2, "--chains", 1, "--last", "probe", *sets, timeout=280)
+    assert found["kills"] == 2
+    assert found["unequal_files"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+def test_fifty_kills_of_the_demo(tmp_path: Path) -> None:
+    found = killed(tmp_path / "runs", "--kills", 50, "--chains", 5, timeout=4 * 3600)
+    assert found["kills"] == 50
+    assert set(found["by_stage"]) >= set(STAGES) - {"summary", "report"}, "stages of no length may be missed"
+    write_evidence("run_kills", found)
