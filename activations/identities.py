@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from verdictscope.activations.model import Model
 
 N_TOKENS = 16
+FLOOR_LENGTHS = (19, 48, 11, 30, 24)
+"""Tokens of the sequences whose batch measures the noise floor."""
 Hookable = tuple[nn.Module, Literal["in", "out"]]
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 """Largest error of an identity relative to the branch it explains, before the rounding of the stream."""
@@ -248,23 +250,31 @@ def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) 
 
 
 def noise_floor(model: Model) -> float:
-    """Largest relative change of hidden states and logits when a sequence is padded and given a mate."""
+    """Largest relative change of hidden states and logits when sequences of several lengths share a batch.
+
+    Several, since a kernel may pick another order of summation at one length and not at the next.
+    """
     from verdictscope.activations.forward import forward
+    from verdictscope.activations.plan import BatchPlan
     from verdictscope.activations.sites import Site
     from verdictscope.rollouts.rollout import Rollout, Span
 
-    ids = probe_ids(model.hf, 48, seed=1)[0].tolist()
-    alone = Rollout("alone", "0", tuple(ids[:19]), (Span("user", 0, 19),), 19)
-    mate = Rollout("mate", "0", tuple(ids), (Span("user", 0, 48),), 48)
+    ids = probe_ids(model.hf, max(FLOOR_LENGTHS), seed=1)[0].tolist()
+    mates = [Rollout(f"m{n}", "0", tuple(ids[-n:]), (Span("user", 0, n),), n) for n in FLOOR_LENGTHS]
     reads = [Site("resid_post") @ "all", Site("final_norm") @ "all"]
     logits = "all" if model.sites.unembed is not None else None
-    a = forward(model, [alone], reads, logits_at=logits)
-    b = forward(model, [alone, mate], reads, logits_at=logits)
-    pairs = [(a.values[r], b.values[r][:, :19]) for r in reads]
-    if a.logits is not None and b.logits is not None:
-        pairs.append((a.logits[None], b.logits[None, :19]))
+    one_batch = BatchPlan((tuple(range(len(mates))),), len(mates) * max(FLOOR_LENGTHS))
+    together = forward(model, mates, reads, plan=one_batch, logits_at=logits)
     worst = torch.finfo(model.dtype).eps
-    for x, y in pairs:
-        x, y = x.double(), y.double()
-        worst = max(worst, float(((x - y).norm(dim=-1) / x.norm(dim=-1)).max()))
+    start = 0
+    for mate in mates:
+        alone = forward(model, [mate], reads, logits_at=logits)
+        here = slice(start, start + len(mate))
+        pairs = [(alone.values[r], together.values[r][:, here]) for r in reads]
+        if alone.logits is not None and together.logits is not None:
+            pairs.append((alone.logits, together.logits[here]))
+        for x, y in pairs:
+            x, y = x.double(), y.double()
+            worst = max(worst, float(((x - y).norm(dim=-1) / x.norm(dim=-1)).max()))
+        start += len(mate)
     return worst

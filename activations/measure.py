@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from verdictscope.activations.given import check_block_roles, check_global_roles
 from verdictscope.activations.identities import RELATIVE, Hookable, captured, compare, probe_ids
 from verdictscope.activations.listening import attention_heard, find_routers, routers_heard, sole
 from verdictscope.activations.sitemap import Block, Branch, Form, Modules, SiteMap
@@ -42,6 +43,7 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
             raise InputError(f"layer {layer}: no attention (or other mixer) found; name it with overrides")
         for role, module in roles.items():
             wanted[layer, role, "in"], wanted[layer, role, "out"] = (module, "in"), (module, "out")
+    check_global_roles(hf, modules)
     routers = find_routers(hf, modules)
     with (
         captured(wanted) as values,
@@ -61,6 +63,7 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         product = sole(heard[layer])
         attention = product.attention() if product else None
         heads = attention.n_heads if attention else n_heads
+        check_block_roles(modules.given, here, layer, hf.dtype)
         block = _measure_block(roles, here, modules.given, heads, hf.dtype, numbers, layer)
         forms = _forms(block, values.dtypes[layer, "block", "out"], here["block", "out"].shape[-1])
         if product and attention:

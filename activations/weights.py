@@ -45,9 +45,10 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
     if block.o is None:
         raise InputError(f"layer {layer} has no softmax attention, so no heads")
     bias = getattr(block.o, "bias", None)
-    return (
-        bias.detach() if bias is not None else _weight(block.o, block.n_heads * block.d_head).new_zeros(model.d_model)
-    )
+    if bias is not None:
+        return bias.detach()
+    weight = _weight(block.o, block.n_heads * block.d_head)
+    return weight.new_zeros(weight.shape[1])
 
 
 def is_packed(module: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from verdictscope.activations.doctor.passes import (
     repetition_checks,
 )
 from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
-from verdictscope.activations.doctor.report import Diagnosis, Finding, within
+from verdictscope.activations.doctor.report import Diagnosis, Finding, Status, within
 from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.errors import InputError
@@ -128,11 +128,13 @@ def _prepared(
 ) -> tuple[Model | None, Finding | None]:
     """The model with its sites measured and not yet checked, or what stands against measuring them."""
     find_modules(hf, overrides)  # a path that does not exist is wrong input; what follows is a finding
+    status: Status = "silently wrong" if overrides else "error"
     try:
         return unchecked(hf, tokenizer, name=name, overrides=overrides), None
     except InputError as error:
-        status = "silently wrong" if overrides else "error"
         return None, Finding("site map", status, detail=str(error))
+    except Exception as error:  # a model that does not run on plain token ids fails in its own way
+        return None, Finding("site map", status, detail=_told(error))
 
 
 def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:
@@ -144,8 +146,7 @@ def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | N
         except InputError as error:
             findings.append(Finding(name, "error", detail=str(error)))
         except Exception as error:  # one broken check must not hide the others; its error is reported as such
-            first = (str(error).strip().splitlines() or [""])[0][:200]
-            findings.append(Finding(name, "error", detail=f"{type(error).__name__}: {first}"))
+            findings.append(Finding(name, "error", detail=_told(error)))
         if progress is not None:
             progress(i + 1, len(groups))
     changed = float(weights_fingerprint(model.hf) != before)
@@ -157,8 +158,13 @@ def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | N
 def _floor(model: Model) -> float | None:
     try:
         return model.noise_floor
-    except InputError:
+    except Exception:  # the check of the noise floor has told it
         return None
+
+
+def _told(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}"
 
 
 def _diagnosis(hf: Any, name: str, floor: float | None, findings: tuple[Finding, ...]) -> Diagnosis:

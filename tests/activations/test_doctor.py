@@ -11,10 +11,11 @@ import torch
 from tiny_models import hf_model, wrapped
 from typer.testing import CliRunner
 
-from verdictscope.activations import Model
+from verdictscope.activations import Model, measure
 from verdictscope.activations.doctor import STATUSES, Diagnosis, Layout, doctor
+from verdictscope.activations.identities import captured, probe_ids
 from verdictscope.activations.model import unchecked, weights_fingerprint
-from verdictscope.activations.sitemap import Place, SiteMap
+from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
 from verdictscope.cli import app
 from verdictscope.errors import InputError
 
@@ -119,6 +120,14 @@ OVERRIDES = {
     "the post-norm left out": ("gemma2", {"ln1_post": None}),
     "another norm at the end": ("llama", {"ln_final": "model.layers.0.input_layernorm"}),
     "no norm at the end": ("llama", {"ln_final": None}),
+    "the head as the norm at the end": ("llama", {"ln_final": "lm_head"}),
+    "the norm as the head": ("llama", {"unembed": "model.norm"}),
+    "the embedding as the head": ("llama", {"unembed": "model.embed_tokens"}),
+    "heads where the width is not the stream's": ("llama", {"o": "mlp.up_proj"}),
+    "a first norm that reads elsewhere": ("llama", {"ln1": "post_attention_layernorm"}),
+    "an MLP that begins elsewhere": ("gpt2", {"mlp_in": "attn.c_attn"}),
+    "an MLP that ends elsewhere": ("gpt2", {"mlp_out": "attn.c_proj"}),
+    "an MLP hidden behind its norm": ("olmo2", {"mlp": "self_attn.q_norm"}),
 }
 
 
@@ -174,6 +183,103 @@ def test_the_command_says_it_with_its_exit_code(tmp_path):
         code, out = _run(*wrong)
         assert code == 2
         assert "\n" not in out
+
+
+def _place_with(site: str, **changes):
+    """The site map's own method, one site moved."""
+    stock = SiteMap.place
+
+    def place(self, name: str, layer: int) -> Place:
+        found = stock(self, name, layer)
+        return dataclasses.replace(found, **changes) if name == site else found
+
+    return place
+
+
+COMMANDED = {  # family, arguments, what is broken inside
+    "wrong module path: attention": ("llama", ["--override", "attn=mlp"], None),
+    "wrong module path: output projection": ("gpt2", ["--override", "o=mlp.c_proj"], None),
+    "wrong module path: final norm": ("llama", ["--override", "ln_final=model.layers.0.input_layernorm"], None),
+    "heads sliced after the output projection": ("gemma2", ["--override", "o=post_attention_layernorm"], None),
+    "heads sliced after the output projection, in code": (
+        "llama",
+        [],
+        (SiteMap, "place", _place_with("z", side="out")),
+    ),
+    "the norm side swapped": ("llama", ["--override", "ln2=input_layernorm"], None),
+    "the norm side swapped, final": ("llama", [], (SiteMap, "place", _place_with("final_norm", side="in"))),
+    "the norm side swapped, post-norm": ("gemma2", ["--override", "ln1_post="], None),
+    "left padding without position ids": ("gpt2", ["--padding", "left", "--no-position-ids"], None),
+    "a branch gain ignored": ("granite", [], (measure, "_snap", lambda gain, numbers, dtype: 1.0)),
+}
+
+
+@pytest.mark.parametrize("fault", list(COMMANDED))
+def test_the_command_calls_planted_faults_silently_wrong(fault, tmp_path, monkeypatch):
+    family, arguments, broken = COMMANDED[fault]
+    folder = str(tmp_path / "m")
+    hf_model(family).save_pretrained(folder)
+    if broken is not None:
+        monkeypatch.setattr(*broken)
+    code, out = _run(folder, "--json", "--no-references", "--device", "cpu", *arguments)
+    told = json.loads(out)
+    assert code == 1
+    assert not told["ok"]
+    assert told["counts"]["silently wrong"] > 0
+
+
+def _in_place(model: Model, role: str, layer: int) -> list[tuple]:
+    """The values that a module in this role may have at its input (a norm) or output (what writes)."""
+    block, sites = model.sites.blocks[layer], model.sites
+    read = {"ln1": ["resid_pre"], "ln2": ["resid_mid" if block.mid is not None else "resid_pre"]}
+    if role in read:
+        return [(sites.place(name, layer).module, "in") for name in read[role]]
+    if role == "mlp_in":
+        return [(model.hf.get_submodule(path), "in") for path in _paths(model, layer, "mlp", "mlp_in")]
+    branch = block.attn if role in ("attn", "ln1_post", "o") else block.mlp
+    inner = [block.mixer] if role in ("attn", "ln1_post") else []
+    inner += [model.hf.get_submodule(p) for p in _paths(model, layer, "mlp")] if role in ("mlp", "mlp_out") else []
+    return [(module, "out") for module in [branch.module, *inner]]
+
+
+def _paths(model: Model, layer: int, *roles: str) -> list[str]:
+    names = {module: path for path, module in model.hf.named_modules()}
+    found = find_modules(model.hf).blocks[layer]
+    return [names[found[role]] for role in roles if role in found]
+
+
+def _same_value(model: Model, role: str, path: str) -> bool:
+    """Whether a module reads (or writes) in the first layer just what the right one does."""
+    module = model.sites.blocks[0].block.get_submodule(path)
+    places = dict(enumerate(_in_place(model, role, 0)))
+    side = places[0][1]
+    with captured({**{(i,): place for i, place in places.items()}, ("mine",): (module, side)}) as values:
+        model.hf(input_ids=probe_ids(model.hf))
+    mine = values[("mine",)]
+    return any(
+        v.shape == mine.shape and torch.allclose(v, mine, rtol=1e-5, atol=1e-6)
+        for v in values.values()
+        if v is not mine
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "neox", "opt", "olmo2", "granite", "phi3"])
+def test_every_wrong_path_in_every_role_is_silently_wrong(family):
+    """All modules of a block in all roles: what is let through reads and writes what the right module does."""
+    hf, model = hf_model(family), wrapped(family)
+    paths = [path for path, _ in model.sites.blocks[0].block.named_modules() if path]
+    passed, caught = [], 0
+    for role in BLOCK_ROLES:
+        for path in paths:
+            found = doctor(hf, overrides={role: path}, only=READING)
+            wrong = any(f.status == "silently wrong" for f in found.findings)
+            assert found.ok != wrong, f"{role}={path}: {_wrong(found)}"
+            caught += wrong
+            passed += [] if wrong else [(role, path)]
+    assert all(_same_value(model, role, path) for role, path in passed), passed
+    assert caught > len(passed)
 
 
 def test_a_diagnosis_shows_itself():
