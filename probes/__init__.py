@@ -16,11 +16,12 @@ from verdictscope.probes.estimators import (
     ScoreProbe,
 )
 from verdictscope.probes.evaluate import Evaluation
-from verdictscope.probes.nulls import PermutedControl, permuted_control
+from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
+from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
 from verdictscope.probes.splits import PARTS, split_groups
 from verdictscope.probes.sweep import Selection, Sweep, select, sweep
-from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc
+from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 from verdictscope.probes.tokens import token_table, token_view
 from verdictscope.probes.trace import aggregate, align, as_published
 
@@ -34,6 +35,7 @@ __all__ = [
     "LogisticFits",
     "LogisticProbe",
     "MulticlassProbe",
+    "NullDraws",
     "OrdinalProbe",
     "PairProbe",
     "PermutedControl",
@@ -47,15 +49,20 @@ __all__ = [
     "as_published",
     "bag_of_words_auroc",
     "cliff",
+    "control_task",
     "drop_difference",
     "length_auroc",
     "permuted_control",
+    "permuted_selection",
     "position_auroc",
+    "random_directions",
     "select",
     "solve_layers",
     "solve_logistic",
     "split_groups",
     "sweep",
+    "tfidf_auroc",
+    "token_auroc",
     "token_table",
     "token_view",
 ]

@@ -65,6 +65,7 @@ class Exchange:
         for pool in self.pools:
             for taker, giver in zip(pool, rng.permutation(len(pool)), strict=True):
                 given = self.label[pool[giver]]
-                start = 0 if len(given) == len(taker) else int(rng.integers(len(given)))
-                out[taker] = np.resize(np.roll(given, -start), len(taker))
+                if len(given) != len(taker):
+                    given = np.resize(np.roll(given, -int(rng.integers(len(given)))), len(taker))
+                out[taker] = given
         return out

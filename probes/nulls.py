@@ -1,10 +1,13 @@
-"""What a probe scores when there is nothing to find: the same fit with labels exchanged between prompts."""
+"""What a probe scores when there is nothing to find: the same fit with labels exchanged between prompts.
+
+Where the reported number was chosen among layers and penalties, the choice is made anew for every set of permuted
+labels: the best of many reads more than chance by being the best of many.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,16 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.exchange import Exchange
-from verdictscope.probes.linear import LogisticProbe
 from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
-from verdictscope.stats import auroc, permutation_p
+from verdictscope.probes.solver import LogisticFits, solve_layers
+from verdictscope.probes.sweep import ReadLayer, one_standard_error
+from verdictscope.stats import auroc_clustered, auroc_many, permutation_p
 
 _FEWEST = 19  # below this no p-value can reach .05
+REFITS = 200
+"""Refits behind a null unless the caller says otherwise."""
+
+_TOLERANCE = 1e-3  # of a refit's weights: far below what would exchange two rows' ranks often enough to be seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +39,11 @@ class PermutedControl:
         low: smallest of the refits.
         high: largest of the refits.
         p: (1 + refits at least as good as the real fit) / (refits + 1).
-        values: AUROC of every refit.
+        values: AUROC of every refit; NaN where a part was left with one class, which counts against the probe.
         unit: what was exchanged.
         within: columns within whose values labels were exchanged.
         seed: seed of the permutations.
+        candidates: layers times penalties among which every refit chose.
     """
 
     observed: float
@@ -46,6 +55,7 @@ class PermutedControl:
     unit: str
     within: tuple[str, ...]
     seed: int
+    candidates: int = 1
 
     @property
     def refits(self) -> int:
@@ -58,9 +68,11 @@ class PermutedControl:
 
     def __repr__(self) -> str:
         inside = f" within {' '.join(self.within)}" if self.within else ""
+        chosen = f", each the choice of {self.candidates} candidates" if self.candidates > 1 else ""
         return (
             f"PermutedControl: real AUROC {self.observed:.3f}; labels permuted between {self.unit}s{inside}, "
-            f"{self.refits} refits: mean {self.mean:.3f}, range [{self.low:.3f}, {self.high:.3f}], p = {self.p:.2g}"
+            f"{self.refits} refits{chosen}: mean {self.mean:.3f}, range [{self.low:.3f}, {self.high:.3f}], "
+            f"p = {self.p:.2g}"
         )
 
 
@@ -71,74 +83,145 @@ def permuted_control(
     *,
     balance: Balance = "cells",
     hold: Sequence[str] = ("harm",),
-    refits: int = 50,
+    refits: int = REFITS,
     unit: str = "prompt",
     within: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PermutedControl:
-    """Refit the chosen probe on labels permuted between prompts and score it against permuted test labels.
+    """`permuted_selection` of a probe that was not chosen: one layer and one penalty, given before any score was seen.
+
+    Args:
+        X: activations of the layer for all rows, ``[row d]``.
+        rows: as in `permuted_selection`.
+        C: the penalty.
+        balance: likewise.
+        hold: likewise.
+        refits: likewise.
+        unit: likewise.
+        within: likewise.
+        seed: likewise.
+        progress: likewise.
+
+    Raises:
+        InputError: see `permuted_selection`.
+    """
+    return permuted_selection(
+        lambda _: X, rows, [-1], [C], balance=balance, hold=hold, refits=refits, unit=unit, within=within, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def permuted_selection(
+    read_layer: ReadLayer,
+    rows: pd.DataFrame,
+    layers: Sequence[int],
+    Cs: Sequence[float | int],
+    *,
+    balance: Balance = "cells",
+    hold: Sequence[str] = ("harm",),
+    refits: int = REFITS,
+    unit: str = "prompt",
+    within: Sequence[str] = (),
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> PermutedControl:
+    """Fit, choose and test as `select` does, on labels permuted between prompts.
 
     All rollouts and token rows of a prompt move together: a prompt gets the labels of another prompt's rollouts. The
     split stays, and labels are exchanged within each part, so the null keeps its class shares. Prompts with different
-    numbers of rollouts exchange theirs cyclically from a random start.
+    numbers of rollouts exchange theirs cyclically from a random start. All refits of a layer share one decomposition.
 
     Args:
-        X: activations of the chosen layer for all rows, ``[row d]``.
+        read_layer: layer -> activations of all rows, ``[row d]``.
         rows: the table given to the sweep; a ``prompt`` column, or ``PROMPT/SAMPLE`` rollout ids, name the prompts.
-        C: the chosen penalty.
+        layers: the layers the sweep chose from.
+        Cs: the penalties it chose from.
         balance: as in the sweep.
         hold: as in the sweep.
-        refits: number of permutations, at least 19 (the reports use 50 and more).
+        refits: number of permutations, at least 19 (the reports use 200).
         unit: column of the unit that moves as one; ``group`` for the coarser one.
         within: exchange labels only between units with equal values of these columns: with ``("harm",)`` the null
             keeps what harm tells about the label, and p asks whether the probe reads more than harm.
         seed: seed of the permutations.
-        progress: called with refits done and refits in all.
+        progress: called with layers done and layers in all.
 
     Raises:
-        InputError: see `check_rows`; too few refits; a unit with rows in two parts.
+        InputError: see `check_rows`; too few refits; a unit with rows in two parts; a refit that did not converge.
     """
     if refits < _FEWEST:
-        raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better 50")
+        raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
     checked = check_rows(rows, hold, balance)
-    X = to_array(X, len(rows), layer=-1)
     plan = Exchange.of(rows, checked, unit, within)
-    train, test = checked.at("train"), checked.at("test")
-    features = X[train].astype(np.float64), X[test].astype(np.float64)
-    refit = partial(_refit, C=C, balance=balance, rows=checked, train=train, test=test, features=features)
-    observed = refit(checked.label)
     rng = np.random.default_rng(seed)
-    values = np.empty(refits)
-    for i in range(refits):
-        values[i] = refit(plan.permuted(rng)[checked.rollout])
-        if progress:
-            progress(i + 1, refits)
+    labels = np.stack([checked.label, *(plan.permuted(rng)[checked.rollout] for _ in range(refits))])
+    train, validation, test = (checked.at(part) for part in ("train", "validation", "test"))
+    usable = np.all([(labels[:, at].min(1) < labels[:, at].max(1)) for at in (train, validation, test)], axis=0)
+    labels = labels[usable]
+    wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
+    refit = _Refits(checked, labels, choose=len(wanted) * len(penalties) > 1)
+    held_out: dict[int, tuple[ndarray, ndarray]] = {}
+
+    def read(layer: int) -> ndarray:
+        X = to_array(read_layer(layer), len(rows), layer)
+        held_out[layer] = X[validation], X[test]
+        return X[train]
+
+    done = solve_layers(
+        read, wanted, labels[:, train], penalties, scale_weight=checked.weights(train, "none"), tol=_TOLERANCE,
+        weight=np.stack([checked.weights(train, balance, y) for y in labels]), progress=progress,
+        then=lambda layer, _, fits: refit(fits.check(), *held_out.pop(layer)),
+    )  # fmt: skip
+    values = np.full(1 + refits, np.nan)
+    values[usable] = _chosen([done[layer] for layer in wanted])
     return PermutedControl(
-        observed=observed,
-        mean=float(values.mean()),
-        low=float(values.min()),
-        high=float(values.max()),
-        p=permutation_p(observed, values),
-        values=values,
+        observed=float(values[0]),
+        mean=float(np.nanmean(values[1:])),
+        low=float(np.nanmin(values[1:])),
+        high=float(np.nanmax(values[1:])),
+        p=permutation_p(values[0], values[1:]),
+        values=values[1:],
         unit=unit,
         within=tuple(within),
         seed=seed,
+        candidates=len(wanted) * len(penalties),
     )
 
 
-def _refit(
-    label: Int[ndarray, " row"],
-    *,
-    C: float | int,
-    balance: Balance,
-    rows: Rows,
-    train: ndarray,
-    test: ndarray,
-    features: tuple[ndarray, ndarray],
-) -> float:
-    """Test AUROC of a probe fitted on these labels; .5 where a part was left with one class."""
-    if len(set(label[train])) < 2 or len(set(label[test])) < 2:
-        return 0.5
-    probe = LogisticProbe(C=C).fit(features[0], label[train], sample_weight=rows.weights(train, balance, label))
-    return float(auroc(label[test], probe.decision_function(features[1])))
+@dataclass(frozen=True)
+class _Refits:
+    """From the fits of one layer to each refit's best penalty and the test AUROC there."""
+
+    rows: Rows
+    labels: Int[ndarray, "refit row"]
+    choose: bool
+
+    def __call__(self, fits: LogisticFits, X_validation: ndarray, X_test: ndarray) -> Float[ndarray, "3 refit"]:
+        """Validation AUROC of the best penalty (the smallest among equals), its standard error, its test AUROC."""
+        refits = len(self.labels)
+        best, se, at = np.full(refits, -1.0), np.zeros(refits), np.zeros(refits, dtype=int)
+        if self.choose:
+            where = self.rows.at("validation")
+            kept = np.zeros((refits, int(where.sum())))
+            for c in range(len(fits.Cs)):
+                scores = fits.direction[0, c] @ X_validation.T + fits.bias[0, c][:, None]
+                value = auroc_many(self.labels[:, where], scores)
+                better = value > best
+                best[better], at[better], kept[better] = value[better], c, scores[better]
+            group = pd.factorize(self.rows.group[where])[0]
+            pairs = zip(self.labels[:, where], kept, strict=True)
+            se = np.array([auroc_clustered(y, scores, group).se for y, scores in pairs])
+        each = np.arange(refits)
+        scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
+        return np.stack([best, se, auroc_many(self.labels[:, self.rows.at("test")], scores)])
+
+
+def _chosen(layers: Sequence[Float[ndarray, "3 refit"]]) -> Float[ndarray, " refit"]:
+    """The test AUROC at each refit's chosen layer, by the sweep's own rule."""
+    validation, se, test = np.stack(layers, axis=1)
+    found = []
+    for r in range(validation.shape[1]):
+        table = pd.DataFrame({"layer": np.arange(len(layers)), "C": 0.0})
+        table["auroc_validation"], table["se"] = validation[:, r], se[:, r]
+        found.append(test[one_standard_error(table)[0], r])
+    return np.array(found)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from verdictscope.errors import InputError
-from verdictscope.probes.linear import LogisticProbe
+from verdictscope.probes.estimators import LogisticProbe
 from verdictscope.probes.splits import PARTS
 from verdictscope.stats import Column, Effect, auroc, auroc_effect
 
@@ -48,17 +49,45 @@ def bag_of_words_auroc(
     Raises:
         InputError: lengths differ, a group in two parts, one class in train or test, or texts without a word.
     """
+    counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
+    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, _fit_text(counter), Cs)
 
-    def fit(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:
-        counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
-        try:
-            counts = counter.fit_transform(x)
-        except ValueError as error:
-            raise InputError("the train texts hold no word; give the texts, not ids") from error
-        model = LogisticRegression(C=C, max_iter=1000).fit(counts, y)
-        return lambda other: model.decision_function(counter.transform(other))
 
-    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, fit, Cs)
+def tfidf_auroc(
+    texts: Column,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    name: str = "TF-IDF",
+    Cs: Sequence[float | int] = TEXT_CS,
+    ngrams: int = 2,
+) -> Effect:
+    """AUROC of a logistic regression on TF-IDF weights of words and runs of words (log counts, rows of unit length).
+
+    Arguments and errors as `bag_of_words_auroc`; the inverse document frequencies are those of the train part.
+    """
+    weigh = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams), sublinear_tf=True)
+    # rows have unit length here, so the same penalty weighs more than on counts
+    stronger = [100.0 * C for C in Cs]
+    return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, _fit_text(weigh), stronger)
+
+
+def token_auroc(
+    token_ids: Column,
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    name: str = "token identity",
+    Cs: Sequence[float | int] = TEXT_CS,
+) -> Effect:
+    """AUROC of which token stands at the row, and nothing else: a logistic regression on one indicator per token id.
+
+    Arguments and errors as `bag_of_words_auroc`, with one id per row. A token that train never had scores as the mean.
+    """
+    ids = np.array([str(token) for token in np.asarray(token_ids, dtype=object)], dtype=object)
+    return _baseline(name, ids, labels, groups, part, _fit_text(CountVectorizer(token_pattern=r"\S+")), Cs)
 
 
 def length_auroc(
@@ -101,6 +130,21 @@ def position_auroc(
 
 def _terms(x: np.ndarray, *more: np.ndarray) -> np.ndarray:
     return np.stack([x, x**2, *more], axis=1)
+
+
+def _fit_text(vectorizer: CountVectorizer) -> _Fit:
+    """A logistic regression on what a vectorizer learns from the train texts."""
+
+    def fit(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:
+        words = clone(vectorizer)
+        try:
+            counts = words.fit_transform(x)
+        except ValueError as error:
+            raise InputError("the train texts hold no word; give the texts, not ids") from error
+        model = LogisticRegression(C=C, max_iter=1000).fit(counts, y)
+        return lambda other: model.decision_function(words.transform(other))
+
+    return fit
 
 
 def _fit_terms(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:

@@ -74,7 +74,7 @@ class Probe(_Section):
     """How the probe is fitted and doubted."""
 
     C: list[Annotated[float, Field(gt=0)]] = Field([0.01, 0.1, 1.0], min_length=1)
-    permutations: int = Field(50, ge=50)
+    permutations: int = Field(200, ge=50)
 
 
 class Trace(_Section):

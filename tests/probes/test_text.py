@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.probes import bag_of_words_auroc, length_auroc, position_auroc, split_groups
+from verdictscope.probes import bag_of_words_auroc, length_auroc, position_auroc, split_groups, tfidf_auroc, token_auroc
 
 N = 240
 
@@ -39,6 +39,16 @@ def test_a_checkerboard_tells_a_word_counter_nothing_but_a_pair_counter_all(rows
 
 def test_one_letter_words_count(rows: dict[str, np.ndarray]) -> None:
     assert bag_of_words_auroc(["A" if y else "B" for y in rows["labels"]], **rows).estimate == 1.0
+
+
+def test_tfidf_reads_runs_of_words_and_tokens_are_told_by_their_id(rows: dict[str, np.ndarray]) -> None:
+    texts = [f"please {'kill' if y else 'help'} now" for y in rows["labels"]]
+    assert tfidf_auroc(texts, **rows).estimate == 1.0
+    rng = np.random.default_rng(4)
+    ids = rng.integers(0, 5, N) + 5 * rows["labels"]
+    assert token_auroc(ids, **rows).estimate == 1.0
+    nothing = token_auroc(rng.integers(0, 50, N), **rows)
+    assert nothing.low < 0.5 < nothing.high
 
 
 def test_words_are_learned_from_train_alone(rows: dict[str, np.ndarray]) -> None:

@@ -208,11 +208,18 @@ def _other_nulls(run: Record) -> Iterator[Control]:
     if rows:
         yield Control(
             "Control tasks and random directions",
-            "What a probe of this kind reads where there is nothing to read: about 0.5.",
-            tuple((row["name"], estimate(row["estimate"], row["low"], row["high"]), f"{int(row['n'])} draws")
+            "What a probe of this kind reads where there is nothing to read, mean and range over draws. A random label "
+            "per token or kind of prompt can be learned by reading which it is; selectivity is how much more the real "
+            "label gets.",
+            tuple((_control_name(row), estimate(row["estimate"], row["low"], row["high"]), f"{int(row['n'])} draws")
                   for row in rows),
             "probe_nulls.parquet",
         )  # fmt: skip
+
+
+def _control_name(row: dict[str, Any]) -> str:
+    over = row.get("selectivity")
+    return f"{row['name']}; selectivity {number(over)}" if present(over) else str(row["name"])
 
 
 def _leaks(run: Record) -> Iterator[Control]:

@@ -10,17 +10,17 @@ import pandas as pd
 from verdictscope.activations import Store
 from verdictscope.errors import InputError
 from verdictscope.judgments import refusal_readout
-from verdictscope.probes import LogisticProbe, bag_of_words_auroc, permuted_control, select
-from verdictscope.rollouts import thinking_text
+from verdictscope.probes import LogisticProbe, permuted_selection, select
 from verdictscope.run import Run
-from verdictscope.stages.rollouts import load_labels, load_rollouts, read_study_prompts
-from verdictscope.stats import auroc_effect
+from verdictscope.stages.probe_nulls import null_table, text_baselines
+from verdictscope.stages.rollouts import load_labels
+from verdictscope.stats import Effect, auroc_effect
 
 SITE = "resid_post"
 
 
 def run_probe(run: Run) -> None:
-    """Write ``probe.parquet``, ``probe_map.parquet``, ``layer_probes.json``, ``readouts.json`` and ``probe.json``."""
+    """Write ``probe.parquet``, ``probe_map.parquet``, ``probe_nulls.parquet`` and ``probe.json`` and its readouts."""
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         layers = store.layers(SITE)
@@ -32,11 +32,13 @@ def run_probe(run: Run) -> None:
         with run.ticking("probe: layers") as tick:
             selection = select(read_layer, rows, layers, section.C, hold=("harm",), progress=tick)
         swept = selection.test(read_layer, rows)
-        with run.ticking("probe: permuted labels") as tick:
-            control = permuted_control(
-                read_layer(swept.layer), rows, swept.C, hold=("harm",), refits=section.permutations,
+        with run.ticking("probe: permuted labels, the choice made anew") as tick:
+            control = permuted_selection(
+                read_layer, rows, layers, section.C, hold=("harm",), refits=section.permutations,
                 seed=run.study.seed, progress=tick,
             )  # fmt: skip
+        words = text_baselines(run)
+        run.write("probe_nulls", null_table(run, rows, read_layer(swept.layer), swept.C, control, words))
         run.write("probe", swept.to_frame())
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
         run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
@@ -51,7 +53,7 @@ def run_probe(run: Run) -> None:
         | {"auroc_rollouts": swept.evaluation.rollouts.estimate}
         | {"control_auroc": control.mean, "control_low": control.low, "control_high": control.high}
         | {"control_refits": control.refits, "control_p": control.p}
-        | {"language": text_baselines(run)},
+        | {"language": {f"{key}_{end}": value for key, effect in words.items() for end, value in _ends(effect)}},
     )
 
 
@@ -112,24 +114,5 @@ def probe_map(
     return pd.DataFrame(found)
 
 
-def text_baselines(run: Run) -> dict[str, float]:
-    """What the words alone tell: harm from the request, refusal from the whole prompt and from the thinking as well."""
-    labels = load_labels(run)
-    labels = labels[labels["refused"].notna()].reset_index(drop=True)
-    prompts = read_study_prompts(run).set_index("id").loc[labels["prompt"]]
-    rollouts, tokenizer = load_rollouts(run), run.model().tokenizer
-    system = prompts["system"].fillna("") if "system" in prompts else ""
-    shown = (system + "\n" + prompts["user"]).to_list()
-    read = [
-        f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)
-    ]
-    asked = {
-        "bag_of_words": (prompts["user"].to_list(), labels["harm"]),
-        "bag_of_words_refusal": (shown, labels["refused"]),
-        "bag_of_words_thinking": (read, labels["refused"]),
-    }
-    found: dict[str, float] = {}
-    for name, (texts, label) in asked.items():
-        effect = bag_of_words_auroc(texts, label.astype(int), labels["group"], labels["part"])
-        found |= {f"{name}_auroc": effect.estimate, f"{name}_low": effect.low, f"{name}_high": effect.high}
-    return found
+def _ends(effect: Effect) -> list[tuple[str, float]]:
+    return [("auroc", effect.estimate), ("low", effect.low), ("high", effect.high)]

@@ -1,6 +1,6 @@
 """Estimates with their uncertainty. A leaf: it imports nothing of verdictscope."""
 
-from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap
+from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_many
 from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect
 from verdictscope.stats.bootstrap import (
     RESAMPLES,
@@ -33,6 +33,7 @@ __all__ = [
     "auroc_bootstrap",
     "auroc_clustered",
     "auroc_effect",
+    "auroc_many",
     "cluster_bootstrap",
     "difference_effect",
     "draw_clusters",

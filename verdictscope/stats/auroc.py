@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy import sparse
+from scipy import sparse, stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import RESAMPLES, Column, draw_clusters
@@ -48,6 +48,15 @@ def auroc(labels: Column, scores: Column, weights: Column | None = None) -> floa
     with np.errstate(invalid="ignore", divide="ignore"):
         out = (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
     return float(out[0]) if weights is None or np.ndim(weights) == 1 else out
+
+
+def auroc_many(labels: Int[ndarray, "set row"], scores: Float[ndarray, "set row"]) -> Float[ndarray, " set"]:
+    """`auroc` of many labellings with scores of their own, NaN where a set has one class; nothing is checked."""
+    positive = labels.sum(axis=1)
+    negative = labels.shape[1] - positive
+    ranks = (stats.rankdata(scores, axis=1) * labels).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (ranks - positive * (positive + 1) / 2) / (positive * negative)
 
 
 @dataclass(frozen=True)
