@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence readme refusal lint install install-dev organisms clean
+.PHONY: demo test evidence notebooks readme refusal lint install install-dev organisms clean
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -15,6 +15,9 @@ test: install-dev lint ## every fast test
 
 evidence: install-dev  ## simulations, kills and many-seed runs
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+notebooks: install-dev ## run the notebooks anew in a clean kernel and store them with their outputs
+	$(BIN)/python notebooks/build.py
 
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)

@@ -13,6 +13,7 @@ from verdictscope.activations.moments import MomentFitter, Moments, moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
+from verdictscope.activations.readouts import from_dict as readout_from_dict
 from verdictscope.activations.select import Selected
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.sites import SITES, Read, Site
@@ -61,6 +62,7 @@ __all__ = [
     "moments_of",
     "passes",
     "reading",
+    "readout_from_dict",
     "resolve",
     "unembedding",
     "wrap",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def score_heads(found: Sequence[Sequence[int]], model_folder: Path) -> dict[str, Any] | None:
+def score_heads(found: Sequence[Sequence[int]], model_folder: str | Path) -> dict[str, Any] | None:
     """Share of the planted heads among the found ones.
 
     Args:
@@ -19,7 +19,7 @@ def score_heads(found: Sequence[Sequence[int]], model_folder: Path) -> dict[str,
         ``planted`` and ``recall``; ``None`` where the folder holds no ``truth.json``. The recall of a model in which
         nothing was planted is ``None``.
     """
-    truth = model_folder / "truth.json"
+    truth = Path(model_folder) / "truth.json"
     if not truth.is_file():
         return None
     planted = [tuple(head) for head in json.loads(truth.read_text(encoding="utf-8"))["heads"]]
