@@ -1,4 +1,4 @@
-"""Decoding with a stock ``transformers`` model: batched by length, cached, finished rows leave the batch.
+"""Decoding with a stock ``transformers`` model: cached, the batch kept full, finished rows replaced at once.
 
 The model is called like any module (``model(...)`` with keyword arguments), so hooks set around the call act
 on the prompt and on every decoding step, and nothing of the model or of torch is patched.
@@ -6,26 +6,23 @@ on the prompt and on every decoding step, and nothing of the model or of torch i
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.engines.noise import gumbel, rollout_keys
+from verdictscope.rollouts.engines.caches import Batching, batching
+from verdictscope.rollouts.engines.live import LiveBatch, Row
+from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.rollout import Finish, Sampling
 
-# rows leave the batch once this share of them is done: reindexing copies the cache, a finished row costs a
-# step
+# rows are replaced once this share of them is done: seating copies the cache and reading prompts together is
+# cheaper than one by one, a finished row costs a step
 _LEAVE_SHARE = 0.125
-# layer types whose state a padded position would enter
-_UNPADDED = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +48,108 @@ def decode(
     sampling: Sampling,
     eos: frozenset[int],
     batch_tokens: int,
+    refill: bool = True,
 ) -> Iterator[list[Written]]:
-    """Draw all requests, batch by batch, the longest prompts first (so that a batch that is too large fails
-    early).
+    """Draw all requests, the longest prompts first (so that a batch that is too large fails early).
 
-    In float32 a rollout's tokens do not depend on its batch: noise is keyed by the rollout's id, padding is
-    masked and positions are explicit. In bfloat16 matrix kernels round differently per batch shape, and
-    rollouts diverge.
+    Rows that are done are replaced by waiting prompts while the others go on, so that the batch stays full whatever
+    the answers' lengths. Where a model's layers do not allow it (:func:`~.caches.batching` says why), a batch is
+    written to its end before the next one begins.
+
+    In float32 a rollout's tokens do not depend on its batch: noise is keyed by the rollout's id, padding is masked,
+    positions are explicit, and a draw that rounding could change is made from a pass of that rollout alone
+    (:mod:`~.draw`). What is left is discontinuous models: an expert chosen by a hair's breadth. In bfloat16 rounding
+    is a thousand times larger, and rollouts diverge.
 
     Args:
         model: a causal language model.
         requests: prompts as token ids.
         sampling: temperature (0 is greedy), top_p, token limit and seed.
         eos: tokens that end a rollout.
-        batch_tokens: limit on rows x (prompt + max_new_tokens) of one batch, at least one row.
+        batch_tokens: limit on rows x (prompt + max_new_tokens) at any moment, at least one row.
+        refill: whether free rows may be refilled.
 
     Yields:
-        The finished rollouts of one batch.
+        Rollouts as they are done.
 
     Raises:
         InputError: a prompt and the token limit do not fit the model's context, or the sampling makes no sense.
     """
     _check_sampling(sampling)
     _check_context(model, requests, sampling)
+    longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens
+    how = batching(model, longest)
+    queue = _Queue(requests, sampling, batch_tokens, how)
     with _evaluating(model):
-        for batch in _batches(model, requests, sampling.max_new_tokens, batch_tokens):
-            yield from _decode_or_split(model, requests, batch, sampling, eos)
+        batch = LiveBatch(model, sampling, eos, spliced=how.refill)
+        while queue.outstanding or queue.waiting:
+            done = _turn(batch, queue, refill and how.refill)
+            if done is None:
+                batch = LiveBatch(model, sampling, eos, spliced=how.refill)
+                torch.cuda.empty_cache()
+            elif done:
+                queue.outstanding -= {row.index for row in done}
+                yield [Written(row.index, tuple(row.written), row.finish or "length") for row in done]
+
+
+def _turn(batch: LiveBatch, queue: _Queue, refill: bool) -> list[Row] | None:
+    """One token for every row, free rows given away before; ``None`` if the device's memory did not hold it, and then
+    the rows are waiting again, for a smaller batch: no draw depends on the batch."""
+    going = [row for row in batch.rows if row.finish is None]
+    free = len(batch.rows) - len(going)
+    done: list[Row] = []
+    try:
+        if not going or free >= _LEAVE_SHARE * len(batch.rows):
+            new = queue.take(going) if refill or not going else []
+            if new:
+                done += batch.join(new)
+            elif free:
+                batch.leave()
+        if batch.going:
+            done += batch.step()
+        return done
+    except torch.cuda.OutOfMemoryError:
+        if len(queue.outstanding) == 1:
+            raise
+    queue.halve()
+    return None
+
+
+class _Queue:
+    """Requests that wait, the longest prompts first, and how many of them fit beside the rows that are going."""
+
+    def __init__(self, requests: Sequence[Request], sampling: Sampling, batch_tokens: int, how: Batching) -> None:
+        self._requests, self._sampling, self._budget, self._how = requests, sampling, batch_tokens, how
+        self._keys = rollout_keys(sampling.seed, [r.id for r in requests])
+        self._most = 1 if how.alone else len(requests)
+        self.outstanding: set[int] = set()
+        self.waiting = self._sorted(range(len(requests)))
+
+    def _sorted(self, indices: Iterable[int]) -> deque[int]:
+        return deque(sorted(indices, key=lambda k: (-len(self._requests[k].prompt), k)))
+
+    def take(self, going: Sequence[Row]) -> list[Row]:
+        """Rows for the next requests that fit."""
+        widest = max((len(row.prompt) for row in going), default=0)
+        rows = len(going)
+        taken: list[Row] = []
+        while self.waiting and rows < self._most:
+            prompt = self._requests[self.waiting[0]].prompt
+            widest = max(widest, len(prompt))
+            full = (rows + 1) * (widest + self._sampling.max_new_tokens) > self._budget
+            if rows and (full or (self._how.equal_length and len(prompt) != widest)):
+                break
+            k = self.waiting.popleft()
+            taken.append(Row(k, self._keys[k], prompt))
+            rows += 1
+        self.outstanding |= {row.index for row in taken}
+        return taken
+
+    def halve(self) -> None:
+        """Put back what is not done, and take at most half as many rows from now on."""
+        self._most = max(len(self.outstanding) // 2, 1)
+        self.waiting = self._sorted([*self.outstanding, *self.waiting])
+        self.outstanding.clear()
 
 
 def _check_sampling(sampling: Sampling) -> None:
@@ -107,133 +180,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _batches(model: PreTrainedModel, requests: Sequence[Request], new: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Requests of similar length together, under the budget."""
-    layers = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
-    padded = not any(word in layer for layer in layers for word in _UNPADDED)
-    order = sorted(range(len(requests)), key=lambda k: -len(requests[k].prompt))
-    batch: list[int] = []
-    for k in order:
-        longest = len(requests[batch[0]].prompt) if batch else 0
-        full = (len(batch) + 1) * (longest + new) > batch_tokens
-        if batch and (full or (not padded and len(requests[k].prompt) != longest)):
-            yield batch
-            batch = []
-        batch.append(k)
-    if batch:
-        yield batch
-
-
-def _decode_or_split(
-    model: PreTrainedModel,
-    requests: Sequence[Request],
-    batch: list[int],
-    sampling: Sampling,
-    eos: frozenset[int],
-) -> Iterator[list[Written]]:
-    """One batch, in halves where the device's memory does not hold it: no draw depends on the batch."""
-    try:
-        yield _decode_batch(model, requests, batch, sampling, eos)
-        return
-    except torch.cuda.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    for part in (batch[:half], batch[half:]):
-        yield from _decode_or_split(model, requests, part, sampling, eos)
-
-
-@torch.inference_mode()
-def _decode_batch(
-    model: PreTrainedModel,
-    requests: Sequence[Request],
-    batch: list[int],
-    sampling: Sampling,
-    eos: frozenset[int],
-) -> list[Written]:
-    device = next(model.get_input_embeddings().parameters()).device
-    prompts = [requests[k].prompt for k in batch]
-    tokens, mask = _left_padded(prompts, device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    keys = torch.tensor(rollout_keys(sampling.seed, [requests[k].id for k in batch]), device=device)
-    ends = torch.tensor(sorted(eos), dtype=torch.long, device=device)
-    cache = DynamicCache(config=model.config)
-    call = _Call(model)
-    written: list[list[int]] = [[] for _ in batch]
-    live = torch.arange(len(batch), device=device)  # row of the cache -> place in the batch
-    done = torch.zeros(len(batch), dtype=torch.bool, device=device)
-    finish: list[Finish] = ["length"] * len(batch)
-    for step in range(sampling.max_new_tokens):
-        drawn = draw(call(tokens, mask, positions, cache), keys, step, sampling)
-        ended = torch.isin(drawn, ends)
-        for place, token, end, over in zip(*(t.tolist() for t in (live, drawn, ended, done)), strict=True):
-            if not over:
-                written[place].append(token)
-                finish[place] = "stop" if end else "length"
-        done |= ended
-        gone = int(done.sum())
-        if gone == len(done):
-            break
-        tokens, positions = drawn[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        if gone >= _LEAVE_SHARE * len(done):
-            stay = (~done).nonzero()[:, 0]
-            # not batch_select_indices, which layers with a recurrent state lack
-            cache.reorder_cache(cast(torch.LongTensor, stay))
-            tokens, positions, mask, keys, live, done = (t[stay] for t in (tokens, positions, mask, keys, live, done))
-    return [Written(k, tuple(ids), f) for k, ids, f in zip(batch, written, finish, strict=True)]
-
-
-def _left_padded(
-    prompts: Sequence[tuple[int, ...]], device: torch.device
-) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"]]:
-    """Prompts ending together, and their mask. The pad id is never seen: it is masked everywhere."""
-    width = max(map(len, prompts))
-    tokens = torch.tensor([[p[0]] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    return tokens, mask
-
-
-class _Call:
-    """The model's forward with the arguments this architecture knows."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        names = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in names
-        # only the last position's logits are drawn from; a 150,000-word vocabulary makes the rest expensive
-        self._extra: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-
-    def __call__(
-        self,
-        tokens: Int[Tensor, "row pos"],
-        mask: Int[Tensor, "row key"],
-        positions: Int[Tensor, "row pos"],
-        cache: DynamicCache,
-    ) -> Float[Tensor, "row vocab"]:
-        extra = {**self._extra, "position_ids": positions} if self._takes_positions else self._extra
-        out = self._model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-        return out.logits[:, -1].float()
-
-
-def draw(
-    logits: Float[Tensor, "row vocab"], keys: Int[Tensor, " row"], step: int, sampling: Sampling
-) -> Int[Tensor, " row"]:
-    """One token per row: the greedy one at temperature 0, else a keyed draw from the tempered nucleus."""
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    scaled = logits / sampling.temperature
-    if sampling.top_p < 1:
-        scaled = scaled.masked_fill(~_nucleus(scaled, sampling.top_p), -torch.inf)
-    return (scaled + gumbel(keys.to(logits.device), step, logits.shape[-1])).argmax(-1).to(keys.device)
-
-
-def _nucleus(scaled: Float[Tensor, "row vocab"], top_p: float) -> Tensor:
-    """Mask of the smallest set of likeliest tokens with mass ``top_p`` (Holtzman et al. 2020)."""
-    order = scaled.argsort(dim=-1, descending=True, stable=True)
-    mass = scaled.softmax(-1).gather(-1, order).cumsum(-1)
-    kept = mass - scaled.softmax(-1).gather(-1, order) < top_p
-    return torch.zeros_like(kept).scatter(-1, order, kept)

@@ -43,18 +43,20 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def gumbel(keys: Int[Tensor, " row"], step: int, vocab: int) -> Float[Tensor, "row vocab"]:
+def gumbel(keys: Int[Tensor, " row"], step: int | Int[Tensor, " row"], vocab: int) -> Float[Tensor, "row vocab"]:
     """Standard Gumbel noise for one decoding step.
 
     Args:
         keys: the rollouts' keys (:func:`rollout_keys`), on the device of the logits.
-        step: number of tokens the rollout has written so far.
+        step: number of tokens the rollouts have written so far, one for all or one each.
         vocab: size of the vocabulary.
 
     Returns:
         Float32 noise; ``argmax(logits / T + noise)`` is a draw from ``softmax(logits / T)``.
     """
-    base = _mix(keys + _signed((step + 1) * _GOLDEN))[:, None]
+    # products of int64 wrap around, as the generator's 64-bit arithmetic does
+    offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
+    base = _mix(keys + offset)[:, None]
     bits = _mix(base + torch.arange(1, vocab + 1, device=keys.device) * _GOLDEN)
     # u in (0, 1) is read from the fine end: small u are the large draws, and floats are dense near 0
     u = (_shift(bits, 11).to(torch.float32) + 0.5) * 2.0**-53

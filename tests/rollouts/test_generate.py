@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from scipy import stats
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout, Sampling, generate
-from verdictscope.rollouts.engines import huggingface
+from verdictscope.rollouts.engines.draw import draw, nucleus
 from verdictscope.rollouts.engines.noise import gumbel, rollout_keys
 
 FAMILIES = ("llama", "qwen3", "gemma2", "gpt2", "neox", "lfm2", "qwen3_next")
@@ -59,20 +58,6 @@ def test_cached_equals_teacher_forced(family: str) -> None:
         for step, at in enumerate(range(rollout.n_prompt, len(rollout))):
             scores = logits[at - 1] / 1.3 + gumbel(keys, step, logits.shape[-1])[0]
             assert scores.argmax() == rollout.ids[at]
-
-
-@pytest.mark.parametrize("trials", [12, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_rollout_does_not_depend_on_its_batch(trials: int) -> None:
-    """Random selections, orders and budgets; DESIGN 3.3."""
-    model, tokenizer, table = tiny_model("qwen3"), byte_tokenizer(), prompts(24)
-    sampling = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=10, seed=1)
-    whole = ids_of(generate(model, tokenizer, table, sampling, samples=2))
-    assert len(whole) == 48
-    rng = random.Random(0)
-    for trial in range(trials):
-        some = table.sample(rng.randint(1, 12), random_state=trial)
-        part = ids_of(generate(model, tokenizer, some, sampling, batch_tokens=rng.choice([1, 200, 700, 10_000])))
-        assert all(whole[name] == ids for name, ids in part.items())
 
 
 def test_seeds_samples_and_prompts_differ() -> None:
@@ -188,14 +173,14 @@ def test_draws_follow_the_distribution() -> None:
     """Gumbel-max draws have the tempered probabilities, and the nucleus cuts the tail and nothing else."""
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]]).expand(20_000, -1)
     keys = torch.tensor(rollout_keys(3, [str(k) for k in range(20_000)]))
-    counts = huggingface.draw(logits, keys, 0, Sampling(temperature=0.8)).bincount(minlength=5)
+    counts = draw(logits, keys, 0, Sampling(temperature=0.8)).tokens.bincount(minlength=5)
     expected = (logits[0] / 0.8).softmax(0) * 20_000
     # chisquare wants equal sums to more digits than float32 has
     share = expected.double().numpy() / expected.double().sum().item()
     assert stats.chisquare(counts.numpy(), share * 20_000).pvalue > 1e-3
-    nucleus = huggingface.draw(logits, keys, 0, Sampling(temperature=1.0, top_p=0.8)).bincount(minlength=5)
-    assert nucleus[:2].all()
-    assert not nucleus[2:].any()
+    within = draw(logits, keys, 0, Sampling(temperature=1.0, top_p=0.8)).tokens.bincount(minlength=5)
+    assert within[:2].all()
+    assert not within[2:].any()
 
 
 def test_the_nucleus_is_that_of_transformers() -> None:
@@ -205,22 +190,7 @@ def test_the_nucleus_is_that_of_transformers() -> None:
     scores = torch.randn(50, 40) * 3
     for top_p in (0.1, 0.5, 0.9, 0.999):
         stock = TopPLogitsWarper(top_p)(torch.zeros(50, 1, dtype=torch.long), scores)
-        assert torch.equal(stock.isfinite(), huggingface._nucleus(scores, top_p))
-
-
-def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer, table = tiny_model("llama"), byte_tokenizer(), prompts(7)
-    sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    whole = ids_of(generate(model, tokenizer, table, sampling))
-    real = huggingface._decode_batch
-
-    def small(model, requests, batch, *rest):  # type: ignore[no-untyped-def]
-        if len(batch) > 2:
-            raise torch.cuda.OutOfMemoryError("full")
-        return real(model, requests, batch, *rest)
-
-    monkeypatch.setattr(huggingface, "_decode_batch", small)
-    assert ids_of(generate(model, tokenizer, table, sampling)) == whole
+        assert torch.equal(stock.isfinite(), nucleus(scores, top_p))
 
 
 def test_errors_say_what_to_do() -> None:
@@ -240,13 +210,3 @@ def test_errors_say_what_to_do() -> None:
     for call, message in cases:
         with pytest.raises(InputError, match=message):
             call()
-
-
-def test_batches_hold_neighbours_in_length_under_the_budget() -> None:
-    requests = [huggingface.Request(str(k), (1,) * n) for k, n in enumerate([5, 50, 7, 6, 48, 5, 100])]
-    batches = list(huggingface._batches(tiny_model("llama"), requests, 10, 130))
-    assert sorted(itertools.chain(*batches)) == list(range(7))
-    for batch in batches:
-        longest = max(len(requests[k].prompt) for k in batch)
-        assert len(batch) * (longest + 10) <= 130 or len(batch) == 1
-    assert batches[0] == [6]

@@ -1,0 +1,157 @@
+"""Key-value caches whose rows come and go: rows end together in the last column, whatever their length.
+
+A row that is done leaves, a new one is put in its place, and the columns that only padding used are dropped. Rows are
+aligned at their last token, so a layer that keeps a window of the last columns keeps the same tokens of every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+
+# layer types whose state a padded position would enter
+_RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
+# columns in reserve: a cache that grows by one column would be copied whole at every step
+_ROOM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How the rows of a model may share a batch.
+
+    Attributes:
+        refill: whether a free row is given to a waiting prompt while the others go on.
+        equal_length: whether prompts of one batch must have the same length.
+        alone: whether a batch is one row.
+        reason: why not all batches are possible; empty where they are.
+    """
+
+    refill: bool = True
+    equal_length: bool = False
+    alone: bool = False
+    reason: str = ""
+
+
+def batching(model: PreTrainedModel, longest: int) -> Batching:
+    """What batches a model's layers allow.
+
+    Args:
+        model: a causal language model.
+        longest: tokens of the longest possible rollout.
+    """
+    config = model.config.get_text_config(decoder=True)
+    types = tuple(getattr(config, "layer_types", None) or ())
+    if any(word in kind for kind in types for word in _RECURRENT):
+        why = "layers with a recurrent state, which padding would enter: static batches of prompts of one length"
+        return Batching(refill=False, equal_length=True, reason=why)
+    rope = _rope_type(config)
+    if rope in ("dynamic", "longrope") and longest > (_trained_length(config) or longest):
+        why = f"{rope} position embeddings change with the longest row of a batch: one rollout at a time"
+        return Batching(refill=False, alone=True, reason=why)
+    strange = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {
+        kind.__name__ for kind in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+    }
+    if "chunked_attention" in types or strange:
+        why = f"cache layers that cannot be spliced ({', '.join(sorted(strange)) or 'chunked'}): static batches"
+        return Batching(refill=False, reason=why)
+    return Batching()
+
+
+def _rope_type(config: Any) -> str | None:
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    found = [settings, *(v for v in settings.values() if isinstance(v, dict))]
+    kinds = [kind for s in found if (kind := s.get("rope_type") or s.get("type")) in ("dynamic", "longrope")]
+    return kinds[0] if kinds else None
+
+
+def _trained_length(config: Any) -> int | None:
+    settings = getattr(config, "rope_parameters", None) or {}
+    own = settings.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return own or getattr(config, "max_position_embeddings", None)
+
+
+class RoomyLayer(DynamicLayer):
+    """A full-attention layer with columns in reserve: keys and values are views, and a step copies one column."""
+
+    def __init__(self, keys: Tensor, values: Tensor, used: int) -> None:
+        super().__init__()
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+        self._buffers = (keys, values)
+        self._use(used)
+
+    def _use(self, columns: int) -> None:
+        self.keys, self.values = (b[..., :columns, :] for b in self._buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append columns."""
+        used, new = self.get_seq_length(), key_states.shape[-2]
+        if used + new > self._buffers[0].shape[-2]:
+            self._buffers = tuple(_wider(b, used, used + new + _ROOM) for b in self._buffers)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., used : used + new, :] = states
+        self._use(used + new)
+        return self.keys, self.values
+
+
+def _wider(buffer: Tensor, used: int, columns: int) -> Tensor:
+    wide = buffer.new_empty((*buffer.shape[:-2], columns, buffer.shape[-1]))
+    wide[..., :used, :] = buffer[..., :used, :]
+    return wide
+
+
+def splice(
+    old: DynamicCache | None,
+    stay: Int[Tensor, " kept"],
+    new: DynamicCache | None,
+    copies: Int[Tensor, " fresh"],
+    columns: int,
+) -> DynamicCache:
+    """One cache of the rows that stay and the new ones, aligned at their last column.
+
+    The given caches lose their layers one by one, so that two whole copies never stand in memory.
+
+    Args:
+        old: the running cache; ``None`` where there is none.
+        stay: its rows to keep.
+        new: a freshly filled cache.
+        copies: for every new row the row of ``new`` it is a copy of (samples of one prompt share it).
+        columns: tokens of the longest row.
+    """
+    first = old if old is not None else new
+    assert first is not None
+    for k, like in enumerate(first.layers):
+        if isinstance(like, DummyLayer) or not like.is_initialized:
+            continue
+        sides = [(c.layers[k], rows) for c, rows in ((old, stay), (new, copies)) if c is not None]
+        window = getattr(like, "sliding_window", None) if isinstance(like, DynamicSlidingWindowLayer) else None
+        width = columns if window is None else min(columns, window - 1)
+        room = _ROOM if window is None else 0
+        keys, values = (_aligned([(getattr(s, n), rows) for s, rows in sides], width, room) for n in ("keys", "values"))
+        for layer, _ in sides:
+            layer.keys = layer.values = None
+        if window is None:
+            first.layers[k] = RoomyLayer(keys, values, width)
+            continue
+        like.keys, like.values, like.cumulative_length = keys, values, columns
+    return first
+
+
+def _aligned(parts: list[tuple[Tensor, Tensor]], width: int, room: int) -> Tensor:
+    """Rows of several tensors ``[row, head, column, d]``, each cut or padded on the left to ``width`` columns, and
+    empty columns after them."""
+    like = parts[0][0]
+    count = sum(len(rows) for _, rows in parts)
+    out = like.new_zeros((count, *like.shape[1:-2], width + room, like.shape[-1]))
+    at = 0
+    for states, rows in parts:
+        size = min(states.shape[-2], width)
+        if size:
+            out[at : at + len(rows), ..., width - size : width, :] = states[rows][..., states.shape[-2] - size :, :]
+        at += len(rows)
+    return out
