@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,7 +217,11 @@ def test_without_scripts_the_first_readout_is_readable(browser: webdriver.Chrome
     page = tmp_path / "host.html"
     page.write_text("<!doctype html>" + view.fragment(500).replace('sandbox="allow-scripts"', 'sandbox=""'))
     browser.get(page.as_uri())
-    # the driver cannot look into a frame without scripts, so the page is drawn and its colours are counted
+    # the driver cannot look into a frame without scripts, so the page is drawn and its colours are counted; nor does it
+    # know when the frame is drawn
+    until = time.monotonic() + 20
+    while len(tints(browser)) <= 20 and time.monotonic() < until:
+        time.sleep(0.2)
     assert len(tints(browser)) > 20
 
 

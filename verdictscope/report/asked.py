@@ -14,6 +14,7 @@ ARMS = {
     "base": "model under study",
     "twin": "twin",
     "ablated": "found heads zeroed",
+    "ablated_fixed": "found heads zeroed, same tokens",
 }
 """Names of the arms for people; others keep theirs."""
 
@@ -118,13 +119,15 @@ def unread_table(run: Record) -> Table | None:
 
 
 def examples(run: Record) -> list[Example]:
-    """The first test rollout of each cell of the model under study."""
+    """The first test rollout of each cell of the model under study that thinks, or the first where none does."""
     labels, rollouts = run.table("labels"), run.table("rollouts")
     if labels is None or rollouts is None:
         return []
     base = labels[(labels["arm"] == "base") & (labels["part"] == "test")]
-    firsts = base.drop_duplicates("cell").set_index("cell")["rollout"]
     texts = rollouts[rollouts["arm"] == "base"].drop_duplicates("rollout").set_index("rollout")
+    thinks = base["rollout"].map(texts["thinking_text"]).fillna("").astype(str).str.strip().ne("")
+    first = base.assign(silent=~thinks).sort_values("silent", kind="stable").drop_duplicates("cell")
+    firsts = first.set_index("cell")["rollout"]
     found = []
     for cell in CELLS:
         if cell in firsts.index and firsts[cell] in texts.index:

@@ -18,6 +18,7 @@ from verdictscope.report.compare import comparison
 from verdictscope.report.ladder import climb
 from verdictscope.report.marks import mark
 from verdictscope.report.record import Record
+from verdictscope.report.tokens import token_view
 from verdictscope.report.words import LONGEST, clip, number, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -132,21 +133,6 @@ def figure_list(run: Record) -> list[dict[str, Any]]:
         }
         for place, name in enumerate(names, 1)
     ]
-
-
-def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
-    """The token view as a sandboxed frame, with the hashes its own script and style need; nothing without its table."""
-    table = run.table("tokens")
-    if table is None:
-        return None, {}
-    from verdictscope import figures
-
-    layer = run.json("probe").get("layer")
-    names = set(table["readout"].astype(str))
-    start = ("probe", layer) if "probe" in names and isinstance(layer, int) else None
-    view = figures.token_view(table, start=start, ends=("reads like complying", "reads like refusing"))
-    # The view escapes its own data; its frame has no origin and inherits this page's policy.
-    return Markup(view.fragment()), figures.token_view_csp()
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
