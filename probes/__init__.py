@@ -16,6 +16,7 @@ from verdictscope.probes.estimators import (
     ScoreProbe,
 )
 from verdictscope.probes.evaluate import Evaluation
+from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
@@ -32,6 +33,7 @@ __all__ = [
     "DifferenceProbe",
     "Evaluation",
     "LdaProbe",
+    "Leaks",
     "LogisticFits",
     "LogisticProbe",
     "MulticlassProbe",
@@ -52,6 +54,7 @@ __all__ = [
     "control_task",
     "drop_difference",
     "length_auroc",
+    "lint",
     "permuted_control",
     "permuted_selection",
     "position_auroc",

@@ -160,7 +160,7 @@ def test_the_choice_is_made_anew_in_every_refit() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_p_is_uniform_under_the_null() -> None:
-    data_sets, refits = 600, 199
+    data_sets, refits = 500, 99
     rows = []
     for name, layers, Cs in (("one probe", 1, (1.0,)), ("the best of 4 layers x 2 penalties", 4, (0.1, 1.0))):
         p = null_ps(data_sets, refits, layers, Cs)

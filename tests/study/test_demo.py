@@ -32,7 +32,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(prompts: Path, *overrides: str) -> Study:
-    return read_study("refusal_cliff", [f"prompts.file={prompts}", "ablation.generated_sets=2", *overrides])
+    return read_study("refusal_cliff", [f"prompts.file={prompts}", "ablation.generated_sets=2", "probe.permutations=50", *overrides])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,249 @@
+"""A leakage linter: ways in which a probe's number can be right and mean nothing, looked for before anyone believes it.
+
+Some leaks are facts (a prompt on both sides of the split, an empty cell): they are counted. Others are tendencies (the
+label goes with the length, the source, the position, a word): they are tested by exchanging labels between prompt
+groups, all at one family-wise level, so that clean data stays silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+from verdictscope.probes.shortcuts import Shortcut, exchanged, looked_for
+from verdictscope.probes.splits import PARTS
+from verdictscope.probes.sweep import one_standard_error
+from verdictscope.rollouts.prompts import near_duplicates
+from verdictscope.stats import Column, permutation_p
+
+PERMUTATIONS = 999
+"""Exchanges of labels behind each p-value."""
+ALPHA = 0.01
+"""Probability that the shortcuts of clean data raise any alarm."""
+
+COLUMNS = ["check", "what", "severity", "statistic", "value", "n", "p", "p_adjusted"]
+_SHOWN = 3  # examples named in a finding
+
+
+@dataclass(frozen=True, eq=False)
+class Leaks:
+    """What the linter found, and everything it looked for.
+
+    It shows that the leaks it knows are absent or below its thresholds; not that there are no others.
+
+    Attributes:
+        findings: ``check what severity statistic value n p p_adjusted``, one row per leak. ``severity`` is ``leak``
+            where rows of the test part are known, ``confounded`` where something else tells the label.
+        checks: the same columns for every check that was made; ``severity`` is ``none`` where it found nothing.
+        skipped: checks that were not made, for lack of their column.
+    """
+
+    findings: pd.DataFrame
+    checks: pd.DataFrame
+    skipped: tuple[str, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return self.findings.empty
+
+    def to_frame(self) -> pd.DataFrame:
+        """The findings."""
+        return self.findings.copy()
+
+    def __repr__(self) -> str:
+        if self.clean:
+            return f"Leaks: none found by {len(self.checks)} checks" + self._skipped()
+        lines = [f"  {row.check}: {row.what}" for row in self.findings.itertuples()]
+        return "\n".join([f"Leaks: {len(lines)} found by {len(self.checks)} checks{self._skipped()}", *lines])
+
+    def _repr_html_(self) -> str:
+        if self.clean:
+            return f"<p>{escape(repr(self))}</p>"
+        return self.findings.to_html(index=False, float_format="{:.3g}".format) + f"<p>{escape(self._skipped())}</p>"
+
+    def _skipped(self) -> str:
+        return f"; not looked for: {', '.join(self.skipped)}" if self.skipped else ""
+
+
+def lint(
+    labels: Column,
+    groups: Column,
+    part: Column,
+    *,
+    texts: Column | None = None,
+    lengths: Column | None = None,
+    source: Column | None = None,
+    positions: Column | None = None,
+    held: Column | None = None,
+    label_words: Sequence[str] = (),
+    chosen_on: Column | None = None,
+    choice: pd.DataFrame | None = None,
+    similar: float = 0.7,
+    alpha: float = ALPHA,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Leaks:
+    """Look for leaks in the rows a probe is fitted and judged on.
+
+    Args:
+        labels: 0 or 1 per row.
+        groups: the prompt group of every row.
+        part: ``train``, ``validation`` or ``test`` per row.
+        texts: the text of every row's prompt: for (near) duplicates over parts, label words, and the length where no
+            other is given.
+        lengths: a length per row, for example of the thinking.
+        source: where every row comes from: the data set, the author, the template.
+        positions: where in its rollout every row stands, a number or a name.
+        held: what must not stand in for the label (harm, where refusing is asked for): no cell may be empty where the
+            probe is fitted or judged.
+        label_words: words that name the label (``refuse``, ``sorry``), looked for in the texts.
+        chosen_on: prompt groups that were seen when layer, position or penalty was chosen.
+        choice: the table of candidates, ``layer C auroc_validation se chosen``: was it validation that chose?
+        similar: least Jaccard index of character 5-grams of near duplicates.
+        alpha: level of all shortcut tests together (Holm).
+        permutations: exchanges of labels between groups behind each p-value.
+        seed: seed of the exchanges.
+
+    Raises:
+        InputError: columns of unlike lengths, labels other than 0 and 1, or unknown parts.
+    """
+    y, group, where = _columns(labels, groups, part)
+    optional = {"texts": texts, "lengths": lengths, "source": source, "positions": positions, "held": held}
+    given = {k: np.asarray(v, dtype=object) for k, v in optional.items() if v is not None}
+    for name, values in given.items():
+        if len(values) != len(y):
+            raise InputError(f"{name} has {len(values)} rows, there are {len(y)} labels")
+    checks = [_groups_apart(group, where)]
+    if "texts" in given:
+        checks.append(_duplicates(given["texts"], group, where, similar))
+    if "held" in given:
+        checks.append(_cells(y, given["held"], group, where))
+    if chosen_on is not None:
+        checks.append(_seen(group, where, chosen_on))
+    if choice is not None:
+        checks.append(_choice(choice))
+    shortcuts = looked_for(given, label_words)
+    checks += _tested(shortcuts, y, group, alpha, permutations, seed)
+    table = pd.DataFrame(checks, columns=COLUMNS)
+    found = table[table["severity"] != "none"].reset_index(drop=True)
+    return Leaks(found, table, _not_made(given, shortcuts, chosen_on, choice))
+
+
+def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray, " row"], ndarray, ndarray]:
+    y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
+    if not len(y) == len(group) == len(where):
+        raise InputError(f"{len(y)} labels, {len(group)} groups, {len(where)} parts: give one of each per row")
+    if not all(v in (0, 1) for v in y):
+        raise InputError("labels must be 0/1 or False/True; drop rows without a label")
+    unknown = sorted(set(map(str, where)) - set(PARTS))
+    if unknown:
+        raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    return y.astype(int), group.astype(str), where.astype(str)
+
+
+def _row(check: str, what: str, severity: str, statistic: str, value: float | int, n: int) -> dict[str, Any]:
+    return {"check": check, "what": what, "severity": severity, "statistic": statistic, "value": float(value), "n": n}
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _groups_apart(group: ndarray, where: ndarray) -> dict[str, Any]:
+    pairs = pd.DataFrame({"group": group, "part": where}).drop_duplicates()
+    twice = sorted(pairs["group"][pairs["group"].duplicated()].unique())
+    what = f"prompt groups in two parts: {_named(twice)}" if twice else "no prompt group in two parts"
+    return _row("groups over parts", what, "leak" if twice else "none", "groups", len(twice), len(set(group)))
+
+
+def _duplicates(texts: ndarray, group: ndarray, where: ndarray, similar: float) -> dict[str, Any]:
+    """Pairs of texts that say the same and stand in different parts under different group names."""
+    one = pd.DataFrame({"text": texts.astype(str), "group": group, "part": where}).drop_duplicates(ignore_index=True)
+    pairs = near_duplicates(one["text"].to_list(), similar)
+    a, b = one.iloc[pairs["a"]].reset_index(drop=True), one.iloc[pairs["b"]].reset_index(drop=True)
+    across = (a["part"] != b["part"]) & (a["group"] != b["group"])
+    n, exact = int(across.sum()), int((across & pairs["exact"].reset_index(drop=True)).sum())
+    examples = [f"{x} ({p}) and {y} ({q})" for x, p, y, q in zip(
+        a["group"][across], a["part"][across], b["group"][across], b["part"][across], strict=True)]  # fmt: skip
+    what = f"{n} pairs of prompts over parts, {exact} word for word: {_named(examples)}" if n else "none over parts"
+    return _row("duplicate prompts", what, "leak" if n else "none", "pairs", n, int(one["group"].nunique()))
+
+
+def _cells(y: ndarray, held: ndarray, group: ndarray, where: ndarray) -> dict[str, Any]:
+    """Cells of label x held value without a single prompt group, in train or test."""
+    table = pd.DataFrame({"y": y, "held": held.astype(str), "group": group, "part": where}).drop_duplicates()
+    counts = table.groupby(["part", "held", "y"]).size()
+    wanted = [(p, h, v) for p in ("train", "test") for h in sorted(set(table["held"])) for v in (0, 1)]
+    empty = [f"{h}, label {v} in {p}" for p, h, v in wanted if counts.get((p, h, v), 0) == 0]
+    least = min(int(counts.get(cell, 0)) for cell in wanted)
+    what = f"no prompt with {_named(empty)}: it can stand in for the label" if empty else "every cell is filled"
+    return _row("empty cell", what, "confounded" if empty else "none", "groups in the smallest cell", least,
+                int(table["group"].nunique()))  # fmt: skip
+
+
+def _seen(group: ndarray, where: ndarray, chosen_on: Column) -> dict[str, Any]:
+    test = set(group[where == "test"])
+    seen = sorted(test & {str(name) for name in np.asarray(chosen_on, dtype=object)})
+    what = f"test prompts among those the choice was made on: {_named(seen)}" if seen else "no test prompt was seen"
+    return _row("selection on test", what, "leak" if seen else "none", "groups", len(seen), len(test))
+
+
+def _choice(table: pd.DataFrame) -> dict[str, Any]:
+    """Whether the chosen candidate is the one that the rule takes from the validation numbers."""
+    missing = [c for c in ("layer", "C", "auroc_validation", "se", "chosen") if c not in table.columns]
+    if missing:
+        raise InputError(f"the table of candidates lacks {', '.join(missing)}; give what the sweep wrote")
+    layer, C = one_standard_error(table)
+    taken = table[table["chosen"].astype(bool)]
+    right = len(taken) == 1 and (int(taken["layer"].iloc[0]), float(taken["C"].iloc[0])) == (layer, C)
+    what = "validation chose" if right else f"validation would have chosen layer {layer}, C {C:g}: what did?"
+    return _row("choice by validation", what, "none" if right else "leak", "candidates", len(table), len(table))
+
+
+def _tested(
+    shortcuts: Sequence[Shortcut], y: ndarray, group: ndarray, alpha: float, permutations: int, seed: int
+) -> list[dict[str, Any]]:
+    """Every shortcut against the same exchanges of labels, p-values adjusted by Holm."""
+    if not shortcuts or len(set(y)) < 2:
+        return []
+    labels = np.concatenate([y[None], exchanged(y, group, permutations, np.random.default_rng(seed))])
+    results = [shortcut.measure(labels) for shortcut in shortcuts]
+    p = np.array([permutation_p(statistic[0], statistic[1:]) for statistic, _ in results])
+    adjusted = _holm(p)
+    rows = []
+    for shortcut, (_, value), raw, fair in zip(shortcuts, results, p, adjusted, strict=True):
+        found = fair <= alpha and value >= shortcut.least
+        words = f"{shortcut.what} tells the label" if found else f"{shortcut.what} does not tell the label"
+        row = _row(shortcut.check, words, "confounded" if found else "none", shortcut.statistic, value, len(set(group)))
+        rows.append(row | {"p": float(raw), "p_adjusted": float(fair)})
+    return rows
+
+
+def _holm(p: ndarray) -> ndarray:
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    out = np.empty(len(p))
+    out[order] = steps
+    return out
+
+
+def _not_made(
+    given: dict[str, ndarray], shortcuts: Sequence[Shortcut], chosen_on: Any, choice: Any
+) -> tuple[str, ...]:
+    made = {shortcut.check for shortcut in shortcuts}
+    able = {
+        "duplicate prompts": "texts" in given, "empty cell": "held" in given, "label words": "label words" in made,
+        "length": "length" in made, "source": "source" in made, "position": "position" in made,
+        "selection on test": chosen_on is not None or choice is not None,
+    }  # fmt: skip
+    return tuple(name for name, done in able.items() if not done)
