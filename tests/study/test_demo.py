@@ -32,7 +32,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(prompts: Path, *overrides: str) -> Study:
-    return read_study("refusal_cliff", [f"prompts.file={prompts}", "ablation.generated_sets=2", "probe.permutations=50", *overrides])
+    fewer = ["ablation.generated_sets=2", "probe.permutations=50"]
+    return read_study("refusal_cliff", [f"prompts.file={prompts}", *fewer, *overrides])
 
 
 @pytest.fixture(scope="module")
