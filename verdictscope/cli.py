@@ -123,6 +123,35 @@ def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: boo
 
 
 @app.command()
+def plan(
+    study: StudyFile,
+    sets: Sets = None,
+    device: Annotated[str | None, typer.Option("--device", help="Whose rates to assume: h100, a100, cpu …")] = None,
+    tflops: Annotated[float | None, typer.Option("--tflops", help="What the device reaches, 10^12 flop/s.")] = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Measure this machine's rates instead.")] = False,
+    written: Annotated[
+        int | None, typer.Option("--written", metavar="N", help="Tokens a rollout writes; max_new_tokens by default.")
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", metavar="N", help="Plan for N requests without reading the study's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a study will need: memory, hours, disk, generations and passes by stage. Loads no weights."""
+    from verdictscope.planning import plan_study, print_plan
+    from verdictscope.study import read_study
+
+    asked = read_study(study, sets or ())
+    made = plan_study(asked, device=device, tflops=tflops, measured=measured, written=written, prompts=prompts)
+    if as_json:
+        print(json.dumps(made.to_dict()))
+    else:
+        from rich.console import Console
+
+        print_plan(made, Console())
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
     second: Annotated[

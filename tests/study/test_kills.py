@@ -15,6 +15,7 @@ from tests.evidence import write_evidence
 from verdictscope.pipeline import STAGES
 from verdictscope.sources import models_folder
 
+GROUPS = 14
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,12 +27,18 @@ def killed(folder: Path, *arguments: object, timeout: float) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_two_kills_of_a_small_run(tmp_path: Path) -> None:
+def some_prompts(file: Path, each: int) -> int:
+    """A few groups of every category cell of the demo's prompts; returns how many prompts that are."""
     table = pd.read_csv(models_folder() / "cliff" / "prompts.csv")
     groups = table.drop_duplicates("group").groupby(["verb_category", "object_category"])["group"]
-    keep = groups.apply(lambda names: names.sample(4, random_state=0))
-    file = tmp_path / "prompts.csv"
-    table[table["group"].isin(keep)].to_csv(file, index=False)
+    keep = groups.apply(lambda names: names.sample(each, random_state=0))
+    chosen = table[table["group"].isin(keep)]
+    chosen.to_csv(file, index=False)
+    return len(chosen)
+
+
+def test_two_kills_of_a_small_run(tmp_path: Path) -> None:
+    some_prompts(file := tmp_path / "prompts.csv", 4)
     sets = ("--set", f"prompts.file={file}", "--set", "sampling.max_new_tokens=96")
     found = killed(tmp_path / "runs", "--kills", 2, "--chains", 1, "--last", "probe", *sets, timeout=280)
     assert found["kills"] == 2
@@ -41,7 +48,11 @@ def test_two_kills_of_a_small_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 def test_fifty_kills_of_the_demo(tmp_path: Path) -> None:
-    found = killed(tmp_path / "runs", "--kills", 50, "--chains", 5, timeout=4 * 3600)
+    """Every stage of the demo, on a quarter of its prompts: the whole is run some ten times over."""
+    prompts = some_prompts(file := tmp_path / "prompts.csv", GROUPS)
+    sets = ("--set", f"prompts.file={file}")
+    found = killed(tmp_path / "runs", "--kills", 50, "--chains", 5, *sets, timeout=4 * 3600)
     assert found["kills"] == 50
     assert set(found["by_stage"]) >= set(STAGES) - {"summary", "report"}, "stages of no length may be missed"
-    write_evidence("run_kills", found)
+    changed = {"prompts.file": f"{prompts} of the demo's prompts: {GROUPS} groups of every category cell"}
+    write_evidence("run_kills", found | {"set": changed})

@@ -10,6 +10,7 @@ from verdictscope.probes import split_groups
 from verdictscope.rollouts import Rollout, Sampling, cells, from_frame, generate, load_prompts, to_frame
 from verdictscope.run import Run
 from verdictscope.sources import locate
+from verdictscope.study import Study
 
 
 def run_rollouts(run: Run) -> None:
@@ -29,8 +30,13 @@ def run_rollouts(run: Run) -> None:
 
 
 def read_study_prompts(run: Run) -> pd.DataFrame:
-    """The prompt table of the study, checked for the columns the design needs."""
-    section = run.study.prompts
+    """The prompt table of the run's study."""
+    return select_prompts(run.study)
+
+
+def select_prompts(study: Study) -> pd.DataFrame:
+    """The prompt table of a study, checked for the columns the design needs."""
+    section = study.prompts
     prompts = load_prompts(locate(section.file))
     needed = {"harm", *section.target, *section.control}
     missing = sorted(needed - set(prompts.columns))

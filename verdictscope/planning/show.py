@@ -1,0 +1,97 @@
+"""A plan as a table for a terminal, its arithmetic beneath."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from verdictscope.planning.rates import ASSUMED, Rates
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from verdictscope.planning.plan import Plan, Row
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan: a row a stage, what the numbers are made of, what was assumed."""
+    from rich.table import Table
+
+    about = f"{plan.study}: {plan.shape.name} ({plan.shape.architecture}, {plan.shape.dtype})"
+    table = Table(title=about, title_justify="left", title_style="bold", header_style="bold")
+    heads = ("stage", "generations", "tokens written", "tokens read", "passes", "memory", "disk", "hours")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
+    for row in plan.rows:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(plan.total), style="bold")
+    console.print(table)
+    for line in explained(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_text(plan: Plan, width: int = 110) -> str:
+    """The same as plain text."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    print_plan(plan, Console(file=out, width=width, no_color=True))
+    return out.getvalue().rstrip("\n")
+
+
+def _cells(row: Row) -> list[str]:
+    counts = [f"{n:,}" if n else "" for n in (row.generations, row.written, row.read, row.passes)]
+    sizes = [size(n) if n else "" for n in (row.memory, row.disk)]
+    return [row.stage, *counts, *sizes, hours(row.hours) if row.passes else ""]
+
+
+def size(n: int | float) -> str:
+    """Bytes for people (a GB is 10⁹ bytes)."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if n >= unit:
+            return f"{n / unit:,.1f} {name}"
+    return f"{n / 1e3:,.0f} kB"
+
+
+def hours(n: int | float) -> str:
+    """Hours with as many digits as an estimate bears."""
+    return f"{n:,.0f}" if n >= 20 else f"{n:.1f}" if n >= 0.1 else f"{n:.3f}"
+
+
+def explained(plan: Plan) -> list[str]:
+    """What the numbers are made of, line by line."""
+    shape, rates = plan.shape, plan.rates
+    lines = [
+        "",
+        f"parameters     {shape.parameters:,}; in memory {size(shape.weights)}"
+        + (f"; weight files {size(shape.checkpoint)}" if shape.checkpoint else "; weights not here yet"),
+        f"cache          2 x {shape.n_layers} layers x {shape.n_kv_heads} key-value heads x {shape.d_head} x "
+        f"{shape.itemsize} bytes = {shape.kv_per_token:,} bytes a token",
+        f"operations     2 x {shape.multiplied:,} a token, 2 x {shape.head:,} a row of logits, "
+        f"4 x {shape.n_layers * shape.n_heads * shape.d_head:,} a pair of tokens",
+        f"stored rows    {shape.resid_per_row:,} bytes of resid_post and {shape.z_per_row:,} of z, all layers",
+        f"memory         weights + cache + activations at the stage's peak; activations are an estimate "
+        f"({shape.live_per_token:,} bytes a token)",
+    ]
+    if rates.memory and plan.total.memory > rates.memory:
+        lines.append(f"too large      {size(plan.total.memory)} on {rates.name} with {size(rates.memory)}: "
+                     "lower batch_tokens")  # fmt: skip
+    lines += [
+        f"hours          an ESTIMATE, of the model alone; {_rates(rates)}",
+        f"assumed        {'; '.join(plan.notes)}",
+        "               so counts are the most there can be: --written N plans for shorter rollouts",
+    ]
+    if not rates.source.startswith("measured"):
+        others = ", ".join(f"{key} {r.half / 1e12:g}/{r.bandwidth / 1e12:g}" for key, r in ASSUMED.items())
+        lines.append(f"other devices  (--device, 16-bit Tflop/s and TB/s) {others}; or --tflops N, or --measure")
+    return lines
+
+
+def _rates(rates: Rates) -> str:
+    return (
+        f"{rates.name} ({rates.source}): {rates.half / 1e12:.3g} Tflop/s in 16 and "
+        f"{rates.single / 1e12:.3g} in 32 bits x {rates.computes:g}, "
+        f"{rates.bandwidth / 1e12:.3g} TB/s x {rates.reads:g}, "
+        f"{1e3 * rates.launch:.2g} ms a layer and pass"
+    )

@@ -1,0 +1,313 @@
+"""What each stage asks of the model, call by call: the arithmetic of a plan.
+
+It mirrors ``verdictscope.stages``: who changes how often a stage runs the model changes it here, and
+``tests/study/test_plan.py`` holds the two against each other on a real run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from verdictscope.activations.hdf5 import CHUNK_ROWS, ROW_TYPES
+from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
+from verdictscope.activations.positions import resolve
+from verdictscope.errors import InputError
+from verdictscope.planning.outlook import Outlook
+from verdictscope.planning.shape import Shape
+from verdictscope.rollouts.forced import until_answer
+from verdictscope.rollouts.rollout import Rollout
+from verdictscope.study import Study
+
+DRAW = 48
+"""Bytes a row and vocabulary entry while a token is drawn: logits, their tempered copy, order, noise and its bits."""
+TOKEN_ROW = {"rollouts": 6, "trace": 10}
+"""Bytes a token takes in a compressed table, about (measured on the demo)."""
+PAGE = 8_000_000
+"""Bytes of figures and report together, about."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kind of work for the model.
+
+    Attributes:
+        what: in words.
+        generations: rollouts written.
+        written: tokens written.
+        read: tokens read that were there before, padding apart.
+        passes: calls of the model.
+        flops: floating-point operations.
+        moved: bytes of weights and cache that the calls read.
+        cache: bytes of keys and values at the peak.
+        live: bytes of activations at the peak.
+    """
+
+    what: str
+    generations: int = 0
+    written: int = 0
+    read: int = 0
+    passes: int = 0
+    flops: int = 0
+    moved: int = 0
+    cache: int = 0
+    live: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage's jobs and what it stores.
+
+    Attributes:
+        stage: its name.
+        jobs: what it asks of the model.
+        exact: bytes stored that the plan knows exactly, the store's own structure apart.
+        about: bytes of tables and figures, estimated.
+    """
+
+    stage: str
+    jobs: tuple[Job, ...] = ()
+    exact: int = 0
+    about: int = 0
+
+    def total(self, name: str) -> int:
+        """A count over all jobs."""
+        return sum(getattr(job, name) for job in self.jobs)
+
+    def peak(self) -> int:
+        """Bytes of cache and activations at the worst moment."""
+        return max((job.cache + job.live for job in self.jobs), default=0)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What all counting needs.
+
+    Attributes:
+        study: the study.
+        shape: the model under study.
+        outlook: its rollouts.
+        device: ``cpu`` or ``cuda``, on which default batch sizes hang.
+        twin: sizes of the twin, if there is one.
+    """
+
+    study: Study
+    shape: Shape
+    outlook: Outlook
+    device: str
+    twin: Shape | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, arm: str) -> Shape:
+        """Sizes of an arm's model."""
+        return self.twin if arm == "twin" and self.twin else self.shape
+
+    # -- the two ways a model is run
+    # --------------------------------------------------------------------------------------------------------------
+
+    def writing(self, arm: str) -> Job:
+        """Free generation: batches of similar prompts, each written to its end. An engine that refills the batch
+        makes fewer passes; this is the most."""
+        shape, new = self.of(arm), self.study.sampling.max_new_tokens
+        rollouts = sorted(self.outlook.rollouts[arm], key=lambda r: -r.n_prompt)
+        passes = flops = moved = cache = live = 0
+        for batch in full_batches([r.n_prompt for r in rollouts], new, self.study.batch_tokens):
+            members = [rollouts[i] for i in batch]
+            rows, width = len(members), members[0].n_prompt
+            lengths = [len(r) - r.n_prompt for r in members]
+            steps = max(lengths)
+            passes += steps
+            seen = sum(n * (width + n / 2) for n in lengths)  # tokens looked at over all steps
+            flops += shape.flops(rows, width, rows) + round(
+                sum(lengths) * 2 * (shape.multiplied + shape.head)
+                + 4 * shape.n_layers * shape.n_heads * shape.d_head * seen
+            )
+            moved += steps * shape.weights + round(seen * shape.kv_per_token)
+            cache = max(cache, rows * (width + steps) * shape.kv_per_token)
+            live = max(live, rows * max(width * shape.live_per_token, DRAW * shape.vocab))
+        written = sum(len(r) - r.n_prompt for r in rollouts)
+        return Job(f"{arm} writes", len(rollouts), written, 0, passes, flops, moved, cache, live)
+
+    def reading(
+        self, what: str, rollouts: Sequence[Rollout], budget: int, times: int = 1, logits: str | None = None,
+        arm: str = "base", labels: bool = False,
+    ) -> Job:  # fmt: skip
+        """Teacher-forced passes over what was written: every batch of the plan, so many times.
+
+        Args:
+            what: in words.
+            rollouts: what is read.
+            budget: padded tokens of a batch.
+            times: how often.
+            logits: positions whose logits are made.
+            arm: whose model.
+            labels: whether label strings of several tokens take passes of their own.
+        """
+        shape = self.of(arm)
+        lengths = [len(r) for r in rollouts]
+        batches = BatchPlan.make(lengths, budget).batches if lengths else ()
+        passes, flops, live, read = len(batches), 0, 0, sum(lengths)
+        for batch in batches:
+            rows, width = len(batch), max(lengths[i] for i in batch)
+            made = sum(len(resolve(logits, rollouts[i])) for i in batch) if logits else 0
+            flops += shape.flops(rows, width, made)
+            live = max(live, rows * width * shape.live_per_token + made * shape.vocab * 12)
+            if labels:
+                extra = [n for i in batch for n in self.continued(rollouts[i])]
+                further = BatchPlan.make(extra, budget).batches if extra else ()
+                passes, read = passes + len(further), read + sum(extra)
+                flops += sum(shape.flops(len(part), max(extra[j] for j in part), len(part)) for part in further)
+        moved = passes * shape.weights
+        return Job(what, 0, 0, times * read, times * passes, times * flops, times * moved, 0, live)
+
+    def continued(self, rollout: Rollout) -> list[int]:
+        """Lengths of the sequences in which labels of several tokens are scored after a rollout's thinking."""
+        stems = sorted({string[:-1] for string in self.outlook.label_strings if len(string) > 1})
+        at = resolve("before_answer", rollout)
+        return [int(at[0]) + 1 + len(stem) for stem in stems] if len(at) else []
+
+    # -- what the stages choose
+    # --------------------------------------------------------------------------------------------------------------
+
+    def default_budget(self) -> int:
+        """Padded tokens of a batch where a stage names none."""
+        return TOKEN_BUDGET.get(self.device, TOKEN_BUDGET["cpu"])
+
+    def complied_targets(self, half: str) -> list[Rollout]:
+        """As ``stages.heads``: target requests complied with, up to their answer."""
+        labels = self.outlook.labels
+        complied = labels["target"] & labels["cell"].str.endswith("_complied")
+        chosen = complied & ((labels["part"] == "test") == (half == "report"))
+        cut = [until_answer(r) for r in self.outlook.chosen(chosen)]
+        return [r for r in cut if r is not None][: self.study.heads.rollouts]
+
+    def per_cell(self) -> list[Rollout]:
+        """As ``stages.tokens``: the first rollouts of every cell of the test part."""
+        labels = self.outlook.labels
+        shown = (
+            labels[labels["part"] == "test"].groupby(["cell", "target"], sort=False).head(self.study.tokens.per_cell)
+        )
+        return self.outlook.chosen(labels["rollout"].isin(shown["rollout"]))
+
+    def rows_at(self, positions: str) -> int:
+        """Rows that are stored at some positions; positions found in the text are counted as every token."""
+        try:
+            return sum(len(resolve(positions, r)) for r in self.outlook.rollouts["base"])
+        except InputError:
+            self.notes.append(f"positions {positions!r} are found in the text: counted as every token")
+            return sum(map(len, self.outlook.rollouts["base"]))
+
+
+def full_batches(prompts: Sequence[int], new: int, budget: int) -> Iterator[list[int]]:
+    """Prompts, the longest first, in batches of at most so many tokens of prompt and answer, one at least."""
+    batch: list[int] = []
+    for i, _ in enumerate(prompts):
+        if batch and (len(batch) + 1) * (prompts[batch[0]] + new) > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def rollouts_work(c: Counting) -> Work:
+    """``rollouts``: every unedited arm writes."""
+    arms = [arm for arm in ("base", "twin") if arm in c.outlook.rollouts]
+    tokens = sum(len(r) for arm in arms for r in c.outlook.rollouts[arm])
+    return Work("rollouts", tuple(c.writing(arm) for arm in arms), about=TOKEN_ROW["rollouts"] * tokens)
+
+
+def collect_work(c: Counting) -> Work:
+    """``collect``: one pass over the base arm, and the store."""
+    base, section = c.outlook.rollouts["base"], c.study.collect
+    rows = {"resid": c.rows_at(section.resid_post), "z": c.rows_at(section.z)}
+    values = {"resid": c.shape.resid_per_row, "z": c.shape.z_per_row}
+    row = sum(_width(kind) for kind in ROW_TYPES.values())
+    stored = sum(_whole_chunks(n) * values[site] + n * row for site, n in rows.items())
+    return Work("collect", (c.reading("base is read", base, c.default_budget()),), exact=stored)
+
+
+def trace_work(c: Counting) -> Work:
+    """``trace``: one pass over every unedited arm."""
+    arms = [arm for arm in ("base", "twin") if arm in c.outlook.rollouts]
+    jobs = [c.reading(f"{arm} is scored", c.outlook.rollouts[arm], c.study.batch_tokens, arm=arm) for arm in arms]
+    return Work("trace", tuple(jobs), about=TOKEN_ROW["trace"] * sum(job.read for job in jobs))
+
+
+def heads_work(c: Counting) -> Work:
+    """``heads``: both halves once untouched and once without each head; two readouts are taken apart in two passes
+    each, and the scale of the logits is measured on one token, twice."""
+    heads = c.shape.n_layers * c.shape.n_heads
+    jobs = [
+        c.reading(f"{half} half, every head", c.complied_targets(half), TOKEN_BUDGET["cpu"], 1 + heads,
+                  "before_answer", labels=True)
+        for half in ("explore", "report")
+    ]  # fmt: skip
+    jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 4))
+    jobs.append(Job("scale of the logits", passes=2, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
+    return Work("heads", tuple(jobs))
+
+
+def ablate_work(c: Counting) -> Work:
+    """``ablate``: untouched, found and random sets on the same tokens; free generation; two controls of the traces."""
+    labels, ablation = c.outlook.labels, c.study.ablation
+    times = 2 + ablation.random_sets
+    cut = c.complied_targets("report")
+    jobs = [c.reading("random sets", cut, TOKEN_BUDGET["cpu"], times, "before_answer", labels=True)]
+    arms = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets))]
+    jobs += [c.writing(arm) for arm in arms if c.outlook.rollouts.get(arm)]
+    asked = labels["target"] & (labels["part"] == "test")
+    for arm in ("base", "ablated"):
+        jobs.append(c.reading(f"{arm} without the heads", c.outlook.chosen(asked, arm), c.study.batch_tokens))
+    written = sum(len(r) for arm in arms for r in c.outlook.rollouts.get(arm, []))
+    traced = sum(job.read for job in jobs[-2:])
+    return Work("ablate", tuple(jobs), about=TOKEN_ROW["rollouts"] * written + TOKEN_ROW["trace"] * traced)
+
+
+def tokens_work(c: Counting) -> Work:
+    """``tokens``: chosen rollouts, the complied target ones a second time without the found heads."""
+    shown = c.per_cell()
+    labels = c.outlook.labels
+    complied = set(labels.loc[labels["target"] & labels["cell"].str.endswith("_complied"), "rollout"])
+    longer = any(len(string) > 1 for string in c.outlook.label_strings)
+    positions = "before_answer" if longer else "all"
+    arms = {"base": shown, "without the heads": [r for r in shown if r.id in complied]}
+    jobs = [
+        c.reading(f"{arm}, token by token", rollouts, c.study.batch_tokens, 1, positions, labels=longer)
+        for arm, rollouts in arms.items()
+        if rollouts
+    ]
+    rows = sum(job.read for job in jobs) * c.shape.n_layers
+    return Work("tokens", tuple(jobs), about=TOKEN_ROW["trace"] * rows)
+
+
+def no_model(stage: str) -> Callable[[Counting], Work]:
+    """A stage that works on tables alone."""
+    return lambda _: Work(stage, about=PAGE if stage in ("figures", "report") else 0)
+
+
+WORK: Mapping[str, Callable[[Counting], Work]] = {
+    "rollouts": rollouts_work,
+    "collect": collect_work,
+    "probe": no_model("probe"),
+    "trace": trace_work,
+    "heads": heads_work,
+    "ablate": ablate_work,
+    "tokens": tokens_work,
+    "summary": no_model("summary"),
+    "figures": no_model("figures"),
+    "report": no_model("report"),
+}
+"""What each stage asks for."""
+
+
+def _whole_chunks(rows: int) -> int:
+    """Rows a store makes room for: its chunks are allocated whole."""
+    chunk = max(1, min(CHUNK_ROWS, rows))
+    return -(-rows // chunk) * chunk
+
+
+def _width(kind: type) -> int:
+    import numpy as np
+
+    return np.dtype(kind).itemsize
