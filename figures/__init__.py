@@ -10,6 +10,7 @@ from verdictscope.figures.style import save
 from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
 from verdictscope.figures.trace import closing_tokens, trace_caption, trace_figure
+from verdictscope.figures.transfer import transfer_caption, transfer_figure
 
 __all__ = [
     "TokenView",
@@ -25,4 +26,6 @@ __all__ = [
     "token_view_csp",
     "trace_caption",
     "trace_figure",
+    "transfer_caption",
+    "transfer_figure",
 ]

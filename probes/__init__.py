@@ -5,6 +5,7 @@ if __name__ != "verdictscope.probes":
 
 from verdictscope.probes.anchors import Anchors, anchor_rollouts
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
+from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
     DifferenceProbe,
     LdaProbe,
@@ -25,12 +26,17 @@ from verdictscope.probes.sweep import Selection, Sweep, select, sweep
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 from verdictscope.probes.tokens import token_table, token_view
 from verdictscope.probes.trace import aggregate, align, as_published
+from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
+from verdictscope.probes.without import Erasure, erase_concept
 
 __all__ = [
     "PARTS",
     "Anchors",
     "Cliff",
     "DifferenceProbe",
+    "Eraser",
+    "EraserFitter",
+    "Erasure",
     "Evaluation",
     "LdaProbe",
     "Leaks",
@@ -45,6 +51,7 @@ __all__ = [
     "ScoreProbe",
     "Selection",
     "Sweep",
+    "TransferMatrix",
     "aggregate",
     "align",
     "anchor_rollouts",
@@ -53,12 +60,16 @@ __all__ = [
     "cliff",
     "control_task",
     "drop_difference",
+    "erase_concept",
+    "fit_eraser",
     "length_auroc",
     "lint",
+    "ood_transfer",
     "permuted_control",
     "permuted_selection",
     "position_auroc",
     "random_directions",
+    "position_transfer",
     "select",
     "solve_layers",
     "solve_logistic",

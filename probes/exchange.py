@@ -63,7 +63,12 @@ class Exchange:
         """New labels by rollout: every unit takes over the labels of a random unit of its pool."""
         out = self.label.copy()
         for pool in self.pools:
-            for taker, giver in zip(pool, rng.permutation(len(pool)), strict=True):
+            order = rng.permutation(len(pool))
+            if len({len(unit) for unit in pool}) == 1:  # nothing to wind around: all units at once
+                units = np.stack(pool)
+                out[units] = self.label[units[order]]
+                continue
+            for taker, giver in zip(pool, order, strict=True):
                 given = self.label[pool[giver]]
                 if len(given) != len(taker):
                     given = np.resize(np.roll(given, -int(rng.integers(len(given)))), len(taker))

@@ -13,7 +13,9 @@ from verdictscope.errors import InputError
 from verdictscope.run import Run
 from verdictscope.study import Study
 
-STAGES = ("rollouts", "collect", "probe", "trace", "heads", "ablate", "tokens", "summary", "figures", "report")
+STAGES = (
+    "rollouts", "collect", "probe", "transfer", "trace", "heads", "ablate", "tokens", "summary", "figures", "report",
+)  # fmt: skip
 """Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
 
 

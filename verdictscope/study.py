@@ -77,11 +77,25 @@ class Probe(_Section):
     permutations: int = Field(200, ge=50)
 
 
+class Transfer(_Section):
+    """Where the probe is read without having been fitted there."""
+
+    by: list[str] = []
+    relabellings: int = Field(200, ge=200)
+
+
 class Trace(_Section):
     """How traces are drawn and cliffs measured."""
 
     plateau: int = Field(8, ge=1)
     window: int = Field(40, ge=1)
+
+
+class Erase(_Section):
+    """Which concept is taken out of the states, to see whether refusing is still read."""
+
+    concept: str = "harm"
+    draws: int = Field(20, ge=19)
 
 
 class Heads(_Section):
@@ -131,7 +145,9 @@ class Study(_Section):
     split: Split = Split()
     collect: Collect = Collect()
     probe: Probe = Probe()
+    transfer: Transfer = Transfer()
     trace: Trace = Trace()
+    erase: Erase = Erase()
     heads: Heads = Heads()
     ablation: Ablation = Ablation()
     tokens: Tokens = Tokens()

@@ -118,3 +118,21 @@ def ablation(sets: int = 99, found: float = 8.6) -> pd.DataFrame:
     return pd.DataFrame([{"set": name, "kind": kind, "heads": FOUND if kind == "found" else [], "estimate": e,
                           "low": low, "high": high, "n": 64, "unit": "nats", "p": p}
                          for name, kind, e, low, high, p in rows])
+
+
+def transfer(places: int = 5, left_out: bool = False, empty: bool = False, seed: int = 5) -> pd.DataFrame:
+    """AUROCs that fall with the distance between places; the last place reads at chance."""
+    rng = np.random.default_rng(seed)
+    names = [f"thinking {i + 1}/{places}" for i in range(places)]
+    pairs = [(a, b, "within" if a == b else "transfer") for a in names for b in names]
+    pairs += [(f"all but {a}", a, "left out") for a in names] if left_out else []
+    rows = []
+    for fit, read, kind in pairs:
+        apart = abs(names.index(fit) - names.index(read)) if fit in names else 1
+        value = 0.95 - 0.08 * apart - (0.3 if read == names[-1] else 0) + 0.01 * rng.standard_normal()
+        rows.append((fit, read, kind, value, value - 0.06, min(value + 0.04, 1.0), 60, 40, 0.5, 0.41, 0.58))
+    table = pd.DataFrame(rows, columns=["fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "null_mean",
+                                        "null_low", "null_high"])
+    if empty:
+        table.loc[table["fit"] == names[0], ["auroc", "low", "high", "null_mean", "null_low", "null_high"]] = np.nan
+    return table

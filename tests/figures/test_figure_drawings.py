@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from verdictscope.figures import ablation_figure, head_map_figure, probe_map_figure, trace_figure
+from verdictscope.figures import ablation_figure, head_map_figure, probe_map_figure, trace_figure, transfer_figure
 
 MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
 
@@ -57,6 +57,12 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "map, holes": lambda: probe_map_figure(MAP[(MAP["layer"] != 2) | (MAP["order"] < 4)]),
     "map, empty": lambda: probe_map_figure(MAP[:0]),
     "heads": lambda: head_map_figure(HEADS, planted=[[4, 6], [3, 1], [1, 0]]),
+    "transfer": lambda: transfer_figure(tables.transfer()),
+    "transfer, one left out": lambda: transfer_figure(tables.transfer(left_out=True), over="frame"),
+    "transfer, holes": lambda: transfer_figure(tables.transfer(empty=True)),
+    "transfer, two sets": lambda: transfer_figure(tables.transfer(2), over="verb category"),
+    "transfer, 24 places": lambda: transfer_figure(tables.transfer(24)),
+    "transfer, empty": lambda: transfer_figure(tables.transfer()[:0]),
     "heads, truth unknown": lambda: head_map_figure(HEADS),
     "heads, 32 by 32": lambda: head_map_figure(tables.heads(32, 32, MANY), planted=MANY[:5]),
     "heads, one layer": lambda: head_map_figure(tables.heads(1, 8, [(0, 3)])),
@@ -123,6 +129,7 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     ("trace, wild bands", "leave the frame"),
     ("trace, empty", "no raw score"),
     ("map, empty", "no rows"),
+    ("transfer, empty", "no rows"),
     ("heads, empty", "no rows"),
     ("heads, nothing found", "no direct attribution"),
     ("ablation, base alone", "no random sets"),

@@ -26,6 +26,8 @@ from verdictscope.figures import (
     save,
     trace_caption,
     trace_figure,
+    transfer_caption,
+    transfer_figure,
 )
 from verdictscope.figures.style import ARM_COLOURS, CELL_COLOURS
 
@@ -123,12 +125,13 @@ def _captions() -> dict[str, str]:
     return {
         "trace": trace_caption(tables.trace_mean(), tables.cliff()),
         "map": probe_map_caption(tables.probe_map(), tables.probe()),
+        "transfer": transfer_caption(tables.transfer()),
         "heads": head_map_caption(tables.heads(), [[4, 6], [1, 0]]),
         "ablation": ablation_caption(tables.generation(), tables.ablation()),
     }
 
 
-@pytest.mark.parametrize("name", ["trace", "map", "heads", "ablation"])
+@pytest.mark.parametrize("name", ["trace", "map", "transfer", "heads", "ablation"])
 def test_a_caption_has_n_an_interval_and_what_is_not_shown(name: str) -> None:
     text = _captions()[name]
     assert "\n" not in text
@@ -164,6 +167,24 @@ def test_captions_of_what_is_missing_say_so() -> None:
                  head_map_caption(tables.heads()[:0])):
         assert "Not shown:" in text
         assert "nan" not in text
+
+
+def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> None:
+    table = tables.transfer(empty=True)
+    ax = transfer_figure(table).axes[0]
+    shown = np.asarray(ax.images[0].get_array().filled(np.nan))
+    read = [label.get_text() for label in ax.get_xticklabels()]
+    fit = [label.get_text() for label in ax.get_yticklabels()]
+    for row in table.to_dict("records"):
+        assert shown[fit.index(row["fit"]), read.index(row["read"])] == pytest.approx(row["auroc"], nan_ok=True)
+    marked = {(round(x - 0.36), round(y - 0.3)) for x, y in (line.get_xydata()[0] for line in ax.lines)}
+    unclear = table[table["low"] <= table["null_high"].clip(lower=0.5)]
+    assert marked == {(read.index(r), fit.index(f)) for f, r in unclear[["fit", "read"]].to_numpy()}
+    said = transfer_caption(table)
+    clear = table[(table["kind"] != "within") & (table["low"] > table["null_high"])]
+    assert f"{len(clear)} of 16 transfers" in said
+    assert "5 hatched cells" in said
+    assert "0.41 to 0.58" in said
 
 
 def test_a_missing_column_is_named() -> None:

@@ -155,8 +155,7 @@ def _transfers(run: Record) -> Rung:
         "null of that cell (refits with permuted labels, or 0.5). Held when every place counts, partly when some do.",
         evidence, {"held": told, "partly": told, "not held": told},
         "That the direction means the same in both places: an AUROC is blind to shift and scale.",
-        "verdictscope probe STUDY, in a version that writes position_transfer.parquet (fit at one place, read at "
-        "another) or ood.parquet (fit on one set of prompts, read on another)",
+        "verdictscope transfer STUDY",
     )  # fmt: skip
 
 

@@ -27,11 +27,13 @@ KNOWN_FIGURES = {
     "trace": "The score around the end of thinking",
     "probe_map": "Where refusing can be read",
     "position_transfer": "Fitted at one place, read at another",
+    "ood_": "Fitted on one set of prompts, read on another",
     "erased_trace": "The trace with harm erased",
     "heads": "The effect of every head",
     "ablation": "Without the found heads",
 }
-"""Titles of the figures of a study, in the order of the argument; others follow under their own names."""
+"""Titles of the figures of a study, in the order of the argument; others follow under their own names. A name that
+ends in an underscore stands for all that begin with it."""
 
 
 def write_report(run: Record, out: Path) -> dict[str, Any]:
@@ -121,18 +123,23 @@ def report_context(run: Record) -> dict[str, Any]:
 def figure_list(run: Record) -> list[dict[str, Any]]:
     """The run's figures as data URIs, known ones first, each with title and caption."""
     found = run.figures()
-    names = [*(n for n in KNOWN_FIGURES if n in found), *(n for n in found if n not in KNOWN_FIGURES)]
+    known = {n: title for key, title in KNOWN_FIGURES.items() for n in found if _is_known(n, key)}
+    names = [*known, *(n for n in found if n not in known)]
     return [
         {
             "name": name,
             "key": f"figure-{place}",
-            "title": KNOWN_FIGURES.get(name, name.replace("_", " ")),
-            "known": name in KNOWN_FIGURES,
+            "title": known.get(name, name.replace("_", " ")),
+            "known": name in known,
             "uri": Markup("data:image/png;base64,") + base64.b64encode(found[name][0].read_bytes()).decode("ascii"),
             "caption": found[name][1],
         }
         for place, name in enumerate(names, 1)
     ]
+
+
+def _is_known(name: str, key: str) -> bool:
+    return name.startswith(key) if key.endswith("_") else name == key
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
-"""Stage ``figures``: the four figures of a study with their captions, from its tables alone."""
+"""Stage ``figures``: the figures of a study with their captions, from its tables alone."""
 
 from __future__ import annotations
+
+import re
 
 from verdictscope import figures
 from verdictscope.run import Run
@@ -19,6 +21,13 @@ def run_figures(run: Run) -> None:
         "heads": (figures.head_map_figure(heads, planted=planted), figures.head_map_caption(heads, planted)),
         "ablation": (figures.ablation_figure(generation, ablation), figures.ablation_caption(generation, ablation)),
     }
+    position = run.table("position_transfer")
+    drawn["position_transfer"] = figures.transfer_figure(position), figures.transfer_caption(position)
+    if run.study.transfer.by:
+        for by, matrix in run.table("ood").groupby("by", sort=False):
+            words = str(by).replace("_", " ")
+            map_of = figures.transfer_figure(matrix, over=words), figures.transfer_caption(matrix, words)
+            drawn["ood_" + re.sub(r"\W+", "_", str(by))] = map_of
     for name, (figure, _) in drawn.items():
         for file in figures.save(figure, run.out / "figures", name):
             run.made(f"figures/{file.name}")

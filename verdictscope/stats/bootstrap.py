@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -79,9 +80,16 @@ def draw_clusters(groups: Column, resamples: int = RESAMPLES, seed: int = 0) -> 
     if series.isna().any():
         raise InputError("a row has no group; every row needs the name of its prompt group")
     codes, names = pd.factorize(series.astype(str), sort=True)
+    return Draws(tuple(names), np.asarray(codes), _counts(len(names), resamples, seed), seed)
+
+
+@lru_cache(maxsize=8)
+def _counts(clusters: int, resamples: int, seed: int) -> Int[ndarray, "resample cluster"]:
+    """The draws themselves: kept, since a matrix of effects over the same prompts asks for the same ones many times."""
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return Draws(tuple(names), np.asarray(codes), counts, seed)
+    counts = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    counts.setflags(write=False)
+    return counts
 
 
 def percentile_interval(

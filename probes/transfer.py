@@ -1,0 +1,361 @@
+"""Whether a probe reads where it was not fitted: at another place of the rollout, on another set of prompts.
+
+Each cell of a matrix is a probe fitted on training rows of one kind and read on test rows of another. Beside it stands
+its own null: the same fit and the same reading after labels were exchanged between prompts, every relabelling used for
+all cells, so that a p-value can also be corrected for how many cells there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.stats import rankdata
+
+from verdictscope.errors import InputError
+from verdictscope.probes.exchange import Exchange
+from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
+from verdictscope.probes.solver import solve_logistic
+from verdictscope.stats import RESAMPLES, auroc_effect
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST = 200
+"""Fewest relabellings behind the range that stands beside a cell."""
+
+COLUMNS = (
+    "fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "null_mean", "null_low", "null_high", "selectivity",
+    "p", "p_adjusted", "held", "held_low", "held_high", "reason",
+)  # fmt: skip
+"""Columns of a matrix's table, one row per cell."""
+
+NOT_SHOWN = (
+    "An AUROC is blind to shift and scale: a probe can order rows rightly where its zero means nothing. Reading "
+    "elsewhere does not show that the direction means the same there, nor that the model uses it."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """AUROCs of probes fitted at one place and read at another, each with the range of its own null.
+
+    Attributes:
+        table: a row per cell, columns ``COLUMNS``: ``kind`` is ``within`` (new prompts of the place it was fitted at),
+            ``transfer`` or ``left out`` (fitted on all other places); ``low`` and ``high`` are a 95 % interval over
+            prompt groups, ``n`` counts those read and ``n_fit`` the rollouts fitted on; ``null_*`` are mean and range
+            over the relabellings, ``selectivity`` is ``auroc - null_mean``; ``p`` is one-sided, ``p_adjusted``
+            corrects it for all cells that are no ``within``; ``held`` compares only rows with equal held columns;
+            ``reason`` says why a cell could not be filled.
+        nulls: AUROC of every relabelling in every cell, in the order of the table.
+        over: what the places are: a column of the rows.
+        C: penalty of every fit.
+        unit: what exchanged its labels.
+        within: columns within whose values they were exchanged.
+        hold: columns held fixed in ``held``.
+        seed: seed of relabellings and intervals.
+    """
+
+    table: pd.DataFrame
+    nulls: Float[ndarray, "refit cell"]
+    over: str
+    C: float
+    unit: str
+    within: tuple[str, ...]
+    hold: tuple[str, ...]
+    seed: int
+
+    @property
+    def relabellings(self) -> int:
+        """How many relabellings stand behind each null."""
+        return len(self.nulls)
+
+    @cached_property
+    def transfers(self) -> pd.DataFrame:
+        """The cells that were filled and read elsewhere than where they were fitted."""
+        return self.table[(self.table["kind"] != "within") & self.table["auroc"].notna()]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table of cells."""
+        return self.table.copy()
+
+    def plot(self) -> Figure:
+        """The matrix as a heat map."""
+        from verdictscope import figures
+
+        return figures.transfer_figure(self.table, over=self.over)
+
+    def __repr__(self) -> str:
+        rows, empty = self.transfers, int(self.table["auroc"].isna().sum())
+        head = f"TransferMatrix over {self.over}, C {self.C:g}, {self.relabellings} relabellings"
+        if rows.empty:
+            return f"{head}: no cell could be filled ({self.table['reason'].iloc[0]})"
+        above = int((rows["low"] > rows["null_high"].clip(lower=0.5)).sum())
+        worst = rows.loc[(rows["low"] - rows["null_high"]).idxmin()]
+        return (
+            f"{head}: {above} of {len(rows)} transfers read above chance and every relabelling; weakest "
+            f"{worst['fit']} -> {worst['read']} {worst['auroc']:.3f} [{worst['low']:.3f}, {worst['high']:.3f}], null "
+            f"{worst['null_low']:.3f} to {worst['null_high']:.3f}" + (f"; {empty} cells not filled" if empty else "")
+        )
+
+    def _repr_html_(self) -> str:
+        shown = self.table.pivot_table(index="fit", columns="read", values="auroc", sort=False)
+        return (
+            f"<p>{escape(repr(self))}</p>{shown.to_html(float_format='{:.3f}'.format, na_rep='–')}"
+            f"<p>Not shown: {escape(NOT_SHOWN)}</p>"
+        )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What every cell shares."""
+
+    X: Float[ndarray, "row d"]
+    checked: Rows
+    labels: Int[ndarray, "refit rollout"]  # the first are the real ones
+    C: float
+    balance: Balance
+    held: bool
+    resamples: int
+    seed: int
+
+
+def position_transfer(
+    X: Any,
+    rows: pd.DataFrame,
+    C: float | int,
+    *,
+    place: str = "position",
+    places: Sequence[str] | None = None,
+    balance: Balance = "cells",
+    hold: Sequence[str] = ("harm",),
+    relabellings: int = FEWEST,
+    unit: str = "prompt",
+    within: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TransferMatrix:
+    """Fit a probe at every place of the rollout and read it at every place, on new prompts.
+
+    Args:
+        X: activations of one layer for all rows, ``[row d]``; array or tensor.
+        rows: ``rollout group label part`` and the columns ``place`` and of ``hold``, one row per activation.
+        C: penalty of every fit, for example the one a sweep chose.
+        place: column that names each row's place: a segment, or a class of positions such as ``thinking 3/8``.
+        places: the places in the order they are shown; by default their order along the rollout (mean ``pos``), or
+            sorted where there is no column ``pos``.
+        balance: what each fit weighs equally, as in `sweep`.
+        hold: columns held fixed, as in `sweep`.
+        relabellings: how often labels are exchanged and everything is done again, at least 200.
+        unit: column of the unit that moves as one; ``group`` for the coarser one.
+        within: exchange labels only between units with equal values of these columns.
+        resamples: bootstrap resamples behind the intervals.
+        seed: seed of the draws.
+        progress: called with fits done and fits in all.
+
+    Raises:
+        InputError: see `check_rows`; also a missing column or an unknown place.
+    """
+    names = _column(rows, place)
+    known = _in_order(rows, names) if places is None else [str(p) for p in places]
+    missing = sorted(set(known) - set(names))
+    if missing:
+        raise InputError(f"no row is at {place} {missing[0]!r}; there are {', '.join(sorted(set(names)))}")
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, resamples, seed)
+    masks = {name: names == name for name in known}
+    pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
+    return _matrix(given, masks, masks, pairs, place, (unit, tuple(within), tuple(hold)), progress)
+
+
+def ood_transfer(
+    X: Any,
+    rows: pd.DataFrame,
+    C: float | int,
+    by: str,
+    *,
+    balance: Balance = "cells",
+    hold: Sequence[str] = ("harm",),
+    relabellings: int = FEWEST,
+    unit: str = "prompt",
+    within: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> TransferMatrix:
+    """Fit a probe on every set of prompts and read it on every other, and fit on all sets but one and read that one.
+
+    The parts of the split stay: also the cells read on the set they were fitted on are read on new prompts. With two
+    sets, leaving one out is the same as fitting on the other, and is not done twice.
+
+    Args:
+        X: activations of one layer for all rows, ``[row d]``; array or tensor.
+        rows: ``rollout group label part`` and the columns ``by`` and of ``hold``, one row per activation.
+        C: penalty of every fit.
+        by: column that names the set of each row: a data set, a category.
+        balance: as in `position_transfer`.
+        hold: as in `position_transfer`.
+        relabellings: as in `position_transfer`.
+        unit: as in `position_transfer`.
+        within: as in `position_transfer`.
+        resamples: as in `position_transfer`.
+        seed: as in `position_transfer`.
+        progress: as in `position_transfer`.
+
+    Raises:
+        InputError: see `check_rows`; also a missing column, or fewer than two sets.
+    """
+    names = _column(rows, by)
+    known = [str(value) for value in sorted(rows[by].unique())]
+    if len(known) < 2:
+        raise InputError(f"column {by!r} holds one set, {known[0]!r}; a transfer needs two")
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, resamples, seed)
+    reads = {name: names == name for name in known}
+    fits = dict(reads)
+    pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
+    for name in known if len(known) > 2 else ():
+        fits[f"all but {name}"] = ~reads[name]
+        pairs[f"all but {name}"] = [(name, "left out")]
+    return _matrix(given, fits, reads, pairs, by, (unit, tuple(within), tuple(hold)), progress)
+
+
+def _column(rows: pd.DataFrame, name: str) -> ndarray:
+    if name not in rows.columns:
+        raise InputError(f"rows have no column {name!r}; there are {', '.join(map(str, rows.columns))}")
+    if rows[name].isna().any():
+        raise InputError(f"{int(rows[name].isna().sum())} rows have no {name}; name it or drop them")
+    return rows[name].astype(str).to_numpy(dtype=object)
+
+
+def _in_order(rows: pd.DataFrame, names: ndarray) -> list[str]:
+    if "pos" not in rows.columns:
+        return sorted(set(names))
+    return list(rows.groupby(names)["pos"].mean().sort_values(kind="stable").index)
+
+
+def _given(
+    X: Any, rows: pd.DataFrame, C: float | int, balance: Balance, hold: Sequence[str], relabellings: int, unit: str,
+    within: Sequence[str], resamples: int, seed: int,
+) -> _Given:  # fmt: skip
+    if relabellings < FEWEST:
+        raise InputError(f"{relabellings} relabellings are too few for a range; ask for at least {FEWEST}")
+    checked = check_rows(rows, hold, balance)
+    exchange = Exchange.of(rows, checked, unit, within)
+    rng = np.random.default_rng(seed)
+    labels = np.stack([exchange.label, *(exchange.permuted(rng) for _ in range(relabellings))])
+    features = to_array(X, len(rows), layer=-1).astype(np.float64)
+    return _Given(features, checked, labels, float(C), balance, bool(hold), resamples, seed)
+
+
+def _matrix(
+    given: _Given,
+    fits: Mapping[str, Bool[ndarray, " row"]],
+    reads: Mapping[str, Bool[ndarray, " row"]],
+    pairs: Mapping[str, Sequence[tuple[str, str]]],
+    over: str,
+    asked: tuple[str, tuple[str, ...], tuple[str, ...]],
+    progress: Callable[[int, int], None] | None,
+) -> TransferMatrix:
+    cells, nulls = [], []
+    for done, (name, where) in enumerate(fits.items(), start=1):
+        probe = _fit(given, where)
+        for read, kind in pairs[name]:
+            cell, null = _read(given, probe, reads[read])
+            cells.append({"fit": name, "read": read, "kind": kind} | cell)
+            nulls.append(null)
+        if progress:
+            progress(done, len(fits))
+    table, null = pd.DataFrame(cells), np.stack(nulls, axis=1)
+    table["p_adjusted"] = _adjusted(table, null)
+    return TransferMatrix(table[list(COLUMNS)], null, over, given.C, *asked, given.seed)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """One place's probe under the real labels (first) and every relabelling; rows of NaN where a class was missing."""
+
+    direction: Float[ndarray, "refit d"]
+    bias: Float[ndarray, " refit"]
+    n: int
+    reason: str
+
+
+def _fit(given: _Given, where: Bool[ndarray, " row"]) -> _Fitted:
+    train = given.checked.at("train") & where
+    label = given.labels[:, given.checked.rollout]
+    n, d = int(len(set(given.checked.rollout[train]))), given.X.shape[1]
+    nothing = np.full((len(label), d), np.nan), np.full(len(label), np.nan)
+    two = np.array([len(set(own)) == 2 for own in label[:, train]])
+    if not two[0]:
+        what = f"only rows labelled {label[0, train][0]}" if train.any() else "no rows"
+        return _Fitted(*nothing, n, f"{what} to fit on")
+    weight = np.stack([given.checked.weights(train, given.balance, own) for own in label[two]])
+    # Scales must not depend on the labels, or the real ones would not be fitted as the exchanged ones are.
+    fits = solve_logistic(
+        given.X[train], label[two][:, train], [given.C], weight=weight,
+        scale_weight=given.checked.weights(train, "none"),
+    )  # fmt: skip
+    direction, bias = nothing
+    direction[two], bias[two] = fits.direction[0, 0], fits.bias[0, 0]
+    return _Fitted(direction, bias, n, "")
+
+
+def _read(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[dict[str, Any], ndarray]:
+    """One cell: the effect, its null, and the AUROC of every relabelling."""
+    checked = given.checked
+    test = checked.at("test") & where
+    label = given.labels[:, checked.rollout[test]]
+    group, nothing = checked.group[test], np.full(len(label) - 1, np.nan)
+    cell: dict[str, Any] = dict.fromkeys(COLUMNS[3:], float("nan"))
+    cell |= {"n": len(set(group)), "n_fit": probe.n, "reason": probe.reason}
+    if not cell["reason"] and len(set(label[0])) < 2:
+        cell["reason"] = f"only rows labelled {label[0][0]} to read" if test.any() else "no rows to read"
+    if cell["reason"]:
+        return cell, nothing
+    scores = probe.direction @ given.X[test].T + probe.bias[:, None]
+    draws = {"resamples": given.resamples, "seed": given.seed}
+    effect = auroc_effect("AUROC", label[0], scores[0], group, **draws)
+    null = many_auroc(label[1:], scores[1:])
+    cell |= {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
+    cell |= {"null_mean": null.mean(), "null_low": null.min(), "null_high": null.max()}
+    cell["selectivity"] = effect.estimate - null.mean()
+    cell["p"] = (1 + int((null >= effect.estimate).sum())) / (1 + len(null))
+    if given.held:
+        held = auroc_effect("AUROC, held fixed", label[0], scores[0], group, strata=checked.held[test], **draws)
+        cell |= {"held": held.estimate, "held_low": held.low, "held_high": held.high}
+    return cell, null
+
+
+def many_auroc(labels: Int[ndarray, "fit row"], scores: Float[ndarray, "fit row"]) -> Float[ndarray, " fit"]:
+    """AUROC of every row of labels and scores; .5 where a class is missing or a fit has no scores."""
+    n1 = labels.sum(axis=1)
+    pairs = n1 * (labels.shape[1] - n1)
+    ranks = rankdata(np.nan_to_num(scores), axis=1)
+    above = (ranks * labels).sum(axis=1) - n1 * (n1 + 1) / 2
+    known = (pairs > 0) & np.isfinite(scores).all(axis=1)
+    return np.where(known, above / np.where(pairs > 0, pairs, 1), 0.5)
+
+
+def _adjusted(table: pd.DataFrame, null: Float[ndarray, "refit cell"]) -> ndarray:
+    """Each transfer's p among all of them, from the largest standardised excess of every relabelling.
+
+    Westfall and Young's single-step maximum (Resampling-Based Multiple Testing, 1993): the same relabelling stands in
+    all cells, so their dependence is kept.
+    """
+    of = (table["kind"] != "within").to_numpy() & table["auroc"].notna().to_numpy()
+    out = np.full(len(table), np.nan)
+    if not of.any():
+        return out
+    mean, spread = null[:, of].mean(axis=0), null[:, of].std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    largest = ((null[:, of] - mean) / spread).max(axis=1)
+    excess = (table["auroc"].to_numpy()[of] - mean) / spread
+    out[of] = (1 + (largest[:, None] >= excess).sum(axis=0)) / (1 + len(null))
+    return out
