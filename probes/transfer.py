@@ -23,7 +23,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
 from verdictscope.probes.solver import solve_logistic
-from verdictscope.stats import RESAMPLES, auroc_effect
+from verdictscope.stats import auroc_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ class TransferMatrix:
         unit: what exchanged its labels.
         within: columns within whose values they were exchanged.
         hold: columns held fixed in ``held``.
-        seed: seed of relabellings and intervals.
+        seed: seed of the relabellings.
     """
 
     table: pd.DataFrame
@@ -123,7 +123,6 @@ class _Given:
     C: float
     balance: Balance
     held: bool
-    resamples: int
     seed: int
 
 
@@ -139,7 +138,6 @@ def position_transfer(
     relabellings: int = FEWEST,
     unit: str = "prompt",
     within: Sequence[str] = (),
-    resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransferMatrix:
@@ -157,8 +155,7 @@ def position_transfer(
         relabellings: how often labels are exchanged and everything is done again, at least 200.
         unit: column of the unit that moves as one; ``group`` for the coarser one.
         within: exchange labels only between units with equal values of these columns.
-        resamples: bootstrap resamples behind the intervals.
-        seed: seed of the draws.
+        seed: seed of the relabellings.
         progress: called with fits done and fits in all.
 
     Raises:
@@ -169,7 +166,7 @@ def position_transfer(
     missing = sorted(set(known) - set(names))
     if missing:
         raise InputError(f"no row is at {place} {missing[0]!r}; there are {', '.join(sorted(set(names)))}")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, resamples, seed)
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, seed)
     masks = {name: names == name for name in known}
     pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
     return _matrix(given, masks, masks, pairs, place, (unit, tuple(within), tuple(hold)), progress)
@@ -186,7 +183,6 @@ def ood_transfer(
     relabellings: int = FEWEST,
     unit: str = "prompt",
     within: Sequence[str] = (),
-    resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransferMatrix:
@@ -205,7 +201,6 @@ def ood_transfer(
         relabellings: as in `position_transfer`.
         unit: as in `position_transfer`.
         within: as in `position_transfer`.
-        resamples: as in `position_transfer`.
         seed: as in `position_transfer`.
         progress: as in `position_transfer`.
 
@@ -216,7 +211,7 @@ def ood_transfer(
     known = [str(value) for value in sorted(rows[by].unique())]
     if len(known) < 2:
         raise InputError(f"column {by!r} holds one set, {known[0]!r}; a transfer needs two")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, resamples, seed)
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, seed)
     reads = {name: names == name for name in known}
     fits = dict(reads)
     pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
@@ -242,7 +237,7 @@ def _in_order(rows: pd.DataFrame, names: ndarray) -> list[str]:
 
 def _given(
     X: Any, rows: pd.DataFrame, C: float | int, balance: Balance, hold: Sequence[str], relabellings: int, unit: str,
-    within: Sequence[str], resamples: int, seed: int,
+    within: Sequence[str], seed: int,
 ) -> _Given:  # fmt: skip
     if relabellings < FEWEST:
         raise InputError(f"{relabellings} relabellings are too few for a range; ask for at least {FEWEST}")
@@ -251,7 +246,7 @@ def _given(
     rng = np.random.default_rng(seed)
     labels = np.stack([exchange.label, *(exchange.permuted(rng) for _ in range(relabellings))])
     features = to_array(X, len(rows), layer=-1).astype(np.float64)
-    return _Given(features, checked, labels, float(C), balance, bool(hold), resamples, seed)
+    return _Given(features, checked, labels, float(C), balance, bool(hold), seed)
 
 
 def _matrix(
@@ -320,15 +315,14 @@ def _read(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[
     if cell["reason"]:
         return cell, nothing
     scores = probe.direction @ given.X[test].T + probe.bias[:, None]
-    draws = {"resamples": given.resamples, "seed": given.seed}
-    effect = auroc_effect("AUROC", label[0], scores[0], group, **draws)
+    effect = auroc_effect("AUROC", label[0], scores[0], group)
     null = many_auroc(label[1:], scores[1:])
     cell |= {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
     cell |= {"null_mean": null.mean(), "null_low": null.min(), "null_high": null.max()}
     cell["selectivity"] = effect.estimate - null.mean()
     cell["p"] = (1 + int((null >= effect.estimate).sum())) / (1 + len(null))
     if given.held:
-        held = auroc_effect("AUROC, held fixed", label[0], scores[0], group, strata=checked.held[test], **draws)
+        held = auroc_effect("AUROC, held fixed", label[0], scores[0], group, strata=checked.held[test])
         cell |= {"held": held.estimate, "held_low": held.low, "held_high": held.high}
     return cell, null
 

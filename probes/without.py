@@ -17,7 +17,7 @@ from verdictscope.probes.erasure import Eraser, fit_eraser, random_eraser
 from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.rows import Rows, check_rows, to_array
 from verdictscope.probes.solver import solve_logistic
-from verdictscope.stats import RESAMPLES, Effect, auroc, auroc_effect, effects_frame
+from verdictscope.stats import Effect, auroc, auroc_effect, effects_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +156,6 @@ def erase_concept(
     label: str = "label",
     draws: int = 20,
     unit: str = "prompt",
-    resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Erasure:
@@ -173,7 +172,6 @@ def erase_concept(
         label: what the label is called in the table.
         draws: draws of each null, at least 19.
         unit: column of the unit whose concept labels are exchanged as one.
-        resamples: bootstrap resamples behind the intervals.
         seed: seed of the draws.
         progress: called with erasures done and erasures in all.
 
@@ -194,7 +192,7 @@ def erase_concept(
         for probe, of in probes.items():
             folded = [own if erased is None else Lines(*erased.fold(own.direction, own.bias)) for own in of]
             place = len(lines.get((kind, probe), ()))
-            table += _rows(data, folded, (concept, label), (probe, kind, place), resamples, seed)
+            table += _rows(data, folded, (concept, label), (probe, kind, place))
             lines.setdefault((kind, probe), []).append(folded[1])
         if progress:
             progress(done, len(erasers))
@@ -231,7 +229,7 @@ def _nulls(
 
 
 def _rows(
-    data: _Data, probes: Sequence[Lines], names: tuple[str, str], key: tuple[str, str, int], resamples: int, seed: int
+    data: _Data, probes: Sequence[Lines], names: tuple[str, str], key: tuple[str, str, int]
 ) -> list[pd.DataFrame]:
     """AUROCs of the concept's and the label's probe on the training and the test part."""
     probe, kind, draw = key
@@ -245,9 +243,9 @@ def _rows(
                 scores = np.zeros_like(scores)  # folded into raw space, no weights are no scores but for rounding
             if kind in NULLS:  # the range of the draws is what is shown: each needs no interval of its own
                 area = float(auroc(truth[where], scores))
-                effect = Effect("AUROC", area, float("nan"), float("nan"), len(set(group)), "AUROC", seed)
+                effect = Effect("AUROC", area, float("nan"), float("nan"), len(set(group)), "AUROC")
             else:
-                effect = auroc_effect("AUROC", truth[where], scores, group, resamples=resamples, seed=seed)
+                effect = auroc_effect("AUROC", truth[where], scores, group)
             facts = {"read": name, "probe": probe, "erased": kind, "part": part, "draw": draw}
             out.append(effects_frame([effect]).assign(**facts))
     return out

@@ -45,7 +45,7 @@ def cell(matrix, fit: str, read: str) -> pd.Series:
 @pytest.fixture(scope="module")
 def made():
     X, rows = world()
-    return X, rows, position_transfer(X, rows, 0.1, resamples=400)
+    return X, rows, position_transfer(X, rows, 0.1)
 
 
 def test_a_shared_direction_transfers_and_another_does_not(made) -> None:
@@ -92,7 +92,7 @@ def test_the_null_is_centred_and_its_range_is_the_tables(made) -> None:
 
 def test_without_a_signal_nothing_transfers() -> None:
     X, rows = world(seed=3, strength=0.0)
-    table = position_transfer(X, rows, 0.1, resamples=200).table
+    table = position_transfer(X, rows, 0.1).table
     assert table["auroc"].between(0.2, 0.8).all()
     assert table["p_adjusted"].min() > 0.01
 
@@ -100,27 +100,27 @@ def test_without_a_signal_nothing_transfers() -> None:
 def test_a_shuffled_table_gives_the_same_numbers(made) -> None:
     X, rows, matrix = made
     order = np.random.default_rng(1).permutation(len(rows))
-    again = position_transfer(X[order], rows.iloc[order].reset_index(drop=True), 0.1, resamples=400)
+    again = position_transfer(X[order], rows.iloc[order].reset_index(drop=True), 0.1)
     columns = ["auroc", "low", "high", "n", "null_mean", "null_low", "null_high", "p"]
     pd.testing.assert_frame_equal(again.table[columns], matrix.table[columns], rtol=2e-3)
 
 
 def test_sets_of_prompts_and_one_left_out() -> None:
     X, rows = world()
-    matrix = ood_transfer(X[rows["position"] == "early"], rows[rows["position"] == "early"], 0.1, "set", resamples=200)
+    matrix = ood_transfer(X[rows["position"] == "early"], rows[rows["position"] == "early"], 0.1, "set")
     kinds = matrix.table["kind"].value_counts()
     assert kinds.to_dict() == {"transfer": 6, "within": 3, "left out": 3}
     left = cell(matrix, "all but a", "a")
     assert left["n_fit"] == rows[(rows["part"] == "train") & (rows["set"] != "a")]["rollout"].nunique()
     assert left["low"] > left["null_high"]
     two = rows["set"] != "c"
-    assert set(ood_transfer(X[two], rows[two], 0.1, "set", resamples=100).table["kind"]) == {"within", "transfer"}
+    assert set(ood_transfer(X[two], rows[two], 0.1, "set").table["kind"]) == {"within", "transfer"}
 
 
 def test_a_cell_without_a_class_says_so_and_the_others_stay() -> None:
     X, rows = world()
     keep = (rows["set"] != "a") | (rows["label"] == 1)
-    table = ood_transfer(X[keep], rows[keep].reset_index(drop=True), 0.1, "set", resamples=100).table
+    table = ood_transfer(X[keep], rows[keep].reset_index(drop=True), 0.1, "set").table
     fitted = table[table["fit"] == "a"]
     assert (fitted["reason"] == "only rows labelled 1 to fit on").all()
     assert fitted["auroc"].isna().all()
