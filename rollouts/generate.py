@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +13,19 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.engines import huggingface
+from verdictscope.rollouts.engines.huggingface import HuggingFace
+from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.segments import Segmenter
-from verdictscope.rollouts.templates import PINNED_DATE, RenderedPrompt, render_prompt
-
-Progress = Callable[[int, int], None]
-"""Called with (rollouts done, rollouts in all)."""
+from verdictscope.rollouts.templates import PINNED_DATE, render_prompt
+from verdictscope.rollouts.writing import Job, Progress, Writer
 
 _OURS = ("id", "group", "system", "user")
 
 
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: pd.DataFrame,
     sampling: Sampling | None = None,
@@ -32,7 +33,9 @@ def generate(
     samples: int = 1,
     batch_tokens: int = 32_768,
     progress: Progress | None = None,
-    engine: str = "huggingface",
+    engine: str | Engine = "huggingface",
+    path: str | Path | None = None,
+    about: str = "",
     markers: Markers | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     pinned_date: date = PINNED_DATE,
@@ -42,15 +45,22 @@ def generate(
     Knows nothing of hooks: wrap the call to steer or ablate while the model writes. Beyond temperature and
     top_p no setting of the checkpoint's ``generation_config`` is applied (no top_k, no repetition penalty).
 
+    With ``path`` the rollouts are kept as they come (part files in a hidden folder beside the file, joined at the
+    end): a call that was killed, given again, goes on and ends with what an uninterrupted one gives; given once
+    more, it reads the file. In bfloat16, where batch-mates touch a rollout, whole waves of batches are kept.
+
     Args:
-        model: a causal language model; put to evaluation mode and back.
+        model: a causal language model; put to evaluation mode and back. ``None`` where the engine needs none.
         tokenizer: its tokenizer, with a chat template.
         prompts: table as of :func:`verdictscope.rollouts.read_prompts` (columns id and user needed).
         sampling: how to draw; default ``Sampling()``.
         samples: rollouts per prompt, named ``PROMPT/0``, ``PROMPT/1``, ...
         batch_tokens: limit on rows x (prompt + new tokens) of one batch.
-        progress: called with (done, all) after each batch.
+        progress: called with (done, all) as rollouts are done.
         engine: what draws the tokens; ``"huggingface"`` is this process.
+        path: a Parquet file to keep the rollouts in.
+        about: what acts on the model from outside (``edit.describe()``, say): a file begun under another edit is
+            refused, and edits cannot be seen from here.
         markers: thinking markers named by hand; found from the tokenizer by default.
         template_kwargs: switches of the chat template, for example ``{"enable_thinking": False}``.
         pinned_date: what templates that print today's date are told.
@@ -60,21 +70,30 @@ def generate(
 
     Raises:
         InputError: a prompt does not render, or does not fit the model's context; the table lacks a column or
-            repeats an id; an unknown engine.
+            repeats an id; an unknown engine; ``path`` holds the rollouts of another request.
     """
     jobs = _jobs(tokenizer, prompts, samples, template_kwargs, pinned_date)
-    found: dict[int, Rollout] = {}
-    segmenter = Segmenter(tokenizer, markers, stop_tokens(model, tokenizer))
-    for batch in _engine(engine)(model, tokenizer, jobs, sampling or Sampling(), batch_tokens):
-        for done in batch:
-            found[done.index] = _rollout(jobs[done.index], done, segmenter, sampling or Sampling(), engine)
-        if progress is not None:
-            progress(len(found), len(jobs))
-    return [found[k] for k in range(len(jobs))]
+    return writer(model, tokenizer, sampling, batch_tokens, engine, markers, about).write(jobs, path, progress)
 
 
-Job = tuple[str, str, RenderedPrompt, Mapping[str, Any]]
-"""Rollout id, group, prompt, tags."""
+def writer(
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling | None = None,
+    batch_tokens: int = 32_768,
+    engine: str | Engine = "huggingface",
+    markers: Markers | None = None,
+    about: str = "",
+) -> Writer:
+    """What turns jobs into rollouts; arguments as of :func:`generate`."""
+    if isinstance(engine, str):
+        if engine != "huggingface":
+            raise InputError(f"unknown engine {engine!r}: use huggingface, or give a verdictscope.rollouts.Server")
+        if model is None:
+            raise InputError("the engine huggingface needs a model: load one, or give a verdictscope.rollouts.Server")
+        engine = HuggingFace(model, batch_tokens)
+    ends = stop_tokens(model, tokenizer)
+    return Writer(engine, tokenizer, Segmenter(tokenizer, markers, ends), sampling or Sampling(), ends, about)
 
 
 def _jobs(
@@ -110,7 +129,8 @@ def _jobs(
             raise InputError(f"prompt {row['id']!r}: {error}") from error
         tags = {str(k): _plain(v) for k, v in row.items() if k not in _OURS}
         group = str(_plain(row.get("group")) or row["id"])
-        jobs += [(f"{row['id']}/{sample}", group, prompt, tags) for sample in range(samples)]
+        job = Job("", group, prompt.ids, prompt.spans, len(prompt.ids), prompt.generation_start, tags)
+        jobs += [replace(job, id=f"{row['id']}/{sample}") for sample in range(samples)]
     return jobs
 
 
@@ -123,50 +143,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-Engine = Callable[
-    [PreTrainedModel, PreTrainedTokenizerBase, list[Job], Sampling, int], Iterator[list[huggingface.Written]]
-]
-
-
-def _engine(name: str) -> Engine:
-    engines: dict[str, Engine] = {"huggingface": _huggingface}
-    if name not in engines:
-        raise InputError(f"unknown engine {name!r}: use {', '.join(engines)}")
-    return engines[name]
-
-
-def _huggingface(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    jobs: list[Job],
-    sampling: Sampling,
-    batch_tokens: int,
-) -> Iterator[list[huggingface.Written]]:
-    requests = [huggingface.Request(name, prompt.ids) for name, _, prompt, _ in jobs]
-    return huggingface.decode(model, requests, sampling, stop_tokens(model, tokenizer), batch_tokens)
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def stop_tokens(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every token that ends a turn, by the checkpoint's generation settings, its config and its tokenizer."""
     found: set[int] = set()
-    for owner in (model.generation_config, model.config, tokenizer):
+    owners = (model.generation_config, model.config) if model is not None else ()
+    for owner in (*owners, tokenizer):
         value = getattr(owner, "eos_token_id", None)
         found.update([value] if isinstance(value, int) else value or [])
     if not found:
         raise InputError("neither the model nor its tokenizer names an end token: set tokenizer.eos_token")
     return frozenset(found)
-
-
-def _rollout(job: Job, written: huggingface.Written, segmenter: Segmenter, sampling: Sampling, engine: str) -> Rollout:
-    name, group, prompt, tags = job
-    return Rollout(
-        id=name,
-        group=group,
-        ids=(*prompt.ids, *written.ids),
-        spans=segmenter(prompt, written.ids, written.finish),
-        n_prompt=len(prompt.ids),
-        finish=written.finish,
-        sampling=sampling,
-        engine=engine,
-        tags=tags,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
+from verdictscope.provenance import whole
 from verdictscope.rollouts.rollout import Rollout, Sampling, Span
 from verdictscope.rollouts.segments import answer_text, thinking_text
 
@@ -148,7 +148,11 @@ def _rollout(row: dict[str, Any]) -> Rollout:
 
 
 def write_parquet(
-    rollouts: Sequence[Rollout], path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    rollouts: Sequence[Rollout],
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    request: str | None = None,
 ) -> Path:
     """Write rollouts to a Parquet file in one step: a reader sees the old file or the whole new one.
 
@@ -156,6 +160,7 @@ def write_parquet(
         rollouts: any rollouts, ids unique.
         path: file to write.
         tokenizer: decodes the text columns.
+        request: a word for what was asked for, kept in the file's metadata (:func:`file_request`).
 
     Returns:
         The path written.
@@ -164,15 +169,26 @@ def write_parquet(
     # by way of pandas, so that its own reader gets the nullable types back
     table = pa.Table.from_pandas(to_frame(rollouts, tokenizer), schema=SCHEMA, preserve_index=False)
     meta = {**(table.schema.metadata or {}), b"format": FORMAT.encode(), b"version": str(VERSION).encode()}
+    meta |= {b"request": request.encode()} if request is not None else {}
     table = table.replace_schema_metadata(meta)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         pq.write_table(table, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
+
+
+def file_request(path: str | Path) -> str | None:
+    """The word a rollout file was written with, ``None`` where there is none.
+
+    Raises:
+        InputError: no Parquet file.
+    """
+    try:
+        meta = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid:
+        raise InputError(f"{path} is no Parquet file: delete it, or give another path") from None
+    word = meta.get(b"request")
+    return None if word is None else word.decode()
 
 
 def read_parquet(path: str | Path) -> list[Rollout]:

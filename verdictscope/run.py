@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -35,7 +36,8 @@ class Run:
 
     What a stage must do to be resumable: read its input from earlier stages' tables only, draw every random number
     from the study's seed, and write its files through :meth:`write`, :meth:`write_json` or
-    :meth:`made`. A stage that was stopped is done again from its beginning, over whatever it left.
+    :meth:`made`. A stage that was stopped is done again from its beginning, over whatever it left; only rollouts are
+    kept on the way, under :attr:`parts`.
 
     Args:
         study: what to do.
@@ -72,6 +74,12 @@ class Run:
         state["seconds"][name] = round(time.perf_counter() - begin, 3)
         state["files"][name] = sorted(self._made)
         provenance.write_json(self.out / "provenance.json", state)
+        shutil.rmtree(self.parts, ignore_errors=True)  # not before the stage is done: they are hours of generation
+
+    @property
+    def parts(self) -> Path:
+        """Where a stage keeps what it must not do twice; gone when the stage is done."""
+        return self.out / ".parts"
 
     def forget_from(self, stages: tuple[str, ...]) -> None:
         """Mark as to do the first stage whose files are not all there, and every stage after it."""

@@ -6,40 +6,78 @@ on the prompt and on every decoding step, and nothing of the model or of torch i
 
 from __future__ import annotations
 
+import json
+import zlib
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from verdictscope.errors import InputError
+from verdictscope.provenance import digest
 from verdictscope.rollouts.engines.caches import Batching, batching
-from verdictscope.rollouts.engines.live import LiveBatch, Row
+from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
-from verdictscope.rollouts.rollout import Finish, Sampling
+from verdictscope.rollouts.engines.requests import Request, Written
+from verdictscope.rollouts.rollout import Sampling
 
 # rows are replaced once this share of them is done: seating copies the cache and reading prompts together is
 # cheaper than one by one, a finished row costs a step
 _LEAVE_SHARE = 0.125
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One rollout to draw: its id (which fixes the noise) and the ids of its prompt."""
-
-    id: str
-    prompt: tuple[int, ...]
+# tokens of one go, in batches' worth, where what is drawn beside a rollout touches it: the batch runs empty at the
+# end of each, and a kill costs at most one
+_WAVE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What the model wrote for request number ``index``, the end-of-turn token included."""
+@dataclass(frozen=True)
+class HuggingFace:
+    """This process draws with a ``transformers`` model.
 
-    index: int
-    ids: tuple[int, ...]
-    finish: Finish
+    Attributes:
+        model: a causal language model; put to evaluation mode and back.
+        batch_tokens: limit on rows x (prompt + new tokens) of the batch.
+    """
+
+    model: PreTrainedModel
+    batch_tokens: int = 32_768
+    name = "huggingface"
+
+    @property
+    def independent(self) -> bool:
+        """In float32; see :func:`decode`."""
+        return exact(self.model)
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture, its settings and a sample of every weight."""
+        settings = json.dumps(self.model.config.to_dict(), sort_keys=True, default=str)
+        found = {"model": type(self.model).__name__, "config": digest(settings), "weights": _sampled(self.model)}
+        # elsewhere the batches are part of what is drawn
+        return found if self.independent else {**found, "batch_tokens": self.batch_tokens}
+
+    def write(self, requests: Sequence[Request], sampling: Sampling, eos: frozenset[int]) -> Iterator[list[Written]]:
+        """See :func:`decode`."""
+        return decode(self.model, requests, sampling, eos, self.batch_tokens)
+
+    def wave(self, sizes: Sequence[int]) -> int:
+        """Requests worth sixteen full batches."""
+        return max(bisect_right(list(accumulate(sizes)), _WAVE * self.batch_tokens), 1)
+
+
+def _sampled(model: PreTrainedModel) -> str:
+    crc = 0
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor) and not value.is_meta:
+            some = value.detach().flatten()[:: max(1, value.numel() // 4096)].contiguous().cpu()
+            crc = zlib.crc32(some.view(torch.uint8).numpy().tobytes(), zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
 
 
 def decode(

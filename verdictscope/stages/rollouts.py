@@ -74,8 +74,8 @@ def sampling(run: Run) -> Sampling:
     return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
 
 
-def sample(run: Run, prompts: pd.DataFrame, arm: str) -> tuple[list[Rollout], pd.DataFrame]:
-    """Generate with the arm's model as it stands (edits, if any, are the caller's context)."""
+def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
+    """Generate with the arm's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
     model = run.model(arm)
     with run.ticking(f"rollouts: {arm}") as tick:
         rollouts = generate(
@@ -86,6 +86,8 @@ def sample(run: Run, prompts: pd.DataFrame, arm: str) -> tuple[list[Rollout], pd
             samples=run.study.prompts.samples,
             batch_tokens=run.study.batch_tokens,
             progress=tick,
+            path=run.parts / f"{arm}.parquet",
+            about=about,
         )
     table = to_frame(rollouts, model.tokenizer)
     table.insert(0, "arm", arm)

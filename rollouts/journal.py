@@ -1,0 +1,120 @@
+"""Rollouts kept as they come: whole part files beside the file to be, joined at the end.
+
+A process may be killed at any moment. What it had committed is there for the next call of the same request, and a
+part it was writing lies under a temporary name that nobody reads. Generation costs hours, so a request is recognised
+by everything that fixes its tokens, and rollouts of another one are refused, not mixed in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.errors import InputError, disk_error
+from verdictscope.provenance import PART
+from verdictscope.rollouts.rollout import Rollout
+from verdictscope.rollouts.tables import file_request, read_parquet, write_parquet
+
+EVERY = 5.0
+"""Seconds between two commits of a short run; a long one commits after a hundredth of the time it has run."""
+
+
+class Journal:
+    """Part files of one request.
+
+    Args:
+        path: the Parquet file to be; parts lie in ``.NAME.parts`` beside it.
+        request: what is asked for, as one word.
+    """
+
+    def __init__(self, path: Path, request: str) -> None:
+        self.path, self.request = path, request
+        self.folder = path.with_name(f".{path.name}.parts")
+        self._begin = self._last = time.monotonic()
+        self._waiting: list[Rollout] = []
+        self._number = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that writes there. The kernel's lock goes with its process.
+
+        Raises:
+            InputError: another process writes there, or the disk refuses.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise disk_error(error, self.folder) or error from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(
+                f"{self.path} is being written by another process: wait for it, or choose another path"
+            ) from None
+        try:
+            for leftover in self.folder.glob(f".*{PART}"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)
+
+    def finished(self) -> list[Rollout] | None:
+        """The rollouts of the finished file, if there is one.
+
+        Raises:
+            InputError: it holds another request's.
+        """
+        if not self.path.exists():
+            return None
+        self._check(self.path)
+        shutil.rmtree(self.folder, ignore_errors=True)  # left there by a call that was killed at its very end
+        return read_parquet(self.path)
+
+    def committed(self) -> dict[str, Rollout]:
+        """Rollouts of earlier calls, by id.
+
+        Raises:
+            InputError: they are another request's.
+        """
+        found: dict[str, Rollout] = {}
+        for part in sorted(self.folder.glob("[0-9]*.parquet")):
+            self._check(part)
+            found |= {r.id: r for r in read_parquet(part)}
+            self._number = max(self._number, int(part.stem) + 1)
+        return found
+
+    def _check(self, file: Path) -> None:
+        if file_request(file) != self.request:
+            what = "holds" if file == self.path else "was begun with"
+            raise InputError(
+                f"{self.path} {what} rollouts of another request (other prompts, sampling, model or edits): choose "
+                f"another path, or delete {file if file == self.path else self.folder}"
+            )
+
+    def add(self, rollouts: Sequence[Rollout], *, now: bool = False) -> None:
+        """Take rollouts in, and commit all that wait when it is time.
+
+        Args:
+            rollouts: finished ones.
+            now: commit at once.
+        """
+        self._waiting += rollouts
+        clock = time.monotonic()
+        due = clock - self._last >= max(EVERY, 0.01 * (clock - self._begin))
+        if self._waiting and (now or due):
+            write_parquet(self._waiting, self.folder / f"{self._number:06d}.parquet", request=self.request)
+            self._number, self._last, self._waiting = self._number + 1, clock, []
+
+    def finish(self, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the whole file and take the parts away."""
+        write_parquet(rollouts, self.path, tokenizer, request=self.request)
+        shutil.rmtree(self.folder, ignore_errors=True)
