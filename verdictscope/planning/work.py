@@ -290,6 +290,7 @@ WORK: Mapping[str, Callable[[Counting], Work]] = {
     "rollouts": rollouts_work,
     "collect": collect_work,
     "probe": no_model("probe"),
+    "transfer": no_model("transfer"),
     "trace": trace_work,
     "heads": heads_work,
     "ablate": ablate_work,
