@@ -26,7 +26,7 @@ from verdictscope.interventions import (
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import (
-    Anchors, align, aggregate, anchor_rollouts, bag_of_words_auroc, cliff, drop_difference, permuted_control,
+    Anchors, align, aggregate, anchor_rollouts, bag_of_words_auroc, cliff, drop_difference, permuted_selection,
     split_groups, sweep, token_view,
 )  # fmt: skip
 from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
@@ -89,13 +89,15 @@ rows = rows.assign(label=rows["refused"].astype("Int64"))
 keep = rows["label"].notna().to_numpy()
 rows = rows[keep].reset_index(drop=True)
 states = hidden.values[site].float().numpy()[:, keep]  # [layer, row, d_model]
-probe = sweep(lambda layer: states[layer], rows, range(model.n_layers), Cs=(0.001, 0.01, 0.1), seed=SEED)
+asked_of = (lambda layer: states[layer], rows, range(model.n_layers), (0.001, 0.01, 0.1))  # layers, penalties
+probe = sweep(*asked_of)
 probe
 
 # %% [markdown]
 # Refusal can be read off the hidden states of new requests. That alone says little: a reader of the *text* might do as
 # well, and a probe with enough features finds something in anything. So two doubts, in the same currency: a bag of
-# words of the prompt and of the thinking, and the same probe refitted on labels permuted between prompts.
+# words of the prompt and of the thinking, and the same probe, layer and penalty chosen anew, on labels permuted between
+# prompts.
 
 # %%
 read = labels[labels["refused"].notna()]
@@ -104,7 +106,7 @@ baselines = [
     bag_of_words_auroc(text, read["refused"].astype(int), read["group"], read["part"], name=f"words of the {name}")
     for name, text in words.items()
 ]
-print(permuted_control(states[probe.layer], rows, probe.C, refits=19, seed=SEED))
+print(permuted_selection(*asked_of, refits=39, seed=SEED))
 effects_frame([probe.test, *baselines])[["name", "estimate", "low", "high", "n"]]
 
 # %% [markdown]

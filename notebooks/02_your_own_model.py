@@ -151,7 +151,7 @@ def read_layer(layer):
     return store.numpy("resid_post", layer)[known]
 
 
-selection = select(read_layer, rows, store.layers("resid_post"), Cs=(0.001, 0.01, 0.1), seed=SEED)
+selection = select(read_layer, rows, store.layers("resid_post"), Cs=(0.001, 0.01, 0.1))
 probe = selection.test(read_layer, rows)
 probe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import runpy
 from pathlib import Path
@@ -70,6 +71,25 @@ def test_names_reached_through_a_room_are_public() -> None:
         for node in ast.walk(code(stored(name))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "figures":
                 assert node.attr in public("verdictscope.figures")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_calls_fit_the_functions(name: str) -> None:
+    """A keyword that was renamed shows here, in a second, before a kernel is started."""
+    tree = code(stored(name))
+    known = {
+        alias.name: getattr(importlib.import_module(str(node.module)), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("verdictscope.")
+        for alias in node.names
+    }
+    calls = [c for c in ast.walk(tree) if isinstance(c, ast.Call)]
+    named = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id in known]
+    assert len(named) > 10
+    for call in named:
+        parameters = inspect.signature(known[call.func.id]).parameters
+        given = {keyword.arg for keyword in call.keywords} - {None}
+        assert given <= set(parameters), f"{ast.unparse(call)[:120]}: no {given - set(parameters)}"
 
 
 @pytest.mark.parametrize("name", NAMES)
