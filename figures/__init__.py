@@ -6,6 +6,7 @@ if __name__ != "verdictscope.figures":
 from verdictscope.figures.ablation import ablation_caption, ablation_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
+from verdictscope.figures.protocol import protocol_figure
 from verdictscope.figures.style import save
 from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
@@ -21,6 +22,7 @@ __all__ = [
     "head_map_figure",
     "probe_map_caption",
     "probe_map_figure",
+    "protocol_figure",
     "save",
     "token_view",
     "token_view_csp",

@@ -4,6 +4,7 @@ if __name__ != "verdictscope.probes":
     raise ImportError("import this room as verdictscope.probes: the bare folder name is not a package")
 
 from verdictscope.probes.anchors import Anchors, anchor_rollouts
+from verdictscope.probes.calibration import Calibration, SegmentCalibration, calibrate, calibrate_segments
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
@@ -18,7 +19,9 @@ from verdictscope.probes.estimators import (
 )
 from verdictscope.probes.evaluate import Evaluation
 from verdictscope.probes.linter import Leaks, lint
+from verdictscope.probes.merit import Merit, merit, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
+from verdictscope.probes.protocol import ProtocolResult, protocol
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
 from verdictscope.probes.splits import PARTS, split_groups
@@ -32,6 +35,7 @@ from verdictscope.probes.without import Erasure, erase_concept
 __all__ = [
     "PARTS",
     "Anchors",
+    "Calibration",
     "Cliff",
     "DifferenceProbe",
     "Eraser",
@@ -42,13 +46,16 @@ __all__ = [
     "Leaks",
     "LogisticFits",
     "LogisticProbe",
+    "Merit",
     "MulticlassProbe",
     "NullDraws",
     "OrdinalProbe",
     "PairProbe",
     "PermutedControl",
+    "ProtocolResult",
     "RidgeProbe",
     "ScoreProbe",
+    "SegmentCalibration",
     "Selection",
     "Sweep",
     "TransferMatrix",
@@ -57,6 +64,8 @@ __all__ = [
     "anchor_rollouts",
     "as_published",
     "bag_of_words_auroc",
+    "calibrate",
+    "calibrate_segments",
     "cliff",
     "control_task",
     "drop_difference",
@@ -65,11 +74,14 @@ __all__ = [
     "length_auroc",
     "lint",
     "ood_transfer",
+    "merit",
     "permuted_control",
     "permuted_selection",
     "position_auroc",
+    "protocol",
     "random_directions",
     "position_transfer",
+    "reliability_curve",
     "select",
     "solve_layers",
     "solve_logistic",

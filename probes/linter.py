@@ -31,6 +31,7 @@ ALPHA = 0.01
 
 COLUMNS = ["check", "what", "severity", "statistic", "value", "n", "p", "p_adjusted"]
 _SHOWN = 3  # examples named in a finding
+_AT_ONCE = 4_000_000  # labels (draws x rows) held at a time, 32 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,12 +217,17 @@ def _tested(
     """Every shortcut against the same exchanges of labels, p-values adjusted by Holm."""
     if not shortcuts or len(set(y)) < 2:
         return []
-    labels = np.concatenate([y[None], exchanged(y, group, permutations, np.random.default_rng(seed))])
-    results = [shortcut.measure(labels) for shortcut in shortcuts]
-    p = np.array([permutation_p(statistic[0], statistic[1:]) for statistic, _ in results])
+    rng, step = np.random.default_rng(seed), max(1, _AT_ONCE // len(y))
+    real = [shortcut.measure(y[None]) for shortcut in shortcuts]
+    drawn: list[list[ndarray]] = [[] for _ in shortcuts]
+    for done in range(0, permutations, step):
+        labels = exchanged(y, group, min(step, permutations - done), rng)
+        for values, shortcut in zip(drawn, shortcuts, strict=True):
+            values.append(shortcut.measure(labels)[0])
+    p = np.array([permutation_p(at[0], np.concatenate(null)) for (at, _), null in zip(real, drawn, strict=True)])
     adjusted = _holm(p)
     rows = []
-    for shortcut, (_, value), raw, fair in zip(shortcuts, results, p, adjusted, strict=True):
+    for shortcut, (_, value), raw, fair in zip(shortcuts, real, p, adjusted, strict=True):
         found = fair <= alpha and value >= shortcut.least
         words = f"{shortcut.what} tells the label" if found else f"{shortcut.what} does not tell the label"
         row = _row(shortcut.check, words, "confounded" if found else "none", shortcut.statistic, value, len(set(group)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.rollouts.prompts import merge_groups
 from verdictscope.stats import Column
 
 PARTS = ("train", "validation", "test")
@@ -61,6 +62,57 @@ def split_groups(
         filled[chosen] += 1
         parts[name] = PARTS[chosen]
     return pd.Series([parts[name] for name in names], index=pd.Index(names, name="group"), name="part")
+
+
+def part_rows(
+    labels: Column,
+    groups: Column | None,
+    *,
+    texts: Column | None = None,
+    rollouts: Column | None = None,
+    hold: Mapping[str, Column] | pd.DataFrame | None = None,
+    part: Column | None = None,
+    shares: Sequence[float] = (0.35, 0.15, 0.5),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The table of rows a probe needs, split by prompt, near duplicates on one side.
+
+    Args:
+        labels: 0 or 1 per row.
+        groups: the prompt of every row; ``None`` where every row is a prompt of its own.
+        texts: the prompt's text of every row; groups with near duplicates among their texts become one.
+        rollouts: the rollout of every row; by default a row is its own.
+        hold: columns that must not stand in for the label, by name; the split is stratified by them and the label.
+        part: a split made elsewhere, instead of one made here.
+        shares: as in `split_groups`.
+        seed: as in `split_groups`.
+
+    Returns:
+        ``rollout group label part given_group`` and the columns of ``hold``; ``given_group`` is the group as given.
+
+    Raises:
+        InputError: columns of unlike lengths, or see `split_groups`.
+    """
+    n = len(labels)
+    held = pd.DataFrame({name: np.asarray(values, dtype=object) for name, values in dict(hold or {}).items()})
+    columns = {"groups": groups, "texts": texts, "rollouts": rollouts, "part": part, **dict(held)}
+    for name, values in columns.items():
+        if values is not None and len(values) != n:
+            raise InputError(f"{name} has {len(values)} rows, there are {n} labels")
+    own = [f"row {i}" for i in range(n)]
+    given = pd.Series(own if groups is None else np.asarray(groups, dtype=object), name="given_group")
+    if given.isna().any():
+        raise InputError("a row has no group; give every row the name of its prompt group")
+    table = pd.DataFrame({"rollout": own if rollouts is None else list(rollouts), "group": given.astype(str)})
+    if texts is not None:
+        distinct = pd.DataFrame({"group": table["group"], "text": np.asarray(texts, dtype=object)}).drop_duplicates()
+        merged = merge_groups(distinct["group"].to_list(), distinct["text"].astype(str).to_list())
+        table["group"] = table["group"].map(dict(zip(distinct["group"], merged, strict=True)))
+    table["label"] = np.asarray(labels)
+    profile = pd.concat([table[["label"]], held], axis=1)
+    split = split_groups(table["group"], profile, shares, seed) if part is None else None
+    table["part"] = np.asarray(part, dtype=object) if split is None else table["group"].map(split)
+    return pd.concat([table.assign(given_group=given.astype(str)), held], axis=1)
 
 
 def _stratified_order(

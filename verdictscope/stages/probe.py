@@ -12,7 +12,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments import refusal_readout
 from verdictscope.probes import LogisticProbe, permuted_selection, select
 from verdictscope.run import Run
-from verdictscope.stages.probe_nulls import null_table, text_baselines
+from verdictscope.stages.probe_nulls import leak_table, null_table, text_baselines
 from verdictscope.stages.rollouts import load_labels
 from verdictscope.stats import Effect, auroc_effect
 
@@ -39,6 +39,7 @@ def run_probe(run: Run) -> None:
             )  # fmt: skip
         words = text_baselines(run)
         run.write("probe_nulls", null_table(run, rows, read_layer(swept.layer), swept.C, control, words))
+        run.write("leaks", leak_table(run, rows, swept.table))
         run.write("probe", swept.to_frame())
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
         run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})

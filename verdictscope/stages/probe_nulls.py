@@ -13,13 +13,14 @@ from verdictscope.probes import (
     bag_of_words_auroc,
     control_task,
     length_auroc,
+    lint,
     position_auroc,
     random_directions,
     tfidf_auroc,
     token_auroc,
 )
 from verdictscope.probes.selectivity import FEWEST_TYPES
-from verdictscope.rollouts import thinking_text
+from verdictscope.rollouts import Rollout, thinking_text
 from verdictscope.run import Run
 from verdictscope.stages.rollouts import load_labels, load_rollouts, read_study_prompts
 from verdictscope.stats import Effect
@@ -87,13 +88,37 @@ def null_table(
     return pd.DataFrame([permuted, *map(_control, draws), *baselines], columns=columns_of)
 
 
+def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFrame:
+    """The table ``leaks``: what the linter found in the probe's rows.
+
+    Args:
+        run: the run.
+        rows: the probe's rows.
+        choice: the table of layers and penalties.
+    """
+    prompts = read_study_prompts(run).set_index("id").loc[rows["prompt"]]
+    rollouts = load_rollouts(run)
+    thinking = {i: _thinking_length(rollouts[i]) for i in rows["rollout"].unique()}
+    source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
+    words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
+    return lint(
+        rows["label"], rows["group"], rows["part"], texts=prompts["user"].to_numpy(), held=rows["harm"],
+        lengths=rows["rollout"].map(thinking), positions=rows["pos"], source=source, label_words=words,
+        chosen_on=rows.loc[rows["part"] != "test", "group"], choice=choice, seed=run.study.seed,
+    ).to_frame()  # fmt: skip
+
+
+def _thinking_length(rollout: Rollout) -> int:
+    return sum(span.stop - span.start for span in rollout.spans if span.segment == "thinking")
+
+
 def _plain_baselines(run: Run, rows: pd.DataFrame) -> list[Effect]:
     """Refusal from lengths (a row per rollout), and from token and position (a row per token)."""
     labels = _read_labels(run)
     rollouts = load_rollouts(run)
     given = labels["refused"].astype(int), labels["group"], labels["part"]
     prompt = [rollouts[i].n_prompt for i in labels["rollout"]]
-    thinking = [sum(s.stop - s.start for s in rollouts[i].spans if s.segment == "thinking") for i in labels["rollout"]]
+    thinking = [_thinking_length(rollouts[i]) for i in labels["rollout"]]
     by_row = rows["label"], rows["group"], rows["part"]
     return [
         length_auroc(prompt, *given, name="length of the prompt"),
