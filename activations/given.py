@@ -48,6 +48,8 @@ def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: 
         raise _wrong("mlp_in", layer, "it does not read the MLP's input")
     if differs("mlp_out", "out", values.get(("mlp", "out"))):
         raise _wrong("mlp_out", layer, "it does not make the MLP's output")
+    if "ln1_post" not in given and differs("attn", "out", values.get(("ln1_post", "in"))):
+        raise _wrong("attn", layer, "the norm after the attention reads something else")
     if "ln2_post" not in given and differs("mlp", "out", values.get(("ln2_post", "in"))):
         raise _wrong("mlp", layer, "the norm after the MLP reads something else")
 

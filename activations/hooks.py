@@ -148,6 +148,7 @@ class _Session:
         self.handles: list[RemovableHandle | Handle] = []
         self.ear: Ear | None = None
         self.fired: dict[str, int] = {}
+        self.runs: dict[str, int] = {}
         self.passes = 0
         self.waiting: set[str] = set()
         self.pre: dict[int, Tensor] = {}
@@ -185,6 +186,9 @@ class _Session:
     def _fire(
         self, key: str, place: Place, fn: Callable[[Any, BatchView], Any], layer: int, writes: bool, raw: Any
     ) -> Tensor | None:
+        self.runs[key] = self.runs.get(key, 0) + 1
+        if self.runs[key] % place.calls:
+            return None  # a module that runs several times a pass: the last one counts
         self.fired[key] += 1
         view = self.view(layer, raw.device)
         new = fn(to_site(raw, place, view.mask.shape), view)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from verdictscope.activations.model import Model
 
 N_TOKENS = 16
+BRANCHES = ("attn_out", "mlp_out")
 FLOOR_LENGTHS = (19, 48, 11, 30, 24)
 """Tokens of the sequences whose batch measures the noise floor."""
 Hookable = tuple[nn.Module, Literal["in", "out"]]
@@ -143,27 +144,47 @@ def check(model: Model) -> tuple[Check, ...]:
     sites, hf, dtype = model.sites, model.hf, model.dtype
     wanted: dict[tuple, Hookable] = {}
     for layer, block in enumerate(sites.blocks):
-        names = ["resid_pre", "attn_out", "mlp_out", "resid_post"]
-        names += ["resid_mid"] if block.mid is not None else []
+        names = ["resid_pre", "resid_post"]
+        names += [
+            n for n, there in (("attn_out", block.attn), ("mlp_out", block.mlp), ("resid_mid", block.mid)) if there
+        ]
         wanted |= {(name, layer): _target(sites, name, layer) for name in names}
         if block.o is not None:
             wanted["z", layer], wanted["o", layer] = _target(sites, "z", layer), (block.o, "out")
+            assert block.mixer is not None
             wanted["mixer", layer] = (block.mixer, "out")
     wanted["final_norm", None] = _target(sites, "final_norm", len(sites) - 1)
     ids = probe_ids(hf)
-    with captured(wanted) as values, products_checked(model) as products, torch.no_grad():
+    with captured(wanted) as values, products_checked(model, values) as products, torch.no_grad():
         out = hf(input_ids=ids, use_cache=False, output_hidden_states=True)
     missing = [key for key in wanted if key not in values]
     if missing:
         return tuple(Check("the module ran", name, layer, 1.0, 0.0, False) for name, layer in missing)
     hidden = [h.detach().reshape(-1, h.shape[-1]).double().cpu() for h in out.hidden_states]
+    hidden, final = by_layer(hidden, values["resid_post", 0])
     found = [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
     last = [values["final_norm", None]]
-    found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, hidden[-1], dtype))
+    found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, final, dtype))
     found += [c for layer in sorted(products) for c in products[layer]]
     if sites.unembed is not None and getattr(out, "logits", None) is not None:
         found.append(_logit_check(model, ids, out.logits, dtype))
     return tuple(found)
+
+
+def by_layer(hidden: Sequence[Tensor], first_post: Tensor) -> tuple[list[Tensor | None], Tensor]:
+    """Hugging Face's ``hidden_states`` as what enters each layer, and what leaves the final norm.
+
+    State-space models begin theirs behind the first block and not before it, so that what enters that is not told.
+
+    Args:
+        hidden: as the model gave them.
+        first_post: ``resid_post`` of layer 0.
+    """
+    states: list[Tensor | None] = list(hidden[:-1])
+    if len(hidden) > 1 and hidden[0].shape == first_post.shape:
+        near = [float((hidden[0] - first_post).norm()), 1e-3 * float(first_post.norm())]
+        states = [None, *hidden[:-2]] if near[0] <= near[1] else states
+    return states, hidden[-1]
 
 
 def _target(sites: SiteMap, name: str, layer: int) -> Hookable:
@@ -172,29 +193,45 @@ def _target(sites: SiteMap, name: str, layer: int) -> Hookable:
 
 
 def _layer_checks(
-    model: Model, layer: int, values: dict[tuple, Tensor], hidden: Sequence[Tensor], dtype: torch.dtype
+    model: Model, layer: int, values: dict[tuple, Tensor], hidden: Sequence[Tensor | None], dtype: torch.dtype
 ) -> Iterator[Check]:
     block = model.sites.blocks[layer]
     pre, post = values["resid_pre", layer], values["resid_post", layer]
-    gains = [model.sites.place(name, layer).gain for name in ("attn_out", "mlp_out")]
-    attn, mlp = values["attn_out", layer] * gains[0], values["mlp_out", layer] * gains[1]
-    yield compare("resid_pre = hidden_states", "resid_pre", layer, [pre], hidden[layer], dtype)
+    adds = {
+        name: values[name, layer] * model.sites.place(name, layer).gain for name in BRANCHES if (name, layer) in values
+    }
+    if (told := hidden[layer]) is not None:
+        yield compare("resid_pre = hidden_states", "resid_pre", layer, [pre], told, dtype)
     if layer + 1 < len(model.sites):
-        yield compare("resid_post = hidden_states", "resid_post", layer, [post], hidden[layer + 1], dtype)
+        if (told := hidden[layer + 1]) is not None:
+            yield compare("resid_post = hidden_states", "resid_post", layer, [post], told, dtype)
         next_pre = values["resid_pre", layer + 1]
         yield compare("resid_post = next resid_pre", "resid_post", layer, [post], next_pre, dtype)
-    if block.mid is None:
-        name = "resid_pre + attn_out + mlp_out = resid_post"
-        yield compare(name, "attn_out", layer, [pre, attn, mlp], post, dtype)
-    else:
+    if block.mid is None and adds:
+        name = f"resid_pre + {' + '.join(adds)} = resid_post"
+        yield compare(name, next(iter(adds)), layer, [pre, *adds.values()], post, dtype)
+    elif block.mid is not None:
         mid = values["resid_mid", layer]
-        yield compare("resid_pre + attn_out = resid_mid", "attn_out", layer, [pre, attn], mid, dtype)
-        yield compare("resid_mid + mlp_out = resid_post", "mlp_out", layer, [mid, mlp], post, dtype)
+        steps = {"attn_out": ("resid_pre", pre, "resid_mid", mid), "mlp_out": ("resid_mid", mid, "resid_post", post)}
+        for site, added in adds.items():
+            before, start, after, end = steps[site]
+            yield compare(f"{before} + {site} = {after}", site, layer, [start, added], end, dtype)
     if block.o is not None:
         yield _head_check(model, layer, values)
-        if block.attn.module is not block.o:
-            o_out, mixed = values["o", layer], values["mixer", layer]
-            yield compare("output projection = attention output", "z", layer, [o_out], mixed, dtype)
+        if block.attn is None or block.attn.module is not block.o:
+            yield _mixer_check(layer, values, dtype)
+
+
+def _mixer_check(layer: int, values: dict[tuple, Tensor], dtype: torch.dtype) -> Check:
+    """The output projection's output leaves the attention module, or, where a norm and a sum follow inside it (BERT),
+    what the projection reads is the attention product."""
+    o_out, z = values["o", layer], values["z", layer]
+    found = compare("output projection = attention output", "z", layer, [o_out], values["mixer", layer], dtype)
+    product = values.get(("product", layer))
+    if found.ok or product is None:
+        return found
+    other = compare("z = attention product", "z", layer, [z], product, dtype)
+    return other if other.ok else found
 
 
 def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:
@@ -214,14 +251,17 @@ def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:
 
 
 @contextmanager
-def products_checked(model: Model) -> Iterator[dict[int, list[Check]]]:
-    """Recomputes every attention product of the pass inside the ``with`` block from its q, k and v."""
+def products_checked(model: Model, values: Values) -> Iterator[dict[int, list[Check]]]:
+    """Recomputes every attention product of the pass inside the ``with`` block from its q, k and v.
+
+    The product itself goes into ``values`` as ``("product", layer)``.
+    """
     found: dict[int, list[Check]] = {}
     ear = Ear()
     with ExitStack() as stack:
         for layer, block in enumerate(model.sites.blocks):
             if block.attention is not None:
-                check_it = partial(_check_product, found.setdefault(layer, []), layer, model.dtype)
+                check_it = partial(_check_product, found.setdefault(layer, []), values, layer, model.dtype)
                 heard, module = block.attention, block.attention.module
                 handle = listen(module, after=check_it) if heard.interface else ear.listen(module, check_it)
                 stack.callback(handle.remove)
@@ -229,8 +269,11 @@ def products_checked(model: Model) -> Iterator[dict[int, list[Check]]]:
         yield found
 
 
-def _check_product(found: list[Check], layer: int, dtype: torch.dtype, call: AttentionCall, output: Tensor) -> None:
+def _check_product(
+    found: list[Check], values: Values, layer: int, dtype: torch.dtype, call: AttentionCall, output: Tensor
+) -> None:
     name = "pattern from q and k, times v = attention product"
+    values.keep(("product", layer), output.flatten(2))
     tokens = torch.arange(call.query.shape[2], device=call.query.device)
     try:
         _, mine = call.rows(0, tokens)

@@ -1,20 +1,23 @@
-"""Which of a block's modules carries a branch into the residual stream, and with what gain.
+"""The site map, measured in one short random pass and never listed by family.
 
-Measured in one short random pass, never listed by family: Granite multiplies its branches by 0.22, Gemma 2 norms them,
-Bloom's attention module returns the sum already, OPT has no MLP module, GPT-NeoX feeds both branches the same input.
+Granite multiplies its branches by 0.22, Gemma 2 norms them, Bloom's attention module returns the sum already, OPT has
+no MLP module, GPT-NeoX feeds both branches the same input, a Mamba block has one branch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from verdictscope.activations.branches import SINGLE, Found, decompose, snap
 from verdictscope.activations.given import check_block_roles, check_global_roles
-from verdictscope.activations.identities import RELATIVE, Hookable, captured, compare, probe_ids
+from verdictscope.activations.hooks import attach
+from verdictscope.activations.identities import N_TOKENS, Hookable, captured, probe_ids
 from verdictscope.activations.listening import attention_heard, find_routers, routers_heard, sole
 from verdictscope.activations.sitemap import Block, Branch, Form, Modules, SiteMap
 from verdictscope.activations.sites import VECTORS
@@ -25,8 +28,8 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
     """Finds which named module carries each branch, with which gain, and whether blocks are parallel.
 
     Branch by branch the outermost named module (post-norm, then attention or MLP, then its output projection)
-    is taken whose output, times one number, is what the residual stream gains. Where none is, the first is
-    kept and ``check`` reports it.
+    is taken whose output, times one number, is what the residual stream gains. Where none is, the layer goes without
+    the site; a module that the user named is kept, and ``check`` reports it.
 
     Args:
         hf: the model.
@@ -34,19 +37,19 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         n_heads: query heads.
 
     Raises:
-        InputError: a module that is needed is missing, or the output projection's input does not divide into
-            heads.
+        InputError: a module that the user named is not what its role says, the model has more than one residual
+            stream, or the output projection's input does not divide into heads.
     """
     wanted: dict[tuple, Hookable] = {}
     for layer, roles in enumerate(modules.blocks):
-        if "attn" not in roles and "o" not in roles:
-            raise InputError(f"layer {layer}: no attention (or other mixer) found; name it with overrides")
         for role, module in roles.items():
             wanted[layer, role, "in"], wanted[layer, role, "out"] = (module, "in"), (module, "out")
     check_global_roles(hf, modules)
     routers = find_routers(hf, modules)
+    final_runs: list[int] = []
     with (
         captured(wanted) as values,
+        _counted(modules.ln_final, final_runs),
         attention_heard(modules) as heard,
         routers_heard(routers) as gates,
         torch.no_grad(),
@@ -60,11 +63,13 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         if modules.given & set(idle):
             raise InputError(f"layer {layer}: the module given for {idle[0]} does not run in a forward pass")
         roles = {role: module for role, module in roles.items() if role not in idle}
+        if here["block", "in"].shape[0] != N_TOKENS or here["block", "out"].shape[0] != N_TOKENS:
+            raise InputError(f"layer {layer} does not hand on one residual stream of one vector a token; not read here")
         product = sole(heard[layer])
         attention = product.attention() if product else None
         heads = attention.n_heads if attention else n_heads
         check_block_roles(modules.given, here, layer, hf.dtype)
-        block = _measure_block(roles, here, modules.given, heads, hf.dtype, numbers, layer)
+        block = _measure_block(hf, roles, here, modules.given, heads, numbers, layer)
         forms = _forms(block, values.dtypes[layer, "block", "out"], here["block", "out"].shape[-1])
         if product and attention:
             forms |= product.forms(attention)
@@ -72,7 +77,20 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
             forms["router"] = gates[layer]
         router = routers[layer] if layer in gates else None
         blocks.append(replace(block, attention=attention, router=router, forms=forms))
-    return SiteMap(modules.parent, tuple(blocks), modules.ln_final, modules.unembed)
+    # A norm that does not run in the decoder belongs to the head's own transform (BERT).
+    ln_final = modules.ln_final if final_runs or "ln_final" in modules.given else None
+    return SiteMap(modules.parent, tuple(blocks), ln_final, modules.unembed, max(1, len(final_runs)))
+
+
+@contextmanager
+def _counted(module: nn.Module | None, runs: list[int]) -> Iterator[None]:
+    """Notes every run of a module inside the ``with`` block."""
+    handle = None if module is None else attach(module, "out", lambda _: runs.append(1))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _forms(block: Block, dtype: torch.dtype, d_model: int) -> dict[str, Form]:
@@ -80,104 +98,86 @@ def _forms(block: Block, dtype: torch.dtype, d_model: int) -> dict[str, Form]:
 
 
 def _measure_block(
+    hf: PreTrainedModel,
     roles: dict[str, nn.Module],
     values: dict[tuple[str, str], Tensor],
     given: frozenset[str],
     n_heads: int,
-    dtype: torch.dtype,
     numbers: Sequence[float],
     layer: int,
 ) -> Block:
-    attns = _outermost(("ln1_post", "attn", "o"), roles, given)
-    mlps = _outermost(("ln2_post", "mlp", "mlp_out"), roles, given)
-    if not mlps:
-        raise InputError(f"layer {layer}: no MLP module found; name it with overrides")
-    pre, post = values["block", "in"], values["block", "out"]
-    mid = next((r for r in ("ln2", "mlp") if r in roles and values[r, "in"].shape == pre.shape), None)
-    attn, mlp = (attns[0], 1.0), (mlps[0], 1.0)
-    middle = values[mid, "in"] if mid else pre
-    if mid and (fitted := _fit([values[r, "out"] for r in attns], middle - pre, middle, dtype)):
-        attn = (attns[fitted[0]], fitted[1])
-        fitted = _fit([values[r, "out"] for r in mlps], post - middle, post, dtype)
-        mlp = (mlps[fitted[0]], fitted[1]) if fitted else mlp
-    elif _mlp_reads_block_input(values) and (both := _fit_two(values, attns, mlps, post - pre, post, dtype)):
-        attn, mlp, mid = *both, None
+    found = decompose(values, list(roles), given, hf.dtype)
+    if found.single is not None:
+        found = _name_single(hf, roles, found)
     o = roles.get("o")
     width = values["o", "in"].shape[-1] if o is not None else 0
     if width % n_heads:
         raise InputError(f"layer {layer}: {width} inputs of the output projection are not {n_heads} heads")
+
+    def branch(carrier: tuple[str, float] | None) -> Branch | None:
+        return None if carrier is None else Branch(roles[carrier[0]], snap(carrier[1], numbers, hf.dtype))
+
     return Block(
         block=roles["block"],
-        attn=Branch(roles[attn[0]], _snap(attn[1], numbers, dtype)),
-        mlp=Branch(roles[mlp[0]], _snap(mlp[1], numbers, dtype)),
-        mid=roles[mid] if mid else None,
-        mixer=roles["attn"] if "attn" in roles else roles["o"],
+        attn=branch(found.attn),
+        mlp=branch(found.mlp),
+        mid=roles[found.mid] if found.mid else None,
+        mixer=roles.get("attn", roles.get("o")),
         o=o,
         n_heads=n_heads,
         d_head=width // n_heads,
+        missing=found.missing,
+        whole=found.whole,
     )
 
 
-def _mlp_reads_block_input(values: dict[tuple[str, str], Tensor]) -> bool:
-    """Whether the MLP is fed by a norm of the block's own input: a parallel block.
-
-    The sum of branches alone cannot tell: it is the same in a sequential block.
-    """
-    fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
-    norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
-    return fed is not None and any(torch.equal(values[r, "out"], fed) for r in norms)
-
-
-def _outermost(order: Sequence[str], roles: dict[str, nn.Module], given: frozenset[str]) -> list[str]:
-    """Roles that may carry a branch, the outermost first; only the first if the user had a say in it."""
-    found = [role for role in order if role in roles]
-    return found[:1] if given & set(order) else found
+def _name_single(hf: PreTrainedModel, roles: dict[str, nn.Module], found: Found) -> Found:
+    """Says which branch a block of one branch has: what moves numbers between tokens stands for attention."""
+    assert found.single is not None
+    mixing = mixes_tokens(hf, roles[found.single[0]])
+    absent = ("resid_mid", "mlp_out" if mixing else "attn_out")
+    why = dict.fromkeys(absent, SINGLE)
+    return Found(*((found.single, None) if mixing else (None, found.single)), missing=why)
 
 
-def _fit(outputs: Sequence[Tensor], gained: Tensor, total: Tensor, dtype: torch.dtype) -> tuple[int, float] | None:
-    """The first output that, times one number, is what was gained, and that number by least squares."""
-    for i, out in enumerate(outputs):
-        if out.shape != gained.shape or bool(out.any()) != bool(gained.any()):
-            continue  # what gains nothing from a branch that says something is not its sum: a parallel block
-        if not out.any():
-            return i, 1.0
-        gain = float((out * gained).sum() / out.pow(2).sum())
-        if compare("", "", None, [total - gained, gain * out], total, dtype).ok:
-            return i, gain
-    return None
+class _Enough(Exception):
+    """Ends a pass when what was wanted has run."""
 
 
-def _fit_two(
-    values: dict[tuple[str, str], Tensor],
-    attns: Sequence[str],
-    mlps: Sequence[str],
-    gained: Tensor,
-    total: Tensor,
-    dtype: torch.dtype,
-) -> tuple[tuple[str, float], tuple[str, float]] | None:
-    """The same for a parallel block: two branches, two numbers."""
-    for a in attns:
-        for m in mlps:
-            if values[a, "out"].shape != gained.shape or values[m, "out"].shape != gained.shape:
-                continue
-            columns = torch.stack([values[a, "out"].flatten(), values[m, "out"].flatten()], dim=1)
-            gains = torch.linalg.lstsq(columns, gained.flatten()[:, None]).solution[:, 0].tolist()
-            gains = [g if column.any() else 1.0 for g, column in zip(gains, columns.T, strict=True)]
-            parts = [total - gained, gains[0] * values[a, "out"], gains[1] * values[m, "out"]]
-            if compare("", "", None, parts, total, dtype).ok:
-                return (a, gains[0]), (m, gains[1])
-    return None
+def mixes_tokens(hf: PreTrainedModel, module: nn.Module) -> bool:
+    """Whether a module's output at one token depends on other tokens (attention, a state space), by its gradient."""
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+
+    def enter(x: Tensor) -> Tensor:
+        entered.append(x.detach().requires_grad_())
+        return entered[-1]
+
+    def leave(x: Tensor) -> None:
+        left.append(x)
+        raise _Enough
+
+    handles = [attach(module, "in", enter), attach(module, "out", leave)]
+    try:
+        with torch.enable_grad(), suppress(_Enough):
+            (hf.base_model or hf)(input_ids=probe_ids(hf), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    (grad,) = torch.autograd.grad(left[0].flatten(0, -2)[-1].sum(), entered)
+    return bool(grad.flatten(0, -2)[:-1].any())
+
+
+def sees_later(hf: PreTrainedModel) -> bool:
+    """Whether another last token changes the states of the tokens before it: an encoder."""
+    ids = probe_ids(hf)
+    other = ids.clone()
+    other[0, -1] = 1 if int(ids[0, -1]) == 0 else 0
+    with torch.no_grad():
+        a, b = ((hf.base_model or hf)(input_ids=x, use_cache=False)[0][0, :-1].double() for x in (ids, other))
+    return bool((a - b).norm() > max(1e-4, 4 * torch.finfo(hf.dtype).eps) * a.norm())
 
 
 def _config_numbers(hf: PreTrainedModel) -> list[float]:
     config = hf.config.get_text_config().to_dict().values()
     return [1.0, *(float(v) for v in config if isinstance(v, float) and v)]
-
-
-def _snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
-    """The measured gain, or the number in the model's config it cannot be told from.
-
-    A gain measured in bf16 carries that type's rounding (a few 1e-4); the config's number does not.
-    """
-    nearest = min(numbers, key=lambda x: abs(x - gain))
-    return nearest if abs(nearest - gain) <= 0.1 * RELATIVE.get(dtype, 1e-5) * abs(gain) else gain

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations.backends.adapters import backend_of
 from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.activations.identities import Check, check, embedding_weight, noise_floor, raise_first
-from verdictscope.activations.measure import measure
+from verdictscope.activations.measure import measure, sees_later
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
 
@@ -196,6 +196,10 @@ def unchecked(
     """Like ``wrap`` without the checks, for tools that report on them."""
     hf.eval()
     config = hf.config.get_text_config()
+    if getattr(config, "is_decoder", None) is False and sees_later(hf):
+        raise InputError(
+            f"{type(hf).__name__} is an encoder here: a token sees later ones; load it with is_decoder=True"
+        )
     stated = getattr(config, "num_attention_heads", None)
     sites = measure(hf, find_modules(hf, overrides), int(stated) if isinstance(stated, int) else 1)
     heads = next((block for block in sites.blocks if block.o is not None), None)

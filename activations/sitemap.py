@@ -96,29 +96,33 @@ class Block:
 
     Attributes:
         block: the layer's module.
-        attn: the token-mixing branch.
-        mlp: the other branch.
-        mid: the module whose input is ``resid_mid``; ``None`` in a parallel block.
-        mixer: the attention module itself, whose output the output projection makes.
+        attn: the token-mixing branch; ``None`` where there is none, or where no one module's output is what it adds.
+        mlp: the other branch, likewise.
+        mid: the module whose input is ``resid_mid``; ``None`` in a parallel block or one of a single branch.
+        mixer: the attention module itself, whose output the output projection makes; ``None`` if it is not named.
         o: the attention output projection, ``None`` where the layer has no softmax attention.
         n_heads: query heads.
         d_head: width of one head at the input of ``o``; ``d_model / n_heads`` only by accident.
         attention: where queries, keys and values are listened to, ``None`` without softmax attention.
         router: the gate of a mixture of experts, ``None`` in a dense layer.
         forms: shape and dtype by site, as measured.
+        missing: why the layer lacks sites of the residual stream's making (``attn_out``, ``mlp_out``, ``resid_mid``).
+        whole: whether the branches there are add up to what the residual stream gains.
     """
 
     block: nn.Module
-    attn: Branch
-    mlp: Branch
+    attn: Branch | None
+    mlp: Branch | None
     mid: nn.Module | None
-    mixer: nn.Module
+    mixer: nn.Module | None
     o: nn.Module | None
     n_heads: int
     d_head: int
     attention: Attention | None = None
     router: Router | None = None
     forms: Mapping[str, Form] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class Place:
     """Where a hook goes: a module's input or output, times ``gain``, cut into ``heads`` if there are any.
 
     Of an output with several parts ``index`` is the one meant. With ``attention`` the place is not a module's input
-    or output but the ``site`` named, inside the attention product.
+    or output but the ``site`` named, inside the attention product. Of a module that runs ``calls`` times a pass the
+    last time is meant.
     """
 
     module: nn.Module
@@ -136,16 +141,18 @@ class Place:
     index: int = 0
     attention: Attention | None = None
     site: str = ""
+    calls: int = 1
 
 
 @dataclass(frozen=True)
 class SiteMap:
-    """Site names to modules."""
+    """Site names to modules; ``final_calls`` says how often the final norm runs in a pass."""
 
     parent: nn.Module
     blocks: tuple[Block, ...]
     ln_final: nn.Module | None
     unembed: nn.Module | None = field(default=None)
+    final_calls: int = 1
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -161,6 +168,8 @@ class SiteMap:
             return Place(block.block, "in")
         if name == "resid_post":
             return Place(block.block, "out")
+        if name in block.missing:
+            raise InputError(f"layer {layer} has no site {name}: {block.missing[name]}; use resid_pre or resid_post")
         if name == "resid_mid":
             if block.mid is None:
                 raise InputError(
@@ -170,14 +179,17 @@ class SiteMap:
             return Place(block.mid, "in")
         if name in ("attn_out", "mlp_out"):
             branch = block.attn if name == "attn_out" else block.mlp
+            assert branch is not None
             return Place(branch.module, "out", branch.gain)
         if name == "z":
             if block.o is None:
-                raise InputError(f"layer {layer} has no softmax attention, so no heads; choose other layers for site z")
+                raise InputError(no_heads(block, layer) + "; choose other layers for site z")
             return Place(block.o, "in", heads=block.n_heads)
         if name == "final_norm":
             # A model without a final norm hands the last block's output to the head as it is.
-            return Place(self.ln_final, "out") if self.ln_final is not None else Place(self.blocks[-1].block, "out")
+            if self.ln_final is None:
+                return Place(self.blocks[-1].block, "out")
+            return Place(self.ln_final, "out", calls=self.final_calls)
         if name == "router":
             if block.router is None:
                 raise InputError(f"layer {layer} has no mixture of experts, so no router; choose other layers")
@@ -226,6 +238,13 @@ class SiteMap:
         return self.blocks[layer].forms[name]
 
 
+def no_heads(block: Block, layer: int) -> str:
+    """Why a layer without a known output projection has no heads."""
+    if block.attention is None:
+        return f"layer {layer} has no softmax attention, so no heads"
+    return f"layer {layer}: the attention output projection is not known, name it with overrides={{'o': PATH}}"
+
+
 @contextmanager
 def _quiet_import() -> Any:
     """TransformerLens sets the transformers logger to ERROR when imported; put back what the user had."""
@@ -257,6 +276,8 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
             f"name the modules with overrides: {', '.join(GLOBAL_ROLES)} from the model's root, "
             f"{', '.join(BLOCK_ROLES)} from a block"
         ) from error
+    if "blocks" not in mapping:
+        raise InputError(f"TransformerLens's adapter of {type(hf).__name__} names no list of blocks; use overrides")
     paths: dict[str, str | None] = {"blocks": mapping["blocks"].name}
     paths |= {role: mapping[role].name for role in ("ln_final", "unembed") if role in mapping}
     if type(hf).__name__.endswith("ForSequenceClassification"):

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from verdictscope.activations.batch import head_logits
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout
+from verdictscope.activations.sitemap import Branch, no_heads
 from verdictscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d
     """
     block = model.sites.blocks[layer]
     if block.o is None:
-        raise InputError(f"layer {layer} has no softmax attention, so no heads")
+        raise InputError(no_heads(block, layer))
     weight = _weight(block.o, block.n_heads * block.d_head)
     return weight.detach().reshape(block.n_heads, block.d_head, -1)
 
@@ -43,7 +44,7 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
     """The output projection's bias, zeros where it has none: the part of its output that no head writes."""
     block = model.sites.blocks[layer]
     if block.o is None:
-        raise InputError(f"layer {layer} has no softmax attention, so no heads")
+        raise InputError(no_heads(block, layer))
     bias = getattr(block.o, "bias", None)
     if bias is not None:
         return bias.detach()
@@ -123,12 +124,28 @@ def post_attention_norm(model: Model, layer: int) -> FinalNorm | None:
     none is.
 
     Raises:
-        InputError: a norm of an unknown form.
+        InputError: a norm of an unknown form, or it is not known what the layer's attention adds.
     """
-    block = model.sites.blocks[layer]
-    if block.attn.module is block.mixer or block.attn.module is block.o:
+    block, branch = model.sites.blocks[layer], _attention_branch(model, layer)
+    if branch.module is block.mixer or branch.module is block.o:
         return None
-    return norm_pieces(block.attn.module, model.d_model)
+    return norm_pieces(branch.module, model.d_model)
+
+
+def _attention_branch(model: Model, layer: int) -> Branch:
+    block = model.sites.blocks[layer]
+    if block.attn is None:
+        raise InputError(f"layer {layer}: {block.missing['attn_out']}, so its heads' shares are not known")
+    return block.attn
+
+
+def attention_gain(model: Model, layer: int) -> float:
+    """What a layer's attention output is multiplied with before it is added to the residual stream.
+
+    Raises:
+        InputError: it is not known what the layer's attention adds.
+    """
+    return _attention_branch(model, layer).gain
 
 
 def norm_pieces(module: nn.Module, d_model: int) -> FinalNorm:
@@ -196,6 +213,7 @@ def unembedding(model: Model) -> Unembedding:
         raise InputError("the model has no unembedding")
     weight = _weight(head, model.d_model).T.detach()
     bias = getattr(head, "bias", None)
+    _check_head_input(model)
     direction = torch.randn(4, model.d_model, generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         slopes = []
@@ -212,6 +230,20 @@ def unembedding(model: Model) -> Unembedding:
     return Unembedding(
         weight if scale == 1.0 else weight * scale, None if bias is None else bias.detach() * scale, capped
     )
+
+
+def _check_head_input(model: Model) -> None:
+    """Raises ``InputError`` unless the head reads the final norm's output and nothing stands between."""
+    from verdictscope.activations.identities import captured, probe_ids
+
+    final, head = model.sites.place("final_norm", model.n_layers - 1), model.sites.unembed
+    assert head is not None
+    wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}
+    with captured(wanted) as values, torch.no_grad():  # type: ignore[arg-type]
+        model.hf(input_ids=probe_ids(model.hf), use_cache=False)
+    normed, read = values[("norm",)], values[("head",)]
+    if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():
+        raise InputError("the head does not read the final norm's output but something made of it; no linear form")
 
 
 def logit_difference(model: Model, log_odds: LogOddsReadout) -> LinearReadout:

@@ -18,7 +18,13 @@ from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, LinearReadout, Model, Pass, Read, Site, forward
 from verdictscope.activations.weights import FinalNorm as Norm
-from verdictscope.activations.weights import final_norm, head_output_bias, head_output_weight, post_attention_norm
+from verdictscope.activations.weights import (
+    attention_gain,
+    final_norm,
+    head_output_bias,
+    head_output_weight,
+    post_attention_norm,
+)
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import effects_frame, mean_effect
@@ -159,8 +165,8 @@ def _attention_shares(
     """Shares of one attention layer's heads and of its biases, before the final norm's factor."""
     weight = head_output_weight(model, layer).double().cpu().numpy()
     bias = head_output_bias(model, layer).double().cpu().numpy()
-    direction = direction * model.sites.blocks[layer].attn.gain
     post = post_attention_norm(model, layer)
+    direction = direction * attention_gain(model, layer)
     factor, constant = np.ones(len(z)), 0.0
     if post is not None:
         # A post-norm divides the summed output by its own size: linear once that size is taken as it was.

@@ -25,7 +25,7 @@ from verdictscope.activations.doctor.passes import (
     repetition_checks,
 )
 from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
-from verdictscope.activations.doctor.report import Diagnosis, Finding, Status, within
+from verdictscope.activations.doctor.report import SITE_MAP, Diagnosis, Finding, within
 from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.errors import InputError
@@ -127,14 +127,14 @@ def _prepared(
     hf: Any, tokenizer: Any, name: str | None, overrides: Overrides | None
 ) -> tuple[Model | None, Finding | None]:
     """The model with its sites measured and not yet checked, or what stands against measuring them."""
-    find_modules(hf, overrides)  # a path that does not exist is wrong input; what follows is a finding
-    status: Status = "silently wrong" if overrides else "error"
+    if overrides:
+        find_modules(hf, overrides)  # a path that does not exist is wrong input; what follows is a finding
     try:
         return unchecked(hf, tokenizer, name=name, overrides=overrides), None
     except InputError as error:
-        return None, Finding("site map", status, detail=str(error))
+        return None, Finding(SITE_MAP, "silently wrong" if overrides else "unsupported", detail=str(error))
     except Exception as error:  # a model that does not run on plain token ids fails in its own way
-        return None, Finding("site map", status, detail=_told(error))
+        return None, Finding(SITE_MAP, "silently wrong" if overrides else "error", detail=_told(error))
 
 
 def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:

@@ -10,10 +10,11 @@ from torch import Tensor
 from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
 from verdictscope.activations.doctor.report import Finding
 from verdictscope.activations.forward import forward
-from verdictscope.activations.identities import RELATIVE, Check, check
+from verdictscope.activations.identities import RELATIVE, Check, by_layer, check
 from verdictscope.activations.model import Model
 from verdictscope.activations.sites import Site
 from verdictscope.activations.weights import (
+    attention_gain,
     final_norm,
     head_output_bias,
     head_output_weight,
@@ -66,20 +67,18 @@ def _parts(model: Model) -> tuple[Tensor, Tensor]:
     """Sum of all parts, and the logit itself, of the last token's most likely next tokens."""
     head, norm = unembedding(model), final_norm(model)
     (ids,) = random_sequences(model, [21], seed=5)
-    has_heads = tuple(i for i, b in enumerate(model.sites.blocks) if b.o is not None)
-    no_heads = tuple(i for i in range(model.n_layers) if i not in has_heads)
-    sites = {
-        "embed": Site("resid_pre", 0),
-        "mlp": Site("mlp_out"),
-        "last": Site("resid_post", -1),
-        "final": Site("final_norm"),
-    }
+    blocks = list(enumerate(model.sites.blocks))
+    if partly := [i for i, b in blocks if not b.whole]:
+        raise InputError(f"layers {partly}: what the branches add to the residual stream is not known")
+    has_heads = tuple(i for i, b in blocks if b.o is not None)
+    layers = {"mlp": [i for i, b in blocks if b.mlp], "mixers": [i for i, b in blocks if b.attn and b.o is None]}
+    sites = {"embed": Site("resid_pre", 0), "last": Site("resid_post", -1), "final": Site("final_norm")}
     sites |= {f"z{layer}": Site("z", layer) for layer in has_heads}
-    sites |= {"mixers": Site("attn_out", no_heads)} if no_heads else {}
+    sites |= {key: Site(name, layers[key]) for key, name in (("mlp", "mlp_out"), ("mixers", "attn_out")) if layers[key]}
     reads = {key: site @ "last" for key, site in sites.items()}
     done = forward(model, [as_rollout("s", ids)], list(reads.values()), logits_at="last")
     value = {key: done.values[read].double()[:, 0] for key, read in reads.items()}
-    parts = [value["embed"], value["mlp"], value.get("mixers", value["embed"][:0])]
+    parts = [value[key] for key in ("embed", "mlp", "mixers") if key in value]
     parts += [_head_parts(model, layer, value[f"z{layer}"][0]) for layer in has_heads]
     every = torch.cat(parts)
     stream = value["last"][0]
@@ -113,7 +112,7 @@ def _head_parts(model: Model, layer: int, z: Tensor) -> Tensor:
         parts = post.centre(parts) * post.inv_scale(whole) * post.gain.double().cpu()
         if post.bias is not None:
             parts = torch.cat([parts, post.bias.double().cpu()[None]])
-    return parts * model.sites.blocks[layer].attn.gain
+    return parts * attention_gain(model, layer)
 
 
 def weight_checks(model: Model) -> Iterator[Finding]:
@@ -139,16 +138,21 @@ def _each_head_weight(model: Model) -> None:
 def reference_states(model: Model) -> Iterator[Finding]:
     """What ``forward`` reads against Hugging Face's ``output_hidden_states``, the last of which is behind the norm."""
     (ids,) = random_sequences(model, [24], seed=6)
-    reads = [Site("resid_pre") @ "all", Site("final_norm") @ "all", Site("resid_post", -1) @ "all"]
+    reads = [
+        Site(name, layer) @ "all" for name, layer in (("resid_pre", None), ("final_norm", None), ("resid_post", -1))
+    ]
+    first = Site("resid_post", 0) @ "all"
+    reads += [first] if first not in reads else []
     done = forward(model, [as_rollout("s", ids)], reads)
     with torch.no_grad():
         call = {"input_ids": torch.tensor([ids], device=model.device), "use_cache": False}
         told = model.hf(**call, output_hidden_states=True).hidden_states
-    told = [h[0].float().cpu() for h in told]
+    states, final = by_layer([h[0].float().cpu() for h in told], done.values[first][0].float())
     mine = [*done.values[reads[0]].float(), done.values[reads[1]][0].float()]
-    errors = [float(difference(a, b).max()) for a, b in zip(mine, told, strict=True)]
+    pairs = zip(mine, [*states, final], strict=True)
+    errors = [0.0 if b is None else float(difference(a, b).max()) for a, b in pairs]
     worst = max(range(len(errors)), key=errors.__getitem__)
-    apart = float(difference(done.values[reads[2]][0].float(), told[-1]).max())
+    apart = float(difference(done.values[reads[2]][0].float(), final).max())
     pre = (
         "resid_post of the last layer differs from hidden_states[-1]"
         if apart > 8 * model.noise_floor

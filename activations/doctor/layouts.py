@@ -111,7 +111,10 @@ def decoded(model: Model, ids: Ids, steps: int) -> Seen:
     for start, stop in zip(cuts, cuts[1:], strict=False):
         kept: dict[tuple[str, int], Tensor] = {}
         with torch.no_grad(), reading(model, _keepers(kept)):
-            out = model.hf(input_ids=tokens[:, start:stop], past_key_values=cache, use_cache=True)
+            call = {"input_ids": tokens[:, start:stop], "past_key_values": cache, "use_cache": True}
+            if takes_positions(model):  # as generate does: some families cannot count what a cache holds
+                call["position_ids"] = torch.arange(start, stop, device=model.device)[None]
+            out = model.hf(**call)
         cache = out.past_key_values
         parts.append(_stacked(model, kept)[:, 0])
         if model.sites.unembed is not None:

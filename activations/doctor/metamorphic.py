@@ -90,7 +90,7 @@ def _observe(model: Model, layer: int) -> Values:
     """Everything about a layer that a change may move: sites, head effects, logits, as the package reads them."""
     (ids,) = random_sequences(model, [20], seed=9)
     block = model.sites.blocks[layer]
-    names = ["attn_out", "mlp_out", "resid_post"]
+    names = ["resid_post", *(n for n, branch in (("attn_out", block.attn), ("mlp_out", block.mlp)) if branch)]
     names += ["z"] if block.o is not None else []
     names += ["q", "v", "pattern"] if block.attention is not None else []
     reads = {name: Site(name, layer) @ "all" for name in names}

@@ -80,9 +80,9 @@ def _comparable(model: Model, site: str, layer: int) -> bool:
         return block.o is not None
     named = find_modules(model.hf).blocks[layer]
     if site == "attn_out":
-        return block.attn.gain == 1.0 and block.attn.module is named.get("attn")
+        return block.attn is not None and block.attn.gain == 1.0 and block.attn.module is named.get("attn")
     if site == "mlp_out":
-        return block.mlp.gain == 1.0 and block.mlp.module is named.get("mlp")
+        return block.mlp is not None and block.mlp.gain == 1.0 and block.mlp.module is named.get("mlp")
     return True
 
 

@@ -21,6 +21,10 @@ STATUSES: dict[str, str] = {
 """What each status means."""
 
 
+SITE_MAP = "site map"
+"""The check without which there are no others: where the sites are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check.
@@ -75,8 +79,15 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is silently wrong and no check failed to finish."""
-        return not any(f.status in ("silently wrong", "error") for f in self.findings)
+        """Whether the model is read at all, nothing is silently wrong and no check failed to finish."""
+        return not self.not_well
+
+    @property
+    def not_well(self) -> list[str]:
+        """Names of the checks that speak against reading this model."""
+        bad = [f for f in self.findings if f.status in ("silently wrong", "error")]
+        bad += [f for f in self.findings if f.check == SITE_MAP and f.status == "unsupported"]
+        return [f.check for f in bad]
 
     @property
     def worst_identity(self) -> float:
@@ -121,8 +132,7 @@ class Diagnosis:
         width = max((len(f.check) for f in self.findings), default=0)
         for f in self.findings:
             lines.append(f"{f.status:<14}  {f.check:<{width}}  {_numbers(f)}  {f.detail}".rstrip())
-        wrong = [f.check for f in self.findings if f.status in ("silently wrong", "error")]
-        lines += ["", "all well" if not wrong else f"not well: {'; '.join(wrong)}"]
+        lines += ["", "all well" if self.ok else f"not well: {'; '.join(self.not_well)}"]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

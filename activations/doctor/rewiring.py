@@ -148,6 +148,8 @@ def feeding(
         stack.callback(wanted(keep).remove)  # type: ignore[attr-defined]
         with torch.enable_grad(), suppress(_Heard):
             model.hf.base_model(input_ids=probe_ids(model.hf), use_cache=False)
+    if not outputs or not values:
+        return {}
     found: dict[nn.Module, list[Features]] = {}
     generator = torch.Generator().manual_seed(0)
     for part in parts:
@@ -257,10 +259,30 @@ def neuron_features(model: Model, layer: int, neurons: tuple[int, int]) -> tuple
     downs = [m for m in ran if rows(m).shape[0] == model.d_model]
     if not downs or block.router is not None:
         raise InputError("the MLP of this layer is no chain of plain projections (experts, or packed weights)")
-    down = downs[-1]
-    first = [m for m in ran if m is not down]
     parts = [lambda x, n=n: x[..., n] for n in neurons]
-    found = separate(feeding(model, first, partial(attach, down, "in"), parts))
-    if not found:
-        raise InputError("no projection was found that feeds single MLP neurons")
-    return down, found
+    for down in reversed(downs):
+        first = [m for m in ran if m is not down]
+        found = separate(feeding(model, first, partial(attach, down, "in"), parts))
+        if found and _exchanged(model, down, found, neurons):
+            return down, found
+    raise InputError("no projection was found that feeds single MLP neurons, and nothing else does")
+
+
+def _exchanged(model: Model, down: nn.Module, found: dict[nn.Module, list[Features]], neurons: tuple[int, int]) -> bool:
+    """Whether swapping the features swaps the neurons: not so where something else acts neuron by neuron as well."""
+    seen: list[Tensor] = []
+
+    def look() -> None:
+        handle = attach(down, "in", lambda x: seen.append(x.detach().clone()))
+        with torch.no_grad():
+            model.hf.base_model(input_ids=probe_ids(model.hf), use_cache=False)
+        handle.remove()
+
+    look()
+    with undone() as undo:
+        for module, (a, b) in found.items():
+            swap_rows(module, a, b, undo)
+        look()
+    there, back = list(neurons), list(reversed(neurons))
+    before, after = seen[0][..., there].double(), seen[1][..., back].double()
+    return bool((before - after).norm() <= 8 * torch.finfo(model.dtype).eps * before.norm())

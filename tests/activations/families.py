@@ -46,6 +46,8 @@ SIZES: dict[str, Any] = {
     "num_local_experts": 4,
     "n_routed_experts": 4,
     "moe_num_experts": 4,
+    "moe_k": 2,
+    "num_experts_per_token": 2,
     "num_experts_per_tok": 2,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -85,8 +87,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Qwen3_5ForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "Qwen3_5MoeForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "GPTNeoForCausalLM": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 8},
-    "DeepseekV3ForCausalLM": {"num_key_value_heads": 4},
-    "DeepseekV2ForCausalLM": {"num_key_value_heads": 4},
+    "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2, "topk_group": 1, "n_group": 1},
+    "BambaForCausalLM": {"attn_layer_indices": [1]},
+    "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "HunYuanDenseV1ForCausalLM": {"head_dim": 8},
+    "Zamba2ForCausalLM": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention"]},
+    "BertLMHeadModel": {"is_decoder": True},
+    "NemotronForCausalLM": {"head_dim": 8, "num_key_value_heads": 2},
+    "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "GraniteMoeHybridForCausalLM": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "GraniteForCausalLM": {"residual_multiplier": 0.22, "logits_scaling": 4.0, "embedding_multiplier": 3.0},
     "GraniteMoeForCausalLM": {"residual_multiplier": 0.22, "logits_scaling": 4.0, "embedding_multiplier": 3.0},
     "Gemma2ForCausalLM": {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
@@ -106,8 +116,7 @@ def listed() -> list[str]:
 def build(name: str) -> hf.PreTrainedModel:
     """A tiny model of the family; norms, gains and biases random too."""
     kind = getattr(hf, name)
-    made = kind.config_class
-    config = made(**_small(made, SPECIAL.get(name, {})))
+    config = small_config(kind.config_class, SPECIAL.get(name, {}))
     torch.manual_seed(sum(map(ord, name)))
     model = hf.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -117,14 +126,37 @@ def build(name: str) -> hf.PreTrainedModel:
     return model
 
 
+def small_config(kind: type[hf.PretrainedConfig], special: dict[str, Any]) -> hf.PretrainedConfig:
+    """A family's own default config, shrunk; the configs inside it (text, vision, audio) too."""
+    given = _small(kind, special)
+    try:
+        return kind(**given)
+    except AttributeError as error:  # some derive the kinds of their layers from other keys
+        if "no setter" not in str(error):
+            raise
+        return kind(**{key: value for key, value in given.items() if not key.startswith("layer")})
+
+
 def _small(kind: type[hf.PretrainedConfig], special: dict[str, Any]) -> dict[str, Any]:
+    inner = {key: part for key, part in (getattr(kind, "sub_configs", None) or {}).items() if isinstance(part, type)}
+    parts = {key: small_config(part, {}) for key, part in inner.items() if part is not hf.AutoConfig}
     default = kind()
     names = {old: new for new, old in (getattr(kind, "attribute_map", None) or {}).items()}
     known = set(copy.deepcopy(default).to_dict()) | set(names)
     given = {key: value for key, value in SIZES.items() if key in known}
-    given = {k: v for k, v in given.items() if getattr(default, k, None) is not None or k in ("pad_token_id",)}
+    given = {k: v for k, v in given.items() if _default(default, k) is not None or k in ("pad_token_id",)}
+    if "kv_lora_rank" in known:  # latent attention: keys are made per query head, and a head is two parts
+        given |= {"num_key_value_heads": 4} if "num_key_value_heads" in known else {}
+        given |= {"head_dim": SIZES["qk_rope_head_dim"]} if "head_dim" in given else {}
     types = getattr(default, "layer_types", None)
-    if isinstance(types, list):
+    if isinstance(types, list) and "layers_block_type" not in special:
         picked = list(dict.fromkeys(types))
         given["layer_types"] = (picked * 3)[:3]
-    return given | special
+    return given | parts | special
+
+
+def _default(config: hf.PretrainedConfig, key: str) -> Any:
+    try:
+        return getattr(config, key, None)
+    except Exception:  # a key that differs between layers and says so
+        return True

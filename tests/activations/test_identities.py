@@ -7,7 +7,10 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_models import MORE, PARALLEL, hf_model, wrapped
+import transformers
+from families import build
+from tiny_models import CONFIGS, MORE, PARALLEL, hf_model, wrapped
+from transformers import BertConfig, BertLMHeadModel
 
 from verdictscope.activations import Model, Site, forward, head_output_weight, load, unembedding, wrap
 from verdictscope.activations.identities import check, raise_first
@@ -134,6 +137,58 @@ def test_complete_overrides_need_no_adapter():
     }
     assert wrap(hf, overrides=paths).checks
     type(hf).__name__ = "LlamaForCausalLM"
+
+
+def test_layers_that_do_not_add_up_keep_their_residual_stream(rollouts):
+    """A post-norm OPT norms its stream between the branches: there are states and heads, and no branch outputs."""
+    config = CONFIGS["opt"]()
+    config.do_layer_norm_before = False
+    torch.manual_seed(0)
+    model = wrap(transformers.AutoModelForCausalLM.from_config(config).eval())
+    assert forward(
+        model, rollouts[:1], [Site("resid_post") @ "all", Site("z") @ "last", Site("pattern") @ "last"]
+    ).values
+    for name in ("attn_out", "mlp_out"):
+        with pytest.raises(InputError, match=f"no site {name}: no named module"):
+            forward(model, rollouts[:1], [Site(name) @ "last"])
+
+
+def test_blocks_of_one_branch_say_which():
+    """NemotronH's blocks are one mixer or one MLP, under one name; Mamba's a state space."""
+    model = wrap(build("NemotronHForCausalLM"))
+    kinds = [(block.attn is not None, block.mlp is not None) for block in model.sites.blocks]
+    assert set(kinds) == {(True, False), (False, True)}
+    mamba = wrap(build("MambaForCausalLM"))
+    assert all(block.attn and not block.mlp and block.whole for block in mamba.sites.blocks)
+    with pytest.raises(InputError, match="one branch only"):
+        mamba.sites.place("resid_mid", 1)
+    with pytest.raises(InputError, match="no softmax attention"):
+        mamba.sites.place("z", 1)
+
+
+def test_a_norm_that_runs_twice_is_read_the_last_time(rollouts):
+    model = wrap(build("NanoChatForCausalLM"))
+    assert model.sites.final_calls == 2
+    read = Site("final_norm") @ "all"
+    mine = forward(model, rollouts[:1], [read]).values[read][0]
+    with torch.no_grad():
+        told = model.hf(input_ids=torch.tensor([rollouts[0].ids]), output_hidden_states=True).hidden_states[-1][0]
+    assert torch.equal(mine, told)
+
+
+def test_what_is_no_decoder_or_has_several_streams_is_refused():
+    config = BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    with pytest.raises(InputError, match="encoder"):
+        wrap(BertLMHeadModel(config).eval())
+    with pytest.raises(InputError, match="one residual stream"):
+        wrap(build("DeepseekV4ForCausalLM"))
+    with pytest.raises(InputError, match="no list of blocks"):
+        wrap(build("HrmTextForCausalLM"))
+
+
+def test_a_head_with_a_transform_of_its_own_has_no_linear_form():
+    with pytest.raises(InputError, match="no linear form"):
+        unembedding(wrap(build("ModernBertDecoderForCausalLM")))
 
 
 def test_unknown_architectures_say_what_to_do():

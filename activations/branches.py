@@ -1,0 +1,158 @@
+"""Which of a block's modules carry its branches into the residual stream, and with what gain.
+
+Decided by what was measured in one short random pass, never by family: a block may be sequential, parallel, or have one
+branch only. Where no module's output times one number is what the stream gains, the layer goes without ``attn_out`` or
+``mlp_out`` and says why; its residual sites stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verdictscope.activations.identities import RELATIVE, compare
+
+Values = Mapping[tuple[str, str], Tensor]
+Carrier = tuple[str, float]
+"""The role of the module that carries a branch, and the gain."""
+
+UNKNOWN = {
+    "attn_out": "no named module's output is what attention (or another mixer) adds to the residual stream",
+    "mlp_out": "no named module's output is what the MLP adds to the residual stream",
+    "resid_mid": "no named module reads the residual stream between its branches",
+}
+CARRIERS = frozenset({"ln1_post", "attn", "o", "ln2_post", "mlp", "mlp_out", "ln2"})
+SINGLE = "the layer has one branch only"
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a block adds to the residual stream.
+
+    Attributes:
+        attn: what carries the token-mixing branch, if it is known.
+        mlp: what carries the other.
+        mid: the role whose input is the stream between the two.
+        missing: why the block lacks a site.
+        single: the one branch of a block that has no second; which of the two it is, is not known yet.
+        whole: whether the branches add up to what the stream gains.
+    """
+
+    attn: Carrier | None = None
+    mlp: Carrier | None = None
+    mid: str | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    single: Carrier | None = None
+    whole: bool = True
+
+
+def decompose(values: Values, roles: Sequence[str], given: frozenset[str], dtype: torch.dtype) -> Found:
+    """Finds the branches of one block.
+
+    Args:
+        values: inputs and outputs of its modules by (role, ``"in"`` or ``"out"``), and of the block itself.
+        roles: the roles that are there.
+        given: roles the user named: these carry their branch or nothing does, and ``check`` says so.
+        dtype: of the model.
+    """
+    pre, post = values["block", "in"], values["block", "out"]
+    attns = _outermost(("ln1_post", "attn", "o"), ("ln2", "ln1"), roles, given)
+    mlps = _outermost(("ln2_post", "mlp", "mlp_out"), (), roles, given)
+    mids = [r for r in ("ln2", "mlp", "mlp_in") if r in roles and values[r, "in"].shape == pre.shape]
+    mids = ["ln2"] if "ln2" in given else mids
+    partial: Found | None = None
+    for mid in mids:
+        middle = values[mid, "in"]
+        attn = fit(values, attns, middle - pre, middle, dtype)
+        mlp = fit(values, mlps, post - middle, post, dtype)
+        if attn and mlp:
+            return Found(attn, mlp, mid)
+        moved = not torch.equal(middle, pre)
+        if partial is None and (attn or (mlp and moved)):
+            gone = {"attn_out": UNKNOWN["attn_out"]} if not attn else {"mlp_out": UNKNOWN["mlp_out"]}
+            partial = Found(attn, mlp, mid, gone, whole=False)
+    if _mlp_reads_block_input(values) and (both := _fit_two(values, attns, mlps, post - pre, post, dtype)):
+        return Found(*both)
+    single = fit(values, [*attns, *mlps], post - pre, post, dtype)
+    if given & CARRIERS and not (single and not (attns and mlps)):
+        return _as_told(attns, mlps, mids)
+    if partial is not None:
+        return partial
+    return Found(single=single) if single else Found(missing=UNKNOWN, whole=False)
+
+
+def _as_told(attns: Sequence[str], mlps: Sequence[str], mids: Sequence[str]) -> Found:
+    """What the user named, though it does not add up: the identities tell by how much."""
+    attn, mlp = ((names[0], 1.0) if names else None for names in (attns, mlps))
+    found = {"attn_out": attn, "mlp_out": mlp}
+    missing = {site: UNKNOWN[site] for site, carrier in found.items() if carrier is None}
+    return Found(attn, mlp, mids[0] if mids and attn and mlp else None, missing)
+
+
+def _outermost(order: Sequence[str], others: Sequence[str], roles: Sequence[str], given: frozenset[str]) -> list[str]:
+    """Roles that may carry a branch, the outermost first; only the first if the user had a say in it.
+
+    ``others`` come last: norms that a family puts behind its branch under the name of one before.
+    """
+    found = [role for role in order if role in roles]
+    if given & set(order):
+        return found[:1]
+    return found + [role for role in others if role in roles and not given]
+
+
+def fit(values: Values, among: Sequence[str], gained: Tensor, total: Tensor, dtype: torch.dtype) -> Carrier | None:
+    """The first role whose output, times one number, is what was gained, and that number by least squares."""
+    for role in among:
+        out = values[role, "out"]
+        if out.shape != gained.shape or bool(out.any()) != bool(gained.any()):
+            continue  # what gains nothing from a branch that says something is not its sum: a parallel block
+        if not out.any():
+            return role, 1.0
+        gain = float((out * gained).sum() / out.pow(2).sum())
+        if compare("", "", None, [total - gained, gain * out], total, dtype).ok:
+            return role, gain
+    return None
+
+
+def _mlp_reads_block_input(values: Values) -> bool:
+    """Whether the MLP is fed by a norm of the block's own input: a parallel block.
+
+    The sum of branches alone cannot tell: it is the same in a sequential block.
+    """
+    fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
+    norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
+    return fed is not None and any(torch.equal(values[r, "out"], fed) for r in norms)
+
+
+def _fit_two(
+    values: Values,
+    attns: Sequence[str],
+    mlps: Sequence[str],
+    gained: Tensor,
+    total: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Carrier, Carrier] | None:
+    """The same for a parallel block: two branches, two numbers."""
+    for a in attns:
+        for m in mlps:
+            if values[a, "out"].shape != gained.shape or values[m, "out"].shape != gained.shape:
+                continue
+            columns = torch.stack([values[a, "out"].flatten(), values[m, "out"].flatten()], dim=1)
+            gains = torch.linalg.lstsq(columns, gained.flatten()[:, None]).solution[:, 0].tolist()
+            gains = [g if column.any() else 1.0 for g, column in zip(gains, columns.T, strict=True)]
+            parts = [total - gained, gains[0] * values[a, "out"], gains[1] * values[m, "out"]]
+            if compare("", "", None, parts, total, dtype).ok:
+                return (a, gains[0]), (m, gains[1])
+    return None
+
+
+def snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
+    """The measured gain, or the number in the model's config it cannot be told from.
+
+    A gain measured in bf16 carries that type's rounding (a few 1e-4); the config's number does not.
+    """
+    nearest = min(numbers, key=lambda x: abs(x - gain))
+    return nearest if abs(nearest - gain) <= 0.1 * RELATIVE.get(dtype, 1e-5) * abs(gain) else gain
