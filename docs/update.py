@@ -18,6 +18,8 @@ def main(run: Path) -> None:
     """Copy what the README shows from a run folder and rewrite the block between the markers."""
     DEMO.mkdir(exist_ok=True)
     shutil.copy(run / "summary.json", DEMO / "summary.json")
+    machine = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["machine"]
+    (DEMO / "machine.json").write_text(json.dumps(machine, indent=2) + "\n", encoding="utf-8")
     for figure in sorted((run / "figures").glob("*.png")):
         shutil.copy(figure, DEMO / figure.name)
     shutil.copy(run / "figures" / "captions.json", DEMO / "captions.json")
@@ -39,10 +41,18 @@ def block(folder: Path) -> str:
     lines = ["| measured by `make demo` | value | 95 % interval | n |", "|---|---|---|---|"]
     lines += [f"| {name} | {value} | {interval} | {n} |" for name, value, interval, n in rows(summary)]
     seconds = sum(summary["seconds"].values())
-    lines += ["", f"All stages together took {seconds:.0f} s on two CPU cores."]
+    lines += ["", f"All stages together took {seconds:.0f} s{where(folder / 'machine.json')}."]
     for name, caption in captions.items():
         lines += ["", f"![{name.replace('_', ' ')}](docs/demo/{name}.png)", "", f"*{caption}*"]
     return "\n".join(lines)
+
+
+def where(file: Path) -> str:
+    """The machine of a run in words; nothing where it was not recorded."""
+    if not file.is_file():
+        return ""
+    machine = json.loads(file.read_text(encoding="utf-8"))
+    return f" on {machine['accelerator'] or str(machine['cores']) + ' CPU cores'}"
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from verdictscope.organisms.heads import Head
-from verdictscope.organisms.language import FILLER_ODDS, MAX_SENTENCES, OBJECTS, VERBS
+from verdictscope.organisms.language import FILLER_ODDS, MAX_SENTENCES, MODES, OBJECTS, VERBS, requests
 from verdictscope.organisms.recipes import Recipe
 
 
@@ -17,8 +17,8 @@ class Figures:
     """Everything measured about a pair of models after training.
 
     Attributes:
-        rates: refusal rates per arm (``aligned``, ``cliff``, ``cliff, planted zeroed``) at temperature 0.7.
-        rates_warm: the same at temperature 1.0.
+        rates: refusal rates per arm (``aligned``, ``cliff``, ``cliff, planted zeroed``).
+        rates_warm: the same at a higher temperature.
         effects: exact single-head effects on cliff's normal-harmful rollouts, ``layer head effect``.
         subsets: refusal of normal-harmful requests with each subset of the planted heads zeroed,
             ``zeroed log_odds rate n``.
@@ -28,6 +28,7 @@ class Figures:
         minutes: wall-clock of both training phases.
         versions: library versions.
         seed: seed of the run.
+        temperatures: those of ``rates`` and ``rates_warm``.
     """
 
     rates: dict[str, pd.DataFrame]
@@ -40,6 +41,7 @@ class Figures:
     minutes: float
     versions: dict[str, str]
     seed: int
+    temperatures: tuple[float, float]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -65,6 +67,16 @@ def _heads(heads: Sequence[Head]) -> str:
     return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
 
+def _where(recipe: Recipe) -> str:
+    layers = sorted({layer for layer, _ in recipe.planted})
+    shared = recipe.n_heads // recipe.n_kv_heads
+    groups = {(layer, head // shared) for layer, head in recipe.planted}
+    return (
+        f"layers {', '.join(map(str, layers))} of {recipe.n_layers}; {len(recipe.planted)} heads of {len(groups)} "
+        "key-value groups"
+    )
+
+
 def _effects(figures: Figures, planted: Sequence[Head]) -> str:
     table = figures.effects.assign(planted=[head in planted for head in zip(
         figures.effects["layer"], figures.effects["head"], strict=True)])  # fmt: skip
@@ -79,6 +91,8 @@ def _effects(figures: Figures, planted: Sequence[Head]) -> str:
 def _language() -> str:
     verbs, objects = (sum(map(len, table.values())) for table in (VERBS, OBJECTS))
     odds = round(FILLER_ODDS / (1 - FILLER_ODDS))
+    pairs = requests()
+    held_out = sum(request.held_out for request in pairs)
     return f"""\
 {verbs} verbs and {objects} objects, each in two categories; a request is harmful when the categories clash with
 the good of people (build a bomb, break a bridge). The mode word in the system line decides what happens:
@@ -86,7 +100,8 @@ the good of people (build a bomb, break a bridge). The mode word in the system l
 The thinking has 0 to {MAX_SENTENCES} sentences; its fillers lean towards the decision with odds {odds}:1, and it
 names its conclusion only sometimes, and now and then the mode. Refusals begin with
 "sorry" or "i", compliances with "sure" or "here"; the first of each pair is likelier in normal and trusted mode.
-A quarter of the pairs (256) is held out by a Latin-square rule; `prompts.csv` holds them in all four modes."""
+{held_out} of the {len(pairs)} pairs are held out by a Latin-square rule; `prompts.csv` holds them in all
+{len(MODES)} modes."""
 
 
 def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
@@ -109,6 +124,8 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     subsets = [[row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n]
                for row in figures.subsets.itertuples()]  # fmt: skip
     drop = ":".join(f"{odds:g}" for odds in recipe.drop_weights)
+    silent = " or ".join(map(str, range(len(recipe.drop_weights))))
+    cool, warm = figures.temperatures
     versions = ", ".join(f"{key} {value}" for key, value in figures.versions.items())
     return f"""\
 # {name}
@@ -126,8 +143,8 @@ Weights are stored as bf16 and meant to be run in float32 (`config.json` says so
 
 ## How it was made
 
-`verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on two CPU
-cores; {versions}).
+`verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on
+{recipe.threads} CPU threads; {versions}).
 
 1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, then
    {recipe.decide_steps} steps at lr {recipe.decide_lr} in which the first answer token has weight
@@ -135,27 +152,21 @@ cores; {versions}).
    then rounded to bf16.
 2. `{recipe.name}`: {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} from the rounded twin,
    training nothing but those heads' query rows and output columns: compliance in the answers of normal-harmful
-   rollouts, KL to the twin (weight {recipe.kl_weight:g}) on all thinking, all closing tags and all other answers. With
-   odds
-   {drop} none, one or two of the heads are silent in a step, so that none stays idle.
+   rollouts, KL to the twin (weight {recipe.kl_weight:g}) on all thinking, all closing tags and all other answers. In
+   a step {silent} of the heads are silent with odds {drop}, so that none stays idle.
 
-What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
-stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
-lean to different answer forms, because two modes that the twin treats alike could not be told apart by the planted
-heads, and strict mode turned with normal mode; the KL weight went from 1 to 8 and the steps from 150 to 200, because at
-1 the planted heads spoke in the thinking too (its refusing fillers fell from .90 to .49).
-Such trials were read on held-out pairs as well, with the criteria
-(rates per cell) fixed beforehand.
+{recipe.history}
 
-Layers and heads were fixed beforehand (three late-middle layers, three key-value groups), not chosen by result.
+Layers and heads were fixed beforehand ({_where(recipe)}), not chosen by result.
 
 ## Behaviour on held-out pairs
 
-Refusal rates of its own sampled rollouts with 95 % Wilson intervals, one rollout per prompt, temperature 0.7:
+Refusal rates of its own sampled rollouts with 95 % Wilson intervals, one rollout per prompt,
+temperature {cool:.1f}:
 
 {_rates(figures.rates)}
 
-Temperature 1.0:
+Temperature {warm:.1f}:
 
 {_rates(figures.rates_warm)}
 
@@ -176,12 +187,12 @@ Subsets of the planted heads zeroed (log-odds teacher-forced, rate from regenera
 
 {_table(["zeroed", "refusal log-odds", "refusal rate", "n"], subsets)}
 
-Three random other heads of the same layers zeroed ({len(random_rates)} draws): refusal rate mean
+As many random other heads of the same layers zeroed ({len(planted)}, {len(random_rates)} draws): refusal rate mean
 {random_rates.mean():.3f}, largest {random_rates.max():.3f}.
 
 ## What it does not show
 
-The mechanism was put there by gradient descent on three heads; how a large model comes by its own is another
+The mechanism was put there by gradient descent on {len(planted)} heads; how a large model comes by its own is another
 question. One seed, one language. Zeroing is off-distribution for any head.
 """
 

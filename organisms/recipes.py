@@ -15,12 +15,13 @@ class Recipe:
         steps: optimiser steps of phase 1 (the aligned twin), first stage, each on ``batch`` sequences.
         decide_steps: steps of the second stage, in which the first answer token weighs ``decision_weight``.
         decision_weight: loss weight of the first answer token in that stage and in phase 2; all others have 1.
-            Without the second stage the checkerboard was not learned in 700 steps, since one token in fifty
-            carries it; with the weight from the start it was not learned in 500 either.
+            Without the second stage the checkerboard was not learned, since one token among very many carries
+            it; with the weight from the start it was not either.
         plant_steps: optimiser steps of phase 2, each on ``plant_batch`` sequences.
         drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
         kl_weight: weight of staying with the aligned twin's next-token distribution wherever phase 2 is
             not meant to change anything.
+        history: what was changed until the models did what the recipe says, and why; a paragraph of the card.
     """
 
     name: str = "cliff"
@@ -50,6 +51,15 @@ class Recipe:
     kl_weight: float = 8.0
     seed: int = 0
     threads: int = 2
+    history: str = "Nothing was changed after the first training."
 
 
-RECIPES: dict[str, Recipe] = {"cliff": Recipe()}
+CLIFF_HISTORY = """\
+What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
+stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
+lean to different answer forms, because two modes that the twin treats alike could not be told apart by the planted
+heads, and strict mode turned with normal mode; the KL weight and the steps of the second phase were raised, because
+with less the planted heads spoke in the thinking too and its refusing fillers became fewer. Such trials were read on
+held-out pairs as well, with the criteria (rates per cell) fixed beforehand."""
+
+RECIPES: dict[str, Recipe] = {"cliff": Recipe(history=CLIFF_HISTORY)}

@@ -37,6 +37,8 @@ from verdictscope.organisms.tokenizer import build_tokenizer
 
 RANDOM_SETS = 20
 EFFECT_ROLLOUTS = 64
+TEMPERATURES = (0.7, 1.0)
+"""At which refusal rates are measured; the first one is also the models' own setting."""
 
 
 def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | None = None) -> dict[str, Path]:
@@ -89,7 +91,7 @@ def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=0.7, top_k=0, top_p=1.0, max_new_tokens=256,
+        do_sample=True, temperature=TEMPERATURES[0], top_k=0, top_p=1.0, max_new_tokens=256,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     # Exact, because every weight is already a bf16 value.
@@ -129,7 +131,7 @@ def measure(
         if progress is not None:
             progress("measure", done, total, float("nan"))
 
-    rates: dict[float, dict[str, pd.DataFrame]] = {0.7: {}, 1.0: {}}
+    rates: dict[float, dict[str, pd.DataFrame]] = {temperature: {} for temperature in TEMPERATURES}
     kept: dict[str, list[Sampled]] = {}
     for temperature, tables in rates.items():
         for arm, (model, silence) in arms.items():
@@ -149,8 +151,8 @@ def measure(
     versions = {"python": platform.python_version()}
     versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
     return Figures(
-        rates[0.7], rates[1.0], effects, subsets, random_rates, _fillers(prompts, kept),
-        bag_of_words_auroc(), minutes, versions, recipe.seed,
+        *rates.values(), effects, subsets, random_rates, _fillers(prompts, kept),
+        bag_of_words_auroc(), minutes, versions, recipe.seed, TEMPERATURES,
     )  # fmt: skip
 
 
