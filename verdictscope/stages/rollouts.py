@@ -42,7 +42,7 @@ def select_prompts(study: Study) -> pd.DataFrame:
     missing = sorted(needed - set(prompts.columns))
     if missing:
         raise InputError(f"{section.file} has no column {missing[0]!r}: the study's cells, target or control need it")
-    for column in run.study.transfer.by:
+    for column in study.transfer.by:
         if column not in prompts.columns:
             raise InputError(f"{section.file} has no column {column!r} for transfer.by: name another, or none (by=[])")
     if section.limit is not None:
