@@ -3,8 +3,9 @@
 if __name__ != "verdictscope.rollouts":
     raise ImportError("import this room as verdictscope.rollouts: the bare folder name is not a package")
 
+from verdictscope.rollouts.continued import continue_rollouts, prolong
 from verdictscope.rollouts.discover import find_markers
-from verdictscope.rollouts.forced import cut, until_answer
+from verdictscope.rollouts.forced import Forcer, cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.pieces import pieces
@@ -32,6 +33,7 @@ __all__ = [
     "SEGMENTS",
     "Design",
     "Finish",
+    "Forcer",
     "Imported",
     "Markers",
     "RenderedPrompt",
@@ -41,6 +43,7 @@ __all__ = [
     "Span",
     "answer_text",
     "cells",
+    "continue_rollouts",
     "cut",
     "design",
     "duplicate_report",
@@ -54,6 +57,7 @@ __all__ = [
     "merge_groups",
     "near_duplicates",
     "pieces",
+    "prolong",
     "read_parquet",
     "read_prompts",
     "render_messages",

@@ -154,12 +154,40 @@ def _around(text: str, heads: Sequence[str]) -> Texts | None:
     return opener, closer
 
 
-def _counterpart(opener: str, forms: Sequence[tuple[str, str]]) -> str | None:
-    return next((m.expand(closer) for form, closer in forms if (m := re.fullmatch(form, opener))), None)
+def reasoned_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+    """What the template prints before a message's reasoning (up to the message), and between it and the answer.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+    """
+    question = {"role": "user", "content": _ASK}
+    for switches in _SWITCHES[:2]:
+        try:
+            render = renderer(tokenizer, template_kwargs=switches)
+        except InputError:  # no template
+            return
+        for turn in _reasoned_turns():
+            text = _attempt(render, [question, turn])
+            places = [text.find(word) for word in (_ASK, _REASON, _REPLY)]
+            if -1 in places or places != sorted(places) or text.count(_REASON) > 1 or _UNREAD.search(text):
+                continue
+            before, rest = text.split(_REASON)
+            yield before.split(_ASK)[-1], rest.split(_REPLY, 1)[0]
 
 
-def _from_switch(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
-    """The empty block a generation prompt ends in when thinking is switched off, and not when it is on."""
+def switched_off_block(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the generation prompt ends with when thinking is switched off and not when it is on; ``None`` where there
+    is no such switch.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+    """
+    tails = _switched_tails(tokenizer)
+    return tails[1] if tails is not None and tails[1] != tails[0] else None
+
+
+def _switched_tails(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
+    """What follows the request with thinking switched on, and off."""
     tails = []
     for switches in _SWITCHES[1:]:
         try:
@@ -167,6 +195,18 @@ def _from_switch(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
         except InputError:  # no template
             return None
         tails.append(_attempt(render, [{"role": "user", "content": _ASK}], True).split(_ASK)[-1])
+    return tails[0], tails[1]
+
+
+def _counterpart(opener: str, forms: Sequence[tuple[str, str]]) -> str | None:
+    return next((m.expand(closer) for form, closer in forms if (m := re.fullmatch(form, opener))), None)
+
+
+def _from_switch(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
+    """The empty block a generation prompt ends in when thinking is switched off, and not when it is on."""
+    tails = _switched_tails(tokenizer)
+    if tails is None:
+        return None
     on, off = tails
     block = re.search(r"([<\[◁][^<\[◁\s]+)\s*([<\[◁][^<\[◁\s]+)\s*$", off)
     # an empty block is what the two prompts differ in, and nothing of it stands before the answer when on

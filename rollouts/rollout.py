@@ -62,7 +62,8 @@ class Rollout:
         ids: every token id shown and written, in order.
         spans: segments; they partition ``range(len(ids))``.
         n_prompt: number of leading tokens the model was shown; the rest it wrote.
-        n_forced: number of tokens after the prompt that were put into the model's mouth (:mod:`forced`).
+        n_forced: number of tokens after the prompt that were put into the model's mouth and not drawn in this rollout
+            (:class:`Forcer`).
         finish: why it ended.
         sampling: how the written tokens were drawn, ``None`` when they were given.
         engine: what drew them.

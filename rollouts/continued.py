@@ -1,0 +1,127 @@
+"""The model goes on from tokens it was given: forced rollouts become whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.requests import Engine
+from verdictscope.rollouts.forced import Forcer
+from verdictscope.rollouts.generate import writer
+from verdictscope.rollouts.markers import Markers
+from verdictscope.rollouts.rollout import Rollout, Sampling
+from verdictscope.rollouts.writing import Job, Progress, Writer
+
+
+def continue_rollouts(
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    given: Sequence[Rollout],
+    sampling: Sampling | None = None,
+    *,
+    batch_tokens: int = 32_768,
+    progress: Progress | None = None,
+    engine: str | Engine = "huggingface",
+    path: str | Path | None = None,
+    about: str = "",
+    markers: Markers | None = None,
+) -> list[Rollout]:
+    """Let a model go on from rollouts that end where it is to write (:class:`Forcer` makes them).
+
+    Args:
+        model: a causal language model; ``None`` where the engine needs none.
+        tokenizer: its tokenizer, with a chat template.
+        given: rollouts, their ids unique; every token of them is shown.
+        sampling: how to draw; ``max_new_tokens`` counts what is written after the given tokens.
+        batch_tokens, progress, engine, path, about, markers: as of :func:`verdictscope.rollouts.generate`.
+
+    Returns:
+        Rollouts in the same order, with the ids, groups and tags of the given ones; ``n_forced`` counts the given
+        tokens after the prompt.
+
+    Raises:
+        InputError: as :func:`verdictscope.rollouts.generate`.
+    """
+    forcer = Forcer(tokenizer, markers)
+    write = writer(model, tokenizer, sampling, batch_tokens, engine, markers, about)
+    return write.write([_job(forcer, rollout) for rollout in given], path, progress)
+
+
+def prolong(
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    rollouts: Sequence[Rollout],
+    sampling: Sampling | None = None,
+    *,
+    times: int = 1,
+    phrase: str = "Wait",
+    path: str | Path | None = None,
+    markers: Markers | None = None,
+    **more: Any,
+) -> list[Rollout]:
+    """Keep thinking from closing: each time it would, a phrase is put instead and the model goes on.
+
+    Args:
+        model: a causal language model; ``None`` where the engine needs none.
+        tokenizer: its tokenizer, with a chat template.
+        rollouts: whole rollouts; those whose thinking never closed are left out.
+        sampling: how to draw; ``max_new_tokens`` counts anew after every phrase.
+        times: how often the phrase is put.
+        phrase: the phrase; it begins a line.
+        path: a Parquet file to keep the rollouts in; the rounds before the last have hidden ones beside it.
+        markers: thinking markers named by hand.
+        more: further arguments of :func:`continue_rollouts`.
+
+    Returns:
+        One rollout per parent, ``PARENT~waitN``. Where thinking did not close again before the token limit, it ends
+        there, truncated, and its tag ``put`` has fewer than ``times`` places.
+
+    Raises:
+        InputError: as :func:`continue_rollouts`; ``times`` is less than 1, or ``phrase`` is blank.
+    """
+    if times < 1 or not phrase.strip():
+        raise InputError(f"cannot prolong thinking {times} times by {phrase!r}: use at least once, and a phrase")
+    forcer, name = Forcer(tokenizer, markers), f"wait{times}"
+    whole = {f"{r.id}~{name}": r for r in rollouts}
+    done: dict[str, Rollout] = {}
+    current, rounds = dict(whole), []
+    for turn in range(1, times + 1):
+        last = turn == times
+        given = {}
+        for key, rollout in current.items():
+            forced = forcer.interrupt(rollout, phrase, name)
+            if forced is not None:
+                tags = {**forced.tags, "parent": whole[key].id}
+                given[key] = replace(forced, id=key if last else f"{key}.{turn}", tags=tags)
+            elif turn > 1:
+                done[key] = replace(rollout, id=key)
+        kept = None if path is None else Path(path) if last else Path(path).with_name(f".{Path(path).name}.{turn}")
+        rounds += [kept] if kept is not None and not last else []
+        write = writer(
+            model, tokenizer, sampling, markers=markers, **{k: v for k, v in more.items() if k != "progress"}
+        )
+        if not last:
+            write = _stopping(write, forcer)
+        jobs = [_job(forcer, rollout) for rollout in given.values()]
+        current = dict(zip(given, write.write(jobs, kept, more.get("progress")), strict=True))
+    for file in rounds:
+        file.unlink(missing_ok=True)
+    done |= current
+    return [done[key] for key in whole if key in done]
+
+
+def _stopping(write: Writer, forcer: Forcer) -> Writer:
+    """A writer that stops where thinking closes: what comes after is not needed in any round but the last."""
+    markers = forcer.segmenter.markers
+    closers = {string[0] for string in markers.closer if len(string) == 1} if markers is not None else set()
+    return replace(write, eos=write.eos | closers)
+
+
+def _job(forcer: Forcer, rollout: Rollout) -> Job:
+    spans, start = forcer.prompt_of(rollout, rollout.n_prompt)
+    return Job(rollout.id, rollout.group, rollout.ids, spans, rollout.n_prompt, start, rollout.tags)
