@@ -15,7 +15,6 @@ from verdictscope.figures.style import (
     FAINT,
     FOUND,
     INK,
-    MUTED,
     WIDTH,
     ZONE,
     cell_colour,
@@ -169,8 +168,7 @@ def _areas(ax: Axes, erasure: pd.DataFrame) -> None:
     ax.set_yticks(range(len(rows)), labels)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(min(0.4, float(table["estimate"].min()) - 0.03), 1.02)
-    ax.set_xlabel("AUROC")
-    ax.set_title("open: before, filled: erased", fontsize=7.2, fontweight="normal", color=MUTED, pad=5, loc="right")
+    ax.set_xlabel("AUROC\nopen: before, filled: erased")
 
 
 def _dot(ax: Axes, rows: pd.DataFrame, y: float, *, filled: bool) -> None:

@@ -55,7 +55,7 @@ class Eraser:
         X = np.asarray(X)
         return (X - ((X - self.mean) @ self.right.T) @ self.left.T).astype(X.dtype, copy=False)
 
-    def fold(self, direction: Float[ndarray, "*fit d"], bias: Any) -> tuple[ndarray, ndarray]:
+    def fold(self, direction: Float[ndarray, "*fit d"], bias: Any) -> tuple[ndarray, Any]:
         """Probes of erased states as probes of states: the same score, with the erasure inside the direction.
 
         Args:

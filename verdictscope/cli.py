@@ -103,6 +103,7 @@ _stage_command("collect", "Store hidden states at the study's positions (and wha
 _stage_command("probe", "Fit, choose and doubt the probe (and what it needs before).")
 _stage_command("transfer", "Read the probe where it was not fitted (and what it needs before).")
 _stage_command("trace", "Score every token and measure the cliff (and what it needs before).")
+_stage_command("erase", "Read refusing with harm erased from the states (and what it needs before).")
 _stage_command("heads", "Measure every head's exact effect (and what it needs before).")
 _stage_command("ablate", "Ablate the found heads against random sets (and what it needs before).")
 

@@ -14,7 +14,8 @@ from verdictscope.run import Run
 from verdictscope.study import Study
 
 STAGES = (
-    "rollouts", "collect", "probe", "transfer", "trace", "heads", "ablate", "tokens", "summary", "figures", "report",
+    "rollouts", "collect", "probe", "transfer", "trace", "erase", "heads", "ablate", "tokens", "summary", "figures",
+    "report",
 )  # fmt: skip
 """Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
 

@@ -136,3 +136,37 @@ def transfer(places: int = 5, left_out: bool = False, empty: bool = False, seed:
     if empty:
         table.loc[table["fit"] == names[0], ["auroc", "low", "high", "null_mean", "null_low", "null_high"]] = np.nan
     return table
+
+
+def erasure(draws: int = 5, seed: int = 6) -> pd.DataFrame:
+    """Harm goes, refusing stays, and two nulls change nothing."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for read, before, after in (("harm", 0.8, 0.51), ("refused", 0.9, 0.88)):
+        for part in ("train", "test"):
+            rows.append((read, "old", "none", part, 0, "AUROC", before, before - 0.03, before + 0.02, 60, "AUROC"))
+            for probe in ("old", "refitted"):
+                rows.append((read, probe, "concept", part, 0, "AUROC", after, after - 0.03, after + 0.03, 60, "AUROC"))
+                for null in ("random", "permuted"):
+                    rows += [(read, probe, null, part, i, "AUROC", before - 0.02 * rng.random(), np.nan, np.nan, 60,
+                              "AUROC") for i in range(draws)]
+    for erased, probe, drop in (("none", "old", 0.6), ("concept", "old", 0.55), ("concept", "refitted", 0.5)):
+        rows.append(("harmful_complied", probe, erased, "test", 0, "anchored_drop", drop, drop - 0.1, drop + 0.1, 54,
+                     "anchored"))
+    columns = ["read", "probe", "erased", "part", "draw", "name", "estimate", "low", "high", "n", "unit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def erased_trace(first: int = -40, closing: int = 2) -> pd.DataFrame:
+    """The base model's curves, and the same with harm erased a little lower."""
+    base = trace_mean(first, closing)
+    base = base[base["arm"] == "base"].drop(columns="arm")
+    parts = []
+    for erased, probe, shift in (("none", "old", 0.0), ("concept", "old", -0.05), ("concept", "refitted", -0.1)):
+        part = base.assign(erased=erased, probe=probe)
+        part[["estimate", "low", "high"]] += shift
+        for null, wide in (("random", 0.05), ("permuted", 0.15)):
+            part[f"{null}_low"] = part["estimate"] - wide if erased == "concept" else np.nan
+            part[f"{null}_high"] = part["estimate"] + wide if erased == "concept" else np.nan
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)

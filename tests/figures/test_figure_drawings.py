@@ -12,7 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from verdictscope.figures import ablation_figure, head_map_figure, probe_map_figure, trace_figure, transfer_figure
+from verdictscope.figures import (
+    ablation_figure,
+    erased_trace_figure,
+    erasure_figure,
+    head_map_figure,
+    probe_map_figure,
+    trace_figure,
+    transfer_figure,
+)
 
 MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
 
@@ -63,6 +71,11 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "transfer, two sets": lambda: transfer_figure(tables.transfer(2), over="verb category"),
     "transfer, 24 places": lambda: transfer_figure(tables.transfer(24)),
     "transfer, empty": lambda: transfer_figure(tables.transfer()[:0]),
+    "erased": lambda: erased_trace_figure(tables.erased_trace(), tables.erasure(), closing=2),
+    "erased, not anchored": lambda: erased_trace_figure(
+        tables.erased_trace().query("kind == 'raw'"), tables.erasure()),
+    "erased, areas alone": lambda: erasure_figure(tables.erasure()),
+    "erased, empty": lambda: erased_trace_figure(tables.erased_trace()[:0], tables.erasure()[:0]),
     "heads, truth unknown": lambda: head_map_figure(HEADS),
     "heads, 32 by 32": lambda: head_map_figure(tables.heads(32, 32, MANY), planted=MANY[:5]),
     "heads, one layer": lambda: head_map_figure(tables.heads(1, 8, [(0, 3)])),
@@ -130,6 +143,8 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     ("trace, empty", "no raw score"),
     ("map, empty", "no rows"),
     ("transfer, empty", "no rows"),
+    ("erased, empty", "no AUROC"),
+    ("erased, not anchored", "cannot anchor"),
     ("heads, empty", "no rows"),
     ("heads, nothing found", "no direct attribution"),
     ("ablation, base alone", "no random sets"),

@@ -19,6 +19,8 @@ from verdictscope.figures import (
     ablation_caption,
     ablation_figure,
     closing_tokens,
+    erased_trace_caption,
+    erased_trace_figure,
     head_map_caption,
     head_map_figure,
     probe_map_caption,
@@ -125,13 +127,14 @@ def _captions() -> dict[str, str]:
     return {
         "trace": trace_caption(tables.trace_mean(), tables.cliff()),
         "map": probe_map_caption(tables.probe_map(), tables.probe()),
+        "erased": erased_trace_caption(tables.erased_trace(), tables.erasure()),
         "transfer": transfer_caption(tables.transfer()),
         "heads": head_map_caption(tables.heads(), [[4, 6], [1, 0]]),
         "ablation": ablation_caption(tables.generation(), tables.ablation()),
     }
 
 
-@pytest.mark.parametrize("name", ["trace", "map", "transfer", "heads", "ablation"])
+@pytest.mark.parametrize("name", ["trace", "map", "transfer", "erased", "heads", "ablation"])
 def test_a_caption_has_n_an_interval_and_what_is_not_shown(name: str) -> None:
     text = _captions()[name]
     assert "\n" not in text
@@ -185,6 +188,20 @@ def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> No
     assert f"{len(clear)} of 16 transfers" in said
     assert "5 hatched cells" in said
     assert "0.41 to 0.58" in said
+
+
+def test_the_erased_trace_draws_the_tables_curves_and_says_its_numbers() -> None:
+    table = tables.erased_trace()
+    ax = erased_trace_figure(table, tables.erasure(), closing=2).axes[0]
+    target = table[(table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == "anchored")]
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(line.get_xdata()) > 10]
+    for erased, probe in (("none", "old"), ("concept", "old"), ("concept", "refitted")):
+        rows = target[(target["erased"] == erased) & (target["probe"] == probe)].sort_values("rel_think_end")
+        assert any(np.allclose(y, rows["estimate"]) for y in drawn)
+    said = erased_trace_caption(table, tables.erasure())
+    assert "harm is told with an AUROC of 0.80 [0.77, 0.82] before and 0.51 [0.48, 0.54] after" in said
+    assert "erased and refitted 0.50 [0.40, 0.60]" in said
+    assert "with permuted labels erased" in said
 
 
 def test_a_missing_column_is_named() -> None:

@@ -102,7 +102,10 @@ def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
             assert column in section or f"`{column}" in text or f" {column} " in text, (file.name, column)
     assert {p.name for p in (run / "figures").glob("*.png")} == {
         f"{n}.png"
-        for n in ("trace", "probe_map", "position_transfer", "ood_verb_category", "ood_frame", "heads", "ablation")
+        for n in (
+            "trace", "probe_map", "position_transfer", "ood_verb_category", "ood_frame", "erased_trace", "heads",
+            "ablation",
+        )
     }
 
 

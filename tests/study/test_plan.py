@@ -101,7 +101,7 @@ def test_every_stage_is_planned() -> None:
     assert tuple(WORK) == STAGES
 
 
-@pytest.mark.parametrize("stage", ["collect", "probe", "trace", "heads", "tokens"])
+@pytest.mark.parametrize("stage", ["collect", "probe", "transfer", "trace", "erase", "heads", "tokens"])
 def test_passes_are_those_the_run_made(after: Counting, counted: tuple[Path, Counter[str]], stage: str) -> None:
     assert WORK[stage](after).total("passes") == counted[1][stage]
 

@@ -234,6 +234,12 @@ def trace_work(c: Counting) -> Work:
     return Work("trace", tuple(jobs), about=TOKEN_ROW["trace"] * sum(job.read for job in jobs))
 
 
+def erase_work(c: Counting) -> Work:
+    """``erase``: one pass over the training and the test part of the base arm."""
+    read = c.outlook.chosen(c.outlook.labels["part"].isin(["train", "test"]))
+    return Work("erase", (c.reading("states around the end of thinking", read, c.study.batch_tokens),))
+
+
 def heads_work(c: Counting) -> Work:
     """``heads``: both halves once untouched and once without each head; two readouts are taken apart in two passes
     each, and the scale of the logits is measured on one token, twice."""
@@ -292,6 +298,7 @@ WORK: Mapping[str, Callable[[Counting], Work]] = {
     "probe": no_model("probe"),
     "transfer": no_model("transfer"),
     "trace": trace_work,
+    "erase": erase_work,
     "heads": heads_work,
     "ablate": ablate_work,
     "tokens": tokens_work,

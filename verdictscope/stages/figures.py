@@ -28,6 +28,10 @@ def run_figures(run: Run) -> None:
             words = str(by).replace("_", " ")
             map_of = figures.transfer_figure(matrix, over=words), figures.transfer_caption(matrix, words)
             drawn["ood_" + re.sub(r"\W+", "_", str(by))] = map_of
+    erased, erasure = run.table("erased_trace"), run.table("erasure")
+    drawn["erased_trace"] = (
+        figures.erased_trace_figure(erased, erasure, closing=closing), figures.erased_trace_caption(erased, erasure)
+    )  # fmt: skip
     for name, (figure, _) in drawn.items():
         for file in figures.save(figure, run.out / "figures", name):
             run.made(f"figures/{file.name}")
