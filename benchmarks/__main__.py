@@ -1,9 +1,10 @@
-"""``python -m benchmarks NAME [--json] [--repeats N]``."""
+"""``python -m benchmarks NAME [--json] [--repeats N] [--small]``."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ def main(
     name: Annotated[str, typer.Argument(help="Which benchmark.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; every arm runs once in each.")] = 5,
+    small: Annotated[
+        bool, typer.Option("--small", help="Small sizes, to see that it runs; its ratios say nothing.")
+    ] = False,
 ) -> None:
     """Run one benchmark and print what it found; progress goes to stderr."""
     if name not in names():
@@ -36,7 +40,10 @@ def main(
         raise SystemExit(2)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # libraries print where they please
-            found = importlib.import_module(f"benchmarks.{name}").run(repeats).to_dict(name)
+            run = importlib.import_module(f"benchmarks.{name}").run
+            if small and "small" not in inspect.signature(run).parameters:
+                raise InputError(f"benchmark {name} has no small form; run it without --small")
+            found = (run(repeats, small=True) if small else run(repeats)).to_dict(name)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
