@@ -19,6 +19,9 @@ evidence: install-dev  ## simulations, kills and many-seed runs
 notebooks: install-dev ## run the notebooks anew in a clean kernel and store them with their outputs
 	$(BIN)/python notebooks/build.py
 
+probes: install-dev    ## put what `make evidence` measured into docs/probes.md
+	$(BIN)/python docs/probes.py
+
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)
 
