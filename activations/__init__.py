@@ -14,6 +14,7 @@ from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict as readout_from_dict
+from verdictscope.activations.reward import reward_readout
 from verdictscope.activations.select import Selected
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.sites import SITES, Read, Site
@@ -64,6 +65,7 @@ __all__ = [
     "reading",
     "readout_from_dict",
     "resolve",
+    "reward_readout",
     "unembedding",
     "wrap",
     "writing",

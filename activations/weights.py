@@ -62,6 +62,22 @@ def is_packed(module: nn.Module) -> bool:
     return (named or isinstance(module, nn.Linear | Conv1D)) and not plain
 
 
+def scales_by_batch(module: nn.Module | None) -> bool:
+    """Whether a packed linear map rounds its input by the largest number in it (dynamic int8).
+
+    Then every row's output depends on the rows beside it: on later tokens, padding and batch mates.
+    """
+    if module is None or not is_packed(module) or not isinstance(width := getattr(module, "in_features", None), int):
+        return False
+    held = [*module.parameters(), *module.buffers()]
+    x = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+    dtype = next((t.dtype for t in held if t.is_floating_point()), torch.float32)
+    x = x.to(held[0].device if held else "cpu", dtype)
+    with torch.no_grad():
+        alone, beside = module.forward(x), module.forward(torch.cat([x, 30 * x]))[:4]
+    return bool((alone - beside).norm() > 20 * torch.finfo(alone.dtype).eps * alone.norm())
+
+
 def _weight(module: nn.Module, n_in: int) -> Float[Tensor, "in out"]:
     """A projection's weight with its input axis first, whichever way the class stores it."""
     weight = getattr(module, "weight", None)

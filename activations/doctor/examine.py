@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from verdictscope.activations.doctor.references import nnsight_checks, transform
 from verdictscope.activations.doctor.report import SITE_MAP, Diagnosis, Finding, within
 from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import Overrides, find_modules
+from verdictscope.activations.weights import scales_by_batch
 from verdictscope.errors import InputError
 
 CheckFn = Callable[[Model], Iterator[Finding]]
@@ -149,10 +151,32 @@ def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | N
             findings.append(Finding(name, "error", detail=_told(error)))
         if progress is not None:
             progress(i + 1, len(groups))
+    if any(scales_by_batch(module) for module in model.hf.modules()):
+        findings = [_by_batch(f) for f in findings]
     changed = float(weights_fingerprint(model.hf) != before)
     findings.append(within("weights as before", changed, 0.0, detail="weights changed by the checks"))
     floor = _floor(model)
     return _diagnosis(model.hf, model.name, floor, tuple(findings))
+
+
+ROWS = (
+    "the noise floor",
+    "another token",
+    "batch mates",
+    "pad tokens",
+    "the padding side",
+    "cached decoding",
+)
+"""Checks that hold only where a token's states depend on itself and the tokens before it."""
+BY_BATCH = "packed weights round their inputs by the largest in the batch: a token's states depend on all in it; "
+BY_BATCH_HELP = "give each rollout a batch of its own, and expect later tokens to show"
+
+
+def _by_batch(finding: Finding) -> Finding:
+    """Of a model whose rows depend on each other by its own arithmetic: what follows from that is named, not wrong."""
+    if finding.status not in ("silently wrong", "degraded") or not finding.check.startswith(ROWS):
+        return finding
+    return replace(finding, status="degraded", detail=BY_BATCH + BY_BATCH_HELP)
 
 
 def _floor(model: Model) -> float | None:
