@@ -28,11 +28,21 @@ class _Section(BaseModel):
 class Prompts(_Section):
     """Which requests are shown."""
 
-    file: str
+    file: str | Annotated[list[str], Field(min_length=1)]
     samples: int = Field(1, ge=1)
     limit: int | None = Field(None, ge=1)
     target: dict[str, Scalar] = {"harm": True}
     control: dict[str, Scalar] = {"harm": False}
+
+    @property
+    def files(self) -> list[str]:
+        """The sources, one or several."""
+        return [self.file] if isinstance(self.file, str) else self.file
+
+    @property
+    def name(self) -> str:
+        """The sources in words."""
+        return ", ".join(self.files)
 
 
 class SamplingSection(_Section):

@@ -33,6 +33,7 @@ O200K_SPLIT = "|".join(
 SIZE = 30_000
 """Ranks kept: any number of first ranks is a byte-pair vocabulary itself, and a short one loads in a second."""
 
+WHOLE = 1 << 20
 SMALL = 10_000
 """The same for tests that load dozens of tokenizers: everything that merges around a tag has a lower rank."""
 
@@ -100,8 +101,8 @@ def _inner(file: str, split: str, nfc: bool, size: int = SIZE) -> str:
 
 
 @functools.cache
-def _loaded(base: str) -> PreTrainedTokenizerFast:
-    inner = Tokenizer.from_str(_inner(*BASES[base]))
+def _loaded(base: str, size: int = SIZE) -> PreTrainedTokenizerFast:
+    inner = Tokenizer.from_str(_inner(*BASES[base], size))
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED[base]])
     # as in Qwen3 and R1 the thinking tags are tokens but not special ones
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
@@ -157,7 +158,7 @@ def build(
     )
 
 
-def tokenizer(chat: str, base: str, eos: str, bos: str | None = None) -> PreTrainedTokenizerFast:
+def tokenizer(chat: str, base: str, eos: str, bos: str | None = None, size: int = SIZE) -> PreTrainedTokenizerFast:
     """A tokenizer over the first part of a real vocabulary, with one of the shared templates.
 
     Args:
@@ -165,8 +166,9 @@ def tokenizer(chat: str, base: str, eos: str, bos: str | None = None) -> PreTrai
         base: qwen, llama3 or o200k.
         eos: end-of-turn token.
         bos: beginning-of-sequence token.
+        size: ranks kept; :data:`WHOLE` for all of them, which takes seconds.
     """
     text = template(chat)
-    loaded = _loaded(base)
+    loaded = _loaded(base, size)
     loaded.chat_template, loaded.eos_token, loaded.bos_token = text, eos, bos
     return loaded

@@ -48,7 +48,7 @@ def facts(run: Record) -> list[tuple[str, str]]:
     rows = [
         ("Model", _revision(study.model, study.revision)),
         ("Twin", _revision(study.twin, study.twin_revision) if study.twin else "none"),
-        ("Prompts", study.prompts.file + _how_many(run)),
+        ("Prompts", study.prompts.name + _how_many(run)),
         ("Target requests", _where(study.prompts.target)),
         ("Control requests", _where(study.prompts.control)),
         ("Sampling", f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "

@@ -7,7 +7,7 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import Rollout, Sampling, cells, from_frame, generate, load_prompts, to_frame
+from verdictscope.rollouts import Rollout, Sampling, cells, from_frame, generate, join_prompts, load_prompts, to_frame
 from verdictscope.run import Run
 from verdictscope.sources import locate
 from verdictscope.study import Study
@@ -37,20 +37,20 @@ def read_study_prompts(run: Run) -> pd.DataFrame:
 def select_prompts(study: Study) -> pd.DataFrame:
     """The prompt table of a study, checked for the columns the design needs."""
     section = study.prompts
-    prompts = load_prompts(locate(section.file))
+    prompts = join_prompts([load_prompts(locate(file)) for file in section.files])
     needed = {"harm", *section.target, *section.control}
     missing = sorted(needed - set(prompts.columns))
     if missing:
-        raise InputError(f"{section.file} has no column {missing[0]!r}: the study's cells, target or control need it")
+        raise InputError(f"{section.name} has no column {missing[0]!r}: the study's cells, target or control need it")
     for column in study.transfer.by:
         if column not in prompts.columns:
-            raise InputError(f"{section.file} has no column {column!r} for transfer.by: name another, or none (by=[])")
+            raise InputError(f"{section.name} has no column {column!r} for transfer.by: name another, or none (by=[])")
     if section.limit is not None:
         keep = prompts["group"].drop_duplicates().head(section.limit)
         prompts = prompts[prompts["group"].isin(keep)].reset_index(drop=True)
     for name, where in (("target", section.target), ("control", section.control)):
         if not matches(prompts, where).any():
-            raise InputError(f"{section.file}: no prompt matches prompts.{name} {where}")
+            raise InputError(f"{section.name}: no prompt matches prompts.{name} {where}")
     return prompts
 
 
