@@ -218,3 +218,23 @@ def test_no_page_scrolls_sideways(browser: Any, pages: dict[str, Path], name: st
     room = browser.execute_script("return document.documentElement.clientWidth")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= room
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("name", ["usual", "both"])
+def test_no_text_is_squeezed_into_a_thread_on_a_narrow_screen(browser: Any, pages: dict[str, Path], name: str) -> None:
+    """Captions and cells keep room for a word: a block table once laid its caption out one letter a line."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    show(browser, pages[name])
+    thin = browser.execute_script("""
+        return [...document.querySelectorAll('caption, th, td, p, li, dd, figcaption')].filter(e => e.checkVisibility()
+            && !e.closest('.hush') && !e.matches('.hush, .hush *') && e.textContent.trim().length > 12
+            && e.getBoundingClientRect().width > 1 && e.getBoundingClientRect().width < 60
+            && !e.closest('thead')).map(e => [e.tagName, e.className, e.textContent.trim().slice(0, 30)]);""")
+    assert thin == []
+    # Nor is a word of a table's head cut in two: each is as wide as its longest word.
+    cut = browser.execute_script("""
+        return [...document.querySelectorAll('.numbers thead th')].filter(e => e.checkVisibility()
+            && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent);""")
+    assert cut == []
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
