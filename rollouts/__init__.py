@@ -5,6 +5,7 @@ if __name__ != "verdictscope.rollouts":
 
 from verdictscope.rollouts.continued import continue_rollouts, prolong
 from verdictscope.rollouts.discover import find_markers
+from verdictscope.rollouts.engines.server import Server
 from verdictscope.rollouts.forced import Forcer, cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
 from verdictscope.rollouts.markers import Markers
@@ -40,6 +41,7 @@ __all__ = [
     "Rollout",
     "Sampling",
     "Segmenter",
+    "Server",
     "Span",
     "answer_text",
     "cells",

@@ -53,6 +53,18 @@ class SamplingSection(_Section):
     max_new_tokens: int = Field(1024, ge=1)
 
 
+class EngineSection(_Section):
+    """What writes the unedited rollouts: this process, or a server with token ids in and out."""
+
+    url: str | None = None
+    twin_url: str | None = None
+    model: str | None = None
+    twin_model: str | None = None
+    concurrency: int = Field(16, ge=1)
+    timeout: float = Field(600.0, gt=0)
+    retries: int = Field(5, ge=0)
+
+
 class Labels(_Section):
     """First words of refusing and of complying answers."""
 
@@ -151,6 +163,7 @@ class Study(_Section):
     batch_tokens: int = Field(16384, ge=256)
     prompts: Prompts
     sampling: SamplingSection = SamplingSection()
+    engine: EngineSection = EngineSection()
     labels: Labels
     split: Split = Split()
     collect: Collect = Collect()

@@ -7,7 +7,17 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import Rollout, Sampling, cells, from_frame, generate, join_prompts, load_prompts, to_frame
+from verdictscope.rollouts import (
+    Rollout,
+    Sampling,
+    Server,
+    cells,
+    from_frame,
+    generate,
+    join_prompts,
+    load_prompts,
+    to_frame,
+)
 from verdictscope.run import Run
 from verdictscope.sources import locate
 from verdictscope.study import Study
@@ -74,6 +84,17 @@ def sampling(run: Run) -> Sampling:
     return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
 
 
+def engine(run: Run, arm: str) -> str | Server:
+    """What writes an arm's rollouts. Edits act in this process alone, so edited arms are always written here."""
+    section = run.study.engine
+    url, served = {"base": (section.url, section.model), "twin": (section.twin_url, section.twin_model)}.get(
+        arm, (None, None)
+    )
+    if url is None:
+        return "huggingface"
+    return Server(url, served, section.concurrency, section.timeout, section.retries)
+
+
 def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
     """Generate with the arm's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
     model = run.model(arm)
@@ -86,6 +107,7 @@ def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[
             samples=run.study.prompts.samples,
             batch_tokens=run.study.batch_tokens,
             progress=tick,
+            engine=engine(run, arm),
             path=run.parts / f"{arm}.parquet",
             about=about,
         )
