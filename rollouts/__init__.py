@@ -5,6 +5,7 @@ if __name__ != "verdictscope.rollouts":
 
 from verdictscope.rollouts.continued import continue_rollouts, prolong
 from verdictscope.rollouts.discover import find_markers
+from verdictscope.rollouts.divergence import Divergence, measure_divergence
 from verdictscope.rollouts.engines.server import Server
 from verdictscope.rollouts.forced import Forcer, cut, until_answer
 from verdictscope.rollouts.generate import generate, stop_tokens
@@ -33,6 +34,7 @@ from verdictscope.rollouts.transcripts import Imported, import_transcripts
 __all__ = [
     "SEGMENTS",
     "Design",
+    "Divergence",
     "Finish",
     "Forcer",
     "Imported",
@@ -56,6 +58,7 @@ __all__ = [
     "join_prompts",
     "known_sets",
     "load_prompts",
+    "measure_divergence",
     "merge_groups",
     "near_duplicates",
     "pieces",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def prolong(
     *,
     times: int = 1,
     phrase: str = "Wait",
+    progress: Progress | None = None,
     path: str | Path | None = None,
     markers: Markers | None = None,
     **more: Any,
@@ -73,9 +74,10 @@ def prolong(
         sampling: how to draw; ``max_new_tokens`` counts anew after every phrase.
         times: how often the phrase is put.
         phrase: the phrase; it begins a line.
+        progress: called with (done, all) in every round.
         path: a Parquet file to keep the rollouts in; the rounds before the last have hidden ones beside it.
         markers: thinking markers named by hand.
-        more: further arguments of :func:`continue_rollouts`.
+        more: ``batch_tokens``, ``engine`` and ``about`` as of :func:`continue_rollouts`.
 
     Returns:
         One rollout per parent, ``PARENT~waitN``. Where thinking did not close again before the token limit, it ends
@@ -90,29 +92,29 @@ def prolong(
     whole = {f"{r.id}~{name}": r for r in rollouts}
     done: dict[str, Rollout] = {}
     current, rounds = dict(whole), []
+    write = writer(model, tokenizer, sampling, markers=markers, **more)
     for turn in range(1, times + 1):
         last = turn == times
-        given = {}
-        for key, rollout in current.items():
-            forced = forcer.interrupt(rollout, phrase, name)
-            if forced is not None:
-                tags = {**forced.tags, "parent": whole[key].id}
-                given[key] = replace(forced, id=key if last else f"{key}.{turn}", tags=tags)
-            elif turn > 1:
-                done[key] = replace(rollout, id=key)
+        given = _interrupted(forcer, current, phrase, name, "" if last else f".{turn}")
+        if turn > 1:
+            done |= {key: replace(rollout, id=key) for key, rollout in current.items() if key not in given}
+        jobs = [_job(forcer, replace(r, tags={**r.tags, "parent": whole[key].id})) for key, r in given.items()]
         kept = None if path is None else Path(path) if last else Path(path).with_name(f".{Path(path).name}.{turn}")
         rounds += [kept] if kept is not None and not last else []
-        write = writer(
-            model, tokenizer, sampling, markers=markers, **{k: v for k, v in more.items() if k != "progress"}
-        )
-        if not last:
-            write = _stopping(write, forcer)
-        jobs = [_job(forcer, rollout) for rollout in given.values()]
-        current = dict(zip(given, write.write(jobs, kept, more.get("progress")), strict=True))
+        written = (write if last else _stopping(write, forcer)).write(jobs, kept, progress)
+        current = dict(zip(given, written, strict=True))
     for file in rounds:
         file.unlink(missing_ok=True)
     done |= current
     return [done[key] for key in whole if key in done]
+
+
+def _interrupted(
+    forcer: Forcer, rollouts: Mapping[str, Rollout], phrase: str, how: str, suffix: str
+) -> dict[str, Rollout]:
+    """Those whose thinking closed, the phrase in place of the closer."""
+    forced = {key: forcer.interrupt(rollout, phrase, how) for key, rollout in rollouts.items()}
+    return {key: replace(rollout, id=key + suffix) for key, rollout in forced.items() if rollout is not None}
 
 
 def _stopping(write: Writer, forcer: Forcer) -> Writer:

@@ -32,7 +32,8 @@ def run_study(
         progress: ``progress(what)`` is a context manager that gives a function of (done, in all).
 
     Returns:
-        the contents of ``summary.json``, or, when stopped before, the stages done with their seconds.
+        the contents of ``summary.json``, or, when stopped before, the stages done with their seconds and, where
+        there are any, the counts of the rollouts.
 
     Raises:
         InputError: the study asks for something that is not there.
@@ -55,7 +56,11 @@ def run_study(
             summary = run.read_json("summary") | {"seconds": seconds}
             run.write_json("summary", summary)
             return summary
-        return {"seconds": seconds}
+        if "rollouts" not in seconds:
+            return {"seconds": seconds}
+        from verdictscope.stages.rollouts import outcome_counts
+
+        return {"seconds": seconds, "rollouts": outcome_counts(run.table("labels"))}
 
 
 def open_run(folder: Path) -> Run:
@@ -90,10 +95,11 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
     """The run's numbers as a few lines for a terminal."""
     if "heads" not in summary:
         done = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
-        return f"done: {done}\nrun folder: {folder}"
+        return "\n".join([f"done: {done}", *_outcomes(summary), f"run folder: {folder}"])
     probe, cliff, heads, ablation = (summary[k] for k in ("probe", "cliff", "heads", "ablation"))
     top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
     lines = [
+        *_outcomes(summary),
         f"probe      {probe['site']} layer {probe['layer']}: "
         f"test AUROC {_between(probe, 'auroc_test', 'auroc_low', 'auroc_high')}, n = {probe['n']} prompt groups; "
         f"labels permuted: {_num(probe['control_auroc'])} "
@@ -111,6 +117,16 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
     if (folder / "report.html").is_file():
         lines.append(f"report     {folder / 'report.html'}")
     return "\n".join(lines)
+
+
+def _outcomes(summary: dict[str, Any]) -> list[str]:
+    """A line on what could not be read, where there are rollouts: cut off thinking is no answer."""
+    arms = [
+        f"{arm} {n['rollouts']} ({n['cut_off_thinking']} cut off in thinking, {n['cut_off_answer']} in the answer, "
+        f"{n['unread']} unread)"
+        for arm, n in summary.get("rollouts", {}).items()
+    ]
+    return [f"rollouts   {'; '.join(arms)}"] if arms else []
 
 
 def _num(value: float | None) -> str:

@@ -123,7 +123,7 @@ class Run:
     def record(self, section: str, key: str, value: Any) -> None:
         """Add one entry to a section of ``provenance.json``."""
         state = self.state()
-        state[section][key] = value
+        state.setdefault(section, {})[key] = value
         provenance.write_json(self.out / "provenance.json", state)
 
     def model(self, arm: str = "base") -> Model:

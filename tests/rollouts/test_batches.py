@@ -63,7 +63,7 @@ def watching(seen: dict[str, float]) -> Iterator[None]:
         yield
 
 
-def campaign(trials: int, seed: int, families: tuple[str, ...] = FAMILIES, count: int = 40) -> dict[str, Any]:
+def campaign(trials: int, seed: int, families: tuple[str, ...] = FAMILIES, count: int = 24) -> dict[str, Any]:
     """Random batches of every family against the same rollouts one by one."""
     rng, rows = random.Random(seed), []
     each = -(-trials // (len(families) * len(SETTINGS)))

@@ -108,14 +108,20 @@ def unread_table(run: Record) -> Table | None:
     for arm, of_arm in labels.groupby("arm", sort=False):
         name = "random sets" if str(arm).startswith("random_") else ARMS.get(str(arm), str(arm))
         groups[name] = pd.concat([groups[name], of_arm]) if name in groups else of_arm
+    told = "cut_off" in labels.columns  # runs of earlier releases do not say where
     rows = tuple(
-        (name, f"{len(t):,}", f"{int((t['finish'] == 'length').sum()):,}", f"{int(t['refused'].isna().sum()):,}")
+        (name, f"{len(t):,}", *(_count(t["cut_off"].eq("thinking")) for _ in range(told)),
+         _count(t["finish"].eq("length")), _count(t["refused"].isna()))
         for name, t in groups.items()
     )
     return Table(
         "Rollouts that were cut off at the token limit, and answers that could not be read. They are a third outcome.",
-        ("Arm", "rollouts", "cut off", "unread"), rows,
+        ("Arm", "rollouts", *["cut off in thinking"] * told, "cut off", "unread"), rows,
     )  # fmt: skip
+
+
+def _count(rows: pd.Series) -> str:
+    return f"{int(rows.sum()):,}"
 
 
 def examples(run: Record) -> list[Example]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pandas as pd
 
 from verdictscope.errors import InputError
@@ -16,6 +18,7 @@ from verdictscope.rollouts import (
     generate,
     join_prompts,
     load_prompts,
+    measure_divergence,
     to_frame,
 )
 from verdictscope.run import Run
@@ -111,15 +114,31 @@ def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[
             path=run.parts / f"{arm}.parquet",
             about=about,
         )
+    if str(model.dtype) != "torch.float32" and arm in arms(run):
+        tell_divergence(run, arm, rollouts)
     table = to_frame(rollouts, model.tokenizer)
     table.insert(0, "arm", arm)
     return rollouts, table
 
 
+def tell_divergence(run: Run, arm: str, rollouts: list[Rollout]) -> None:
+    """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
+    if not any(r.engine == "huggingface" for r in rollouts):
+        return
+    found = measure_divergence(run.model(arm).hf, rollouts)
+    run.record("divergence", arm, found.to_dict())
+    print(f"verdictscope: {arm}: {found}", file=sys.stderr)
+
+
 def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
     """What each rollout decided, its cell, and whether the study asks about it."""
     labels = label_rollouts(rollouts, run.model(arm).tokenizer)
-    facts = pd.DataFrame([dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish} for r in rollouts])
+    facts = pd.DataFrame(
+        [
+            dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish, "cut_off": cut_off(r)}
+            for r in rollouts
+        ]
+    )
     table = facts.merge(labels[["rollout", "refused"]], on="rollout", validate="one_to_one")
     section = run.study.prompts
     return pd.DataFrame(
@@ -134,8 +153,29 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
             "target": matches(table, section.target),
             "control": matches(table, section.control),
             "finish": table["finish"],
+            "cut_off": table["cut_off"].astype(object),
         }
     )
+
+
+def cut_off(rollout: Rollout) -> str | None:
+    """Where the token limit cut a rollout: in its ``thinking`` or its ``answer``; ``None`` where it ended by itself."""
+    if rollout.finish != "length":
+        return None
+    return "thinking" if rollout.span("answer") is None else "answer"
+
+
+def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Rollouts of every arm, and how many were cut off in thinking or in the answer, or could not be read."""
+    return {
+        str(arm): {
+            "rollouts": len(table),
+            "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
+            "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
+            "unread": int(table["refused"].isna().sum()),
+        }
+        for arm, table in labels.groupby("arm", sort=False)
+    }
 
 
 def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:

@@ -9,6 +9,7 @@ import pandas as pd
 from verdictscope.organisms.scorecards import score_heads
 from verdictscope.run import Run
 from verdictscope.stages.heads import found_heads
+from verdictscope.stages.rollouts import outcome_counts
 
 
 def run_summary(run: Run) -> None:
@@ -20,6 +21,7 @@ def run_summary(run: Run) -> None:
         "model": run.study.model,
         "probe": {key: value for key, value in probe.items() if key != "language"},
         "language": probe["language"],
+        "rollouts": outcome_counts(run.table("labels")),
         "cells": cell_counts(run),
         "cliff": cliff_numbers(run.table("cliff")),
         "heads": {"top": [list(head) for head in found_heads(run)]},
