@@ -200,10 +200,13 @@ with Store.open("activations.h5") as again:  # later, elsewhere, without the mod
 # ## On a GPU, over night
 #
 # A study is one TOML file and one command. It does all of the above with its controls and ends in a page to read; it
-# goes on where it stopped when you call it again, so a job that ran out of time only needs to be sent once more:
+# goes on where it stopped when you call it again, so a job that ran out of time only needs to be sent once more. `plan`
+# says beforehand how much memory, time and disk it will take. The shipped study `r1_distill_llama_8b` asks public
+# prompt sets; with requests of your own it reads:
 #
 # ```sh
 # verdictscope doctor YOUR_MODEL --dtype bfloat16
+# verdictscope plan r1_distill_llama_8b --set model=YOUR_MODEL
 # verdictscope run refusal_cliff --out runs/mine \
 #     --set model=YOUR_MODEL --set twin= --set dtype=bfloat16 \
 #     --set prompts.file=my_prompts.csv --set 'prompts.target={harm=true}' --set 'prompts.control={harm=false}' \
