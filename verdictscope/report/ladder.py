@@ -86,7 +86,8 @@ def _beyond(run: Record) -> Rung:
         + f".{unmeasured}",
         "partly": f"Above {', '.join(e.what for e in evidence if e.passes)}.{unmeasured}",
     }
-    mean = Evidence("the probe's mean over a whole rollout", probe.get("auroc_rollouts"), n=probe.get("n"),
+    mean = Evidence("the probe's mean over a whole rollout", probe.get("auroc_rollouts"),
+                    probe.get("auroc_rollouts_low"), probe.get("auroc_rollouts_high"), probe.get("n"),
                     unit="AUROC", source="probe.json", decides=False)  # fmt: skip
     return _rung(
         "beyond", "Beats text, length and position",
@@ -95,7 +96,7 @@ def _beyond(run: Record) -> Rung:
         "One baseline that is not beaten decides against it; one that was not measured leaves it partly held at best.",
         [*evidence, *([mean] if present(mean.value) else [])], reasons,
         "That a better baseline would be beaten too. The text baselines read a rollout's words at once, the probe one "
-        "token at a time; its mean over a rollout stands beside, without an interval.",
+        "token at a time; its mean over a rollout stands beside.",
         "verdictscope probe STUDY", every=True,
     )  # fmt: skip
 

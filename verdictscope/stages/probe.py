@@ -46,12 +46,13 @@ def run_probe(run: Run) -> None:
     labels = run.study.labels
     readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
     run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
-    test = swept.test
+    test, mean = swept.test, swept.evaluation.rollouts
+    rollouts = (mean.estimate, mean.low, mean.high)
     run.write_json(
         "probe",
         {"site": SITE, "layer": swept.layer, "C": swept.C}
         | {"auroc_test": test.estimate, "auroc_low": test.low, "auroc_high": test.high, "n": test.n}
-        | {"auroc_rollouts": swept.evaluation.rollouts.estimate}
+        | {f"auroc_rollouts{end}": value for end, value in zip(("", "_low", "_high"), rollouts, strict=True)}
         | {"control_auroc": control.mean, "control_low": control.low, "control_high": control.high}
         | {"control_refits": control.refits, "control_p": control.p}
         | {"language": {f"{key}_{end}": value for key, effect in words.items() for end, value in _ends(effect)}},

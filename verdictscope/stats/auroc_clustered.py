@@ -108,7 +108,7 @@ def auroc_clustered(
     estimates, positive, negative, smallest = [], np.zeros(clusters), np.zeros(clusters), (0, 0)
     for level in np.unique(stratum):
         at = stratum == level
-        have = tuple(len(np.unique(codes[at & (y == label)])) for label in (1, 0))
+        have = len(np.unique(codes[at & (y == 1)])), len(np.unique(codes[at & (y == 0)]))
         if 0 in have:
             continue
         value, p, n = _influence(y[at], s[at], codes[at], clusters)
