@@ -221,7 +221,7 @@ def _tested(
     real = [shortcut.measure(y[None]) for shortcut in shortcuts]
     drawn: list[list[ndarray]] = [[] for _ in shortcuts]
     for done in range(0, permutations, step):
-        labels = exchanged(y, group, min(step, permutations - done), rng)
+        labels = exchanged(y, group, min(step, permutations - done), rng).astype(float)  # for fast products
         for values, shortcut in zip(drawn, shortcuts, strict=True):
             values.append(shortcut.measure(labels)[0])
     p = np.array([permutation_p(at[0], np.concatenate(null)) for (at, _), null in zip(real, drawn, strict=True)])

@@ -72,10 +72,13 @@ def exchanged(
     order = np.argsort(codes, kind="stable")
     size = np.bincount(codes)
     start = np.r_[0, np.cumsum(size)[:-1]]
-    place = np.empty(len(y), dtype=int)
+    place = np.empty(len(y), dtype=np.int32)
     place[order] = np.arange(len(y)) - np.repeat(start, size)
-    giver = rng.permuted(np.tile(np.arange(len(size)), (draws, 1)), axis=1)[:, codes]
-    return y[order][start[giver] + place % size[giver]]
+    # what a giver's row number j is, for every group and j: one look-up per label drawn
+    longest = int(size.max())
+    given = y[order][(start[:, None] + np.arange(longest) % size[:, None])].ravel()
+    giver = rng.permuted(np.tile(np.arange(len(size), dtype=np.int32), (draws, 1)), axis=1)
+    return given[giver[:, codes] * np.int32(longest) + place]
 
 
 def _number(check: str, what: str, x: Float[ndarray, " row"]) -> Shortcut | None:
@@ -131,7 +134,8 @@ def _words(texts: ndarray, label_words: Sequence[str]) -> Shortcut | None:
     def gaps(labels: ndarray) -> Any:
         positive = labels.sum(axis=1)[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            gap = (labels @ present) / positive - ((1 - labels) @ present) / (labels.shape[1] - positive)
+            among = labels @ present
+            gap = among / positive - (present.sum(axis=0) - among) / (labels.shape[1] - positive)
         return np.abs(np.nan_to_num(gap, nan=0.0))
 
     def measure(labels: ndarray) -> tuple[ndarray, float]:
