@@ -21,6 +21,7 @@ from verdictscope.probes.evaluate import Evaluation
 from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.merit import Merit, merit, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
+from verdictscope.probes.passport import Passport, balanced_threshold, load_probe, save_probe
 from verdictscope.probes.protocol import ProtocolResult, protocol
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
@@ -51,6 +52,7 @@ __all__ = [
     "NullDraws",
     "OrdinalProbe",
     "PairProbe",
+    "Passport",
     "PermutedControl",
     "ProtocolResult",
     "RidgeProbe",
@@ -64,6 +66,7 @@ __all__ = [
     "anchor_rollouts",
     "as_published",
     "bag_of_words_auroc",
+    "balanced_threshold",
     "calibrate",
     "calibrate_segments",
     "cliff",
@@ -73,6 +76,7 @@ __all__ = [
     "fit_eraser",
     "length_auroc",
     "lint",
+    "load_probe",
     "ood_transfer",
     "merit",
     "permuted_control",
@@ -82,6 +86,7 @@ __all__ = [
     "random_directions",
     "position_transfer",
     "reliability_curve",
+    "save_probe",
     "select",
     "solve_layers",
     "solve_logistic",

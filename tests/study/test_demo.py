@@ -12,7 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from verdictscope.activations import load
+from verdictscope.errors import InputError
 from verdictscope.pipeline import STAGES, run_study
+from verdictscope.probes import load_probe
 from verdictscope.run import Run
 from verdictscope.sources import models_folder
 from verdictscope.study import Study, read_study
@@ -107,6 +110,19 @@ def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
             "ablation",
         )
     }
+
+
+def test_the_probe_has_a_passport_that_fits_its_model_and_its_twin_where_said(run: Path) -> None:
+    cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
+    readout, passport = load_probe(run, cliff, site="resid_post", positions="thinking:8,think_end")
+    assert readout.to_dict()["weight"] == json.loads((run / "readouts.json").read_text())["probe"]["weight"]
+    assert passport.transfer
+    assert passport.nulls
+    labels = pd.read_parquet(run / "labels.parquet")
+    passport.unseen(labels.loc[labels["part"] == "test", "group"])
+    with pytest.raises(InputError, match="another weights"):
+        load_probe(run, aligned)
+    load_probe(run, aligned, twin=True)
 
 
 def test_parts_do_not_share_groups_and_selection_keeps_off_the_reporting_half(run: Path) -> None:

@@ -1,18 +1,26 @@
-"""Stage ``transfer``: the probe fitted at every place and read at every other, and across sets of prompts."""
+"""Stage ``transfer``: the probe fitted at every place and read at every other, and across sets of prompts.
+
+With these numbers the probe has everything its passport asks for, so the stage writes that too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
-from verdictscope.activations import Store
-from verdictscope.probes import ood_transfer, position_transfer
+from verdictscope.activations import LinearReadout, Store
+from verdictscope.activations.readouts import from_dict
+from verdictscope.probes import Passport, balanced_threshold, ood_transfer, position_transfer, save_probe
 from verdictscope.run import Run
 from verdictscope.stages.probe import probe_rows
 from verdictscope.stages.rollouts import read_study_prompts
 
 
 def run_transfer(run: Run) -> None:
-    """Write ``position_transfer.parquet``, and ``ood.parquet`` where the study names columns to split by.
+    """Write ``position_transfer.parquet``, ``ood.parquet`` where the study names columns to split by, and the passport.
 
     Layer and penalty are those of the chosen probe: they were chosen on the validation part.
     """
@@ -24,16 +32,52 @@ def run_transfer(run: Run) -> None:
     with run.ticking("transfer: positions") as tick:
         found = position_transfer(X, rows, probe["C"], places=places(run, rows), progress=tick, **given)
     run.write("position_transfer", found.to_frame())
-    if not section.by:
-        return
+    tables = across_sets(run, X, rows, probe["C"], given) if section.by else []
+    if tables:
+        run.write("ood", pd.concat(tables, ignore_index=True))
+    write_passport(run, X, rows, tables)
+
+
+def across_sets(
+    run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]
+) -> list[pd.DataFrame]:
+    """A matrix for every column the study splits by."""
     prompts = read_study_prompts(run).set_index("id")
     tables = []
-    for column in section.by:
+    for column in run.study.transfer.by:
         rows[column] = rows["prompt"].map(prompts[column])
         with run.ticking(f"transfer: {column}") as tick:
-            matrix = ood_transfer(X, rows, probe["C"], column, progress=tick, **given)
+            matrix = ood_transfer(X, rows, C, column, progress=tick, **given)
         tables.append(matrix.to_frame().assign(by=column))
-    run.write("ood", pd.concat(tables, ignore_index=True))
+    return tables
+
+
+def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
+    """Write ``probe.safetensors`` and ``passport.json`` of the chosen probe."""
+    readout, probe, study = from_dict(run.read_json("readouts")["probe"]), run.read_json("probe"), run.study
+    assert isinstance(readout, LinearReadout)
+    validation = (rows["part"] == "validation").to_numpy()
+    scores = X[validation] @ np.asarray(readout.weight) + readout.bias
+    columns = ["fit", "read", "kind", "by", "auroc", "low", "high", "n", "null_low", "null_high"]
+    matrix = pd.concat(sets, ignore_index=True)[columns].to_dict("records") if sets else []
+    passport = Passport(
+        label="refused",
+        model=run.state()["models"]["base"],
+        site=probe["site"],
+        layer=probe["layer"],
+        norm="pre",
+        positions=study.collect.resid_post,
+        trained={str(part): sorted(set(of["group"].astype(str))) for part, of in rows.groupby("part")},
+        split={"shares": list(study.split.shares), "seed": study.seed, "grouped by": "group"},
+        fit={"C": probe["C"], "balance": "cells", "hold": ["harm"]},
+        threshold=balanced_threshold(scores, rows.loc[validation, "label"]),
+        test={"estimate": probe["auroc_test"], "low": probe["auroc_low"], "high": probe["auroc_high"], "n": probe["n"],
+              "unit": "AUROC"},
+        nulls=run.table("probe_nulls").to_dict("records"),
+        transfer=matrix,
+    )  # fmt: skip
+    for file in save_probe(run.out, readout, passport):
+        run.made(file.name)
 
 
 def places(run: Run, rows: pd.DataFrame) -> list[str]:

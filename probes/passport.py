@@ -1,0 +1,264 @@
+"""A probe with its papers: where its numbers come from, and a refusal to read a model it was not made for.
+
+Two files of one folder: ``probe.safetensors`` (direction and bias) and ``passport.json`` (everything else). Each knows
+the other by its SHA-256, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from verdictscope import provenance
+from verdictscope.errors import InputError
+
+if TYPE_CHECKING:
+    from verdictscope.activations.readouts import LinearReadout
+
+FORMAT = 1
+WEIGHTS, PAPERS = "probe.safetensors", "passport.json"
+
+IDENTITY = {
+    "architecture": "architecture", "config": "configuration", "weights": "weights", "tokenizer": "tokenizer",
+    "template": "chat template", "dtype": "dtype", "layers": "number of layers", "d_model": "width",
+    "revision": "revision",
+}  # fmt: skip
+"""Fields of a model that must agree, and what they are called. The name is not among them: a folder may be moved, its
+weights say whether it is the same."""
+TWIN = frozenset({"weights", "config", "revision"})
+"""What twin checkpoints (aligned and cliff, base and distilled, an adapter on and off) may differ in."""
+_NEVER = frozenset({"layers", "d_model", "architecture"})
+
+
+@dataclass(frozen=True)
+class Passport:
+    """Everything that must be known to trust, or refuse, a stored probe.
+
+    Attributes:
+        label: what the score reads, for people.
+        model: identity of the model, as `provenance.describe_model` gives it.
+        site: site of the states it reads.
+        layer: its layer.
+        norm: ``pre`` (the states as they are) or ``final`` (through the final norm).
+        positions: the rule by which training positions were chosen.
+        trained: groups of prompts by part of the split, ``{"train": [...], "validation": [...], "test": [...]}``.
+        split: how the parts were made: shares and seed.
+        fit: penalty, balance, columns held fixed.
+        threshold: score above which the label is said, chosen on the validation part.
+        test: its number on the test part: estimate, low, high, n, unit.
+        nulls: rows of nulls and baselines that stand beside that number.
+        transfer: rows of the out-of-distribution matrix, empty where there is none.
+        versions: libraries that made it.
+        weights_sha256: of ``probe.safetensors``; filled in when saved.
+        format: version of this file.
+    """
+
+    label: str
+    model: Mapping[str, Any]
+    site: str
+    layer: int
+    norm: str
+    positions: str
+    trained: Mapping[str, list[str]]
+    split: Mapping[str, Any]
+    fit: Mapping[str, Any]
+    threshold: float
+    test: Mapping[str, Any]
+    nulls: list[dict[str, Any]] = field(default_factory=list)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
+    versions: Mapping[str, str] = field(default_factory=provenance.versions)
+    weights_sha256: str = ""
+    format: int = FORMAT
+
+    def check(
+        self,
+        model: Any = None,
+        *,
+        twin: bool | Collection[str] = False,
+        site: str | None = None,
+        layer: int | None = None,
+        norm: str | None = None,
+        positions: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        """Refuse what this probe was not made for.
+
+        Args:
+            model: the model it is to read, as `load` gives it, or its identity as a mapping.
+            twin: the model is a twin of the one the probe was made on: ``True`` lets `TWIN` differ, a collection names
+                the fields that may (``{"weights", "template"}`` for a base model and its distilled form). Width, layers
+                and architecture may never differ.
+            site: where the caller is about to read, checked where given.
+            layer: likewise.
+            norm: likewise, ``pre`` or ``final``.
+            positions: likewise.
+            dtype: likewise, of the states.
+
+        Raises:
+            InputError: the first mismatch: what it is, both values, and what to do.
+        """
+        if model is not None:
+            found = model if isinstance(model, Mapping) else provenance.describe_model(model)
+            self._check_model(found, TWIN if twin is True else frozenset(twin or ()))
+        stated = {"site": site, "layer": layer, "norm": norm, "positions": positions}
+        for name, value in stated.items():
+            if value is not None and value != getattr(self, name):
+                raise InputError(
+                    f"this probe was fitted at {name} {getattr(self, name)!r} and is to be read at {value!r}: read it "
+                    "where it was fitted, or fit one there"
+                )
+        if dtype is not None and dtype != self.model.get("dtype"):
+            raise InputError(
+                f"this probe was fitted on {self.model.get('dtype')} states and is to read {dtype}: load the model in "
+                "the same dtype"
+            )
+
+    def _check_model(self, found: Mapping[str, Any], may: frozenset[str]) -> None:
+        unknown = sorted(may - set(IDENTITY))
+        if unknown:
+            raise InputError(f"twin names {unknown[0]!r}; a twin may differ in {', '.join(sorted(IDENTITY))}")
+        if may & _NEVER:
+            raise InputError(f"a twin may not differ in {min(may & _NEVER)}: the probe's direction would mean nothing")
+        for key, words in IDENTITY.items():
+            mine, theirs = self.model.get(key), found.get(key)
+            if mine == theirs or key in may or (key == "revision" and None in (mine, theirs)):
+                continue
+            hint = "" if key in _NEVER else "; a twin checkpoint is read with twin=True"
+            if key not in TWIN | _NEVER:
+                hint = f"; a twin that differs there is read with twin={{{key!r}, …}}"
+            raise InputError(
+                f"this probe was made on {self.model.get('name')!r} and {found.get('name')!r} has another {words} "
+                f"({theirs} instead of {mine}){hint}"
+            )
+
+    def unseen(self, groups: Collection[Any]) -> None:
+        """Refuse to test on prompts the probe was fitted or chosen on.
+
+        Raises:
+            InputError: one of the groups is in its training or validation part.
+        """
+        known = {str(g) for part in ("train", "validation") for g in self.trained.get(part, ())}
+        seen = sorted(known & {str(g) for g in groups})
+        if seen:
+            raise InputError(
+                f"{len(seen)} prompt groups, such as {seen[0]!r}, fitted or chose this probe: leave them out"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return provenance.finite(asdict(self))
+
+    def __repr__(self) -> str:
+        numbers = [self.test.get(key) for key in ("estimate", "low", "high")]
+        told = "not tested" if None in numbers else "{:.3f} [{:.3f}, {:.3f}]".format(*numbers)
+        return (
+            f"Passport: {self.label} at {self.site} layer {self.layer} of {self.model.get('name')}, {told}; "
+            f"fitted on {len(self.trained.get('train', ()))} prompt groups, {len(self.nulls)} nulls beside it"
+        )
+
+
+def save_probe(folder: str | Path, readout: LinearReadout, passport: Passport) -> tuple[Path, Path]:
+    """Write ``probe.safetensors`` and ``passport.json`` into a folder.
+
+    Args:
+        folder: made if missing.
+        readout: the probe.
+        passport: its papers; site, layer and norm must be the readout's.
+
+    Raises:
+        InputError: readout and passport do not belong together.
+    """
+    from safetensors.numpy import save
+
+    norm = "final" if readout.final_norm else "pre"
+    passport.check(site=readout.site, layer=readout.layer, norm=norm)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weight = np.ascontiguousarray(readout.weight, dtype=np.float64)
+    data = save({"direction": weight, "bias": np.array([readout.bias])}, {"name": readout.name, "format": str(FORMAT)})
+    with provenance.whole(folder / WEIGHTS) as part:
+        part.write_bytes(data)
+    papers = passport.to_dict() | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    provenance.write_json(folder / PAPERS, papers)
+    return folder / WEIGHTS, folder / PAPERS
+
+
+def load_probe(
+    folder: str | Path, model: Any = None, *, twin: bool | Collection[str] = False, **stated: Any
+) -> tuple[LinearReadout, Passport]:
+    """Read a stored probe, and refuse it for a model or a place it was not made for.
+
+    Args:
+        folder: where both files lie, for example a run folder.
+        model: the model it is to read; without one only the files are checked.
+        twin: as in `Passport.check`.
+        stated: ``site layer norm positions dtype``, as in `Passport.check`.
+
+    Raises:
+        InputError: a file is missing, damaged, of a newer version or belongs to another; or a mismatch.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from verdictscope.activations.readouts import LinearReadout
+
+    folder = Path(folder)
+    passport = _papers(folder / PAPERS)
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {PAPERS}")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != passport.weights_sha256:
+        raise InputError(f"{file} is damaged or belongs to another passport: its SHA-256 is not the one in {PAPERS}")
+    passport.check(model, twin=twin, **stated)
+    try:
+        with safe_open(file, framework="numpy") as held:
+            name = (held.metadata() or {}).get("name", passport.label)
+            direction, bias = held.get_tensor("direction"), float(held.get_tensor("bias")[0])
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"{file} cannot be read as a probe: {str(error).splitlines()[0]}") from error
+    readout = LinearReadout(name, passport.site, passport.layer, direction, bias, final_norm=passport.norm == "final")
+    return readout, passport
+
+
+def _papers(file: Path) -> Passport:
+    if not file.is_file():
+        raise InputError(f"there is no passport at {file}: a probe without one is not read")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file} is no JSON: {error}") from error
+    known = {f.name for f in fields(Passport)}
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int) or data["format"] > FORMAT:
+        raise InputError(f"{file} is no passport of format {FORMAT} or older: upgrade, or save the probe again")
+    missing = sorted(known - set(data))
+    if missing:
+        raise InputError(f"{file} lacks {missing[0]!r}: save the probe again")
+    return Passport(**{key: value for key, value in data.items() if key in known})
+
+
+def balanced_threshold(scores: Any, labels: Any) -> float:
+    """The score that parts the labels with the highest mean of both hit rates; midway between its neighbours.
+
+    Args:
+        scores: one score per row.
+        labels: 0 or 1 per row.
+
+    Raises:
+        InputError: one class.
+    """
+    s, y = np.asarray(scores, dtype=float), np.asarray(labels).astype(int)
+    if len(set(y.tolist())) < 2:
+        raise InputError("a threshold needs rows of both labels")
+    order = np.argsort(s, kind="stable")
+    s, y = s[order], y[order]
+    below = np.cumsum(1 - y) / (1 - y).sum() + 1 - np.cumsum(y) / y.sum()
+    cuts = np.flatnonzero(np.diff(s) > 0)
+    if not len(cuts):
+        return float(s[0])
+    best = cuts[int(np.argmax(below[cuts]))]
+    return float((s[best] + s[best + 1]) / 2)
