@@ -18,6 +18,7 @@ from verdictscope.probes.estimators import (
     ScoreProbe,
 )
 from verdictscope.probes.evaluate import Evaluation
+from verdictscope.probes.lens import LayerWeights, LensLogits, lens_logits, lens_readouts, weigh_layers
 from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.merit import Merit, merit, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
@@ -43,7 +44,9 @@ __all__ = [
     "EraserFitter",
     "Erasure",
     "Evaluation",
+    "LayerWeights",
     "LdaProbe",
+    "LensLogits",
     "Leaks",
     "LogisticFits",
     "LogisticProbe",
@@ -76,6 +79,8 @@ __all__ = [
     "fit_eraser",
     "length_auroc",
     "lint",
+    "lens_logits",
+    "lens_readouts",
     "load_probe",
     "ood_transfer",
     "merit",
@@ -96,4 +101,5 @@ __all__ = [
     "token_auroc",
     "token_table",
     "token_view",
+    "weigh_layers",
 ]
