@@ -301,8 +301,9 @@ def _drop_words(cliff: pd.DataFrame) -> str:
     need(cliff, "cliff", "arm cell target name estimate low high n")
     rows = cliff[truth(cliff["target"]) & (cliff["name"] == "anchored_drop")]
     parts = []
-    for arm, cells, words in (("base", _COMPLIED, "base"), ("twin", _REFUSED + _COMPLIED, "twin"),
-                              ("ablated_fixed", _COMPLIED, "found heads zeroed")):
+    # A control arm takes all target requests, whatever came of them: its cell is called target.
+    for arm, cells, words in (("base", _COMPLIED, "base"), ("twin", (*_REFUSED, *_COMPLIED, "target"), "twin"),
+                              ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed")):
         found = rows[(rows["arm"] == arm) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
         if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
             parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
