@@ -68,29 +68,30 @@ def run(repeats: int, small: bool = False) -> Result:
     for name, exponent in SPECTRA.items():
         work = Work(sizes, exponent)
         timings = interleave(work.arms(), repeats if name == "1/i" else 1, warmup=1 if name == "1/i" else 0)
-        speedups[name] = work.speedup(timings)
+        speedups[name] = {loop: work.speedup(timings, loop) for loop in (LOOP, PARALLEL)}
         for row in timings.rows():
             whole = row["seconds"] * (1 if row["name"] == OURS else work.scale)
             rows.append({**row, "name": f"{name}: {row['name']}", "whole_sweep_seconds": whole})
         gaps[name] = work.exactness()
         rows.append({"name": f"{name}: against newton-cholesky", "fits": sizes.exact_fits, **gaps[name]})
-        say(f"{name}: {speedups[name]:.1f} times; gap {gaps[name]['objective_gap']:.1e}")
+        say(f"{name}: {told(speedups[name])}; gap {gaps[name]['objective_gap']:.1e}")
         if name == "1/i":
             seconds = sorted(timed(work.permute) for _ in range(repeats))[repeats // 2]
             rows.append({"name": f"{name}: permutation test, {sizes.layers} layers", "seconds": seconds,
                          "refits": sizes.refits, "null_mean": work.null_mean})  # fmt: skip
-            headline = {"sweep_speedup_vs_sklearn": speedups[name], "objective_gap": gaps[name]["objective_gap"],
+            headline = {"sweep_speedup_vs_sklearn": speedups[name][LOOP], "objective_gap": gaps[name]["objective_gap"],
                         "permutation_seconds": seconds}  # fmt: skip
     cores = _cores()
     notes = [
         f"scikit-learn ran {sizes.cells} of {sizes.layers * sizes.positions} cells; its seconds for the whole sweep "
         "(whole_sweep_seconds) are scaled up by the number of cells, and every speedup rests on that extrapolation.",
-        f"sweep_speedup_vs_sklearn is against the faster of its two loops ({LOOP}; {PARALLEL}), both on {cores} cores.",
+        f"sweep_speedup_vs_sklearn is against {LOOP} with BLAS on its own {cores} cores, which wait for each other; "
+        "one fit a core, BLAS on one thread, is the harder rival and stands beside it.",
         "isotropic and 1/i^2 were timed in one round each, 1/i in interleaved rounds after a warm-up.",
         "objective_gap is (ours - theirs) / theirs, the largest over the fits compared; coefficients the largest "
         "distance of directions as a share of their length. "
         f"Asked: {TARGETS['objective_gap']:g} and {TARGETS['coefficients']:g}.",
-        "speedups: " + ", ".join(f"{name} {value:.1f}" for name, value in speedups.items()),
+        "speedups: " + "; ".join(f"{name} {told(of)}" for name, of in speedups.items()) + ".",
     ]
     return Result(asdict(sizes) | {"cores": cores, "small": small}, rows, headline, notes)
 
@@ -137,10 +138,9 @@ class Work:
         """Arm to function."""
         return {OURS: self.ours, LOOP: self.loop, PARALLEL: self.parallel}
 
-    def speedup(self, timings: Timings) -> float:
-        """The whole sweep by the faster scikit-learn loop over ours."""
-        theirs = min(timings.median(LOOP), timings.median(PARALLEL)) * self.scale
-        return theirs / timings.median(OURS)
+    def speedup(self, timings: Timings, loop: str) -> float:
+        """The whole sweep by a scikit-learn loop over ours."""
+        return timings.median(loop) * self.scale / timings.median(OURS)
 
     def ours(self) -> dict[int, ndarray]:
         """Every fit of the sweep, and the scores of all rows under each."""
@@ -188,6 +188,11 @@ class Work:
         then = partial(_held_out, labels=labels[:, ~train], test=~train)
         found = solve_layers(self.held.__getitem__, layers, labels, [0.01], folds=train[None], then=then)
         self.null_mean = float(np.mean([area[1:].mean() for area in found.values()]))
+
+
+def told(of: dict[str, float]) -> str:
+    """``24.1 over a plain loop, 7.0 over one fit a core``."""
+    return f"{of[LOOP]:.1f} over a plain loop, {of[PARALLEL]:.1f} over one fit a core"
 
 
 def objective(Z: ndarray, y: ndarray, w: ndarray, b: float, C: float) -> float:
