@@ -54,8 +54,11 @@ def locked(folder: Path) -> Iterator[None]:
     file = folder / LOCK
     handle = _locked_handle(file)
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise disk_error(error, file) or error from error
         yield
     finally:
         file.unlink(missing_ok=True)  # before the lock goes: whoever opens the name later opens a new file
