@@ -242,7 +242,7 @@ def erase_work(c: Counting) -> Work:
 
 def heads_work(c: Counting) -> Work:
     """``heads``: both halves once untouched and once without each head; two readouts are taken apart in two passes
-    each, and the scale of the logits is measured on one token, twice."""
+    each, and three short passes look at the head: what it reads, and the scale of its logits, twice."""
     heads = c.shape.n_layers * c.shape.n_heads
     jobs = [
         c.reading(f"{half} half, every head", c.complied_targets(half), TOKEN_BUDGET["cpu"], 1 + heads,
@@ -250,7 +250,7 @@ def heads_work(c: Counting) -> Work:
         for half in ("explore", "report")
     ]  # fmt: skip
     jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 4))
-    jobs.append(Job("scale of the logits", passes=2, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
+    jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
     return Work("heads", tuple(jobs))
 
 
