@@ -19,7 +19,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
 from verdictscope.probes.solver import LogisticFits, solve_layers
-from verdictscope.probes.sweep import ReadLayer, one_standard_error
+from verdictscope.probes.sweep import ReadLayer
 from verdictscope.stats import auroc_clustered, auroc_many, permutation_p
 
 _FEWEST = 19  # below this no p-value can reach .05
@@ -217,11 +217,9 @@ class _Refits:
 
 
 def _chosen(layers: Sequence[Float[ndarray, "3 refit"]]) -> Float[ndarray, " refit"]:
-    """The test AUROC at each refit's chosen layer, by the sweep's own rule."""
+    """The test AUROC at each refit's chosen layer, by the sweep's own rule: the latest within one standard error."""
     validation, se, test = np.stack(layers, axis=1)
-    found = []
-    for r in range(validation.shape[1]):
-        table = pd.DataFrame({"layer": np.arange(len(layers)), "C": 0.0})
-        table["auroc_validation"], table["se"] = validation[:, r], se[:, r]
-        found.append(test[one_standard_error(table)[0], r])
-    return np.array(found)
+    each, best = np.arange(validation.shape[1]), validation.argmax(axis=0)
+    near = validation >= validation[best, each] - np.nan_to_num(se[best, each], nan=0.0)
+    latest = len(layers) - 1 - near[::-1].argmax(axis=0)
+    return test[latest, each]
