@@ -210,7 +210,7 @@ COMMANDED = {  # family, arguments, what is broken inside
     "the norm side swapped, final": ("llama", [], (SiteMap, "place", _place_with("final_norm", side="in"))),
     "the norm side swapped, post-norm": ("gemma2", ["--override", "ln1_post="], None),
     "left padding without position ids": ("gpt2", ["--padding", "left", "--no-position-ids"], None),
-    "a branch gain ignored": ("granite", [], (measure, "_snap", lambda gain, numbers, dtype: 1.0)),
+    "a branch gain ignored": ("granite", [], (measure, "snap", lambda gain, numbers, dtype: 1.0)),
 }
 
 
