@@ -23,7 +23,7 @@ from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import Attention
 from verdictscope.errors import InputError
 
-Features = Int[Tensor, " feature"]
+Features = Int[Tensor, "_"]
 
 
 @dataclass(eq=False)

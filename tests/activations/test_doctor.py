@@ -12,7 +12,7 @@ from tiny_models import hf_model, wrapped
 from typer.testing import CliRunner
 
 from verdictscope.activations import Model, measure
-from verdictscope.activations.doctor import STATUSES, Diagnosis, Layout, doctor
+from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, doctor
 from verdictscope.activations.identities import captured, probe_ids
 from verdictscope.activations.model import unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
@@ -53,6 +53,9 @@ def test_the_matrix_passes_in_float32(family):
     assert found.ok
     assert found.worst_identity <= 1e-5
     assert {f.status for f in found.findings} <= set(STATUSES)
+    assert all(f.check.startswith(tuple(CHECKS)) for f in found.findings)
+    if family in MATRIX:  # nothing here is passed over as degraded
+        assert {f.check for f in found.findings if f.status == "degraded"} == set()
     assert weights_fingerprint(hf) == before
 
 
