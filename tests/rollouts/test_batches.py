@@ -46,8 +46,10 @@ def watching(seen: dict[str, float]) -> Iterator[None]:
 
     def recorded(self: live.LiveBatch, rows: Any, logits: torch.Tensor) -> Any:
         seen["draws"] += sum(row.finish is None for row in rows)
-        if rng.random() < 0.05:
-            k = rng.randrange(len(rows))
+        # a row that is done is only carried along, its last token fed again: its logits mean nothing
+        going = [k for k, row in enumerate(rows) if row.finish is None]
+        if going and rng.random() < 0.05:
+            k = rng.choice(going)
             reference = alone(self._call, (*rows[k].prompt, *rows[k].written), self.device)[0]
             apart = ((logits[k] - reference).abs().max() / reference.abs().max()).item()
             seen["apart"] = max(seen["apart"], apart)
