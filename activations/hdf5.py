@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -97,6 +100,39 @@ def from_stored(array: np.ndarray, dtype: str) -> Tensor:
 def row_bytes(spec: Mapping[str, Any]) -> int:
     """Bytes of one row at one layer."""
     return int(np.prod(spec["shape"], dtype=np.int64)) * np.dtype(STORED[spec["dtype"]]).itemsize
+
+
+def structure_bytes(
+    header: Mapping[str, Any], rollout_ids: Sequence[str], sites: Mapping[str, Mapping[str, Any]]
+) -> int:
+    """Bytes of a store beside its values, from above: header, ids, row columns, commits and HDF5's own bookkeeping."""
+    columns = sum(np.dtype(kind).itemsize for kind in ROW_TYPES.values())
+    names = len(rollout_ids) * (max((len(name.encode()) for name in rollout_ids), default=0) + 64)
+    chunks = sum(len(spec["layers"]) * (spec["rows"] // CHUNK_ROWS + 1) for spec in sites.values())
+    rows = sum(spec["rows"] for spec in sites.values()) * columns
+    return len(json.dumps(header)) + names + rows + 16 * len(rollout_ids) * len(sites) + 64 * chunks + (1 << 16)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Takes room on the disk for the first ``size`` bytes of a file, which may exist; its contents stay.
+
+    HDF5 does not outlive a write that the kernel refuses: it prints its stack, and closing the file afterwards was seen
+    to crash the process. With the room taken beforehand, a full disk is an error of ours, before HDF5 opens the file.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        # A file system that cannot reserve says so; writing then has to tell by itself.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def xxh3(arrays: Iterable[np.ndarray]) -> int:

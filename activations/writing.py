@@ -22,7 +22,17 @@ import pandas as pd
 import xxhash
 from torch import Tensor
 
-from verdictscope.activations.hdf5 import ROW_TYPES, cuts, first_line, lay_out, row_bytes, to_stored, write_header
+from verdictscope.activations.hdf5 import (
+    ROW_TYPES,
+    cuts,
+    first_line,
+    lay_out,
+    reserve,
+    row_bytes,
+    structure_bytes,
+    to_stored,
+    write_header,
+)
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.store import FORMAT, VERSION, Store
 from verdictscope.errors import InputError
@@ -69,9 +79,12 @@ class StoreWriter(Store):
                 raise InputError(
                     f"{path} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left; read less"
                 )
+            whole = {"format": FORMAT, "version": VERSION, **header}
+            reserve(part, structure_bytes(whole, rollout_ids, sites) + needed)
             with h5py.File(part, "w") as file:
-                write_header(file, {"format": FORMAT, "version": VERSION, **header})
+                write_header(file, whole)
                 lay_out(file, rollout_ids, sites, header["plan"]["batches"])
+            reserve(part, part.stat().st_size)
             part.replace(path)
         except (OSError, RuntimeError) as error:
             with suppress(OSError):

@@ -103,8 +103,10 @@ def _bridge_cache(model: Model) -> dict[str, Tensor]:
     hf.config.architectures = [type(hf).__name__]
     with _silence(), tempfile.TemporaryDirectory() as folder, import_transformer_lens() as lens:
         tokenizer = model.tokenizer or word_tokenizer(int(hf.get_input_embeddings().weight.shape[0]), Path(folder))
+        # A folder for a name: by the model's own the bridge would ask the hub for a processor, and retry offline.
+        hf.config.save_pretrained(folder)
         bridge = lens.TransformerBridge.boot_transformers(
-            model.name, hf_model=hf, tokenizer=tokenizer, device=str(model.device)
+            folder, hf_model=hf, tokenizer=tokenizer, device=str(model.device)
         )
         with torch.no_grad():
             _, cache = bridge.run_with_cache(torch.tensor([ids], device=model.device), prepend_bos=False)

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from tests.evidence import write_evidence
+from tests.study.whole import some_prompts
 from verdictscope.pipeline import STAGES
-from verdictscope.sources import models_folder
 
 GROUPS = 14
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,16 +24,6 @@ def killed(folder: Path, *arguments: object, timeout: float) -> dict[str, Any]:
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def some_prompts(file: Path, each: int) -> int:
-    """A few groups of every category cell of the demo's prompts; returns how many prompts that are."""
-    table = pd.read_csv(models_folder() / "cliff" / "prompts.csv")
-    groups = table.drop_duplicates("group").groupby(["verb_category", "object_category"])["group"]
-    keep = groups.apply(lambda names: names.sample(each, random_state=0))
-    chosen = table[table["group"].isin(keep)]
-    chosen.to_csv(file, index=False)
-    return len(chosen)
 
 
 def test_two_kills_of_a_small_run(tmp_path: Path) -> None:

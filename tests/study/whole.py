@@ -11,6 +11,7 @@ import pandas as pd
 
 from verdictscope.activations import Store
 from verdictscope.provenance import PART
+from verdictscope.sources import models_folder
 
 ADDED_TO = ("trace.parquet", "trace_mean.parquet", "cliff.parquet")
 """Tables of stage ``trace`` to which ``ablate`` adds arms: between the two either form is right."""
@@ -81,7 +82,7 @@ def _equal(path: Path, other: Path) -> bool:
     if path.suffix == ".parquet":
         return pd.read_parquet(path).equals(pd.read_parquet(other))
     if path.suffix == ".h5":
-        return _datasets(path) == _datasets(other)
+        return datasets(path) == datasets(other)
     if path.name == "summary.json":
         return _without_seconds(path) == _without_seconds(other)
     if path.suffix == ".html":
@@ -93,10 +94,20 @@ def _without_seconds(path: Path) -> dict:
     return {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
 
 
-def _datasets(path: Path) -> dict[str, bytes]:
+def datasets(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with h5py.File(path, "r") as file:
         file.visititems(
             lambda name, item: found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
         )
     return found
+
+
+def some_prompts(file: Path, each: int) -> int:
+    """A few groups of every category cell of the demo's prompts; returns how many prompts that are."""
+    table = pd.read_csv(models_folder() / "cliff" / "prompts.csv")
+    groups = table.drop_duplicates("group").groupby(["verb_category", "object_category"])["group"]
+    keep = groups.apply(lambda names: names.sample(each, random_state=0))
+    chosen = table[table["group"].isin(keep)]
+    chosen.to_csv(file, index=False)
+    return len(chosen)
