@@ -33,7 +33,7 @@ KNOWN_FIGURES = {
     "ablation": "Without the found heads",
 }
 """Titles of the figures of a study, in the order of the argument; others follow under their own names. A name that
-ends in an underscore stands for all that begin with it."""
+ends in an underscore stands for all that begin with it; what follows is told in brackets."""
 
 
 def write_report(run: Record, out: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def report_context(run: Record) -> dict[str, Any]:
 def figure_list(run: Record) -> list[dict[str, Any]]:
     """The run's figures as data URIs, known ones first, each with title and caption."""
     found = run.figures()
-    known = {n: title for key, title in KNOWN_FIGURES.items() for n in found if _is_known(n, key)}
+    known = {n: _titled(n, key) for key in KNOWN_FIGURES for n in found if _is_known(n, key)}
     names = [*known, *(n for n in found if n not in known)]
     return [
         {
@@ -136,6 +136,12 @@ def figure_list(run: Record) -> list[dict[str, Any]]:
         }
         for place, name in enumerate(names, 1)
     ]
+
+
+def _titled(name: str, key: str) -> str:
+    """The title of a known figure; those that share one are told apart by the rest of their names."""
+    rest = name.removeprefix(key).replace("_", " ")
+    return KNOWN_FIGURES[key] + (f" ({rest})" if rest else "")
 
 
 def _is_known(name: str, key: str) -> bool:
