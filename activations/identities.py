@@ -160,11 +160,13 @@ def check(model: Model) -> tuple[Check, ...]:
     missing = [key for key in wanted if key not in values]
     if missing:
         return tuple(Check("the module ran", name, layer, 1.0, 0.0, False) for name, layer in missing)
-    hidden = [h.detach().reshape(-1, h.shape[-1]).double().cpu() for h in out.hidden_states]
-    hidden, final = by_layer(hidden, values["resid_post", 0])
+    hidden = [h.detach().reshape(-1, h.shape[-1]).double().cpu() for h in out.hidden_states or ()]
+    # transformers records them by hooks it sets once a model; on layers that a bridge has since replaced they are gone.
+    hidden, final = by_layer(hidden, values["resid_post", 0]) if hidden else ([None] * len(sites), None)
     found = [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
-    last = [values["final_norm", None]]
-    found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, final, dtype))
+    if final is not None:
+        last = [values["final_norm", None]]
+        found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, final, dtype))
     found += [c for layer in sorted(products) for c in products[layer]]
     if sites.unembed is not None and getattr(out, "logits", None) is not None:
         found.append(_logit_check(model, ids, out.logits, dtype))

@@ -133,12 +133,15 @@ def without_duplicates(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.Data
     prompts are never duplicates of one another.
     """
     pairs = near_duplicates(prompts["user"].to_list(), threshold)
+    # An exact copy goes whether its first stays or not: what drops the first, of which alone near pairs are listed,
+    # drops the copy as well.
+    kept = np.ones(len(prompts), dtype=bool)
+    kept[pairs.loc[pairs["exact"], "b"]] = False
     earlier: dict[int, list[int]] = defaultdict(list)
     for a, b in zip(pairs["a"], pairs["b"], strict=True):
         earlier[int(b)].append(int(a))
-    kept = np.ones(len(prompts), dtype=bool)
     for at in range(len(prompts)):
-        kept[at] = not any(kept[a] for a in earlier.get(at, ()))
+        kept[at] &= not any(kept[a] for a in earlier.get(at, ()))
     return prompts[kept].reset_index(drop=True)
 
 

@@ -51,6 +51,13 @@ def test_a_bridge_gives_the_same_rows_and_stays_as_it_is(family, tmp_path):
         assert torch.equal(bridge(ids, prepend_bos=False), before)
 
 
+def test_a_bridge_over_a_model_that_has_run_before(tmp_path):
+    """Its hooks for ``hidden_states`` were set on layers that the bridge replaces, so it records none."""
+    with torch.no_grad():
+        hf_model("llama")(torch.tensor([ROLLOUTS[0].ids]), output_hidden_states=True)
+    _same_rows(_bridge("llama", tmp_path), "llama", tmp_path)
+
+
 def test_a_bridge_that_computes_something_else_is_refused(tmp_path):
     bridge = _bridge("llama", tmp_path)
     bridge.add_perma_hook("blocks.1.hook_out", lambda value, hook: value * 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.rollouts.real_tokenizers import DATA
@@ -49,6 +49,7 @@ def test_near_duplicates_are_those_of_brute_force(texts: list[str]) -> None:
 
 
 @given(st.lists(WORDS.map(" ".join), max_size=14))
+@example(["how how", "how how how how how", "how how how how how"])
 @settings(max_examples=40, deadline=None)
 def test_what_is_kept_holds_no_duplicates_and_groups_join_all(texts: list[str]) -> None:
     table = pd.DataFrame({"id": [str(k) for k in range(len(texts))], "user": texts})
