@@ -38,7 +38,7 @@ from verdictscope.activations.store import FORMAT, VERSION, Store
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import SEGMENTS
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 21
 _SEGMENTS = pd.Index(SEGMENTS)
 
 
@@ -151,7 +151,7 @@ class StoreWriter(Store):
         for name, array in columns.items():
             state.update(array.data)
             if len(frame):
-                self._file[site]["rows"][name][start:stop] = array
+                self._held(f"{site}/rows/{name}")[start:stop] = array
         raw = self._raw(site)
         step = max(1, _BLOCK // max(1, raw.row_bytes))
         for at in range(shape[0]):
@@ -173,17 +173,26 @@ class StoreWriter(Store):
             raise InputError(f"{self.path}: a row names a rollout or segment that the store does not have")
         return {name: np.asarray(columns[name], dtype=kind) for name, kind in ROW_TYPES.items()}
 
+    def _held(self, name: str) -> h5py.Dataset:
+        """A dataset, looked up once: every look-up walks the file's groups."""
+        if name not in self._datasets:
+            self._datasets[name] = self._file[name]
+        return self._datasets[name]
+
+    @cached_property
+    def _datasets(self) -> dict[str, h5py.Dataset]:
+        return {}
+
     @cached_property
     def _index(self) -> pd.Index:
         return pd.Index(self._ids)
 
     def _commit(self, stops: Sequence[int], sums: Sequence[int], n_rollouts: int) -> None:
         n, done = self._batches, self._rollouts + n_rollouts
-        commits = self._file["commits"]
-        commits["rows"][n], commits["rollouts"][n] = stops, done
-        commits["xxh3"][n] = np.asarray(sums, dtype=np.uint64)
+        self._held("commits/rows")[n], self._held("commits/rollouts")[n] = stops, done
+        self._held("commits/xxh3")[n] = np.asarray(sums, dtype=np.uint64)
         self._file.flush()
-        commits["state"][:] = (n + 1, done == len(self._ids))
+        self._held("commits/state")[:] = (n + 1, done == len(self._ids))
         self._file.flush()
         self._note_commits()
 
