@@ -208,8 +208,9 @@ def test_any_content(name: str, user: str, thought: str, answer: str) -> None:
     labels, rollout = segmented(tok, prompt, ids, "stop")
     assert labels == expected
     asked = "".join(tok.decode(list(prompt.ids[s.start : s.stop])) for s in prompt.spans if s.segment == "user")
-    normalise = tok.backend_tokenizer.normalizer.normalize_str if family.base == "qwen" else str
-    assert asked.strip().removesuffix("\n").rstrip() == normalise("q" + user + "q")
+    # Not every tokenizer gives back what it took (Qwen normalises, Mistral puts a space after a control token).
+    wanted = tok.decode(tok.encode("q" + user + "q", add_special_tokens=False))
+    assert asked.strip().removesuffix("\n").rstrip() == wanted.strip()
 
 
 @pytest.mark.slow
