@@ -21,14 +21,17 @@ from verdictscope.stats.intervals import (
     ratio_interval,
     wilson,
 )
+from verdictscope.stats.sign_flips import FLIPS, SignFlips, sign_flip_test
 
 __all__ = [
+    "FLIPS",
     "RESAMPLES",
     "AurocBootstrap",
     "ClusteredAuroc",
     "Column",
     "Draws",
     "Effect",
+    "SignFlips",
     "auroc",
     "auroc_bootstrap",
     "auroc_clustered",
@@ -45,5 +48,6 @@ __all__ = [
     "rate_effect",
     "ratio_effect",
     "ratio_interval",
+    "sign_flip_test",
     "wilson",
 ]
