@@ -47,26 +47,26 @@ class AttentionCall:
     value: Float[Tensor, "batch kv_head key d_v"]
     rows: RowsFn = field(repr=False)
 
-    def site(self, name: str) -> Tensor | Pattern:
+    def site(self, name: str, *, cached: bool = False) -> Tensor | Pattern:
         """The value of site ``q``, ``k``, ``v`` (``[batch pos head d]``) or ``pattern``; of cached keys only this
-        call's."""
+        call's, or all of them."""
         if name == "pattern":
             return Pattern(self)
         if name == "q":
             return self.query.transpose(1, 2)
         kept = self.key if name == "k" else self.value
-        return kept[:, :, -self.query.shape[2] :].transpose(1, 2)
+        return (kept if cached else kept[:, :, -self.query.shape[2] :]).transpose(1, 2)
 
     def with_site(self, name: str, new: Tensor) -> AttentionCall:
-        """The call with another value of ``q``, ``k`` or ``v``.
+        """The call with another value of ``q``, ``k`` or ``v``, of these with what is cached.
 
         Raises:
-            InputError: keys or values of a cached step, of which the cache keeps the old.
+            InputError: keys or values of a cached step without the cached ones.
         """
         if name == "q":
             return replace(self, query=new.transpose(1, 2))
-        if self.key.shape[2] != self.query.shape[2]:
-            raise InputError(f"site {name} cannot be written while decoding with a cache, which keeps the old values")
+        if self.key.shape[2] != new.shape[1]:
+            raise InputError(f"site {name} of a cached step is written with all its keys, cached ones included")
         return replace(self, **{"key" if name == "k" else "value": new.transpose(1, 2)})
 
 

@@ -10,78 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from verdictscope.activations.attention import AttentionCall, Handle, listen
 from verdictscope.activations.attention_torch import Ear
-from verdictscope.activations.positions import over_continuation, resolve
 from verdictscope.activations.sitemap import Place
-from verdictscope.activations.sites import FLOW, FrozenPositions, Positions, Site, freeze
+from verdictscope.activations.sites import FLOW, Site
+from verdictscope.activations.views import BatchView, mask_of_call, view_of_call
 from verdictscope.errors import InputError
-from verdictscope.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
-
-
-@dataclass(frozen=True, eq=False)
-class BatchView:
-    """What a write function is told about the batch it is handed.
-
-    Attributes:
-        layer: the layer that fired.
-        rollouts: the rollouts in batch order; ``None`` around a forward pass that is not ours (``generate``).
-            When label strings of several tokens are scored these are prefixes with the label appended, under
-            their own ids.
-        positions: index of each token in its rollout.
-        mask: which tokens are no padding.
-        origins: for such prefixes the whole rollout and where the label starts.
-        chosen: positions looked up before, shared by all layers of a batch.
-    """
-
-    layer: int
-    rollouts: tuple[Rollout, ...] | None
-    positions: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"]
-    origins: tuple[tuple[Rollout, int], ...] | None = field(default=None, repr=False)
-    chosen: dict[Any, Tensor] = field(default_factory=dict, repr=False)
-
-    def select(self, positions: Positions | FrozenPositions) -> Bool[Tensor, "batch pos"]:
-        """Where ``positions`` (the grammar of ``positions.py``) lie in this batch; padding is never selected.
-
-        Under an appended label the positions are those of the whole rollout up to the label, and the label's
-        own tokens belong to ``all`` and ``answer`` but not to points such as ``last``.
-
-        Raises:
-            InputError: anything but ``all`` around a forward pass that is not ours, where segments are not
-                known.
-        """
-        if positions == "all":
-            return self.mask
-        if self.rollouts is None:
-            raise InputError(f"positions {positions!r} are not known while the model generates; use 'all'")
-        key = (freeze(positions), self.mask.device)
-        if key not in self.chosen:
-            chosen = torch.zeros_like(self.mask, device="cpu")
-            for row, rollout in enumerate(self.rollouts):
-                chosen[row, torch.from_numpy(self._resolve(positions, row, rollout))] = True
-            self.chosen[key] = chosen.to(self.mask.device) & self.mask
-        return self.chosen[key]
-
-    def _resolve(self, positions: Positions | FrozenPositions, row: int, rollout: Rollout) -> np.ndarray:
-        if self.origins is None:
-            return resolve(positions, rollout)
-        original, cut = self.origins[row]
-        before, after = resolve(positions, original), over_continuation(positions, rollout)
-        return np.concatenate([before[before < cut], after[after >= cut]])
 
 
 WriteFn = Callable[[Tensor, BatchView], Tensor]
@@ -129,8 +75,11 @@ def _after(fn: Callable[[Tensor], Tensor | None], index: int, _: nn.Module, __: 
     return new if isinstance(output, Tensor) else (*output[:index], new, *output[index + 1 :])
 
 
-def _hear(fn: Callable[[Any], Tensor | None], name: str, shared: int, call: AttentionCall, *_: Tensor) -> Any:
-    value = call.site(name)
+def _hear(
+    fn: Callable[[Any], Tensor | None], name: str, shared: int, writes: bool, call: AttentionCall, *_: Tensor
+) -> Any:
+    # Written are cached keys and values too: the cache keeps them as they were before the write.
+    value = call.site(name, cached=writes)
     if shared > 1 and name in ("k", "v"):
         assert isinstance(value, Tensor)
         value = value[:, :, ::shared]
@@ -140,11 +89,18 @@ def _hear(fn: Callable[[Any], Tensor | None], name: str, shared: int, call: Atte
     return call.with_site(name, new if shared == 1 or name == "q" else new.repeat_interleave(shared, dim=2))
 
 
+_running: ContextVar[_Session | None] = ContextVar("_running", default=None)
+"""The session of the pass that is being made on known rollouts: blocks around it learn from it what the batch is."""
+
+
 class _Session:
     """The hooks of one ``with`` block: what the current batch is, and how often each hook fired."""
 
     def __init__(self, model: Model, base: BatchView | None, stop_early: bool) -> None:
         self.model, self.base, self.stop_early = model, base, stop_early
+        self.known = base is not None and base.rollouts is not None
+        self.kept: Tensor | None = None
+        self.may_stop = False
         self.handles: list[RemovableHandle | Handle] = []
         self.ear: Ear | None = None
         self.fired: dict[str, int] = {}
@@ -154,17 +110,23 @@ class _Session:
         self.pre: dict[int, Tensor] = {}
 
     def view(self, layer: int, device: torch.device) -> BatchView:
-        assert self.base is not None
         base = self.base
+        assert base is not None
         if base.positions.device != device:
             base = replace(base, positions=base.positions.to(device), mask=base.mask.to(device))
-        return replace(base, layer=layer)
+        return BatchView(layer, base.rollouts, base.positions, base.mask, base.origins, base.chosen)
 
     def begin(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before the decoder does: notes which tokens this call holds."""
         self.passes += 1
-        if self.base is None or self.base.rollouts is None:
-            self.base = _view_of_call(args, kwargs)
+        if self.known:
+            return
+        running = _running.get()
+        if running is not None and running.model.sites.parent is self.model.sites.parent:
+            self.base, self.may_stop = running.base, self.may_stop or running.stop_early
+            return
+        self.base = view_of_call(args, kwargs)
+        self.kept = mask_of_call(kwargs)
 
     def add(self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool) -> None:
         if key in self.fired:
@@ -172,12 +134,12 @@ class _Session:
         self.fired[key] = 0
         self.waiting.add(key)
         fire = partial(self._fire, key, place, fn, layer, writes)
-        self.handles.append(self._attach(place, fire))
+        self.handles.append(self._attach(place, fire, writes))
 
-    def _attach(self, place: Place, fire: Callable[[Any], Tensor | None]) -> RemovableHandle | Handle:
+    def _attach(self, place: Place, fire: Callable[[Any], Tensor | None], writes: bool) -> RemovableHandle | Handle:
         if place.attention is None:
             return attach(place.module, place.side, fire, place.index)
-        hear = partial(_hear, fire, place.site, place.attention.shared)
+        hear = partial(_hear, fire, place.site, place.attention.shared, writes)
         if place.attention.interface:
             return listen(place.module, before=hear)
         self.ear = self.ear or Ear()
@@ -191,6 +153,8 @@ class _Session:
             return None  # a module that runs several times a pass: the last one counts
         self.fired[key] += 1
         view = self.view(layer, raw.device)
+        if place.attention is not None and raw.shape[1] != view.mask.shape[1]:
+            view = view.over_cache(raw.shape[1], self.kept)
         new = fn(to_site(raw, place, view.mask.shape), view)
         self.waiting.discard(key)
         if self.stop_early and not self.waiting:
@@ -209,6 +173,8 @@ class _Session:
 
     def check(self, exact: bool) -> None:
         for key, count in self.fired.items():
+            if self.may_stop and count <= self.passes:
+                continue  # a pass inside the block ended at the deepest site that it was asked for
             if count != self.passes or (exact and count != 1) or count == 0:
                 raise InputError(
                     f"site {key} fired {count} times in {self.passes} forward passes; the site map does not fit "
@@ -236,24 +202,6 @@ def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
         return value.to(raw.dtype)
     value = value if place.gain == 1.0 else value / place.gain
     return value.reshape(raw.shape).to(raw.dtype)
-
-
-def _view_of_call(args: tuple, kwargs: dict) -> BatchView:
-    ids = args[0] if args else kwargs.get("input_ids")
-    ids = kwargs["inputs_embeds"][..., 0] if ids is None else ids
-    batch, n = ids.shape[:2]
-    given, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    given = given if isinstance(given, Tensor) and given.ndim == 2 else None  # a ready 4-D mask says nothing of padding
-    mask = torch.ones(batch, n, dtype=torch.bool, device=ids.device) if given is None else given[:, -n:].bool()
-    if isinstance(positions, Tensor) and positions.ndim == 2:
-        positions = positions[:, -n:].expand(batch, n)
-    elif given is not None:
-        positions = (given.long().cumsum(-1) - 1).clamp(min=0)[:, -n:]
-    else:
-        past = kwargs.get("past_key_values")
-        start = past.get_seq_length() if past is not None else 0
-        positions = torch.arange(start, start + n, device=ids.device).expand(batch, n)
-    return BatchView(0, None, positions, mask)
 
 
 def _version(value: Tensor) -> int:
@@ -317,8 +265,13 @@ def hooked(
         for tap in reads:  # after the writes: a read sees what was written
             place = model.sites.place(tap.name, tap.layer)
             session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)
-        with session.ear or nullcontext():
-            yield
+        token = _running.set(session) if session.known else None
+        try:
+            with session.ear or nullcontext():
+                yield
+        finally:
+            if token is not None:
+                _running.reset(token)
         if session.passes or view is not None:
             session.check(exact=view is not None)
     except Stop:

@@ -4,20 +4,47 @@ if __name__ != "verdictscope.interventions":
     raise ImportError("import this room as verdictscope.interventions: the bare folder name is not a package")
 
 from verdictscope.interventions.attribution import Attribution, attribute
-from verdictscope.interventions.edits import Edit, HeadEdit, applied, compile_edits
+from verdictscope.interventions.edits import (
+    DirectionEdit,
+    Edit,
+    HeadEdit,
+    KVEdit,
+    Means,
+    Rows,
+    SublayerEdit,
+    applied,
+    compile_edits,
+    edit_from_dict,
+    edit_to_dict,
+    gather_means,
+    gather_rows,
+    matched,
+    patch_grid,
+)
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.random_sets import layer_matched_sets
 
 __all__ = [
     "Attribution",
+    "DirectionEdit",
     "Edit",
     "Effects",
     "HeadEdit",
+    "KVEdit",
+    "Means",
+    "Rows",
+    "SublayerEdit",
     "applied",
     "attribute",
     "compile_edits",
+    "edit_from_dict",
+    "edit_to_dict",
     "effects",
+    "gather_means",
+    "gather_rows",
     "layer_matched_sets",
+    "matched",
+    "patch_grid",
     "sweep_heads",
 ]

@@ -172,12 +172,20 @@ def test_cached_decoding_is_heard_step_by_step(qwen3, pair):
         qwen3.hf(input_ids=ids[:, -1:], past_key_values=cache)
     read = Site("pattern", 2) @ "last"
     assert torch.allclose(got[1], forward(qwen3, pair[:1], [read]).values[read][0], atol=1e-6)
-    with (
-        pytest.raises(InputError, match="cache"),
-        torch.no_grad(),
-        writing(qwen3, {Site("k", 2): lambda value, view: value * 2}),
-    ):
-        qwen3.hf.generate(ids[:, :5], max_new_tokens=3, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("site", ["k", "v"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "deepseek_v3"])
+def test_a_write_to_keys_or_values_reaches_what_is_cached(family, site, pair):
+    """The cache keeps keys and values as they were before the write; every later step writes them anew."""
+    model, ids = wrapped(family), torch.tensor([pair[0].ids])
+    write = {Site(site, 2): lambda value, view: torch.where(view.select("all")[..., None, None], value * 2, value)}
+    with torch.no_grad(), writing(model, write):
+        full = model.hf(input_ids=ids, use_cache=False).logits[:, -1]
+        cache = model.hf(input_ids=ids[:, :-2], use_cache=True).past_key_values
+        for at in (-2, -1):
+            step = model.hf(input_ids=ids[:, [at]], past_key_values=cache).logits[:, -1]
+    assert torch.allclose(step, full, atol=1e-5 * float(full.abs().max()))
 
 
 def test_what_cannot_be_done_says_so(pair):

@@ -157,7 +157,7 @@ def test_malformed_edits_are_errors() -> None:
         HeadEdit(())
     with pytest.raises(InputError, match="twice"):
         HeadEdit(((0, 1), (0, 1)))
-    with pytest.raises(InputError, match="zero or scale"):
+    with pytest.raises(InputError, match="unknown operation"):
         HeadEdit(((0, 1),), op="halve")
 
 

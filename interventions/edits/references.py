@@ -1,0 +1,309 @@
+"""Activations that take the place of others: means over a reference set, and rows of other rollouts.
+
+They are gathered once, through ``forward``, and then frozen: an edit that holds them can be written down and read back
+without the model, and its description names them by a digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from verdictscope.activations import BatchPlan, Model, Site, forward, passes
+from verdictscope.activations.positions import parse, resolve
+from verdictscope.activations.sites import FrozenPositions
+from verdictscope.errors import InputError
+from verdictscope.interventions.edits.alignment import align
+from verdictscope.interventions.edits.protocol import checked
+from verdictscope.rollouts import Rollout
+
+Key = tuple[str, int]
+"""Site and layer."""
+
+
+def frozen_array(values: Any) -> ndarray:
+    """A read-only copy; float64 stays, everything else becomes float32, which holds bfloat16 and float16 exactly."""
+    array = np.array(values)
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32)
+    array.setflags(write=False)
+    return array
+
+
+def array_to_dict(array: ndarray) -> dict[str, Any]:
+    """An array as JSON-ready data, every bit kept: little-endian bytes in base64."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    text = base64.b64encode(little.tobytes()).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": text}
+
+
+def array_from_dict(data: Mapping[str, Any]) -> ndarray:
+    """What :func:`array_to_dict` wrote down.
+
+    Raises:
+        InputError: it is not what that function writes.
+    """
+    try:
+        if data["dtype"] not in ("float32", "float64"):
+            raise ValueError(data["dtype"])
+        raw = base64.b64decode(data["base64"], validate=True)
+        return frozen_array(np.frombuffer(raw, np.dtype(data["dtype"]).newbyteorder("<")).reshape(data["shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a stored array is damaged: {error}") from error
+
+
+class _Reference:
+    """What both kinds share: values by site and layer, a digest, and what is said when something is missing."""
+
+    values: Mapping[Key, ndarray]
+    source: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Eight hex digits over everything that an edit takes from here."""
+        crc = hashlib.sha256(repr(self._names()).encode())
+        for key in sorted(self.values):
+            crc.update(repr((key, self.values[key].dtype.name, self.values[key].shape)).encode())
+            crc.update(np.ascontiguousarray(self.values[key]))
+        return crc.hexdigest()[:8]
+
+    def _names(self) -> Any:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.digest == self.digest  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def at(self, site: str, layer: int) -> ndarray:
+        """The values of one site and layer.
+
+        Raises:
+            InputError: they were not gathered.
+        """
+        self.check(site, layer)
+        return self.values[site, layer]
+
+    def check(self, site: str, layer: int) -> None:
+        """Raises ``InputError`` if a site and layer were not gathered."""
+        if (site, layer) not in self.values:
+            has = ", ".join(f"{name}[{at}]" for name, at in sorted(self.values))
+            raise InputError(f"reference {self.digest} holds {has} and no {site}[{layer}]: gather that too")
+
+    def _to_dict(self, kind: str) -> dict[str, Any]:
+        values = [{"site": s, "layer": la, **array_to_dict(v)} for (s, la), v in sorted(self.values.items())]
+        return {"kind": kind, "source": self.source, "digest": self.digest, "values": values}
+
+
+@dataclass(frozen=True, eq=False)
+class Means(_Reference):
+    """Mean activations of a reference set, one per class of positions.
+
+    Attributes:
+        classes: positions rules; a token takes the mean of the first one that it belongs to.
+        values: ``[class head d_head]`` or ``[class d_model]`` by site and layer.
+        source: what the means are over, in words.
+    """
+
+    classes: tuple[FrozenPositions, ...]
+    values: Mapping[Key, ndarray] = field(repr=False)
+    source: str
+
+    def _names(self) -> Any:
+        return self.classes
+
+    def at(self, site: str, layer: int, which: int = 0) -> ndarray:
+        """The mean of one class."""
+        return super().at(site, layer)[which]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return {**self._to_dict("means"), "classes": list(self.classes)}
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(_Reference):
+    """Activations of other rollouts, aligned token by token.
+
+    Attributes:
+        targets: which tokens of which rollouts they are for.
+        values: ``[row head d_head]`` or ``[row d_model]`` by site and layer, in the order of ``targets``.
+        source: what they are from and how they were aligned, in words.
+    """
+
+    targets: tuple[tuple[str, tuple[int, ...]], ...]
+    values: Mapping[Key, ndarray] = field(repr=False)
+    source: str
+
+    def _names(self) -> Any:
+        return self.targets
+
+    @cached_property
+    def _index(self) -> dict[str, dict[int, int]]:
+        row, index = 0, {}
+        for name, tokens in self.targets:
+            index[name] = {pos: row + i for i, pos in enumerate(tokens)}
+            row += len(tokens)
+        return index
+
+    def lookup(self, ids: Sequence[str], lines: Sequence[int], tokens: Sequence[int]) -> Int[ndarray, " token"]:
+        """The row for every token.
+
+        Args:
+            ids: the rollouts of a batch.
+            lines: for every token, which of them it belongs to.
+            tokens: its position there.
+
+        Raises:
+            InputError: a rollout of the batch has no counterpart.
+        """
+        for name in ids:
+            if name not in self._index:
+                raise InputError(f"rollout {name} has no counterpart in reference {self.digest}: gather one for it")
+        return np.array([self._index[ids[line]][pos] for line, pos in zip(lines, tokens, strict=True)], dtype=np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return {**self._to_dict("rows"), "targets": {name: list(tokens) for name, tokens in self.targets}}
+
+
+Reference = Means | Rows
+
+
+def reference_from_dict(data: Mapping[str, Any]) -> Reference:
+    """What a ``to_dict`` wrote down.
+
+    Raises:
+        InputError: the kind is unknown, or the values are not the ones that were written.
+    """
+    values = {(v["site"], int(v["layer"])): array_from_dict(v) for v in data.get("values", ())}
+    made: Reference
+    if data.get("kind") == "means":
+        made = Means(tuple(checked(c) for c in data["classes"]), values, data["source"])
+    elif data.get("kind") == "rows":
+        targets = tuple((name, tuple(int(t) for t in tokens)) for name, tokens in data["targets"].items())
+        made = Rows(targets, values, data["source"])
+    else:
+        raise InputError(f"a reference of kind {data.get('kind')!r} is unknown; known are means and rows")
+    if data.get("digest", made.digest) != made.digest:
+        raise InputError(f"reference {data['digest']} was changed after it was written: its digest is {made.digest}")
+    return made
+
+
+def gather_means(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    site: Site,
+    *,
+    by: str | Sequence[str] = "all",
+    plan: BatchPlan | None = None,
+) -> Means:
+    """Mean activations over a reference set, per class of positions.
+
+    Args:
+        model: a wrapped model.
+        rollouts: the reference set, teacher-forced.
+        site: what to average; every layer of it by default.
+        by: ``"all"`` for one mean over every token (the only form that also acts while a model generates);
+            ``"segment"`` for one per segment; or positions rules, of which the first that holds a token counts.
+        plan: batches.
+
+    Raises:
+        InputError: the set is empty, a class is empty in it, or a layer has no such site.
+    """
+    rollouts = list(rollouts)
+    if not rollouts:
+        raise InputError("the reference set is empty: a mean needs at least one rollout")
+    classes = _classes(rollouts, by)
+    reads = [site @ rule for rule in classes]
+    layers = site.at(model.n_layers)
+    sums: dict[int, ndarray] = {}
+    counts = [0] * len(classes)
+    for part in passes(model, rollouts, read=reads, plan=plan):
+        for at, read in enumerate(reads):
+            found = part.values[read].double().sum(1).numpy()
+            sums[at] = sums.get(at, 0) + found
+            counts[at] += len(part.rows[read])
+    for rule, count in zip(classes, counts, strict=True):
+        if not count:
+            raise InputError(f"positions {rule!r} exist in none of the {len(rollouts)} reference rollouts")
+    means = {(site.name, la): frozen_array([np.float32(sums[at][i] / counts[at]) for at in range(len(classes))])
+             for i, la in enumerate(layers)}  # fmt: skip
+    how = "" if classes == ("all",) else f" by {', '.join(map(str, classes))}"
+    return Means(classes, means, f"the mean over {_count(len(rollouts), 'reference rollout')}{how}")
+
+
+def _classes(rollouts: Sequence[Rollout], by: str | Sequence[str]) -> tuple[FrozenPositions, ...]:
+    if by == "segment":
+        seen = dict.fromkeys(span.segment for r in rollouts for span in r.spans if r.span(span.segment) is not None)
+        return (*seen, "all")  # the last one for tokens of earlier turns and of segments the reference lacks
+    rules = (by,) if isinstance(by, str) else tuple(by)
+    if not rules:
+        raise InputError("name at least one class of positions, for example 'all'")
+    for rule in rules:
+        parse(rule)
+    return tuple(checked(rule) for rule in rules)
+
+
+def gather_rows(
+    model: Model,
+    targets: Sequence[Rollout],
+    sources: Sequence[Rollout],
+    site: Site,
+    *,
+    positions: str = "all",
+    by: str = "same",
+    plan: BatchPlan | None = None,
+) -> Rows:
+    """What other rollouts had at the aligned tokens, to be put into ``targets``.
+
+    Args:
+        model: a wrapped model.
+        targets: the rollouts that will be patched.
+        sources: for each of them the rollout it is patched from: its counterfactual, or one drawn by :func:`matched`.
+        site: what to take; every layer of it by default.
+        positions: which tokens of the targets.
+        by: how tokens are aligned, see :func:`~verdictscope.interventions.edits.alignment.align`.
+        plan: batches of the sources.
+
+    Returns:
+        Rows for the tokens that have a counterpart; ``source`` says how many have none. Those stay as they are.
+
+    Raises:
+        InputError: the lists differ in length or are empty, or no token of a target has a counterpart.
+    """
+    targets, sources = list(targets), list(sources)
+    if not targets or len(targets) != len(sources):
+        raise InputError(f"{len(targets)} targets and {len(sources)} sources: give each target one source")
+    rows: list[tuple[str, tuple[int, ...]]] = []
+    wanted: dict[str, list[int]] = {}
+    missing = 0
+    for target, source in zip(targets, sources, strict=True):
+        tokens = resolve(positions, target)
+        here, there = align(target, source, tokens, by)
+        if not len(here):
+            raise InputError(f"no token of rollout {target.id} at {positions!r} has a counterpart in {source.id}")
+        missing += len(tokens) - len(here)
+        rows.append((target.id, tuple(map(int, here))))
+        wanted[target.id] = [int(t) for t in there]
+    read = site @ "all"
+    unique = list({s.id: s for s in sources}.values())
+    begins = dict(zip((s.id for s in unique), np.cumsum([0, *map(len, unique)]), strict=False))
+    picked = np.concatenate([begins[s.id] + np.array(wanted[t.id]) for t, s in zip(targets, sources, strict=True)])
+    found: Float[Any, "layer row *form"] = forward(model, unique, read=[read], plan=plan).values[read].float().numpy()
+    values = {(site.name, la): frozen_array(found[i][picked]) for i, la in enumerate(site.at(model.n_layers))}
+    left = f", {_count(missing, 'token')} without a counterpart left as they are" if missing else ""
+    what = f"{_count(len(unique), 'other rollout')} at {_count(len(picked), 'token')} aligned by {by}{left}"
+    return Rows(tuple(rows), values, what)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

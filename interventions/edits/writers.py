@@ -1,0 +1,135 @@
+"""The write functions behind the edits: which units of a site get which numbers.
+
+A unit is a head of a site that is cut into heads; other sites are taken whole. Masks are made once and kept, since a
+decoding step is only milliseconds long, and nothing of the caller's is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from verdictscope.activations import BatchView
+from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.errors import InputError
+from verdictscope.interventions.edits.references import Means, Rows
+
+Units = tuple[int, ...] | None
+"""Heads, or ``None`` for a site taken whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """Where a write function acts.
+
+    Attributes:
+        positions: a positions rule.
+        units: which heads; ``None`` where the site has none.
+        kept: masks and numbers by device, made on first use.
+    """
+
+    positions: Positions | FrozenPositions
+    units: Units
+    kept: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def where(self, value: Tensor, here: Bool[Tensor, "batch pos"]) -> Tensor:
+        """A mask over ``value``: the chosen tokens of the edited units."""
+        if self.units is None:
+            return here[..., None]
+        key = value.device, value.shape[2]
+        if key not in self.kept:
+            edited = torch.zeros(value.shape[2], 1, dtype=torch.bool)
+            edited[list(self.units)] = True
+            self.kept[key] = edited.to(value.device)
+        return here[..., None, None] & self.kept[key]
+
+    def like(self, value: Tensor, name: Any, data: Any) -> Tensor:
+        """An array as a tensor of the value's device and dtype."""
+        key = name, value.device, value.dtype
+        if key not in self.kept:
+            self.kept[key] = torch.tensor(data, device=value.device).to(value.dtype)
+        return self.kept[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Writer):
+    """Multiply; by zero also what is infinite or no number."""
+
+    factor: float = 0.0
+
+    def __call__(self, value: Tensor, view: BatchView) -> Tensor:
+        """See the class."""
+        if self.factor == 1:
+            return value
+        where = self.where(value, view.select(self.positions))
+        # A fill, not a multiplication: zero times an infinite activation would be NaN.
+        return value.masked_fill(where, 0) if self.factor == 0 else torch.where(where, value * self.factor, value)
+
+
+@dataclass(frozen=True, eq=False)
+class ToMean(Writer):
+    """Set to a reference mean: of the first class of positions that a token belongs to."""
+
+    means: Means = field(kw_only=True)
+    site: str = field(kw_only=True)
+
+    def __call__(self, value: Tensor, view: BatchView) -> Tensor:
+        """See the class."""
+        left = view.select(self.positions)
+        for at, rule in enumerate(self.means.classes):
+            mean = self.like(value, at, self.means.at(self.site, view.layer, at))
+            if mean.shape != value.shape[2:]:
+                raise _does_not_fit(self.site, view.layer, self.means.digest, mean.shape, value.shape[2:])
+            here = left & view.select(rule)
+            value = torch.where(self.where(value, here), mean, value)
+            left = left & ~here
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class ToRows(Writer):
+    """Set to what another rollout had at the aligned token."""
+
+    rows: Rows = field(kw_only=True)
+    site: str = field(kw_only=True)
+
+    def __call__(self, value: Tensor, view: BatchView) -> Tensor:
+        """See the class."""
+        here = view.select(self.positions) & view.select(self.rows.targets)
+        lines, tokens = here.nonzero(as_tuple=True)
+        index = self.rows.lookup(ids_of(view), lines.tolist(), view.positions[lines, tokens].tolist())
+        source = self.rows.at(self.site, view.layer)
+        if source.shape[1:] != value.shape[2:]:
+            raise _does_not_fit(self.site, view.layer, self.rows.digest, source.shape[1:], value.shape[2:])
+        new = value.clone()
+        found = torch.from_numpy(source[index]).to(value)
+        if self.units is None:
+            new[lines, tokens] = found
+        else:
+            units = torch.tensor(self.units, device=value.device)
+            new[lines[:, None], tokens[:, None], units] = found[:, list(self.units)]
+        return new
+
+
+def ids_of(view: BatchView) -> list[str]:
+    """The rollouts of a batch by name; under an appended label those of the whole rollouts.
+
+    Raises:
+        InputError: they are not known, around a forward pass that is not ours.
+    """
+    if view.rollouts is None:
+        raise InputError("a patch needs to know its rollouts: run it through forward or effects, not generate")
+    whole = [rollout for rollout, _ in view.origins] if view.origins is not None else view.rollouts
+    return [rollout.id for rollout in whole]
+
+
+def _does_not_fit(site: str, layer: int, digest: str, has: Sequence[int], wants: Sequence[int]) -> InputError:
+    return InputError(
+        f"reference {digest} has {site} of shape {tuple(has)} at layer {layer}, this model {tuple(wants)}: gather it "
+        "with this model"
+    )
