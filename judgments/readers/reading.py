@@ -1,0 +1,165 @@
+"""What a reader gives: the items, and every row it could not use, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.judgments.items import Item
+
+Row = Mapping[str, Any]
+PROBLEMS = ("malformed", "unknown_label", "duplicate_id", "mixed_order", "blank")
+"""Kinds of problem: the row has no item; its label is none the source knows (the item is kept, its label ``None``);
+its id occurred before, with other content (kept under a new id) or with the same (left out); it contradicts itself
+about the order of its answers (the item is kept, its label ``None``); an answer is blank (kept: a model may say
+nothing)."""
+
+
+class BadRow(Exception):
+    """A row that is no item; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Items of one source with the account of all its rows.
+
+    Attributes:
+        name: the reader.
+        items: what was read, ids unique.
+        problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether an item came of the row all
+            the same) and detail.
+        rows: rows the source has. Rows that gave no item are ``rows - len(items)``, all of them in ``problems``.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    problems: pd.DataFrame
+    rows: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Problems by kind, the kinds without one included."""
+        found = self.problems["kind"].value_counts()
+        return {kind: int(found.get(kind, 0)) for kind in PROBLEMS}
+
+    def __repr__(self) -> str:
+        bad = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n) or "no problems"
+        return f"Reading({self.name!r}: {len(self.items)} items of {self.rows} rows; {bad})"
+
+
+class Account:
+    """Collects items and problems row by row."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows = 0
+        self._items: dict[str, Item] = {}
+        self._problems: list[tuple[int, str, str, bool, str]] = []
+
+    def problem(self, row: int, id: str, kind: str, used: bool, detail: str) -> None:
+        """Write a problem down."""
+        self._problems.append((row, id, kind, used, detail))
+
+    def read(self, rows: Iterable[tuple[int, Any]], make: Callable[[Row, Notes, int], Item | Iterable[Item]]) -> None:
+        """Turn rows into items; what ``make`` cannot use is written down."""
+        for number, row in rows:
+            self.rows += 1
+            notes = Notes()
+            if not isinstance(row, Mapping):
+                reason = f"no JSON: {row}" if isinstance(row, Exception) else f"{type(row).__name__}, no object"
+                self.problem(number, str(number), "malformed", False, reason)
+                continue
+            try:
+                made = make(row, notes, number)
+                made = [made] if isinstance(made, Item) else list(made)
+            except (BadRow, InputError) as error:
+                self.problem(number, str(row.get("id", number)), "malformed", False, str(error))
+                continue
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                self.problem(number, str(number), "malformed", False, reason.splitlines()[0])
+                continue
+            for item in made:
+                self._add(number, item, notes)
+
+    def _add(self, number: int, item: Item, notes: Notes) -> None:
+        blank = [name for name in item.answers if not getattr(item, name).strip()]
+        for kind, detail in [*notes.found, *(("blank", name) for name in blank)]:
+            self.problem(number, item.id, kind, True, detail)
+        if item.id not in self._items:
+            self._items[item.id] = item
+            return
+        if _content(self._items[item.id]) == _content(item):
+            self.problem(number, item.id, "duplicate_id", False, "same content as before: left out")
+            return
+        k = 2
+        while f"{item.id}#{k}" in self._items:
+            k += 1
+        self.problem(number, item.id, "duplicate_id", True, f"other content: kept as {item.id}#{k}")
+        self._items[f"{item.id}#{k}"] = replace(item, id=f"{item.id}#{k}")  # the group stays: they share a name
+
+    def done(self) -> Reading:
+        """Everything read.
+
+        Raises:
+            InputError: there is not one item.
+        """
+        problems = pd.DataFrame(self._problems, columns=["row", "id", "kind", "used", "detail"])
+        if not self._items:
+            first = f": row {problems['row'][0]}: {problems['detail'][0]}" if len(problems) else ""
+            raise InputError(f"not one of {self.rows} rows is an item of {self.name}{first}; is it another format?")
+        return Reading(self.name, tuple(self._items.values()), problems, self.rows)
+
+
+class Notes:
+    """Problems of one row that leave it usable."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def unknown_label(self, value: Any) -> None:
+        """The row's label is none the source knows."""
+        self.found.append(("unknown_label", f"label {value!r}"))
+
+    def mixed_order(self, detail: str) -> None:
+        """The row contradicts itself about the order of its answers."""
+        self.found.append(("mixed_order", detail))
+
+
+def _content(item: Item) -> dict[str, Any]:
+    return {key: value for key, value in item.__dict__.items() if key != "tags"}
+
+
+def text(row: Row, *names: str, empty: bool = False) -> str:
+    """The first of the columns that is there, as text.
+
+    Raises:
+        BadRow: none is there, it is no text, or it is blank and ``empty`` is not set.
+    """
+    for name in names:
+        if name in row and row[name] is not None:
+            value = row[name]
+            if not isinstance(value, str):
+                raise BadRow(f"{name} is {type(value).__name__}, not text")
+            if not value.strip() and not empty:
+                raise BadRow(f"{name} is blank")
+            return value
+    raise BadRow(f"no column {' or '.join(names)}")
+
+
+def optional(row: Row, *names: str) -> str | None:
+    """The first of the columns that holds text, or ``None``."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+    return None
+
+
+def rest(row: Row, *used: str) -> dict[str, Any]:
+    """The columns an item has no field for."""
+    return {str(key): value for key, value in row.items() if key not in used}
