@@ -52,12 +52,13 @@ def measure(arm: str, tokens: int) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         once(128, Path(folder) / "short.h5")
-        before = _reset(device)
+        before = reset_peak(device)
         once(tokens, Path(folder) / "long.h5")
-        return _peak(device) - before
+        return taken_at_peak(device) - before
 
 
-def _reset(device: str) -> int:
+def reset_peak(device: str) -> int:
+    """Starts counting anew; what is in use now, in bytes."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -66,7 +67,8 @@ def _reset(device: str) -> int:
     return _status("VmRSS")
 
 
-def _peak(device: str) -> int:
+def taken_at_peak(device: str) -> int:
+    """The most that was in use since, in bytes."""
     return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
 
 

@@ -22,6 +22,7 @@ from verdictscope.probes.lens import LayerWeights, LensLogits, lens_logits, lens
 from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.merit import Merit, merit, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
+from verdictscope.probes.online import Online, online_traces
 from verdictscope.probes.passport import Passport, balanced_threshold, load_probe, save_probe
 from verdictscope.probes.protocol import ProtocolResult, protocol
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
@@ -31,6 +32,7 @@ from verdictscope.probes.sweep import Selection, Sweep, select, sweep
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 from verdictscope.probes.tokens import token_table, token_view
 from verdictscope.probes.trace import aggregate, align, as_published
+from verdictscope.probes.traces import TraceFile, Traces, store_traces, trace_rollouts
 from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
 from verdictscope.probes.without import Erasure, erase_concept
 
@@ -53,6 +55,7 @@ __all__ = [
     "Merit",
     "MulticlassProbe",
     "NullDraws",
+    "Online",
     "OrdinalProbe",
     "PairProbe",
     "Passport",
@@ -63,6 +66,8 @@ __all__ = [
     "SegmentCalibration",
     "Selection",
     "Sweep",
+    "TraceFile",
+    "Traces",
     "TransferMatrix",
     "aggregate",
     "align",
@@ -82,6 +87,7 @@ __all__ = [
     "lens_logits",
     "lens_readouts",
     "load_probe",
+    "online_traces",
     "ood_transfer",
     "merit",
     "permuted_control",
@@ -97,9 +103,11 @@ __all__ = [
     "solve_logistic",
     "split_groups",
     "sweep",
+    "store_traces",
     "tfidf_auroc",
     "token_auroc",
     "token_table",
     "token_view",
+    "trace_rollouts",
     "weigh_layers",
 ]

@@ -10,7 +10,7 @@ import json
 import zlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -36,6 +36,8 @@ _LEAVE_SHARE = 0.125
 # end of each, and a kill costs at most one
 _WAVE = 16
 
+WatchIds = Callable[[Sequence[Sequence[str]]], None]
+
 
 @dataclass(frozen=True)
 class HuggingFace:
@@ -44,10 +46,13 @@ class HuggingFace:
     Attributes:
         model: a causal language model; put to evaluation mode and back.
         batch_tokens: limit on rows x (prompt + new tokens) of the batch.
+        watch: told before every call of the model the ids of the rollouts that each of its rows is read for; see
+            :data:`~.live.Watch`.
     """
 
     model: PreTrainedModel
     batch_tokens: int = 32_768
+    watch: WatchIds | None = None
     name = "huggingface"
 
     @property
@@ -64,7 +69,7 @@ class HuggingFace:
 
     def write(self, requests: Sequence[Request], sampling: Sampling, eos: frozenset[int]) -> Iterator[list[Written]]:
         """See :func:`decode`."""
-        return decode(self.model, requests, sampling, eos, self.batch_tokens)
+        return decode(self.model, requests, sampling, eos, self.batch_tokens, watch=self.watch)
 
     def wave(self, sizes: Sequence[int]) -> int:
         """Requests worth sixteen full batches."""
@@ -87,6 +92,7 @@ def decode(
     eos: frozenset[int],
     batch_tokens: int,
     refill: bool = True,
+    watch: WatchIds | None = None,
 ) -> Iterator[list[Written]]:
     """Draw all requests, the longest prompts first (so that a batch that is too large fails early).
 
@@ -106,6 +112,7 @@ def decode(
         eos: tokens that end a rollout.
         batch_tokens: limit on rows x (prompt + max_new_tokens) at any moment, at least one row.
         refill: whether free rows may be refilled.
+        watch: see :class:`HuggingFace`.
 
     Yields:
         Rollouts as they are done.
@@ -118,12 +125,17 @@ def decode(
     longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens
     how = batching(model, longest)
     queue = _Queue(requests, sampling, batch_tokens, how)
+
+    def told(rows: Sequence[Sequence[Row]]) -> None:
+        if watch is not None:
+            watch([[requests[row.index].id for row in of_one] for of_one in rows])
+
     with _evaluating(model):
-        batch = LiveBatch(model, sampling, eos, spliced=how.refill)
+        batch = LiveBatch(model, sampling, eos, how.refill, told)
         while queue.outstanding or queue.waiting:
             done = _turn(batch, queue, refill and how.refill)
             if done is None:
-                batch = LiveBatch(model, sampling, eos, spliced=how.refill)
+                batch = LiveBatch(model, sampling, eos, how.refill, told)
                 torch.cuda.empty_cache()
             elif done:
                 queue.outstanding -= {row.index for row in done}

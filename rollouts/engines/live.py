@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,6 +28,11 @@ class Row:
     finish: Finish | None = None
 
 
+Watch = Callable[[Sequence[Sequence[Row]]], None]
+"""Told before every call of the model which rollouts each row of it is read for: several may share a prompt, and a
+row that is done is read for none. Told an empty list before a call that repeats what was read."""
+
+
 class LiveBatch:
     """Rows being written together; rows that are done stay, unseen, until the next :meth:`join` or :meth:`leave`.
 
@@ -36,10 +41,14 @@ class LiveBatch:
         sampling: how to draw.
         eos: tokens that end a rollout.
         spliced: whether the cache can be cut and joined; otherwise rows can leave, but none can join a running batch.
+        watch: who is told which rollouts are read.
     """
 
-    def __init__(self, model: PreTrainedModel, sampling: Sampling, eos: frozenset[int], spliced: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, sampling: Sampling, eos: frozenset[int], spliced: bool, watch: Watch | None = None
+    ) -> None:
         self._call, self._sampling, self._eos, self._spliced = _Call(model), sampling, eos, spliced
+        self._watch = watch or (lambda _: None)
         self.device = next(model.get_input_embeddings().parameters()).device
         self._exact = exact(model)
         self.rows: list[Row] = []
@@ -63,6 +72,7 @@ class LiveBatch:
         tokens, mask = _left_padded(prompts, self.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = self._call.empty_cache()
+        self._watch([[row for row in new if row.prompt == prompt] for prompt in prompts])
         logits = self._call(tokens, mask, positions, cache)
         copies = torch.tensor([place[row.prompt] for row in new], device=self.device)
         done = self._record(new, logits[copies])
@@ -81,6 +91,7 @@ class LiveBatch:
         tokens = torch.tensor([[row.written[-1]] for row in self.rows], device=self.device)
         positions = torch.tensor([[len(r.prompt) + len(r.written) - 1] for r in self.rows], device=self.device)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
+        self._watch([[row] if row.finish is None else [] for row in self.rows])
         return self._record(self.rows, self._call(tokens, self._mask, positions, cache))
 
     @torch.inference_mode()
@@ -114,6 +125,7 @@ class LiveBatch:
         for k, row in enumerate(rows):
             if not doubtful[k] or row.finish is not None:
                 continue
+            self._watch([])
             alone = self._call.alone((*row.prompt, *row.written), self.device)
             # more than rounding apart: a hook that treats a whole rollout unlike its steps, or an expert that
             # changed; then the batch's own draw is as good as the other
