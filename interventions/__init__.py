@@ -24,6 +24,7 @@ from verdictscope.interventions.edits import (
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.random_sets import layer_matched_sets
+from verdictscope.interventions.weights import Made, bake, transplant
 
 __all__ = [
     "Attribution",
@@ -32,11 +33,13 @@ __all__ = [
     "Effects",
     "HeadEdit",
     "KVEdit",
+    "Made",
     "Means",
     "Rows",
     "SublayerEdit",
     "applied",
     "attribute",
+    "bake",
     "compile_edits",
     "edit_from_dict",
     "edit_to_dict",
@@ -47,4 +50,5 @@ __all__ = [
     "matched",
     "patch_grid",
     "sweep_heads",
+    "transplant",
 ]

@@ -1,0 +1,7 @@
+"""Edits that are made in the weights: checkpoints on disk that any engine serves at full speed."""
+
+from verdictscope.interventions.weights.bake import bake
+from verdictscope.interventions.weights.checkpoint import Made
+from verdictscope.interventions.weights.transplant import transplant
+
+__all__ = ["Made", "bake", "transplant"]

@@ -1,0 +1,95 @@
+"""Zeroed and scaled heads, baked into a checkpoint.
+
+A head writes through its columns of the attention output projection and through nothing else, so scaling its ``z`` by g
+is scaling those columns by g: whatever makes the queries, keys and values (GQA, fused projections, MLA), and whatever
+norm, gain or bias comes after. The projection's bias belongs to no head and stays.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from verdictscope.activations import Model, head_output_weight
+from verdictscope.errors import InputError
+from verdictscope.interventions.edits import Edit, Head, HeadEdit, compile_edits, edit_to_dict
+from verdictscope.interventions.weights.checkpoint import Checkpoint, Made, parameter_names, stored_form
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def bake(model: Model, out: str | Path, *edits: Edit, source: str | Path | None = None) -> Made:
+    """Write a copy of a model's checkpoint in which heads are zeroed or scaled.
+
+    The copy does what the hooks of the same edits do, to rounding, and any engine serves it at full speed. Files and
+    tensors that are not concerned are copied byte for byte, tokenizer and chat template with them.
+
+    Args:
+        model: the model as loaded; not changed.
+        out: a folder that does not exist yet.
+        edits: :class:`HeadEdit` with ``zero`` or ``scale`` at ``z`` and all positions; factors of one head multiply.
+        source: the checkpoint's folder or hub name; by default what the model was loaded from.
+
+    Raises:
+        InputError: another kind of edit, a head the model lacks, packed weights, an output projection that several
+            layers share, a checkpoint in which the weight is not found, or something at ``out``.
+    """
+    factors = _factors(edits)
+    compile_edits(model, edits)  # says which head is not there
+    files, changes = Checkpoint(model, source), {}
+    for layer in sorted({layer for layer, _ in factors}):
+        o = own_output_projection(model, layer)
+        key, stored = files.find(parameter_names(model, o)["weight"], o.weight)  # type: ignore[arg-type]
+        new = stored.to(o.weight.dtype).clone()
+        for (at, head), factor in factors.items():
+            if at == layer:
+                columns = head_columns(model, layer, head, o, new)
+                columns.copy_(torch.zeros_like(columns) if factor == 0 else columns * factor)
+        changes[key] = stored_form(new, stored)
+    says = tuple(edit.describe() + ", in the weights" for edit in edits)
+    return files.write(out, changes, says, {"made": "bake", "edits": [edit_to_dict(edit) for edit in edits]})
+
+
+def _factors(edits: tuple[Edit, ...]) -> dict[Head, float]:
+    found: dict[Head, float] = {}
+    for edit in edits:
+        fits = isinstance(edit, HeadEdit) and edit.site == "z" and edit.positions == "all"
+        if not fits or edit.op not in ("zero", "scale"):  # type: ignore[union-attr]
+            raise InputError(
+                f"only heads zeroed or scaled at z and at all positions can be baked, not: {edit.describe()}"
+            )
+        assert isinstance(edit, HeadEdit)
+        for head in edit.heads:
+            found[head] = found.get(head, 1.0) * (0.0 if edit.op == "zero" else edit.value)
+    if not found:
+        raise InputError("nothing to bake: give at least one HeadEdit")
+    return found
+
+
+def own_output_projection(model: Model, layer: int) -> nn.Module:
+    """A layer's attention output projection, if its weight is plain and no other layer's.
+
+    Raises:
+        InputError: it is packed or shared, or the layer has no heads.
+    """
+    head_output_weight(model, layer)
+    o = model.sites.blocks[layer].o
+    assert o is not None
+    for other, block in enumerate(model.sites.blocks):
+        if other != layer and block.o is not None and block.o.weight is o.weight:
+            raise InputError(
+                f"layers {layer} and {other} share one attention output projection: an edit of one would be of both"
+            )
+    return o
+
+
+def head_columns(model: Model, layer: int, head: int, o: nn.Module, weight: Tensor) -> Tensor:
+    """The part of an output projection's weight that one head's ``z`` is multiplied with, as a view."""
+    width = model.sites.blocks[layer].d_head
+    mine = slice(head * width, (head + 1) * width)
+    return weight[mine] if isinstance(o, Conv1D) else weight[:, mine]
