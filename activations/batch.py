@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,17 @@ class Batch:
         chosen = [resolve(positions, rollout) for rollout in self.rollouts]
         rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
         return Where(rows, np.concatenate(chosen).astype(np.int64), self.device)
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What sees every batch of a run while the model runs, and keeps what it makes of it."""
+
+    def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
+        """Called once, before the first batch."""
+
+    def taps(self, model: Model, batch: Batch) -> list[Tap]:
+        """The hooks of one batch; called anew for its halves where it was too large for the memory."""
 
 
 class Where:

@@ -17,13 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verdictscope.activations.attention import Pattern
-from verdictscope.activations.batch import Batch, Where, execute, match
+from verdictscope.activations.batch import Batch, Listener, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.identities import embedding_weight
 from verdictscope.activations.joining import in_order, placed, sorted_scores
 from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model, as_model
-from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
@@ -78,7 +77,7 @@ class Job:
         write: site to write function.
         score: readouts, in the order in which their scores come.
         logits_at: positions whose logits are returned.
-        moments: what accumulates moments.
+        moments: what sees every batch, for example a fitter of moments.
         budget: padded tokens in a batch.
     """
 
@@ -87,7 +86,7 @@ class Job:
     write: Mapping[Site, WriteFn] | None
     score: tuple[Readout, ...]
     logits_at: Positions | FrozenPositions | None
-    moments: tuple[MomentFitter, ...]
+    moments: tuple[Listener, ...]
     budget: int
     groups: list[LinearGroup] = field(init=False)
 
@@ -204,7 +203,7 @@ def prepare(
     score: Sequence[Readout],
     plan: BatchPlan | None,
     logits_at: Positions | None = None,
-    moments: Sequence[MomentFitter] = (),
+    moments: Sequence[Listener] = (),
 ) -> tuple[Job, BatchPlan]:
     """The job and the plan, after everything that can be checked beforehand was checked.
 
@@ -231,7 +230,7 @@ def passes(
     plan: BatchPlan | None = None,
     *,
     logits_at: Positions | None = None,
-    moments: Sequence[MomentFitter] = (),
+    moments: Sequence[Listener] = (),
     skip: int = 0,
 ) -> Iterator[Pass]:
     """Runs a model on rollouts and yields what each batch gave, in the plan's order.
@@ -244,7 +243,7 @@ def passes(
         score: readouts to evaluate; linear ones need no stored hidden state.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
-        moments: fitters that see the rows of their own reads, see ``moments.py``.
+        moments: listeners that see every batch, such as the fitters of ``moments.py``.
         skip: leave out the first ``skip`` batches of the plan (a resumed run).
 
     Raises:
@@ -289,7 +288,7 @@ def forward(
     plan: BatchPlan | None = None,
     *,
     logits_at: Positions | None = None,
-    moments: Sequence[MomentFitter] = (),
+    moments: Sequence[Listener] = (),
     progress: Progress | None = None,
 ) -> Pass:
     """Runs a model on rollouts: capture, edits, scores and moments in the same passes. Rows come in the rollouts'
@@ -303,7 +302,7 @@ def forward(
         score: readouts to evaluate; several of one name are told apart by their layers.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
-        moments: fitters that see the rows of their own reads, see ``moments.py``.
+        moments: listeners that see every batch, such as the fitters of ``moments.py``.
         progress: called with (tokens done, tokens in all) after every batch.
 
     Raises:

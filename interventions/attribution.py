@@ -1,4 +1,4 @@
-"""The exact shares of a linear readout's logit: embedding, every head, every MLP and the biases sum to it.
+"""The exact shares of a readout: embedding, every head, every MLP and the biases sum to it.
 
 The residual stream is a sum of what the components added, and a readout of it is linear once the divisor of the final
 norm is taken as the one it had. So ``logit = Σ_c <γ ⊙ w, c> / rms(h) + bias`` holds to rounding. Earlier code left out
@@ -8,7 +8,8 @@ norm is taken as the one it had. So ``logit = Σ_c <γ ⊙ w, c> / rms(h) + bias
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -16,37 +17,40 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from verdictscope.activations import BatchPlan, LinearReadout, Model, Pass, Read, Site, forward
-from verdictscope.activations.weights import FinalNorm as Norm
-from verdictscope.activations.weights import (
-    attention_gain,
-    final_norm,
-    head_output_bias,
-    head_output_weight,
-    post_attention_norm,
-)
+from verdictscope.activations import BatchPlan, Model, Readout, passes
+from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.errors import InputError
+from verdictscope.interventions.components import Components, Part
+from verdictscope.interventions.linear_forms import linear_form
 from verdictscope.rollouts import Rollout
-from verdictscope.stats import effects_frame, mean_effect
+from verdictscope.stats import draw_clusters, percentile_interval
 
-Part = tuple[str, int, int]
-"""Component, layer, head; -1 where there is none."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest residual that rounding explains, as a share of the summed absolute parts."""
+
+ABOUT = (
+    "A share is a direct effect: what a head does through later heads and MLPs is not in it, and a gate may have no "
+    "share at all. Zero the head to see."
+)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each component adds to a readout's logit.
+    """What each component adds to a readout.
 
     What this does not show: that a component matters. A share is a *direct* effect; what a head does through later
-    heads and MLPs is not in it, and a gate may have no share at all. Zero the head to see (:func:`sweep_heads`).
+    heads and MLPs is not in it, and a gate may have no share at all. Zero the head to see (:func:`effects`). Any
+    direction has writers, a random one too.
 
     Attributes:
         readout: its name.
         parts: (component, layer, head) of every row of ``shares``.
-        shares: logit units.
-        logit: the readout as the model's own forward pass gave it.
+        shares: in the readout's unit.
+        logit: the readout as the ordinary scoring path gave it.
         groups: resampling unit of every row.
-        rows: rollout and position of every column.
+        rows: ``rollout pos`` of every column.
+        notes: what is not linear in the readout, and where a layer could not be taken apart, in words.
+        tolerance: largest ``relative_residual`` that rounding explains.
         seed: of the bootstrap.
     """
 
@@ -56,6 +60,8 @@ class Attribution:
     logit: Float[ndarray, " row"]
     groups: tuple[str, ...]
     rows: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE[torch.float32]
     seed: int = 0
 
     @property
@@ -68,127 +74,118 @@ class Attribution:
         """Largest residual over the largest sum of absolute shares."""
         return float(np.abs(self.residual).max() / np.abs(self.shares).sum(axis=0).max())
 
+    def check(self) -> None:
+        """Raises ``InputError`` if the parts do not sum to the readout within what rounding explains."""
+        if not self.relative_residual <= self.tolerance:
+            raise InputError(
+                f"the parts of {self.readout!r} leave {self.relative_residual:.2g} of it unexplained, more than "
+                f"rounding ({self.tolerance:.0e}): this model is not read rightly; see `verdictscope doctor MODEL`"
+            )
+
     def to_frame(self) -> pd.DataFrame:
-        """Mean share per component with a cluster-bootstrap interval, then the logit itself and the residual."""
-        every = [*zip(self.parts, self.shares, strict=True)]
-        every += [(("logit", -1, -1), self.logit), (("residual", -1, -1), self.residual)]
-        effects = [mean_effect(_name(p), values, self.groups, unit="logit", seed=self.seed) for p, values in every]
-        table = effects_frame(effects)[["estimate", "low", "high", "n"]]
-        keys = pd.DataFrame([p for p, _ in every], columns=["component", "layer", "head"])
-        return pd.concat([keys, table], axis=1)
+        """``component layer head estimate low high n``: the mean share of every component over rows, with a
+        cluster-bootstrap interval over groups, then the readout itself (``logit``) and the ``residual``."""
+        parts = [*self.parts, ("logit", -1, -1), ("residual", -1, -1)]
+        means = mean_frame(np.vstack([self.shares, self.logit, self.residual]), self.groups, self.seed)
+        return pd.concat([pd.DataFrame(parts, columns=["component", "layer", "head"]), means], axis=1)
+
+    def by_head(self) -> pd.DataFrame:
+        """``layer head estimate low high n`` of the heads, the largest share in size first."""
+        table = self.to_frame()
+        heads = table[table["component"] == "head"].drop(columns="component")
+        return heads.sort_values("estimate", key=np.abs, ascending=False).reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        return f"Attribution({self._summary()})"
+
+    def _summary(self) -> str:
+        return (
+            f"{self.readout}: mean {self.logit.mean():.4g} over {self.shares.shape[1]} rows of "
+            f"{len(set(self.groups))} groups, {len(self.parts)} parts; residual at most "
+            f"{np.abs(self.residual).max():.2g}, relative {self.relative_residual:.1e} "
+            f"(rounding explains {self.tolerance:.0e})"
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.to_frame()
+        ends = table[table["component"].isin(["logit", "residual"])]
+        most = table.drop(ends.index).sort_values("estimate", key=np.abs, ascending=False).head(12)
+        shown = pd.concat([most, ends]).to_html(index=False, border=0, float_format="{:.4g}".format)
+        notes = "".join(f"<p>{escape(note)}.</p>" for note in (*self.notes, ABOUT.rstrip(".")))
+        return f"<p>{escape(self._summary())}</p>{shown}{notes}"
 
 
 def attribute(
     model: Model,
     rollouts: Sequence[Rollout],
-    readout: LinearReadout,
+    readout: Readout,
     *,
-    positions: str = "before_answer",
+    positions: Positions | FrozenPositions = "before_answer",
     plan: BatchPlan | None = None,
     seed: int = 0,
+    strict: bool = True,
 ) -> Attribution:
-    """Take a linear readout's logit apart, exactly.
+    """Take a readout apart into what each component adds to it, exactly, in one pass.
+
+    Shares are computed where the values pass, batch by batch: what is kept is one number per row and component.
 
     Args:
         model: a wrapped model.
         rollouts: teacher-forced ids.
-        readout: linear in the residual stream (``resid_post``), through the final norm or not.
-        positions: where.
+        readout: linear in the residual stream (through the final norm or not), in ``attn_out``, ``mlp_out`` or ``z``;
+            or a log-odds whose labels are single tokens. What is not linear in it (several labels on a side, a soft
+            cap) is a part of its own and said in ``notes``.
+        positions: where; the readout's own positions do not count here.
         plan: batches.
         seed: of the bootstrap.
+        strict: raise where the parts do not sum to the readout.
 
     Raises:
-        InputError: the readout does not read ``resid_post``, or the positions exist in no rollout.
+        InputError: the readout cannot be taken apart, the positions exist in no rollout, or the parts do not sum to
+            the readout within what rounding explains.
     """
-    if readout.site != "resid_post" or readout.layer is None:
-        raise InputError(f"readout {readout.name!r} reads {readout.site}: attribution needs one that reads resid_post")
-    top = readout.layer % model.n_layers
-    below = tuple(range(top + 1))
-    sites = {"embed": Site("resid_pre", 0), "z": Site("z", below), "mlp": Site("mlp_out", below)}
-    sites["resid"] = Site("resid_post", top)
-    reads = {name: site @ positions for name, site in sites.items()}
-    done = forward(model, rollouts, read=list(reads.values()), plan=plan)
-    rows = done.rows[reads["embed"]]
-    if rows.empty:
+    form = linear_form(model, readout)
+    components = Components(model, form, positions)
+    scored = replace(readout, positions=positions)
+    blocks: list[dict[Part, ndarray]] = []
+    tables = []
+    for done in passes(model, rollouts, score=[scored], plan=plan, moments=[components]):
+        if done.scores.empty:
+            continue
+        found = components.result(done.scores)
+        weights, extra = form.mix(np.sum(list(found.values()), axis=0))
+        mixed = {part: (share * weights).sum(axis=1) for part, share in found.items()}
+        blocks.append(mixed | {(name, -1, -1): values for name, values in extra.items()})
+        tables.append(done.scores)
+    if not tables:
         raise InputError(f"positions {positions!r} exist in none of the {len(rollouts)} rollouts")
-    values = {name: _numpy(done, read) for name, read in reads.items()}
-    direction, factor, constant = _pull_back(model, readout, values["resid"][0])
-    parts: list[Part] = [("embed", -1, -1)]
-    shares = [values["embed"][0] @ direction]
-    for layer in below:
-        head_shares, bias_share = _attention_shares(model, layer, values["z"][layer], direction)
-        parts += [("head", layer, head) for head in range(head_shares.shape[0])] + [("attn_bias", layer, -1)]
-        shares += [*head_shares, bias_share]
-        parts.append(("mlp", layer, -1))
-        shares.append(values["mlp"][layer] @ direction)
-    table = np.array(shares) * factor
-    parts.append(("bias", -1, -1))
-    table = np.vstack([table, np.full((1, table.shape[1]), constant)])
+    parts = tuple(blocks[0])
+    rows = pd.concat(tables, ignore_index=True)
+    at = {r.id: i for i, r in enumerate(rollouts)}
+    order = np.argsort(rows["rollout"].map(at).to_numpy(), kind="stable")
+    rows = rows.iloc[order].reset_index(drop=True)
     group_of = {r.id: r.group for r in rollouts}
-    return Attribution(
+    result = Attribution(
         readout=readout.name,
-        parts=tuple(parts),
-        shares=table,
-        logit=_read(model, rollouts, readout, rows, plan),
+        parts=parts,
+        shares=np.stack([np.concatenate([block[part] for block in blocks]) for part in parts])[:, order],
+        logit=rows["score"].to_numpy(dtype=np.float64),
         groups=tuple(group_of[i] for i in rows["rollout"]),
-        rows=rows[["rollout", "pos"]].reset_index(drop=True),
+        rows=rows[["rollout", "pos"]],
+        notes=(*form.notes, *components.notes),
+        tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
         seed=seed,
     )
+    if strict:
+        result.check()
+    return result
 
 
-def _pull_back(
-    model: Model, readout: LinearReadout, resid: Float[ndarray, "row d_model"]
-) -> tuple[Float[ndarray, " d_model"], Float[ndarray, " row"], float]:
-    """Direction, factor and constant such that ``logit = resid · direction * factor + constant``."""
-    weight = np.asarray(readout.weight, dtype=np.float64)
-    if not readout.final_norm:
-        return weight, np.ones(len(resid)), readout.bias
-    return _through(final_norm(model), weight, resid, readout.bias)
-
-
-def _through(
-    norm: Norm, weight: Float[ndarray, " d_model"], x: Float[ndarray, "row d_model"], bias: float = 0.0
-) -> tuple[Float[ndarray, " d_model"], Float[ndarray, " row"], float]:
-    """A direction behind a norm as one in front of it: ``norm(x) · weight + bias = x · direction * factor + constant``.
-
-    Centring is symmetric (it projects out the all-ones direction), so it acts on the direction as it acts on x.
-    """
-    scaled = torch.from_numpy(weight * norm.gain.double().cpu().numpy())
-    factor = norm.inv_scale(torch.from_numpy(x))[:, 0].numpy()
-    constant = bias if norm.bias is None else bias + float(norm.bias.double().cpu().numpy() @ weight)
-    return norm.centre(scaled).numpy(), factor, constant
-
-
-def _attention_shares(
-    model: Model, layer: int, z: Float[ndarray, "row head d_head"], direction: Float[ndarray, " d_model"]
-) -> tuple[Float[ndarray, "head row"], Float[ndarray, " row"]]:
-    """Shares of one attention layer's heads and of its biases, before the final norm's factor."""
-    weight = head_output_weight(model, layer).double().cpu().numpy()
-    bias = head_output_bias(model, layer).double().cpu().numpy()
-    post = post_attention_norm(model, layer)
-    direction = direction * attention_gain(model, layer)
-    factor, constant = np.ones(len(z)), 0.0
-    if post is not None:
-        # A post-norm divides the summed output by its own size: linear once that size is taken as it was.
-        out = np.einsum("rhe,hed->rd", z, weight, optimize=True) + bias
-        direction, factor, constant = _through(post, direction, out)
-    heads = np.einsum("rhe,hed,d->hr", z, weight, direction, optimize=True) * factor
-    return heads, bias @ direction * factor + constant
-
-
-def _numpy(done: Pass, read: Read) -> ndarray:
-    return done.values[read].double().numpy()
-
-
-def _read(
-    model: Model, rollouts: Sequence[Rollout], readout: LinearReadout, rows: pd.DataFrame, plan: BatchPlan | None
-) -> Float[ndarray, " row"]:
-    """The logit by the ordinary scoring path, so that the residual is a check and not an identity."""
-    scores = forward(model, rollouts, score=[readout], plan=plan).scores
-    by_token = scores.set_index(["rollout", "pos"])["score"]
-    return by_token.loc[pd.MultiIndex.from_frame(rows[["rollout", "pos"]])].to_numpy(dtype=np.float64)
-
-
-def _name(part: Part) -> str:
-    component, layer, head = part
-    return f"L{layer}H{head}" if component == "head" else component if layer < 0 else f"{component} {layer}"
+def mean_frame(values: Float[ndarray, "line row"], groups: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """``estimate low high n``: the mean of every line over its rows, with a cluster-bootstrap interval; the groups are
+    drawn once for all lines, as `stats.mean_effect` draws them for one."""
+    drawn = draw_clusters(groups, seed=seed)
+    sums, sizes = drawn.sums(values.T), drawn.sums(np.ones(values.shape[1]))
+    draws = (drawn.counts @ sums) / (drawn.counts @ sizes)[:, None]
+    low, high = percentile_interval(draws, drawn.n)
+    return pd.DataFrame({"estimate": values.mean(axis=1), "low": low, "high": high, "n": drawn.n})

@@ -1,4 +1,4 @@
-"""Effects equal what a person would compute by hand; attribution sums to the logit; random sets are what they claim."""
+"""Effects equal what a person would compute by hand; random sets are what they claim."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from verdictscope.activations import LinearReadout, LogOddsReadout, Model, logit_difference
+from verdictscope.activations import LogOddsReadout, Model
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, applied, attribute, effects, layer_matched_sets, sweep_heads
+from verdictscope.interventions import HeadEdit, applied, effects, layer_matched_sets, sweep_heads
 from verdictscope.rollouts import Rollout, cut, until_answer
 
 LOG_ODDS = LogOddsReadout("log_odds", positive=((3,), (7,)), negative=((11,), (20,)))
@@ -58,39 +58,6 @@ def test_the_sweep_covers_every_head(qwen3: Model, rollouts: list[Rollout]) -> N
     assert list(zip(table["layer"], table["head"], strict=True)) == [(layer, h) for layer in range(3) for h in range(4)]
     assert (table["low"] <= table["estimate"]).all()
     assert (table["estimate"] <= table["high"]).all()
-
-
-@pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize("through_norm", [False, True])
-def test_parts_sum_to_the_logit(model: Model, rollouts: list[Rollout], layer: int, through_norm: bool) -> None:
-    weight = np.random.default_rng(layer).normal(size=model.d_model)
-    readout = LinearReadout("probe", "resid_post", layer, weight, bias=0.7, final_norm=through_norm)
-    result = attribute(model, rollouts, readout)
-    assert result.relative_residual < 1e-5
-    assert len(result.parts) == 2 + (layer + 1) * (model.n_heads + 2)
-
-
-def test_parts_of_the_logit_difference_sum_to_it(model: Model, rollouts: list[Rollout]) -> None:
-    readout = logit_difference(model, LOG_ODDS)
-    result = attribute(model, rollouts, readout)
-    assert result.relative_residual < 1e-5
-    frame = result.to_frame()
-    assert frame["component"].iloc[-1] == "residual"
-    assert set(frame["component"]) == {"embed", "head", "attn_bias", "mlp", "bias", "logit", "residual"}
-
-
-def test_ignoring_the_norm_is_another_number(qwen3: Model, rollouts: list[Rollout]) -> None:
-    """The published head score left out the final norm's gain and divisor: it does not sum to the probe's logit."""
-    weight = np.random.default_rng(0).normal(size=qwen3.d_model)
-    with_norm = attribute(qwen3, rollouts, LinearReadout("p", "resid_post", 2, weight, final_norm=True))
-    without = attribute(qwen3, rollouts, LinearReadout("p", "resid_post", 2, weight))
-    assert np.abs(without.shares.sum(0) - with_norm.logit).max() > 0.1 * np.abs(with_norm.logit).max()
-
-
-def test_attribution_needs_the_residual_stream(qwen3: Model, rollouts: list[Rollout]) -> None:
-    readout = LinearReadout("p", "mlp_out", 1, np.ones(qwen3.d_model))
-    with pytest.raises(InputError, match="resid_post"):
-        attribute(qwen3, rollouts, readout)
 
 
 def test_random_sets_are_layer_matched_distinct_and_leave_the_selected_out() -> None:

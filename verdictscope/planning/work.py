@@ -249,8 +249,9 @@ def heads_work(c: Counting) -> Work:
                   "before_answer", labels=True)
         for half in ("explore", "report")
     ]  # fmt: skip
-    jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 4))
+    jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 2))
     jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
+    jobs.append(Job("how the stream begins", passes=2))  # they end before the first layer
     return Work("heads", tuple(jobs))
 
 
