@@ -40,12 +40,15 @@ class AttentionCall:
         value: ``[batch kv_head key d_v]``.
         rows: batch row and token indices to the family's own weights ``[head row key]`` and the product's output
             ``[row head d_v]`` there.
+        mask: in the form the kernel takes it; ``None`` where the kernel needs none. Only what a module that
+            :func:`uses_interface` hands over is known.
     """
 
     query: Float[Tensor, "batch head pos d"]
     key: Float[Tensor, "batch kv_head key d"]
     value: Float[Tensor, "batch kv_head key d_v"]
     rows: RowsFn = field(repr=False)
+    mask: Any = field(default=None, repr=False)
 
     def site(self, name: str, *, cached: bool = False) -> Tensor | Pattern:
         """The value of site ``q``, ``k``, ``v`` (``[batch pos head d]``) or ``pattern``; of cached keys only this
@@ -118,7 +121,9 @@ def uses_interface(module: nn.Module) -> bool:
     return "ALL_ATTENTION_FUNCTIONS" in names and "eager_attention_forward" in names and config is not None
 
 
-def listen(module: nn.Module, before: Before | None = None, after: After | None = None) -> Handle:
+def listen(
+    module: nn.Module, before: Before | None = None, after: After | None = None, *, last: bool = False
+) -> Handle:
     """Calls ``before`` with what enters the module's attention product and ``after`` with that and its output.
 
     What ``before`` returns, if anything, takes the place of the call. Several listeners on a module act in the order
@@ -128,10 +133,11 @@ def listen(module: nn.Module, before: Before | None = None, after: After | None 
         module: an attention module that :func:`uses_interface`.
         before: sees and may change what enters.
         after: sees the output, ``[batch pos head d_v]``.
+        last: act after all others, whenever they were put on.
     """
     shim = module.config if isinstance(module.config, _Shim) else _Shim(module)
     key = next(_serial)
-    shim.listeners[key] = (before, after)
+    (shim.final if last else shim.listeners)[key] = (before, after)
     return Handle(lambda: shim.drop(key))
 
 
@@ -149,6 +155,7 @@ class _Shim:
         # The stock name stays inside: some modules look for "flash" in it.
         self._attn_implementation = f"{self.stock or 'eager'} (heard {next(_serial)})"
         self.listeners: dict[int, tuple[Before | None, After | None]] = {}
+        self.final: dict[int, tuple[Before | None, After | None]] = {}
         self.interface[self._attn_implementation] = self.run
         module.config = self  # type: ignore[assignment]
 
@@ -156,8 +163,8 @@ class _Shim:
         return getattr(self.__dict__["config"], name)
 
     def drop(self, key: int) -> None:
-        del self.listeners[key]
-        if not self.listeners:
+        del (self.listeners if key in self.listeners else self.final)[key]
+        if not self.listeners and not self.final:
             self.module.config = self.config
             del self.interface[self._attn_implementation]
 
@@ -172,18 +179,19 @@ class _Shim:
         **kwargs: Any,
     ) -> Any:
         stock = self.interface.get_interface(self.stock, self.eager)  # type: ignore[attr-defined]
-        masks = _Masks(attention_mask, "flash" in (self.stock or ""), _causal(module, kwargs), kwargs)
 
         def rows(now: AttentionCall, row: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+            masks = _Masks(now.mask, "flash" in (self.stock or ""), _causal(module, kwargs), kwargs)
             return self._rows(module, now, masks, args, kwargs, row, tokens)
 
-        call = _Bound(query, key, value, rows).call
-        for before, _ in list(self.listeners.values()):
+        call = _Bound(query, key, value, rows, attention_mask).call
+        listeners = [*self.listeners.values(), *self.final.values()]
+        for before, _ in listeners:
             new = before(call) if before is not None else None
             if new is not None:
-                call = _Bound(new.query, new.key, new.value, rows).call
-        out = stock(module, call.query, call.key, call.value, attention_mask, *args, **kwargs)
-        for _, after in list(self.listeners.values()):
+                call = _Bound(new.query, new.key, new.value, rows, new.mask).call
+        out = stock(module, call.query, call.key, call.value, call.mask, *args, **kwargs)
+        for _, after in listeners:
             if after is not None:
                 after(call, out[0])
         return out
@@ -213,8 +221,10 @@ class _Shim:
 class _Bound:
     """A call whose ``rows`` know the call itself."""
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, rows: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        self.call = AttentionCall(query, key, value, lambda row, tokens: rows(self.call, row, tokens))
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, rows: Callable[..., tuple[Tensor, Tensor]], mask: Any
+    ) -> None:
+        self.call = AttentionCall(query, key, value, lambda row, tokens: rows(self.call, row, tokens), mask)
 
 
 def _causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:

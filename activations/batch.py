@@ -31,6 +31,19 @@ if TYPE_CHECKING:
     from verdictscope.activations.model import Model
 
 
+@runtime_checkable
+class Laid(Protocol):
+    """Tokens laid out for one call of the model."""
+
+    @property
+    def ids(self) -> Tensor:
+        """Token ids."""
+
+    @property
+    def view(self) -> BatchView:
+        """What they are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Rollouts laid out for one call of the model.
@@ -156,7 +169,7 @@ def _head(model: Model) -> torch.nn.Module:
 
 def execute(
     model: Model,
-    batch: Batch,
+    batch: Laid,
     taps: Sequence[Tap],
     write: Mapping[Site, WriteFn] | None,
     logits: Where | None = None,

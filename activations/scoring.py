@@ -23,6 +23,7 @@ from verdictscope.activations.sites import FrozenPositions, Positions, Site, fre
 from verdictscope.activations.transfer import Transfer
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
+from verdictscope.rollouts.forced import cut
 from verdictscope.rollouts.rollout import Rollout, Span
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def log_odds_scores(
         rows = batch.where(readout.positions)
         first = logits[match(where, rows)].float().log_softmax(-1)
         strings = readout.strings
-        _check_vocabulary(readout, first.shape[-1], strings)
+        check_vocabulary(readout, first.shape[-1], strings)
         total = torch.stack([first[:, s[0]] for s in strings], dim=1)
         longer = [s for s in strings if len(s) > 1]
         if longer and len(rows):
@@ -159,7 +160,8 @@ def log_odds_scores(
     return lines
 
 
-def _check_vocabulary(readout: LogOddsReadout, vocab: int, strings: Sequence[IdString]) -> None:
+def check_vocabulary(readout: LogOddsReadout, vocab: int, strings: Sequence[IdString]) -> None:
+    """Raises ``InputError`` for a label that the model cannot write."""
     if not 0 <= min(map(min, strings)) <= max(map(max, strings)) < vocab:
         raise InputError(f"readout {readout.name}: a label's token id is outside the vocabulary of {vocab}")
 
@@ -180,7 +182,7 @@ def _continuations(
     """
     stems = sorted({s[:-1] for s in strings})
     jobs = [(i, stem) for stem in stems for i in range(len(rows))]
-    sequences = [_with_label(batch.rollouts[rows.rows[i]], int(rows.tokens[i]), stem) for i, stem in jobs]
+    sequences = [with_label(batch.rollouts[rows.rows[i]], int(rows.tokens[i]), stem) for i, stem in jobs]
     plan = BatchPlan.make([len(s) for s in sequences], max(budget, 1))
     result = {s: torch.zeros(len(rows)) for s in strings}
     for chosen in plan.batches:
@@ -204,13 +206,15 @@ def _continuations(
     return result
 
 
-def _with_label(rollout: Rollout, token: int, stem: IdString) -> Rollout:
-    """The rollout up to and including ``token``, followed by the tokens of a label as its answer."""
-    cut = token + 1
-    spans = tuple(Span(s.segment, s.start, min(s.stop, cut)) for s in rollout.spans if s.start < cut)
+def with_label(rollout: Rollout, token: int, stem: IdString) -> Rollout:
+    """The rollout up to and including ``token``, followed by the tokens of a label, if any, as its answer."""
+    if not stem:
+        return cut(rollout, token + 1)
+    end = token + 1
+    spans = tuple(Span(s.segment, s.start, min(s.stop, end)) for s in rollout.spans if s.start < end)
     return replace(
         rollout,
-        ids=(*rollout.ids[:cut], *stem),
-        spans=(*spans, Span("answer", cut, cut + len(stem))),
-        n_prompt=min(rollout.n_prompt, cut),
+        ids=(*rollout.ids[:end], *stem),
+        spans=(*spans, Span("answer", end, end + len(stem))),
+        n_prompt=min(rollout.n_prompt, end),
     )

@@ -25,7 +25,7 @@ class BatchView:
         rollouts: the rollouts in batch order; ``None`` around a forward pass that is not ours (``generate``).
             When label strings of several tokens are scored these are prefixes with the label appended, under
             their own ids.
-        positions: index of each token in its rollout.
+        positions: index of each token in its rollout; a batch may hold a part of a rollout only.
         mask: which tokens are no padding.
         origins: for such prefixes the whole rollout and where the label starts.
         chosen: positions looked up before, shared by all layers of a batch.
@@ -55,8 +55,11 @@ class BatchView:
         key = (freeze(positions), self.mask.device)
         if key not in self.chosen:
             chosen = torch.zeros_like(self.mask, device="cpu")
+            places = self.positions.cpu()
             for row, rollout in enumerate(self.rollouts):
-                chosen[row, torch.from_numpy(self._resolve(positions, row, rollout))] = True
+                held = torch.zeros(len(rollout), dtype=torch.bool)
+                held[torch.from_numpy(self._resolve(positions, row, rollout))] = True
+                chosen[row] = held[places[row].clamp(max=len(rollout) - 1)]
             self.chosen[key] = chosen.to(self.mask.device) & self.mask
         return self.chosen[key]
 

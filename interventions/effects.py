@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from verdictscope.activations import BatchPlan, Model, Readout, forward
+from verdictscope.activations import BatchPlan, LinearReadout, Model, Readout, explicit, forward
+from verdictscope.activations.forward import check_inputs, default_plan
+from verdictscope.activations.scoring import linear_groups
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits import Edit, compile_edits
+from verdictscope.interventions.replay import Computed, NotReplayed, Readings, replay
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, effects_frame, mean_effect
 
@@ -31,6 +34,7 @@ class Effects:
         edited: the readout under each edit.
         unit: of the readout.
         seed: of the bootstrap.
+        computed: how: by replay, by restarts, or by whole passes, and why not the cheaper way.
     """
 
     descriptions: tuple[str, ...]
@@ -40,6 +44,7 @@ class Effects:
     edited: Float[np.ndarray, "edit rollout"]
     unit: str = "nats"
     seed: int = 0
+    computed: Computed = Computed("passes")
 
     @property
     def change(self) -> Float[np.ndarray, "edit rollout"]:
@@ -59,53 +64,92 @@ class Effects:
         return effects_frame(self.of(i) for i in range(len(self.descriptions)))
 
 
+METHODS = ("auto", "replay", "passes")
+"""How effects may be computed, see :func:`effects`."""
+
+
 def effects(
     model: Model,
     rollouts: Sequence[Rollout],
     readout: Readout,
     edits: Sequence[Edit | Sequence[Edit]],
     *,
+    method: str = "auto",
     plan: BatchPlan | None = None,
     unit: str = "nats",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Effects:
-    """Run every rollout once untouched and once under each edit, and read the readout.
+    """Read a readout of every rollout, untouched and under each edit.
 
-    The tokens stay the same, so an effect cannot come from a changed chain of thought.
+    The tokens stay the same, so an effect cannot come from a changed chain of thought. What an edit leaves untouched is
+    not run again: nothing before its layer or behind the readout's, and nothing before the first edited token. Edits at
+    the last tokens of a long rollout are cheap for that reason, edits at ``all`` positions save the layers only. The
+    model's own kernels do all of it, and it is verified on each model against a whole pass.
 
     Args:
         model: a wrapped model.
-        rollouts: teacher-forced ids; cut them with :func:`verdictscope.rollouts.until_answer` to save work.
+        rollouts: teacher-forced ids; what follows the readout's last position is not run.
         readout: one scalar per rollout; where it is read at several tokens, their mean.
         edits: each entry an edit, or several that act together.
-        plan: batches; the same for every pass, so that rounding cancels.
+        method: ``auto`` replays and falls back to whole passes, which the result says; ``replay`` does not fall back;
+            ``passes`` runs one whole forward pass per edit.
+        plan: batches of whole passes; its token budget also bounds what is replayed at once.
         unit: unit of the readout, for the table.
         seed: of the bootstrap.
         progress: called with (edits done, edits in all).
 
     Raises:
-        InputError: no rollouts, or a rollout in which the readout's position does not exist.
+        InputError: no rollouts, a rollout in which the readout's position does not exist, an unknown method, or a
+            model that cannot be replayed although this was asked for.
     """
     if not rollouts:
         raise InputError("no rollouts to measure effects on: the selection is empty")
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}: use {', '.join(METHODS[:-1])} or {METHODS[-1]}")
     together = [tuple(e) if isinstance(e, Sequence) else (e,) for e in edits]
-    plan = plan or BatchPlan.make([len(r) for r in rollouts])
+    plan = plan or default_plan(model, rollouts)
+    check_inputs(model, rollouts, (), (readout,))
+    if isinstance(readout, LinearReadout):
+        linear_groups(model, [readout])
+    readout = replace(readout, positions=explicit(readout.positions, rollouts, model.tokenizer))
+    found = _read_all(model, rollouts, readout, together, method, plan, progress)
+    return Effects(
+        descriptions=tuple("; ".join(e.describe() for e in group) for group in together),
+        rollouts=tuple(r.id for r in rollouts),
+        groups=tuple(r.group for r in rollouts),
+        base=found.base,
+        edited=found.edited,
+        unit=unit,
+        seed=seed,
+        computed=found.computed,
+    )
+
+
+def _read_all(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    together: Sequence[tuple[Edit, ...]],
+    method: str,
+    plan: BatchPlan,
+    progress: Callable[[int, int], None] | None,
+) -> Readings:
+    why = ""
+    if method != "passes":
+        try:
+            return replay(model, rollouts, readout, together, plan, progress)
+        except NotReplayed as error:
+            if method == "replay":
+                raise InputError(f"{model.name} cannot be replayed: {error}; use method='passes'") from error
+            why = str(error)
     base = _read(model, rollouts, readout, (), plan)
     rows = []
     for done, group in enumerate(together):
         rows.append(_read(model, rollouts, readout, group, plan))
         if progress:
             progress(done + 1, len(together))
-    return Effects(
-        descriptions=tuple("; ".join(e.describe() for e in group) for group in together),
-        rollouts=tuple(r.id for r in rollouts),
-        groups=tuple(r.group for r in rollouts),
-        base=base,
-        edited=np.array(rows).reshape(len(rows), len(rollouts)),
-        unit=unit,
-        seed=seed,
-    )
+    return Readings(base, np.array(rows).reshape(len(rows), len(rollouts)), Computed("passes", why))
 
 
 def _read(

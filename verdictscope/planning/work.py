@@ -13,6 +13,7 @@ from verdictscope.activations.hdf5 import CHUNK_ROWS, ROW_TYPES
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.errors import InputError
+from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for
 from verdictscope.planning.outlook import Outlook
 from verdictscope.planning.shape import Shape
 from verdictscope.rollouts.forced import until_answer
@@ -160,6 +161,38 @@ class Counting:
         moved = passes * shape.weights
         return Job(what, 0, 0, times * read, times * passes, times * flops, times * moved, 0, live)
 
+    def replaying(self, what: str, rollouts: Sequence[Rollout], starts: Sequence[int], verified: bool = True) -> Job:
+        """One clean pass over what was written up to the answer, and passes that start at the edited layers.
+
+        Args:
+            what: in words.
+            rollouts: what is read.
+            starts: for every edit of all positions, the first layer that it changes.
+            verified: whether replay was verified on this model before; else two passes do it.
+        """
+        shape, budget = self.shape, self.default_budget()
+        stems = sorted({s[:-1] for s in self.outlook.label_strings if len(s) > 1}) or [()]
+        ends = {i: int(at[0]) + 1 for i, r in enumerate(rollouts) if len(at := resolve("before_answer", r))}
+        kept = kept_per_token(shape.n_layers, shape.d_model, shape.n_heads, shape.d_head, shape.itemsize)
+        lengths = [sum(ends.get(i, 0) + len(stem) for stem in stems) for i in range(len(rollouts))]
+        passes = flops = live = 0
+        for part in parts(lengths, kept, budget) if lengths else ():
+            lanes = [ends[i] + len(stem) for i in part if i in ends for stem in stems]
+            wanted, width = sum(len(stem) + 1 for stem in stems) * len(part), max(lanes)
+            room = room_for(len(lanes), width, 0, budget, wanted * shape.vocab)
+            found = chunks(starts, shape.n_layers - 1, width, room)
+            passes += 1 + len(found) + (0 if verified else 2)
+            flops += shape.flops(len(lanes), width, wanted)
+            for chunk in found:
+                rows, made = len(lanes) * len(chunk.members), wanted * len(chunk.members)
+                blocks = shape.flops(rows, width) * (shape.n_layers - chunk.layer) // shape.n_layers
+                flops += blocks + shape.flops(0, width, made)
+                live = max(live, rows * width * shape.live_per_token + made * shape.vocab * 12)
+            live += sum(lanes) * kept
+            verified = True
+        read = sum(lengths) * (1 + len(starts))
+        return Job(what, 0, 0, read, passes, flops, passes * shape.weights, 0, live)
+
     def continued(self, rollout: Rollout) -> list[int]:
         """Lengths of the sequences in which labels of several tokens are scored after a rollout's thinking."""
         stems = sorted({string[:-1] for string in self.outlook.label_strings if len(string) > 1})
@@ -241,14 +274,13 @@ def erase_work(c: Counting) -> Work:
 
 
 def heads_work(c: Counting) -> Work:
-    """``heads``: both halves once untouched and once without each head; two readouts are taken apart in two passes
-    each, and three short passes look at the head: what it reads, and the scale of its logits, twice."""
-    heads = c.shape.n_layers * c.shape.n_heads
+    """``heads``: both halves once untouched and, from its layer on, without each head; two readouts are taken apart in
+    two passes each, and three short passes look at the head: what it reads, and the scale of its logits, twice."""
+    starts = [layer for layer in range(c.shape.n_layers) for _ in range(c.shape.n_heads)]
     jobs = [
-        c.reading(f"{half} half, every head", c.complied_targets(half), TOKEN_BUDGET["cpu"], 1 + heads,
-                  "before_answer", labels=True)
+        c.replaying(f"{half} half, every head", c.complied_targets(half), starts, verified=half == "report")
         for half in ("explore", "report")
-    ]  # fmt: skip
+    ]
     jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 2))
     jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
     jobs.append(Job("how the stream begins", passes=2))  # they end before the first layer

@@ -1,0 +1,240 @@
+"""Every edit's readout from one clean pass and short passes that start at the edited layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap
+from verdictscope.activations.batch import Where
+from verdictscope.activations.restart import Memory, no_prefix_reason, remember
+from verdictscope.activations.transfer import out_of_memory, release_memory
+from verdictscope.activations.variants import Layout, Writes, run_variants
+from verdictscope.interventions.edits import Edit, compile_edits
+from verdictscope.interventions.replay.asked import Asked, Lane, lanes_of
+from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for, rows_for
+from verdictscope.interventions.replay.verify import NotReplayed, verify
+from verdictscope.rollouts import Rollout
+
+
+@dataclass(frozen=True)
+class Computed:
+    """How effects were computed.
+
+    Attributes:
+        method: ``replay``: the edited tokens behind a remembered prefix, from the edited layer on; ``restart``: all
+            tokens, from the edited layer on; ``passes``: a whole pass per edit.
+        why: why it was not the cheaper way; empty where it was.
+        difference: the largest relative difference between replay and a whole pass when it was verified on this model.
+    """
+
+    method: str
+    why: str = ""
+    difference: float | None = None
+
+    def __str__(self) -> str:
+        words = {
+            "replay": "replayed behind a remembered prefix, from the edited layer on",
+            "restart": "restarted at the edited layer, over all positions",
+            "passes": "one whole forward pass per edit",
+        }[self.method]
+        checked = "" if self.difference is None else f" (verified against a whole pass: {self.difference:.1e})"
+        return words + checked + (f", because {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """The readout of every rollout, untouched and under every edit, and how it was computed."""
+
+    base: Float[np.ndarray, " rollout"]
+    edited: Float[np.ndarray, "edit rollout"]
+    computed: Computed
+
+
+@dataclass(eq=False)
+class Job:
+    """What is replayed, looked up once.
+
+    Attributes:
+        model: the model.
+        readout: what is read.
+        edits: each entry edits that act together.
+        budget: tokens in a pass.
+        tick: called after every pass with how many readings it gave.
+        writes: per entry what it writes where.
+        starts: per entry the first layer that it changes.
+        why: why no prefix could be used, if so.
+        windows: whether one was used.
+        difference: the largest difference from a whole pass that was seen.
+    """
+
+    model: Model
+    readout: Readout
+    edits: Sequence[tuple[Edit, ...]]
+    budget: int
+    tick: Callable[[int], None]
+    writes: list[Writes] = field(init=False)
+    starts: list[int] = field(init=False)
+    why: str | None = None
+    windows: bool = False
+    difference: float | None = None
+
+    def __post_init__(self) -> None:
+        self.writes = [compile_edits(self.model, group) for group in self.edits]
+        self.starts = [_first_layer(w, self.model.n_layers) for w in self.writes]
+
+
+def _first_layer(writes: Mapping[Site, object], n_layers: int) -> int:
+    return min((min(site.at(n_layers)) for site in writes), default=n_layers)
+
+
+def replay(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    edits: Sequence[tuple[Edit, ...]],
+    plan: BatchPlan,
+    progress: Callable[[int, int], None] | None = None,
+) -> Readings:
+    """The readout of every rollout, untouched and under every edit.
+
+    Args:
+        model: a wrapped model.
+        rollouts: teacher-forced ids.
+        readout: one scalar per rollout; where it is read at several tokens, their mean.
+        edits: each entry edits that act together.
+        plan: its token budget bounds a pass.
+        progress: called with (edits done, edits in all), each rollout's share counted.
+
+    Raises:
+        NotReplayed: the model's replay differs from a whole pass.
+        InputError: an edit or the readout does not fit the model or the rollouts.
+    """
+    done = 0
+
+    def tick(readings: int) -> None:
+        nonlocal done
+        done += readings
+        if progress:
+            progress(done // len(rollouts), len(edits))
+
+    job = Job(model, readout, edits, plan.token_budget, tick)
+    base, edited = np.zeros(len(rollouts)), np.zeros((len(edits), len(rollouts)))
+    queue = _parts(job, rollouts, lanes_of(readout, rollouts))
+    while queue:
+        part = queue.pop(0)
+        full = False
+        try:
+            one = Batched(job, [rollouts[i] for i in part])
+            base[part], edited[:, part] = one.base(), one.edited()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or (len(part) == 1 and job.budget < 2):
+                raise
+            full = True  # handled below: here the traceback still holds the tensors
+        if full:
+            release_memory()
+            job.budget //= 2
+            half = (len(part) + 1) // 2
+            queue = [half_part for half_part in (part[:half], part[half:]) if half_part] + queue
+    method = "replay" if job.windows and not job.why else "restart"
+    return Readings(base, edited, Computed(method, job.why or "", job.difference))
+
+
+def _parts(job: Job, rollouts: Sequence[Rollout], lanes: Sequence[Lane]) -> list[list[int]]:
+    tokens = [0] * len(rollouts)
+    for lane in lanes:
+        tokens[lane.who] += len(lane.rollout)
+    model = job.model
+    kept = kept_per_token(model.n_layers, model.d_model, model.n_heads, model.d_head, model.dtype.itemsize)
+    return parts(tokens, kept, job.budget)
+
+
+@dataclass(eq=False)
+class Batched:
+    """Some rollouts, their clean pass and the passes that start from it."""
+
+    job: Job
+    rollouts: Sequence[Rollout]
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.asked = Asked(job.model, job.readout, lanes_of(job.readout, self.rollouts))
+        self.families = self._families()
+        self.memory: Memory | None = None
+        asked, top = self.asked, self.asked.top
+        begins = sorted({job.starts[i] for members in self.families.values() for i in members})
+        keys = range(begins[0], top + 1) if begins and any(any(self._first_of(f)) for f in self.families) else ()
+
+        def run(taps: Sequence[Tap], where: Where | None) -> torch.Tensor | None:
+            self.memory, logits = remember(job.model, asked.batch, begins, keys, taps, where)
+            return logits
+
+        self.clean = asked.read(run, Where(asked.sequences, asked.tokens, job.model.device))
+
+    def _first_of(self, family: bytes) -> Int[np.ndarray, " sequence"]:
+        return np.frombuffer(family, dtype=np.int64).copy()
+
+    def _families(self) -> dict[bytes, list[int]]:
+        """Edits by where their windows begin; those that no wanted row depends on are left out."""
+        job, wanted, begins = self.job, self.asked.first(), {}
+        layers = [s for s in job.starts if s <= self.asked.top]
+        reason = no_prefix_reason(job.model, range(min(layers), self.asked.top + 1)) if layers else None
+        families: dict[bytes, list[int]] = {}
+        for i, group in enumerate(job.edits):
+            if job.starts[i] > self.asked.top:
+                continue
+            rules = tuple(getattr(edit, "positions", "all") for edit in group)
+            if rules not in begins:
+                begins[rules] = np.minimum.reduce([wanted, *(self._first_edited(rule) for rule in rules)])
+            first = begins[rules]
+            if first.any() and reason:
+                job.why, first = reason, np.zeros_like(first)
+            job.windows |= bool(first.any())
+            families.setdefault(first.astype(np.int64).tobytes(), []).append(i)
+        return families
+
+    def _first_edited(self, rule: Any) -> Int[np.ndarray, " sequence"]:
+        chosen = self.asked.batch.view.select(rule).cpu().numpy()
+        return np.where(chosen.any(1), chosen.argmax(1), chosen.shape[1])
+
+    def base(self) -> Float[np.ndarray, " rollout"]:
+        """The readout without edits."""
+        return self.asked.scores(self.clean)[0]
+
+    def edited(self) -> Float[np.ndarray, "edit rollout"]:
+        """The readout under every edit."""
+        job = self.job
+        found = np.repeat(self.base()[None], len(job.edits), axis=0)
+        untouched = len(job.edits) - sum(map(len, self.families.values()))
+        job.tick(untouched * len(self.rollouts))
+        for family, members in self.families.items():
+            first = self._first_of(family)
+            width = max(len(r) - s for r, s in zip(self.asked.batch.rollouts, first, strict=True))
+            logits = len(self.asked.tokens) * self.asked.vocab
+            room = room_for(len(first), int(width), int(first.max()), job.budget, logits)
+            for chunk in chunks([job.starts[i] for i in members], self.asked.top, int(width), room):
+                chosen = [members[i] for i in chunk.members]
+                job.difference = verify(self, first, chosen[0], job.difference)
+                found[chosen] = self.asked.scores(self.run(first, chunk.layer, [job.writes[i] for i in chosen]))
+                job.tick(len(chosen) * len(self.rollouts))
+        return found
+
+    def run(
+        self, first: Int[np.ndarray, " sequence"], layer: int, variants: Sequence[Writes]
+    ) -> Float[torch.Tensor, "row value"]:
+        """The wanted rows of some variants, one pass."""
+        assert self.memory is not None
+        asked, memory = self.asked, self.memory
+        width = max(len(r) - s for r, s in zip(asked.batch.rollouts, first, strict=True))
+        layout = Layout(memory, first, *rows_for(len(variants), int(width), int(first.max())))
+        where = layout.where(asked.sequences, asked.tokens)
+        rows = asked.read(lambda taps, at: run_variants(self.job.model, layout, layer, variants, taps, at), where)
+        return rows[: len(variants) * len(asked.tokens)]
+
+
+__all__ = ["Batched", "Computed", "Job", "NotReplayed", "Readings", "replay"]
