@@ -25,6 +25,7 @@ from verdictscope.probes.nulls import PermutedControl, permuted_control, permute
 from verdictscope.probes.online import Online, online_traces
 from verdictscope.probes.passport import Passport, balanced_threshold, load_probe, save_probe
 from verdictscope.probes.protocol import ProtocolResult, protocol
+from verdictscope.probes.selection import METHODS, Budget, PoolRanking, pool_scores, rank_pool
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
 from verdictscope.probes.splits import PARTS, split_groups
@@ -33,12 +34,15 @@ from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_
 from verdictscope.probes.tokens import token_table, token_view
 from verdictscope.probes.trace import aggregate, align, as_published
 from verdictscope.probes.traces import TraceFile, Traces, store_traces, trace_rollouts
+from verdictscope.probes.training import Example, example, fit_messages, mix, write_files
 from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
 from verdictscope.probes.without import Erasure, erase_concept
 
 __all__ = [
+    "METHODS",
     "PARTS",
     "Anchors",
+    "Budget",
     "Calibration",
     "Cliff",
     "DifferenceProbe",
@@ -46,6 +50,7 @@ __all__ = [
     "EraserFitter",
     "Erasure",
     "Evaluation",
+    "Example",
     "LayerWeights",
     "LdaProbe",
     "LensLogits",
@@ -60,6 +65,7 @@ __all__ = [
     "PairProbe",
     "Passport",
     "PermutedControl",
+    "PoolRanking",
     "ProtocolResult",
     "RidgeProbe",
     "ScoreProbe",
@@ -81,7 +87,9 @@ __all__ = [
     "control_task",
     "drop_difference",
     "erase_concept",
+    "example",
     "fit_eraser",
+    "fit_messages",
     "length_auroc",
     "lint",
     "lens_logits",
@@ -90,11 +98,14 @@ __all__ = [
     "online_traces",
     "ood_transfer",
     "merit",
+    "mix",
     "permuted_control",
     "permuted_selection",
+    "pool_scores",
     "position_auroc",
     "protocol",
     "random_directions",
+    "rank_pool",
     "position_transfer",
     "reliability_curve",
     "save_probe",
@@ -110,4 +121,5 @@ __all__ = [
     "token_view",
     "trace_rollouts",
     "weigh_layers",
+    "write_files",
 ]
