@@ -58,6 +58,7 @@ def head_map_figure(heads: pd.DataFrame, *, planted: Heads | None = None) -> Fig
 
 def _sorted(heads: pd.DataFrame) -> pd.DataFrame:
     table = heads.dropna(subset=["layer", "head"]).astype({"layer": int, "head": int})
+    table = table[table["head"] >= 0]  # whole sublayers are in the table, not in the map
     return table.drop_duplicates(["layer", "head"]).assign(found=truth(table["found"])).sort_values("rank")
 
 

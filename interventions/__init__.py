@@ -23,10 +23,12 @@ from verdictscope.interventions.edits import (
 )
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
+from verdictscope.interventions.many_heads import ALPHA, DELTA_SHARE, HeadSweep, Stability, readout_gap
 from verdictscope.interventions.random_sets import layer_matched_sets
 from verdictscope.interventions.weights import Made, bake, transplant
 
 __all__ = [
+    "ALPHA",
     "Attribution",
     "DirectionEdit",
     "Edit",
@@ -37,6 +39,9 @@ __all__ = [
     "Means",
     "Rows",
     "SublayerEdit",
+    "DELTA_SHARE",
+    "HeadSweep",
+    "Stability",
     "applied",
     "attribute",
     "bake",
@@ -49,6 +54,7 @@ __all__ = [
     "layer_matched_sets",
     "matched",
     "patch_grid",
+    "readout_gap",
     "sweep_heads",
     "transplant",
 ]

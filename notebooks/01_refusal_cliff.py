@@ -182,8 +182,8 @@ log_odds = refusal_readout(model.tokenizer, ["sorry", "i"], ["sure", "here"])
 asked = labels[labels["harm"] & (labels["mode"] == "normal") & labels["refused"].eq(False)]
 explore = [until_answer(by_id[i]) for i in asked.loc[asked["part"] != "test", "rollout"]]
 report = [until_answer(by_id[i]) for i in target["rollout"]]
-ranked = sweep_heads(model, explore, log_odds, seed=SEED)
-heads = sweep_heads(model, report, log_odds, seed=SEED).rename(columns={"estimate": "effect"})
+ranked = sweep_heads(model, explore, log_odds, seed=SEED).to_frame()
+heads = sweep_heads(model, report, log_odds, seed=SEED).to_frame().rename(columns={"estimate": "effect"})
 heads["rank"] = ranked["estimate"].rank(ascending=False, method="first").astype(int) - 1
 heads["found"] = heads["rank"] < 3
 for name, linear in {"log_odds": logit_difference(model, log_odds), "probe": readout}.items():

@@ -181,7 +181,7 @@ log_odds = readout_from_rollouts(rollouts, labels)
 refused = set(labels.loc[labels["harm"] & labels["refused"].eq(True), "rollout"])
 before = [r for r in map(until_answer, (r for r in rollouts if r.id in refused)) if r is not None][:24]
 upper = [(layer, head) for layer in range(model.n_layers // 2, model.n_layers) for head in range(model.n_heads)]
-effects = sweep_heads(model, before, log_odds, heads=upper, seed=SEED)
+effects = sweep_heads(model, before, log_odds, heads=upper, seed=SEED).to_frame()
 strongest = effects["estimate"].abs().nlargest(6).index
 effects.loc[strongest, ["layer", "head", "estimate", "low", "high", "n"]].round(2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ STAGES = (
     "report",
 )  # fmt: skip
 """Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
+
+_SHOWN = ("effect", "low", "high", "n", "p", "p_adjusted", "q", "selected", "rank", "found")
+_LINES = 12
 
 
 def run_study(
@@ -56,11 +59,20 @@ def run_study(
             summary = run.read_json("summary") | {"seconds": seconds}
             run.write_json("summary", summary)
             return summary
-        if "rollouts" not in seconds:
-            return {"seconds": seconds}
+        return {"seconds": seconds} | so_far(run, seconds)
+
+
+def so_far(run: Run, done: Collection[str]) -> dict[str, Any]:
+    """What an unfinished run has to tell: its rollouts, and its heads with their tests."""
+    told: dict[str, Any] = {}
+    if "rollouts" in done:
         from verdictscope.stages.rollouts import outcome_counts
 
-        return {"seconds": seconds, "rollouts": outcome_counts(run.table("labels"))}
+        told["rollouts"] = outcome_counts(run.table("labels"))
+    if "heads" in done:
+        parts = run.table("heads")[["component", "layer", "head", *_SHOWN]]
+        told["heads"] = run.read_json("heads") | {"parts": parts.to_dict("records")}
+    return told
 
 
 def open_run(folder: Path) -> Run:
@@ -93,9 +105,9 @@ def quiet() -> None:
 
 def tell(summary: dict[str, Any], folder: Path) -> str:
     """The run's numbers as a few lines for a terminal."""
-    if "heads" not in summary:
+    if "ablation" not in summary:
         done = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
-        return "\n".join([f"done: {done}", *_outcomes(summary), f"run folder: {folder}"])
+        return "\n".join([f"done: {done}", *_outcomes(summary), *_parts(summary), f"run folder: {folder}"])
     probe, cliff, heads, ablation = (summary[k] for k in ("probe", "cliff", "heads", "ablation"))
     top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
     lines = [
@@ -127,6 +139,21 @@ def _outcomes(summary: dict[str, Any]) -> list[str]:
         for arm, n in summary.get("rollouts", {}).items()
     ]
     return [f"rollouts   {'; '.join(arms)}"] if arms else []
+
+
+def _parts(summary: dict[str, Any]) -> list[str]:
+    """The strongest parts of a sweep, beside the smallest effect that counts."""
+    if "heads" not in summary:
+        return []
+    heads = summary["heads"]
+    rows = sorted(heads["parts"], key=lambda row: -row["effect"])[:_LINES]
+    lines = [f"heads      {heads['told']}", f"           delta is {heads['delta_is']} ({_num(heads['gap'])} nats)"]
+    lines.append(f"{'part':<10} {'effect':>8} {'low':>8} {'high':>8} {'n':>4} {'p adjusted':>10} {'q':>8}")
+    for row in rows:
+        part = f"L{row['layer']}H{row['head']}" if row["component"] == "head" else f"{row['component']} {row['layer']}"
+        numbers = f"{row['effect']:>8.3f} {row['low']:>8.3f} {row['high']:>8.3f} {row['n']:>4}"
+        lines.append(f"{part:<10} {numbers} {row['p_adjusted']:>10.4f} {row['q']:>8.4f}{' *' * row['selected']}")
+    return [*lines, f"(the strongest {len(rows)} of {len(heads['parts'])}; * exceeds delta)"]
 
 
 def _num(value: float | None) -> str:

@@ -125,6 +125,7 @@ class Heads(_Section):
 
     k: int = Field(3, ge=1)
     rollouts: int = Field(128, ge=1)
+    delta: float | None = Field(None, gt=0)
 
 
 class Ablation(_Section):

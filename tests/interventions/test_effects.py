@@ -54,7 +54,7 @@ def test_a_rollout_without_the_position_is_an_error(qwen3: Model, rollouts: list
 
 
 def test_the_sweep_covers_every_head(qwen3: Model, rollouts: list[Rollout]) -> None:
-    table = sweep_heads(qwen3, rollouts, LOG_ODDS)
+    table = sweep_heads(qwen3, rollouts, LOG_ODDS).to_frame()
     assert list(zip(table["layer"], table["head"], strict=True)) == [(layer, h) for layer in range(3) for h in range(4)]
     assert (table["low"] <= table["estimate"]).all()
     assert (table["estimate"] <= table["high"]).all()

@@ -61,6 +61,17 @@ def test_the_planted_heads_are_found(summary: dict[str, Any]) -> None:
     assert summary["heads"]["recall"] == 1.0
 
 
+def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(summary: dict[str, Any], run: Path) -> None:
+    heads = summary["heads"]
+    assert {tuple(h) for h in heads["selected"]} == planted()
+    assert heads["delta"] == pytest.approx(0.05 * heads["gap"])
+    assert heads["above_zero"] > len(heads["selected"])
+    table = pd.read_parquet(run / "heads.parquet")
+    assert table["component"].value_counts().to_dict() == {"head": 48, "attn": 6, "mlp": 6}
+    assert (table["delta"] == heads["delta"]).all()
+    assert (table["selected"] == (table["p_adjusted"] <= 0.05)).all()
+
+
 def test_ablating_them_restores_refusal_and_random_sets_do_not(summary: dict[str, Any]) -> None:
     ablation = summary["ablation"]
     assert ablation["refusal_base"] <= 0.1
@@ -129,6 +140,7 @@ def test_parts_do_not_share_groups_and_selection_keeps_off_the_reporting_half(ru
     labels = pd.read_parquet(run / "labels.parquet")
     assert (labels.groupby("group")["part"].nunique() == 1).all()
     heads, ablation = pd.read_parquet(run / "heads.parquet"), pd.read_parquet(run / "ablation.parquet")
+    heads = heads[heads["component"] == "head"].reset_index(drop=True)  # sublayers are not ranked
     assert (heads["found"] == (heads["rank"] < 3)).all()
     assert heads["rank"].equals((heads["effect_explore"].rank(ascending=False, method="first") - 1).astype(int))
     test_targets = labels[(labels["arm"] == "base") & (labels["part"] == "test") & labels["target"]]

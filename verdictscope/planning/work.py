@@ -214,6 +214,16 @@ class Counting:
         cut = [until_answer(r) for r in self.outlook.chosen(chosen)]
         return [r for r in cut if r is not None][: self.study.heads.rollouts]
 
+    def refused_and_complied(self) -> list[Rollout]:
+        """As ``stages.heads``: rollouts of the exploring half by their verdict, up to their answer."""
+        labels = self.outlook.labels
+        found: list[Rollout] = []
+        for end in ("_refused", "_complied"):
+            chosen = self.outlook.chosen((labels["part"] != "test") & labels["cell"].str.endswith(end))
+            cut = [until_answer(r) for r in chosen]
+            found += [r for r in cut if r is not None][: self.study.heads.rollouts]
+        return found
+
     def per_cell(self) -> list[Rollout]:
         """As ``stages.tokens``: the first rollouts of every cell of the test part."""
         labels = self.outlook.labels
@@ -274,13 +284,18 @@ def erase_work(c: Counting) -> Work:
 
 
 def heads_work(c: Counting) -> Work:
-    """``heads``: both halves once untouched and, from its layer on, without each head; two readouts are taken apart in
-    two passes each, and three short passes look at the head: what it reads, and the scale of its logits, twice."""
+    """``heads``: the distance of refused and complied rollouts; both halves once untouched and, from its layer on,
+    without each head, the reporting one also without each sublayer; two readouts are taken apart in two passes each,
+    and three short passes look at the head: what it reads, and the scale of its logits, twice."""
     starts = [layer for layer in range(c.shape.n_layers) for _ in range(c.shape.n_heads)]
-    jobs = [
-        c.replaying(f"{half} half, every head", c.complied_targets(half), starts, verified=half == "report")
+    sublayers = 2 * [*range(c.shape.n_layers)]
+    jobs = [c.reading("refused and complied", c.refused_and_complied(), c.default_budget(), 1, "before_answer",
+                      labels=True)]  # fmt: skip
+    jobs += [
+        c.replaying(f"{half} half, every head", c.complied_targets(half), starts + sublayers * (half == "report"),
+                    verified=half == "report")
         for half in ("explore", "report")
-    ]
+    ]  # fmt: skip
     jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 2))
     jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
     jobs.append(Job("how the stream begins", passes=2))  # they end before the first layer

@@ -124,18 +124,35 @@ def _heads(run: Record) -> Iterator[Finding]:
     if table is None:
         return
     found = table[table["found"]].sort_values("rank")
+    yield from _above_delta(run)
     told = "; ".join(
         f"{heads([(row['layer'], row['head'])])} "
         f"{estimate(row['effect'], row['low'], row['high'], 'nats', signed=True)}"
         for row in found.to_dict("records")
     )
-    rest = table.loc[~table["found"], "effect"]
+    rest = table.loc[~table["found"] & (table["head"] >= 0), "effect"]
     yield Finding(
         f"Zeroed one at a time, the {some(len(found), 'head')} ranked highest change the refusal log-odds by {told} "
         f"nats (n = {int(found['n'].min())} prompts that did not rank them); "
         f"the other {len(rest)} by {number(rest.min(), 'nats', signed=True)} to "
         f"{number(rest.max(), 'nats', signed=True)}.",
         "heads.parquet",
+    )
+
+
+def _above_delta(run: Record) -> Iterator[Finding]:
+    """Which heads exceed the smallest effect that counts, with that effect."""
+    told = run.json("heads")
+    if not present(told.get("delta")):
+        return
+    named = f": {heads(told['selected'])}" if told["selected"] else ""
+    yield Finding(
+        f"Zeroed one at a time, {some(len(told['selected']), 'head')} raise the refusal log-odds by more than "
+        f"{number(told['delta'], told['unit'])} {told['unit']}{named} (family-wise error {told['alpha']:g} over all "
+        f"heads and sublayers, n = {told['n']} prompts). That smallest effect is {told['delta_is']}: refused and "
+        f"complied rollouts lie {estimate(told['gap'], told['gap_low'], told['gap_high'], told['unit'])} apart. "
+        f"Above zero, at the same error, lie {some(told['above_zero'], 'part')}: that alone says little.",
+        "heads.json",
     )
 
 

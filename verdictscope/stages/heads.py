@@ -1,31 +1,43 @@
-"""Stage ``heads``: every head's exact effect on the refusal log-odds, and its exact share of the readouts."""
+"""Stage ``heads``: every head's exact effect on the refusal log-odds, tested, and its exact share of the readouts."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from verdictscope.activations import logit_difference
 from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
-from verdictscope.interventions import attribute, sweep_heads
+from verdictscope.interventions import ALPHA, DELTA_SHARE, HeadSweep, attribute, readout_gap, sweep_heads
 from verdictscope.rollouts import Rollout, until_answer
 from verdictscope.run import Run
 from verdictscope.stages.rollouts import load_labels, load_rollouts
+from verdictscope.stats import Effect, sign_flip_test
+
+SUBLAYERS = ("attn_out", "mlp_out")
+"""What is zeroed whole, beside the heads."""
 
 
 def run_heads(run: Run) -> None:
-    """Write ``heads.parquet`` and ``attribution.parquet``. One half of the groups ranks, the other reports."""
+    """Write ``heads.parquet``, ``attribution.parquet`` and ``heads.json``.
+
+    One half of the groups ranks and sets the smallest effect that counts; the other reports and tests.
+    """
     model = run.model()
     readouts = {name: from_dict(data) for name, data in run.read_json("readouts").items()}
     halves = {half: complied_targets(run, half) for half in ("explore", "report")}
+    gap = refusal_gap(run)
+    delta = run.study.heads.delta or DELTA_SHARE * gap.estimate
     sweeps = {}
     for half, rollouts in halves.items():
         with run.ticking(f"heads: {half} half") as tick:
-            sweeps[half] = sweep_heads(model, rollouts, readouts["log_odds"], seed=run.study.seed, progress=tick)
-    table = sweeps["report"].rename(columns={"estimate": "effect"})
-    table["effect_explore"] = sweeps["explore"]["estimate"]
-    table["rank"] = table["effect_explore"].rank(ascending=False, method="first").astype(int) - 1
-    table["found"] = table["rank"] < run.study.heads.k
+            sweeps[half] = sweep_heads(
+                model, rollouts, readouts["log_odds"], sublayers=SUBLAYERS if half == "report" else (), delta=delta,
+                seed=run.study.seed, progress=tick,
+            )  # fmt: skip
+    table = ranked(sweeps, run.study.heads.k)
     linear = {"log_odds": logit_difference(model, readouts["log_odds"]), "probe": readouts["probe"]}
     parts = []
     for name, readout in linear.items():
@@ -34,11 +46,54 @@ def run_heads(run: Run) -> None:
         parts.append(part)
         shares = part[part["component"] == "head"].set_index(["layer", "head"])["estimate"]
         # A head above the probe's layer has no share in it: that is a zero, not a missing number.
-        table[f"attribution_{name}"] = (
-            shares.reindex(pd.MultiIndex.from_frame(table[["layer", "head"]])).fillna(0).to_numpy()
-        )
+        share = shares.reindex(pd.MultiIndex.from_frame(table[["layer", "head"]])).fillna(0).to_numpy()
+        table[f"attribution_{name}"] = np.where(table["component"] == "head", share, np.nan)
     run.write("attribution", pd.concat(parts, ignore_index=True))
-    run.write("heads", table.sort_values("rank").reset_index(drop=True))
+    run.write("heads", table)
+    run.write_json("heads", tested(run, sweeps, gap))
+
+
+def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
+    """Effects and tests on the reporting half, ranks from the other, and how often the ranking finds a head again."""
+    table = sweeps["report"].to_frame().rename(columns={"estimate": "effect"})
+    heads = table["component"] == "head"
+    table.loc[heads, "effect_explore"] = sweeps["explore"].to_frame()["estimate"].to_numpy()
+    table.loc[heads, "found_again"] = sweeps["explore"].stability(k).share
+    rank = table["effect_explore"].rank(ascending=False, method="first") - 1
+    table["rank"] = rank.fillna(-1).astype(int)  # sublayers are reported, not ranked
+    table["found"] = heads & (table["rank"] < k)
+    order = rank.fillna(len(table)).argsort(kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
+def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect) -> dict[str, Any]:
+    """What the table of the heads cannot hold: the smallest effect and where it comes from, the test, the stability."""
+    sweep, jaccard = sweeps["report"], sweeps["explore"].stability(run.study.heads.k).jaccard
+    tests = sweep.tests
+    assert tests is not None
+    return {
+        "delta": tests.delta, "unit": sweep.effects.unit,
+        "delta_is": "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap",
+        "gap": gap.estimate, "gap_low": gap.low, "gap_high": gap.high, "gap_n": gap.n,
+        "alpha": sweep.alpha, "n": tests.n, "flips": tests.flips, "every_flip": tests.exact,
+        "selected": [list(head) for head in sweep.heads],
+        "above_zero": int((sign_flip_test(sweep.effects.change, sweep.effects.groups).p_adjusted <= ALPHA).sum()),
+        "told": str(sweep),
+        "jaccard": jaccard.estimate, "jaccard_low": jaccard.low, "jaccard_high": jaccard.high,
+    }  # fmt: skip
+
+
+def refusal_gap(run: Run) -> Effect:
+    """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds."""
+    labels, rollouts = load_labels(run), load_rollouts(run)
+    explore = labels[labels["part"] != "test"]
+    kinds = []
+    for refused in (True, False):
+        chosen = explore.loc[explore["refused"].eq(refused).fillna(False), "rollout"]
+        cut = [until_answer(rollouts[i]) for i in chosen]
+        kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
+    readout = from_dict(run.read_json("readouts")["log_odds"])
+    return readout_gap(run.model(), kinds[0], kinds[1], readout, seed=run.study.seed)
 
 
 def complied_targets(run: Run, half: str) -> list[Rollout]:

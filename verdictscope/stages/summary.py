@@ -24,7 +24,7 @@ def run_summary(run: Run) -> None:
         "rollouts": outcome_counts(run.table("labels")),
         "cells": cell_counts(run),
         "cliff": cliff_numbers(run.table("cliff")),
-        "heads": {"top": [list(head) for head in found_heads(run)]},
+        "heads": {"top": [list(head) for head in found_heads(run)], **run.read_json("heads")},
         "ablation": ablation_numbers(run),
     }
     card = score_heads(summary["heads"]["top"], run.model_folder())

@@ -29,8 +29,9 @@ _CHUNK = 4_000_000  # numbers a [flip candidate] block may hold, about 32 MB
 class SignFlips:
     """Tests of ``mean ≤ delta`` against ``mean > delta``, one per candidate.
 
-    What this does not show: with clusters whose sums are skewed the flipped signs are no exact null. Long *left* tails
-    reject too often with few clusters, long right tails too rarely (``docs/evidence/stats_sign_flips.json``).
+    What this does not show: cluster sums that are skewed make flipped signs no exact null. The correction for skewness
+    takes most of it away; with few clusters and a long *left* tail too many tests are still rejected
+    (``docs/evidence/stats_sign_flips.json`` has the rates).
 
     Attributes:
         estimate: mean over rows.
@@ -75,16 +76,16 @@ def sign_flip_test(
     *,
     flips: int = FLIPS,
     seed: int = 0,
+    skewness: bool = True,
 ) -> SignFlips:
     """One-sided tests of many means of clustered rows, adjusted for all of them.
 
-    The rows of a cluster are summed, ``S_c = Σ (x - delta)``, and signs are drawn for whole clusters. A flip's
-    statistic ``Σ s_c S_c / √Σ S_c²`` and Student's t of the flipped sums are increasing functions of one another
-    (the denominator does not change with the signs), so these are the p-values of the *studentised* test, and
-    candidates of unequal spread meet on one scale in the maximum. A single test is exact where the sums are symmetric
-    about their mean, also where the mean lies below delta, and for large n without symmetry (Janssen 1999, "Testing
-    nonparametric statistical functionals"). The step-down is that of Romano and Wolf (2005, JASA 100): it controls the
-    family-wise error since a subset's flips depend on that subset alone.
+    The rows of a cluster are summed, ``S_c = Σ (x - delta)``, and signs are drawn for whole clusters. Every flip gets
+    Student's t of the flipped sums, so candidates of unequal spread meet on one scale in the maximum; where the sums
+    are symmetric about their mean a test is exact, whatever their tails. Skewed sums bias t to second order, which
+    Hall's transformation takes away from the real statistic as from the flipped ones (Hall 1992, "On the removal of
+    skewness by transformation", JRSS B 54). The step-down is that of Romano and Wolf (2005, JASA 100): it controls
+    the family-wise error since a subset's flips depend on that subset alone.
 
     Args:
         values: one number per candidate and row.
@@ -92,6 +93,7 @@ def sign_flip_test(
         delta: smallest mean that counts, in the unit of ``values``.
         flips: sign vectors drawn, where there are more than that.
         seed: of the sign vectors.
+        skewness: correct for it; without, this is the plain test of the mean by sign flips.
 
     Returns:
         the tests; a candidate all of whose sums equal delta has p = 1.
@@ -105,13 +107,12 @@ def sign_flip_test(
     exact = n <= _ALL_UP_TO
     size = np.sqrt((sums**2).sum(axis=1, keepdims=True))
     scaled = np.divide(sums, size, out=np.zeros_like(sums), where=size > 0)
-    observed = scaled.sum(axis=1)
     drawn = 2**n if exact else flips + 1
-    alone, together = _count(scaled, observed, _signs(n, flips, seed, exact))
+    alone, together = _count(scaled, _signs(n, flips, seed, exact), skewness)
     more = 0 if exact else 1  # the true signs are one of all sign vectors; of random ones they are one more
     p, p_adjusted = (alone + more) / drawn, np.minimum((together + more) / drawn, 1.0)
     return SignFlips(
-        estimate=values.mean(axis=1), t=_student(observed, n), p=p, p_adjusted=p_adjusted,
+        estimate=values.mean(axis=1), t=_statistic(scaled, np.ones((1, n)), False)[0], p=p, p_adjusted=p_adjusted,
         q=stats.false_discovery_control(p, method="bh"),
         delta=float(delta), n=n, flips=drawn, exact=exact, seed=seed,
     )  # fmt: skip
@@ -145,18 +146,18 @@ def _signs(n: int, flips: int, seed: int, exact: bool) -> Iterator[Float[ndarray
 
 
 def _count(
-    scaled: Float[ndarray, "candidate cluster"],
-    observed: Float[ndarray, " candidate"],
-    signs: Iterator[Float[ndarray, "flip cluster"]],
+    scaled: Float[ndarray, "candidate cluster"], signs: Iterator[Float[ndarray, "flip cluster"]], skewness: bool
 ) -> tuple[Int[ndarray, " candidate"], Int[ndarray, " candidate"]]:
     """How many flips reach each candidate's statistic, by itself and by the maximum over it and all weaker ones."""
+    observed = _statistic(scaled, np.ones((1, scaled.shape[1])), skewness)[0]
     order = np.argsort(observed, kind="stable")  # weakest first: a running maximum is that of the step-down
-    bar = observed[order] - 1e-9 * np.sqrt(scaled.shape[1])  # equal up to rounding counts as reached
+    scaled, bar = scaled[order], observed[order]
+    bar = bar - 1e-9 * np.where(np.isfinite(bar), np.maximum(1.0, np.abs(bar)), 0.0)  # equal up to rounding is reached
     alone, together = (np.zeros(len(order), dtype=int) for _ in range(2))
-    rows, weights = max(1, _CHUNK // len(order)), scaled[order].T
+    rows = max(1, _CHUNK // len(order))
     for block in signs:
         for start in range(0, len(block), rows):
-            flipped = block[start : start + rows] @ weights
+            flipped = _statistic(scaled, block[start : start + rows], skewness)
             alone += (flipped >= bar).sum(axis=0)
             together += (np.maximum.accumulate(flipped, axis=1) >= bar).sum(axis=0)
     # A weaker candidate is never rejected where a stronger one is not.
@@ -166,9 +167,20 @@ def _count(
     return alone[back], together[back]
 
 
-def _student(observed: Float[ndarray, " candidate"], n: int) -> Float[ndarray, " candidate"]:
-    """Student's t from the sum of sums over their root of squares: ``t = T √((n - 1) / (n - T²))``."""
-    left = n - observed**2
-    equal = left <= 1e-12 * n  # every sum the same: an infinite t
-    t = observed * np.sqrt((n - 1) / np.where(equal, 1.0, left))
-    return np.where(equal & (observed != 0), np.copysign(np.inf, observed), t)
+def _statistic(
+    scaled: Float[ndarray, "candidate cluster"], signs: Float[ndarray, "flip cluster"], skewness: bool
+) -> Float[ndarray, "flip candidate"]:
+    """Student's t of the flipped sums (their squares add to 1, so a flip changes the mean alone), or Hall's of it."""
+    n = scaled.shape[1]
+    mean = signs @ scaled.T / n
+    variance = 1 / n - mean**2
+    same = variance <= 1e-12 / n  # every sum the same: an infinite t
+    spread = np.sqrt(np.where(same, 1.0, variance))
+    t = np.where(same, np.copysign(np.inf, mean), mean / spread * np.sqrt(n - 1))
+    if not skewness:
+        return t
+    third = signs @ (scaled * scaled * scaled).T / n - mean * (3 / n - 2 * mean * mean)
+    a = np.where(same, 0.0, third / (spread * spread * spread * np.sqrt(n)))
+    with np.errstate(invalid="ignore"):  # 0 · ∞ where every sum is the same
+        u = a * t / 3
+        return np.where(same, t, t * (1 + u + u * u / 3) + a / 6)
