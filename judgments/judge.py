@@ -1,0 +1,216 @@
+"""A model judges items: prompts in, one table of verdicts with their probabilities out.
+
+Two ways to a verdict. *Scored*: the format's label strings are teacher-forced right where the answer would begin (after
+the thinking, where the judge thinks), and nothing of the answer is written. *Written*: the judge writes its answer, the
+answer is read, and the label strings are teacher-forced in its place, so that a written verdict has a probability too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from verdictscope.activations import Model
+from verdictscope.activations.model import as_model
+from verdictscope.errors import InputError
+from verdictscope.judgments.asking import ORDERS, Insertion
+from verdictscope.judgments.formats import Format, load_format
+from verdictscope.judgments.items import Item
+from verdictscope.judgments.labels import label_logprobs
+from verdictscope.judgments.readings import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
+from verdictscope.judgments.scores import expected_score, probabilities, verdict_probabilities
+from verdictscope.provenance import digest, whole, write_json
+from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
+from verdictscope.rollouts.engines.requests import Engine
+
+Progress = Callable[[int, int], None]
+VERDICT_COLUMNS = (
+    "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
+)  # fmt: skip
+"""The columns of a table of verdicts, version 1 (docs/formats.md)."""
+MORE = ("rollout", "format", "said", "mass", "n_thinking", "answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a judge said.
+
+    Attributes:
+        verdicts: a row per item, order and run: :data:`VERDICT_COLUMNS`; then ``rollout``, ``format``, ``said`` (the
+            label string), ``mass`` (probability that any label string comes there, given what they share),
+            ``n_thinking`` (tokens), ``answer`` (as written), and ``p_first p_second p_tie`` or ``expected`` (the mean
+            score).
+        labels: a row per rollout and label string: rollout, said, verdict (own frame), value, logp (nats).
+        rollouts: by row that has a probability, the tokens up to the one before the verdict's first differing token:
+            where probes, traces and edits read it (``last``).
+        written: whole rollouts, the verdict's first differing token marked as the segment ``verdict``.
+    """
+
+    verdicts: pd.DataFrame
+    labels: pd.DataFrame
+    rollouts: tuple[Rollout, ...]
+    written: tuple[Rollout, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table of verdicts."""
+        return self.verdicts
+
+
+def judge_items(
+    model: Model | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    format: str | Path | Format,
+    orders: Sequence[str] = ORDERS,
+    *,
+    answer: str = "scored",
+    thinking: str | int = "off",
+    runs: int = 1,
+    sampling: Sampling | None = None,
+    insertions: Callable[[Item, str], Sequence[Insertion]] | None = None,
+    transforms: Sequence[Transform] = (),
+    judge: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    markers: Markers | None = None,
+    engine: str | Engine = "huggingface",
+    batch_tokens: int = 16_384,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Judged:
+    """Let a model judge.
+
+    Args:
+        model: the judge.
+        tokenizer: its tokenizer, with a chat template.
+        items: what is judged; ids unique.
+        format: name of a shipped format, a TOML file, or a :class:`Format`.
+        orders: ``AB``, ``BA``, both, or ``random`` (one of them per item, drawn from its id); ignored for items
+            without sides.
+        answer: ``scored`` or ``written``, see above. A scored verdict is the likeliest one.
+        thinking: ``off`` (an empty block), ``on``, ``template`` (as the chat template renders it), or a number of
+            tokens after which thinking is closed. A judge that knows no thinking takes ``off`` and ``template``.
+        runs: repeats per prompt; the noise floor of a sampling judge.
+        sampling: how to draw, where anything is written.
+        insertions: cues, by item and order.
+        transforms: changes of the prompt, in order (``judgments.cues.mitigations``).
+        judge: what to call the judge; the model's name by default.
+        template_kwargs: switches of the chat template.
+        markers: thinking markers named by hand.
+        engine: what draws tokens, as of :func:`verdictscope.rollouts.generate`.
+        batch_tokens: tokens of a batch.
+        path: a folder to keep rollouts and verdicts in: a call that was killed, given again, goes on.
+        progress: called with (done, all) as tokens are scored and rollouts written.
+
+    Raises:
+        InputError: ids repeat, an unknown order or setting, an item that the format does not judge, thinking asked of
+            a judge that knows none; what :func:`verdictscope.rollouts.generate` raises.
+    """
+    form, held = load_format(format), as_model(model)
+    cases = make_cases(form, items, orders, runs)
+    prompts = make_prompts(tokenizer, form, cases, insertions, transforms, template_kwargs)
+    how = Asking(tokenizer, form, answer, thinking, sampling or Sampling(), markers, engine, batch_tokens, progress)
+    name, folder = judge or held.name, None if path is None else Path(path)
+    asked = [(c.id, p.ids) for c, p in zip(cases, prompts, strict=True)]
+    request = digest(repr((asked, form, answer, thinking, how.sampling, name, held.fingerprint)))
+    if folder is not None and (kept := _kept(folder, request)) is not None:
+        return kept
+    readings = how.readings(held, cases, prompts, folder)
+    judged = _judged(held, form, readings, name, batch_tokens, progress)
+    if folder is not None:
+        _keep(folder, request, judged, tokenizer)
+    return judged
+
+
+def _judged(
+    model: Model, form: Format, readings: Sequence[Reading], judge: str, budget: int, progress: Progress | None
+) -> Judged:
+    at = [k for k, r in enumerate(readings) if r.prefix is not None and r.encoded is not None]
+    prefixes = [readings[k].prefix for k in at]
+    strings = [readings[k].encoded.strings for k in at]  # type: ignore[union-attr]
+    found = label_logprobs(model, prefixes, strings, token_budget=budget, progress=progress)  # type: ignore[arg-type]
+    logps: dict[int, np.ndarray] = dict(zip(at, found, strict=True))
+    rows = [_row(form, reading, judge, logps.get(k)) for k, reading in enumerate(readings)]
+    columns = [*VERDICT_COLUMNS, *MORE, *(("p_first", "p_second", "p_tie") if form.sided else ("expected",))]
+    labels = [line for k in at for line in _lines(form, readings[k], logps[k])]
+    written = tuple(r.whole for r in readings if r.whole is not None)
+    table = pd.DataFrame(rows, columns=columns)
+    for name in ("verdict", "shown", "label", "said", "answer"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    lines = pd.DataFrame(labels, columns=["rollout", "said", "verdict", "value", "logp"])
+    return Judged(table, lines, tuple(p for p in prefixes if p is not None), written)
+
+
+def _row(form: Format, reading: Reading, judge: str, logp: np.ndarray | None) -> dict[str, Any]:
+    case, parsed = reading.case, reading.parsed
+    shown, p, said = parsed.verdict, float("nan"), parsed.said
+    more: dict[str, float] = {}
+    if logp is not None:
+        labels = form.labels(case.item)
+        by_verdict = verdict_probabilities(logp, [label.verdict for label in labels])
+        if parsed.status == "scored":
+            shown = max(by_verdict, key=lambda v: by_verdict[v])
+            said = labels[int(np.argmax(logp))].text.strip()
+        p = by_verdict.get(shown or "", float("nan"))
+        more = {f"p_{v}": by_verdict.get(v, 0.0) for v in ("first", "second", "tie")} if form.sided else {}
+        more["mass"] = float(np.exp(logp).sum())
+        values = [label.value for label in labels]
+        if None not in values and not form.sided:
+            more["expected"] = expected_score(probabilities(logp), [v for v in values if v is not None])
+    status = "ok" if parsed.status == "scored" else parsed.status
+    return {
+        "item": case.item.id,
+        "group": case.item.group,
+        "judge": judge,
+        "order": case.order,
+        "run": case.run,
+        "verdict": own_verdict(shown, case),
+        "shown": shown if form.sided else None,
+        "probability": p,
+        "label": case.item.label,
+        "status": status,
+        "source": case.item.source,
+        "rollout": case.id,
+        "format": form.name,
+        "said": said,
+        "n_thinking": reading.n_thinking,
+        "answer": reading.answer,
+        **more,
+    }
+
+
+def _lines(form: Format, reading: Reading, logp: np.ndarray) -> list[tuple[Any, ...]]:
+    labels = zip(form.labels(reading.case.item), logp, strict=True)
+    case = reading.case
+    return [(case.id, label.text, own_verdict(label.verdict, case), label.value, float(lp)) for label, lp in labels]
+
+
+def _kept(folder: Path, request: str) -> Judged | None:
+    file = folder / "request.json"
+    if not file.is_file():
+        return None
+    if json.loads(file.read_text(encoding="utf-8"))["request"] != request:
+        raise InputError(f"{folder} holds the verdicts of another request: name another folder, or remove it")
+    tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "labels")]
+    for name in ("verdict", "shown", "label", "said", "answer"):
+        tables[0][name] = tables[0][name].astype(object).where(tables[0][name].notna(), None)
+    rollouts = [folder / f"{name}.parquet" for name in ("readings", "whole")]
+    return Judged(*tables, *(tuple(read_parquet(f)) if f.is_file() else () for f in rollouts))
+
+
+def _keep(folder: Path, request: str, judged: Judged, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Everything, and the request last: it says that the rest is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("verdicts", judged.verdicts), ("labels", judged.labels)):
+        with whole(folder / f"{name}.parquet") as part:
+            table.to_parquet(part, index=False)
+    for name, rollouts in (("readings", judged.rollouts), ("whole", judged.written)):
+        if rollouts:
+            write_parquet(rollouts, folder / f"{name}.parquet", tokenizer)
+    write_json(folder / "request.json", {"request": request, "format": 1})

@@ -1,0 +1,183 @@
+"""Label strings as tokens: what they share after a prefix, where they part, and the probability of each.
+
+Which tokens a label is depends on what stands before it, so labels are encoded after the prefix's own last tokens. The
+first token at which they differ is the verdict's; the token before it is where the verdict is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.activations import BatchPlan, LogOddsReadout, Model, passes
+from verdictscope.activations.forward import Progress
+from verdictscope.activations.hooks import WriteFn
+from verdictscope.activations.sites import Site
+from verdictscope.errors import InputError
+from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts.frames import ids_after
+
+IdString = tuple[int, ...]
+CONTEXT = 16
+"""Tokens of a prefix that labels are encoded after: no merge reaches further."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Label strings after a prefix.
+
+    Attributes:
+        shared: tokens that all of them begin with (the lead before the label among them); they go to the prefix.
+        strings: the rest of each, in the order given; their first tokens are not all the same.
+    """
+
+    shared: IdString
+    strings: tuple[IdString, ...]
+
+
+def encode_labels(
+    tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], lead: str = "", before: Sequence[int] = ()
+) -> Encoded:
+    """Labels as tokens after a prefix.
+
+    Args:
+        tokenizer: the tokenizer.
+        labels: the label strings.
+        lead: text put between the prefix and every label.
+        before: the prefix; its last tokens decide how the first token of a label merges.
+
+    Raises:
+        InputError: fewer than two labels, or two that are the same tokens, or one that begins another.
+    """
+    if len(labels) < 2:
+        raise InputError("a verdict needs at least two label strings")
+    whole = [tokens_after(tokenizer, before, lead + label) for label in labels]
+    n = next(k for k in range(max(map(len, whole)) + 1) if len({ids[: k + 1] for ids in whole}) > 1)
+    strings = tuple(ids[n:] for ids in whole)
+    for (a, first), (b, second) in permutations(zip(labels, strings, strict=True), 2):
+        if second[: len(first)] == first:
+            raise InputError(f"label string {a!r} begins (or is) {b!r} in this tokenizer's tokens: end it differently")
+    return Encoded(whole[0][:n], strings)
+
+
+def tokens_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], text: str) -> IdString:
+    """A text's tokens behind a prefix: encoded together with its last tokens where these come back as they were."""
+    last = list(before[-CONTEXT:])
+    if last:
+        context = str(tokenizer.decode(last, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        ids = tokenizer(context + text, add_special_tokens=False)["input_ids"]
+        if list(ids[: len(last)]) == last and len(ids) > len(last):
+            return tuple(ids[len(last) :])
+    return ids_after(tokenizer, text)
+
+
+def extended(rollout: Rollout, ids: Sequence[int], id: str | None = None) -> Rollout:
+    """The rollout with tokens appended as its answer, as a given one."""
+    n = len(rollout)
+    if not ids:
+        return rollout
+    spans = rollout.spans
+    if spans[-1].segment == "answer":
+        spans = (*spans[:-1], Span("answer", spans[-1].start, n + len(ids)))
+    else:
+        spans = (*spans, Span("answer", n, n + len(ids)))
+    made = Rollout(
+        id or rollout.id,
+        rollout.group,
+        (*rollout.ids, *ids),
+        spans,
+        rollout.n_prompt,
+        "given",
+        rollout.sampling,
+        rollout.engine,
+        rollout.tags,
+        n + len(ids) - rollout.n_prompt,
+    )
+    return made
+
+
+def verdict_readout(
+    name: str, encoded: Encoded, verdicts: Sequence[str], positive: str = "first", negative: str = "second"
+) -> LogOddsReadout:
+    """The log-odds of one verdict against another over their label strings, read at the last token of the prefix.
+
+    It is data, as every readout: ``effects``, ``forward`` and traces take it.
+
+    Args:
+        name: name of the readout.
+        encoded: the label strings.
+        verdicts: what each of them means.
+        positive: the verdict whose probability is the numerator.
+        negative: the denominator's.
+    """
+    sides = [[s for s, v in zip(encoded.strings, verdicts, strict=True) if v == side] for side in (positive, negative)]
+    if not all(sides):
+        raise InputError(f"no label string means {positive if not sides[0] else negative}: name other verdicts")
+    return LogOddsReadout(name, tuple(sides[0]), tuple(sides[1]), positions="last")
+
+
+def label_logprobs(
+    model: Model,
+    prefixes: Sequence[Rollout],
+    strings: Sequence[Sequence[IdString]],
+    *,
+    write: Mapping[Site, WriteFn] | None = None,
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Log-probability of every label string after its prefix, each token teacher-forced after those before it.
+
+    One forward pass per prefix and distinct beginning of a label, none of them longer than it must be; labels of one
+    token share a single pass.
+
+    Args:
+        model: the model.
+        prefixes: rollouts that end where the labels begin; ids unique.
+        strings: label strings per prefix.
+        write: edits, as of :func:`verdictscope.activations.forward`.
+        token_budget: padded tokens of a batch.
+        progress: called with (tokens done, tokens in all).
+
+    Returns:
+        Per prefix the log-probabilities [label], float64, in nats.
+    """
+    jobs: list[tuple[int, IdString]] = []
+    for i, labels in enumerate(strings):
+        stems = {s[:-1] for s in labels}
+        jobs += [(i, s) for s in sorted(stems) if not any(len(t) > len(s) and t[: len(s)] == s for t in stems)]
+    if not jobs:
+        return []
+    made = [extended(prefixes[i], stem, f"{k}") for k, (i, stem) in enumerate(jobs)]
+    places = {r.id: list(range(len(prefixes[i]) - 1, len(r))) for r, (i, _) in zip(made, jobs, strict=True)}
+    given: dict[tuple[int, IdString], dict[int, float]] = {}
+    plan = None if token_budget is None else BatchPlan.make([len(r) for r in made], token_budget)
+    done, total = 0, sum(map(len, made))
+    for part in passes(model, made, write=write, plan=plan, logits_at=places):
+        assert part.logits is not None
+        assert part.logit_rows is not None
+        wanted = part.logit_rows.reset_index(drop=True)
+        for name, rows in wanted.groupby("rollout", sort=False):
+            i, stem = jobs[int(str(name))]
+            for depth, row in enumerate(rows.sort_values("pos").index):
+                _keep(given.setdefault((i, stem[:depth]), {}), part.logits[row], strings[i], stem[:depth])
+        done += sum(len(made[j]) for j in part.batch)
+        if progress is not None:
+            progress(done, total)
+    return [
+        np.array([sum(given[i, s[:d]][s[d]] for d in range(len(s))) for s in labels])
+        for i, labels in enumerate(strings)
+    ]
+
+
+def _keep(found: dict[int, float], logits: Tensor, labels: Sequence[IdString], stem: IdString) -> None:
+    """The log-probabilities of the tokens with which labels go on from a beginning."""
+    n = len(stem)
+    following = sorted({s[n] for s in labels if len(s) > n and s[:n] == stem} - set(found))
+    if following:
+        logp = logits.double().log_softmax(-1)
+        found |= {token: float(logp[token]) for token in following}

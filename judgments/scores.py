@@ -1,0 +1,120 @@
+"""From a distribution over label strings to numbers: expected scores and TrustJudge's readings of two orders.
+
+TrustJudge (arXiv 2509.21117; TrustJudge/TrustJudge @ f2e887fb) reads the top twenty tokens between two brackets. Here a
+distribution is over whole label strings, each teacher-forced, so that a score of two digits counts in every tokenizer
+and a certain verdict is a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+
+EPSILON = 1e-9
+"""Keeps the logits of certain labels finite."""
+
+
+def probabilities(logp: Float[ndarray, " label"] | Sequence[float]) -> Float[ndarray, " label"]:
+    """Log-probabilities of the labels as probabilities that sum to 1: given that one of them comes.
+
+    Raises:
+        InputError: there is none, or all are impossible.
+    """
+    values = np.asarray(logp, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values.max()):
+        raise InputError("no label has any probability: is the prefix one after which a label comes?")
+    weights = np.exp(values - values.max())
+    return weights / weights.sum()
+
+
+def verdict_probabilities(logp: Float[ndarray, " label"], verdicts: Sequence[str]) -> dict[str, float]:
+    """The probability of each verdict: the sum over the label strings that mean it."""
+    found: dict[str, float] = dict.fromkeys(verdicts, 0.0)
+    for verdict, p in zip(verdicts, probabilities(logp), strict=True):
+        found[verdict] += float(p)
+    return found
+
+
+def expected_score(p: Float[ndarray, " score"], scores: Sequence[float]) -> float:
+    """``Σ p_s s`` over a distribution that sums to 1 (G-Eval, arXiv 2303.16634, renormalised)."""
+    values, at = _distribution(p, scores)
+    return float(values @ at)
+
+
+def distribution_sensitive(
+    p: Float[ndarray, " score"], scores: Sequence[float], *, temperature: float = 0.2, form: str = "logit"
+) -> float:
+    """TrustJudge's distribution-sensitive score: the mean of the scores under sharpened weights.
+
+    Args:
+        p: probability of each score; sums to 1.
+        scores: the scores.
+        temperature: of the softmax; 0.2 in their code.
+        form: ``logit`` as in their code, ``softmax(logit(p) / T)``, without its loss of labels with p of 0 or 1;
+            ``probability``, ``softmax(p / T)``.
+
+    Raises:
+        InputError: p is no distribution, the temperature is not positive, or an unknown form.
+    """
+    values, at = _distribution(p, scores)
+    if temperature <= 0:
+        raise InputError(f"temperature {temperature} must be positive")
+    if form not in ("logit", "probability"):
+        raise InputError(f"form {form!r} is neither logit nor probability")
+    z = values if form == "probability" else np.log((values + EPSILON) / (1 - values + EPSILON))
+    return float(np.exp(_log_softmax(z / temperature)) @ at)
+
+
+def _log_softmax(z: ndarray) -> ndarray:
+    return z - z.max() - np.log(np.exp(z - z.max()).sum())
+
+
+def _distribution(p: ndarray, scores: Sequence[float]) -> tuple[ndarray, ndarray]:
+    values, at = np.asarray(p, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if values.shape != at.shape or values.ndim != 1 or values.size == 0:
+        raise InputError(f"{values.size} probabilities for {at.size} scores: give one per score")
+    if values.min() < 0 or abs(values.sum() - 1) > 1e-6:
+        raise InputError(f"the probabilities sum to {values.sum():.6g}: normalise them over the labels first")
+    return values, at
+
+
+def likelihood_aware(
+    ab: Mapping[str, float], ba: Mapping[str, float], *, tolerance: float = 0.0
+) -> tuple[str, dict[str, float]]:
+    """TrustJudge's likelihood-aware aggregation of two orders.
+
+    Args:
+        ab: probability of ``first``, ``second`` and ``tie`` with ``a`` shown first; missing ones are 0.
+        ba: the same with ``b`` shown first.
+        tolerance: below half the difference of the two most likely, the verdict is a tie.
+
+    Returns:
+        The verdict in the item's own frame, and the mean probability of each. An exact draw is a tie.
+    """
+    turned = {"first": "second", "second": "first", "tie": "tie"}
+    own = {"first": "A", "second": "B", "tie": "tie"}
+    merged = {own[v]: (ab.get(v, 0.0) + ba.get(turned[v], 0.0)) / 2 for v in own}
+    top, second = sorted(merged.values(), reverse=True)[:2]
+    draw = top == second or top - second < tolerance  # their sums halve to these means
+    return ("tie" if draw else max(merged, key=lambda v: merged[v])), merged
+
+
+def less_perplexed(ab: tuple[str | None, float], ba: tuple[str | None, float]) -> str | None:
+    """TrustJudge's other aggregation: the verdict of the order whose written output is the likelier per token.
+
+    Args:
+        ab: verdict in the item's own frame, and mean log-probability per token of the whole output, ``a`` first.
+        ba: the same with ``b`` first.
+
+    Returns:
+        That order's verdict; ``None`` where it could not be read, ``tie`` where both outputs are equally likely and
+        their verdicts differ.
+    """
+    if ab[1] == ba[1]:
+        return ab[0] if ab[0] == ba[0] else "tie"
+    return ab[0] if ab[1] > ba[1] else ba[0]

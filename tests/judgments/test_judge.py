@@ -1,0 +1,188 @@
+"""Judging end to end on random models: every probability is the stock model's own, every verdict is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.judgments.judge_worlds import ANSWER, CHOICE, DEBATE, PAIR, plain_logprob, real, tiny_judge
+from tests.rollouts.real_tokenizers import DATA
+from verdictscope.activations import forward
+from verdictscope.errors import InputError
+from verdictscope.judgments import (
+    VERDICT_COLUMNS,
+    Item,
+    encode_labels,
+    judge_items,
+    load_format,
+    read_items,
+    verdict_readout,
+)
+from verdictscope.judgments.readings import own_verdict
+from verdictscope.rollouts import Sampling, find_markers
+
+SETS = [
+    ("judgebench/claude-3-5-sonnet.jsonl", "judgebench", "arena_hard"),
+    ("llmbar/Natural.json", "llmbar", "output_ab"),
+    ("pandalm/testset-v1.json", "pandalm", "mt_bench_pair"),
+]
+
+
+@pytest.mark.parametrize(("file", "reader", "form"), SETS)
+def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str) -> None:
+    if not (DATA / file).is_file():
+        pytest.skip(f"no shared data at {DATA}")
+    items = read_items(DATA / file, reader, limit=3).items
+    model = tiny_judge()
+    judged = judge_items(model, real("qwen"), items, form)
+    table = judged.to_frame()
+    assert list(table.columns[: len(VERDICT_COLUMNS)]) == list(VERDICT_COLUMNS)
+    assert table["order"].tolist() == ["AB", "BA"] * 3
+    assert (table["status"] == "ok").all()
+    assert table["label"].tolist() == [i.label for i in items for _ in "ab"]
+    sums = table[["p_first", "p_second", "p_tie"]].sum(axis=1)
+    assert np.allclose(sums, 1)
+    for row in table.to_dict("records"):
+        assert row["probability"] == max(row["p_first"], row["p_second"], row["p_tie"])
+        assert row["verdict"] == {"first": row["order"][0], "second": row["order"][1]}.get(row["shown"], "tie")
+    assert len(judged.labels) == 6 * len(load_format(form).labels())
+
+
+@pytest.mark.parametrize(("item", "form"), [(PAIR, "judgelm"), (ANSWER, "mt_bench_single"), (CHOICE, "choice_letter"),
+                                        (ANSWER, "correct_incorrect"), (DEBATE, "debate_letter")])  # fmt: skip
+def test_probabilities_are_the_stock_models_own(item: Item, form: str) -> None:
+    model, tok = tiny_judge(), real("qwen")
+    judged = judge_items(model, tok, [item], form, orders=["BA"])
+    (rollout,) = judged.rollouts
+    labels = load_format(form).labels(item)
+    texts, lead = [label.text for label in labels], load_format(form).lead
+    encoded = encode_labels(tok, texts, lead)
+    n = len(encoded.shared)
+    assert encoded.shared == rollout.ids[len(rollout) - n :]
+    assert judged.labels["said"].tolist() == texts
+    for k in range(0, len(labels), max(1, len(labels) // 7)):
+        logp = plain_logprob(model, rollout.ids, encoded.strings[k])
+        assert judged.labels["logp"][k] == pytest.approx(logp, abs=2e-4)
+
+
+def test_the_readout_is_the_difference_of_the_labels() -> None:
+    model, tok = tiny_judge(), real("qwen")
+    form = load_format("arena_hard")
+    judged = judge_items(model, tok, [PAIR], form, orders=["AB"])
+    labels = form.labels()
+    encoded = encode_labels(tok, [label.text for label in labels], form.lead)
+    readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
+    score = forward(model, judged.rollouts, score=[readout]).scores["score"][0]
+    row = judged.verdicts.iloc[0]
+    assert score == pytest.approx(np.log(row["p_first"]) - np.log(row["p_second"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("thinking", ["on", "off", 4, 0])
+@pytest.mark.parametrize("answer", ["scored", "written"])
+def test_thinking_on_off_and_at_a_forced_length(thinking: str | int, answer: str) -> None:
+    model, tok = tiny_judge(), real("qwen")
+    sampling = Sampling(temperature=1.0, max_new_tokens=12)
+    judged = judge_items(model, tok, [PAIR], "pair_letter", answer=answer, thinking=thinking, sampling=sampling, runs=2)
+    table = judged.verdicts
+    assert len(table) == 4
+    assert (table["status"] == "ok").sum() == table["verdict"].notna().sum() == table["probability"].notna().sum()
+    closer = find_markers(tok).closer[0][0]
+    if thinking == "off":
+        assert (table["n_thinking"] == 0).all() or (table["n_thinking"] <= 1).all()
+    if isinstance(thinking, int):
+        assert (table["n_thinking"][table["status"] != "shorter"] <= thinking + 1).all()
+        for rollout in judged.rollouts:
+            assert rollout.ids.count(closer) == 1
+    if answer == "scored" and thinking != "on":
+        assert (table["status"] == "ok").all()
+    if thinking == "on" and answer == "scored":  # a random model does not close its thinking
+        assert set(table["status"]) <= {"ok", "truncated"}
+
+
+def test_a_written_verdict_has_its_probability_and_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tok = tiny_judge(), real("qwen")
+    said = [
+        "<think>\nA wins: [[A>B]]\n</think>\n\nBoth fine. My verdict:[[B>>A]]<|im_end|>",
+        "<think>\nno",
+        "[[A>B]] [[B>A]]",
+        "</think> nothing",
+    ]
+    engine = Says([tuple(tok(text, add_special_tokens=False)["input_ids"]) for text in said], tok.eos_token_id)
+    items = [type(PAIR)(id=f"p{k}", question="q", a="x", b="y", label="B") for k in range(4)]
+    judged = judge_items(model, tok, items, "arena_hard", orders=["BA"], answer="written", thinking="template",
+                         engine=engine)  # fmt: skip
+    table = judged.verdicts
+    assert table["status"].tolist() == ["ok", "truncated", "contradictory", "unparsed"]
+    assert table["verdict"].tolist() == ["A", None, None, None]  # "second" in the order BA
+    assert table["shown"].tolist() == ["second", None, None, None]
+    whole = judged.written[0]
+    (verdict,) = [s for s in whole.spans if s.segment == "verdict"]
+    assert tok.decode(list(whole.ids[verdict.start : verdict.stop])) == "B"
+    assert whole.ids[: verdict.start] == judged.rollouts[0].ids
+    lines = judged.labels
+    strings = encode_labels(
+        tok, [x.text for x in load_format("arena_hard").labels()], before=whole.ids[: verdict.start - 1]
+    )
+    logp = [plain_logprob(model, judged.rollouts[0].ids, s) for s in strings.strings]
+    assert np.allclose(lines["logp"], logp, atol=2e-4)
+
+
+class Says:
+    """An engine that says given words."""
+
+    name, independent = "says", True
+
+    def __init__(self, words: list[tuple[int, ...]], end: int) -> None:
+        self.words, self.end = words, end
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def write(self, requests, sampling, eos):  # type: ignore[no-untyped-def]
+        from verdictscope.rollouts.engines.requests import Written
+
+        for k, ids in enumerate(self.words[: len(requests)]):
+            text = ids if ids[-1] == self.end or k == 1 else (*ids, self.end)
+            yield [Written(k, text, "length" if k == 1 else "stop")]
+
+    def wave(self, sizes):  # type: ignore[no-untyped-def]
+        return len(sizes)
+
+
+def test_a_moved_option_is_told_in_the_items_own_letters() -> None:
+    from verdictscope.judgments.readings import Case
+
+    moved = CHOICE.moved(1, 0)  # "two" is shown as A
+    assert own_verdict("A", Case("c", moved, "", 0)) == "B"
+    judged = judge_items(tiny_judge(), real("qwen"), [moved], "choice_letter")
+    assert sorted(judged.labels["verdict"]) == ["A", "B", "C"]
+    assert judged.labels["verdict"].tolist() == ["B", "A", "C"]
+    assert judged.verdicts["order"].tolist() == [""]
+
+
+def test_a_folder_keeps_the_verdicts_and_knows_its_request(tmp_path: Path) -> None:
+    model, tok = tiny_judge(), real("qwen")
+    first = judge_items(model, tok, [PAIR], "pair_letter", path=tmp_path / "run")
+    again = judge_items(model, tok, [PAIR], "pair_letter", path=tmp_path / "run")
+    assert first.verdicts.equals(again.verdicts.astype(first.verdicts.dtypes))
+    assert [r.ids for r in first.rollouts] == [r.ids for r in again.rollouts]
+    with pytest.raises(InputError, match="verdicts of another request"):
+        judge_items(model, tok, [PAIR], "compassjudger", path=tmp_path / "run")
+
+
+def test_errors() -> None:
+    model, tok = tiny_judge(), real("qwen")
+    with pytest.raises(InputError, match="same id"):
+        judge_items(model, tok, [PAIR, PAIR], "pair_letter")
+    with pytest.raises(InputError, match="order 'BB' is none of"):
+        judge_items(model, tok, [PAIR], "pair_letter", orders=["BB"])
+    with pytest.raises(InputError, match="thinking 'of' is none of"):
+        judge_items(model, tok, [PAIR], "pair_letter", thinking="of")
+    with pytest.raises(InputError, match="neither scored nor written"):
+        judge_items(model, tok, [PAIR], "pair_letter", answer="both")
+    with pytest.raises(InputError, match="knows no thinking"):
+        judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", thinking="on")
+    drawn = judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", orders=["random"])
+    assert drawn.verdicts["order"][0] in ("AB", "BA")
