@@ -7,7 +7,7 @@ first token at which they differ is the verdict's; the token before it is where 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -78,27 +78,15 @@ def tokens_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], text
 
 def extended(rollout: Rollout, ids: Sequence[int], id: str | None = None) -> Rollout:
     """The rollout with tokens appended as its answer, as a given one."""
-    n = len(rollout)
+    n, name, spans = len(rollout), id or rollout.id, rollout.spans
     if not ids:
-        return rollout
-    spans = rollout.spans
+        return replace(rollout, id=name, finish="given")
+    start = n
     if spans[-1].segment == "answer":
-        spans = (*spans[:-1], Span("answer", spans[-1].start, n + len(ids)))
-    else:
-        spans = (*spans, Span("answer", n, n + len(ids)))
-    made = Rollout(
-        id or rollout.id,
-        rollout.group,
-        (*rollout.ids, *ids),
-        spans,
-        rollout.n_prompt,
-        "given",
-        rollout.sampling,
-        rollout.engine,
-        rollout.tags,
-        n + len(ids) - rollout.n_prompt,
-    )
-    return made
+        start, spans = spans[-1].start, spans[:-1]
+    spans = (*spans, Span("answer", start, n + len(ids)))
+    whole, forced = (*rollout.ids, *ids), n + len(ids) - rollout.n_prompt
+    return replace(rollout, id=name, ids=whole, spans=spans, finish="given", n_forced=forced)
 
 
 def verdict_readout(
