@@ -4,11 +4,13 @@ if __name__ != "verdictscope.judgments":
     raise ImportError("import this room as verdictscope.judgments: the bare folder name is not a package")
 
 from verdictscope.judgments.asking import Asked, Insertion, ask, rendered
+from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Step, Turn
 from verdictscope.judgments.judge import VERDICT_COLUMNS, Judged, judge_items
 from verdictscope.judgments.labels import Encoded, encode_labels, label_logprobs, verdict_readout
+from verdictscope.judgments.preference import pair_conditioned, reward_preference, sequence_preference
 from verdictscope.judgments.readers import READERS, Reader, Reading, known_readers, read_items
 from verdictscope.judgments.readouts import (
     answer_context,
@@ -35,6 +37,7 @@ __all__ = [
     "AnswerItem",
     "Asked",
     "ChoiceItem",
+    "Cue",
     "DebateItem",
     "Encoded",
     "Format",
@@ -52,6 +55,7 @@ __all__ = [
     "Turn",
     "answer_context",
     "ask",
+    "cue_study",
     "distribution_sensitive",
     "encode_label",
     "encode_labels",
@@ -65,6 +69,9 @@ __all__ = [
     "less_perplexed",
     "likelihood_aware",
     "load_format",
+    "make_cue",
+    "make_cues",
+    "pair_conditioned",
     "probabilities",
     "read_items",
     "readout_from_rollouts",
@@ -72,6 +79,8 @@ __all__ = [
     "refusal_readout",
     "refused",
     "rendered",
+    "reward_preference",
+    "sequence_preference",
     "verdict_probabilities",
     "verdict_readout",
 ]

@@ -199,21 +199,25 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 
 def spelled(tokenizer: PreTrainedTokenizerBase, prompt: RenderedPrompt) -> RenderedPrompt:
     """The prompt with every control token inside a message spelled in ordinary tokens; its text is the same."""
-    controls = control_tokens(tokenizer)
     ids: list[int] = []
     spans: list[Span] = []
     start = prompt.generation_start
     for span in prompt.spans:
-        begin = len(ids)
-        for at in range(span.start, span.stop):
-            token = prompt.ids[at]
-            quoted = span.segment != "template" and token in controls
-            put = _spelling(tokenizer, controls[token], controls) if quoted else (token,)
-            if at < prompt.generation_start:
-                start += len(put) - 1
-            ids += put
-        spans.append(Span(span.segment, begin, len(ids)))
+        held = prompt.ids[span.start : span.stop]
+        put = held if span.segment == "template" else spelled_ids(tokenizer, held)
+        spans.append(Span(span.segment, len(ids), len(ids) + len(put)))
+        start += len(put) - len(held) if span.start < prompt.generation_start else 0
+        ids += put
     return RenderedPrompt(prompt.text, tuple(ids), tuple(spans), start)
+
+
+def spelled_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[int, ...]:
+    """Token ids with every control token among them spelled in ordinary ones."""
+    controls = control_tokens(tokenizer)
+    if not set(ids) & set(controls):
+        return tuple(ids)
+    parts = [_spelling(tokenizer, controls[i], controls) if i in controls else (i,) for i in ids]
+    return tuple(i for part in parts for i in part)
 
 
 def _spelling(tokenizer: PreTrainedTokenizerBase, text: str, controls: Mapping[int, str]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ EPSILON = 1e-9
 """Keeps the logits of certain labels finite."""
 
 
-def probabilities(logp: Float[ndarray, " label"] | Sequence[float]) -> Float[ndarray, " label"]:
+def probabilities(logp: Float[ndarray, " label"]) -> Float[ndarray, " label"]:
     """Log-probabilities of the labels as probabilities that sum to 1: given that one of them comes.
 
     Raises:
@@ -40,14 +40,14 @@ def verdict_probabilities(logp: Float[ndarray, " label"], verdicts: Sequence[str
     return found
 
 
-def expected_score(p: Float[ndarray, " score"], scores: Sequence[float]) -> float:
+def expected_score(p: Float[ndarray, " score"], scores: Sequence[float | int]) -> float:
     """``Σ p_s s`` over a distribution that sums to 1 (G-Eval, arXiv 2303.16634, renormalised)."""
     values, at = _distribution(p, scores)
     return float(values @ at)
 
 
 def distribution_sensitive(
-    p: Float[ndarray, " score"], scores: Sequence[float], *, temperature: float = 0.2, form: str = "logit"
+    p: Float[ndarray, " score"], scores: Sequence[float | int], *, temperature: float = 0.2, form: str = "logit"
 ) -> float:
     """TrustJudge's distribution-sensitive score: the mean of the scores under sharpened weights.
 
@@ -74,7 +74,7 @@ def _log_softmax(z: ndarray) -> ndarray:
     return z - z.max() - np.log(np.exp(z - z.max()).sum())
 
 
-def _distribution(p: ndarray, scores: Sequence[float]) -> tuple[ndarray, ndarray]:
+def _distribution(p: ndarray, scores: Sequence[float | int]) -> tuple[ndarray, ndarray]:
     values, at = np.asarray(p, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if values.shape != at.shape or values.ndim != 1 or values.size == 0:
         raise InputError(f"{values.size} probabilities for {at.size} scores: give one per score")

@@ -1,0 +1,229 @@
+"""Cues: what should not move a judge, put into a prompt beside a control that differs in nothing else.
+
+Every cue makes two arms of an item, control and cued. The same sentence serves the right and the wrong side; where the
+arms differ by a text, the control holds a neutral one of the same number of tokens at the same point, so that length
+and distance are no explanation. Faults of earlier studies that this rules out are named in arXiv 2504.09946's own code:
+other sentences for right and wrong options, and a place that moves with the condition.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.errors import InputError
+from verdictscope.judgments.asking import Insertion
+from verdictscope.judgments.cues.padding import ALONE, INLINE, matched
+from verdictscope.judgments.items import ChoiceItem, Item, PairItem
+from verdictscope.provenance import digest
+
+TEXTED = ("bandwagon", "authority", "citation", "distraction", "reflection", "verbosity", "sentiment", "gloom")
+"""Cues that are a text put into the prompt; ``citation`` is authority at the end of an answer."""
+
+KINDS = (*TEXTED, "position", "wrong_reference", "random_reference", "no_reference", "version")
+"""All cues. ``position`` shows the target first instead of last; the references replace the item's own; ``version``
+takes the cued wording from a second reading of the same items (RBD's rewritten options)."""
+
+UNSIDED = ("reflection", "no_reference", "random_reference", "version")
+"""Cues that speak for no side of the item."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One condition of an item: the item as it is asked, what is put into its prompt, and its order where fixed."""
+
+    item: Item
+    insertions: tuple[Insertion, ...] = ()
+    order: str | None = None
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A cue on one item.
+
+    Attributes:
+        kind: which (:data:`KINDS`).
+        target: the side or option it speaks for, in the item's own frame; ``None`` where that is the order's business
+            (``reflection`` speaks for the answer shown second).
+        toward: whether the target is the ``right`` or a ``wrong`` verdict; ``None`` without gold label or target.
+        text: the exact text, ``{target}`` still open; empty where the cue is no text.
+        place: where it stands.
+        neutral: the control's text.
+        control: the arm without the cue.
+        cued: the arm with it.
+    """
+
+    kind: str
+    target: str | None
+    toward: str | None
+    text: str
+    place: str
+    neutral: str
+    control: Arm
+    cued: Arm
+
+
+@cache
+def sentences() -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """Place and sentences of every cue that is a text."""
+    data = tomllib.loads((Path(__file__).parent / "sentences.toml").read_text(encoding="utf-8"))
+    return {kind: (entry["place"], tuple(entry["texts"])) for kind, entry in data.items()}
+
+
+def targets(item: Item, toward: str) -> str | None:
+    """The verdict a cue should speak for: the right one, or a wrong one (of several, drawn from the item's id).
+
+    Raises:
+        InputError: ``toward`` is neither right nor wrong.
+    """
+    if toward not in ("right", "wrong"):
+        raise InputError(f"toward {toward!r} is neither right nor wrong")
+    sides = item.verdicts if isinstance(item, ChoiceItem) else ("A", "B")
+    if item.label not in sides:
+        return None  # a tie or no label: no side is wrong
+    wrong = [side for side in sides if side != item.label]
+    return item.label if toward == "right" else wrong[int(digest(item.id)[:8], 16) % len(wrong)]
+
+
+def make_cue(
+    kind: str,
+    item: Item,
+    target: str | None = None,
+    *,
+    text: str | int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    other: Item | None = None,
+) -> Cue:
+    """A cue on an item.
+
+    Args:
+        kind: which (:data:`KINDS`).
+        item: the item.
+        target: the side or letter it speaks for (:func:`targets`).
+        text: number of a shipped sentence, or a text of your own.
+        tokenizer: makes the control's text as long as the cue's; without it the control has none.
+        other: for ``random_reference`` the item whose reference is shown, for ``version`` the same item in its cued
+            wording.
+
+    Raises:
+        InputError: an unknown kind or sentence, no target where one is needed, or an item the cue does not fit.
+    """
+    if kind not in KINDS:
+        raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")
+    if target is None and kind not in UNSIDED:
+        raise InputError(f"cue {kind} speaks for a side: name the target (a tie or an item without label has none)")
+    if target is not None and target not in item.verdicts:
+        raise InputError(f"item {item.id} has no side {target!r}: there are {', '.join(item.verdicts)}")
+    toward = None if target is None or item.label is None else "right" if target == item.label else "wrong"
+    if kind == "position":
+        return _position(item, target or "", toward)
+    if kind == "version":
+        return _version(item, other, toward)
+    if kind.endswith("reference"):
+        return _reference(kind, item, target, toward, other)
+    place, known = sentences()[kind]
+    if isinstance(text, int) and not 0 <= text < len(known):
+        raise InputError(f"cue {kind} has sentences 0 to {len(known) - 1}, not {text}")
+    said = known[text] if isinstance(text, int) else text
+    where = _where(place, item, target)
+    around = INLINE if place == "answer" else ALONE
+    beside = ALONE if kind == "verbosity" else around
+    told = said.replace("{target}", target or "")
+    neutral = "" if tokenizer is None else matched(tokenizer, told, around, beside)
+    put = Insertion(where, said, target)
+    # of verbosity the length is the cue: its control is as long, but not on the answer's account
+    hold = (Insertion("note" if kind == "verbosity" else where, neutral, target),) if neutral else ()
+    return Cue(kind, target, toward, said, where, neutral, Arm(item, hold), Arm(item, (put,)))
+
+
+def _where(place: str, item: Item, target: str | None) -> str:
+    if place == "answer":
+        if isinstance(item, ChoiceItem):
+            return "option"
+        return "a" if target == "A" else "b"
+    if place == "between" and isinstance(item, ChoiceItem):
+        raise InputError("between two answers there is a place in pairs alone: use another cue for multiple choice")
+    return place
+
+
+def _position(item: Item, target: str, toward: str | None) -> Cue:
+    if isinstance(item, ChoiceItem):
+        at, last = item.letters.index(target), len(item.options) - 1
+        arms = Arm(item.moved(at, last)), Arm(item.moved(at, 0))
+    else:
+        first = "AB" if target == "A" else "BA"
+        arms = Arm(item, order=first[::-1]), Arm(item, order=first)
+    return Cue("position", target, toward, "", "order", "", *arms)
+
+
+def _reference(kind: str, item: Item, target: str | None, toward: str | None, other: Item | None) -> Cue:
+    """The item's own reference against none, another question's, or the target's answer passed off as one."""
+    if item.reference is None and kind != "wrong_reference":
+        raise InputError(f"item {item.id} has no reference to be replaced")
+    shown: str | None = None
+    if kind == "random_reference":
+        if other is None or other.reference is None or other.reference == item.reference:
+            raise InputError(f"item {item.id}: name another item with a reference of its own")
+        shown = other.reference
+    if kind == "wrong_reference":
+        sides = {"A": item.a, "B": item.b} if isinstance(item, PairItem) else {}
+        options = dict(zip(item.letters, item.options, strict=True)) if isinstance(item, ChoiceItem) else {}
+        shown = (sides | options).get(target or "") or (None if other is None else other.reference)
+        if shown is None:
+            raise InputError(f"item {item.id}: there is no answer to pass off as the reference")
+    return Cue(kind, target, toward, shown or "", "reference", item.reference or "", Arm(item),
+               Arm(replace(item, reference=shown)))  # fmt: skip
+
+
+def _version(item: Item, other: Item | None, toward: str | None) -> Cue:
+    if other is None or other.id != item.id or other.label != item.label:
+        raise InputError(f"item {item.id}: name the same item (id and label) in its cued wording")
+    return Cue("version", None, toward, "", "item", "", Arm(item), Arm(other))
+
+
+def make_cues(
+    kind: str,
+    items: Sequence[Item],
+    toward: str = "wrong",
+    *,
+    text: str | int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    others: Mapping[str, Item] | None = None,
+) -> tuple[list[Cue], dict[str, str]]:
+    """A cue on every item it fits.
+
+    Args:
+        kind: which.
+        items: the items.
+        toward: whether the cue speaks for the right or a wrong verdict.
+        text: number of a sentence or a text, the same for all; by default each item draws a sentence from its id, the
+            same one for its right and its wrong side.
+        tokenizer: for matched controls.
+        others: item id to the other item (references, versions); by default the next item's reference.
+
+    Returns:
+        The cues, and by id why an item has none (no label, a tie, no reference): none is left out in silence.
+
+    Raises:
+        InputError: an unknown kind, sentence or ``toward``.
+    """
+    if kind not in KINDS:
+        raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")
+    n = len(sentences()[kind][1]) if kind in TEXTED else 1
+    if isinstance(text, int) and not 0 <= text < n:
+        raise InputError(f"cue {kind} has sentences 0 to {n - 1}, not {text}")
+    cues, left = [], {}
+    for k, item in enumerate(items):
+        said = int(digest(item.id)[:8], 16) // 7 % n if text is None else text
+        other = (others or {}).get(item.id, items[(k + 1) % len(items)] if kind.endswith("reference") else None)
+        target = None if kind in UNSIDED else targets(item, toward)
+        try:
+            cues.append(make_cue(kind, item, target, text=said, tokenizer=tokenizer, other=other))
+        except InputError as error:
+            left[item.id] = str(error)
+    return cues, left

@@ -1,0 +1,120 @@
+"""A cue study: every item judged plainly, with a neutral text of the same length, and with the cue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from verdictscope.activations import Model
+from verdictscope.errors import InputError
+from verdictscope.judgments.asking import ORDERS, Insertion
+from verdictscope.judgments.cues.cue import Arm, Cue
+from verdictscope.judgments.formats import Format
+from verdictscope.judgments.items import Item
+from verdictscope.judgments.judge import VERDICT_COLUMNS, judge_items
+
+CUE_COLUMNS = ("cue", "condition", "target", "toward", "text", "place")
+
+
+def cue_study(
+    model: Model | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cues: Sequence[Cue],
+    format: str | Format,
+    orders: Sequence[str] = ORDERS,
+    *,
+    repeats: int = 2,
+    **how: Any,
+) -> pd.DataFrame:
+    """Judge the two arms of every cue, and the plain item where the control has a text of its own.
+
+    Runs with thinking on, off or at forced lengths on the same model: ``thinking=`` as of :func:`judge_items`. The
+    control is judged ``repeats`` times: how often two of its runs differ is the noise floor, below which a flip says
+    nothing (with ``answer="scored"`` and no thinking nothing is drawn, and one run is all there is to know).
+
+    Args:
+        model: the judge.
+        tokenizer: its tokenizer.
+        cues: cues of one kind (:func:`make_cues`), at most one an item.
+        format: the format.
+        orders: as of :func:`judge_items`; a ``position`` cue fixes its own.
+        repeats: runs of the control.
+        how: further arguments of :func:`judge_items`.
+
+    Returns:
+        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``condition`` is ``plain``, ``control`` or ``cued``;
+        ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
+
+    Raises:
+        InputError: no cues, several kinds, two on one item; what :func:`judge_items` raises.
+    """
+    kinds = {cue.kind for cue in cues}
+    if len(kinds) != 1:
+        raise InputError(f"a study takes cues of one kind, not {', '.join(sorted(kinds)) or 'none'}")
+    by_id = {cue.control.item.id: cue for cue in cues}
+    if len(by_id) != len(cues):
+        raise InputError("two cues are on one item: run a study for each")
+    drawn = how.get("answer") == "written" or how.get("thinking", "off") not in ("off", "template")
+    tables = []
+    for condition in ("plain", "control", "cued"):
+        arms = [_arm(cue, condition) for cue in cues]
+        if condition == "plain" and all(arm == cue.control for arm, cue in zip(arms, cues, strict=True)):
+            continue
+        runs = repeats if drawn and condition == "control" else 1
+        kept = {} if how.get("path") is None else {"path": Path(how["path"]) / condition}
+        table = _judged(model, tokenizer, arms, format, orders, runs, {**how, **kept})
+        found = [by_id[item] for item in table["item"]]
+        table["cue"], table["condition"] = [cue.kind for cue in found], condition
+        table["target"] = [
+            cue.target or (order[1] if cue.kind == "reflection" and order else None)
+            for cue, order in zip(found, table["order"], strict=True)
+        ]
+        table["toward"] = [
+            None if target is None or label is None else "right" if target == label else "wrong"
+            for target, label in zip(table["target"], table["label"], strict=True)
+        ]
+        table["text"] = [cue.text if condition == "cued" else cue.neutral for cue in found]
+        table["place"] = [cue.place for cue in found]
+        tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    rest = [name for name in joined.columns if name not in (*VERDICT_COLUMNS, *CUE_COLUMNS)]
+    return joined[[*VERDICT_COLUMNS, *CUE_COLUMNS, *rest]]
+
+
+def _arm(cue: Cue, condition: str) -> Arm:
+    if condition == "plain":
+        return Arm(cue.control.item, (), cue.control.order)
+    return cue.control if condition == "control" else cue.cued
+
+
+def _judged(
+    model: Model | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arms: Sequence[Arm],
+    format: str | Format,
+    orders: Sequence[str],
+    runs: int,
+    how: dict[str, Any],
+) -> pd.DataFrame:
+    """The arms' verdicts, those whose order is fixed each in theirs."""
+    put = {arm.item.id: arm.insertions for arm in arms}
+
+    def insertions(item: Item, _: str) -> Sequence[Insertion]:
+        return put[item.id]
+
+    tables = []
+    for fixed in dict.fromkeys(arm.order for arm in arms):
+        items = [arm.item for arm in arms if arm.order == fixed]
+        asked = orders if fixed is None else [fixed]
+        kept = {} if how.get("path") is None else {"path": Path(how["path"]) / (fixed or "orders")}
+        judged = judge_items(
+            model, tokenizer, items, format, asked, runs=runs, insertions=insertions, **{**how, **kept}
+        )
+        tables.append(judged.verdicts)
+    place = {arm.item.id: k for k, arm in enumerate(arms)}
+    table = pd.concat(tables, ignore_index=True)
+    return table.iloc[sorted(range(len(table)), key=lambda k: place[table["item"].iloc[k]])].reset_index(drop=True)
