@@ -4,7 +4,9 @@ if __name__ != "verdictscope.figures":
     raise ImportError("import this room as verdictscope.figures: the bare folder name is not a package")
 
 from verdictscope.figures.ablation import ablation_caption, ablation_figure
+from verdictscope.figures.attribution import attribution_caption, attribution_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
+from verdictscope.figures.head_card import head_card_caption, head_card_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
 from verdictscope.figures.protocol import protocol_figure
@@ -18,10 +20,14 @@ __all__ = [
     "TokenView",
     "ablation_caption",
     "ablation_figure",
+    "attribution_caption",
+    "attribution_figure",
     "closing_tokens",
     "erased_trace_caption",
     "erased_trace_figure",
     "erasure_figure",
+    "head_card_caption",
+    "head_card_figure",
     "head_map_caption",
     "head_map_figure",
     "probe_map_caption",

@@ -4,6 +4,7 @@ if __name__ != "verdictscope.interventions":
     raise ImportError("import this room as verdictscope.interventions: the bare folder name is not a package")
 
 from verdictscope.interventions.attribution import Attribution, attribute
+from verdictscope.interventions.card import HeadCard, head_card
 from verdictscope.interventions.edits import (
     DirectionEdit,
     Edit,
@@ -25,6 +26,7 @@ from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import ALPHA, DELTA_SHARE, HeadSweep, Stability, readout_gap
 from verdictscope.interventions.random_sets import layer_matched_sets
+from verdictscope.interventions.sources import Sources
 from verdictscope.interventions.weights import Made, bake, transplant
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "DirectionEdit",
     "Edit",
     "Effects",
+    "HeadCard",
     "HeadEdit",
     "KVEdit",
     "Made",
     "Means",
     "Rows",
+    "Sources",
     "SublayerEdit",
     "DELTA_SHARE",
     "HeadSweep",
@@ -51,6 +55,7 @@ __all__ = [
     "effects",
     "gather_means",
     "gather_rows",
+    "head_card",
     "layer_matched_sets",
     "matched",
     "patch_grid",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,12 @@ from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Components, Part
 from verdictscope.interventions.linear_forms import linear_form
+from verdictscope.interventions.sources import Gathered, Head, Sources, SourceShares
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import draw_clusters, percentile_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest residual that rounding explains, as a share of the summed absolute parts."""
@@ -51,6 +56,7 @@ class Attribution:
         rows: ``rollout pos`` of every column.
         notes: what is not linear in the readout, and where a layer could not be taken apart, in words.
         tolerance: largest ``relative_residual`` that rounding explains.
+        sources: of heads, by the token they come from, where it was asked for.
         seed: of the bootstrap.
     """
 
@@ -62,6 +68,7 @@ class Attribution:
     rows: pd.DataFrame
     notes: tuple[str, ...] = ()
     tolerance: float = TOLERANCE[torch.float32]
+    sources: Sources | None = None
     seed: int = 0
 
     @property
@@ -75,10 +82,14 @@ class Attribution:
         return float(np.abs(self.residual).max() / np.abs(self.shares).sum(axis=0).max())
 
     def check(self) -> None:
-        """Raises ``InputError`` if the parts do not sum to the readout within what rounding explains."""
-        if not self.relative_residual <= self.tolerance:
+        """Raises ``InputError`` if the parts do not sum to the readout, or sources to their head, within what rounding
+        explains."""
+        sources = 0.0 if self.sources is None else self.sources.relative_residual
+        for what, left in (("parts", self.relative_residual), ("sources of a head's share", sources)):
+            if left <= self.tolerance:
+                continue
             raise InputError(
-                f"the parts of {self.readout!r} leave {self.relative_residual:.2g} of it unexplained, more than "
+                f"the {what} of {self.readout!r} leave {left:.2g} of it unexplained, more than "
                 f"rounding ({self.tolerance:.0e}): this model is not read rightly; see `verdictscope doctor MODEL`"
             )
 
@@ -94,6 +105,24 @@ class Attribution:
         table = self.to_frame()
         heads = table[table["component"] == "head"].drop(columns="component")
         return heads.sort_values("estimate", key=np.abs, ascending=False).reset_index(drop=True)
+
+    def by_source(self) -> pd.DataFrame:
+        """``layer head segment quantity estimate low high n``: of each head asked for its raw attention, its attention
+        weighted by the length of what the values write, and its share of the readout, by segment of the token they
+        come from. By token: ``sources.to_frame()``.
+
+        Raises:
+            InputError: no sources were asked for.
+        """
+        if self.sources is None:
+            raise InputError("no sources were asked for: attribute(..., sources=[(layer, head), …]) or sources='all'")
+        return self.sources.by_segment()
+
+    def plot(self) -> Figure:
+        """Shares by layer, and of every head."""
+        from verdictscope import figures
+
+        return figures.attribution_figure(self.to_frame(), self.readout)
 
     def __repr__(self) -> str:
         return f"Attribution({self._summary()})"
@@ -121,6 +150,7 @@ def attribute(
     readout: Readout,
     *,
     positions: Positions | FrozenPositions = "before_answer",
+    sources: Sequence[Head] | Literal["all"] = (),
     plan: BatchPlan | None = None,
     seed: int = 0,
     strict: bool = True,
@@ -136,20 +166,23 @@ def attribute(
             or a log-odds whose labels are single tokens. What is not linear in it (several labels on a side, a soft
             cap) is a part of its own and said in ``notes``.
         positions: where; the readout's own positions do not count here.
+        sources: heads whose share is also taken apart by source token; ``all`` keeps sums over segments only.
         plan: batches.
         seed: of the bootstrap.
         strict: raise where the parts do not sum to the readout.
 
     Raises:
-        InputError: the readout cannot be taken apart, the positions exist in no rollout, or the parts do not sum to
-            the readout within what rounding explains.
+        InputError: the readout cannot be taken apart, the positions exist in no rollout, a head is not there, or the
+            parts do not sum to the readout within what rounding explains.
     """
     form = linear_form(model, readout)
     components = Components(model, form, positions)
-    scored = replace(readout, positions=positions)
+    split = _source_shares(components, sources)
+    gathered = Gathered(split.heads, sources != "all")
+    listeners = [components, split] if split.heads else [components]
     blocks: list[dict[Part, ndarray]] = []
     tables = []
-    for done in passes(model, rollouts, score=[scored], plan=plan, moments=[components]):
+    for done in passes(model, rollouts, score=[replace(readout, positions=positions)], plan=plan, moments=listeners):
         if done.scores.empty:
             continue
         found = components.result(done.scores)
@@ -157,28 +190,41 @@ def attribute(
         mixed = {part: (share * weights).sum(axis=1) for part, share in found.items()}
         blocks.append(mixed | {(name, -1, -1): values for name, values in extra.items()})
         tables.append(done.scores)
+        if split.heads:
+            gathered.add(split.result(weights))
     if not tables:
         raise InputError(f"positions {positions!r} exist in none of the {len(rollouts)} rollouts")
-    parts = tuple(blocks[0])
     rows = pd.concat(tables, ignore_index=True)
     at = {r.id: i for i, r in enumerate(rollouts)}
     order = np.argsort(rows["rollout"].map(at).to_numpy(), kind="stable")
     rows = rows.iloc[order].reset_index(drop=True)
-    group_of = {r.id: r.group for r in rollouts}
+    parts = tuple(blocks[0])
+    shares = np.stack([np.concatenate([block[part] for block in blocks]) for part in parts])[:, order]
+    groups = tuple(rollouts[at[i]].group for i in rows["rollout"])
+    own = shares[[parts.index(("head", *head)) for head in split.heads]]
     result = Attribution(
         readout=readout.name,
         parts=parts,
-        shares=np.stack([np.concatenate([block[part] for block in blocks]) for part in parts])[:, order],
+        shares=shares,
         logit=rows["score"].to_numpy(dtype=np.float64),
-        groups=tuple(group_of[i] for i in rows["rollout"]),
+        groups=groups,
         rows=rows[["rollout", "pos"]],
         notes=(*form.notes, *components.notes),
         tolerance=TOLERANCE.get(model.dtype, TOLERANCE[torch.float32]),
+        sources=gathered.sources(readout.name, order, groups, own, seed) if split.heads else None,
         seed=seed,
     )
     if strict:
         result.check()
     return result
+
+
+def _source_shares(components: Components, sources: Sequence[Head] | str) -> SourceShares:
+    if isinstance(sources, str):
+        blocks = components.model.sites.blocks
+        heard = [layer for layer in components.maps if blocks[layer].attention is not None]
+        return SourceShares(components, tuple((layer, h) for layer in heard for h in range(blocks[layer].n_heads)))
+    return SourceShares(components, tuple((int(layer), int(head)) for layer, head in sources))
 
 
 def mean_frame(values: Float[ndarray, "line row"], groups: Sequence[str], seed: int = 0) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -269,3 +270,75 @@ def test_what_cannot_be_taken_apart_is_an_error(some: list[Rollout]) -> None:
         attribute(model, some, LinearReadout("q", "q", 1, np.ones(48)))
     with pytest.raises(InputError, match="exist in none"):
         attribute(model, some, PAIR, positions="verdict")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sources_sum_to_their_heads(family: str, some: list[Rollout]) -> None:
+    """Keys shared between heads, windows, sinks, latent attention and gates included."""
+    model = wrapped(family)
+    for readout in (PAIR, SEVERAL):
+        result = attribute(model, some, readout, positions=HERE, sources="all")
+        sources = result.sources
+        assert sources is not None
+        assert sources.relative_residual < 1e-5
+        own = np.stack([s for p, s in zip(result.parts, result.shares, strict=True) if p[0] == "head"])
+        assert np.allclose(sources.sums[2].sum(-1), own, atol=2e-5 * np.abs(own).max())
+        attention = sources.sums[0].sum(-1)
+        assert (attention < 1 + 1e-5).all()
+        assert np.allclose(attention, 1, atol=1e-5) or family == "gpt_oss", "a sink takes its share"
+        assert np.allclose(sources.sums[1].sum(-1), 1, atol=1e-5)
+
+
+def test_sources_by_token_are_attention_times_what_the_value_writes(some: list[Rollout]) -> None:
+    model, (layer, head) = wrapped("llama"), (1, 2)
+    readout = probe(model, "resid_post", 1)
+    result = attribute(model, some, readout, sources=[(layer, head)], positions=HERE)
+    table = result.sources.to_frame()
+    assert list(table.columns) == [
+        "layer", "head", "rollout", "pos", "source", "token_id", "segment", "attention", "weighted", "share",
+    ]  # fmt: skip
+    assert len(table) == (result.rows["pos"] + 1).sum()
+    one = some[1]
+    reads = {name: Site(name, layer) @ "all" for name in ("v", "pattern")}
+    values = forward(model, [one], [*reads.values()]).values
+    v, pattern = (values[reads[n]][0].double() for n in ("v", "pattern"))
+    out = model.sites.blocks[layer].o.weight.detach().double()[:, head * 8 : head * 8 + 8]
+    written = v[:, head // 2] @ out.T
+    pos = int(result.rows.loc[result.rows["rollout"] == one.id, "pos"].max())
+    mine = table[(table["rollout"] == one.id) & (table["pos"] == pos)]
+    expected = pattern[pos, head, : pos + 1] * (written @ torch.tensor(np.asarray(readout.weight)))[: pos + 1]
+    assert np.allclose(mine["share"], expected, atol=1e-6)
+    sizes = pattern[pos, head, : pos + 1] * written.norm(dim=-1)[: pos + 1]
+    assert np.allclose(mine["weighted"], sizes / sizes.sum(), atol=1e-6)
+    assert list(mine["token_id"]) == list(one.ids[: pos + 1])
+    told = result.by_source()
+    share = told[(told["quantity"] == "share") & (told["segment"] == "thinking")]["estimate"].item()
+    sums = table[table["segment"] == "thinking"].groupby(["rollout", "pos"])["share"].sum()
+    assert np.isclose(share, sums.reindex(pd.MultiIndex.from_frame(result.rows)).fillna(0).mean())
+
+
+def test_sources_in_any_batch_are_the_same(some: list[Rollout]) -> None:
+    model = wrapped("gemma2")
+    plans = (None, BatchPlan(tuple((i,) for i in range(len(some))), 64))
+    a, b = (attribute(model, some, PAIR, sources=[(2, 1), (0, 3)], plan=plan).sources for plan in plans)
+    assert np.allclose(a.sums, b.sums, atol=1e-5 * np.abs(b.sums).max())
+
+
+def test_a_head_that_is_not_below_the_readout_is_an_error(some: list[Rollout]) -> None:
+    model = wrapped("llama")
+    with pytest.raises(InputError, match="no head L2H0 below"):
+        attribute(model, some, probe(model, "resid_post", 1), sources=[(2, 0)])
+    with pytest.raises(InputError, match="no head L1H4"):
+        attribute(model, some, probe(model, "resid_post", 1), sources=[(1, 4)])
+    with pytest.raises(InputError, match="no sources were asked for"):
+        attribute(model, some, PAIR).by_source()
+    with pytest.raises(InputError, match="only segments were kept"):
+        attribute(model, some, PAIR, sources="all").sources.to_frame()
+
+
+def test_the_plot_is_drawn(some: list[Rollout]) -> None:
+    from verdictscope.figures import attribution_caption
+
+    result = attribute(wrapped("qwen3"), some, PAIR)
+    assert len(result.plot().axes) == 3
+    assert "residual" in attribution_caption(result.to_frame(), result.readout)

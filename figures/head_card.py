@@ -1,0 +1,154 @@
+"""One head on one sheet: where it looks, which tokens its share comes from, what it writes, what it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from verdictscope.figures.style import CELL_COLOURS, FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.tables import interval, need, number
+from verdictscope.figures.token_view.visible import visible
+
+_COLUMNS = "part name segment token quantity estimate low high n unit"
+_LOOKS = {"attention": ("raw attention", "#d4d4d4"), "weighted": ("weighted by value size", "#8f8f8f")}
+_UP, _DOWN = CELL_COLOURS["harmful_refused"], CELL_COLOURS["harmful_complied"]
+_WORDS = {"readout": "readout, untouched", "share": "its direct share", "effect": "change when zeroed",
+          "probe": "its own probe (AUROC)"}
+_TOKENS, _WRITES, _CLIP = 8, 6, 16
+
+
+def head_card_figure(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figure:
+    """Draw a head card.
+
+    Args:
+        table: the tidy table of a HeadCard.
+        head: its name.
+        readout: of what its shares are.
+        positions: where it looks from.
+
+    Raises:
+        ValueError: if a column is missing.
+    """
+    need(table, "head card", _COLUMNS)
+    parts = {part: rows for part, rows in table.groupby("part")}
+    with context():
+        fig = sheet(WIDTH, 5.2, gap=0.08)
+        (a, b), (c, d) = fig.subplots(2, 2, width_ratios=(1, 1.15))
+        a.set_title(f"a  {head} looks from {positions} at")
+        b.set_title(f"b  Share of {readout} by source token", parse_math=False)
+        c.set_title("c  Tokens it writes for and against")
+        d.set_title("d  What it does")
+        _segments(a, parts.get("segment"))
+        _tokens(b, parts.get("token"))
+        _writes(c, parts.get("writes"))
+        _numbers(d, parts.get("number"))
+        settle(fig)
+    return fig
+
+
+def _word(text: object) -> str:
+    shown = visible(str(text))
+    shown = shown if len(shown) <= _CLIP else shown[: _CLIP - 1] + "…"
+    return f"“{shown}”".replace("\n", "⏎")
+
+
+def _bar_names(ax: Axes, names: list[str]) -> None:
+    """Names of bars from the top down; a dollar sign in a token is no formula."""
+    ax.set_yticks(range(len(names)), names)
+    for label in ax.get_yticklabels():
+        label.set_parse_math(False)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+
+
+def _segments(ax: Axes, rows: pd.DataFrame | None) -> None:
+    if rows is None:
+        notice(ax, "not read")
+        return
+    names = list(dict.fromkeys(rows["segment"]))
+    for i, (quantity, (label, colour)) in enumerate(_LOOKS.items()):
+        mine = rows[rows["quantity"] == quantity].set_index("segment").reindex(names)
+        x, low, high = (mine[c].astype(float).to_numpy() for c in ("estimate", "low", "high"))
+        place = np.arange(len(names)) + (i - 0.5) * 0.36
+        ax.barh(place, x, height=0.34, color=colour, label=label)
+        reach = np.nan_to_num(np.vstack([x - low, high - x])).clip(0)
+        ax.errorbar(x, place, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.7)
+    _bar_names(ax, names)
+    ax.set_xlabel("attention, sum over the segment's tokens")
+    ax.set_xlim(0, None)
+    ax.legend(loc="best", handlelength=1.0)
+
+
+def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
+    if rows is None or rows.empty:
+        notice(ax, "not read")
+        return
+    wide = rows.pivot_table(index=["segment", "token"], columns="quantity", values="estimate",
+                            aggfunc=lambda v: float(v.iloc[0]), sort=False)
+    wide = wide.astype(float).sort_values("share", key=np.abs, ascending=False).head(_TOKENS)
+    share = wide["share"].to_numpy()
+    ax.barh(np.arange(len(wide)), share, height=0.7, color=[_UP if s > 0 else _DOWN for s in share])
+    ax.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
+    _bar_names(ax, [f"{_word(token)} {segment}" for segment, token in wide.index])
+    ax.set_xlabel("share; attention beside the bars")
+    reach = float(np.abs(share).max()) or 1.0
+    for i, (s, a) in enumerate(zip(share, wide["attention"], strict=True)):
+        ax.text(s + np.sign(s or 1) * 0.03 * reach, i, f"{a:.0%}", va="center", ha="left" if s >= 0 else "right",
+                fontsize=6.5, color=MUTED)
+    ax.margins(x=0.16)
+
+
+def _writes(ax: Axes, rows: pd.DataFrame | None) -> None:
+    """The mean written direction, promoted tokens above suppressed ones."""
+    mine = None if rows is None else rows[rows["name"] == "written"]
+    if mine is None or mine.empty:
+        notice(ax, "cannot be read as tokens")
+        return
+    sides = [mine[mine["quantity"] == side].head(_WRITES) for side in ("promoted", "suppressed")]
+    shown = pd.concat([sides[0], sides[1].iloc[::-1]])
+    values = shown["estimate"].astype(float).to_numpy()
+    ax.barh(np.arange(len(shown)), values, height=0.7, color="#8f8f8f")
+    ax.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
+    _bar_names(ax, [_word(token) for token in shown["token"]])
+    ax.set_xlabel("mean change of the token's logit")
+
+
+def _numbers(ax: Axes, rows: pd.DataFrame | None) -> None:
+    """The card's numbers as lines of text: they have different units."""
+    ax.set_axis_off()
+    if rows is None:
+        notice(ax, "no numbers")
+        return
+    for i, (_, row) in enumerate(rows.iterrows()):
+        y = 0.93 - 0.19 * i
+        auroc = row["unit"] == "AUROC"
+        ax.text(0.0, y, _WORDS.get(row["name"], str(row["name"])), transform=ax.transAxes, color=MUTED, va="top")
+        unit = "" if auroc else f" {row['unit']}"
+        told = f"{interval(row, signed=not auroc)}{unit}"
+        ax.text(0.0, y - 0.075, told, transform=ax.transAxes, va="top", fontsize=9.5, parse_math=False)
+        ax.text(1.0, y - 0.075, f"n = {int(row['n'])}", transform=ax.transAxes, va="top", ha="right", color=MUTED)
+
+
+def head_card_caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> str:
+    """One paragraph on what `head_card_figure` shows and what it does not.
+
+    Args:
+        table: the tidy table of a HeadCard.
+        head: its name.
+        readout: of what its shares are.
+        positions: where it looks from.
+    """
+    need(table, "head card", _COLUMNS)
+    numbers = table[table["part"] == "number"]
+    said = "; ".join(f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}"
+                     for _, r in numbers.iterrows())
+    share = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
+    return (
+        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by the length of what each value "
+        f"writes. (b) The source tokens with the largest shares of {readout} where it is read; all sources sum to "
+        f"{number(share, signed=True)}. (c) What the head adds to the logits there on average, less the mean over the "
+        f"vocabulary. (d) {said} (95 % intervals over prompt groups). Not shown: what a token stands for by this "
+        "layer, and heads that would stand in for this one."
+    )

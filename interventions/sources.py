@@ -1,0 +1,233 @@
+"""A head's share by the token it comes from: value-weighted attention, which sums to the head's share.
+
+A head's output is ``Σ_k A[q, k] v_k``, so its share of a readout is ``Σ_k A[q, k] (v_k W_O · direction)``: exact, with
+keys and values shared between query heads, with windows and with sinks (which take attention and give no value). Raw
+attention is shown beside it because the two differ: tokens that are much attended to often have small values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from verdictscope.activations import Model, Tap
+from verdictscope.activations.attention import Pattern
+from verdictscope.activations.batch import Batch
+from verdictscope.activations.hooks import BatchView
+from verdictscope.activations.weights import head_output_weight
+from verdictscope.errors import InputError
+from verdictscope.interventions.components import Components
+from verdictscope.rollouts import Rollout
+from verdictscope.rollouts.rollout import SEGMENTS
+from verdictscope.stats import draw_clusters, percentile_interval
+
+Head = tuple[int, int]
+QUANTITIES = ("attention", "weighted", "share")
+"""Raw attention; attention times the length of what the value writes, as a share of the head's sum; the share of the
+readout."""
+
+_GATE = 1e-3
+"""From how far on, relative, ``z`` is no plain attention product: something scales it in between."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Where heads take what they add to a readout.
+
+    What this does not show: what a token's value *means*. By the layer of the head a token holds what earlier layers
+    moved there from other tokens.
+
+    Attributes:
+        readout: its name.
+        heads: (layer, head), in the order of the axis.
+        segments: names, in the order of theirs.
+        sums: per quantity of `QUANTITIES` its sum over the tokens of a segment.
+        groups: resampling unit of every row.
+        tokens: ``layer head rollout pos source token_id segment attention weighted share``, one line per row and token
+            before it; ``None`` where it was not asked for.
+        relative_residual: largest difference between a head's share and the sum over its sources, as a share of the
+            largest sum of absolute source shares.
+        seed: of the bootstrap.
+    """
+
+    readout: str
+    heads: tuple[Head, ...]
+    segments: tuple[str, ...]
+    sums: Float[ndarray, "quantity head row segment"]
+    groups: tuple[str, ...]
+    tokens: pd.DataFrame | None
+    relative_residual: float
+    seed: int = 0
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table by token.
+
+        Raises:
+            InputError: only sums over segments were kept.
+        """
+        if self.tokens is None:
+            raise InputError("only segments were kept of every head; name the heads: sources=[(layer, head), …]")
+        return self.tokens.copy()
+
+    def by_segment(self) -> pd.DataFrame:
+        """``layer head segment quantity estimate low high n``: mean over rows, cluster-bootstrap interval."""
+        drawn = draw_clusters(self.groups, seed=self.seed)
+        rows = np.moveaxis(self.sums, 2, 0)
+        sums, sizes = drawn.sums(rows).reshape(drawn.n, -1), drawn.sums(np.ones(len(rows)))
+        draws = (drawn.counts @ sums) / (drawn.counts @ sizes)[:, None]
+        low, high = (x.reshape(rows.shape[1:]) for x in percentile_interval(draws, drawn.n))
+        lines = [
+            (layer, head, segment, quantity, rows[:, q, h, s].mean(), low[q, h, s], high[q, h, s], drawn.n)
+            for h, (layer, head) in enumerate(self.heads)
+            for q, quantity in enumerate(QUANTITIES)
+            for s, segment in enumerate(self.segments)
+        ]
+        return pd.DataFrame(lines, columns=["layer", "head", "segment", "quantity", "estimate", "low", "high", "n"])
+
+
+@dataclass(eq=False)
+class SourceShares:
+    """Value-weighted attention of some heads, batch by batch; handed to ``passes`` after its ``Components``.
+
+    Attributes:
+        components: the parts the heads are among.
+        heads: (layer, head).
+    """
+
+    components: Components
+    heads: tuple[Head, ...]
+    _heard: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _found: dict[int, list[list[tuple[Tensor, Tensor, Tensor]]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.by_layer: dict[int, list[int]] = {}
+        model = self.components.model
+        for layer, head in self.heads:
+            if layer not in self.components.maps or not 0 <= head < model.sites.blocks[layer].n_heads:
+                raise InputError(
+                    f"no head L{layer}H{head} below readout {self.components.form.name!r}: its layers with heads are "
+                    f"{sorted(self.components.maps)}, query heads 0-{model.n_heads - 1}"
+                )
+            self.by_layer.setdefault(layer, []).append(head)
+        for layer in self.by_layer:
+            model.sites.place("pattern", layer)
+
+    def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
+        """Nothing: the positions are those of the components."""
+
+    def taps(self, model: Model, batch: Batch) -> list[Tap]:
+        """The hooks of one batch."""
+        self._heard, self._found, self._batch = {}, {}, batch
+        sites = (("v", self._keep_value), ("pattern", self._keep_rows), ("z", self._split))
+        return [Tap(site, layer, partial(fn, layer)) for layer in sorted(self.by_layer) for site, fn in sites]
+
+    def _keep_value(self, layer: int, value: Tensor, _: BatchView) -> None:
+        self._heard["v", layer] = value
+
+    def _keep_rows(self, layer: int, pattern: Pattern, _: BatchView) -> None:
+        where = self.components.where
+        assert where is not None
+        self._heard["pattern", layer] = where.gather(pattern)[:, self.by_layer[layer]]
+
+    def _split(self, layer: int, z: Tensor, _: BatchView) -> None:
+        """By rollout and row: shares ``[head key target]``, attention and value-weighted attention ``[head key]``."""
+        where, wide = self.components.where, self.components.wide
+        assert where is not None
+        heads, found = self.by_layer[layer], self.components.maps[layer]
+        value, pattern = self._heard.pop(("v", layer)), self._heard.pop(("pattern", layer))
+        rows = where.gather(z).to(wide)
+        factor, rows = found.factor(rows)[:, 0, 0], rows[:, heads]
+        group = self.components.model.sites.blocks[layer].n_heads // value.shape[2]
+        out = head_output_weight(self.components.model, layer)[heads].to(wide)
+        weight, gram = found.weight[heads], out @ out.transpose(1, 2)
+        for at, rollout in enumerate(self._batch.rollouts):
+            mine = torch.from_numpy(np.flatnonzero(where.rows == at)).to(rows.device)
+            values = value[at, : len(rollout)][:, [h // group for h in heads], : rows.shape[2]].to(wide)
+            attention = pattern[mine][:, :, : len(rollout)].to(wide)
+            gate = _gate(rows[mine], torch.einsum("rhk,khd->rhd", attention, values))
+            shares, weighted = [], []
+            for a, g, f in zip(attention, gate, factor[mine], strict=True):
+                written = values * g
+                shares.append(torch.einsum("hk,khd,hdt->hkt", a, written, weight) * f)
+                size = a * torch.einsum("khd,hde,khe->hk", written, gram, written).clamp(min=0).sqrt()
+                weighted.append(size / size.sum(-1, keepdim=True).clamp(min=torch.finfo(wide).tiny))
+            self._found.setdefault(layer, []).append(list(zip(shares, attention, weighted, strict=True)))
+
+    def result(
+        self, weights: Float[ndarray, "row target"]
+    ) -> list[tuple[Rollout, int, Float[ndarray, "quantity head _"]]]:
+        """Rollout, position and quantities (in the order of `QUANTITIES`) of every row of the batch just run.
+
+        Args:
+            weights: how a row's linear functions are summed.
+        """
+        where = self.components.where
+        assert where is not None
+        scale, found, at = self.components.scale(), [], 0
+        for b, rollout in enumerate(self._batch.rollouts):
+            for i, pos in enumerate(where.tokens[where.rows == b].tolist()):
+                columns = {}
+                for layer, heads in self.by_layer.items():
+                    shares, attention, weighted = (x.double().cpu().numpy() for x in self._found[layer][b][i])
+                    share = shares @ weights[at] * scale[at]
+                    columns |= {(layer, h): (attention[j], weighted[j], share[j]) for j, h in enumerate(heads)}
+                found.append((rollout, pos, np.stack([columns[head] for head in self.heads], axis=1)))
+                at += 1
+        return found
+
+
+def _gate(z: Float[Tensor, "row head d_head"], product: Float[Tensor, "row head d_head"]) -> Tensor:
+    """What stands between the attention product and the output projection (a gate, a norm), as the factor it was;
+    ones where nothing does."""
+    if (z - product).norm() <= _GATE * z.norm():
+        return torch.ones_like(z)
+    return torch.where(product == 0, torch.ones_like(z), z / product)
+
+
+@dataclass(eq=False)
+class Gathered:
+    """Rows of `SourceShares` over batches."""
+
+    heads: tuple[Head, ...]
+    keep_tokens: bool
+    sums: list[Float[ndarray, "quantity head segment"]] = field(default_factory=list)
+    totals: list[Float[ndarray, " head"]] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
+    frames: list[pd.DataFrame] = field(default_factory=list)
+
+    def add(self, rows: list[tuple[Rollout, int, Float[ndarray, "quantity head _"]]]) -> None:
+        """Adds the rows of a batch."""
+        for rollout, pos, values in rows:
+            segment = np.array(rollout.labels(), dtype=object)
+            self.sums.append(np.stack([values[..., segment == s].sum(-1) for s in SEGMENTS], axis=-1))
+            self.totals.append(values[2].sum(-1))
+            self.sizes.append(float(np.abs(values[2]).sum(-1).max()))
+            if self.keep_tokens:
+                self.frames += [
+                    pd.DataFrame(
+                        {"layer": layer, "head": head, "rollout": rollout.id, "pos": pos, "source": np.arange(pos + 1)}
+                        | {"token_id": rollout.ids[: pos + 1], "segment": segment[: pos + 1]}
+                        | {name: values[q, h, : pos + 1] for q, name in enumerate(QUANTITIES)}
+                    )
+                    for h, (layer, head) in enumerate(self.heads)
+                ]
+
+    def sources(
+        self, readout: str, order: ndarray, groups: tuple[str, ...], shares: Float[ndarray, "head row"], seed: int
+    ) -> Sources:
+        """The result, rows in the order given; ``shares`` are the heads' own, in it already."""
+        sums = np.stack(self.sums, axis=2)[:, :, order]
+        filled = [i for i in range(len(SEGMENTS)) if sums[..., i].any()]
+        totals = np.stack(self.totals, axis=1)[:, order]
+        residual = float(np.abs(totals - shares).max() / max(max(self.sizes), np.finfo(float).tiny))
+        tokens = pd.concat(self.frames, ignore_index=True) if self.keep_tokens else None
+        names = tuple(SEGMENTS[i] for i in filled)
+        return Sources(readout, self.heads, names, sums[..., filled], groups, tokens, residual, seed)
