@@ -4,12 +4,14 @@ if __name__ != "verdictscope.figures":
     raise ImportError("import this room as verdictscope.figures: the bare folder name is not a package")
 
 from verdictscope.figures.ablation import ablation_caption, ablation_figure
+from verdictscope.figures.agreement import agreement_caption, agreement_figure
 from verdictscope.figures.attribution import attribution_caption, attribution_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
 from verdictscope.figures.head_card import head_card_caption, head_card_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
 from verdictscope.figures.protocol import protocol_figure
+from verdictscope.figures.reliability import reliability_caption, reliability_figure
 from verdictscope.figures.style import save
 from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
@@ -20,6 +22,8 @@ __all__ = [
     "TokenView",
     "ablation_caption",
     "ablation_figure",
+    "agreement_caption",
+    "agreement_figure",
     "attribution_caption",
     "attribution_figure",
     "closing_tokens",
@@ -33,6 +37,8 @@ __all__ = [
     "probe_map_caption",
     "probe_map_figure",
     "protocol_figure",
+    "reliability_caption",
+    "reliability_figure",
     "save",
     "token_view",
     "token_view_csp",

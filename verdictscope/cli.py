@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from verdictscope.errors import InputError, disk_error
+from verdictscope.judge_cli import judge_app
 from verdictscope.progress import Tick, progress
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ organisms_app = typer.Typer(
     help="Bundled models whose mechanism is known.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(organisms_app, name="organisms")
+app.add_typer(judge_app, name="judge")
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
 Out = Annotated[

@@ -1,0 +1,135 @@
+"""The table of verdicts that every figure takes: one row per item, order and run of a judge.
+
+Columns as in docs/formats.md ("Verdicts, version 1"). A verdict that could not be read is ``None``, a third outcome:
+no figure counts it as a tie, as right, or as consistent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+
+VERDICT_COLUMNS = (
+    "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
+)  # fmt: skip
+"""Columns of a table of verdicts, in order."""
+
+ORDERS = ("AB", "BA")
+_OTHER = {"A": "B", "B": "A"}
+_SHOWN = {("AB", "A"): "first", ("AB", "B"): "second", ("BA", "A"): "second", ("BA", "B"): "first"}
+
+
+def other_side(verdict: str | None) -> str | None:
+    """A verdict on a pair seen from the other side: A and B exchanged, anything else as it is."""
+    return _OTHER.get(verdict, verdict) if verdict is not None else None
+
+
+def shown_as(verdict: str | None, order: str) -> str | None:
+    """How a verdict in the item's own frame was said: first, second or tie."""
+    if verdict is None or order not in ORDERS:
+        return None
+    return _SHOWN.get((order, verdict), "tie" if verdict == "tie" else None)
+
+
+def verdicts_frame(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
+    """Rows as a table of verdicts with all columns, gaps as ``None`` (probability as NaN)."""
+    frame = pd.DataFrame(list(rows))
+    for column in VERDICT_COLUMNS:
+        if column not in frame:
+            frame[column] = {"run": 0, "probability": np.nan, "status": "ok"}.get(column)
+    for column in ("verdict", "shown", "label"):
+        values = frame[column].astype(object)
+        frame[column] = values.where(values.notna(), None)
+    frame["probability"] = frame["probability"].astype(float)
+    extra = [c for c in frame.columns if c not in VERDICT_COLUMNS]
+    return frame[[*VERDICT_COLUMNS, *extra]]
+
+
+def check_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of verdicts with its gaps as ``None``, checked.
+
+    Raises:
+        InputError: a column is missing, an order is unknown, or a (judge, item, order, run) stands there twice.
+    """
+    missing = [c for c in ("item", "verdict") if c not in table.columns]
+    if missing:
+        raise InputError(f"the table of verdicts lacks {', '.join(missing)}: see docs/formats.md for its columns")
+    frame = table.copy()
+    defaults = {"group": frame["item"], "judge": "", "order": "", "run": 0, "source": ""}
+    for column, value in defaults.items():
+        if column not in frame:
+            frame[column] = value
+    frame = verdicts_frame(frame.to_dict("records")) if len(frame) else frame.reindex(columns=list(VERDICT_COLUMNS))
+    if unknown := sorted({str(o) for o in frame["order"]} - {"", *ORDERS}):
+        raise InputError(f"unknown order {unknown[0]!r}: orders are AB, BA or empty")
+    twice = frame.duplicated(["judge", "item", "order", "run"])
+    if twice.any():
+        row = frame[twice].iloc[0]
+        raise InputError(
+            f"item {row['item']!r} of judge {row['judge']!r} stands there twice in order {row['order']!r}, "
+            f"run {row['run']}: give repeats their own run number"
+        )
+    return frame
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Verdicts with the two orders of an item side by side: a unit is an item and a run.
+
+    Attributes:
+        item, group: of each unit.
+        ab, ba: verdicts in the item's own frame, ``None`` where unread or not asked.
+        asked_ab, asked_ba: whether the judge was asked in that order.
+        label: the right verdict or ``None``.
+    """
+
+    item: ndarray
+    group: ndarray
+    ab: ndarray
+    ba: ndarray
+    asked_ab: Bool[ndarray, " unit"]
+    asked_ba: Bool[ndarray, " unit"]
+    label: ndarray
+
+    @property
+    def both(self) -> Bool[ndarray, " unit"]:
+        """Units asked in both orders."""
+        return self.asked_ab & self.asked_ba
+
+
+def paired(table: pd.DataFrame) -> Pairs:
+    """Bring the two orders of one judge's verdicts side by side."""
+    index = pd.MultiIndex.from_frame(table[["item", "run"]].drop_duplicates().sort_values(["item", "run"]))
+    keyed = {order: table[table["order"] == order].set_index(["item", "run"]) for order in ORDERS}
+    columns = {}
+    for order, rows in keyed.items():
+        columns[order] = rows["verdict"].reindex(index).to_numpy(dtype=object)
+        columns[f"asked {order}"] = index.isin(rows.index)
+    about = table.drop_duplicates(["item", "run"]).set_index(["item", "run"]).reindex(index)
+    clean = {o: np.array([v if isinstance(v, str) else None for v in columns[o]], dtype=object) for o in ORDERS}
+    return Pairs(
+        index.get_level_values(0).to_numpy(dtype=object),
+        about["group"].to_numpy(dtype=object),
+        clean["AB"],
+        clean["BA"],
+        np.asarray(columns["asked AB"], dtype=bool),
+        np.asarray(columns["asked BA"], dtype=bool),
+        about["label"].to_numpy(dtype=object),
+    )
+
+
+def known(values: ndarray) -> Bool[ndarray, " unit"]:
+    """Which entries are not ``None``."""
+    return np.array([isinstance(v, str) for v in values], dtype=bool)
+
+
+def same(first: ndarray, second: ndarray) -> Bool[ndarray, " unit"]:
+    """Where both are known and equal: two unread verdicts never agree."""
+    return known(first) & known(second) & np.array([a == b for a, b in zip(first, second, strict=True)], dtype=bool)
