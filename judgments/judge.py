@@ -26,15 +26,12 @@ from verdictscope.judgments.items import Item
 from verdictscope.judgments.labels import label_logprobs
 from verdictscope.judgments.readings import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
 from verdictscope.judgments.scores import expected_score, probabilities, verdict_probabilities
+from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.provenance import digest, whole, write_json
 from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
 from verdictscope.rollouts.engines.requests import Engine
 
 Progress = Callable[[int, int], None]
-VERDICT_COLUMNS = (
-    "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
-)  # fmt: skip
-"""The columns of a table of verdicts, version 1 (docs/formats.md)."""
 MORE = ("rollout", "format", "said", "mass", "n_thinking", "answer")
 
 

@@ -178,7 +178,8 @@ def test_llmbar_reads_the_last_round(tmp_path: Path) -> None:
     def row(first: Any, second: Any, label: int = 1, k: int = 0) -> dict[str, Any]:
         last = {"swap = False": {"winner": first}, "swap = True": {"winner": second}}
         early = {"swap = False": {"winner": "2"}, "swap = True": {"winner": "1"}}
-        return {"input": f"q{k}", "output_1": "x", "output_2": "y", "label": label, "results": [["aid", ""], early, last]}
+        results = [["aid", ""], early, last]
+        return {"input": f"q{k}", "output_1": "x", "output_2": "y", "label": label, "results": results}
 
     folder = tmp_path / "evaluators" / "GPT-4" / "Swap"
     folder.mkdir(parents=True)
@@ -229,9 +230,10 @@ def test_rbd_predictions(tmp_path: Path) -> None:
     read = [found.value(n, part="position") for n in
             ("accuracy_control_read", "accuracy_cued_read", "consistent_accuracy_read")]  # fmt: skip
     assert read == pytest.approx([2 / 3, 1 / 3, 1 / 3])
-    names = ("accuracy_control", "accuracy_cued", "harmful_flips", "helpful_flips", "follow_rate", "follow_rate_control")
+    names = ["accuracy_control", "accuracy_cued", "harmful_flips", "helpful_flips", "follow_rate_control"]
+    names.append("follow_rate")
     said = [found.value(n, part="bandwagon") for n in names]
-    assert said == pytest.approx([2 / 4, 1 / 4, 1 / 3, 0, 2 / 3, 1 / 3])
+    assert said == pytest.approx([2 / 4, 1 / 4, 1 / 3, 0, 1 / 3, 2 / 3])
 
 
 def test_rbd_options_and_detectors(tmp_path: Path) -> None:
