@@ -114,7 +114,7 @@ class _Session:
         assert base is not None
         if base.positions.device != device:
             base = replace(base, positions=base.positions.to(device), mask=base.mask.to(device))
-        return BatchView(layer, base.rollouts, base.positions, base.mask, base.origins, base.chosen)
+        return BatchView(layer, base.rollouts, base.positions, base.mask, base.origins, base.chosen, base.step)
 
     def begin(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
         """Runs before the decoder does: notes which tokens this call holds."""
@@ -201,7 +201,8 @@ def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
     if place.attention is not None:
         return value.to(raw.dtype)
     value = value if place.gain == 1.0 else value / place.gain
-    return value.reshape(raw.shape).to(raw.dtype)
+    value = value.reshape(raw.shape)
+    return value if value.dtype == raw.dtype else value.to(raw.dtype)
 
 
 def _version(value: Tensor) -> int:

@@ -29,6 +29,8 @@ class BatchView:
         mask: which tokens are no padding.
         origins: for such prefixes the whole rollout and where the label starts.
         chosen: positions looked up before, shared by all layers of a batch.
+        step: whether this is one token a row of a running generation, of which none is padding: a row that is done may
+            get anything, nothing reads it. A write at ``all`` then needs no mask.
     """
 
     layer: int
@@ -37,6 +39,7 @@ class BatchView:
     mask: Bool[Tensor, "batch pos"]
     origins: tuple[tuple[Rollout, int], ...] | None = field(default=None, repr=False)
     chosen: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    step: bool = False
 
     def select(self, positions: Positions | FrozenPositions) -> Bool[Tensor, "batch pos"]:
         """Where ``positions`` (the grammar of ``positions.py``) lie in this batch; padding is never selected.
@@ -76,7 +79,7 @@ class BatchView:
         mask = torch.ones(len(self.mask), n_keys, dtype=torch.bool, device=self.mask.device)
         if kept is not None and kept.shape[1] >= n_keys:
             mask = kept[:, -n_keys:].to(mask)
-        return replace(self, positions=(self.positions[:, -1:] - back).clamp(min=0), mask=mask, chosen={})
+        return replace(self, positions=(self.positions[:, -1:] - back).clamp(min=0), mask=mask, chosen={}, step=False)
 
 
 def view_of_call(args: tuple, kwargs: dict) -> BatchView:
@@ -87,14 +90,15 @@ def view_of_call(args: tuple, kwargs: dict) -> BatchView:
     given, positions = mask_of_call(kwargs), kwargs.get("position_ids")
     mask = torch.ones(batch, n, dtype=torch.bool, device=ids.device) if given is None else given[:, -n:].bool()
     if isinstance(positions, Tensor) and positions.ndim == 2:
-        positions = positions[:, -n:].expand(batch, n)
+        positions = positions if positions.shape == (batch, n) else positions[:, -n:].expand(batch, n)
     elif given is not None:
         positions = (given.long().cumsum(-1) - 1).clamp(min=0)[:, -n:]
     else:
         past = kwargs.get("past_key_values")
         start = past.get_seq_length() if past is not None else 0
         positions = torch.arange(start, start + n, device=ids.device).expand(batch, n)
-    return BatchView(0, None, positions, mask)
+    step = n == 1 and (given is None or given.shape[1] > 1)
+    return BatchView(0, None, positions, mask, step=step)
 
 
 def mask_of_call(kwargs: dict) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import re
@@ -21,7 +22,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from verdictscope.activations import LinearReadout, Model, wrap
-from verdictscope.interventions import Edit, HeadEdit, applied, effects
+from verdictscope.interventions import Edit, HeadEdit, applied, edit_from_dict, edit_to_dict, effects
+from verdictscope.interventions.edits import KINDS
 from verdictscope.judgments import FORMATS, Guard, GuardFormat, guard
 from verdictscope.organisms.phases import train_aligned, train_planted
 from verdictscope.organisms.recipes import RECIPES, Recipe
@@ -90,19 +92,28 @@ def test_a_probe() -> None:
     assert (readout.site, readout.layer) == ("resid_post", 1)
 
 
-def test_an_edit(model: Model, rollouts: list[Rollout]) -> None:
-    edit = module("# interventions/mlps.py").MlpEdit
-    assert isinstance(edit((0,)), Edit)
+def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
+    edit = module("# interventions/swaps.py").SwapEdit
+    swap = edit(0, 0, 1)
+    assert isinstance(swap, Edit)
     readout = LinearReadout("r", "resid_post", model.n_layers - 1, np.ones(model.d_model), 0.0, final_norm=False,
                             positions="last")  # fmt: skip
-    arms = [edit((0, 1)), edit((0,), factor=1.0), [edit((0,)), HeadEdit(((1, 0),))], edit((0,), positions="user")]
+    arms = [swap, [swap, swap], [swap, HeadEdit(((1, 0),))], edit(0, 0, 1, positions="user")]
     found = effects(model, rollouts, readout, arms)
-    assert np.abs(found.change[0]).min() > 1e-3
-    assert np.array_equal(found.change[1], np.zeros(len(rollouts)))
+    assert np.abs(found.change[0]).min() > 1e-6
+    assert np.abs(found.change[1]).max() <= 1e-9
     assert not np.array_equal(found.change[0], found.change[3])
-    assert "mlp_out of layers [0, 1] scaled by 0" in found.descriptions[0]
-    with applied(model, edit((0,))):
+    assert "L0H0 and L0H1 exchanged at all" in found.descriptions[0]
+    exchanged = copy.deepcopy(model.hf)
+    weight = exchanged.get_submodule("model.layers.0.self_attn.o_proj").weight.data
+    first, second = weight[:, : model.d_head].clone(), weight[:, model.d_head : 2 * model.d_head].clone()
+    weight[:, : model.d_head], weight[:, model.d_head : 2 * model.d_head] = second, first
+    again = effects(wrap(exchanged), rollouts, readout, [])
+    assert np.allclose(again.base, found.edited[0], atol=1e-5)
+    with applied(model, swap):
         pass
+    monkeypatch.setitem(KINDS, "swap", edit)
+    assert edit_from_dict(edit_to_dict(swap)) == swap
 
 
 def test_a_prompt_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
