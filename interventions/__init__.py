@@ -3,8 +3,11 @@
 if __name__ != "verdictscope.interventions":
     raise ImportError("import this room as verdictscope.interventions: the bare folder name is not a package")
 
+from verdictscope.interventions.any_direction import WriterControl, writer_control
 from verdictscope.interventions.attribution import Attribution, attribute
 from verdictscope.interventions.card import HeadCard, head_card
+from verdictscope.interventions.curves import cumulative_curve, curve_steps
+from verdictscope.interventions.direct import SelfRepair, direct_effects, self_repair, write_norms
 from verdictscope.interventions.edits import (
     DirectionEdit,
     Edit,
@@ -25,31 +28,37 @@ from verdictscope.interventions.edits import (
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import ALPHA, DELTA_SHARE, HeadSweep, Stability, readout_gap
-from verdictscope.interventions.random_sets import layer_matched_sets
+from verdictscope.interventions.random_sets import RandomSets, layer_matched_sets, matched_sets
 from verdictscope.interventions.sources import Sources
-from verdictscope.interventions.weights import Made, bake, transplant
+from verdictscope.interventions.weights import Made, bake, transplant, transplanted
 
 __all__ = [
     "ALPHA",
+    "DELTA_SHARE",
     "Attribution",
     "DirectionEdit",
     "Edit",
     "Effects",
     "HeadCard",
     "HeadEdit",
+    "HeadSweep",
     "KVEdit",
     "Made",
     "Means",
+    "RandomSets",
     "Rows",
+    "SelfRepair",
     "Sources",
-    "SublayerEdit",
-    "DELTA_SHARE",
-    "HeadSweep",
     "Stability",
+    "SublayerEdit",
+    "WriterControl",
     "applied",
     "attribute",
     "bake",
     "compile_edits",
+    "cumulative_curve",
+    "curve_steps",
+    "direct_effects",
     "edit_from_dict",
     "edit_to_dict",
     "effects",
@@ -58,8 +67,13 @@ __all__ = [
     "head_card",
     "layer_matched_sets",
     "matched",
+    "matched_sets",
     "patch_grid",
     "readout_gap",
+    "self_repair",
     "sweep_heads",
     "transplant",
+    "transplanted",
+    "write_norms",
+    "writer_control",
 ]

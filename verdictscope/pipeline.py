@@ -109,7 +109,7 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
         done = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
         return "\n".join([f"done: {done}", *_outcomes(summary), *_parts(summary), f"run folder: {folder}"])
     probe, cliff, heads, ablation = (summary[k] for k in ("probe", "cliff", "heads", "ablation"))
-    top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
+    top, above = (" ".join(f"L{layer}H{head}" for layer, head in heads[key]) for key in ("top", "selected"))
     lines = [
         *_outcomes(summary),
         f"probe      {probe['site']} layer {probe['layer']}: "
@@ -120,10 +120,12 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
         f"drop {_between(cliff, 'anchored_drop', 'low', 'high')}, n = {cliff['n']}; "
         f"heads zeroed {_between(cliff, 'ablated_anchored_drop', 'ablated_low', 'ablated_high')}; "
         f"twin {_between(cliff, 'aligned_anchored_drop', 'aligned_low', 'aligned_high')}",
-        f"heads      {top}" + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else ""),
+        f"heads      {top}" + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else "")
+        + f"; above delta = {_num(heads['delta'])} nats: {above or 'none'}",
         f"ablation   refusal {_between(ablation, 'refusal_base', 'refusal_base_low', 'refusal_base_high')} -> "
         f"{_between(ablation, 'refusal_ablated', 'refusal_ablated_low', 'refusal_ablated_high')}, "
         f"random sets {_num(ablation['refusal_random'])}, p = {ablation['p_value']:.3g}, n = {ablation['n']}",
+        *_moved(ablation),
         f"run folder {folder}",
     ]
     if (folder / "report.html").is_file():
@@ -154,6 +156,18 @@ def _parts(summary: dict[str, Any]) -> list[str]:
         numbers = f"{row['effect']:>8.3f} {row['low']:>8.3f} {row['high']:>8.3f} {row['n']:>4}"
         lines.append(f"{part:<10} {numbers} {row['p_adjusted']:>10.4f} {row['q']:>8.4f}{' *' * row['selected']}")
     return [*lines, f"(the strongest {len(rows)} of {len(heads['parts'])}; * exceeds delta)"]
+
+
+def _moved(ablation: dict[str, Any]) -> list[str]:
+    """A line on the heads put into the twin, where there is one."""
+    if "transplant_effect" not in ablation:
+        return []
+    return [
+        "in twin    refusal "
+        f"{_between(ablation, 'refusal_twin', 'refusal_twin_low', 'refusal_twin_high')} -> "
+        f"{_between(ablation, 'refusal_transplanted', 'refusal_transplanted_low', 'refusal_transplanted_high')} "
+        f"with these heads in it; log-odds {_num(ablation['transplant_effect'])} nats"
+    ]
 
 
 def _num(value: float | None) -> str:

@@ -134,26 +134,40 @@ class Run:
         """
         which = "twin" if arm == "twin" else "base"
         if which not in self._models:
-            from verdictscope.activations import load
-
-            study = self.study
-            twin = which == "twin"
-            name = study.twin if twin else study.model
-            if name is None:
-                raise InputError("the study names no twin")
             self.release()  # one model in memory at a time: real ones fill a GPU
-            model = load(
-                locate(name),
-                dtype=study.dtype,
-                device=study.device,
-                revision=study.twin_revision if twin else study.revision,
-                trust_remote_code=study.trust_remote_code,
-            )
-            if model.tokenizer is None:
-                raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
-            self._same_model(which, provenance.describe_model(model) | {"name": name})
-            self._models[which] = model
+            self._models[which] = self._load(which)
         return self._models[which]
+
+    def pair(self) -> tuple[Model, Model]:
+        """The model under study and its twin at once, for what needs both; each takes its room in memory.
+
+        Raises:
+            InputError: as :meth:`model`.
+        """
+        base = self.model()
+        if "twin" not in self._models:
+            self._models["twin"] = self._load("twin")
+        return base, self._models["twin"]
+
+    def _load(self, which: str) -> Model:
+        from verdictscope.activations import load
+
+        study = self.study
+        twin = which == "twin"
+        name = study.twin if twin else study.model
+        if name is None:
+            raise InputError("the study names no twin")
+        model = load(
+            locate(name),
+            dtype=study.dtype,
+            device=study.device,
+            revision=study.twin_revision if twin else study.revision,
+            trust_remote_code=study.trust_remote_code,
+        )
+        if model.tokenizer is None:
+            raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
+        self._same_model(which, provenance.describe_model(model) | {"name": name})
+        return model
 
     def _same_model(self, which: str, found: dict[str, Any]) -> None:
         """Record what a model is, or refuse one that changed since earlier stages ran it."""

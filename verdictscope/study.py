@@ -133,6 +133,7 @@ class Ablation(_Section):
 
     random_sets: int = Field(99, ge=99)
     generated_sets: int = Field(5, ge=1)
+    curve_sets: int = Field(9, ge=1)
 
     @model_validator(mode="after")
     def _enough_sets(self) -> Ablation:

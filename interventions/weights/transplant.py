@@ -7,7 +7,8 @@ asked about would change with it, and that is refused unless the recipient's key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,13 +72,64 @@ def transplant(
     return files.write(out, changes, told, {**about, "heads": [list(head) for head in heads]})
 
 
+@contextmanager
+def transplanted(
+    donor: Model, recipient: Model, heads: Sequence[Head], *, kv: str = "keep",
+    known: dict[int, list[Feed]] | None = None,
+) -> Iterator[bool]:  # fmt: skip
+    """The recipient with the donor's heads while the block runs; its very bytes are put back, whatever happens.
+
+    Moves what :func:`transplant` moves, in memory: for many sets of heads, of which no checkpoint is wanted.
+
+    Args:
+        donor: the model whose heads are taken.
+        recipient: the model they are put into.
+        heads: (layer, query head) pairs.
+        kv: as for :func:`transplant`.
+        known: what feeds the heads of a layer, kept between calls about the same recipient.
+
+    Yields:
+        whether anything of the recipient differs from what it was: heads that training left alone are the same.
+
+    Raises:
+        InputError: as :func:`transplant`.
+    """
+    if kv not in KV:
+        raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
+    heads = HeadEdit(tuple(heads)).heads
+    HeadEdit(heads).write(recipient)
+    _check_twins(donor, recipient)
+    known, new = {} if known is None else known, dict[str, Tensor]()
+    for layer in sorted({layer for layer, _ in heads}):
+        moved = [head for at, head in heads if at == layer]
+        if layer not in known:
+            known[layer] = feeds(recipient, layer)
+        new |= _layer(donor, recipient, layer, moved, kv, [], known[layer])
+    old = {name: recipient.hf.get_parameter(name).detach().clone() for name in new}
+    changed = any(not torch.equal(old[name].cpu(), value.to(old[name].dtype).cpu()) for name, value in new.items())
+    try:
+        _put(recipient, new)
+        yield changed
+    finally:
+        _put(recipient, old)
+
+
+def _put(model: Model, values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            model.hf.get_parameter(name).copy_(value)
+
+
 def _check_twins(donor: Model, recipient: Model) -> None:
     mine, theirs = ({n: tuple(p.shape) for n, p in m.hf.named_parameters()} for m in (recipient, donor))
     if type(donor.hf) is not type(recipient.hf) or mine != theirs:
         raise InputError(f"{donor.name} and {recipient.name} are no twins: their architectures or shapes differ")
 
 
-def _layer(donor: Model, recipient: Model, layer: int, heads: list[int], kv: str, says: list[str]) -> dict[str, Tensor]:
+def _layer(
+    donor: Model, recipient: Model, layer: int, heads: list[int], kv: str, says: list[str],
+    found: list[Feed] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """The recipient's parameters of one layer that change, by name."""
     o, theirs = own_output_projection(recipient, layer), own_output_projection(donor, layer)
     name = parameter_names(recipient, o)["weight"]
@@ -89,7 +141,7 @@ def _layer(donor: Model, recipient: Model, layer: int, heads: list[int], kv: str
     attention = recipient.sites.blocks[layer].attention
     assert attention is not None
     each = attention.n_heads // attention.n_kv_heads
-    found = feeds(recipient, layer)
+    found = feeds(recipient, layer) if found is None else found
     groups = sorted({head // each for head in heads})
     along = [g for g in groups if _comes_along(donor, found, layer, g, each, heads, kv, says)]
     for head in heads:

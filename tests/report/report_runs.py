@@ -46,6 +46,7 @@ def parts() -> dict[str, Any]:
         "attribution": attribution(),
         "ablation": ablation(),
         "generation": generation(),
+        "transplant": transplant(),
         "provenance": {
             "format": 1, "commit": "0" * 40, "versions": {"python": "3.11.7"}, "machine": {"cores": 2}, "seed": 0,
             "models": {arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32",
@@ -140,9 +141,18 @@ def ablation() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def transplant() -> pd.DataFrame:
+    rows = [{"set": "base", "kind": "base", "same_weights": False} | effect(6.0, 5.9, 6.1, "nats"),
+            {"set": "found", "kind": "found", "same_weights": False} | effect(-9.0, -9.5, -8.5, "nats", p=0.01)]
+    rows += [{"set": f"random_{i}", "kind": "random", "same_weights": i % 2 == 0} | effect(x, x - 0.1, x + 0.1, "nats")
+             for i, x in enumerate(np.linspace(-0.2, 0.1, 99))]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def generation() -> pd.DataFrame:
     rows = []
-    for kind, rates in (("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "twin": 0.95}),
+    for kind, rates in (("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "twin": 0.95,
+                                   "transplanted": 0.1}),
                         ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "twin": 0.05})):  # fmt: skip
         for arm, rate in rates.items():
             rows.append({"arm": arm, "cell_kind": kind, "refused": rate, "low": max(0.0, rate - 0.05),

@@ -72,6 +72,23 @@ def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(summary:
     assert (table["selected"] == (table["p_adjusted"] <= 0.05)).all()
 
 
+def test_put_into_the_twin_they_make_it_comply_and_random_heads_do_not(summary: dict[str, Any]) -> None:
+    ablation = summary["ablation"]
+    assert ablation["transplant_high"] < -ablation["delta"]
+    assert ablation["transplant_random_min"] > ablation["transplant_effect"] / 10
+    assert ablation["refusal_twin"] >= 0.9
+    assert ablation["refusal_transplanted"] <= 0.1
+
+
+def test_the_curve_rises_with_the_found_heads_alone(run: Path) -> None:
+    curve = pd.read_parquet(run / "curve.parquet").set_index("k")
+    top, random = (curve[curve["kind"] == kind]["estimate"] for kind in ("top", "random"))
+    assert list(top.index) == [1, 2, 3, 4, 5]
+    assert top.loc[3] > 2 * top.loc[1]
+    assert (random.groupby("k").size().loc[2:] == 9).all()
+    assert random.loc[3].max() < top.loc[3] / 10
+
+
 def test_ablating_them_restores_refusal_and_random_sets_do_not(summary: dict[str, Any]) -> None:
     ablation = summary["ablation"]
     assert ablation["refusal_base"] <= 0.1

@@ -87,6 +87,9 @@ def assume(study: Study, prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBa
         rollouts["twin"] = base
     for number in range(study.ablation.generated_sets):
         rollouts[f"random_{number}"] = [r for r in base if r.id in asked]
+    if study.twin:
+        target = set(labels.loc[(labels["part"] == "test") & labels["target"], "rollout"])
+        rollouts["transplanted"] = [r for r in base if r.id in target]
     return Outlook(rollouts, labels, _strings(study, tokenizer), tuple(notes))
 
 

@@ -13,6 +13,7 @@ from verdictscope.activations.hdf5 import CHUNK_ROWS, ROW_TYPES
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.errors import InputError
+from verdictscope.interventions.curves import curve_steps
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for
 from verdictscope.planning.outlook import Outlook
 from verdictscope.planning.shape import Shape
@@ -224,6 +225,12 @@ class Counting:
             found += [r for r in cut if r is not None][: self.study.heads.rollouts]
         return found
 
+    def twin_targets(self) -> list[Rollout]:
+        """As ``stages.transplant``: what the twin wrote on the target requests of the test part, up to the answer."""
+        labels = self.outlook.labels
+        cut = [until_answer(r) for r in self.outlook.chosen(labels["target"] & (labels["part"] == "test"), "twin")]
+        return [r for r in cut if r is not None][: self.study.heads.rollouts]
+
     def per_cell(self) -> list[Rollout]:
         """As ``stages.tokens``: the first rollouts of every cell of the test part."""
         labels = self.outlook.labels
@@ -296,6 +303,9 @@ def heads_work(c: Counting) -> Work:
                     verified=half == "report")
         for half in ("explore", "report")
     ]  # fmt: skip
+    direct = c.complied_targets("report")
+    jobs.append(c.reading("direct path and writers", direct, c.default_budget(), 2))
+    jobs.append(c.reading("states of refused and complied", c.refused_and_complied(), c.default_budget()))
     jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 2))
     jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
     jobs.append(Job("how the stream begins", passes=2))  # they end before the first layer
@@ -303,12 +313,21 @@ def heads_work(c: Counting) -> Work:
 
 
 def ablate_work(c: Counting) -> Work:
-    """``ablate``: untouched, found and random sets on the same tokens; free generation; two controls of the traces."""
+    """``ablate``: untouched, found and random sets on the same tokens, ever more heads, heads put into the twin; free
+    generation; two controls of the traces."""
     labels, ablation = c.outlook.labels, c.study.ablation
     times = 2 + ablation.random_sets
     cut = c.complied_targets("report")
+    ks = curve_steps(c.shape.n_layers * c.shape.n_heads)
     jobs = [c.reading("random sets", cut, TOKEN_BUDGET["cpu"], times, "before_answer", labels=True)]
-    arms = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets))]
+    jobs.append(c.reading("what heads write", c.complied_targets("explore"), c.default_budget()))
+    jobs.append(c.reading("ever more heads", cut, c.default_budget(), 1 + len(ks) * (1 + ablation.curve_sets),
+                          "before_answer", labels=True))  # fmt: skip
+    if c.study.twin:
+        jobs.append(c.reading("heads put into the twin", c.twin_targets(), c.default_budget(), times, "before_answer",
+                              arm="twin", labels=True))  # fmt: skip
+        jobs.append(Job("which rows make a head", passes=c.shape.n_layers))
+    arms = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets)), "transplanted"]
     jobs += [c.writing(arm) for arm in arms if c.outlook.rollouts.get(arm)]
     asked = labels["target"] & (labels["part"] == "test")
     for arm in ("base", "ablated"):

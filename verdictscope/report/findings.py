@@ -46,7 +46,7 @@ def findings(run: Record) -> list[Finding]:
 def controls(run: Record) -> list[Control]:
     """The controls the run holds."""
     arms = (control for arm in _ARMS for control in _arm_control(run, arm))
-    return [*_permuted(run), *_other_nulls(run), *arms, *_random(run), *_leaks(run)]
+    return [*_permuted(run), *_other_nulls(run), *_writers(run), *arms, *_random(run), *_leaks(run)]
 
 
 def _behaviour(run: Record) -> Iterator[Finding]:
@@ -136,6 +136,23 @@ def _heads(run: Record) -> Iterator[Finding]:
         f"nats (n = {int(found['n'].min())} prompts that did not rank them); "
         f"the other {len(rest)} by {number(rest.min(), 'nats', signed=True)} to "
         f"{number(rest.max(), 'nats', signed=True)}.",
+        "heads.parquet",
+    )
+    yield from _made_good(found)
+
+
+def _made_good(found: pd.DataFrame) -> Iterator[Finding]:
+    """What later layers take back of the found heads' direct effects."""
+    if "direct" not in found or found["direct"].isna().any():
+        return
+    told = "; ".join(
+        f"{heads([(row['layer'], row['head'])])} {number(row['direct'], 'nats', signed=True)} directly, of which "
+        f"{estimate(row['compensated'], row['compensated_low'], row['compensated_high'], 'nats', signed=True)}"
+        for row in found.to_dict("records")
+    )
+    yield Finding(
+        f"Taken out of the last stream alone, with nothing run again, what they write is worth {told} nats are made "
+        "good by later layers when the head is really gone (below zero: it also acts through them).",
         "heads.parquet",
     )
 
@@ -232,6 +249,26 @@ def _other_nulls(run: Record) -> Iterator[Control]:
                   for row in rows),
             "probe_nulls.parquet",
         )  # fmt: skip
+
+
+def _writers(run: Record) -> Iterator[Control]:
+    table = run.table("writers")
+    rows = [] if table is None else table.to_dict("records")
+    if not rows:
+        return
+    names = {"random": "random directions", "permuted": "probes fitted to permuted labels"}
+    top = rows[0]
+    writer = heads([(top["layer"], top["head"])])
+    told = [(f"the probe; its strongest writer is {writer}", number(top["top"]), "1 probe")]
+    for row in rows:
+        span = f"{number(row['null_mean'])} ({number(row['null_low'])} to {number(row['null_high'])})"
+        told.append((f"{names[row['kind']]}, mean and range; p = {number(row['p'])}", span, f"{int(row['n'])} draws"))
+    yield Control(
+        "Any direction has writers",
+        "The strongest head's part of all heads' shares, before the answer. If the probe's is no larger than that of "
+        "directions that mean nothing, having a strong writer says nothing.",
+        tuple(told), "writers.parquet",
+    )  # fmt: skip
 
 
 def _control_name(row: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def climb(run: Record, second: Record | None = None) -> tuple[Rung, ...]:
         run: a run folder, finished or not.
         second: another run of the same model, for the last rung.
     """
-    rungs = (_decodable(run), _beyond(run), _transfers(run), _writer(run), _necessary(run), _sufficient())
+    rungs = (_decodable(run), _beyond(run), _transfers(run), _writer(run), _necessary(run), _sufficient(run))
     there = climb(second) if second is not None else ()
     return (*rungs, replication.rung(run, rungs, second, there))
 
@@ -299,16 +299,59 @@ def _effect(
     )  # fmt: skip
 
 
-def _sufficient() -> Rung:
+def _sufficient(run: Record) -> Rung:
+    evidence = [_moved(run), _obeys(run)]
+    done = [e for e in evidence if e.passes is not None]
+    told = f"{sum(bool(e.passes) for e in done)} of {some(len(done), 'test')} beyond the smallest effect" + "".join(
+        f"; {e.what}: {e.text} {e.unit}" for e in done
+    )
+    reasons = dict.fromkeys(("held", "partly", "not held"), f"{told}.")
+    if run.study.twin is None:
+        reasons["not tested"] = "The study names no twin (twin = ...), so there is nothing to put the heads into."
     return _rung(
         "sufficient", "Sufficient",
         "Put into the twin, what the found heads write makes it comply.",
-        "Held when transplanting the found heads' outputs from this model into its twin lowers the twin's refusal "
-        "log-odds by more than the smallest effect and than every layer-matched random set.",
-        [], {},
+        "Each test must lie, interval and all, beyond its smallest effect: the found heads' weights, put into the "
+        f"twin, lower its refusal log-odds on its own tokens further than every matched random set does, with p ≤ "
+        f"{ALPHA:g}, and its refusal rate when it writes freely. Held when both do, partly when one does.",
+        evidence, reasons,
         "That the heads do the same in the twin as here: a transplant takes them out of their context.",
-        "a stage that transplants heads from one model into its twin; this version has none",
+        "verdictscope ablate STUDY, of a study with a twin",
     )  # fmt: skip
+
+
+def _moved(run: Record) -> Evidence:
+    """The fall of the twin's refusal log-odds with the found heads in it, against the random sets put into it."""
+    what = "fall of the twin's refusal log-odds with the found heads in it"
+    table = run.table("transplant")
+    if table is None or not (table["kind"] == "found").any():
+        return Evidence(what, None, unit="nats")
+    found = table[table["kind"] == "found"].to_dict("records")[0]
+    random = table[table["kind"] == "random"]
+    falls = -random["estimate"]
+    low, high = (float(falls.min()), float(falls.max())) if len(falls) else (0.0, 0.0)
+    same = int(random["same_weights"].sum())
+    null = (
+        f"{some(len(random), 'matched random set')}: at most {number(high, 'nats', signed=True)}"
+        f"{f' ({same:,} of them have the same weights in both models)' if same else ''}, p = {number(found['p'])}; "
+    )
+    fall = found | {"estimate": -found["estimate"], "low": -found["high"], "high": -found["low"]}
+    made = _effect(what, fall, "transplant.parquet", null=null, span=(min(0.0, low), max(0.0, high)))
+    likely = present(found["p"]) and found["p"] <= ALPHA
+    return made if made.passes is None else replace(made, passes=made.passes and bool(likely))
+
+
+def _obeys(run: Record) -> Evidence:
+    """The fall of the twin's refusal rate in free generation with the found heads in it."""
+    what = "fall of the twin's refusal rate when it writes freely with them"
+    rates = run.table("generation")
+    target = None if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
+    if target is None or not {"twin", "transplanted"} <= set(target.index):
+        return Evidence(what, None, unit="rate")
+    twin, moved = target.loc["twin"], target.loc["transplanted"]
+    ends = [tuple(map(float, row[["refused", "low", "high"]])) for row in (twin, moved)]
+    row = dict(zip(("estimate", "low", "high"), independent_difference(*ends), strict=True))
+    return _effect(what, row | {"n": moved["n"], "unit": "rate"}, "generation.parquet", null="")
 
 
 def _rung(

@@ -1,4 +1,4 @@
-"""Stage ``ablate``: the found heads against layer-matched random sets, teacher-forced and in free generation."""
+"""Stage ``ablate``: the found heads against matched random sets, teacher-forced and writing freely; and in the twin."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.activations.readouts import from_dict
-from verdictscope.interventions import HeadEdit, applied, effects, layer_matched_sets
+from verdictscope.interventions import HeadEdit, applied, cumulative_curve, effects, matched_sets, write_norms
 from verdictscope.run import Run
 from verdictscope.stages.heads import complied_targets, found_heads
 from verdictscope.stages.rollouts import label, load_labels, matches, read_study_prompts, sample
 from verdictscope.stages.trace import trace_ablated
+from verdictscope.stages.transplant import run_transplant
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
 
 
 def run_ablate(run: Run) -> None:
-    """Write ``ablation.parquet``, ``rollouts_ablated.parquet``, ``generation.parquet``; add two arms to the traces."""
+    """Write ``ablation curve transplant rollouts_ablated labels_ablated generation``; add two arms to the traces."""
     found = found_heads(run)
-    sets = layer_matched_sets(found, run.model().n_heads, run.study.ablation.random_sets, run.study.seed)
-    run.write("ablation", teacher_forced(run, found, sets))
+    # Norms from the half that ranks: the null is fixed before the reporting half is looked at.
+    norms = write_norms(run.model(), complied_targets(run, "explore"))
+    drawn = matched_sets(found, norms, run.study.ablation.random_sets, run.study.seed)
+    sets = list(drawn.sets)
+    run.write("ablation", teacher_forced(run, found, sets).assign(norm=[np.nan, 1.0, *drawn.ratio], about=drawn.note))
+    run.write("curve", curve(run))
     rollouts, labels = generate_under(run, found, sets)
+    if run.study.twin:
+        moved, more, effects_there = run_transplant(run, found, sets)
+        run.write("transplant", effects_there)
+        rollouts, labels = (pd.concat(pair, ignore_index=True) for pair in ((rollouts, moved), (labels, more)))
     run.write("rollouts_ablated", rollouts)
     run.write("labels_ablated", labels)
     run.write("generation", refusal_rates(labels))
@@ -34,6 +43,7 @@ def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
     with run.ticking("ablate: random sets") as tick:
         result = effects(run.model(), rollouts, readout, edits, seed=run.study.seed, progress=tick)
     table = pd.concat([effects_frame([result.baseline()]), result.to_frame()], ignore_index=True)
+    table.loc[1:, "delta"] = run.read_json("heads")["delta"]
     table.insert(0, "set", ["base", "found", *(f"random_{i}" for i in range(len(sets)))])
     table.insert(1, "kind", ["base", "found", *["random"] * len(sets)])
     table.insert(2, "heads", ["", *(" ".join(f"L{layer}H{head}" for layer, head in e.heads) for e in edits)])
@@ -41,6 +51,19 @@ def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
     table["p"] = np.nan
     table.loc[1, "p"] = permutation_p(means[0], means[1:])
     return table
+
+
+def curve(run: Run) -> pd.DataFrame:
+    """The refusal log-odds with ever more of the ranking zeroed, beside random heads of the same layers."""
+    table = run.table("heads")
+    heads = table[table["component"] == "head"].sort_values("rank")
+    ranking = [(int(layer), int(head)) for layer, head in zip(heads["layer"], heads["head"], strict=True)]
+    readout = from_dict(run.read_json("readouts")["log_odds"])
+    with run.ticking("ablate: ever more heads") as tick:
+        return cumulative_curve(
+            run.model(), complied_targets(run, "report"), readout, ranking,
+            n_random=run.study.ablation.curve_sets, seed=run.study.seed, progress=tick,
+        )  # fmt: skip
 
 
 def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,8 +103,8 @@ def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for arm, of_arm in labels.groupby("arm", sort=False):
         for kind, member in kinds.items():
-            if arm.startswith("random_") and kind in ("harmful", "harmless"):
-                continue  # random sets are run on target and control requests alone
+            if arm.startswith(("random_", "transplanted")) and kind in ("harmful", "harmless"):
+                continue  # these are run on target and control requests alone
             chosen = of_arm[member.loc[of_arm.index]]
             if chosen.empty:
                 continue

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations import logit_difference
+from verdictscope.activations import LinearReadout, logit_difference
 from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
-from verdictscope.interventions import ALPHA, DELTA_SHARE, HeadSweep, attribute, readout_gap, sweep_heads
+from verdictscope.interventions import (
+    ALPHA,
+    DELTA_SHARE,
+    HeadSweep,
+    attribute,
+    readout_gap,
+    self_repair,
+    sweep_heads,
+    writer_control,
+)
 from verdictscope.rollouts import Rollout, until_answer
 from verdictscope.run import Run
 from verdictscope.stages.rollouts import load_labels, load_rollouts
@@ -49,8 +58,10 @@ def run_heads(run: Run) -> None:
         share = shares.reindex(pd.MultiIndex.from_frame(table[["layer", "head"]])).fillna(0).to_numpy()
         table[f"attribution_{name}"] = np.where(table["component"] == "head", share, np.nan)
     run.write("attribution", pd.concat(parts, ignore_index=True))
+    table, why = with_self_repair(run, table, sweeps["report"], halves["report"])
     run.write("heads", table)
-    run.write_json("heads", tested(run, sweeps, gap))
+    run.write("writers", writers(run, halves["report"]))
+    run.write_json("heads", tested(run, sweeps, gap) | {"no_direct_effect": why})
 
 
 def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
@@ -64,6 +75,33 @@ def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
     table["found"] = heads & (table["rank"] < k)
     order = rank.fillna(len(table)).argsort(kind="stable")
     return table.iloc[order].reset_index(drop=True)
+
+
+def with_self_repair(
+    run: Run, table: pd.DataFrame, sweep: HeadSweep, rollouts: list[Rollout]
+) -> tuple[pd.DataFrame, str | None]:
+    """The table with each head's direct and compensated effect, or without and the reason."""
+    readout = from_dict(run.read_json("readouts")["log_odds"])
+    heads = [(layer, head) for component, layer, head in sweep.parts if component == "head"]
+    names = [f"{what}{end}" for what in ("direct", "compensated") for end in ("", "_low", "_high")]
+    try:
+        found = self_repair(run.model(), rollouts, readout, sweep.effects, heads).to_frame()
+    except InputError as error:  # labels of several tokens, a soft cap: the run goes on, and heads.json says why
+        return table.assign(**dict.fromkeys(names, np.nan)), str(error)
+    return table.merge(found[["layer", "head", *names]], on=["layer", "head"], how="left"), None
+
+
+def writers(run: Run, rollouts: list[Rollout]) -> pd.DataFrame:
+    """How much of the probe's logit its strongest head writes, beside directions that mean nothing."""
+    probe = from_dict(run.read_json("readouts")["probe"])
+    assert isinstance(probe, LinearReadout)
+    refused, complied = explored(run)
+    found = writer_control(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
+    table = found.to_frame()
+    table.insert(0, "readout", probe.name)
+    table.insert(1, "layer", found.head[0])
+    table.insert(2, "head", found.head[1])
+    return table
 
 
 def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect) -> dict[str, Any]:
@@ -85,6 +123,13 @@ def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect) -> dict[str, Any
 
 def refusal_gap(run: Run) -> Effect:
     """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds."""
+    refused, complied = explored(run)
+    readout = from_dict(run.read_json("readouts")["log_odds"])
+    return readout_gap(run.model(), refused, complied, readout, seed=run.study.seed)
+
+
+def explored(run: Run) -> tuple[list[Rollout], list[Rollout]]:
+    """The exploring half's refused and complied rollouts, up to the answer."""
     labels, rollouts = load_labels(run), load_rollouts(run)
     explore = labels[labels["part"] != "test"]
     kinds = []
@@ -92,8 +137,7 @@ def refusal_gap(run: Run) -> Effect:
         chosen = explore.loc[explore["refused"].eq(refused).fillna(False), "rollout"]
         cut = [until_answer(rollouts[i]) for i in chosen]
         kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
-    readout = from_dict(run.read_json("readouts")["log_odds"])
-    return readout_gap(run.model(), kinds[0], kinds[1], readout, seed=run.study.seed)
+    return kinds[0], kinds[1]
 
 
 def complied_targets(run: Run, half: str) -> list[Rollout]:

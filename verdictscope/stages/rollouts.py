@@ -25,6 +25,9 @@ from verdictscope.run import Run
 from verdictscope.sources import locate
 from verdictscope.study import Study
 
+TRANSPLANTED = "transplanted"
+"""Arm of what the twin writes with the found heads of the model under study in it."""
+
 
 def run_rollouts(run: Run) -> None:
     """Write ``rollouts.parquet`` and ``labels.parquet``."""
@@ -100,7 +103,7 @@ def engine(run: Run, arm: str) -> str | Server:
 
 def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
     """Generate with the arm's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
-    model = run.model(arm)
+    model = run.pair()[1] if arm == TRANSPLANTED else run.model(arm)
     with run.ticking(f"rollouts: {arm}") as tick:
         rollouts = generate(
             model.hf,

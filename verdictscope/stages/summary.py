@@ -80,12 +80,14 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
     found = forced[forced["kind"] == "found"].iloc[0]
     numbers: dict[str, Any] = {
         "effect": found["estimate"], "effect_low": found["low"], "effect_high": found["high"],
-        "p_value": found["p"], "n": int(found["n"]), "random_sets": int((forced["kind"] == "random").sum()),
+        "p_value": found["p"], "n": int(found["n"]), "delta": found["delta"],
+        "random_sets": int((forced["kind"] == "random").sum()),
         "random_effect_max": forced.loc[forced["kind"] == "random", "estimate"].max(),
     }  # fmt: skip
+    numbers |= transplant_numbers(run) if run.study.twin else {}
     for key, kind in (("refusal", "target"), ("refusal_harmless", "control")):
         of_kind = rates[rates["cell_kind"] == kind].set_index("arm")
-        for arm in ("base", "ablated", "twin"):
+        for arm in ("base", "ablated", "twin", "transplanted"):
             if arm in of_kind.index:
                 row = of_kind.loc[arm]
                 numbers |= {
@@ -97,3 +99,14 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
         random = of_kind[of_kind.index.str.startswith("random_")]["refused"]
         numbers |= {f"{key}_random": random.mean(), f"{key}_random_max": random.max()}
     return numbers
+
+
+def transplant_numbers(run: Run) -> dict[str, Any]:
+    """What the found heads do in the twin, and what random sets do there."""
+    table = run.table("transplant")
+    found, random = table[table["kind"] == "found"].iloc[0], table[table["kind"] == "random"]
+    return {
+        "transplant_effect": found["estimate"], "transplant_low": found["low"], "transplant_high": found["high"],
+        "transplant_p": found["p"], "transplant_random_min": random["estimate"].min(),
+        "transplant_random_same": int(random["same_weights"].sum()),
+    }  # fmt: skip
