@@ -23,7 +23,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
 from verdictscope.judgments.formats import Format, load_format
 from verdictscope.judgments.items import Item
-from verdictscope.judgments.labels import label_logprobs
+from verdictscope.judgments.labels import distinct, label_logprobs
 from verdictscope.judgments.readings import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
 from verdictscope.judgments.scores import expected_score, probabilities, verdict_probabilities
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
@@ -69,6 +69,7 @@ def judge_items(
     *,
     answer: str = "scored",
     thinking: str | int = "off",
+    whole_labels: bool = True,
     runs: int = 1,
     sampling: Sampling | None = None,
     insertions: Callable[[Item, str], Sequence[Insertion]] | None = None,
@@ -93,6 +94,8 @@ def judge_items(
         answer: ``scored`` or ``written``, see above. A scored verdict is the likeliest one.
         thinking: ``off`` (an empty block), ``on``, ``template`` (as the chat template renders it), or a number of
             tokens after which thinking is closed. A judge that knows no thinking takes ``off`` and ``template``.
+        whole_labels: score every token of a label; otherwise only as many as tell it from the others
+            (:func:`verdictscope.judgments.labels.distinct`), which costs far less on scales of two-digit scores.
         runs: repeats per prompt; the noise floor of a sampling judge.
         sampling: how to draw, where anything is written.
         insertions: cues, by item and order.
@@ -115,22 +118,29 @@ def judge_items(
     how = Asking(tokenizer, form, answer, thinking, sampling or Sampling(), markers, engine, batch_tokens, progress)
     name, folder = judge or held.name, None if path is None else Path(path)
     asked = [(c.id, p.ids) for c, p in zip(cases, prompts, strict=True)]
-    request = digest(repr((asked, form, answer, thinking, how.sampling, name, held.fingerprint)))
+    request = digest(repr((asked, form, answer, thinking, whole_labels, how.sampling, name, held.fingerprint)))
     if folder is not None and (kept := _kept(folder, request)) is not None:
         return kept
     readings = how.readings(held, cases, prompts, folder)
-    judged = _judged(held, form, readings, name, batch_tokens, progress)
+    judged = _judged(held, form, readings, name, whole_labels, batch_tokens, progress)
     if folder is not None:
         _keep(folder, request, judged, tokenizer)
     return judged
 
 
 def _judged(
-    model: Model, form: Format, readings: Sequence[Reading], judge: str, budget: int, progress: Progress | None
+    model: Model,
+    form: Format,
+    readings: Sequence[Reading],
+    judge: str,
+    whole_labels: bool,
+    budget: int,
+    progress: Progress | None,
 ) -> Judged:
     at = [k for k, r in enumerate(readings) if r.prefix is not None and r.encoded is not None]
     prefixes = [readings[k].prefix for k in at]
     strings = [readings[k].encoded.strings for k in at]  # type: ignore[union-attr]
+    strings = strings if whole_labels else [distinct(labels) for labels in strings]
     found = label_logprobs(model, prefixes, strings, token_budget=budget, progress=progress)  # type: ignore[arg-type]
     logps: dict[int, np.ndarray] = dict(zip(at, found, strict=True))
     rows = [_row(form, reading, judge, logps.get(k)) for k, reading in enumerate(readings)]

@@ -89,6 +89,22 @@ def extended(rollout: Rollout, ids: Sequence[int], id: str | None = None) -> Rol
     return replace(rollout, id=name, ids=whole, spans=spans, finish="given", n_forced=forced)
 
 
+def distinct(strings: Sequence[IdString]) -> tuple[IdString, ...]:
+    """The shortest beginning of each string that begins no other one.
+
+    Scoring these instead of whole labels needs far fewer passes where labels have several tokens (9 instead of 90 a
+    prompt for scores from 1 to 100 in a vocabulary of single digits). A beginning is a little likelier than its label:
+    it also counts what goes on otherwise, ``[87.5]`` for ``[87]``.
+    """
+    found = []
+    for string in strings:
+        n = next(
+            (k for k in range(1, len(string)) if sum(other[:k] == string[:k] for other in strings) == 1), len(string)
+        )
+        found.append(string[:n])
+    return tuple(found)
+
+
 def verdict_readout(
     name: str, encoded: Encoded, verdicts: Sequence[str], positive: str = "first", negative: str = "second"
 ) -> LogOddsReadout:
@@ -120,8 +136,8 @@ def label_logprobs(
 ) -> list[np.ndarray]:
     """Log-probability of every label string after its prefix, each token teacher-forced after those before it.
 
-    One forward pass per prefix and distinct beginning of a label, none of them longer than it must be; labels of one
-    token share a single pass.
+    One sequence per prefix and distinct ``label[:-1]``; labels of one token share one. :func:`distinct` makes labels
+    of many tokens cheaper.
 
     Args:
         model: the model.

@@ -17,7 +17,7 @@ from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.judge import VERDICT_COLUMNS, judge_items
 
-CUE_COLUMNS = ("cue", "condition", "target", "toward", "text", "place")
+CUE_COLUMNS = ("part", "arm", "target", "toward", "text", "place")
 
 
 def cue_study(
@@ -46,8 +46,8 @@ def cue_study(
         how: further arguments of :func:`judge_items`.
 
     Returns:
-        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``condition`` is ``plain``, ``control`` or ``cued``;
-        ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
+        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``part`` is the kind of cue; ``arm`` is ``plain``,
+        ``control`` or ``cued``; ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
 
     Raises:
         InputError: no cues, several kinds, two on one item; what :func:`judge_items` raises.
@@ -68,7 +68,7 @@ def cue_study(
         kept = {} if how.get("path") is None else {"path": Path(how["path"]) / condition}
         table = _judged(model, tokenizer, arms, format, orders, runs, {**how, **kept})
         found = [by_id[item] for item in table["item"]]
-        table["cue"], table["condition"] = [cue.kind for cue in found], condition
+        table["part"], table["arm"] = [cue.kind for cue in found], condition
         table["target"] = [
             cue.target or (order[1] if cue.kind == "reflection" and order else None)
             for cue, order in zip(found, table["order"], strict=True)

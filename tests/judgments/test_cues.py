@@ -105,18 +105,18 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
     assert not left
     table = cue_study(model, tok, cues, "mt_bench_pair")
     kinds = {"plain", "control", "cued"} if kind in TEXTED else {"control", "cued"}
-    assert set(table["condition"]) == kinds
+    assert set(table["arm"]) == kinds
     n = 1 if kind == "position" else 2
-    assert table.groupby("condition").size().to_dict() == dict.fromkeys(kinds, n * len(items))
+    assert table.groupby("arm").size().to_dict() == dict.fromkeys(kinds, n * len(items))
     if kind == "position":
-        cued = table[table["condition"] == "cued"]
+        cued = table[table["arm"] == "cued"]
         assert (cued["order"].str[0] == cued["target"]).all()
     if kind == "reflection":
         assert (table["target"] == table["order"].str[1]).all()
     else:
         assert (table["toward"] == "wrong").all()
     same = judge_items(model, tok, items, "mt_bench_pair").verdicts
-    plain = table[table["condition"] == ("plain" if kind in TEXTED else "control")]
+    plain = table[table["arm"] == ("plain" if kind in TEXTED else "control")]
     for row in plain.to_dict("records"):
         (twin,) = same[(same["item"] == row["item"]) & (same["order"] == row["order"])].to_dict("records")
         assert twin["p_first"] == pytest.approx(row["p_first"], abs=1e-6)
@@ -129,7 +129,7 @@ def test_a_study_runs_with_thinking_on_off_and_at_forced_lengths() -> None:
         table = cue_study(model, tok, cues, "pair_letter", orders=["AB"], thinking=thinking,
                           sampling=Sampling(max_new_tokens=6))  # fmt: skip
         drawn = thinking != "off"
-        assert (table["condition"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
+        assert (table["arm"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
         assert set(table["status"]) <= {"ok", "truncated", "shorter"}
 
 

@@ -20,7 +20,8 @@ from verdictscope.judgments import (
     read_items,
     verdict_readout,
 )
-from verdictscope.judgments.readings import own_verdict
+from verdictscope.judgments.labels import distinct
+from verdictscope.judgments.readings import Case, own_verdict
 from verdictscope.rollouts import Sampling, find_markers
 
 SETS = [
@@ -65,6 +66,25 @@ def test_probabilities_are_the_stock_models_own(item: Item, form: str) -> None:
     for k in range(0, len(labels), max(1, len(labels) // 7)):
         logp = plain_logprob(model, rollout.ids, encoded.strings[k])
         assert judged.labels["logp"][k] == pytest.approx(logp, abs=2e-4)
+
+
+def test_beginnings_that_tell_labels_apart_are_cheaper_and_at_least_as_likely() -> None:
+    model, tok = tiny_judge(), real("qwen")
+    assert distinct([(1, 9), (1, 0, 9), (8, 7, 9), (8, 8, 9)]) == ((1, 9), (1, 0), (8, 7), (8, 8))
+    form = load_format("trustjudge_100")
+    encoded = encode_labels(tok, [label.text for label in form.labels()], form.lead)
+    short = distinct(encoded.strings)
+    assert len({s[:-1] for s in encoded.strings if len(s) == 3}) == 90  # Qwen writes digits one by one
+    assert len({s[:-1] for s in short}) == 10  # 1 to 9, and 10 before 100
+    judged = judge_items(model, tok, [ANSWER], form, whole_labels=False)
+    row = judged.verdicts.iloc[0]
+    assert row["status"] == "ok"
+    assert 1 <= row["expected"] <= 100
+    (rollout,) = judged.rollouts
+    for k in (0, 8, 9, 86, 99):
+        logp = plain_logprob(model, rollout.ids, short[k])
+        assert judged.labels["logp"][k] == pytest.approx(logp, abs=2e-4)
+        assert logp >= plain_logprob(model, rollout.ids, encoded.strings[k])
 
 
 def test_the_readout_is_the_difference_of_the_labels() -> None:
@@ -152,8 +172,6 @@ class Says:
 
 
 def test_a_moved_option_is_told_in_the_items_own_letters() -> None:
-    from verdictscope.judgments.readings import Case
-
     moved = CHOICE.moved(1, 0)  # "two" is shown as A
     assert own_verdict("A", Case("c", moved, "", 0)) == "B"
     judged = judge_items(tiny_judge(), real("qwen"), [moved], "choice_letter")

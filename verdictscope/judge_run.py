@@ -1,0 +1,84 @@
+"""``verdictscope judge run``: a model judges a benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verdictscope.errors import InputError
+from verdictscope.progress import progress
+
+if TYPE_CHECKING:
+    from verdictscope.judgments import Judged, Reading
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub name or organism:NAME.")],
+    items: Annotated[str, typer.Argument(metavar="ITEMS", help="A file of items, or `hub` for the reader's dataset.")],
+    reader: Annotated[str, typer.Option("--reader", metavar="NAME", help="judgebench, llmbar, pandalm … ")],
+    format: Annotated[str, typer.Option("--format", metavar="NAME", help="arena_hard, pair_letter … or a TOML file.")],
+    part: Annotated[str | None, typer.Option("--part", help="Part of a hub dataset.")] = None,
+    orders: Annotated[str, typer.Option("--orders", help="AB, BA, random or AB,BA.")] = "AB,BA",
+    answer: Annotated[str, typer.Option("--answer", help="scored (labels teacher-forced) or written.")] = "scored",
+    thinking: Annotated[str, typer.Option("--thinking", help="off, on, template or a number of tokens.")] = "off",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Repeats per prompt.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 1024,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first rows.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the verdicts; an existing one goes on.")] = None,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1)] = 16_384,
+    dtype: Annotated[str, typer.Option("--dtype", help="As stored (auto), or a torch dtype.")] = "auto",
+    device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+    ] = False,
+) -> None:
+    """Let a model judge a benchmark; the verdicts, with their probabilities, go to a folder."""
+    from verdictscope.activations import load
+    from verdictscope.judgments import judge_items, load_format, read_items
+    from verdictscope.rollouts import Sampling
+    from verdictscope.sources import locate
+
+    read, form = read_items(items if items == "hub" else Path(items), reader, part, limit=limit), load_format(format)
+    judge = load(locate(model), dtype=dtype, device=device)
+    if judge.tokenizer is None:
+        raise InputError(f"{model} has no tokenizer: give a checkpoint with one")
+    folder = out or Path("runs") / f"judge_{Path(model).name}_{read.name}_{form.name}"
+    with progress("judge") as tick:
+        judged = judge_items(
+            judge,
+            judge.tokenizer,
+            read.items,
+            form,
+            orders.split(","),
+            answer=answer,
+            thinking=int(thinking) if thinking.isdigit() else thinking,
+            runs=runs,
+            sampling=Sampling(temperature, max_new_tokens=max_new_tokens, seed=seed),
+            judge=Path(model).name,
+            batch_tokens=batch_tokens,
+            path=folder,
+            progress=tick,
+        )
+    found = summary(read, judged, folder)
+    print(json.dumps(found) if as_json else "\n".join(f"{key:<10} {value}" for key, value in found.items()))
+
+
+def summary(read: Reading, judged: Judged, folder: Path) -> dict[str, Any]:
+    """What was read, what was judged, and how often it was right; figures come from ``judge metrics``."""
+    table = judged.verdicts
+    labelled = table[table["label"].notna()]
+    right = labelled["verdict"] == labelled["label"]  # unread is not right
+    return {
+        "folder": str(folder),
+        "rows": read.rows,
+        "items": len(read.items),
+        "problems": {kind: n for kind, n in read.counts.items() if n},
+        "verdicts": len(table),
+        "status": {str(k): int(n) for k, n in table["status"].value_counts().items()},
+        "accuracy": {order or "all": float(right[rows.index].mean()) for order, rows in labelled.groupby("order")},
+    }
