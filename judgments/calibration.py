@@ -24,9 +24,7 @@ def bin_of(confidence: Float[ndarray, " unit"], bins: int = BINS) -> ndarray:
     return np.searchsorted(edges, confidence, side="right")
 
 
-def reliability(
-    confidence: Column, right: Column, bins: int = BINS
-) -> pd.DataFrame:
+def reliability(confidence: Column, right: Column, bins: int = BINS) -> pd.DataFrame:
     """Confidence against the share that is right, a row per bin.
 
     Args:
@@ -55,9 +53,7 @@ def reliability(
     return pd.DataFrame(rows, columns=columns)
 
 
-def expected_calibration_error(
-    confidence: Column, right: Column, bins: int = BINS
-) -> float:
+def expected_calibration_error(confidence: Column, right: Column, bins: int = BINS) -> float:
     """Mean over verdicts of the gap between a bin's mean confidence and its share right.
 
     Args:

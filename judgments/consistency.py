@@ -26,9 +26,7 @@ def relation_of_orders(ab: ndarray, ba: ndarray) -> ndarray:
                     dtype=object)  # fmt: skip
 
 
-def relation_of_scores(
-    first: Column, second: Column, tolerance: float = 0.0
-) -> ndarray:
+def relation_of_scores(first: Column, second: Column, tolerance: float = 0.0) -> ndarray:
     """Relation of two scores, equal within ``tolerance``; ``None`` where one is NaN."""
     gap = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     said = np.where(gap > tolerance, "larger", np.where(gap < -tolerance, "smaller", "equal")).astype(object)

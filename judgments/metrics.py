@@ -268,9 +268,7 @@ def _figures(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFram
     verdict, label = (rows[c].to_numpy(dtype=object) for c in ("verdict", "label"))
     made = agreement_measures(verdict, label, view.categories, positive=view.positive)
     read, right = known(verdict), same(verdict, label)
-    made += [
-        share(f"says_{c}", verdict == c, read, f"share of {c} among the verdicts read") for c in view.categories
-    ]
+    made += [share(f"says_{c}", verdict == c, read, f"share of {c} among the verdicts read") for c in view.categories]
     made += calibration_measures(rows["probability"].to_numpy(dtype=float), right, read & known(label))
     if "candidate" in rows and rows["candidate"].nunique() > 2 and view.positive is not None:
         made += candidate_measures(verdict, label, rows["candidate"].to_numpy(dtype=object), view.positive)

@@ -178,9 +178,7 @@ def _scores(sums: ndarray, candidates: int, k: int, worth: ndarray) -> tuple[nda
     return observed, np.array(fixed), None
 
 
-def candidate_measures(
-    verdict: ndarray, label: ndarray, candidate: ndarray, positive: str
-) -> list[Measure]:
+def candidate_measures(verdict: ndarray, label: ndarray, candidate: ndarray, positive: str) -> list[Measure]:
     """Do judge and labels rank candidates alike? Scores are shares of the positive label, over items both know.
 
     Args:

@@ -1,4 +1,4 @@
-"""``verdictscope judge``: figures of recorded verdicts."""
+"""``verdictscope judge``: figures of recorded verdicts, and verdicts to be recorded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Annotated
 
 import typer
 
-judge_app = typer.Typer(help="Agreement, bias and calibration of judges.", no_args_is_help=True, rich_markup_mode=None)
+from verdictscope.judge_run import run
+
+judge_app = typer.Typer(
+    help="Verdicts of judges: agreement, bias, calibration.", no_args_is_help=True, rich_markup_mode=None
+)
 
 FORMATS = "judgebench, judging_the_judges, pandalm, rbd, xstest or llmbar"
 
 
 @judge_app.callback()
 def judge() -> None:
-    """Agreement, bias and calibration of judges."""
+    """Verdicts of judges: agreement, bias, calibration."""
 
 
 @judge_app.command("metrics")
@@ -54,3 +58,6 @@ def metrics(
             print(f"  {row.name:<24} {value}{interval:<20} n = {row.n}{missing}")
     for warning in found.warnings:
         print(f"note: {warning}")
+
+
+judge_app.command("run")(run)

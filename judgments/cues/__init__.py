@@ -3,7 +3,7 @@
 from verdictscope.judgments.cues.cue import KINDS, TEXTED, Arm, Cue, make_cue, make_cues, sentences, targets
 from verdictscope.judgments.cues.mitigations import examples, self_reflection, system_rules
 from verdictscope.judgments.cues.padding import count, matched
-from verdictscope.judgments.cues.study import CUE_COLUMNS, cue_study
+from verdictscope.judgments.cues.study import CUE_COLUMNS, cue_study, paired_arms
 
 __all__ = [
     "CUE_COLUMNS",
@@ -17,6 +17,7 @@ __all__ = [
     "make_cue",
     "make_cues",
     "matched",
+    "paired_arms",
     "self_reflection",
     "sentences",
     "system_rules",

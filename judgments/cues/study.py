@@ -12,10 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
+from verdictscope.judgments.bias import Cued
 from verdictscope.judgments.cues.cue import Arm, Cue
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import Item
-from verdictscope.judgments.judge import VERDICT_COLUMNS, judge_items
+from verdictscope.judgments.judge import judge_items
+from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 
 CUE_COLUMNS = ("part", "arm", "target", "toward", "text", "place")
 
@@ -83,6 +85,27 @@ def cue_study(
     joined = pd.concat(tables, ignore_index=True)
     rest = [name for name in joined.columns if name not in (*VERDICT_COLUMNS, *CUE_COLUMNS)]
     return joined[[*VERDICT_COLUMNS, *CUE_COLUMNS, *rest]]
+
+
+def paired_arms(table: pd.DataFrame) -> Cued:
+    """A study's control and cued verdicts side by side, for :func:`verdictscope.judgments.cue_measures`.
+
+    Args:
+        table: of :func:`cue_study`. Rows are matched by item and order (by item alone where the cue fixes the order);
+            of a repeated control its first run counts, the others are the noise floor.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    keys = ["item"] if (table["part"] == "position").all() else ["item", "order"]
+    first = table[table["run"] == 0]
+    arms = {name: first[first["arm"] == name].set_index(keys) for name in ("control", "cued")}
+    if missing := [name for name, rows in arms.items() if rows.empty]:
+        raise InputError(f"the study has no arm {missing[0]}: give the whole table of cue_study")
+    cued = arms["cued"]
+    control = arms["control"]["verdict"].reindex(cued.index)
+    columns = (cued["group"], control, cued["verdict"], cued["label"], cued["target"])
+    return Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
 
 
 def _arm(cue: Cue, condition: str) -> Arm:

@@ -85,9 +85,9 @@ def _predictions(path: Path, rows: list[tuple[int, Any]], biases: list[str]) -> 
     return Log("rbd", table, tuple(views), account.problems(), account.rows)
 
 
-def _row(common: Mapping[str, Any], part: str, order: str, arm: str, verdict: str | None, status: str) -> dict[
-    str, Any
-]:
+def _row(
+    common: Mapping[str, Any], part: str, order: str, arm: str, verdict: str | None, status: str
+) -> dict[str, Any]:
     shown = shown_as(verdict, order)
     return {**common, "order": order, "verdict": verdict, "shown": shown, "status": status, "part": part, "arm": arm,
             "source": f"rbd/{part}"}  # fmt: skip
@@ -204,9 +204,7 @@ def _answer(text: Any) -> str | None:
 
 def _recorded(row: Row, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     text = str(row.get("llm_judgment") or "")
-    found = re.search(
-        r"Original Order\W*\[?\s*Output \(([ab])\).*?Swapped Order\W*\[?\s*Output \(([ab])\)", text, re.S
-    )
+    found = re.search(r"Original Order\W*\[?\s*Output \(([ab])\).*?Swapped Order\W*\[?\s*Output \(([ab])\)", text, re.S)
     judge = str(row.get("llm_judge_model") or "judge")
     rows = []
     for k, order in enumerate(("AB", "BA")):

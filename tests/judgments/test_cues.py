@@ -8,12 +8,13 @@ import pytest
 
 from tests.judgments.judge_worlds import ANSWER, BASES, CHOICE, PAIR, real, tiny_judge
 from verdictscope.errors import InputError
-from verdictscope.judgments import ask, cue_study, judge_items, load_format, make_cue, make_cues, rendered
+from verdictscope.judgments import ask, cue_measures, cue_study, judge_items, load_format, make_cue, make_cues, rendered
 from verdictscope.judgments.cues import (
     KINDS,
     TEXTED,
     examples,
     matched,
+    paired_arms,
     self_reflection,
     sentences,
     system_rules,
@@ -115,6 +116,9 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
         assert (table["target"] == table["order"].str[1]).all()
     else:
         assert (table["toward"] == "wrong").all()
+    figures = {m.name: m for m in cue_measures(paired_arms(table))}
+    assert figures["flip_rate"].used.sum() == (len(items) if kind == "position" else 2 * len(items))
+    assert figures["follow_rate"].used.sum() == figures["flip_rate"].used.sum()
     same = judge_items(model, tok, items, "mt_bench_pair").verdicts
     plain = table[table["arm"] == ("plain" if kind in TEXTED else "control")]
     for row in plain.to_dict("records"):

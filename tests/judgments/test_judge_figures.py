@@ -224,9 +224,7 @@ def test_self_consistency_against_all_pairs_of_runs() -> None:
         for i in range(30) for r in range(4)
     ]  # fmt: skip
     found = verdict_metrics(verdicts_frame(rows), resamples=20)
-    by_item = [
-        [v for v in (r["verdict"] for r in rows if r["item"] == f"i{i}") if v is not None] for i in range(30)
-    ]
+    by_item = [[v for v in (r["verdict"] for r in rows if r["item"] == f"i{i}") if v is not None] for i in range(30)]
     each = [np.mean([a == b for a, b in combinations(said, 2)]) for said in by_item if len(said) > 1]
     assert found.value("self_consistency") == pytest.approx(np.mean(each), **EXACT)
     assert found.table["name"].iloc[0] == "repeat_flip_rate"  # the floor stands first
