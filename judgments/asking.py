@@ -213,9 +213,9 @@ def spelled(tokenizer: PreTrainedTokenizerBase, prompt: RenderedPrompt) -> Rende
 
 def spelled_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[int, ...]:
     """Token ids with every control token among them spelled in ordinary ones."""
-    controls = control_tokens(tokenizer)
-    if not set(ids) & set(controls):
+    if not set(ids) & set(tokenizer.added_tokens_decoder):  # nearly always: nothing to look for
         return tuple(ids)
+    controls = control_tokens(tokenizer)
     parts = [_spelling(tokenizer, controls[i], controls) if i in controls else (i,) for i in ids]
     return tuple(i for part in parts for i in part)
 

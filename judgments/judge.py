@@ -69,6 +69,7 @@ def judge_items(
     *,
     answer: str = "scored",
     thinking: str | int = "off",
+    waits: int = 0,
     whole_labels: bool = True,
     runs: int = 1,
     sampling: Sampling | None = None,
@@ -94,6 +95,8 @@ def judge_items(
         answer: ``scored`` or ``written``, see above. A scored verdict is the likeliest one.
         thinking: ``off`` (an empty block), ``on``, ``template`` (as the chat template renders it), or a number of
             tokens after which thinking is closed. A judge that knows no thinking takes ``off`` and ``template``.
+        waits: how often thinking that would close is kept going by "Wait" (:func:`verdictscope.rollouts.prolong`); a
+            judge whose thinking does not close is left as it is.
         whole_labels: score every token of a label; otherwise only as many as tell it from the others
             (:func:`verdictscope.judgments.labels.distinct`), which costs far less on scales of two-digit scores.
         runs: repeats per prompt; the noise floor of a sampling judge.
@@ -115,10 +118,11 @@ def judge_items(
     form, held = load_format(format), as_model(model)
     cases = make_cases(form, items, orders, runs)
     prompts = make_prompts(tokenizer, form, cases, insertions, transforms, template_kwargs)
-    how = Asking(tokenizer, form, answer, thinking, sampling or Sampling(), markers, engine, batch_tokens, progress)
+    drawn = sampling or Sampling()
+    how = Asking(tokenizer, form, answer, thinking, drawn, markers, engine, batch_tokens, progress, waits)
     name, folder = judge or held.name, None if path is None else Path(path)
     asked = [(c.id, p.ids) for c, p in zip(cases, prompts, strict=True)]
-    request = digest(repr((asked, form, answer, thinking, whole_labels, how.sampling, name, held.fingerprint)))
+    request = digest(repr((asked, form, answer, thinking, waits, whole_labels, drawn, name, held.fingerprint)))
     if folder is not None and (kept := _kept(folder, request)) is not None:
         return kept
     readings = how.readings(held, cases, prompts, folder)

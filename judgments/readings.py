@@ -28,6 +28,7 @@ from verdictscope.rollouts import (
     cut,
     find_markers,
     pieces,
+    prolong,
     until_answer,
 )
 from verdictscope.rollouts.engines.requests import Engine
@@ -137,7 +138,7 @@ class Asking:
     """How prompts become readings.
 
     Attributes:
-        tokenizer, form, answer, thinking, sampling, markers, engine, batch_tokens, progress: as of
+        tokenizer, form, answer, thinking, sampling, markers, engine, batch_tokens, progress, waits: as of
             :func:`verdictscope.judgments.judge_items`.
 
     Raises:
@@ -153,6 +154,7 @@ class Asking:
     engine: str | Engine = "huggingface"
     batch_tokens: int = 16_384
     progress: Progress | None = None
+    waits: int = 0
     forcer: Forcer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,8 @@ class Asking:
         named = self.thinking in ("template", "on", "off")
         if not named and (isinstance(self.thinking, str | bool) or self.thinking < 0):
             raise InputError(f"thinking {self.thinking!r} is none of off, on, template or a number of tokens")
+        if self.waits and (self.waits < 0 or self.thinking not in ("on", "template")):
+            raise InputError(f"waits={self.waits} is for thinking that is on: use thinking='on' and waits of 0 or more")
         if self.markers is None:
             self.markers = find_markers(self.tokenizer)
         if self.markers is not None and getattr(self.tokenizer, "chat_template", None):
@@ -174,11 +178,13 @@ class Asking:
     ) -> list[Reading]:
         """The place of every case's verdict; writes what must be written."""
         given = [self._given(case, prompt) for case, prompt in zip(cases, prompts, strict=True)]
-        if self.thinking in ("off", "template") and self.answer == "scored":
+        if self.thinking in ("off", "template") and self.answer == "scored" and not self.waits:
             return [self._scored(case, rollout) for case, (rollout, _) in zip(cases, given, strict=True)]
         jobs = [_job(rollout, start) for rollout, start in given]
         only_thinking = self.answer == "scored" or not isinstance(self.thinking, str)
         written = self._write(model, jobs, folder, "written", only_thinking)
+        if self.waits:
+            written = self._prolonged(model, written, folder)
         if isinstance(self.thinking, str) and self.answer == "written":
             return [self._parsed(case, rollout) for case, rollout in zip(cases, written, strict=True)]
         closed = [self._closed(rollout) for rollout in written]
@@ -207,6 +213,15 @@ class Asking:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         return write.write(jobs, None if folder is None else folder / f"{name}.parquet", self.progress)
+
+    def _prolonged(self, model: Model, written: list[Rollout], folder: Path | None) -> list[Rollout]:
+        """Thinking that closed, kept going; every rollout under the name it had."""
+        path = None if folder is None else folder / "prolonged.parquet"
+        more = {"batch_tokens": self.batch_tokens, "engine": self.engine}
+        made = prolong(model.hf, self.tokenizer, written, self.sampling, times=self.waits, path=path,
+                       markers=self.markers, **more)  # fmt: skip
+        longer = {rollout.tags["parent"]: rollout for rollout in made}
+        return [replace(longer[r.id], id=r.id, tags=r.tags) if r.id in longer else r for r in written]
 
     def _closed(self, rollout: Rollout) -> tuple[Rollout | None, str]:
         """The rollout up to its answer, thinking closed where it is to be; or ``None`` and why there is none."""

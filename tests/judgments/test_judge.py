@@ -23,6 +23,7 @@ from verdictscope.judgments import (
 from verdictscope.judgments.labels import distinct
 from verdictscope.judgments.readings import Case, own_verdict
 from verdictscope.rollouts import Sampling, find_markers
+from verdictscope.rollouts.engines.requests import Written
 
 SETS = [
     ("judgebench/claude-3-5-sonnet.jsonl", "judgebench", "arena_hard"),
@@ -121,6 +122,34 @@ def test_thinking_on_off_and_at_a_forced_length(thinking: str | int, answer: str
         assert set(table["status"]) <= {"ok", "truncated"}
 
 
+def test_thinking_is_kept_going() -> None:
+    model, tok = tiny_judge(), real("qwen")
+
+    class Closes(Says):
+        """Closes its thinking after a word, every time it is asked."""
+
+        def write(self, requests, sampling, eos):  # type: ignore[no-untyped-def]
+            ids = tuple(tok(" hm\n</think>\n\nA<|im_end|>", add_special_tokens=False)["input_ids"])
+            ends = [k for k, i in enumerate(ids) if i in eos]
+            for k in range(len(requests)):
+                yield [Written(k, ids[: ends[0] + 1], "stop")]
+
+    how = {"thinking": "on", "engine": Closes([], 0)}
+    plain = judge_items(model, tok, [PAIR], "pair_letter", answer="written", **how)
+    longer = judge_items(model, tok, [PAIR], "pair_letter", answer="written", waits=2, **how)
+    assert (plain.verdicts["verdict"] == longer.verdicts["verdict"]).all()
+    for before, after in zip(plain.written, longer.written, strict=True):
+        assert before.id == after.id
+        said = tok.decode(list(after.ids[len(before.ids) - 8 :]))
+        assert said.count("Wait") == 2
+        assert said.count("</think>") == 1
+    scored = judge_items(model, tok, [PAIR], "pair_letter", waits=2, **how)
+    assert (scored.verdicts["n_thinking"] > plain.verdicts["n_thinking"]).all()
+    assert (scored.verdicts["status"] == "ok").all()
+    with pytest.raises(InputError, match="is for thinking that is on"):
+        judge_items(model, tok, [PAIR], "pair_letter", waits=1)
+
+
 def test_a_written_verdict_has_its_probability_and_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tok = tiny_judge(), real("qwen")
     said = [
@@ -161,8 +190,6 @@ class Says:
         return {}
 
     def write(self, requests, sampling, eos):  # type: ignore[no-untyped-def]
-        from verdictscope.rollouts.engines.requests import Written
-
         for k, ids in enumerate(self.words[: len(requests)]):
             text = ids if ids[-1] == self.end or k == 1 else (*ids, self.end)
             yield [Written(k, text, "length" if k == 1 else "stop")]
