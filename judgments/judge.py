@@ -143,6 +143,7 @@ def _judged(
 ) -> Judged:
     at = [k for k, r in enumerate(readings) if r.prefix is not None and r.encoded is not None]
     prefixes = [readings[k].prefix for k in at]
+    _check_context(model, [p for p in prefixes if p is not None])
     strings = [readings[k].encoded.strings for k in at]  # type: ignore[union-attr]
     strings = strings if whole_labels else [distinct(labels) for labels in strings]
     found = label_logprobs(model, prefixes, strings, token_budget=budget, progress=progress)  # type: ignore[arg-type]
@@ -156,6 +157,16 @@ def _judged(
         table[name] = table[name].astype(object).where(table[name].notna(), None)
     lines = pd.DataFrame(labels, columns=["rollout", "said", "verdict", "value", "logp"])
     return Judged(table, lines, tuple(p for p in prefixes if p is not None), written)
+
+
+def _check_context(model: Model, prefixes: Sequence[Rollout]) -> None:
+    """A prompt beyond the model's positions would be read, and read wrongly."""
+    limit = getattr(model.hf.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is not None and (long := [r for r in prefixes if len(r) > limit]):
+        raise InputError(
+            f"{len(long)} of {len(prefixes)} prompts do not fit the judge's context of {limit} tokens, {long[0].id} "
+            f"with {len(long[0])} first: leave those items out, or take another judge"
+        )
 
 
 def _row(form: Format, reading: Reading, judge: str, logp: np.ndarray | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,5 +230,8 @@ def test_errors() -> None:
         judge_items(model, tok, [PAIR], "pair_letter", answer="both")
     with pytest.raises(InputError, match="knows no thinking"):
         judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", thinking="on")
+    endless = replace(PAIR, a="word " * 70_000)
+    with pytest.raises(InputError, match="1 of 1 prompts do not fit the judge's context of 65536 tokens, p/AB/0 with"):
+        judge_items(model, tok, [endless], "pair_letter", orders=["AB"])
     drawn = judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", orders=["random"])
     assert drawn.verdicts["order"][0] in ("AB", "BA")
