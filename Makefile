@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence notebooks readme refusal lint install install-dev organisms clean families
+.PHONY: demo test evidence notebooks readme repair refusal lint install install-dev organisms clean families
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -21,6 +21,9 @@ notebooks: install-dev ## run the notebooks anew in a clean kernel and store the
 
 probes: install-dev    ## put what `make evidence` measured into docs/probes.md
 	$(BIN)/python docs/probes.py
+
+repair: install-dev    ## write docs/repair.md and its figure from what `make evidence` measured
+	$(BIN)/python docs/repair.py
 
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)
@@ -55,7 +58,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,repair]"
 	@touch $@
 
 clean:

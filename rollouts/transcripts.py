@@ -82,6 +82,8 @@ def import_transcripts(
     for name, found in read_transcripts(path):
         if isinstance(found, Transcript) and found.id in seen:
             found = f"the id {found.id!r} occurs twice"
+        if isinstance(found, Transcript) and _not_unicode(found):
+            found = "its text is not valid Unicode (a lone surrogate)"
         if isinstance(found, Transcript):
             try:
                 rollout = _rollout(found, tokenizer, segmenter, markers, template_kwargs)
@@ -99,6 +101,12 @@ def import_transcripts(
     report = pd.DataFrame(rows, columns=["rollout", "status", "reason"])
     report["reason"] = pd.Series([reason for *_, reason in rows], dtype=object)  # None stays None
     return Imported(tuple(rollouts), report)
+
+
+def _not_unicode(one: Transcript) -> bool:
+    """Whether a text holds half of a surrogate pair, which no tokenizer takes."""
+    texts = [one.id, one.group, one.content, one.reasoning or "", *(m["content"] for m in one.messages)]
+    return any("\ud800" <= char <= "\udfff" for text in texts for char in text)
 
 
 def _rollout(

@@ -15,6 +15,7 @@ import typer
 from verdictscope.errors import InputError, disk_error
 from verdictscope.judge_cli import judge_app
 from verdictscope.progress import Tick, progress
+from verdictscope.training_commands import register
 
 app = typer.Typer(
     help="Why language models refuse, comply and judge as they do.",
@@ -28,6 +29,7 @@ organisms_app = typer.Typer(
 )
 app.add_typer(organisms_app, name="organisms")
 app.add_typer(judge_app, name="judge")
+register(app)
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
 Out = Annotated[

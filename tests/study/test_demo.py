@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,19 @@ def test_after_a_swap_the_swapped_heads_are_named(summary: dict[str, Any], promp
     swap_heads_within_groups(model)
     found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
     assert found == [(layer, head ^ 1) for layer, head in summary["heads"]["top"]]
+
+
+def test_a_run_gives_training_data(run: Path, call: Callable[..., Any], tmp_path: Path) -> None:
+    done = call("select", run, "--budget", 5, "--benign-ratio", 1, "--out", tmp_path / "data", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert (told["safe_from"], told["counts"]["chosen"], told["mixed"]["benign"]) == ("twin", 5, 5)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "prompt_completion.jsonl").read_text().splitlines()]
+    labels = pd.read_parquet(run / "labels.parquet")
+    unseen = set(labels.loc[labels["part"] == "test", "group"])
+    assert not unseen & {row["group"] for row in rows}  # the test part is left to measure on
+    safety = [row for row in rows if row["kind"] == "safety"]
+    assert all(row["completion"].startswith("<think>") for row in rows)
+    assert all(re.search(r"</think>\n\n(sorry|i (cannot|will not))", row["completion"]) for row in safety)
+    lost = call("select", run, "--safe", "nobody", "--out", tmp_path / "lost")
+    assert (lost.code, "run" in lost.err) == (2, True)
