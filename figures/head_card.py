@@ -49,9 +49,9 @@ def head_card_figure(table: pd.DataFrame, head: str, readout: str, positions: st
 
 
 def _word(text: object) -> str:
-    shown = visible(str(text))
-    shown = shown if len(shown) <= _CLIP else shown[: _CLIP - 1] + "…"
-    return f"“{shown}”".replace("\n", "⏎")
+    """A token in quotes, on one line: `visible` leaves line ends and tabs behind their signs."""
+    shown = visible(str(text)).replace("\n", "").replace("\t", "")
+    return f"“{shown if len(shown) <= _CLIP else shown[: _CLIP - 1] + '…'}”"
 
 
 def _bar_names(ax: Axes, names: list[str]) -> None:

@@ -7,7 +7,7 @@ norm is taken as the one it had. So ``logit = Σ_c <γ ⊙ w, c> / rms(h) + bias
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Readout, passes
@@ -179,28 +179,12 @@ def attribute(
     components = Components(model, form, positions)
     split = _source_shares(components, sources)
     gathered = Gathered(split.heads, sources != "all")
-    listeners = [components, split] if split.heads else [components]
-    blocks: list[dict[Part, ndarray]] = []
-    tables = []
-    for done in passes(model, rollouts, score=[replace(readout, positions=positions)], plan=plan, moments=listeners):
-        if done.scores.empty:
-            continue
-        found = components.result(done.scores)
-        weights, extra = form.mix(np.sum(list(found.values()), axis=0))
-        mixed = {part: (share * weights).sum(axis=1) for part, share in found.items()}
-        blocks.append(mixed | {(name, -1, -1): values for name, values in extra.items()})
-        tables.append(done.scores)
-        if split.heads:
-            gathered.add(split.result(weights))
-    if not tables:
+    batches = list(_batches(model, rollouts, replace(readout, positions=positions), plan, split, gathered))
+    if not batches:
         raise InputError(f"positions {positions!r} exist in none of the {len(rollouts)} rollouts")
-    rows = pd.concat(tables, ignore_index=True)
-    at = {r.id: i for i, r in enumerate(rollouts)}
-    order = np.argsort(rows["rollout"].map(at).to_numpy(), kind="stable")
-    rows = rows.iloc[order].reset_index(drop=True)
-    parts = tuple(blocks[0])
-    shares = np.stack([np.concatenate([block[part] for block in blocks]) for part in parts])[:, order]
-    groups = tuple(rollouts[at[i]].group for i in rows["rollout"])
+    parts, shares, rows, order = _joined(batches, rollouts)
+    group_of = {r.id: r.group for r in rollouts}
+    groups = tuple(group_of[i] for i in rows["rollout"])
     own = shares[[parts.index(("head", *head)) for head in split.heads]]
     result = Attribution(
         readout=readout.name,
@@ -217,6 +201,44 @@ def attribute(
     if strict:
         result.check()
     return result
+
+
+Batch = tuple[dict[Part, ndarray], pd.DataFrame]
+"""Shares of a batch's rows by part, and its score table."""
+
+
+def _batches(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    plan: BatchPlan | None,
+    split: SourceShares,
+    gathered: Gathered,
+) -> Iterator[Batch]:
+    """Runs the model; what is not linear in the readout is put to the parts of every batch."""
+    components = split.components
+    listeners = [components, split] if split.heads else [components]
+    for done in passes(model, rollouts, score=[readout], plan=plan, moments=listeners):
+        if done.scores.empty:
+            continue
+        found = components.result(done.scores)
+        weights, extra = components.form.mix(np.sum(list(found.values()), axis=0))
+        if split.heads:
+            gathered.add(split.result(weights))
+        mixed = {part: (share * weights).sum(axis=1) for part, share in found.items()}
+        yield mixed | {(name, -1, -1): values for name, values in extra.items()}, done.scores
+
+
+def _joined(
+    batches: Sequence[Batch], rollouts: Sequence[Rollout]
+) -> tuple[tuple[Part, ...], Float[ndarray, "part row"], pd.DataFrame, Int[ndarray, " row"]]:
+    """Parts, shares and rows in the rollouts' order, and how the batches' rows were put in it."""
+    rows = pd.concat([scores for _, scores in batches], ignore_index=True)
+    at = {r.id: i for i, r in enumerate(rollouts)}
+    order = np.argsort(rows["rollout"].map(at).to_numpy(), kind="stable")
+    parts = tuple(batches[0][0])
+    shares = np.stack([np.concatenate([found[part] for found, _ in batches]) for part in parts])
+    return parts, shares[:, order], rows.iloc[order].reset_index(drop=True), order
 
 
 def _source_shares(components: Components, sources: Sequence[Head] | str) -> SourceShares:

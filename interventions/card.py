@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 TOP = 8
 """Tokens of each kind on a card."""
+WORDS = {
+    "readout": "readout, untouched",
+    "share": "its direct share",
+    "effect": "change when zeroed",
+    "probe": "its own probe",
+}
 ABOUT = (
     "What this does not show: what a token stands for by this layer (earlier layers moved things there), heads that "
     "would stand in if this one were gone, and that a head whose output a probe can read uses what it says."
@@ -99,14 +106,15 @@ class HeadCard:
         numbers = effects_frame(self.numbers)[["name", "estimate", "low", "high", "n", "unit"]]
         wide = self.segments.pivot(index="segment", columns="quantity", values="estimate")
         segments = wide.reindex(self.segments["segment"].unique())[list(QUANTITIES)].reset_index()
+        segments.columns.name = None
         blocks = [
-            ("What it does", numbers),
+            ("What it does", numbers.assign(name=numbers["name"].map(lambda name: WORDS.get(name, name)))),
             (f"Where it looks from {self.positions}, and where its share comes from", segments),
             ("and by token", self.tokens.assign(token=self.tokens["token"].map(visible))),
             ("What it writes", self._written()),
         ]
         tables = "".join(f"<h4>{escape(title)}</h4>{_html(table)}" for title, table in blocks if len(table))
-        notes = "".join(f"<p>{escape(note)}</p>" for note in (*self.notes, ABOUT))
+        notes = "".join(f"<p>{escape(note.rstrip('.'))}.</p>" for note in (*self.notes, ABOUT))
         return f"<h3>Head {self.name}, {escape(self.readout)}</h3>{tables}{notes}"
 
     def _written(self) -> pd.DataFrame:
@@ -156,21 +164,14 @@ def head_card(
             taken apart.
     """
     head = (int(head[0]), int(head[1]))
-    looked = attribute(model, rollouts, readout, positions=positions, sources=[head], plan=plan, seed=seed)
     at = readout.positions
-    same = at == positions
-    read = looked if same else attribute(
-        model, rollouts, readout, positions=at, sources=[head], plan=plan, seed=seed
-    )  # fmt: skip
+    apart = partial(attribute, model, rollouts, readout, sources=[head], plan=plan, seed=seed)
+    looked = apart(positions=positions)
+    read = looked if at == positions else apart(positions=at)
     numbers = _numbers(model, rollouts, head, readout, read, edit_positions, plan, seed)
     notes = [*looked.notes]
     if labels is not None:
         numbers.append(_probe(model, labelled or rollouts, head, labels, at, seed))
-    try:
-        writes = _writes(model, rollouts, head, at, top, plan, notes)
-    except InputError as error:
-        writes = token_frame((), np.zeros((0, 1)), (), top)
-        notes.append(f"What the head writes cannot be read as tokens: {error}")
     return HeadCard(
         head=head,
         readout=readout.name,
@@ -178,7 +179,7 @@ def head_card(
         numbers=tuple(numbers),
         segments=_segments(looked, read),
         tokens=_tokens(model, rollouts, looked, read, top),
-        writes=writes,
+        writes=_writes(model, rollouts, head, at, top, plan, notes),
         notes=tuple(notes),
     )
 
@@ -234,7 +235,12 @@ def _writes(
     plan: BatchPlan | None,
     notes: list[str],
 ) -> pd.DataFrame:
-    written = mean_written(model, rollouts, head, at, plan)
+    try:
+        written = mean_written(model, rollouts, head, at, plan)
+        logit_weights(model, written[None])
+    except InputError as error:
+        notes.append(f"What the head writes cannot be read as tokens: {error}")
+        return token_frame((), np.zeros((0, 1)), (), top)
     names, vectors = ["written"], [written[None]]
     try:
         directions, sizes = ov_directions(model, head, written)

@@ -144,5 +144,6 @@ def test_hostile_text_stays_text() -> None:
     figure.canvas.draw()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
     assert any("$" in name for name in names)
+    assert "“line⏎end” thinking" in names
     assert not any("\u202e" in name or "\n" in name for name in names)
     assert set(card.to_frame()["part"]) == {"number", "segment", "token", "writes"}
