@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Result, interleave, say
+from benchmarks.lens import boot
 from benchmarks.memory import peaks
 from benchmarks.random_models import parameters, random_model, random_rollouts
 from verdictscope.activations import BatchPlan, Model, Site, collect, resolve
@@ -141,20 +142,7 @@ class Work:
 
     def transformer_lens(self) -> Callable[[], Any]:
         """TransformerLens's bridge on a copy of the model."""
-        from tokenizers import Tokenizer, models
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-        hf = copy.deepcopy(self.model.hf)
-        hf.config.architectures = [type(hf).__name__]
-        words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(4096)}, unk_token="w0"))
-        with tempfile.TemporaryDirectory() as folder:
-            made = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", bos_token="w1", eos_token="w2")
-            made.save_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)  # the bridge loads it again from where it came
-            bridge = TransformerBridge.boot_transformers(
-                "random", hf_model=hf, tokenizer=tokenizer, device=str(self.model.device)
-            )
+        bridge = boot(copy.deepcopy(self.model.hf), 4096, str(self.model.device))
         names = [f"blocks.{layer}.hook_out" for layer in range(self.model.n_layers)]
 
         @torch.no_grad()
