@@ -4,6 +4,6 @@ What an edit leaves untouched is not run again: nothing before its layer, nothin
 it acts on the last tokens only, nothing before them.
 """
 
-from verdictscope.interventions.replay.replay import Computed, NotReplayed, Readings, replay
+from verdictscope.interventions.replay.running import Computed, NotReplayed, Readings, replay
 
 __all__ = ["Computed", "NotReplayed", "Readings", "replay"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from verdictscope.activations.batch import Where, execute
 from verdictscope.activations.transfer import out_of_memory
 
 if TYPE_CHECKING:
-    from verdictscope.interventions.replay.replay import Batched
+    from verdictscope.interventions.replay.running import Batched
 
 FLOORS = 5
 """A replay may differ by so many noise floors, or by ``LEAST`` where that is more."""
@@ -26,50 +27,57 @@ class NotReplayed(Exception):
     """Replay differs from a whole pass on this model, or cannot be run on it."""
 
 
-def verify(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int, worst: float | None) -> float:
-    """Nothing edited must equal the clean pass, and one edit a whole pass under hooks.
+def verify(
+    batched: Batched, first: Int[np.ndarray, " sequence"], edits: Sequence[int], worst: float | None
+) -> float | None:
+    """Nothing edited must equal the clean pass, and of each kind of edit one drawn at random a whole pass under hooks.
 
     Args:
         batched: the rollouts and their clean pass.
         first: where the windows begin.
-        edit: the edit tried.
+        edits: which edits are to be replayed.
         worst: the largest difference so far.
 
     Returns:
-        The largest relative difference of the rows read, this one included.
+        The largest relative difference of the rows read, these included.
 
     Raises:
         NotReplayed: it exceeds the noise floor.
     """
-    known = _verified.setdefault(batched.job.model.hf, {})
-    key = _kind(batched, first, edit)
-    if key not in known:
-        try:
-            known[key] = _difference(batched, first, edit)
-        except Exception as error:  # a model's own code may fail in any way when it is started in the middle
-            if out_of_memory(error):
-                raise
-            raise NotReplayed(f"it could not be restarted ({type(error).__name__}: {str(error)[:200]})") from error
-    if not known[key] <= LEAST and not known[key] <= (allowed := FLOORS * batched.job.model.noise_floor):
-        raise NotReplayed(f"replay differs from a whole pass by {known[key]:.1e} (allowed is {allowed:.1e})")
-    return max(known[key], worst or 0.0)
+    model = batched.job.model
+    known = _verified.setdefault(model.hf, {})
+    lowest = min(batched.job.starts[i] for i in edits)
+    drawn = [edits[i] for i in np.random.default_rng(0).permutation(len(edits))]
+    drawn.sort(key=lambda i: batched.job.starts[i] > lowest)  # the last of a kind counts: one that passes blocks by
+    for kind, edit in {_kind(batched, first, i): i for i in drawn}.items():
+        if kind not in known:
+            try:
+                known[kind] = _difference(batched, first, edit, lowest)
+            except Exception as error:  # a model's own code may fail in any way when it is started in the middle
+                if out_of_memory(error):
+                    raise
+                raise NotReplayed(f"it could not be started there ({type(error).__name__}: {error})") from error
+        if not known[kind] <= LEAST and not known[kind] <= (allowed := FLOORS * model.noise_floor):
+            raise NotReplayed(f"replay differs from a whole pass by {known[kind]:.1e} (allowed is {allowed:.1e})")
+        worst = max(known[kind], worst or 0.0)
+    return worst
 
 
 def _kind(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int) -> tuple:
-    """What tells replays of one model apart: sites, prefix or not, which layers were masked how, what is read."""
+    """What tells replays of one model apart: sites, prefix or not, masks given or not, what is read, the kernel."""
     job, memory = batched.job, batched.memory
     assert memory is not None
-    masks = tuple(kept.mask is None for kept in memory.kept.values())
+    masks = tuple(sorted({kept.mask is None for kept in memory.kept.values()})) if first.any() else ()
     sites = tuple(sorted({site.name for site in job.writes[edit]}))
-    kernel = job.model.hf.config._attn_implementation
-    return sites, bool(first.any()), len(first) > 1, masks, type(job.readout).__name__, batched.asked.top, kernel
+    return sites, bool(first.any()), masks, type(job.readout).__name__, job.model.hf.config._attn_implementation
 
 
-def _difference(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int) -> float:
+def _difference(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int, lowest: int) -> float:
+    """Three passes: nothing edited from the lowest layer on, the edit from its own, and the whole one."""
     job, asked = batched.job, batched.asked
     writes = job.writes[edit]
-    rows = batched.run(first, job.starts[edit], [{}, writes])
-    idle, edited = rows.chunk(2)
+    idle = batched.run(first, lowest, [{}])
+    edited = batched.run(first, job.starts[edit], [writes])
     where = Where(asked.sequences, asked.tokens, job.model.device)
     whole = asked.read(lambda taps, at: execute(job.model, asked.batch, taps, writes, at), where)
     return max(_apart(idle, batched.clean), _apart(edited, whole))

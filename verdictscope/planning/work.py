@@ -169,7 +169,7 @@ class Counting:
             what: in words.
             rollouts: what is read.
             starts: for every edit of all positions, the first layer that it changes.
-            verified: whether replay was verified on this model before; else two passes do it.
+            verified: whether replay was verified on this model before; else three passes do it.
         """
         shape, budget = self.shape, self.default_budget()
         stems = sorted({s[:-1] for s in self.outlook.label_strings if len(s) > 1}) or [()]
@@ -182,7 +182,7 @@ class Counting:
             wanted, width = sum(len(stem) + 1 for stem in stems) * len(part), max(lanes)
             room = room_for(len(lanes), width, 0, budget, wanted * shape.vocab)
             found = chunks(starts, shape.n_layers - 1, width, room)
-            passes += 1 + len(found) + (0 if verified else 2)
+            passes += 1 + len(found) + (0 if verified else 3)
             flops += shape.flops(len(lanes), width, wanted)
             for chunk in found:
                 rows, made = len(lanes) * len(chunk.members), wanted * len(chunk.members)

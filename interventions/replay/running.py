@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap
 from verdictscope.activations.batch import Where
 from verdictscope.activations.restart import Memory, no_prefix_reason, remember
+from verdictscope.activations.sites import FrozenPositions, freeze
 from verdictscope.activations.transfer import out_of_memory, release_memory
 from verdictscope.activations.variants import Layout, Writes, run_variants
 from verdictscope.interventions.edits import Edit, compile_edits
@@ -121,7 +121,7 @@ def replay(
         nonlocal done
         done += readings
         if progress:
-            progress(done // len(rollouts), len(edits))
+            progress(min(done // len(rollouts), len(edits)), len(edits))
 
     job = Job(model, readout, edits, plan.token_budget, tick)
     base, edited = np.zeros(len(rollouts)), np.zeros((len(edits), len(rollouts)))
@@ -130,8 +130,7 @@ def replay(
         part = queue.pop(0)
         full = False
         try:
-            one = Batched(job, [rollouts[i] for i in part])
-            base[part], edited[:, part] = one.base(), one.edited()
+            base[part], edited[:, part] = _of_part(job, [rollouts[i] for i in part])
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or (len(part) == 1 and job.budget < 2):
                 raise
@@ -140,9 +139,16 @@ def replay(
             release_memory()
             job.budget //= 2
             half = (len(part) + 1) // 2
-            queue = [half_part for half_part in (part[:half], part[half:]) if half_part] + queue
+            queue = [piece for piece in (part[:half], part[half:]) if piece] + queue
     method = "replay" if job.windows and not job.why else "restart"
     return Readings(base, edited, Computed(method, job.why or "", job.difference))
+
+
+def _of_part(
+    job: Job, rollouts: Sequence[Rollout]
+) -> tuple[Float[np.ndarray, " rollout"], Float[np.ndarray, "edit rollout"]]:
+    one = Batched(job, rollouts)
+    return one.base(), one.edited()
 
 
 def _parts(job: Job, rollouts: Sequence[Rollout], lanes: Sequence[Lane]) -> list[list[int]]:
@@ -188,7 +194,7 @@ class Batched:
         for i, group in enumerate(job.edits):
             if job.starts[i] > self.asked.top:
                 continue
-            rules = tuple(getattr(edit, "positions", "all") for edit in group)
+            rules = tuple(freeze(getattr(edit, "positions", "all")) for edit in group)
             if rules not in begins:
                 begins[rules] = np.minimum.reduce([wanted, *(self._first_edited(rule) for rule in rules)])
             first = begins[rules]
@@ -198,7 +204,7 @@ class Batched:
             families.setdefault(first.astype(np.int64).tobytes(), []).append(i)
         return families
 
-    def _first_edited(self, rule: Any) -> Int[np.ndarray, " sequence"]:
+    def _first_edited(self, rule: FrozenPositions) -> Int[np.ndarray, " sequence"]:
         chosen = self.asked.batch.view.select(rule).cpu().numpy()
         return np.where(chosen.any(1), chosen.argmax(1), chosen.shape[1])
 
@@ -217,9 +223,9 @@ class Batched:
             width = max(len(r) - s for r, s in zip(self.asked.batch.rollouts, first, strict=True))
             logits = len(self.asked.tokens) * self.asked.vocab
             room = room_for(len(first), int(width), int(first.max()), job.budget, logits)
+            job.difference = verify(self, first, members, job.difference)
             for chunk in chunks([job.starts[i] for i in members], self.asked.top, int(width), room):
                 chosen = [members[i] for i in chunk.members]
-                job.difference = verify(self, first, chosen[0], job.difference)
                 found[chosen] = self.asked.scores(self.run(first, chunk.layer, [job.writes[i] for i in chosen]))
                 job.tick(len(chosen) * len(self.rollouts))
         return found
