@@ -73,14 +73,15 @@ def _kind(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int) -> t
 
 
 def _difference(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int, lowest: int) -> float:
-    """Three passes: nothing edited from the lowest layer on, the edit from its own, and the whole one."""
+    """Three passes: nothing edited from the lowest layer on; nothing and the edit beside each other from the edit's
+    own layer on, as only then does the mask between variants matter; and the whole one."""
     job, asked = batched.job, batched.asked
     writes = job.writes[edit]
-    idle = batched.run(first, lowest, [{}])
-    edited = batched.run(first, job.starts[edit], [writes])
+    alone = batched.run(first, lowest, [{}])
+    idle, edited = batched.run(first, job.starts[edit], [{}, writes]).chunk(2)
     where = Where(asked.sequences, asked.tokens, job.model.device)
     whole = asked.read(lambda taps, at: execute(job.model, asked.batch, taps, writes, at), where)
-    return max(_apart(idle, batched.clean), _apart(edited, whole))
+    return max(_apart(alone, batched.clean), _apart(idle, batched.clean), _apart(edited, whole))
 
 
 def _apart(a: Float[Tensor, "row value"], b: Float[Tensor, "row value"]) -> float:
