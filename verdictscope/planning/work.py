@@ -162,14 +162,14 @@ class Counting:
         moved = passes * shape.weights
         return Job(what, 0, 0, times * read, times * passes, times * flops, times * moved, 0, live)
 
-    def replaying(self, what: str, rollouts: Sequence[Rollout], starts: Sequence[int], verified: bool = True) -> Job:
+    def replaying(self, what: str, rollouts: Sequence[Rollout], starts: Sequence[int], kinds: int = 0) -> Job:
         """One clean pass over what was written up to the answer, and passes that start at the edited layers.
 
         Args:
             what: in words.
             rollouts: what is read.
             starts: for every edit of all positions, the first layer that it changes.
-            verified: whether replay was verified on this model before; else three passes do it.
+            kinds: kinds of edits whose replay is verified for the first time on this model, by three passes each.
         """
         shape, budget = self.shape, self.default_budget()
         stems = sorted({s[:-1] for s in self.outlook.label_strings if len(s) > 1}) or [()]
@@ -182,7 +182,7 @@ class Counting:
             wanted, width = sum(len(stem) + 1 for stem in stems) * len(part), max(lanes)
             room = room_for(len(lanes), width, 0, budget, wanted * shape.vocab)
             found = chunks(starts, shape.n_layers - 1, width, room)
-            passes += 1 + len(found) + (0 if verified else 3)
+            passes += 1 + len(found) + 3 * kinds
             flops += shape.flops(len(lanes), width, wanted)
             for chunk in found:
                 rows, made = len(lanes) * len(chunk.members), wanted * len(chunk.members)
@@ -190,7 +190,7 @@ class Counting:
                 flops += blocks + shape.flops(0, width, made)
                 live = max(live, rows * width * shape.live_per_token + made * shape.vocab * 12)
             live += sum(lanes) * kept
-            verified = True
+            kinds = 0
         read = sum(lengths) * (1 + len(starts))
         return Job(what, 0, 0, read, passes, flops, passes * shape.weights, 0, live)
 
@@ -300,7 +300,7 @@ def heads_work(c: Counting) -> Work:
                       labels=True)]  # fmt: skip
     jobs += [
         c.replaying(f"{half} half, every head", c.complied_targets(half), starts + sublayers * (half == "report"),
-                    verified=half == "report")
+                    kinds=2 if half == "report" else 1)
         for half in ("explore", "report")
     ]  # fmt: skip
     direct = c.complied_targets("report")
