@@ -14,6 +14,7 @@ from verdictscope.judgments.consistency import (
     relation_of_orders,
     relation_of_scores,
 )
+from verdictscope.judgments.cue_metrics import cue_metrics
 from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
@@ -98,6 +99,7 @@ __all__ = [
     "corrected_levels",
     "corrected_share",
     "cue_measures",
+    "cue_metrics",
     "cue_study",
     "denoised",
     "distribution_sensitive",

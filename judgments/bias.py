@@ -196,6 +196,29 @@ class Cued:
     target: ndarray
 
 
+def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
+    """Control and cued verdicts of the same items side by side.
+
+    Args:
+        rows: verdicts with ``arm`` (``control`` or ``cued``), each item once in each, and ``target``.
+
+    Returns:
+        The verdicts and the groups of the items.
+    """
+    arms = {arm: rows[rows["arm"] == arm].set_index("item") for arm in ("control", "cued")}
+    index = arms["control"].index.union(arms["cued"].index)
+    about = rows.drop_duplicates("item").set_index("item").reindex(index)
+
+    def column(name: str, source: pd.DataFrame) -> ndarray:
+        values = source[name].reindex(index)
+        return np.array([v if isinstance(v, str) else None for v in values], dtype=object)
+
+    groups = about["group"].to_numpy(dtype=object)
+    made = Cued(groups, column("verdict", arms["control"]), column("verdict", arms["cued"]), column("label", about),
+                column("target", about))  # fmt: skip
+    return made, groups
+
+
 def cue_measures(cued: Cued) -> list[Measure]:
     """Figures of a cue: what it does to accuracy, how often the verdict moves, and whether it follows the cue.
 

@@ -143,6 +143,8 @@ def _interval(
         return float("nan"), float("nan")
     if measure.rate and estimate in (0.0, 1.0):
         return wilson(estimate * clusters, clusters, confidence)
+    if not len(draws):
+        return float("nan"), float("nan")
     low, high = percentile_interval(draws, clusters, confidence)
     return float(low), float(high)
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.agreement import agreement_measures
-from verdictscope.judgments.bias import Cued, cue_measures, order_measures, repeat_measures
+from verdictscope.judgments.bias import cue_measures, cued_of, order_measures, repeat_measures
 from verdictscope.judgments.calibration import calibration_measures, reliability
 from verdictscope.judgments.measure import COLUMNS, Measure, measured, share
 from verdictscope.judgments.panel import combine_judges, majority_vote, panel_measures, votes_of
@@ -185,10 +185,10 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
     tables, bins, warnings = [], [], list(log.warnings)
     for view in log.views:
         for judge, rows in _judges(view, warnings):
-            tables.append(_frame(view, judge, _figures(view, rows, how)))
+            tables.append(framed(view.part, judge, _figures(view, rows, how)))
             bins.append(_bins(view, judge, rows))
         if len(view.panel) > 1:
-            tables.append(_frame(view, PANEL, _panel(view, how)))
+            tables.append(framed(view.part, PANEL, _panel(view, how)))
     calibration = pd.concat([b for b in bins if len(b)] or [pd.DataFrame(columns=list(CALIBRATION))])
     verdicts = log.verdicts
     counts = {
@@ -204,9 +204,10 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
                         tuple(dict.fromkeys(warnings)), settings)  # fmt: skip
 
 
-def _frame(view: View, judge: str, figures: pd.DataFrame) -> pd.DataFrame:
+def framed(part: str, judge: str, figures: pd.DataFrame) -> pd.DataFrame:
+    """Figures with their judge and part in front."""
     figures = figures[list(COLUMNS)].copy()
-    figures.insert(0, "part", view.part)
+    figures.insert(0, "part", part)
     figures.insert(0, "judge", judge)
     return figures
 
@@ -258,7 +259,7 @@ def _combination(
 
 def _figures(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
     if view.kind == "cue":
-        cued, groups = _cued(rows)
+        cued, groups = cued_of(rows)
         return measured(cue_measures(cued), groups, **how)
     floor, prompts = repeat_measures(rows)
     parts = [measured(floor, prompts, **how)]
@@ -274,22 +275,6 @@ def _figures(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFram
         made += candidate_measures(verdict, label, rows["candidate"].to_numpy(dtype=object), view.positive)
     parts.append(measured(made, rows["group"], **how))
     return pd.concat(parts, ignore_index=True)
-
-
-def _cued(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
-    """Control and cued verdicts of the same items side by side."""
-    arms = {arm: rows[rows["arm"] == arm].set_index("item") for arm in ("control", "cued")}
-    index = arms["control"].index.union(arms["cued"].index)
-    about = rows.drop_duplicates("item").set_index("item").reindex(index)
-
-    def column(name: str, source: pd.DataFrame) -> ndarray:
-        values = source[name].reindex(index)
-        return np.array([v if isinstance(v, str) else None for v in values], dtype=object)
-
-    groups = about["group"].to_numpy(dtype=object)
-    made = Cued(groups, column("verdict", arms["control"]), column("verdict", arms["cued"]), column("label", about),
-                column("target", about))  # fmt: skip
-    return made, groups
 
 
 def _panel(view: View, how: dict[str, int]) -> pd.DataFrame:

@@ -373,6 +373,12 @@ def test_interval_of_a_share_at_the_end_has_width() -> None:
     assert 0.8 < row["low"] < 0.9
 
 
+def test_without_resamples_there_are_numbers_and_no_interval() -> None:
+    row = measured([share("half", [True, False] * 5, [True] * 10, "")], list("abcdefghij"), resamples=0).iloc[0]
+    assert row["estimate"] == 0.5
+    assert np.isnan(row["low"])
+
+
 def test_groups_are_drawn_whole() -> None:
     hits = np.repeat(np.arange(30) % 2 == 0, 20)
     groups = np.repeat([f"g{k}" for k in range(30)], 20)
