@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence notebooks readme repair refusal lint install install-dev organisms clean families
+.PHONY: demo test evidence notebooks readme repair refusal judgments lint install install-dev organisms clean families
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -30,6 +30,9 @@ readme: demo           ## put the demo's numbers and figures into the README
 
 refusal: install-dev   ## measure the refusal matcher against XSTest's human labels: XSTEST=FOLDER [WORDS=FILE]
 	$(BIN)/python docs/refusal.py $(XSTEST) $(WORDS)
+
+judgments: install-dev ## put the figures of public judge logs into docs/judgments.md: DATA=FOLDER [LLMBAR=CLONE]
+	$(BIN)/python docs/judgments.py $(DATA) $(LLMBAR)
 
 families: install-dev  ## examine every family that TransformerLens and transformers share, and write docs/doctor.md
 	$(BIN)/python -m pytest -q -m slow --timeout 3600 tests/activations/test_families.py

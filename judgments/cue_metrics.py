@@ -22,25 +22,25 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
     noise floor stands first and ``flip_excess`` is the flip rate minus it, over the same resamples.
 
     Args:
-        table: verdicts with ``condition`` (``control`` or ``cued``; others are left aside) and, where known, ``cue``,
-            ``target`` and ``toward`` (``right`` or ``wrong``), as a cue study of this package gives.
+        table: verdicts with ``arm`` (``control`` or ``cued``; others are left aside) and, where known, ``part`` (the
+            kind of cue), ``target`` and ``toward`` (``right`` or ``wrong``), as a cue study of this package gives.
         resamples: bootstrap resamples behind each interval.
         seed: of the draws.
 
     Raises:
         InputError: a column is missing, or there is no control or no cued verdict.
     """
-    if "condition" not in table:
-        raise InputError("the table has no column condition: it needs control and cued verdicts of the same items")
+    if "arm" not in table:
+        raise InputError("the table has no column arm: it needs control and cued verdicts of the same items")
     rows = verdicts_frame(table.to_dict("records"))
-    absent_arms = {"control", "cued"} - set(rows["condition"])
+    absent_arms = {"control", "cued"} - set(rows["arm"])
     if absent_arms:
         raise InputError(f"the table has no {' and no '.join(sorted(absent_arms))} verdicts: a cue needs both")
     how = {"resamples": resamples, "seed": seed}
     made = []
-    if "cue" not in rows:
-        rows["cue"] = "cue"
-    for (judge, cue), own in rows.groupby(["judge", "cue"], sort=False):
+    if "part" not in rows:
+        rows["part"] = "cue"
+    for (judge, cue), own in rows.groupby(["judge", "part"], sort=False):
         sides = [str(s) for s in dict.fromkeys(own["toward"]) if isinstance(s, str)] if "toward" in own else []
         for part, chosen in [(str(cue), own), *((f"{cue}, toward the {s}", _side(own, s)) for s in sides)]:
             made.append(framed(part, str(judge), _cue_study(chosen, how)))
@@ -54,17 +54,17 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
 
 def _side(own: pd.DataFrame, side: str) -> pd.DataFrame:
     """The units whose cue speaks for one side, their control runs with them."""
-    units = own.loc[(own["toward"] == side) & (own["condition"] == "cued"), "item"]
+    units = own.loc[(own["toward"] == side) & (own["arm"] == "cued"), "item"]
     return own[own["item"].isin(set(units))]
 
 
 def _cue_study(rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
     """A study's figures over (item, order); an item whose order the cue fixes differently is one unit."""
-    rows = rows[rows["condition"].isin(["control", "cued"])].sort_values(["item", "order", "run"], kind="stable")
-    orders = rows.groupby(["item", "condition"])["order"].agg(frozenset).unstack("condition")
+    rows = rows[rows["arm"].isin(["control", "cued"])].sort_values(["item", "order", "run"], kind="stable")
+    orders = rows.groupby(["item", "arm"])["order"].agg(frozenset).unstack("arm")
     moved = set(orders.index[(orders["control"] != orders["cued"]).to_numpy()])
     unit = [i if i in moved else f"{i} {o}" for i, o in zip(rows["item"], rows["order"], strict=True)]
-    rows = rows.assign(item=unit, arm=rows["condition"])
+    rows = rows.assign(item=unit)
     if "target" not in rows:
         rows["target"] = None
     first = rows[rows["run"] == rows.groupby(["item", "arm"])["run"].transform("min")]

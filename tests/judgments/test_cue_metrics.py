@@ -18,13 +18,13 @@ def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 
         for order in ("AB", "BA"):
             toward = "wrong" if k % 2 else "right"
             target = "B" if k % 2 else "A"
-            base = {"item": f"i{k}", "group": f"i{k}", "judge": "j", "order": order, "label": "A", "cue": "bandwagon",
+            base = {"item": f"i{k}", "group": f"i{k}", "judge": "j", "order": order, "label": "A", "part": "bandwagon",
                     "target": target, "toward": toward, "status": "ok"}  # fmt: skip
-            rows.append({**base, "condition": "control", "run": 0, "verdict": "A"})
-            rows.append({**base, "condition": "control", "run": 1, "verdict": "B" if rng.random() < noise else "A"})
-            rows.append({**base, "condition": "plain", "run": 0, "verdict": None})
+            rows.append({**base, "arm": "control", "run": 0, "verdict": "A"})
+            rows.append({**base, "arm": "control", "run": 1, "verdict": "B" if rng.random() < noise else "A"})
+            rows.append({**base, "arm": "plain", "run": 0, "verdict": None})
             followed = rng.random() < moves
-            rows.append({**base, "condition": "cued", "run": 0, "verdict": target if followed else "A"})
+            rows.append({**base, "arm": "cued", "run": 0, "verdict": target if followed else "A"})
     return pd.DataFrame(rows)
 
 
@@ -32,7 +32,7 @@ def test_flips_beyond_the_floor() -> None:
     table = study()
     found = cue_metrics(table, resamples=200)
     assert found.table["name"].iloc[0] == "repeat_flip_rate"
-    wide = table.set_index(["item", "order", "condition", "run"])["verdict"].unstack(["condition", "run"])
+    wide = table.set_index(["item", "order", "arm", "run"])["verdict"].unstack(["arm", "run"])
     floor = (wide["control", 0] != wide["control", 1]).mean()
     flips = (wide["control", 0] != wide["cued", 0]).mean()
     value = lambda name, part: found.value(name, part=part)  # noqa: E731
@@ -41,7 +41,7 @@ def test_flips_beyond_the_floor() -> None:
     assert value("flip_excess", "bandwagon") == pytest.approx(flips - floor)
     assert value("flip_rate", "bandwagon, toward the right") == 0
     assert value("follow_rate_control", "bandwagon, toward the wrong") == 0
-    wrong = table[(table["toward"] == "wrong") & (table["condition"] == "cued")]
+    wrong = table[(table["toward"] == "wrong") & (table["arm"] == "cued")]
     assert value("follow_rate", "bandwagon, toward the wrong") == pytest.approx((wrong["verdict"] == "B").mean())
     assert value("harmful_flips", "bandwagon, toward the wrong") == pytest.approx((wrong["verdict"] == "B").mean())
     rows = found.table.set_index(["part", "name"])
@@ -58,14 +58,14 @@ def test_without_repeats_there_is_no_floor() -> None:
 def test_a_cue_that_is_the_order_itself() -> None:
     table = study(items=20)
     table = table[(table["order"] == "AB") & (table["run"] == 0)]
-    table.loc[table["condition"] == "cued", "order"] = "BA"
+    table.loc[table["arm"] == "cued", "order"] = "BA"
     found = cue_metrics(table, resamples=20)
     rows = found.table.set_index(["part", "name"])
     assert rows.loc[("bandwagon", "flip_rate"), "n"] == 20
 
 
 def test_what_a_study_needs() -> None:
-    with pytest.raises(InputError, match="condition"):
-        cue_metrics(study(items=2).drop(columns="condition"))
+    with pytest.raises(InputError, match="arm"):
+        cue_metrics(study(items=2).drop(columns="arm"))
     with pytest.raises(InputError, match="no cued"):
-        cue_metrics(study(items=2).query("condition != 'cued'"))
+        cue_metrics(study(items=2).query("arm != 'cued'"))
