@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence notebooks readme repair refusal judgments lint install install-dev organisms clean families
+.PHONY: demo test evidence notebooks readme repair heads refusal judgments lint install install-dev organisms clean families
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -24,6 +24,9 @@ probes: install-dev    ## put what `make evidence` measured into docs/probes.md
 
 repair: install-dev    ## write docs/repair.md and its figure from what `make evidence` measured
 	$(BIN)/python docs/repair.py
+
+heads: install-dev     ## put what `make evidence` measured into docs/heads.md
+	$(BIN)/python docs/heads.py
 
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)

@@ -292,8 +292,9 @@ def erase_work(c: Counting) -> Work:
 
 def heads_work(c: Counting) -> Work:
     """``heads``: the distance of refused and complied rollouts; both halves once untouched and, from its layer on,
-    without each head, the reporting one also without each sublayer; two readouts are taken apart in two passes each,
-    and three short passes look at the head: what it reads, and the scale of its logits, twice."""
+    without each head, the reporting one also without each sublayer; two readouts are taken apart in a pass each; two
+    passes for the direct path and the writers, one for the null probes' states; and six short passes look at the head
+    twice: what it reads, and the scale of its logits."""
     starts = [layer for layer in range(c.shape.n_layers) for _ in range(c.shape.n_heads)]
     sublayers = 2 * [*range(c.shape.n_layers)]
     jobs = [c.reading("refused and complied", c.refused_and_complied(), c.default_budget(), 1, "before_answer",
@@ -307,7 +308,7 @@ def heads_work(c: Counting) -> Work:
     jobs.append(c.reading("direct path and writers", direct, c.default_budget(), 2))
     jobs.append(c.reading("states of refused and complied", c.refused_and_complied(), c.default_budget()))
     jobs.append(c.reading("attribution", c.complied_targets("report"), c.default_budget(), 2))
-    jobs.append(Job("scale of the logits", passes=3, flops=2 * c.shape.flops(1, 1, 4), moved=2 * c.shape.weights))
+    jobs.append(Job("scale of the logits", passes=6, flops=4 * c.shape.flops(1, 1, 4), moved=4 * c.shape.weights))
     jobs.append(Job("how the stream begins", passes=2))  # they end before the first layer
     return Work("heads", tuple(jobs))
 
