@@ -70,11 +70,10 @@ def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
     heads = table["component"] == "head"
     table.loc[heads, "effect_explore"] = sweeps["explore"].to_frame()["estimate"].to_numpy()
     table.loc[heads, "found_again"] = sweeps["explore"].stability(k).share
-    rank = table["effect_explore"].rank(ascending=False, method="first") - 1
-    table["rank"] = rank.fillna(-1).astype(int)  # sublayers are reported, not ranked
+    # Sublayers are reported, not ranked: they stand behind the heads.
+    table["rank"] = table["effect_explore"].rank(ascending=False, method="first", na_option="bottom").astype(int) - 1
     table["found"] = heads & (table["rank"] < k)
-    order = rank.fillna(len(table)).argsort(kind="stable")
-    return table.iloc[order].reset_index(drop=True)
+    return table.sort_values("rank").reset_index(drop=True)
 
 
 def with_self_repair(
