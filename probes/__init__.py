@@ -5,6 +5,7 @@ if __name__ != "verdictscope.probes":
 
 from verdictscope.probes.anchors import Anchors, anchor_rollouts
 from verdictscope.probes.calibration import Calibration, SegmentCalibration, calibrate, calibrate_segments
+from verdictscope.probes.changepoint import ChangePoint, change_point, change_points
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
@@ -18,6 +19,7 @@ from verdictscope.probes.estimators import (
     ScoreProbe,
 )
 from verdictscope.probes.evaluate import Evaluation
+from verdictscope.probes.landmarks import align, relative_time
 from verdictscope.probes.lens import LayerWeights, LensLogits, lens_logits, lens_readouts, weigh_layers
 from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.merit import Merit, merit, reliability_curve
@@ -32,7 +34,7 @@ from verdictscope.probes.splits import PARTS, split_groups
 from verdictscope.probes.sweep import Selection, Sweep, select, sweep
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 from verdictscope.probes.tokens import token_table, token_view
-from verdictscope.probes.trace import aggregate, align, as_published
+from verdictscope.probes.trace import aggregate, as_published
 from verdictscope.probes.traces import TraceFile, Traces, store_traces, trace_rollouts
 from verdictscope.probes.training import Example, example, fit_messages, mix, write_files
 from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
@@ -44,6 +46,7 @@ __all__ = [
     "Anchors",
     "Budget",
     "Calibration",
+    "ChangePoint",
     "Cliff",
     "DifferenceProbe",
     "Eraser",
@@ -83,6 +86,8 @@ __all__ = [
     "balanced_threshold",
     "calibrate",
     "calibrate_segments",
+    "change_point",
+    "change_points",
     "cliff",
     "control_task",
     "drop_difference",
@@ -107,6 +112,7 @@ __all__ = [
     "random_directions",
     "rank_pool",
     "position_transfer",
+    "relative_time",
     "reliability_curve",
     "save_probe",
     "select",

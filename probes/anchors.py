@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.trace import WRITTEN, one_readout
+from verdictscope.probes.landmarks import one_readout
+from verdictscope.probes.trace import WRITTEN
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
 
 FINAL = "rel_answer"

@@ -10,7 +10,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.probes.trace import SCORE_COLUMNS
+from verdictscope.probes.landmarks import SCORE_COLUMNS
 from verdictscope.rollouts import Rollout, pieces
 
 if TYPE_CHECKING:

@@ -7,122 +7,25 @@ purpose, to stand beside the honest curve.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy import stats
 from scipy.interpolate import CubicSpline
 from scipy.special import expit
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.rollout import Rollout, Span
+from verdictscope.probes.landmarks import one_readout
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
 
 WRITTEN = ("thinking", "think_end", "answer", "verdict")
 """Segments a curve is made of unless asked: 40 tokens before the end of short thinking lies the prompt."""
 
-SCORE_COLUMNS = ("rollout", "pos", "segment", "token_id", "readout", "layer", "score")
-"""Columns of the scores a forward pass gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landmarks:
-    """Where a rollout's last turn thinks and answers.
-
-    Attributes:
-        thinking: start of thinking, ``None`` without any.
-        n_thinking: thinking tokens.
-        think_end: first token that closes thinking, ``None`` where it was never closed.
-        answer: first answer position. Defined by the end of ``think_end`` even if nothing was written there;
-            ``None`` where the rollout was cut before.
-    """
-
-    thinking: int | None
-    n_thinking: int
-    think_end: int | None
-    answer: int | None
-
-
-def landmarks(rollout: Rollout) -> Landmarks:
-    """Find the landmarks of a rollout's last turn (what follows its last user message)."""
-    turn: list[Span] = []
-    for span in rollout.spans:
-        turn = [] if span.segment == "user" else [*turn, span]
-    last = {span.segment: span for span in turn}
-    thinking, closing = last.get("thinking"), last.get("think_end")
-    if thinking and closing and closing.start < thinking.start:
-        closing = None  # thinking was opened again and not closed
-    written = [s.start for s in turn if s.segment in ("answer", "verdict")]
-    answer: int | None
-    if closing:
-        answer = closing.stop
-    elif thinking:
-        answer = next((at for at in written if at >= thinking.stop), None)
-    else:
-        answer = min(written, default=len(rollout) if rollout.finish == "given" else None)
-    return Landmarks(
-        thinking=thinking.start if thinking else None,
-        n_thinking=len(thinking) if thinking else 0,
-        think_end=closing.start if closing else None,
-        answer=answer,
-    )
-
-
-def align(scores: pd.DataFrame, rollouts: Iterable[Rollout]) -> pd.DataFrame:
-    """Add to every score where it lies relative to the rollout's landmarks.
-
-    Args:
-        scores: ``rollout pos segment token_id readout layer score``, one row per token and readout.
-        rollouts: the rollouts scored.
-
-    Returns:
-        the scores with ``group``, ``finish``, ``n_thinking``, and
-
-        - ``rel_think_end``: position minus the first closing token's, so -1 is the last thinking token; missing where
-          thinking was never closed;
-        - ``rel_answer``: position minus the first answer position, so -1 is the last template token;
-        - ``thinking_fraction``: where in its thinking a token lies, 0 to 1, NaN outside.
-
-    Raises:
-        InputError: columns are missing, or scores of a rollout or position that is not there.
-    """
-    missing = [c for c in SCORE_COLUMNS if c not in scores.columns]
-    if missing:
-        raise InputError(f"scores lack {', '.join(missing)}; give the scores of a forward pass")
-    by_id = {r.id: r for r in rollouts}
-    ids = scores["rollout"].astype(str)
-    known = [str(i) for i in pd.unique(ids)]
-    unknown = [i for i in known if i not in by_id]
-    if unknown:
-        raise InputError(f"scores of rollout {unknown[0]!r}, which is not among the rollouts given")
-    found = {i: landmarks(by_id[i]) for i in known}
-    facts = pd.DataFrame(
-        {
-            "group": [by_id[i].group for i in known],
-            "finish": [by_id[i].finish for i in known],
-            "length": [len(by_id[i]) for i in known],
-            "n_thinking": [found[i].n_thinking for i in known],
-            "thinking": pd.array([found[i].thinking for i in known], dtype="Int64"),
-            "think_end": pd.array([found[i].think_end for i in known], dtype="Int64"),
-            "answer": pd.array([found[i].answer for i in known], dtype="Int64"),
-        },
-        index=pd.Index(known),
-    )
-    own = facts.loc[ids].set_axis(scores.index)
-    pos = scores["pos"].astype("Int64")
-    if ((pos < 0) | (pos >= own["length"])).any():
-        raise InputError("a score lies outside its rollout; scores and rollouts are not of one run")
-    inside = (pos - own["thinking"]).where(scores["segment"].eq("thinking") & (pos >= own["thinking"]))
-    fraction = (inside.astype("Float64") + 0.5) / own["n_thinking"].where(own["n_thinking"] > 0)
-    return scores.assign(
-        group=own["group"],
-        finish=own["finish"],
-        n_thinking=own["n_thinking"],
-        rel_think_end=pos - own["think_end"],
-        rel_answer=pos - own["answer"],
-        thinking_fraction=fraction.astype("Float64").to_numpy(dtype=float, na_value=np.nan),
-    )
+FEWEST = 8
+"""Prompt groups a position needs to be part of a simultaneous band: with fewer its standard error is no guide."""
 
 
 def aggregate(
@@ -133,25 +36,34 @@ def aggregate(
     window: tuple[int, int] = (-40, 8),
     value: str = "score",
     segments: Sequence[str] = WRITTEN,
+    complete: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Masked mean of scores per relative position, with a pointwise band over prompt groups.
+    """Masked mean of scores per relative position, with pointwise and simultaneous bands over prompt groups.
+
+    The masked mean of a place is over the rollouts that reach it, so where long rollouts score otherwise than short
+    ones the curve also shows who is left; ``complete`` takes the same rollouts everywhere.
 
     Args:
         aligned: from `align`, with any further columns named in ``by`` (cell, arm, ...).
         by: columns whose combinations get a curve each.
-        on: ``rel_think_end`` or ``rel_answer``.
+        on: what positions count from: ``rel_prompt_end rel_thinking rel_think_end rel_answer rel_verdict``, or ``bin``
+            of `relative_time`.
         window: first and last relative position, both included.
         value: the column averaged, for example ``score`` or ``anchored``; missing values are masked.
         segments: segments that count. Without the prompt's, a rollout whose thinking is shorter than the window does
             not contribute its prompt tokens to "40 tokens before the end of thinking".
+        complete: only rollouts with a score at every place of the window that any rollout reaches.
         resamples: bootstrap resamples of groups.
         seed: seed of the draws.
 
     Returns:
-        ``*by, on, estimate, low, high, n, n_groups``: n counts the rollouts that reach the position. Positions no
-        rollout reaches have no row. The band is NaN where one group is left.
+        ``*by, on, estimate, low, high, low_all, high_all, n, n_groups``: n counts the rollouts that reach the position.
+        Positions no rollout reaches have no row. The pointwise band low to high is NaN where one group is left. The
+        simultaneous band low_all to high_all holds the whole curve in 95 % of cases (largest studentised deviation
+        over the places, sup-t: Montiel Olea and Plagborg-Møller, Journal of Applied Econometrics 34, 2019); NaN where
+        fewer than eight groups are left.
 
     Raises:
         InputError: columns are missing, or a curve would hold two scores of one token.
@@ -166,9 +78,14 @@ def aggregate(
         raise InputError(f"several scores of one token under {list(by)}; add what tells them apart (layer, arm, ...)")
     curves = []
     for key, part in rows.groupby(list(by), sort=True, dropna=False, observed=True) if by else [((), rows)]:
+        if complete:
+            reached = part.groupby("rollout")[on].transform("size")
+            part = part[reached == part[on].nunique()]
+        if part.empty:
+            continue
         curve = _curve(part, on, value, resamples, seed)
         curves.append(curve.assign(**dict(zip(by, key, strict=True)))[[*by, *curve.columns]])
-    empty = pd.DataFrame(columns=[*by, on, "estimate", "low", "high", "n", "n_groups"])
+    empty = pd.DataFrame(columns=[*by, on, "estimate", "low", "high", "low_all", "high_all", "n", "n_groups"])
     return pd.concat(curves, ignore_index=True) if curves else empty
 
 
@@ -186,9 +103,46 @@ def _curve(rows: pd.DataFrame, on: str, value: str, resamples: int, seed: int) -
     n_groups = (count > 0).sum(axis=0)
     low, high = percentile_interval(draws, n_groups)
     n = count.sum(axis=0)
+    estimate = total.sum(0) / n
+    low_all, high_all = simultaneous_band(estimate, draws, n_groups)
     return pd.DataFrame(
-        {on: places, "estimate": total.sum(0) / n, "low": low, "high": high, "n": n.astype(int), "n_groups": n_groups}
+        {on: places, "estimate": estimate, "low": low, "high": high, "low_all": low_all, "high_all": high_all}
+        | {"n": n.astype(int), "n_groups": n_groups}
     )
+
+
+def simultaneous_band(
+    estimate: Float[ndarray, " place"],
+    draws: Float[ndarray, "resample place"],
+    n_groups: Int[ndarray, " place"],
+    confidence: float = 0.95,
+) -> tuple[Float[ndarray, " place"], Float[ndarray, " place"]]:
+    """Band that holds a whole curve: the largest studentised deviation of a resample sets its width everywhere.
+
+    The bootstrap's quantile is that of normal deviations with the variance of the sample; each place's width is that of
+    Student's t with its own number of groups at the same tail, as in `percentile_interval`.
+
+    Args:
+        estimate: the curve.
+        draws: the curve in every resample.
+        n_groups: groups behind each place.
+        confidence: coverage aimed at.
+    """
+    low, high = np.full(len(estimate), np.nan), np.full(len(estimate), np.nan)
+    wide = n_groups >= FEWEST
+    if not wide.any():
+        return low, high
+    se = np.nanstd(draws[:, wide], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        apart = np.abs(draws[:, wide] - estimate[wide]) / se
+    # a place without spread bounds nothing: constant scores have a band of no width
+    largest = np.nanmax(np.where(np.isfinite(apart), apart, 0.0), axis=1)
+    tail = stats.norm.sf(np.quantile(largest, confidence))
+    groups = n_groups[wide].astype(float)
+    half = stats.t.isf(tail, groups - 1) * np.sqrt(groups / (groups - 1)) * se
+    half = np.where(se > 0, half, 0.0)
+    low[wide], high[wide] = estimate[wide] - half, estimate[wide] + half
+    return low, high
 
 
 def as_published(aligned: pd.DataFrame, *, points: int = 100, probability: bool = True) -> pd.DataFrame:
@@ -219,17 +173,3 @@ def as_published(aligned: pd.DataFrame, *, points: int = 100, probability: bool 
     padding = np.interp(x, np.arange(longest), padding)
     mean = CubicSpline(np.arange(longest), mean)(x) if longest > 1 else np.full(points, mean[0])
     return pd.DataFrame({"percent": np.arange(points) * 100 / points, "score": mean, "share_padding": padding})
-
-
-def one_readout(aligned: pd.DataFrame) -> pd.DataFrame:
-    """The table itself, checked to hold one score per token.
-
-    Raises:
-        InputError: several readouts, layers or arms are mixed, or `align` was not called.
-    """
-    missing = [c for c in ("rollout", "pos", "group", "score", "rel_think_end", "rel_answer") if c not in aligned]
-    if missing:
-        raise InputError(f"the scores lack {', '.join(missing)}; call align first")
-    if aligned.duplicated(["rollout", "pos"]).any():
-        raise InputError("several scores of one token; choose one readout, layer and arm first")
-    return aligned

@@ -8,9 +8,12 @@ import pytest
 from probe_worlds import make_rollout, make_scores
 
 from verdictscope.errors import InputError
-from verdictscope.probes import aggregate, align, as_published
-from verdictscope.probes.trace import Landmarks, landmarks
+from verdictscope.probes import aggregate, align, as_published, relative_time
+from verdictscope.probes.changepoint import autoregression
+from verdictscope.probes.landmarks import landmarks
+from verdictscope.probes.trace import simultaneous_band
 from verdictscope.rollouts.rollout import Rollout, Span
+from verdictscope.stats import draw_clusters, percentile_interval
 
 
 def rollout_of(*spans: tuple[str, int], finish: str = "stop") -> Rollout:
@@ -49,7 +52,8 @@ TURN = (("user", 2), ("thinking", 2), ("think_end", 1), ("answer", 2))
     ],
 )
 def test_landmarks(rollout: Rollout, expected: tuple) -> None:
-    assert landmarks(rollout) == Landmarks(*expected)
+    found = landmarks(rollout)
+    assert (found.thinking, found.n_thinking, found.think_end, found.answer) == expected
 
 
 def test_positions_relative_to_the_landmarks() -> None:
@@ -85,6 +89,9 @@ def test_constant_scores_of_any_length_give_a_flat_trace() -> None:
     np.testing.assert_allclose(curve["estimate"], 0.8)
     banded = curve[curve["n_groups"] > 1]
     np.testing.assert_allclose(banded[["low", "high"]], 0.8)
+    many = curve[curve["n_groups"] >= 8]
+    np.testing.assert_allclose(many[["low_all", "high_all"]], 0.8)
+    assert curve[curve["n_groups"] < 8]["low_all"].isna().all()
     assert curve[curve["n_groups"] == 1][["low", "high"]].isna().all(axis=None)
     before = curve[curve["rel_think_end"] < 0]
     assert (np.diff(before["n"]) >= 0).all()
@@ -128,7 +135,8 @@ def test_the_mean_is_the_masked_mean_per_curve() -> None:
     merged = curve.set_index(["cell", "rel_think_end"])
     np.testing.assert_allclose(merged["estimate"], reference.loc[merged.index, "mean"])
     np.testing.assert_array_equal(merged["n"], reference.loc[merged.index, "count"])
-    assert list(curve.columns) == ["cell", "rel_think_end", "estimate", "low", "high", "n", "n_groups"]
+    bands = ["low", "high", "low_all", "high_all"]
+    assert list(curve.columns) == ["cell", "rel_think_end", "estimate", *bands, "n", "n_groups"]
 
 
 def test_the_band_counts_prompts_and_covers() -> None:
@@ -183,3 +191,63 @@ def test_an_index_with_gaps_or_repeats_does_no_harm() -> None:
     scores = make_scores(rollouts, lambda r, pos, segment: pos)
     odd = scores.set_axis(np.repeat(7, len(scores)), axis=0)
     pd.testing.assert_frame_equal(align(scores, rollouts), align(odd, rollouts).reset_index(drop=True))
+
+
+def test_every_event_has_its_own_clock() -> None:
+    r = rollout_of(("user", 3), ("template", 2), ("thinking", 4), ("think_end", 1), ("answer", 2), ("verdict", 1))
+    r = Rollout(r.id, r.group, r.ids, r.spans, 5, "stop")
+    aligned = align(make_scores([r], lambda r, pos, segment: pos), [r]).set_index("pos")
+    zero = {"rel_prompt_end": 4, "rel_thinking": 5, "rel_think_end": 9, "rel_answer": 10, "rel_verdict": 12}
+    for event, pos in zero.items():
+        assert aligned.index[aligned[event] == 0].tolist() == [pos]
+    curve = aggregate(aligned.reset_index(), on="rel_verdict", window=(-2, 0))
+    assert curve["estimate"].tolist() == [10, 11, 12]
+
+
+def test_relative_time_is_the_mean_of_each_part() -> None:
+    rollouts = [make_rollout("a/0", "a", 8), make_rollout("b/0", "b", 4), make_rollout("c/0", "c", 1)]
+    scored = align(make_scores(rollouts, lambda r, pos, segment: pos - 8), rollouts)
+    parts = relative_time(scored, bins=4)
+    assert parts[parts["rollout"] == "a/0"]["score"].tolist() == [0.5, 2.5, 4.5, 6.5]
+    assert parts[parts["rollout"] == "a/0"]["share"].tolist() == [0.125, 0.375, 0.625, 0.875]
+    # a thinking of one token fills one part and is missing in the others
+    assert parts[parts["rollout"] == "c/0"]["bin"].tolist() == [0]
+    curve = aggregate(parts, on="bin", window=(0, 3))
+    assert curve["n"].tolist() == [3, 2, 2, 2]
+    assert curve["estimate"].iloc[1] == pytest.approx((2.5 + 1) / 2)
+    with pytest.raises(InputError, match="at least one part"):
+        relative_time(scored, bins=0)
+
+
+def test_constant_scores_that_differ_with_length_are_flat_over_the_same_rollouts() -> None:
+    rollouts = varied(np.random.default_rng(5))
+    scored = align(make_scores(rollouts, lambda r, pos, segment: len(r) / 50), rollouts)
+    masked = aggregate(scored, window=(-60, -1))["estimate"]
+    same = aggregate(scored, window=(-60, -1), complete=True)
+    assert np.ptp(masked) > 0.5
+    reach = scored["n_thinking"].groupby(scored["rollout"]).first().max()
+    assert same.empty or np.ptp(same["estimate"]) < 1e-9
+    assert reach > 60
+    assert same["n"].nunique() == 1
+
+
+def curves(sims: int, groups: int, places: int, rho: float) -> tuple[float, float]:
+    """How often the pointwise and the simultaneous band hold the true curve."""
+    rng = np.random.default_rng([groups, places])
+    point = whole = 0.0
+    for i in range(sims):
+        drawn = draw_clusters(np.arange(groups), 500, i)
+        y = autoregression(rng, groups, places, rho)
+        draws = drawn.counts @ drawn.sums(y) / groups
+        n = np.full(places, groups)
+        low, high = percentile_interval(draws, n)
+        point += ((low <= 0) & (high >= 0)).mean()
+        low, high = simultaneous_band(y.mean(0), draws, n)
+        whole += bool(((low <= 0) & (high >= 0)).all())
+    return point / sims, whole / sims
+
+
+def test_the_simultaneous_band_holds_the_whole_curve() -> None:
+    point, whole = curves(200, 25, 40, 0.5)
+    assert 0.92 < point < 0.98
+    assert 0.9 < whole < 0.99
