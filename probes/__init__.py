@@ -7,6 +7,7 @@ from verdictscope.probes.anchors import Anchors, anchor_rollouts
 from verdictscope.probes.calibration import Calibration, SegmentCalibration, calibrate, calibrate_segments
 from verdictscope.probes.changepoint import ChangePoint, change_point, change_points
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
+from verdictscope.probes.cliff_nulls import CliffNull, exchange_null, shift_null
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
     DifferenceProbe,
@@ -48,6 +49,7 @@ __all__ = [
     "Calibration",
     "ChangePoint",
     "Cliff",
+    "CliffNull",
     "DifferenceProbe",
     "Eraser",
     "EraserFitter",
@@ -93,6 +95,7 @@ __all__ = [
     "drop_difference",
     "erase_concept",
     "example",
+    "exchange_null",
     "fit_eraser",
     "fit_messages",
     "length_auroc",
@@ -116,6 +119,7 @@ __all__ = [
     "reliability_curve",
     "save_probe",
     "select",
+    "shift_null",
     "solve_layers",
     "solve_logistic",
     "split_groups",

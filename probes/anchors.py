@@ -241,6 +241,30 @@ class Anchors:
         )
 
 
+def anchors_of(
+    complied: Windows, refused: Windows, *, m: int, min_rollouts: int = 10, resamples: int = RESAMPLES, seed: int = 0
+) -> Anchors:
+    """Anchors of windows that are cut already, for the plateau and the final token alone.
+
+    Args:
+        complied: windows of complied rollouts.
+        refused: the same of refused ones.
+        m: tokens of the windows.
+        min_rollouts: as `Anchors.fit`.
+        resamples: likewise.
+        seed: likewise.
+    """
+    places = [*((WINDOW, t) for t in range(-m, 0)), (FINAL, -1)]
+    names = tuple(sorted({*map(str, complied.group), *map(str, refused.group)}))
+    sums, counts = np.zeros((2, len(names), m + 1)), np.zeros((2, len(names), m + 1))
+    for kind, cut in enumerate((complied, refused)):
+        at = np.searchsorted(names, cut.group.astype(str))
+        np.add.at(sums[kind], at, np.column_stack([cut.window, cut.final]))
+        np.add.at(counts[kind], at, 1.0)
+    table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)
+    return Anchors(table, m, frozenset(names), resamples, seed, sums, counts, names)
+
+
 def anchor_rollouts(
     labels: pd.DataFrame, part: str | Sequence[str] = "train"
 ) -> tuple[frozenset[str], frozenset[str]]:

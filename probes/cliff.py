@@ -120,7 +120,11 @@ def cliff(
         raise InputError(
             f"cell {name}: group {shared[0]!r} is one the anchors were fitted on; measure rollouts of another part"
         )
-    cut = windows(aligned, anchors.m)
+    return measure(windows(aligned, anchors.m), anchors, name=name, seed=seed)
+
+
+def measure(cut: Windows, anchors: Anchors, *, name: str = "cell", seed: int | None = None) -> Cliff:
+    """`cliff` of windows that are cut already."""
     seed = anchors.seed if seed is None else seed
     counts, n = _cell_counts(cut.group, anchors.resamples, seed)
     point = _per_rollout(cut, anchors)
