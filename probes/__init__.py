@@ -8,6 +8,14 @@ from verdictscope.probes.calibration import Calibration, SegmentCalibration, cal
 from verdictscope.probes.changepoint import ChangePoint, change_point, change_points
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
 from verdictscope.probes.cliff_nulls import CliffNull, exchange_null, shift_null
+from verdictscope.probes.commitment import (
+    commitment,
+    commitment_gap,
+    commitment_time,
+    forced_readings,
+    probe_readings,
+    text_readings,
+)
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
     DifferenceProbe,
@@ -91,6 +99,9 @@ __all__ = [
     "change_point",
     "change_points",
     "cliff",
+    "commitment",
+    "commitment_gap",
+    "commitment_time",
     "control_task",
     "drop_difference",
     "erase_concept",
@@ -98,6 +109,7 @@ __all__ = [
     "exchange_null",
     "fit_eraser",
     "fit_messages",
+    "forced_readings",
     "length_auroc",
     "lint",
     "lens_logits",
@@ -111,6 +123,7 @@ __all__ = [
     "permuted_selection",
     "pool_scores",
     "position_auroc",
+    "probe_readings",
     "protocol",
     "random_directions",
     "rank_pool",
@@ -125,6 +138,7 @@ __all__ = [
     "split_groups",
     "sweep",
     "store_traces",
+    "text_readings",
     "tfidf_auroc",
     "token_auroc",
     "token_table",

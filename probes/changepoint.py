@@ -9,7 +9,7 @@ anew, because the textbook limits take tokens as independent and steps as small 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,15 +175,17 @@ def _near(
     size, rho = float(fit.size[0]), float(fit.rho[0])
     steps = np.arange(n) >= at
     noise = autoregression(rng, resamples, n, rho) * float(fit.deviation()[0])
-    again = _fit(noise + size * steps, basis)
+    again = _fit(noise + size * steps, basis, rho)
     apart = np.quantile(again.lacking()[:, at], confidence, method="higher")
     return fit.lacking()[0] <= apart, again.size
 
 
-def _fit(y: Float[ndarray, "series token"], basis: Float[ndarray, "basis token"]) -> _Fit:
-    """Location and correlation in turns; two rounds settle them."""
-    fit = _scan(y, np.zeros(len(y)), basis)
-    for _ in range(2):
+def _fit(
+    y: Float[ndarray, "series token"], basis: Float[ndarray, "basis token"], start: float | int | None = None
+) -> _Fit:
+    """Location and correlation in turns: two rounds settle them, one where a good start is known."""
+    fit = _scan(y, np.full(len(y), start or 0.0), basis)
+    for _ in range(2 if start is None else 1):
         fit = _scan(y, _correlation(y, fit.location, basis), basis)
     return fit
 
@@ -196,17 +198,14 @@ def _scan(y: Float[ndarray, "series token"], rho: Float[ndarray, " series"], bas
     n, r = y.shape[1], rho[:, None]
     rest_of_step, after = 1 - r, np.arange(n - 1, -1, -1)[None]
     white = _whitened(y, r)
-    slow = np.stack([_whitened(np.broadcast_to(b, y.shape), r) for b in basis], axis=2)
-    q, _ = np.linalg.qr(slow)
-    along = np.einsum("snk,sn->sk", q, white)
+    rest = (white**2).sum(axis=1)
     product, room = white + rest_of_step * _after(white), 1 + rest_of_step**2 * after
-    for k in range(q.shape[2]):
-        shared = q[:, :, k] + rest_of_step * _after(q[:, :, k])
-        product, room = product - shared * along[:, k, None], room - shared**2
+    for q in _orthonormal([_whitened(np.broadcast_to(b, y.shape), r) for b in basis]):
+        along, shared = (q * white).sum(axis=1), q + rest_of_step * _after(q)
+        product, room, rest = product - shared * along[:, None], room - shared**2, rest - along**2
     room = np.maximum(room, 1e-9)
     gain = product**2 / room
     location = EDGE + np.argmax(gain[:, EDGE : n - EDGE + 1], axis=1)
-    rest = (white**2).sum(axis=1) - (along**2).sum(axis=1)
     return _Fit(location, rho, gain, rest, product / room, n - len(basis) - 1)
 
 
@@ -220,13 +219,23 @@ def _correlation(
     """
     n, levels = y.shape[1], len(basis) + 1
     step = (np.arange(n)[None] >= location[:, None]).astype(float)
-    design = np.concatenate([np.broadcast_to(basis.T, (*y.shape, len(basis))), step[:, :, None]], axis=2)
-    q, _ = np.linalg.qr(design)
-    left = y - np.einsum("snk,sk->sn", q, np.einsum("snk,sn->sk", q, y))
+    left = y
+    for q in _orthonormal([*(b[None] for b in basis), step]):
+        left = left - q * (q * y).sum(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         rho = (left[:, 1:] * left[:, :-1]).sum(axis=1) / (left**2).sum(axis=1)
     rho = np.nan_to_num(rho)
     return np.clip(rho + (levels + (levels + 2) * rho) / n, -0.5, 0.98)
+
+
+def _orthonormal(columns: Sequence[Float[ndarray, "_ token"]]) -> list[Float[ndarray, "_ token"]]:
+    """Regressors made orthonormal, series by series; far quicker than one small QR after the other."""
+    out: list[ndarray] = []
+    for column in columns:
+        for q in out:
+            column = column - q * (q * column).sum(axis=1, keepdims=True)
+        out.append(column / np.sqrt((column**2).sum(axis=1, keepdims=True)))
+    return out
 
 
 def _whitened(y: Float[ndarray, "series token"], r: Float[ndarray, "series 1"]) -> Float[ndarray, "series token"]:

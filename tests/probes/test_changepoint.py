@@ -14,7 +14,7 @@ from verdictscope.probes import change_point, change_points
 from verdictscope.probes.changepoint import RESAMPLES, _basis, _scan, autoregression
 
 AIM = (0.93, 0.97)
-SIMULATIONS = 400
+SIMULATIONS = 250
 LENGTHS = (50, 200, 1000, 8000)
 RHOS = (0.0, 0.5, 0.9)
 

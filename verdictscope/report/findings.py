@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from verdictscope.report.cliff_checks import Control, Finding, cliff_controls, timing
 from verdictscope.report.ladder import ALPHA
 from verdictscope.report.record import Record
 from verdictscope.report.words import estimate, heads, number, present, some
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A sentence and the file its numbers come from."""
-
-    text: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Control:
-    """A comparison that should come out as expected if the reading is right.
-
-    Attributes:
-        name: what was done.
-        expect: what it should show.
-        rows: (what, number with interval, n) of this run.
-        source: file of the run folder.
-    """
-
-    name: str
-    expect: str
-    rows: tuple[tuple[str, str, str], ...]
-    source: str
-
-
 def findings(run: Record) -> list[Finding]:
     """The sentences a run's tables allow, in the order of the study."""
-    return [*_behaviour(run), *_probe(run), *_cliff(run), *_heads(run), *_ablation(run), *_freely(run), *_planted(run)]
+    first = [*_behaviour(run), *_probe(run), *_cliff(run), *timing(run)]
+    return [*first, *_heads(run), *_ablation(run), *_freely(run), *_planted(run)]
 
 
 def controls(run: Record) -> list[Control]:
     """The controls the run holds."""
     arms = (control for arm in _ARMS for control in _arm_control(run, arm))
-    return [*_permuted(run), *_other_nulls(run), *_writers(run), *arms, *_random(run), *_leaks(run)]
+    before = [*_permuted(run), *_other_nulls(run), *_writers(run), *cliff_controls(run)]
+    return [*before, *arms, *_random(run), *_leaks(run)]
 
 
 def _behaviour(run: Record) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ def run_summary(run: Run) -> None:
         "language": probe["language"],
         "rollouts": outcome_counts(run.table("labels")),
         "cells": cell_counts(run),
-        "cliff": cliff_numbers(run.table("cliff")),
+        "cliff": cliff_numbers(run.table("cliff")) | check_numbers(run.table("cliff_checks")),
         "heads": {"top": [list(head) for head in found_heads(run)], **run.read_json("heads")},
         "ablation": ablation_numbers(run),
     }
@@ -65,6 +65,27 @@ def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
                 f"{key}_excess_high": excess["high"],
                 f"{key}_anchored_drop": drop["estimate"], f"{key}_low": drop["low"], f"{key}_high": drop["high"]
             }  # fmt: skip
+    return numbers
+
+
+def check_numbers(checks: pd.DataFrame) -> dict[str, Any]:
+    """The nulls of the cliff and when readings settle; keys of checks that were not made are left out."""
+    named = {(row["check"], row["name"]): row for row in checks.to_dict("records")}
+    wanted = {
+        "exchange": ("exchange", "anchored drop minus that of harmless_complied"),
+        "shift": ("shift", "raw drop against other places"),
+        "change_in_closing": ("change point", "change lies in the closing tokens"),
+        "change_size": ("change point", "size of the change"),
+        "probe_settled": ("commitment", "probe settled"),
+        "text_after_probe": ("commitment", "text after probe"),
+    }
+    numbers: dict[str, Any] = {}
+    for key, at in wanted.items():
+        if at in named:
+            row = named[at]
+            numbers |= {key: row["estimate"], f"{key}_n": int(row["n"])}
+            numbers |= {f"{key}_p": row["p"]} if pd.notna(row["p"]) else {}
+            numbers |= {f"{key}_low": row["low"], f"{key}_high": row["high"]} if pd.notna(row["low"]) else {}
     return numbers
 
 

@@ -12,6 +12,7 @@ from verdictscope.interventions import HeadEdit, compile_edits
 from verdictscope.probes import Anchors, Cliff, aggregate, align, anchor_rollouts, cliff, drop_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
+from verdictscope.stages.cliff_checks import write_checks
 from verdictscope.stages.rollouts import arms, load_labels, load_rollouts
 from verdictscope.stats import effects_frame
 
@@ -20,9 +21,10 @@ AFTER = 8
 
 
 def run_trace(run: Run) -> None:
-    """Write ``trace.parquet``, ``trace_mean.parquet`` and ``cliff.parquet`` for the model under study and its twin."""
+    """Write ``trace.parquet``, ``trace_mean.parquet`` and ``cliff.parquet`` for the model under study and its twin, and
+    what stands beside the cliff (``cliff_checks.parquet``, ``change_points.parquet``, ``commitment.parquet``)."""
     scored = [score(run, list(load_rollouts(run, arm).values()), arm) for arm in arms(run)]
-    write_traces(run, pd.concat(scored, ignore_index=True), run.table("labels"))
+    write_checks(run, *write_traces(run, pd.concat(scored, ignore_index=True), run.table("labels")))
 
 
 def trace_ablated(run: Run, found: Sequence[tuple[int, int]]) -> None:
@@ -56,10 +58,13 @@ def score(run: Run, rollouts: list[Rollout], arm: str, zeroed: Sequence[tuple[in
     return aligned
 
 
-def write_traces(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> None:
+def write_traces(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, Anchors]:
     """Write the three tables from the scores and labels of every arm.
 
     The anchors are fitted once, on the training part of the model under study, and read every arm.
+
+    Returns:
+        the test part's scores with ``part cell target``, and the anchors.
     """
     anchors = fit_anchors(run, trace, labels)
     facts = labels[["arm", "rollout", "part", "cell", "target"]]
@@ -67,6 +72,7 @@ def write_traces(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> None:
     run.write("trace", trace)
     run.write("trace_mean", mean_traces(run, test, anchors, drawn(run)))
     run.write("cliff", cliffs(test, anchors))
+    return test, anchors
 
 
 def fit_anchors(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> Anchors:

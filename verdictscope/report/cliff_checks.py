@@ -1,0 +1,123 @@
+"""What stands beside the cliff, in sentences and rows: its nulls, other anchors, who is left out, and when it falls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.report.record import Record
+from verdictscope.report.words import estimate, number, present
+
+FILE = "cliff_checks.parquet"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence and the file its numbers come from."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """A comparison that should come out as expected if the reading is right.
+
+    Attributes:
+        name: what was done.
+        expect: what it should show.
+        rows: (what, number with interval, n) of this run.
+        source: file of the run folder.
+    """
+
+    name: str
+    expect: str
+    rows: tuple[tuple[str, str, str], ...]
+    source: str
+
+
+def timing(run: Record) -> Iterator[Finding]:
+    """Where in the rollout the score falls, and when readings settle."""
+    rows = {(r["check"], r["name"]): r for r in _rows(run)}
+    inside, size = (rows.get(("change point", n)) for n in ("change lies in the closing tokens", "size of the change"))
+    if inside and size and present(inside["estimate"]):
+        yield Finding(
+            "Looked at one by one, rollouts of the headline cell change their level most in the closing tokens in "
+            f"{_told(inside)} of cases, by {_told(size)} logits (n = {int(inside['n'])} prompts"
+            f"{'; ' + inside['about'] if inside['about'] else ''}).",
+            FILE,
+        )
+    probe, text, gap = (
+        rows.get(("commitment", n)) for n in ("probe settled", "text settled", "text after probe")
+    )
+    if probe and text and gap and present(gap["estimate"]):
+        when = "later" if gap["estimate"] > 0 else "earlier"
+        span = (abs(gap["estimate"]), *sorted(abs(gap[k]) for k in ("low", "high")))
+        same = gap["low"] < 0 < gap["high"]
+        yield Finding(
+            f"The sign of the probe's score settles after {_told(probe)} of the thinking; a reader of the words alone, "
+            f"shown the request too, settles after {_told(text)}, "
+            + ("not clearly earlier or later" if same else f"{estimate(*span)} tokens {when}")
+            + f" (n = {int(gap['n'])} prompts{'; ' + gap['about'] if gap['about'] else ''}).",
+            FILE,
+        )
+
+
+def cliff_controls(run: Record) -> Iterator[Control]:
+    """Nulls of the drop, anchors of one kind, the published statistic, and rollouts left out."""
+    rows = _rows(run)
+    nulls = [r for r in rows if r["check"] in ("exchange", "paired", "shift")]
+    if nulls:
+        yield Control(
+            "The drop against its nulls",
+            "Whole prompts exchanged between the headline cell and another (or paired, where both hold the same "
+            "prompts), and whole rollouts turned so that the end lies elsewhere; single tokens are never shuffled, "
+            "since neighbours are alike.",
+            tuple((r["name"], _null(r), f"{int(r['n'])} prompts") for r in nulls), FILE,
+        )  # fmt: skip
+    drops = [r for r in rows if r["check"].startswith("anchors from") and r["name"] == "anchored_drop"]
+    if drops:
+        yield Control(
+            "Anchors of one kind of refusal",
+            "The headline should fall whichever refusals the anchors were fitted on, and refusals of the other kind "
+            "should not. Where these fall too, the anchored score also tells kinds of refusal apart.",
+            tuple((f"{r['check']}, read on {r['cell']}", _told(r) if present(r["estimate"]) else str(r["about"]),
+                   f"{int(r['n'])} prompts") for r in drops), FILE,
+        )  # fmt: skip
+    published = [r for r in rows if r["check"] == "as published"]
+    if published:
+        yield Control(
+            "The published statistic",
+            "The same scores averaged as earlier code does, sequences filled up with zeros: a curve that rises by "
+            "padding is no plateau.",
+            tuple((r["name"], number(r["estimate"]), r["about"] or "–") for r in published), FILE,
+        )  # fmt: skip
+    counted = [r for r in rows if r["check"] == "counted"]
+    if counted:
+        yield Control(
+            "Rollouts with a plateau and an end",
+            "Truncated rollouts, thinking that never closed and thinking too short for a plateau are counted and left "
+            "out; cells that lose many are read with care.",
+            tuple((f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), f"of {int(r['n'])}")
+                  for r in counted), FILE,
+        )  # fmt: skip
+
+
+def _rows(run: Record) -> list[dict[str, Any]]:
+    table: pd.DataFrame | None = run.table("cliff_checks")
+    return [] if table is None else table.to_dict("records")
+
+
+def _told(row: dict[str, Any]) -> str:
+    return estimate(row["estimate"], row["low"], row["high"])
+
+
+def _null(row: dict[str, Any]) -> str:
+    if not present(row["estimate"]):
+        return "not tested"
+    if row["check"] == "paired":
+        return _told(row)
+    return f"{number(row['estimate'])}, p = {number(row['p'])} ({row['about']})"
