@@ -28,6 +28,7 @@ from verdictscope.figures.tables import cell_words, counts, interval, need, numb
 
 _COLUMNS = "arm cell target rel_think_end kind estimate low high n"
 _KINDS = ("anchored", "raw")
+_READ = ["estimate", "low", "high", "low_all", "high_all", "n"]
 # Further out than this an anchored score says only that its two anchors met: the frame ends there.
 _FRAME = (-1.5, 2.5)
 _SOLID, _DASHED, _DOTTED = "-", (0, (4, 1.6)), (0, (1.4, 1.2))
@@ -84,7 +85,8 @@ class _Line:
     def kind(self, kind: str) -> pd.DataFrame:
         """This line's rows of one kind on every position between its ends, NaN where none was read."""
         rows = self.rows[self.rows["kind"] == kind].drop_duplicates("rel_think_end")
-        rows = rows.set_index("rel_think_end").sort_index()[["estimate", "low", "high", "n"]].astype(float)
+        # tables written before there were simultaneous bands lack them
+        rows = rows.set_index("rel_think_end").sort_index().reindex(columns=_READ).astype(float)
         return rows if rows.empty else rows.reindex(range(int(rows.index.min()), int(rows.index.max()) + 1))
 
 
@@ -172,6 +174,9 @@ def _draw(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
     x, role = rows.index.to_numpy(), line.role
     above = 4 if role.name == "hero" else 3
     panel.fill_between(x, rows["low"], rows["high"], color=line.colour, alpha=0.17, linewidth=0, zorder=2)
+    if role.name == "hero":
+        for edge in ("low_all", "high_all"):
+            panel.plot(x, rows[edge], color=line.colour, linewidth=0.6, alpha=0.75, zorder=2.5)
     panel.plot(x, rows["estimate"], color=line.colour, linestyle=role.dash, linewidth=role.width, zorder=above)
     # The closing tokens are few and carry the point of the figure: each reading there gets a mark of its own.
     # So does every reading of a line too short to be seen as one.
@@ -274,6 +279,9 @@ def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -
     if not any(line.kind("anchored")["estimate"].notna().any() for line in lines):
         text.append("The scores could not be anchored.")
     text.append("Lines are means over the rollouts that reach a position, bands their 95 % intervals, the strips n.")
+    if lines and lines[0].role.name == "hero" and lines[0].kind("raw")["low_all"].notna().any():
+        text.append("The thin lines about the bold one hold its whole course in 95 % of cases, where eight prompts or "
+                    "more are left.")
     if lines and lines[0].role.name == "hero":
         text.append(_hero_words(lines[0]))
     else:
