@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,9 @@ def write_checks(run: Run, test: pd.DataFrame, anchors: Anchors) -> None:
     run.write("commitment", times)
 
 
-def _row(check: str, cell: str, name: str, estimate: float, n: int, unit: str, arm: str = "base", **more: Any) -> Row:
+def _row(
+    check: str, cell: str, name: str, estimate: SupportsFloat, n: SupportsInt, unit: str, arm: str = "base", **more: Any
+) -> Row:
     return {"check": check, "arm": arm, "cell": cell, "name": name, "estimate": float(estimate), "n": int(n)} | (
         {"low": np.nan, "high": np.nan, "unit": unit, "p": np.nan, "about": ""} | more
     )
