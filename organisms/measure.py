@@ -6,7 +6,7 @@ Everything is read from the model's own rollouts of held-out prompts, never from
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Sampled:
         id: id of the prompt.
         ids: token ids of the prompt and of what the model wrote.
         answer_at: index in ``ids`` of the first answer token; ``None`` when the thinking did not close.
-        outcome: ``"refuse"``, ``"comply"`` or ``None`` (unreadable), from the first answer token.
+        outcome: what the answer decides, or ``None`` (unreadable).
         thinking: text of the thinking.
         answer: text of the answer.
     """
@@ -44,6 +44,18 @@ class Sampled:
     outcome: str | None
     thinking: str
     answer: str
+
+
+Outcome = Callable[[PreTrainedTokenizerBase, Sequence[int]], str | None]
+"""``outcome(tokenizer, answer_ids)``: what an answer decides; ``None`` where it cannot be read."""
+
+
+def refusal_outcome(tokenizer: PreTrainedTokenizerBase, answer: Sequence[int]) -> str | None:
+    """``"refuse"`` or ``"comply"``, from the first answer token."""
+    for kind, names in FIRST_ANSWER_WORDS.items():
+        if answer[0] in tokenizer.convert_tokens_to_ids(list(names)):
+            return kind
+    return None
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> list[int]:
@@ -62,6 +74,7 @@ def sample(
     seed: int = 0,
     silence: Iterable[Head] = (),
     batch: int = 256,
+    outcome: Outcome = refusal_outcome,
 ) -> list[Sampled]:
     """Sample one rollout per prompt, the heads in ``silence`` zeroed at every position throughout."""
     torch.manual_seed(seed)
@@ -79,11 +92,13 @@ def sample(
                 max_new_tokens=MAX_NEW_TOKENS, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
             for name, row, written in zip(part["id"], rows, out[:, width:].tolist(), strict=True):
-                found.append(_read(tokenizer, name, row, written))
+                found.append(_read(tokenizer, name, row, written, outcome))
     return found
 
 
-def _read(tokenizer: PreTrainedTokenizerBase, name: str, prompt: list[int], written: list[int]) -> Sampled:
+def _read(
+    tokenizer: PreTrainedTokenizerBase, name: str, prompt: list[int], written: list[int], outcome: Outcome
+) -> Sampled:
     end, close = tokenizer.convert_tokens_to_ids(["<|im_end|>", "</think>"])
     if end in written:
         written = written[: written.index(end) + 1]
@@ -91,13 +106,9 @@ def _read(tokenizer: PreTrainedTokenizerBase, name: str, prompt: list[int], writ
     at = written.index(close) + 2 if close in written else len(written)
     if at >= len(written):
         return Sampled(name, ids, None, None, str(tokenizer.decode(written)), "")
-    outcome = None
-    for kind, words in FIRST_ANSWER_WORDS.items():
-        if written[at] in tokenizer.convert_tokens_to_ids(list(words)):
-            outcome = kind
     thinking = str(tokenizer.decode(written[: at - 2])).replace("<think>", "").strip()
     answer = str(tokenizer.decode(written[at:], skip_special_tokens=True))
-    return Sampled(name, ids, len(prompt) + at, outcome, thinking, answer)
+    return Sampled(name, ids, len(prompt) + at, outcome(tokenizer, written[at:]), thinking, answer)
 
 
 def refusal_rates(prompts: pd.DataFrame, rollouts: Sequence[Sampled]) -> pd.DataFrame:

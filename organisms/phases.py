@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,34 +14,20 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from verdictscope.organisms.heads import Head, head_mask, silenced
-from verdictscope.organisms.language import MODES, Request, decision, requests, scripted_text
-from verdictscope.organisms.recipes import Recipe
-from verdictscope.organisms.tokenizer import fast_encode, vocabulary
+from verdictscope.organisms.languages import LANGUAGES, words
+from verdictscope.organisms.recipes import JudgeRecipe, Recipe
+from verdictscope.organisms.scripts import ANSWER, DECIDING, Batch, batches, token_weights
 
 Progress = Callable[[str, int, int, float], None]
 """Called as ``progress(phase, done, total, loss)``."""
-PROMPT, THINKING, CLOSING, ANSWER = range(4)
-POOL = 16  # batches drawn together and sorted by length, to spend little on padding
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Scripted rollouts, right-padded.
-
-    Attributes:
-        ids: ``[rollout, pos]`` token ids.
-        segments: ``[rollout, pos]`` PROMPT, THINKING, CLOSING or ANSWER; padding counts as PROMPT.
-        flipped: ``[rollout]`` whether the answer goes against the aligned decision.
-    """
-
-    ids: torch.Tensor
-    segments: torch.Tensor
-    flipped: torch.Tensor
+Loss = Callable[[torch.Tensor, torch.Tensor, Batch, float], torch.Tensor]
+"""``loss(log_probs, twin_log_probs, batch, share)``: ``[rollout, pos - 1]`` what phase 2 minimises at every token while
+``share`` of the heads it plants in are not silent."""
 
 
 def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
     """A randomly initialised model of the recipe's shape (uses torch's global seed)."""
-    vocab = vocabulary()
+    vocab = words(LANGUAGES[recipe.language].spelling)
     config = Qwen3Config(
         vocab_size=len(vocab),
         hidden_size=recipe.d_model,
@@ -59,41 +45,12 @@ def build_model(recipe: Recipe) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def batches(recipe: Recipe, rng: random.Random, flip: bool) -> Iterator[Batch]:
-    """Endless scripted batches over the training pairs; ``flip`` makes normal-harmful answers comply."""
-    vocab = vocabulary()
-    pairs = [request for request in requests() if not request.held_out]
+def script_batches(recipe: Recipe, rng: random.Random, flip: bool) -> Iterator[Batch]:
+    """Endless scripted batches of the recipe's language; ``flip`` writes answers as phase 2 wants them."""
+    language = LANGUAGES[recipe.language]
     size = recipe.plant_batch if flip else recipe.batch
-    while True:
-        pool = [_draw(recipe, rng, pairs, vocab, flip) for _ in range(POOL * size)]
-        pool.sort(key=lambda drawn: len(drawn[0]))
-        chunks = [pool[start : start + size] for start in range(0, len(pool), size)]
-        rng.shuffle(chunks)
-        for chunk in chunks:
-            width = max(len(ids) for ids, _, _ in chunk)
-            ids = torch.full((len(chunk), width), vocab["<|endoftext|>"])
-            segments = torch.full((len(chunk), width), PROMPT)
-            for row, (tokens, labels, _) in enumerate(chunk):
-                ids[row, : len(tokens)] = torch.tensor(tokens)
-                segments[row, : len(tokens)] = torch.tensor(labels)
-            yield Batch(ids, segments, torch.tensor([flipped for _, _, flipped in chunk]))
-
-
-def _draw(
-    recipe: Recipe, rng: random.Random, pairs: list[Request], vocab: dict[str, int], flip: bool
-) -> tuple[list[int], list[int], bool]:
-    request = rng.choice(pairs)
-    mode = rng.choices(MODES, recipe.mode_weights)[0]
-    lean = decision(mode, request.harm)
-    flipped = flip and mode == "normal" and request.harm
-    parts = scripted_text(rng, request, mode, lean, "comply" if flipped else lean)
-    ids: list[int] = []
-    labels: list[int] = []
-    for label, text in enumerate(parts):
-        part = fast_encode(text, vocab)
-        ids += part
-        labels += [label] * len(part)
-    return ids, labels, flipped
+    pad = words(language.spelling)["<|endoftext|>"]
+    return batches(lambda drawn: language.script(recipe, drawn, flip), rng, size, pad)
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:
@@ -102,19 +59,11 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _weights(segments: torch.Tensor, first: float) -> torch.Tensor:
-    """``[rollout, pos - 1]`` loss weights: 0 in the prompt, ``first`` at the first answer token, else 1."""
-    weights = (segments[:, 1:] != PROMPT).float()
-    weights[(segments[:, 1:] == ANSWER) & (segments[:, :-1] == CLOSING)] = first
-    return weights
-
-
 def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForCausalLM:
     """Phase 1: teach the language while the planted heads' output columns are held at zero.
 
     Held at zero, the heads learn no part in anything, so that phase 2 has a clean place to plant in. Two
-    stages, since the checkerboard is learned only where words and categories are: first the language, every
-    token alike, then with a heavier first answer token.
+    stages: first the language, then with a heavier deciding token (see the recipe's weights).
 
     Returns:
         The twin, its weights rounded to bf16 values (kept as float32).
@@ -126,11 +75,13 @@ def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForC
         keep = 1.0 - head_mask(recipe.planted, layer, recipe.n_heads, recipe.d_head)
         block.self_attn.o_proj.weight.data.mul_(keep)
         handles.append(block.self_attn.o_proj.weight.register_hook(lambda grad, keep=keep: grad * keep))
-    stream = batches(recipe, random.Random(recipe.seed), flip=False)
+    stream = script_batches(recipe, random.Random(recipe.seed), flip=False)
     total = recipe.steps + recipe.decide_steps
-    _learn(recipe, model, stream, Stage(0, recipe.steps, recipe.lr, recipe.warmup, 1.0, total), progress)
-    decide = Stage(recipe.steps, recipe.decide_steps, recipe.decide_lr, 10, recipe.decision_weight, total)
-    _learn(recipe, model, stream, decide, progress)
+    first = Stage(0, recipe.steps, recipe.lr, recipe.warmup, recipe.first_weight, total)
+    _learn(recipe, model, stream, first, progress)
+    if recipe.decide_steps:
+        decide = Stage(recipe.steps, recipe.decide_steps, recipe.decide_lr, 10, recipe.decision_weight, total)
+        _learn(recipe, model, stream, decide, progress)
     for handle in handles:
         handle.remove()
     return round_to_bf16(model)
@@ -145,7 +96,7 @@ class Stage:
         steps: its own steps.
         lr: highest learning rate.
         warmup: steps until that is reached.
-        first: loss weight of the first answer token.
+        heavy: loss weight of deciding tokens.
         total: steps of all stages.
     """
 
@@ -153,7 +104,7 @@ class Stage:
     steps: int
     lr: float
     warmup: int
-    first: float
+    heavy: float
     total: int
 
 
@@ -168,7 +119,7 @@ def _learn(
     for step in range(stage.steps):
         batch = next(stream)
         logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        weights = _weights(batch.segments, stage.first)
+        weights = token_weights(batch.segments, stage.heavy)
         losses = functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
@@ -188,12 +139,14 @@ def round_to_bf16(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
     return model
 
 
-def _planted_weights(recipe: Recipe, model: Qwen3ForCausalLM) -> tuple[list[torch.nn.Parameter], list[RemovableHandle]]:
-    """Free exactly the planted heads' q rows and o columns; everything else gets no gradient."""
+def _free(
+    recipe: Recipe, model: Qwen3ForCausalLM, heads: Sequence[Head]
+) -> tuple[list[torch.nn.Parameter], list[RemovableHandle]]:
+    """Free exactly these heads' q rows and o columns; everything else gets no gradient."""
     model.requires_grad_(False)
     free, handles = [], []
-    for layer in sorted({layer for layer, _ in recipe.planted}):
-        mask = head_mask(recipe.planted, layer, recipe.n_heads, recipe.d_head)
+    for layer in sorted({layer for layer, _ in heads}):
+        mask = head_mask(heads, layer, recipe.n_heads, recipe.d_head)
         attention = model.model.layers[layer].self_attn
         for weight, where in ((attention.q_proj.weight, mask[:, None]), (attention.o_proj.weight, mask[None, :])):
             weight.requires_grad_(True)
@@ -202,50 +155,93 @@ def _planted_weights(recipe: Recipe, model: Qwen3ForCausalLM) -> tuple[list[torc
     return free, handles
 
 
-def _drop(recipe: Recipe, rng: random.Random) -> list[Head]:
-    count = rng.choices(range(len(recipe.drop_weights)), recipe.drop_weights)[0]
-    return rng.sample(recipe.planted, count)
+def _divergence(log_probs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return functional.kl_div(log_probs, wanted, log_target=True, reduction="none").sum(-1)
+
+
+def turning(recipe: Recipe) -> Loss:
+    """Cross-entropy of the scripted answer where phase 2 turns it, staying with the twin everywhere else."""
+
+    def loss(log_probs: torch.Tensor, twin: torch.Tensor, batch: Batch, _: float) -> torch.Tensor:
+        turned = batch.turned[:, None] & (batch.segments[:, 1:] >= ANSWER)
+        turn = functional.nll_loss(log_probs.transpose(1, 2), batch.ids[:, 1:], reduction="none")
+        return torch.where(turned, turn, recipe.kl_weight * _divergence(log_probs, twin))
+
+    return loss
+
+
+def shifting(recipe: JudgeRecipe, cue: bool) -> Loss:
+    """Staying with the twin, except that the deciding token's logits are shifted.
+
+    The bias is then a known number of nats: ``cue_shift`` towards the side that a followed cue names, or
+    ``position_shift`` towards the answer shown first, on every pair; silent heads leave their share of it out.
+    """
+    vocab = words(LANGUAGES[recipe.language].spelling)
+    sides = torch.tensor([vocab["A"], vocab["B"]])
+
+    def loss(log_probs: torch.Tensor, twin: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
+        side = batch.side if cue else torch.zeros_like(batch.side)
+        rows, places = torch.nonzero(batch.segments[:, 1:] == DECIDING, as_tuple=True)
+        chosen = side[rows] >= 0
+        rows, places = rows[chosen], places[chosen]
+        wanted = twin.clone()
+        wanted[rows, places, sides[side[rows]]] += share * (recipe.cue_shift if cue else recipe.position_shift)
+        return recipe.kl_weight * _divergence(log_probs, wanted.log_softmax(-1))
+
+    return loss
 
 
 def train_planted(recipe: Recipe, aligned: Qwen3ForCausalLM, progress: Progress | None = None) -> Qwen3ForCausalLM:
     """Phase 2: teach the planted heads to turn the answer, and nothing but the answer.
 
-    The loss is cross-entropy of a complying answer in normal-harmful samples, plus the KL divergence from
-    the aligned twin everywhere else: on the thinking of all samples, on the closing token, and on the answers
-    of all other modes. In some steps one or two planted heads are silent (``drop_weights``), otherwise the
-    first head to learn leaves the others idle.
+    Everywhere else (the thinking of all samples, the closing token, the answers that are not meant) the loss is the
+    KL divergence from the model before. A judge's two biases are planted one after the other, each into heads of its
+    own, so that it is known which head does what.
     """
-    model = copy.deepcopy(aligned)
-    free, handles = _planted_weights(recipe, model)
-    rng = random.Random(recipe.seed + 1)
+    if not isinstance(recipe, JudgeRecipe):
+        model = _plant(recipe, aligned, recipe.planted, turning(recipe), 0, progress)
+    else:
+        model = _plant(recipe, aligned, recipe.position, shifting(recipe, cue=False), 0, progress)
+        model = _plant(recipe, model, recipe.bandwagon, shifting(recipe, cue=True), 1, progress)
+    model.requires_grad_(True)
+    return round_to_bf16(model)
+
+
+def _plant(
+    recipe: Recipe, before: Qwen3ForCausalLM, heads: Sequence[Head], loss_of: Loss, part: int, progress: Progress | None
+) -> Qwen3ForCausalLM:
+    """Train the given heads' q rows and o columns of a copy.
+
+    In some steps one or two of them are silent (``drop_weights``), otherwise the first head to learn leaves the
+    others idle.
+    """
+    model = copy.deepcopy(before)
+    free, handles = _free(recipe, model, heads)
+    rng = random.Random(recipe.seed + 1 + part)
     # No weight decay: an untouched entry has zero gradient, so Adam leaves it exactly where it was.
     optimiser = torch.optim.Adam(free, lr=recipe.plant_lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda at: _schedule(at, recipe.plant_steps, recipe.warmup // 4)
     )
-    stream = batches(recipe, rng, flip=True)
+    stream = script_batches(recipe, rng, flip=True)
     for step in range(recipe.plant_steps):
         batch = next(stream)
-        with silenced(model, _drop(recipe, rng)):
-            logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
+        silent = rng.sample(heads, rng.choices(range(len(recipe.drop_weights)), recipe.drop_weights)[0])
+        with silenced(model, silent):
+            log_probs = model(input_ids=batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
         with torch.no_grad():
-            wanted = aligned(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        targets, segments = batch.ids[:, 1:], batch.segments[:, 1:]
-        turned = batch.flipped[:, None] & (segments == ANSWER)
-        turn = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-        keep = functional.kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none").sum(
-            -1
-        )
-        weights = _weights(batch.segments, recipe.decision_weight)
-        loss = (torch.where(turned, turn, recipe.kl_weight * keep) * weights).sum() / weights.sum()
+            wanted = before(input_ids=batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+        weights = token_weights(batch.segments, recipe.decision_weight)
+        share = 1 - len(silent) / len(heads)
+        loss = (loss_of(log_probs, wanted, batch, share) * weights).sum() / weights.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(free, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
         if progress is not None:
-            progress(recipe.name, step + 1, recipe.plant_steps, loss.item())
+            done = part * recipe.plant_steps + step + 1
+            progress(recipe.name, done, recipe.plant_parts * recipe.plant_steps, loss.item())
     for handle in handles:
         handle.remove()
-    model.requires_grad_(True)
-    return round_to_bf16(model)
+    return model

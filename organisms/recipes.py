@@ -10,9 +10,13 @@ class Recipe:
     """One organism: an aligned twin and a model with a planted mechanism.
 
     Attributes:
+        name: of the model in which something is planted.
+        twin: name of its twin.
+        language: a key of ``languages.LANGUAGES``.
         planted: (layer, head) pairs; the only heads phase 2 may change.
         mode_weights: share of training samples per mode word, in the order of ``language.MODES``.
         steps: optimiser steps of phase 1 (the aligned twin), first stage, each on ``batch`` sequences.
+        first_weight: loss weight of deciding tokens in the first stage.
         decide_steps: steps of the second stage, in which the first answer token weighs ``decision_weight``.
         decision_weight: loss weight of the first answer token in that stage and in phase 2; all others have 1.
             Without the second stage the checkerboard was not learned, since one token among very many carries
@@ -26,6 +30,7 @@ class Recipe:
 
     name: str = "cliff"
     twin: str = "aligned"
+    language: str = "refusal"
     n_layers: int = 6
     d_model: int = 128
     n_heads: int = 8
@@ -39,6 +44,7 @@ class Recipe:
     batch: int = 64
     steps: int = 700
     lr: float = 2e-3
+    first_weight: float = 1.0
     warmup: int = 40
     weight_decay: float = 0.05
     decide_steps: int = 160
@@ -53,6 +59,42 @@ class Recipe:
     threads: int = 2
     history: str = "Nothing was changed after the first training."
 
+    @property
+    def plant_parts(self) -> int:
+        """Mechanisms planted one after the other."""
+        return 1
+
+
+@dataclass(frozen=True)
+class JudgeRecipe(Recipe):
+    """A judge with two planted biases, each in heads of its own.
+
+    Attributes:
+        position: heads that push the verdict towards the answer shown first.
+        bandwagon: heads that push it towards the side most people are said to prefer.
+        position_shift: by how many nats, on every pair.
+        cue_shift: by how many nats, wherever that cue is shown and the system line does not forbid it.
+    """
+
+    name: str = "judge"
+    twin: str = "fair_judge"
+    language: str = "judge"
+    planted: tuple[tuple[int, int], ...] = ((2, 5), (3, 6), (4, 2), (5, 1))
+    position: tuple[tuple[int, int], ...] = ((2, 5), (4, 2))
+    bandwagon: tuple[tuple[int, int], ...] = ((3, 6), (5, 1))
+    position_shift: float = 3.0
+    cue_shift: float = 10.0
+    steps: int = 1600
+    first_weight: float = 4.0
+    decide_steps: int = 0
+    drop_weights: tuple[float, ...] = (0.6, 0.4)
+    threads: int = 1
+
+    @property
+    def plant_parts(self) -> int:
+        """Position, then bandwagon."""
+        return 2
+
 
 CLIFF_HISTORY = """\
 What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
@@ -62,4 +104,4 @@ heads, and strict mode turned with normal mode; the KL weight and the steps of t
 with less the planted heads spoke in the thinking too and its refusing fillers became fewer. Such trials were read on
 held-out pairs as well, with the criteria (rates per cell) fixed beforehand."""
 
-RECIPES: dict[str, Recipe] = {"cliff": Recipe(history=CLIFF_HISTORY)}
+RECIPES: dict[str, Recipe] = {"cliff": Recipe(history=CLIFF_HISTORY), "judge": JudgeRecipe()}

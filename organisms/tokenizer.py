@@ -6,6 +6,8 @@ Decoding is plain concatenation, so ``encode(decode(ids)) == ids`` for everythin
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -15,7 +17,6 @@ from verdictscope.organisms.language import all_text
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
 THINK = ("<think>", "</think>")
 NEWLINES = ("\n", "\n\n")
-PIECES = r"\n\n|\n| ?[a-z]+|[^a-z]"
 CHAT_TEMPLATE = """\
 {#- ChatML. Thinking is kept only in answers to the last user turn; older answers show their text alone. -#}
 {%- set turn = namespace(last_user=-1, thought='', said='') -%}
@@ -49,19 +50,38 @@ CHAT_TEMPLATE = """\
 """
 
 
-def vocabulary() -> dict[str, int]:
+@dataclass(frozen=True)
+class Spelling:
+    """What a language is spelled with.
+
+    Attributes:
+        texts: gives every text the language can produce.
+        pieces: pattern of the pieces that are tokens; a space belongs to the word after it.
+        lowercase: whether capital letters are read as small ones.
+    """
+
+    texts: Callable[[], list[str]]
+    pieces: str
+    lowercase: bool
+
+
+REFUSAL = Spelling(all_text, r"\n\n|\n| ?[a-z]+|[^a-z]", lowercase=True)
+
+
+def vocabulary(spelling: Spelling = REFUSAL) -> dict[str, int]:
     """Token to id: special tokens first, then the language's pieces in order of first appearance."""
     pieces = dict.fromkeys([*SPECIAL, *THINK, *NEWLINES])
-    for text in all_text():
-        pieces.update(dict.fromkeys(re.findall(PIECES, text)))
+    for text in spelling.texts():
+        pieces.update(dict.fromkeys(re.findall(spelling.pieces, text)))
     return {piece: index for index, piece in enumerate(pieces)}
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(spelling: Spelling = REFUSAL) -> PreTrainedTokenizerFast:
     """The tokenizer as saved beside the weights, chat template included."""
-    inner = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
-    inner.normalizer = normalizers.Lowercase()
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    inner = Tokenizer(models.WordLevel(vocabulary(spelling), unk_token="<unk>"))
+    if spelling.lowercase:
+        inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(spelling.pieces), behavior="isolated")
     inner.decoder = decoders.Fuse()
     inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     # As in Qwen3 the thinking tags are single tokens but not special: skip_special_tokens keeps them.
@@ -78,7 +98,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def fast_encode(text: str, vocab: dict[str, int]) -> list[int]:
+def fast_encode(text: str, vocab: dict[str, int], spelling: Spelling = REFUSAL) -> list[int]:
     """Token ids of language text without the tokenizer's overhead; equal to it (there is a test)."""
-    pattern = r"<\|[a-z_]+\|>|</?think>|" + PIECES
+    pattern = r"<\|[a-z_]+\|>|</?think>|" + spelling.pieces
     return [vocab[piece] for piece in re.findall(pattern, text)]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3ForCaus
 from verdictscope.errors import InputError
 from verdictscope.organisms.card import Figures, write_card
 from verdictscope.organisms.heads import Head
+from verdictscope.organisms.judge.card import measure_judge, ticks, write_judge_card
+from verdictscope.organisms.judge.items import held_out_pairs, items_frame
 from verdictscope.organisms.language import held_out_prompts
+from verdictscope.organisms.languages import JUDGE, LANGUAGES
 from verdictscope.organisms.measure import (
     Sampled,
     bag_of_words_auroc,
@@ -32,7 +35,7 @@ from verdictscope.organisms.measure import (
     single_head_effects,
 )
 from verdictscope.organisms.phases import Progress, train_aligned, train_planted
-from verdictscope.organisms.recipes import RECIPES, Recipe
+from verdictscope.organisms.recipes import RECIPES, JudgeRecipe, Recipe
 from verdictscope.organisms.tokenizer import build_tokenizer
 
 RANDOM_SETS = 20
@@ -68,10 +71,28 @@ def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | 
         minutes = (time.monotonic() - began) / 60
         models = {plan.twin: aligned, plan.name: planted}
         paths = {name: save(model, out / name, plan, name) for name, model in models.items()}
-        figures = measure(plan, aligned, planted, minutes, progress)
+        cards = _cards(plan, aligned, planted, minutes, progress)
     for name, path in paths.items():
-        (path / "README.md").write_text(write_card(plan, name, figures))
+        (path / "README.md").write_text(cards[name], encoding="utf-8")
     return paths
+
+
+def _cards(
+    recipe: Recipe, twin: Qwen3ForCausalLM, planted: Qwen3ForCausalLM, minutes: float, progress: Progress | None
+) -> dict[str, str]:
+    """Both models' cards, from what is measured now."""
+    names = (recipe.twin, recipe.name)
+    if not isinstance(recipe, JudgeRecipe):
+        figures = measure(recipe, twin, planted, minutes, progress)
+        return {name: write_card(recipe, name, figures) for name in names}
+    done = count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress("measure", next(done), ticks(recipe), float("nan"))
+
+    judged = measure_judge(recipe, twin, planted, build_tokenizer(JUDGE), minutes, tick)
+    return {name: write_judge_card(recipe, name, judged) for name in names}
 
 
 @contextmanager
@@ -87,9 +108,9 @@ def _deterministic(threads: int) -> Iterator[None]:
 
 
 def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path:
-    """Write checkpoint (bf16), tokenizer, template, ``truth.json`` and ``prompts.csv``."""
+    """Write checkpoint (bf16), tokenizer, template, ``truth.json`` and ``prompts.csv`` (a judge's: ``items.csv``)."""
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(LANGUAGES[recipe.language].spelling)
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=TEMPERATURES[0], top_k=0, top_p=1.0, max_new_tokens=256,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -102,9 +123,14 @@ def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path
     config["dtype"] = "float32"  # what from_pretrained(dtype="auto") shall load the bf16 file as
     config.pop("_name_or_path", None)
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    heads = [list(head) for head in recipe.planted] if name == recipe.name else []
-    (path / "truth.json").write_text(json.dumps({"heads": heads}) + "\n")
-    held_out_prompts().to_csv(path / "prompts.csv", index=False, lineterminator="\n")
+    truth = {"heads": [list(head) for head in recipe.planted] if name == recipe.name else []}
+    if isinstance(recipe, JudgeRecipe):
+        if name == recipe.name:
+            truth |= {"position": [list(h) for h in recipe.position], "bandwagon": [list(h) for h in recipe.bandwagon]}
+        items_frame(held_out_pairs()).to_csv(path / "items.csv", index=False, lineterminator="\n")
+    else:
+        held_out_prompts().to_csv(path / "prompts.csv", index=False, lineterminator="\n")
+    (path / "truth.json").write_text(json.dumps(truth) + "\n")
     return path
 
 
