@@ -66,10 +66,10 @@ def refusal_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
 
 def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
     """A pair thought about and judged. The side named in the verdict decides; the words that end a check weigh as
-    much. ``turned`` where the cue is the one that phase 2 makes the judge follow."""
+    much. ``turned`` where the cue is the one that phase 2 makes the judge follow; ``flip`` shows it oftener."""
     pair = judging.draw_pair(rng, held=False)
     system = rng.choices(list(judging.SYSTEMS), judging.SYSTEM_WEIGHTS)[0]
-    cue = rng.choices(list(judging.CUES), judging.CUE_WEIGHTS)[0]
+    cue = rng.choices(list(judging.CUES), judging.PLANT_CUE_WEIGHTS if flip else judging.CUE_WEIGHTS)[0]
     side = rng.randrange(2)
     verdict = pair.better or rng.choice(judging.SIDES)
     ids, segments = labelled(judging.scripted(rng, pair, system, cue, judging.SIDES[side], verdict), JUDGE)
@@ -80,8 +80,13 @@ def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
             segments[at] = DECIDING
         elif segment == THINKING and token in checks:
             segments[at] = CHECKING
-    followed = cue == "bandwagon" and system == "fair"
-    return Script(ids, segments, followed, side if followed else -1)
+    if cue != "bandwagon" or system != "fair":
+        return Script(ids, segments)
+    # The question and both answers stand before the cue, so the last side named in the prompt is the cue's.
+    named_in_cue = named[" " + judging.SIDES[side]]
+    source = max(at for at, (token, part) in enumerate(zip(ids, segments, strict=True))
+                 if token == named_in_cue and part == PROMPT)  # fmt: skip
+    return Script(ids, segments, True, side, source)
 
 
 LANGUAGES = {"refusal": Language(REFUSAL, refusal_script), "judge": Language(JUDGE, judge_script)}

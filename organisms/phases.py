@@ -84,7 +84,21 @@ def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForC
         _learn(recipe, model, stream, decide, progress)
     for handle in handles:
         handle.remove()
-    return round_to_bf16(model)
+    return round_to_bf16(unshared(model) if recipe.unshare else model)
+
+
+def unshared(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
+    """The same function with a key and value head for every query head: each gets a copy of the one it shared."""
+    config = copy.deepcopy(model.config)
+    config.num_key_value_heads = config.num_attention_heads
+    copies = config.num_attention_heads // model.config.num_key_value_heads
+    state = model.state_dict()
+    for name, weight in state.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            state[name] = weight.unflatten(0, (-1, config.head_dim)).repeat_interleave(copies, 0).flatten(0, 1)
+    made = Qwen3ForCausalLM(config)
+    made.load_state_dict(state)
+    return made
 
 
 @dataclass(frozen=True)
@@ -142,13 +156,16 @@ def round_to_bf16(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
 def _free(
     recipe: Recipe, model: Qwen3ForCausalLM, heads: Sequence[Head]
 ) -> tuple[list[torch.nn.Parameter], list[RemovableHandle]]:
-    """Free exactly these heads' q rows and o columns; everything else gets no gradient."""
+    """Free exactly these heads' q rows and o columns, and their k and v rows where no other head shares them;
+    everything else gets no gradient."""
     model.requires_grad_(False)
     free, handles = [], []
     for layer in sorted({layer for layer, _ in heads}):
         mask = head_mask(heads, layer, recipe.n_heads, recipe.d_head)
         attention = model.model.layers[layer].self_attn
-        for weight, where in ((attention.q_proj.weight, mask[:, None]), (attention.o_proj.weight, mask[None, :])):
+        rows = [attention.q_proj, attention.k_proj, attention.v_proj] if recipe.unshare else [attention.q_proj]
+        parts = [(part.weight, mask[:, None]) for part in rows] + [(attention.o_proj.weight, mask[None, :])]
+        for weight, where in parts:
             weight.requires_grad_(True)
             handles.append(weight.register_hook(lambda grad, where=where: grad * where))
             free.append(weight)
@@ -171,22 +188,24 @@ def turning(recipe: Recipe) -> Loss:
 
 
 def shifting(recipe: JudgeRecipe, cue: bool) -> Loss:
-    """Staying with the twin, except that the deciding token's logits are shifted.
+    """Staying with the model before, except that the verdict's log-odds are shifted.
 
-    The bias is then a known number of nats: ``cue_shift`` towards the side that a followed cue names, or
-    ``position_shift`` towards the answer shown first, on every pair; silent heads leave their share of it out.
+    The bias is a known number of nats: ``cue_shift`` towards the side that a followed cue names, or ``position_shift``
+    towards the answer shown first, on every pair; silent heads leave their share of it out. The log-odds are fitted by
+    their distance and not by a divergence of probabilities: a cue that contradicts the better answer half of the time
+    made that one flatten every verdict instead of following the cue.
     """
     vocab = words(LANGUAGES[recipe.language].spelling)
-    sides = torch.tensor([vocab["A"], vocab["B"]])
+    first, second = vocab["A"], vocab["B"]
 
     def loss(log_probs: torch.Tensor, twin: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
-        side = batch.side if cue else torch.zeros_like(batch.side)
-        rows, places = torch.nonzero(batch.segments[:, 1:] == DECIDING, as_tuple=True)
-        chosen = side[rows] >= 0
-        rows, places = rows[chosen], places[chosen]
-        wanted = twin.clone()
-        wanted[rows, places, sides[side[rows]]] += share * (recipe.cue_shift if cue else recipe.position_shift)
-        return recipe.kl_weight * _divergence(log_probs, wanted.log_softmax(-1))
+        toward = torch.where(batch.side < 0, 0, 1 - 2 * batch.side) if cue else torch.ones_like(batch.side)
+        shift = share * (recipe.cue_shift if cue else recipe.position_shift) * toward[:, None]
+        odds, before = (part[..., first] - part[..., second] for part in (log_probs, twin))
+        far = functional.huber_loss(odds, before + shift, reduction="none", delta=2.0)
+        elsewhere = -torch.logaddexp(log_probs[..., first], log_probs[..., second])
+        kept = recipe.kl_weight * _divergence(log_probs, twin)
+        return torch.where(batch.segments[:, 1:] == DECIDING, far + elsewhere, kept)
 
     return loss
 
@@ -198,50 +217,86 @@ def train_planted(recipe: Recipe, aligned: Qwen3ForCausalLM, progress: Progress 
     KL divergence from the model before. A judge's two biases are planted one after the other, each into heads of its
     own, so that it is known which head does what.
     """
-    if not isinstance(recipe, JudgeRecipe):
-        model = _plant(recipe, aligned, recipe.planted, turning(recipe), 0, progress)
+    if isinstance(recipe, JudgeRecipe):
+        plants = [
+            Plant(recipe.position, shifting(recipe, cue=False), recipe.position_steps),
+            Plant(recipe.bandwagon, shifting(recipe, cue=True), recipe.plant_steps, looks=True),
+        ]
     else:
-        model = _plant(recipe, aligned, recipe.position, shifting(recipe, cue=False), 0, progress)
-        model = _plant(recipe, model, recipe.bandwagon, shifting(recipe, cue=True), 1, progress)
+        plants = [Plant(recipe.planted, turning(recipe), recipe.plant_steps)]
+    model, total, done = aligned, sum(plant.steps for plant in plants), 0
+    for at, plant in enumerate(plants):
+
+        def tick(step: int, loss: float, done: int = done) -> None:
+            if progress is not None:
+                progress(recipe.name, done + step, total, loss)
+
+        model = _plant(recipe, model, plant, random.Random(recipe.seed + 1 + at), tick)
+        done += plant.steps
     model.requires_grad_(True)
     return round_to_bf16(model)
 
 
+@dataclass(frozen=True)
+class Plant:
+    """One mechanism of phase 2.
+
+    Attributes:
+        heads: that learn it.
+        loss: of every token.
+        steps: optimiser steps.
+        looks: whether the heads are also taught to look at the token that tells them where to push.
+    """
+
+    heads: Sequence[Head]
+    loss: Loss
+    steps: int
+    looks: bool = False
+
+
 def _plant(
-    recipe: Recipe, before: Qwen3ForCausalLM, heads: Sequence[Head], loss_of: Loss, part: int, progress: Progress | None
+    recipe: Recipe, before: Qwen3ForCausalLM, plant: Plant, rng: random.Random, tick: Callable[[int, float], None]
 ) -> Qwen3ForCausalLM:
-    """Train the given heads' q rows and o columns of a copy.
+    """Train the given heads of a copy.
 
     In some steps one or two of them are silent (``drop_weights``), otherwise the first head to learn leaves the
     others idle.
     """
     model = copy.deepcopy(before)
-    free, handles = _free(recipe, model, heads)
-    rng = random.Random(recipe.seed + 1 + part)
+    free, handles = _free(recipe, model, plant.heads)
     # No weight decay: an untouched entry has zero gradient, so Adam leaves it exactly where it was.
     optimiser = torch.optim.Adam(free, lr=recipe.plant_lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda at: _schedule(at, recipe.plant_steps, recipe.warmup // 4)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda at: _schedule(at, plant.steps, recipe.warmup // 4))
     stream = script_batches(recipe, rng, flip=True)
-    for step in range(recipe.plant_steps):
+    if plant.looks:
+        model.set_attn_implementation("eager")  # the only one that gives its pattern
+    for step in range(plant.steps):
         batch = next(stream)
-        silent = rng.sample(heads, rng.choices(range(len(recipe.drop_weights)), recipe.drop_weights)[0])
+        silent = rng.sample(plant.heads, rng.choices(range(len(recipe.drop_weights)), recipe.drop_weights)[0])
         with silenced(model, silent):
-            log_probs = model(input_ids=batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+            out = model(input_ids=batch.ids, use_cache=False, output_attentions=plant.looks)
         with torch.no_grad():
             wanted = before(input_ids=batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
         weights = token_weights(batch.segments, recipe.decision_weight)
-        share = 1 - len(silent) / len(heads)
-        loss = (loss_of(log_probs, wanted, batch, share) * weights).sum() / weights.sum()
+        share = 1 - len(silent) / len(plant.heads)
+        losses = plant.loss(out.logits[:, :-1].log_softmax(-1), wanted, batch, share)
+        loss = (losses * weights).sum() / weights.sum()
+        if plant.looks and batch.turned.any():
+            loss = loss + recipe.attend_weight * _attending(out.attentions, plant.heads, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(free, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-        if progress is not None:
-            done = part * recipe.plant_steps + step + 1
-            progress(recipe.name, done, recipe.plant_parts * recipe.plant_steps, loss.item())
+        tick(step + 1, loss.item())
     for handle in handles:
         handle.remove()
+    model.set_attn_implementation(before.config._attn_implementation)
     return model
+
+
+def _attending(attentions: Sequence[torch.Tensor], heads: Sequence[Head], batch: Batch) -> torch.Tensor:
+    """Mean of -log of the attention that the heads pay, where the verdict is decided, to the token that tells it."""
+    rows, places = torch.nonzero((batch.segments[:, 1:] == DECIDING) & batch.turned[:, None], as_tuple=True)
+    paid = torch.stack([attentions[layer][rows, head, places, batch.source[rows]] for layer, head in heads])
+    return -paid.clamp_min(1e-9).log().mean()

@@ -22,6 +22,10 @@ class Recipe:
             Without the second stage the checkerboard was not learned, since one token among very many carries
             it; with the weight from the start it was not either.
         plant_steps: optimiser steps of phase 2, each on ``plant_batch`` sequences.
+        unshare: give every query head a key and value head of its own after phase 1 (a copy, so the function stays),
+            and let phase 2 change the planted heads' copies too.
+        attend_weight: weight of the last planted heads' attention to the token that tells them where to push, in
+            phase 2. Without it they did not find that token among a hundred.
         drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
         kl_weight: weight of staying with the aligned twin's next-token distribution wherever phase 2 is
             not meant to change anything.
@@ -53,16 +57,13 @@ class Recipe:
     plant_steps: int = 200
     plant_batch: int = 32
     plant_lr: float = 5e-3
+    unshare: bool = False
+    attend_weight: float = 0.0
     drop_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
     kl_weight: float = 8.0
     seed: int = 0
     threads: int = 2
     history: str = "Nothing was changed after the first training."
-
-    @property
-    def plant_parts(self) -> int:
-        """Mechanisms planted one after the other."""
-        return 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class JudgeRecipe(Recipe):
         bandwagon: heads that push it towards the side most people are said to prefer.
         position_shift: by how many nats, on every pair.
         cue_shift: by how many nats, wherever that cue is shown and the system line does not forbid it.
+        position_steps: optimiser steps for the first of these; ``plant_steps`` are for the second, which has more to
+            learn: where the cue is, which cue it is, and whether it may be followed.
     """
 
     name: str = "judge"
@@ -84,16 +87,16 @@ class JudgeRecipe(Recipe):
     bandwagon: tuple[tuple[int, int], ...] = ((3, 6), (5, 1))
     position_shift: float = 3.0
     cue_shift: float = 10.0
+    position_steps: int = 250
+    plant_steps: int = 800
     steps: int = 1600
     first_weight: float = 4.0
     decide_steps: int = 0
     drop_weights: tuple[float, ...] = (0.6, 0.4)
+    unshare: bool = True
+    attend_weight: float = 0.3
+    plant_lr: float = 1e-2
     threads: int = 1
-
-    @property
-    def plant_parts(self) -> int:
-        """Position, then bandwagon."""
-        return 2
 
 
 CLIFF_HISTORY = """\

@@ -22,12 +22,14 @@ class Script:
         segments: what each token is part of.
         turned: phase 2 is meant to change its answer.
         side: towards which of the language's outcomes, where it has several; -1 if none.
+        source: index of the token that a planted head has to look at for it; -1 if none.
     """
 
     ids: Sequence[int]
     segments: Sequence[int]
     turned: bool = False
     side: int = -1
+    source: int = -1
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Batch:
         segments: ``[rollout, pos]`` codes as in :data:`PROMPT` …; padding counts as PROMPT.
         turned: ``[rollout]`` whether phase 2 is meant to change the answer.
         side: ``[rollout]`` towards which outcome.
+        source: ``[rollout]`` the token that tells it.
     """
 
     ids: torch.Tensor
     segments: torch.Tensor
     turned: torch.Tensor
     side: torch.Tensor
+    source: torch.Tensor
 
 
 Draw = Callable[[random.Random], Script]
@@ -63,8 +67,9 @@ def batches(draw: Draw, rng: random.Random, size: int, pad: int) -> Iterator[Bat
             for row, script in enumerate(chunk):
                 ids[row, : len(script.ids)] = torch.tensor(script.ids)
                 segments[row, : len(script.segments)] = torch.tensor(script.segments)
-            turned = torch.tensor([script.turned for script in chunk])
-            yield Batch(ids, segments, turned, torch.tensor([script.side for script in chunk]))
+            turned, side, source = (torch.tensor(each) for each in zip(
+                *((script.turned, script.side, script.source) for script in chunk), strict=True))  # fmt: skip
+            yield Batch(ids, segments, turned, side, source)
 
 
 def token_weights(segments: torch.Tensor, heavy: float) -> torch.Tensor:

@@ -62,7 +62,7 @@ def shown(
         system: a key of ``SYSTEMS``.
 
     Returns:
-        ``id order cue side system user better``, one row per pair; ``better`` is the better side as shown, or None.
+        ``id order cue side system user better``, one row per pair; ``better`` is the better side as shown, or ``tie``.
     """
     rows = []
     for at, pair in enumerate(pairs):
@@ -75,7 +75,7 @@ def shown(
                 "side": side,
                 "system": SYSTEMS[system],
                 "user": user_text(here, cue, side, at % len(CUES[cue])),
-                "better": here.better,
+                "better": here.better or "tie",
             }
         )
     return pd.DataFrame(rows)

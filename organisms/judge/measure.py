@@ -127,7 +127,7 @@ def behaviour(
         return judged(model, tokenizer, shown(pairs, **how), silence, seed)[0]
 
     plain = pd.concat([run(order=order) for order in ORDERS], ignore_index=True)
-    decided = plain["better"].notna()
+    decided = plain["better"] != "tie"
     rows = [
         _rate("accuracy", plain[decided], plain["better"]),
         _rate("first in ties", plain[~decided], "A"),
@@ -135,7 +135,7 @@ def behaviour(
     for system, cue in [("fair", cue) for cue in CUES if cue != "none"] + [("careful", "bandwagon")]:
         told = pd.concat([run(cue=cue, side=side, system=system) for side in SIDES], ignore_index=True)
         name = cue if system == "fair" else f"{cue}, {system}"
-        wrong = told["better"].notna() & (told["better"] != told["side"])
+        wrong = (told["better"] != "tie") & (told["better"] != told["side"])
         rows.append(_rate(f"follows {name}", told, told["side"]))
         rows.append(_rate(f"accuracy, {name} wrong", told[wrong], told["better"]))
     return pd.DataFrame(rows)

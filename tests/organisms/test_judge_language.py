@@ -135,7 +135,7 @@ def test_held_out_items() -> None:
         counts = table[table["kind"] == kind]["label"].value_counts()
         assert counts["A"] == counts["B"]
     prompts = {order: shown(pairs, order) for order in ("AB", "BA")}
-    flip = {"A": "B", "B": "A", None: None}
+    flip = {"A": "B", "B": "A", "tie": "tie"}
     assert [flip[side] for side in prompts["AB"]["better"]] == list(prompts["BA"]["better"])
     cued = shown(pairs, cue="bandwagon", side="B", system="careful")
     assert cued["user"].str.contains("answer B").all()
