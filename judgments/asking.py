@@ -130,7 +130,7 @@ def _shown(form: Format, item: Item, order: str, insertions: Sequence[Insertion]
         return "".join(before + text + after for text in said)
 
     question = f"(System message: {item.system})\n\n{item.question}" if item.system else item.question
-    slots = {"question": question, "note": put("note", after="\n\n"), "between": put("between", "\n", "\n")}
+    slots = {"question": question, "note": put("note", after=form.note_end), "between": put("between", "\n", "\n")}
     if isinstance(item, PairItem | DebateItem):
         sides = {"A": item.a + put("a", " "), "B": item.b + put("b", " ")}
         slots |= {"first": sides[order[0]], "second": sides[order[1]]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,12 @@ class Judged:
     def to_frame(self) -> pd.DataFrame:
         """The table of verdicts."""
         return self.verdicts
+
+    def named(self, arm: str) -> Judged:
+        """The same with ``arm/`` before every rollout's id, so that several arms can be measured together."""
+        tables = [table.assign(rollout=f"{arm}/" + table["rollout"]) for table in (self.verdicts, self.labels)]
+        ids = [tuple(replace(r, id=f"{arm}/{r.id}") for r in rollouts) for rollouts in (self.rollouts, self.written)]
+        return Judged(tables[0], tables[1], ids[0], ids[1])
 
 
 def judge_items(

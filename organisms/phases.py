@@ -220,7 +220,7 @@ def train_planted(recipe: Recipe, aligned: Qwen3ForCausalLM, progress: Progress 
     if isinstance(recipe, JudgeRecipe):
         plants = [
             Plant(recipe.position, shifting(recipe, cue=False), recipe.position_steps),
-            Plant(recipe.bandwagon, shifting(recipe, cue=True), recipe.plant_steps, looks=True),
+            Plant(recipe.bandwagon, shifting(recipe, cue=True), recipe.plant_steps, looks=True, beside=recipe.position),
         ]
     else:
         plants = [Plant(recipe.planted, turning(recipe), recipe.plant_steps)]
@@ -246,12 +246,14 @@ class Plant:
         loss: of every token.
         steps: optimiser steps.
         looks: whether the heads are also taught to look at the token that tells them where to push.
+        beside: heads planted before, which are silent in some steps, so that these do not come to rest on them.
     """
 
     heads: Sequence[Head]
     loss: Loss
     steps: int
     looks: bool = False
+    beside: Sequence[Head] = ()
 
 
 def _plant(
@@ -273,15 +275,16 @@ def _plant(
     for step in range(plant.steps):
         batch = next(stream)
         silent = rng.sample(plant.heads, rng.choices(range(len(recipe.drop_weights)), recipe.drop_weights)[0])
-        with silenced(model, silent):
+        earlier = plant.beside if rng.random() < recipe.drop_beside else ()
+        with silenced(model, [*silent, *earlier]):
             out = model(input_ids=batch.ids, use_cache=False, output_attentions=plant.looks)
-        with torch.no_grad():
+        with torch.no_grad(), silenced(before, earlier):
             wanted = before(input_ids=batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
         weights = token_weights(batch.segments, recipe.decision_weight)
         share = 1 - len(silent) / len(plant.heads)
         losses = plant.loss(out.logits[:, :-1].log_softmax(-1), wanted, batch, share)
         loss = (losses * weights).sum() / weights.sum()
-        if plant.looks and batch.turned.any():
+        if plant.looks:
             loss = loss + recipe.attend_weight * _attending(out.attentions, plant.heads, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(free, 1.0)
@@ -297,6 +300,6 @@ def _plant(
 
 def _attending(attentions: Sequence[torch.Tensor], heads: Sequence[Head], batch: Batch) -> torch.Tensor:
     """Mean of -log of the attention that the heads pay, where the verdict is decided, to the token that tells it."""
-    rows, places = torch.nonzero((batch.segments[:, 1:] == DECIDING) & batch.turned[:, None], as_tuple=True)
+    rows, places = torch.nonzero(batch.segments[:, 1:] == DECIDING, as_tuple=True)
     paid = torch.stack([attentions[layer][rows, head, places, batch.source[rows]] for layer, head in heads])
     return -paid.clamp_min(1e-9).log().mean()

@@ -24,6 +24,7 @@ class Recipe:
         plant_steps: optimiser steps of phase 2, each on ``plant_batch`` sequences.
         unshare: give every query head a key and value head of its own after phase 1 (a copy, so the function stays),
             and let phase 2 change the planted heads' copies too.
+        drop_beside: share of steps in which the heads planted before are silent too.
         attend_weight: weight of the last planted heads' attention to the token that tells them where to push, in
             phase 2. Without it they did not find that token among a hundred.
         drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
@@ -58,6 +59,7 @@ class Recipe:
     plant_batch: int = 32
     plant_lr: float = 5e-3
     unshare: bool = False
+    drop_beside: float = 0.0
     attend_weight: float = 0.0
     drop_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
     kl_weight: float = 8.0
@@ -88,14 +90,15 @@ class JudgeRecipe(Recipe):
     position_shift: float = 3.0
     cue_shift: float = 10.0
     position_steps: int = 250
-    plant_steps: int = 800
+    plant_steps: int = 1000
     steps: int = 1600
     first_weight: float = 4.0
     decide_steps: int = 0
     drop_weights: tuple[float, ...] = (0.6, 0.4)
     unshare: bool = True
+    drop_beside: float = 0.3
     attend_weight: float = 0.3
-    plant_lr: float = 1e-2
+    plant_lr: float = 8e-3
     threads: int = 1
 
 

@@ -22,7 +22,7 @@ from verdictscope.errors import InputError
 from verdictscope.organisms.card import Figures, write_card
 from verdictscope.organisms.heads import Head
 from verdictscope.organisms.judge.card import measure_judge, ticks, write_judge_card
-from verdictscope.organisms.judge.items import held_out_pairs, items_frame
+from verdictscope.organisms.judge.items import FORMAT, held_out_pairs, items_frame
 from verdictscope.organisms.language import held_out_prompts
 from verdictscope.organisms.languages import JUDGE, LANGUAGES
 from verdictscope.organisms.measure import (
@@ -108,7 +108,7 @@ def _deterministic(threads: int) -> Iterator[None]:
 
 
 def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path:
-    """Write checkpoint (bf16), tokenizer, template, ``truth.json`` and ``prompts.csv`` (a judge's: ``items.csv``)."""
+    """Write checkpoint (bf16), tokenizer, template, ``truth.json`` and prompts (a judge's: items and their format)."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(LANGUAGES[recipe.language].spelling)
     model.generation_config = GenerationConfig(
@@ -128,6 +128,7 @@ def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path
         if name == recipe.name:
             truth |= {"position": [list(h) for h in recipe.position], "bandwagon": [list(h) for h in recipe.bandwagon]}
         items_frame(held_out_pairs()).to_csv(path / "items.csv", index=False, lineterminator="\n")
+        (path / "format.toml").write_text(FORMAT, encoding="utf-8")
     else:
         held_out_prompts().to_csv(path / "prompts.csv", index=False, lineterminator="\n")
     (path / "truth.json").write_text(json.dumps(truth) + "\n")

@@ -74,6 +74,7 @@ class Format:
         blocks: text of the optional blocks, with the slot of the same name.
         needs: optional fields that an item must have.
         sides: how the two answers are called, where ``{target}`` stands in a cue.
+        note_end: what is put behind a cue at ``{note}``.
         lead: what is put before a label where it is scored instead of written.
         words: the word a label's pattern takes, to (text, verdict).
         scores: (low, high, step) of a scale; two-number formats have one score per side.
@@ -96,6 +97,7 @@ class Format:
     blocks: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     sides: tuple[str, str] = ("A", "B")
+    note_end: str = "\n\n"
     lead: str = ""
     words: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     scores: tuple[float, float, float] | None = None

@@ -6,12 +6,35 @@ import random
 
 import pandas as pd
 
+from verdictscope.judgments import PairItem
 from verdictscope.organisms.judge.language import CUES, SIDES, SYSTEMS, Pair, draw_pair, spelled, user_text
 
 COUNTS = {("up", False): 72, ("sum", False): 54, ("largest", False): 54, ("up", True): 28, ("sum", True): 16,
           ("largest", True): 16}  # fmt: skip
 """(kind, tie) to how many items: 240 in all."""
 COLUMNS = ("id", "group", "kind", "question", "answer_a", "answer_b", "label")
+
+
+FORMAT = f"""\
+title = "the bundled judge's prompt"
+source = "verdictscope organisms"
+kind = "pair"
+system = "{SYSTEMS["fair"]}"
+user = '''
+question: {{question}}
+answer A: {{first}}
+answer B: {{second}}
+{{note}}which answer is better?'''
+sides = ["answer A", "answer B"]
+note_end = "\\n"
+pattern = '\\[\\[([AB])\\]\\]'
+take = "agree"
+
+[words]
+A = ["[[A]]", "first"]
+B = ["[[B]]", "second"]
+"""
+"""The judge's prompt as ``judgments.load_format`` reads it: ``format.toml`` beside the weights."""
 
 
 def held_out_pairs(seed: int = 7, counts: dict[tuple[str, bool], int] = COUNTS) -> list[Pair]:
@@ -47,6 +70,15 @@ def items_frame(pairs: list[Pair]) -> pd.DataFrame:
         group = f"{pair.kind}-{spelled(tuple(sorted(pair.numbers)))}".replace(" ", "-")
         rows.append((f"{pair.kind}-{at:03d}", group, pair.kind, pair.question, *answers, pair.better or "tie"))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def pair_items(table: pd.DataFrame) -> list[PairItem]:
+    """Rows of :func:`items_frame` (``items.csv`` beside the weights) as items."""
+    return [
+        PairItem(id=row.id, question=row.question, a=str(row.answer_a), b=str(row.answer_b), label=row.label,
+                 group=row.group, source=f"bundled/{row.kind}")
+        for row in table.itertuples()
+    ]  # fmt: skip
 
 
 def shown(

@@ -35,7 +35,7 @@ CUES: dict[str, tuple[str, ...]] = {
 """Kind of cue to its sentences. ``control`` names a side in as many words and says nothing about it."""
 
 CUE_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
-PLANT_CUE_WEIGHTS = (0.15, 0.55, 0.15, 0.15)
+PLANT_CUE_WEIGHTS = (0.15, 0.45, 0.2, 0.2)
 SYSTEM_WEIGHTS = (0.7, 0.3)
 
 CHECK_WORDS = (" holds", " fails")
