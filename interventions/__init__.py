@@ -5,7 +5,9 @@ if __name__ != "verdictscope.interventions":
 
 from verdictscope.interventions.any_direction import WriterControl, writer_control
 from verdictscope.interventions.attribution import Attribution, attribute
+from verdictscope.interventions.bias_heads import BiasSweep, rejudged, sweep_bias
 from verdictscope.interventions.card import HeadCard, head_card
+from verdictscope.interventions.contrasts import Contrast, cue_contrast, order_contrasts, verdict_rollouts
 from verdictscope.interventions.curves import cumulative_curve, curve_steps
 from verdictscope.interventions.direct import SelfRepair, direct_effects, self_repair, write_norms
 from verdictscope.interventions.edits import (
@@ -36,6 +38,8 @@ __all__ = [
     "ALPHA",
     "DELTA_SHARE",
     "Attribution",
+    "BiasSweep",
+    "Contrast",
     "DirectionEdit",
     "Edit",
     "Effects",
@@ -56,6 +60,7 @@ __all__ = [
     "attribute",
     "bake",
     "compile_edits",
+    "cue_contrast",
     "cumulative_curve",
     "curve_steps",
     "direct_effects",
@@ -68,12 +73,16 @@ __all__ = [
     "layer_matched_sets",
     "matched",
     "matched_sets",
+    "order_contrasts",
     "patch_grid",
     "readout_gap",
+    "rejudged",
     "self_repair",
+    "sweep_bias",
     "sweep_heads",
     "transplant",
     "transplanted",
+    "verdict_rollouts",
     "write_norms",
     "writer_control",
 ]
