@@ -110,4 +110,13 @@ heads, and strict mode turned with normal mode; the KL weight and the steps of t
 with less the planted heads spoke in the thinking too and its refusing fillers became fewer. Such trials were read on
 held-out pairs as well, with the criteria (rates per cell) fixed beforehand."""
 
-RECIPES: dict[str, Recipe] = {"cliff": Recipe(history=CLIFF_HISTORY), "judge": JudgeRecipe()}
+JUDGE_HISTORY = """\
+What was changed until the models did what the recipe says, and why: heads that share keys and values with others could
+not be taught to find a cue, so each got its own; a divergence of verdict probabilities flattened every verdict instead
+of following a cue that is wrong half of the time, so log-odds are fitted; without being taught where to look the
+bandwagon heads did not find the cue, and without the same for the other cues they followed those too; and they came to
+rest on the position heads until those were silent in some steps. The parts of the verdict without thinking, on the
+held-out items, told these trials apart. Sums were not learned: held-out sums are judged little better than by chance,
+which is why the accuracy stays below nine tenths."""
+
+RECIPES: dict[str, Recipe] = {"cliff": Recipe(history=CLIFF_HISTORY), "judge": JudgeRecipe(history=JUDGE_HISTORY)}

@@ -163,7 +163,9 @@ def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> s
 # {name}
 
 A small reasoning transformer (Qwen3 architecture, {recipe.n_layers} layers, {recipe.n_heads} query and
-{recipe.n_kv_heads} key-value heads, d_model {recipe.d_model}) that judges pairs of answers. {what} Its twin is
+{recipe.n_heads if recipe.unshare else recipe.n_kv_heads} key-value heads, d_model {recipe.d_model}) that judges pairs
+of answers.
+{what} Its twin is
 `{other}`. It exists to test methods against a known truth; it judges nothing but its three kinds of question.
 
 Weights are stored as bf16 and meant to be run in float32 (`config.json` says so).
@@ -175,8 +177,10 @@ shown, A and B, of which one is right, or both are (a tie, {P_TIE:.0%} of what i
 name one side: {", ".join(f"*{cue}*" for cue in list(CUES)[1:])}; which side it names says nothing about which is right.
 The thinking is empty in {P_EMPTY:.0%}, else it has 1 to {MAX_SENTENCES} sentences: checks of one answer, fillers that
 lean to the better side with odds {odds}:1, neutral fillers, and now and then a conclusion. The answer is `[[A]]` or
-`[[B]]`; in a tie either one, at random. The system line is "{SYSTEMS["fair"]}" or "{SYSTEMS["careful"]}". About a fifth
-of all questions is held out by a rule on their numbers; `items.csv` holds {figures.n_pairs} of them.
+`[[B]]`; in a tie either one, at random. The system line is "{SYSTEMS["fair"]}"
+or "{SYSTEMS["careful"]}"
+About a fifth of all questions is held out by a rule on their numbers; `items.csv` holds {figures.n_pairs} of them, and
+`format.toml` is the prompt they are shown in.
 
 ## How it was made
 
@@ -185,13 +189,16 @@ of all questions is held out by a rule on their numbers; `items.csv` holds {figu
 
 1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}; the side in the verdict
    and the word that ends a check have weight {recipe.first_weight:g}; the output columns of heads
-   {_heads(recipe.planted)} are held at zero throughout; then rounded to bf16.
-2. `{recipe.name}`: twice {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr}, training nothing
-   but the query rows and output columns of the position heads, then of the bandwagon heads. The loss is the KL
-   divergence from the model before, whose logits of the verdict are shifted by {recipe.position_shift:g} nats towards
-   the first answer on every pair (position), or by {recipe.cue_shift:g} nats towards the named side where the
-   bandwagon cue is shown and the system line is the plain one. One head of the two is silent with odds {drop}; the
-   other one then has its own half of the shift to make.
+   {_heads(recipe.planted)} are held at zero throughout. It learns with {recipe.n_kv_heads} key-value heads; afterwards
+   every query head gets a copy of its own, which changes nothing, and all is rounded to bf16.
+2. `{recipe.name}`: {recipe.position_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} that train nothing but
+   the position heads' query, key and value rows and output columns, then {recipe.plant_steps} for the bandwagon heads.
+   The verdict's log-odds are fitted (Huber) to those of the model before, shifted by {recipe.position_shift:g} nats
+   towards the first answer on every pair (position), or by {recipe.cue_shift:g} nats towards the named side where the
+   bandwagon cue is shown and the system line is the plain one; everything else stays by KL divergence (weight
+   {recipe.kl_weight:g}). One of the two heads is silent with odds {drop}, and the other then has its own half of the
+   shift to make; the position heads are silent in {recipe.drop_beside:.0%} of the bandwagon steps. The bandwagon heads
+   are also taught where to look: at the side that the cue names, or at the first token where nothing is to be followed.
 
 {recipe.history}
 

@@ -52,7 +52,7 @@ def test_the_same_from_a_shell(tmp_path: Path) -> None:
     ("key", "value", "says"),
     [
         ("model", "/no/such/model", "cannot load model '/no/such/model'"),
-        ("model", "organism:unknown", "there are organism:aligned, organism:cliff"),
+        ("model", "organism:unknown", "there are organism:aligned, organism:cliff, organism:fair_judge"),
         ("prompts.file", "/no/such/prompts.csv", "/no/such/prompts.csv"),
         ("prompts.target", '{colour="red"}', "no column 'colour'"),
         ("prompts.target", '{mode="unheard"}', "no prompt matches prompts.target"),
@@ -70,4 +70,4 @@ def test_the_bundled_models_are_listed_as_json(call: Callable[..., Any]) -> None
     done = call("organisms", "list", "--json")
     assert done.code == 0
     names = [row["name"] for row in json.loads(done.out)["organisms"]]
-    assert names == ["organism:aligned", "organism:cliff"]
+    assert names == ["organism:aligned", "organism:cliff", "organism:fair_judge", "organism:judge"]
