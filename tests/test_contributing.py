@@ -101,7 +101,7 @@ def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.Monk
     arms = [swap, [swap, swap], [swap, HeadEdit(((1, 0),))], edit(0, 0, 1, positions="user")]
     found = effects(model, rollouts, readout, arms)
     assert np.abs(found.change[0]).min() > 1e-6
-    assert np.abs(found.change[1]).max() <= 1e-9
+    assert np.abs(found.change[1]).max() <= 1e-5  # what is replayed equals the clean pass to rounding
     assert not np.array_equal(found.change[0], found.change[3])
     assert "L0H0 and L0H1 exchanged at all" in found.descriptions[0]
     exchanged = copy.deepcopy(model.hf)
