@@ -37,8 +37,9 @@ ROOM = Path(__file__).resolve().parents[2] / "figures"
 
 
 def _line(ax: matplotlib.axes.Axes, colour: str) -> matplotlib.lines.Line2D:
-    """The longest line of a colour: its marks at the closing tokens are a line of their own."""
-    return max((line for line in ax.lines if line.get_color() == colour), key=lambda line: len(line.get_xdata()))
+    """The longest line of a colour, the widest of these: marks at the closing tokens and edges of a band are others."""
+    own = (line for line in ax.lines if line.get_color() == colour)
+    return max(own, key=lambda line: (len(line.get_xdata()), line.get_linewidth()))
 
 
 @pytest.mark.parametrize(("column", "kind"), [(0, "anchored"), (1, "raw")])

@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["colect", "refusal_cliff"], "No such command 'colect'. Did you mean 'collect'?"),
+        (["colect", "refusal_cliff"], "No such command 'colect'. Did you mean 'collect'"),
         (["plan"], "Missing argument"),
         (["plan", "refusal_cliff", "--tflops", "much"], "Invalid value for '--tflops'"),
         (["plan", "refusal_cliff", "--dvice", "a100"], "Did you mean '--device'?"),

@@ -143,11 +143,17 @@ def _above_delta(run: Record) -> Iterator[Finding]:
     yield Finding(
         f"Zeroed one at a time, {some(len(told['selected']), 'head')} raise the refusal log-odds by more than "
         f"{number(told['delta'], told['unit'])} {told['unit']}{named} (family-wise error {told['alpha']:g} over all "
-        f"heads and sublayers, n = {told['n']} prompts). That smallest effect is {told['delta_is']}: refused and "
-        f"complied rollouts lie {estimate(told['gap'], told['gap_low'], told['gap_high'], told['unit'])} apart. "
+        f"heads and sublayers, n = {told['n']} prompts). That smallest effect is {told['delta_is']}{_apart(told)}. "
         f"Above zero, at the same error, lie {some(told['above_zero'], 'part')}: that alone says little.",
         "heads.json",
     )
+
+
+def _apart(told: dict[str, Any]) -> str:
+    if not present(told["gap"]):
+        return ""
+    gap = estimate(told["gap"], told["gap_low"], told["gap_high"], told["unit"])
+    return f": refused and complied rollouts lie {gap} apart"
 
 
 def _ablation(run: Record) -> Iterator[Finding]:

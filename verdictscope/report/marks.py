@@ -63,6 +63,8 @@ def _axis(shown: Sequence[Evidence]) -> tuple[float, float]:
     if unit == "rate":
         return (-1.0 if min(values) < 0 else 0.0), 1.0
     low, high = min(0.0, *values), max(0.0, *values)
+    if low == high:  # nothing but zeros
+        return -1.0, 1.0
     step = _step(high - low)
     return step * math.floor(low / step), step * math.ceil(high / step)
 

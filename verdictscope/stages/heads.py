@@ -37,8 +37,8 @@ def run_heads(run: Run) -> None:
     model = run.model()
     readouts = {name: from_dict(data) for name, data in run.read_json("readouts").items()}
     halves = {half: complied_targets(run, half) for half in ("explore", "report")}
-    gap = refusal_gap(run)
-    delta = run.study.heads.delta or DELTA_SHARE * gap.estimate
+    gap, apart = refusal_gap(run)
+    delta = run.study.heads.delta or (DELTA_SHARE * gap.estimate if gap else 0.0)
     sweeps = {}
     for half, rollouts in halves.items():
         with run.ticking(f"heads: {half} half") as tick:
@@ -61,7 +61,7 @@ def run_heads(run: Run) -> None:
     table, why = with_self_repair(run, table, sweeps["report"], halves["report"])
     run.write("heads", table)
     run.write("writers", writers(run, halves["report"]))
-    run.write_json("heads", tested(run, sweeps, gap) | {"no_direct_effect": why})
+    run.write_json("heads", tested(run, sweeps, gap, apart) | {"no_direct_effect": why})
 
 
 def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
@@ -103,15 +103,15 @@ def writers(run: Run, rollouts: list[Rollout]) -> pd.DataFrame:
     return table
 
 
-def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect) -> dict[str, Any]:
+def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: str) -> dict[str, Any]:
     """What the table of the heads cannot hold: the smallest effect and where it comes from, the test, the stability."""
     sweep, jaccard = sweeps["report"], sweeps["explore"].stability(run.study.heads.k).jaccard
     tests = sweep.tests
     assert tests is not None
+    stated = "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap" if gap else f"zero, since {apart}"
     return {
-        "delta": tests.delta, "unit": sweep.effects.unit,
-        "delta_is": "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap",
-        "gap": gap.estimate, "gap_low": gap.low, "gap_high": gap.high, "gap_n": gap.n,
+        "delta": tests.delta, "unit": sweep.effects.unit, "delta_is": stated,
+        "gap": gap and gap.estimate, "gap_low": gap and gap.low, "gap_high": gap and gap.high, "gap_n": gap and gap.n,
         "alpha": sweep.alpha, "n": tests.n, "flips": tests.flips, "every_flip": tests.exact,
         "selected": [list(head) for head in sweep.heads],
         "above_zero": int((sign_flip_test(sweep.effects.change, sweep.effects.groups).p_adjusted <= ALPHA).sum()),
@@ -120,11 +120,15 @@ def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect) -> dict[str, Any
     }  # fmt: skip
 
 
-def refusal_gap(run: Run) -> Effect:
-    """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds."""
+def refusal_gap(run: Run) -> tuple[Effect | None, str]:
+    """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds; without a
+    distance, the reason: a model that does not tell the two apart is a finding, and the run goes on."""
     refused, complied = explored(run)
     readout = from_dict(run.read_json("readouts")["log_odds"])
-    return readout_gap(run.model(), refused, complied, readout, seed=run.study.seed)
+    try:
+        return readout_gap(run.model(), refused, complied, readout, seed=run.study.seed), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def explored(run: Run) -> tuple[list[Rollout], list[Rollout]]:
