@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -187,11 +187,8 @@ def execute(
         if logits is not None:
             with gathered_logits(model, *logits.index), hooked(model, taps, write, view=batch.view):
                 return target(**kwargs).logits[0]
-        try:
-            with hooked(model, taps, write, view=batch.view, stop_early=True):
-                target(**kwargs)
-        except Stop:
-            pass
+        with suppress(Stop), hooked(model, taps, write, view=batch.view, stop_early=True):
+            target(**kwargs)
     return None
 
 

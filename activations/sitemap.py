@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
@@ -366,11 +366,9 @@ def _get(root: nn.Module, path: str | None, role: str) -> nn.Module | None:
         return None
     module = _find(root, path)
     if module is None:
-        try:
+        with suppress(AttributeError):  # not even a name: the error below says so
             if attrgetter(path)(root) is None:  # there in name only, such as the final norm of a post-norm OPT
                 return None
-        except AttributeError:
-            pass
         raise InputError(f"the model has no module {path!r} for {role}; name it with overrides={{{role!r}: PATH}}")
     return module
 

@@ -8,6 +8,7 @@ attention module unit vectors, so fused projections and shared values need no ta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -112,10 +113,8 @@ def _values(model: Model, layer: int, inputs: Float[Tensor, "token d_in"]) -> Fl
     view = BatchView(0, None, torch.arange(n, device=model.device)[None], torch.ones(1, n, dtype=torch.bool))
     handle = attach(module, "in", lambda old: inputs[None].to(old) if old.shape[-1] == inputs.shape[-1] else None)
     try:
-        with torch.no_grad(), hooked(model, [Tap("v", layer, partial(_take, found))], view=view):
+        with suppress(Stop), torch.no_grad(), hooked(model, [Tap("v", layer, partial(_take, found))], view=view):
             (model.hf.base_model or model.hf)(input_ids=ids, use_cache=False)
-    except Stop:
-        pass
     finally:
         handle.remove()
     return found[0]

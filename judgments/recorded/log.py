@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,23 +93,17 @@ class Notes:
 
     def label(self, value: Any, names: Mapping[Any, str]) -> str | None:
         """The gold label under its name; ``None``, written down, where the format does not know it."""
-        try:
-            if value in names:
-                return names[value]
-        except TypeError:  # a list or an object is no label
-            pass
+        if isinstance(value, Hashable) and value in names:  # a list or an object is no label
+            return names[value]
         self.add("unknown_label", f"label {_short(value)}")
         return None
 
     def verdict(self, value: Any, names: Mapping[Any, str], unread: Iterable[Any] = (None, "")) -> tuple[Any, str]:
         """A verdict under its name with its status; ``None`` where it is unread or unknown."""
-        try:
-            if value in names:
-                return names[value], "ok"
-            if value in tuple(unread):
-                return None, "unparsed"
-        except TypeError:
-            pass
+        if isinstance(value, Hashable) and value in names:
+            return names[value], "ok"
+        if value in tuple(unread):
+            return None, "unparsed"
         self.add("unknown_verdict", f"verdict {_short(value)}")
         return None, "unknown_label"
 
