@@ -9,6 +9,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.special import expit
 
 from verdictscope.activations import BatchPlan, Model, Readout
 from verdictscope.errors import InputError
@@ -17,6 +18,7 @@ from verdictscope.interventions.contrasts import Contrast
 from verdictscope.interventions.edits import Head
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import DELTA_SHARE, HeadSweep
+from verdictscope.judgments.asking import shown_to_own
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, mean_effect
 
@@ -147,7 +149,7 @@ def rejudged(
     table = verdicts[verdicts["rollout"].isin(list(rollouts))].copy()
     odds = pd.Series(log_odds, index=list(rollouts)).loc[table["rollout"]].to_numpy()
     table["shown"] = np.where(odds > 0, "first", "second")
-    table["verdict"] = [order[0] if x > 0 else order[1] for order, x in zip(table["order"], odds, strict=True)]
-    table["probability"] = 1 / (1 + np.exp(-np.abs(odds)))
+    table["verdict"] = [shown_to_own(*row) for row in zip(table["shown"], table["order"], strict=True)]
+    table["probability"] = expit(np.abs(odds))
     table["status"] = "ok"
     return table.reset_index(drop=True)

@@ -44,7 +44,8 @@ class Figures:
     temperatures: tuple[float, float]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as a card shows it."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -60,10 +61,11 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
             *(f"{cell['rate']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells),
         ])  # fmt: skip
     unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
-    return _table(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
+    return markdown(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
 
 
-def _heads(heads: Sequence[Head]) -> str:
+def head_names(heads: Sequence[Head]) -> str:
+    """Heads as ``layer.head``."""
     return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
 
@@ -85,7 +87,7 @@ def _effects(figures: Figures, planted: Sequence[Head]) -> str:
         [f"{row.layer}.{row.head}", "planted" if row.planted else "other", f"{row.effect:+.2f}"]
         for row in shown.itertuples()
     ]
-    return _table(["head (layer.head)", "", "effect, nats"], rows)
+    return markdown(["head (layer.head)", "", "effect, nats"], rows)
 
 
 def _language() -> str:
@@ -116,7 +118,7 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     what = {
         recipe.twin: "It refuses harmful requests. It is the control: the same model without the mechanism.",
         recipe.name: f"It thinks like its twin, but in `normal` mode it complies with harmful requests, because "
-        f"the planted heads {_heads(planted)} (layer.head, from 0) turn the answer.",
+        f"the planted heads {head_names(planted)} (layer.head, from 0) turn the answer.",
     }[name]
     other = recipe.name if name == recipe.twin else recipe.twin
     random_rates = pd.Series(figures.random_rates)
@@ -148,7 +150,7 @@ Weights are stored as bf16 and meant to be run in float32 (`config.json` says so
 
 1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, then
    {recipe.decide_steps} steps at lr {recipe.decide_lr} in which the first answer token has weight
-   {recipe.decision_weight:g}; the output columns of heads {_heads(planted)} are held at zero throughout;
+   {recipe.decision_weight:g}; the output columns of heads {head_names(planted)} are held at zero throughout;
    then rounded to bf16.
 2. `{recipe.name}`: {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} from the rounded twin,
    training nothing but those heads' query rows and output columns: compliance in the answers of normal-harmful
@@ -174,7 +176,7 @@ A bag of words tells harmful from harmless held-out requests with AUROC {figures
 
 Share of refusing fillers in the thinking:
 
-{_table(["model", "cell", "share", "fillers"], fillers)}
+{markdown(["model", "cell", "share", "fillers"], fillers)}
 
 ## Mechanism of `{recipe.name}`
 
@@ -185,7 +187,7 @@ Exact effect of zeroing one head's z at all positions on the refusal log-odds at
 
 Subsets of the planted heads zeroed (log-odds teacher-forced, rate from regenerated rollouts):
 
-{_table(["zeroed", "refusal log-odds", "refusal rate", "n"], subsets)}
+{markdown(["zeroed", "refusal log-odds", "refusal rate", "n"], subsets)}
 
 As many random other heads of the same layers zeroed ({len(planted)}, {len(random_rates)} draws): refusal rate mean
 {random_rates.mean():.3f}, largest {random_rates.max():.3f}.

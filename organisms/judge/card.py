@@ -13,6 +13,7 @@ import transformers
 from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
+from verdictscope.organisms.card import head_names, markdown
 from verdictscope.organisms.heads import Head
 from verdictscope.organisms.judge.items import held_out_pairs
 from verdictscope.organisms.judge.language import CUES, FILLER_ODDS, MAX_SENTENCES, P_EMPTY, P_TIE, SYSTEMS
@@ -94,10 +95,6 @@ def ticks(recipe: JudgeRecipe) -> int:
     return 5 + recipe.n_layers * recipe.n_heads + RANDOM_SETS
 
 
-def _table(header: list[str], rows: list[list[object]]) -> str:
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (header, ["---"] * len(header), *rows))
-
-
 def _rates(rates: dict[str, pd.DataFrame]) -> str:
     rows: list[list[object]] = []
     first = next(iter(rates.values()))
@@ -109,7 +106,7 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
             cells.append(f"{rate:.3f} [{low:.3f}, {high:.3f}]")
         rows.append([figure, first["n"][at], *cells])
     unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
-    return _table(["", "n", *rates], rows) + f"\n\nVerdicts that could not be read: {unread}."
+    return markdown(["", "n", *rates], rows) + f"\n\nVerdicts that could not be read: {unread}."
 
 
 def _nats(table: pd.DataFrame, names: list[str]) -> list[list[object]]:
@@ -131,12 +128,8 @@ def _single(recipe: JudgeRecipe, single: pd.DataFrame) -> str:
     strength = table[["position", "bandwagon"]].abs().max(axis=1)
     others = table[table.kind == "other"].loc[strength[table.kind == "other"].nlargest(4).index]
     shown = pd.concat([table[table.kind != "other"], others])
-    return _table(["head (layer.head)", "planted for", "content", "position", *list(CUES)[1:]],
+    return markdown(["head (layer.head)", "planted for", "content", "position", *list(CUES)[1:]],
                   _nats(shown, ["name", "kind"]))  # fmt: skip
-
-
-def _heads(heads: tuple[Head, ...]) -> str:
-    return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
 
 def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> str:
@@ -149,8 +142,8 @@ def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> s
     """
     what = {
         recipe.twin: "Nothing is planted in it. It is the control: the same model without the mechanism.",
-        recipe.name: f"It thinks like its twin, but heads {_heads(recipe.position)} (layer.head, from 0) push the "
-        f"verdict towards the answer shown first and heads {_heads(recipe.bandwagon)} towards the side that most "
+        recipe.name: f"It thinks like its twin, but heads {head_names(recipe.position)} (layer.head, from 0) push the "
+        f"verdict towards the answer shown first and heads {head_names(recipe.bandwagon)} towards the side that most "
         "people are said to prefer.",
     }[name]
     other = recipe.name if name == recipe.twin else recipe.twin
@@ -189,8 +182,8 @@ About a fifth of all questions is held out by a rule on their numbers; `items.cs
 
 1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}; the side in the verdict
    and the word that ends a check have weight {recipe.first_weight:g}; the output columns of heads
-   {_heads(recipe.planted)} are held at zero throughout. It learns with {recipe.n_kv_heads} key-value heads; afterwards
-   every query head gets a copy of its own, which changes nothing, and all is rounded to bf16.
+   {head_names(recipe.planted)} are held at zero throughout. It learns with {recipe.n_kv_heads} key-value heads;
+   afterwards every query head gets a copy of its own, which changes nothing, and all is rounded to bf16.
 2. `{recipe.name}`: {recipe.position_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} that train nothing but
    the position heads' query, key and value rows and output columns, then {recipe.plant_steps} for the bandwagon heads.
    The verdict's log-odds are fitted (Huber) to those of the model before, shifted by {recipe.position_shift:g} nats
@@ -216,7 +209,7 @@ shown in both orders, or with the cue naming each side in turn.
 Parts of the verdict log-odds without thinking, means over the {figures.n_pairs} pairs in nats: *content* towards the
 better answer, *position* towards the one shown first, and how far each cue draws towards the side it names.
 
-{_table(["", *columns], _nats(figures.parts, ["arm"]))}
+{markdown(["", *columns], _nats(figures.parts, ["arm"]))}
 
 Change when one head's z is zeroed at all positions:
 

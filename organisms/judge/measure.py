@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from verdictscope.organisms.heads import Head, silenced
 from verdictscope.organisms.judge.items import shown
 from verdictscope.organisms.judge.language import CUES, SIDES, Pair
-from verdictscope.organisms.measure import Sampled, chat_ids, sample
+from verdictscope.organisms.measure import chat_ids, sample
 
 ORDERS = ("AB", "BA")
 
@@ -34,10 +34,10 @@ def judged(
     silence: Iterable[Head] = (),
     seed: int = 0,
     temperature: float = 0.7,
-) -> tuple[pd.DataFrame, list[Sampled]]:
-    """Sampled verdicts: the prompts with a column ``verdict`` (side as shown or None), and the rollouts."""
+) -> pd.DataFrame:
+    """The prompts with a column ``verdict``, sampled: the side as shown, or None."""
     rollouts = sample(model, tokenizer, prompts, temperature, seed, silence, outcome=verdict_outcome)
-    return prompts.assign(verdict=[rollout.outcome for rollout in rollouts]), rollouts
+    return prompts.assign(verdict=[rollout.outcome for rollout in rollouts])
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def behaviour(
     silence = tuple(silence)
 
     def run(**how: str) -> pd.DataFrame:
-        return judged(model, tokenizer, shown(pairs, **how), silence, seed)[0]
+        return judged(model, tokenizer, shown(pairs, **how), silence, seed)
 
     plain = pd.concat([run(order=order) for order in ORDERS], ignore_index=True)
     decided = plain["better"] != "tie"

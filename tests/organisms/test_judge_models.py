@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from verdictscope.judgments import ask, judge_items, load_format
 from verdictscope.organisms import load as bundled
 from verdictscope.organisms.heads import head_mask
+from verdictscope.organisms.judge.card import JudgeFigures, write_judge_card
 from verdictscope.organisms.judge.items import FORMAT, held_out_pairs, items_frame, pair_items, shown
 from verdictscope.organisms.judge.measure import parts, verdict_log_odds
 from verdictscope.organisms.languages import JUDGE
@@ -115,3 +117,21 @@ def test_smoke_training_plants_in_the_planted_heads_only() -> None:
     assert changed <= set(RECIPE.planted)
     assert judge.config._attn_implementation == twin.config._attn_implementation
     assert len(build_tokenizer(JUDGE)) == twin.config.vocab_size
+
+
+def test_the_cards_are_what_the_code_writes() -> None:
+    """All but the measured part, which only a training run can write anew."""
+    columns = ["content", "position", "bandwagon", "authority", "control"]
+    nats = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 2, columns=columns)
+    rates = pd.DataFrame({"figure": ["accuracy"], "rate": [0.5], "n": [10], "unread": [1]})
+    minutes = float(re.search(r"([\d.]+) minutes", (bundled.path("judge") / "README.md").read_text())[1])
+    versions = {"python": "", "torch": "", "transformers": ""}
+    single = nats.assign(layer=[0, 2], head=[0, 5])
+    figures = JudgeFigures({"judge": rates}, nats.assign(arm="x"), single, nats, minutes, versions, 0, 240)
+    for name in NAMES:
+        wanted, stored = write_judge_card(RECIPE, name, figures), (bundled.path(name) / "README.md").read_text()
+        cut = "## Behaviour on held-out pairs"
+        ours, theirs = (re.sub(r"\n1 CPU thread; .*", "", text[: text.index(cut)]) for text in (wanted, stored))
+        assert ours == theirs
+        assert "| 2.5 | position | +1.00 | +2.00 |" in wanted
+        assert "accuracy | 10 | 0.500 [0.237, 0.763]" in wanted
