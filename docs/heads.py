@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from blocks import Tables, filled
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "heads.md"
@@ -14,21 +13,7 @@ PAGE = DOCS / "heads.md"
 
 def main() -> None:
     """Rewrite every block of the page from its evidence."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def filled(page: str) -> str:
-    """The page with the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` made anew."""
-    for name, (evidence, make) in TABLES.items():
-        file = DOCS / "evidence" / f"{evidence}.json"
-        text = "Not measured yet: `make evidence`."
-        if file.is_file():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            text = f"{make(data)}\n\n[evidence/{file.name}](evidence/{file.name}), commit `{data['commit'][:10]}`."
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page = pattern.sub(lambda _, text=text, begin=begin, end=end: f"{begin}\n{text}\n{end}", page)
-    return page
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), TABLES), encoding="utf-8")
 
 
 def sign_flips(data: dict[str, Any]) -> str:
@@ -71,11 +56,10 @@ def _names(heads: list[list[int]]) -> str:
     return ", ".join(f"L{layer}H{head}" for layer, head in sorted(heads)) or "none"
 
 
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+TABLES: Tables = {
     "sign_flips": ("stats_sign_flips", sign_flips),
     "planted": ("planted_heads", planted),
 }
-"""Blocks of the page: their names, their evidence and what makes them."""
 
 
 if __name__ == "__main__":

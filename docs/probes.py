@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from blocks import Tables, filled
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "probes.md"
@@ -15,24 +14,7 @@ CLOSED = "clustered, logit"
 
 def main() -> None:
     """Rewrite every block of the page from its evidence."""
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def filled(page: str) -> str:
-    """The page with the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` made anew.
-
-    A block whose evidence was not measured says so.
-    """
-    for name, make in TABLES.items():
-        file = DOCS / "evidence" / f"probes_{name}.json"
-        text = "Not measured yet: `make evidence`."
-        if file.is_file():
-            data = json.loads(file.read_text(encoding="utf-8"))
-            text = f"{make(data)}\n\n[evidence/{file.name}](evidence/{file.name}), commit `{data['commit'][:10]}`."
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page = pattern.sub(lambda _, text=text, begin=begin, end=end: f"{begin}\n{text}\n{end}", page)
-    return page
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), TABLES), encoding="utf-8")
 
 
 def coverage(data: dict[str, Any]) -> str:
@@ -93,12 +75,11 @@ def linter(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "coverage": coverage,
-    "permutation": permutation,
-    "linter": linter,
+TABLES: Tables = {
+    "coverage": ("probes_coverage", coverage),
+    "permutation": ("probes_permutation", permutation),
+    "linter": ("probes_linter", linter),
 }
-"""Blocks of the page: their names, which are those of their evidence, and what makes them."""
 
 
 def _marked(value: float, low: float, high: float) -> str:

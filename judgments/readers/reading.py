@@ -10,6 +10,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.items import Item
+from verdictscope.judgments.problems import COLUMNS, counted, told
 
 Row = Mapping[str, Any]
 PROBLEMS = ("malformed", "unknown_label", "duplicate_id", "mixed_order", "blank")
@@ -43,12 +44,10 @@ class Reading:
     @property
     def counts(self) -> dict[str, int]:
         """Problems by kind, the kinds without one included."""
-        found = self.problems["kind"].value_counts()
-        return {kind: int(found.get(kind, 0)) for kind in PROBLEMS}
+        return counted(self.problems, PROBLEMS)
 
     def __repr__(self) -> str:
-        bad = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n) or "no problems"
-        return f"Reading({self.name!r}: {len(self.items)} items of {self.rows} rows; {bad})"
+        return f"Reading({self.name!r}: {len(self.items)} items of {self.rows} rows; {told(self.counts)})"
 
 
 class Account:
@@ -108,7 +107,7 @@ class Account:
         Raises:
             InputError: there is not one item.
         """
-        problems = pd.DataFrame(self._problems, columns=["row", "id", "kind", "used", "detail"])
+        problems = pd.DataFrame(self._problems, columns=list(COLUMNS))
         if not self._items:
             first = f": row {problems['row'][0]}: {problems['detail'][0]}" if len(problems) else ""
             raise InputError(f"not one of {self.rows} rows is an item of {self.name}{first}; is it another format?")

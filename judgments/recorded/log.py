@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.judgments.problems import COLUMNS, counted, told
 from verdictscope.judgments.verdicts import verdicts_frame
 
 PROBLEMS = ("malformed", "unknown_label", "unknown_verdict", "duplicate_id", "mixed_order")
@@ -73,12 +74,10 @@ class Log:
     @property
     def counts(self) -> dict[str, int]:
         """Problems by kind, the kinds without one included."""
-        found = self.problems["kind"].value_counts()
-        return {kind: int(found.get(kind, 0)) for kind in PROBLEMS}
+        return counted(self.problems, PROBLEMS)
 
     def __repr__(self) -> str:
-        bad = ", ".join(f"{n} {kind}" for kind, n in self.counts.items() if n) or "no problems"
-        return f"Log({self.format!r}: {len(self.verdicts)} verdicts of {self.rows} rows; {bad})"
+        return f"Log({self.format!r}: {len(self.verdicts)} verdicts of {self.rows} rows; {told(self.counts)})"
 
 
 class Notes:
@@ -188,7 +187,7 @@ class Account:
 
     def problems(self) -> pd.DataFrame:
         """The problems as a table."""
-        return pd.DataFrame(self._problems, columns=["row", "id", "kind", "used", "detail"])
+        return pd.DataFrame(self._problems, columns=list(COLUMNS))
 
 
 def mixed_orders(account: Account, table: pd.DataFrame) -> None:
