@@ -29,13 +29,14 @@ from verdictscope.interventions.edits import (
 )
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
-from verdictscope.interventions.many_heads import ALPHA, DELTA_SHARE, HeadSweep, Stability, readout_gap
+from verdictscope.interventions.many_heads import ALPHA, DELTA_NATS, DELTA_SHARE, HeadSweep, Stability, readout_gap
 from verdictscope.interventions.random_sets import RandomSets, layer_matched_sets, matched_sets
 from verdictscope.interventions.sources import Sources
 from verdictscope.interventions.weights import Made, bake, transplant, transplanted
 
 __all__ = [
     "ALPHA",
+    "DELTA_NATS",
     "DELTA_SHARE",
     "Attribution",
     "BiasSweep",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DELTA_SHARE = 0.05
 """The smallest effect that counts, as a share of the distance between refused and complied rollouts in the readout."""
 
+DELTA_NATS = 1.0
+"""The same in log-odds (odds times 2.7) where a model does not tell the two apart, so that no share can be taken."""
+
 ALPHA = 0.05
 """Family-wise error of what is called selected."""
 

@@ -99,6 +99,11 @@ def test_it_runs_to_its_end_on_a_tiny_model_of_the_same_architecture(
     ]  # fmt: skip
     done = run_study(read_study(name, small), tmp_path / "run")
     assert done["heads"]["top"]
+    told = json.loads((tmp_path / "run" / "heads.json").read_text())
+    # This model tells refused from complied by nothing: the smallest effect must not become zero for that.
+    assert told["gap"] is None
+    assert told["delta"] == 1.0
+    assert told["delta_is"].startswith("one nat, since ")
     labels = pd.read_parquet(tmp_path / "run" / "labels.parquet")
     assert labels["cell"].ne("unread").mean() > 0.8
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["models"]["base"]["dtype"] == "bfloat16"

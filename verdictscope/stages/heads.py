@@ -12,6 +12,7 @@ from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.interventions import (
     ALPHA,
+    DELTA_NATS,
     DELTA_SHARE,
     HeadSweep,
     attribute,
@@ -38,7 +39,7 @@ def run_heads(run: Run) -> None:
     readouts = {name: from_dict(data) for name, data in run.read_json("readouts").items()}
     halves = {half: complied_targets(run, half) for half in ("explore", "report")}
     gap, apart = refusal_gap(run)
-    delta = run.study.heads.delta or (DELTA_SHARE * gap.estimate if gap else 0.0)
+    delta = run.study.heads.delta or (DELTA_SHARE * gap.estimate if gap else DELTA_NATS)
     sweeps = {}
     for half, rollouts in halves.items():
         with run.ticking(f"heads: {half} half") as tick:
@@ -108,7 +109,7 @@ def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: st
     sweep, jaccard = sweeps["report"], sweeps["explore"].stability(run.study.heads.k).jaccard
     tests = sweep.tests
     assert tests is not None
-    stated = "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap" if gap else f"zero, since {apart}"
+    stated = "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap" if gap else f"one nat, since {apart}"
     return {
         "delta": tests.delta, "unit": sweep.effects.unit, "delta_is": stated,
         "gap": gap and gap.estimate, "gap_low": gap and gap.low, "gap_high": gap and gap.high, "gap_n": gap and gap.n,
