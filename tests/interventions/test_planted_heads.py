@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from tests.evidence import write_evidence
+from tests.organisms.swapped import swapped_cliff
 from verdictscope.activations import LogOddsReadout, Model, load
 from verdictscope.interventions import DELTA_SHARE, HeadSweep, readout_gap, sweep_heads
 from verdictscope.judgments import label_rollouts, refusal_readout
@@ -63,29 +61,13 @@ def delta_of(model: Model, prompts: pd.DataFrame, each: int = 128) -> float:
     return DELTA_SHARE * readout_gap(model, refused[:each], complied[:each], readout_of(model)).estimate
 
 
-def swap_within_groups(folder: Path) -> Path:
-    """A copy of the cliff model with the two query heads of every KV group exchanged: the same function."""
-    shutil.copytree(models_folder() / "cliff", folder)
-    config = json.loads((folder / "config.json").read_text())
-    width, heads = config["head_dim"], config["num_attention_heads"]
-    order = torch.arange(heads * width).reshape(heads // 2, 2, width).flip(1).reshape(-1)
-    weights = load_file(folder / "model.safetensors")
-    for name in weights:
-        if name.endswith("q_proj.weight"):
-            weights[name] = weights[name][order].contiguous()
-        if name.endswith("o_proj.weight"):
-            weights[name] = weights[name][:, order].contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
 def test_a_few_prompts_name_the_planted_heads_and_after_a_swap_the_swapped_ones(tmp_path: Path) -> None:
     model = load(models_folder() / "cliff")
     asked = study_prompts("normal", "strict").query("harm").groupby("mode").head(12)
     refused, complied = written(model, asked)
     delta = DELTA_SHARE * readout_gap(model, refused, complied, readout_of(model)).estimate
     near = [(3, 0), (3, 1), (4, 4), (4, 5), (5, 6), (5, 7)]
-    for source, back in ((model, 0), (load(swap_within_groups(tmp_path / "swapped")), 1)):
+    for source, back in ((model, 0), (load(swapped_cliff(tmp_path / "swapped")), 1)):
         sweep = sweep_heads(source, complied, readout_of(model), heads=near, delta=delta)
         assert {(layer, head ^ back) for layer, head in sweep.heads} == planted()
 
@@ -112,7 +94,7 @@ def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceed
     _, complied = written(cliff, asked)
     sweep = sweep_heads(cliff, complied, readout, delta=delta)
     found["cliff"] = told(sweep)
-    swapped = sweep_heads(load(swap_within_groups(tmp_path / "swapped")), complied, readout, delta=delta)
+    swapped = sweep_heads(load(swapped_cliff(tmp_path / "swapped")), complied, readout, delta=delta)
     found["swapped"] = told(swapped)
     refused, also = written(aligned, asked)
     twin = sweep_heads(aligned, [*refused, *also], readout, delta=delta_of(aligned, every))

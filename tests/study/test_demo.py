@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
+from tests.organisms.swapped import swapped_cliff
 from verdictscope.activations import load
 from verdictscope.errors import InputError
 from verdictscope.pipeline import STAGES, run_study
@@ -234,25 +233,8 @@ def test_without_the_truth_the_same_heads_are_found(summary: dict[str, Any], pro
     assert found == [tuple(h) for h in summary["heads"]["top"]]
 
 
-def swap_heads_within_groups(folder: Path) -> None:
-    """Exchange the two query heads of every KV group: the same function with other head numbers."""
-    config = json.loads((folder / "config.json").read_text())
-    width, heads = config["head_dim"], config["num_attention_heads"]
-    assert heads == 2 * config["num_key_value_heads"]
-    order = torch.arange(heads * width).reshape(heads // 2, 2, width).flip(1).reshape(-1)
-    weights = load_file(folder / "model.safetensors")
-    for name in weights:
-        if name.endswith("q_proj.weight"):
-            weights[name] = weights[name][order].contiguous()
-        if name.endswith("o_proj.weight"):
-            weights[name] = weights[name][:, order].contiguous()
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
 def test_after_a_swap_the_swapped_heads_are_named(summary: dict[str, Any], prompts: Path, tmp_path: Path) -> None:
-    model = tmp_path / "swapped"
-    shutil.copytree(models_folder() / "cliff", model)
-    swap_heads_within_groups(model)
+    model = swapped_cliff(tmp_path / "swapped")
     found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
     assert found == [(layer, head ^ 1) for layer, head in summary["heads"]["top"]]
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from verdictscope.report import replication
 from verdictscope.report.evidence import Evidence, Rung, above, decide
 from verdictscope.report.record import Record
@@ -260,16 +262,12 @@ def _forced(run: Record) -> Evidence:
 def _written(run: Record) -> Evidence:
     """The rise of the refusal rate in free generation, against the random sets."""
     what = "rise of the refusal rate when the model writes freely"
-    rates = run.table("generation")
-    target = None if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
-    if target is None or not {"base", "ablated"} <= set(target.index):
+    target = _refusals(run)
+    if not {"base", "ablated"} <= set(target.index):
         return Evidence(what, None, unit="rate")
-    base, without = target.loc["base"], target.loc["ablated"]
     random = target.loc[target.index.str.startswith("random_"), "refused"]
-    high = float(random.max() - base["refused"]) if len(random) else 0.0
-    ends = [tuple(map(float, row[["refused", "low", "high"]])) for row in (without, base)]
-    row = dict(zip(("estimate", "low", "high"), independent_difference(*ends), strict=True))
-    return _effect(what, row | {"n": base["n"], "unit": "rate"}, "generation.parquet",
+    high = float(random.max() - target.loc["base", "refused"]) if len(random) else 0.0
+    return _effect(what, _rate_apart(target, "ablated", "base"), "generation.parquet",
                    null=f"{some(len(random), 'random set')}: a rise of at most {number(high)}; ",
                    span=(min(0.0, high), high))  # fmt: skip
 
@@ -344,14 +342,23 @@ def _moved(run: Record) -> Evidence:
 def _obeys(run: Record) -> Evidence:
     """The fall of the twin's refusal rate in free generation with the found heads in it."""
     what = "fall of the twin's refusal rate when it writes freely with them"
-    rates = run.table("generation")
-    target = None if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
-    if target is None or not {"twin", "transplanted"} <= set(target.index):
+    target = _refusals(run)
+    if not {"twin", "transplanted"} <= set(target.index):
         return Evidence(what, None, unit="rate")
-    twin, moved = target.loc["twin"], target.loc["transplanted"]
-    ends = [tuple(map(float, row[["refused", "low", "high"]])) for row in (twin, moved)]
+    return _effect(what, _rate_apart(target, "twin", "transplanted"), "generation.parquet", null="")
+
+
+def _refusals(run: Record) -> pd.DataFrame:
+    """Refusal rates of the target requests in free generation, by arm; empty without any."""
+    rates = run.table("generation")
+    return pd.DataFrame() if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
+
+
+def _rate_apart(target: pd.DataFrame, upper: str, lower: str) -> dict[str, Any]:
+    """The first arm's refusal rate minus the second's, as an Effect row."""
+    ends = [tuple(map(float, target.loc[arm, ["refused", "low", "high"]])) for arm in (upper, lower)]
     row = dict(zip(("estimate", "low", "high"), independent_difference(*ends), strict=True))
-    return _effect(what, row | {"n": moved["n"], "unit": "rate"}, "generation.parquet", null="")
+    return row | {"n": target.loc[lower, "n"], "unit": "rate"}
 
 
 def _rung(
