@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from report_runs import write_run
 
-from verdictscope.report.cliff_checks import cliff_controls, timing
 from verdictscope.report.record import Record
+from verdictscope.report.refusal.cliff_checks import cliff_controls, timing
 
 NAN = float("nan")
 ROWS = [

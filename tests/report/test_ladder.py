@@ -11,7 +11,7 @@ from report_runs import Change, write_run
 
 from verdictscope.report import Evidence, Record, Rung, climb
 from verdictscope.report.evidence import decide
-from verdictscope.report.ladder import MINIMUM
+from verdictscope.report.refusal.ladder import MINIMUM
 
 KEYS = ("decodable", "beyond", "transfers", "writer", "necessary", "sufficient", "replicated")
 

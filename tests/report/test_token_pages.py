@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from verdictscope.report.tokens import in_order
+from verdictscope.report.refusal.tokens import in_order
 
 
 def test_the_token_view_begins_with_what_the_study_asks_about() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from verdictscope.report.words import estimate, present
 
 Status = Literal["held", "partly", "not held", "not tested"]
+
+ALPHA = 0.05
+"""A p-value up to this speaks against its null."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,25 @@ def decide(evidence: Sequence[Evidence], *, every: bool = False) -> Status:
 def above(low: float | None, bar: float | None) -> bool | None:
     """Whether a lower end lies above a bar; ``None`` where either is missing."""
     return bool(float(low) > float(bar)) if present(low) and present(bar) else None  # type: ignore[arg-type]
+
+
+def rung(
+    key: str, name: str, claim: str, rule: str, evidence: Sequence[Evidence], reasons: Mapping[str, str],
+    not_shown: str, fill: str, *, every: bool = False,
+) -> Rung:  # fmt: skip
+    """A rung whose status follows from its evidence, with the reason that belongs to the status.
+
+    Args:
+        key: as of :class:`Rung`, like all others up to ``fill``.
+        name: see there.
+        claim: see there.
+        rule: see there.
+        evidence: see there.
+        reasons: a sentence by status; without one the rung says that the run did not test it.
+        not_shown: see :class:`Rung`.
+        fill: see there.
+        every: as of :func:`decide`.
+    """
+    status = decide(evidence, every=every)
+    reason = reasons.get(status, "Not tested by this run.")
+    return Rung(key, name, claim, rule, status, reason, tuple(evidence), not_shown, fill)

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from verdictscope.errors import InputError
-from verdictscope.report.asked import ARMS, Table
 from verdictscope.report.record import Record
+from verdictscope.report.shown import ARMS, Table
 from verdictscope.report.words import visible
 from verdictscope.study import STUDIES, Study, read_study
 

@@ -13,27 +13,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from verdictscope import provenance
-from verdictscope.report import asked, findings, origin
+from verdictscope.report import origin
 from verdictscope.report.compare import comparison
+from verdictscope.report.kinds import kind_of, same_kind
 from verdictscope.report.ladder import climb
 from verdictscope.report.marks import mark
 from verdictscope.report.record import Record
-from verdictscope.report.tokens import token_view
 from verdictscope.report.words import LONGEST, clip, number, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-KNOWN_FIGURES = {
-    "trace": "The score around the end of thinking",
-    "probe_map": "Where refusing can be read",
-    "position_transfer": "Fitted at one place, read at another",
-    "ood_": "Fitted on one set of prompts, read on another",
-    "erased_trace": "The trace with harm erased",
-    "heads": "The effect of every head",
-    "ablation": "Without the found heads",
-}
-"""Titles of the figures of a study, in the order of the argument; others follow under their own names. A name that
-ends in an underscore stands for all that begin with it; what follows is told in brackets."""
 
 
 def write_report(run: Record, out: Path) -> dict[str, Any]:
@@ -67,7 +55,11 @@ def write_comparison(first: Record, second: Record, out: Path) -> dict[str, Any]
 
     Returns:
         what ``verdictscope report --json`` prints: the file, its size, missing stages and rungs of each, differences.
+
+    Raises:
+        InputError: the runs are of two kinds.
     """
+    same_kind(first, second)
     compared = comparison(first, second)
     ladders = [climb(first, second), climb(second, first)]
     figures = [{f["name"]: f for f in figure_list(run)} for run in (first, second)]
@@ -99,17 +91,19 @@ def write_comparison(first: Record, second: Record, out: Path) -> dict[str, Any]
 
 def report_context(run: Record) -> dict[str, Any]:
     """Everything the template shows, the ladder apart."""
-    tokens, csp = token_view(run)
+    kind = kind_of(run)
+    tokens, csp = kind.tokens(run)
     return {
         "title": run.study.name,
         "run": run,
         "study": run.study,
-        "facts": asked.facts(run),
-        "cells": asked.cell_table(run),
-        "unread": asked.unread_table(run),
-        "examples": asked.examples(run),
-        "findings": findings.findings(run),
-        "controls": findings.controls(run),
+        "words": kind.words,
+        "lead": kind.lead(run),
+        "facts": kind.facts(run),
+        "tables": kind.tables(run),
+        "examples": kind.examples(run),
+        "findings": kind.findings(run),
+        "controls": kind.controls(run),
         "figures": figure_list(run),
         "tokens": tokens,
         "models": origin.model_table(run),
@@ -122,8 +116,8 @@ def report_context(run: Record) -> dict[str, Any]:
 
 def figure_list(run: Record) -> list[dict[str, Any]]:
     """The run's figures as data URIs, known ones first, each with title and caption."""
-    found = run.figures()
-    known = {n: _titled(n, key) for key in KNOWN_FIGURES for n in found if _is_known(n, key)}
+    found, titles = run.figures(), kind_of(run).figures
+    known = {n: _titled(n, key, titles[key]) for key in titles for n in found if _is_known(n, key)}
     names = [*known, *(n for n in found if n not in known)]
     return [
         {
@@ -138,10 +132,10 @@ def figure_list(run: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _titled(name: str, key: str) -> str:
+def _titled(name: str, key: str, title: str) -> str:
     """The title of a known figure; those that share one are told apart by the rest of their names."""
     rest = name.removeprefix(key).replace("_", " ")
-    return KNOWN_FIGURES[key] + (f" ({rest})" if rest else "")
+    return title + (f" ({rest})" if rest else "")
 
 
 def _is_known(name: str, key: str) -> bool:

@@ -33,6 +33,11 @@ class Record:
             raise InputError(f"{folder} is no run folder: it has no study.toml")
         self.study: Study = read_held(file)
 
+    @property
+    def kind(self) -> str:
+        """What kind of question the study asks, the name of a module of this room."""
+        return getattr(self.study, "kind", "refusal")
+
     def table(self, name: str) -> pd.DataFrame | None:
         """A table of the run, ``None`` where no stage has written it.
 

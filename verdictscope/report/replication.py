@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from verdictscope.report.evidence import Evidence, Rung, decide
+from verdictscope.report.kinds import kind_of
 from verdictscope.report.record import Record
 from verdictscope.report.words import some
 
@@ -25,10 +26,7 @@ def rung(run: Record, rungs: Sequence[Rung], second: Record | None, there: Seque
         second: the second run, if there is one.
         there: the second run's rungs.
     """
-    fill = (
-        "the same study on other prompts (verdictscope run STUDY --set prompts.file=SECOND --out RUN2), then "
-        "verdictscope report RUN RUN2"
-    )
+    fill = f"the same study on other prompts ({kind_of(run).second}), then verdictscope report RUN RUN2"
     reason, evidence = "Not tested by this run.", ()
     if second is not None:
         reason, evidence = _compare(run, rungs, second, {r.key: r for r in there})
@@ -38,10 +36,7 @@ def rung(run: Record, rungs: Sequence[Rung], second: Record | None, there: Seque
 
 def shared_prompts(run: Record, second: Record) -> tuple[int, int, int]:
     """Distinct prompt texts of the first run, of the second, and of both."""
-    texts = []
-    for record in (run, second):
-        rollouts = record.table("rollouts")
-        texts.append(set() if rollouts is None else set(rollouts["prompt_text"]))
+    texts = [kind_of(record).prompts(record) for record in (run, second)]
     return len(texts[0]), len(texts[1]), len(texts[0] & texts[1])
 
 

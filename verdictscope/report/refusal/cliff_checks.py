@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from verdictscope.report.record import Record
+from verdictscope.report.shown import Control, Finding
 from verdictscope.report.words import estimate, number, present
 
 FILE = "cliff_checks.parquet"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence and the file its numbers come from."""
-
-    text: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Control:
-    """A comparison that should come out as expected if the reading is right.
-
-    Attributes:
-        name: what was done.
-        expect: what it should show.
-        rows: (what, number with interval, n) of this run.
-        source: file of the run folder.
-    """
-
-    name: str
-    expect: str
-    rows: tuple[tuple[str, str, str], ...]
-    source: str
 
 
 def timing(run: Record) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from verdictscope.report.cliff_checks import Control, Finding, cliff_controls, timing
-from verdictscope.report.ladder import ALPHA
+from verdictscope.report.evidence import ALPHA
 from verdictscope.report.record import Record
+from verdictscope.report.refusal.cliff_checks import cliff_controls, timing
+from verdictscope.report.shown import Control, Finding
 from verdictscope.report.words import estimate, heads, number, present, some
 
 

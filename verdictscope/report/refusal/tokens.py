@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 from markupsafe import Markup
 
-from verdictscope.report.asked import ARMS
 from verdictscope.report.record import Record
+from verdictscope.report.shown import ARMS
 
 TITLE = "The first of each cell of the test part, target requests first"
 

@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from verdictscope.report.record import Record
+from verdictscope.report.shown import ARMS, Example, Table
 from verdictscope.report.words import clip, some
 
-ARMS = {
-    "base": "model under study",
-    "twin": "twin",
-    "ablated": "found heads zeroed",
-    "ablated_fixed": "found heads zeroed, same tokens",
-}
-"""Names of the arms for people; others keep theirs."""
-
 CELLS = ("harmful_complied", "harmful_refused", "harmless_complied", "harmless_refused", "unread")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small table for the page: its caption, its head and its rows, the first cell of each naming it."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One rollout as text."""
-
-    cell: str
-    rollout: str
-    prompt: str
-    thinking: str
-    answer: str
 
 
 def facts(run: Record) -> list[tuple[str, str]]:
@@ -81,6 +53,17 @@ def all_labels(run: Record) -> pd.DataFrame | None:
     if labels is None or more is None:
         return labels
     return pd.concat([labels, more[~more["arm"].isin(labels["arm"])]], ignore_index=True)
+
+
+def tables(run: Record) -> list[Table]:
+    """The cells, and what could not be read."""
+    return [table for table in (cell_table(run), unread_table(run)) if table is not None]
+
+
+def prompts(run: Record) -> set[str]:
+    """The distinct requests that were shown."""
+    rollouts = run.table("rollouts")
+    return set() if rollouts is None else set(rollouts["prompt_text"])
 
 
 def cell_table(run: Record) -> Table | None:
@@ -140,5 +123,6 @@ def examples(run: Record) -> list[Example]:
             row = texts.loc[firsts[cell]]
             written = (row[f"{part}_text"] for part in ("prompt", "thinking", "answer"))
             shown = (clip(text) if isinstance(text, str) else "" for text in written)  # no thinking is NaN
-            found.append(Example(cell.replace("_", " request, "), clip(firsts[cell], 120), *shown))
+            parts = tuple(zip(("Shown", "Thinking", "Answer"), shown, strict=True))
+            found.append(Example(cell.replace("_", " request, "), clip(firsts[cell], 120), parts))
     return found

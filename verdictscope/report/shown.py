@@ -1,0 +1,62 @@
+"""What a page is made of, whatever was studied: tables, sentences, controls, examples, and the names of arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ARMS = {
+    "base": "model under study",
+    "twin": "twin",
+    "ablated": "found heads zeroed",
+    "ablated_fixed": "found heads zeroed, same tokens",
+}
+"""Names of the arms for people; others keep theirs."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table for the page: its caption, its head and its rows, the first cell of each naming it."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence and the file its numbers come from."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """A comparison that should come out as expected if the reading is right.
+
+    Attributes:
+        name: what was done.
+        expect: what it should show.
+        rows: (what, number with interval, n) of this run.
+        source: file of the run folder.
+    """
+
+    name: str
+    expect: str
+    rows: tuple[tuple[str, str, str], ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rollout as text.
+
+    Attributes:
+        title: what it is an example of.
+        rollout: its id.
+        texts: (what, text) in the order of reading.
+    """
+
+    title: str
+    rollout: str
+    texts: tuple[tuple[str, str], ...]
