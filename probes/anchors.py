@@ -209,6 +209,11 @@ class Anchors:
         """Why there is no anchored drop, empty where there is."""
         return "; ".join(r for r in (self.plateau_reason, self.final_reason) if r)
 
+    @property
+    def groups_by_kind(self) -> int:
+        """Prompt groups of the kind that has fewer, over all positions."""
+        return int((self._counts.sum(axis=2) > 0).sum(axis=1).min())
+
     @cached_property
     def draws(self) -> tuple[Float[ndarray, "resample position"], Float[ndarray, "resample position"]]:
         """Complied means and gaps in every resample of the training groups; the same for every cell measured."""

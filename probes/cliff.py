@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.probes.anchors import Anchors, Windows, windows
@@ -141,9 +142,7 @@ def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of a
     Raises:
         InputError: the cliffs were measured with different anchors.
     """
-    anchors = first._anchors
-    if second._anchors is not anchors:
-        raise InputError("the two cliffs have different anchors; measure the control with the same Anchors object")
+    anchors = _common_anchors(first, second)
     estimate = first["anchored_drop"].estimate - second["anchored_drop"].estimate
     n = min(first["anchored_drop"].n, second["anchored_drop"].n)
     if not np.isfinite(estimate):
@@ -157,6 +156,38 @@ def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of a
     ]
     low, high = percentile_interval(means[0] - means[1], n)
     return Effect(name, estimate, float(low), float(high), n, "anchored", anchors.seed)
+
+
+def anchor_variance(first: Cliff, second: Cliff, value: str = "anchored_drop") -> float:
+    """What the anchors' own error adds to the variance of a difference between two cells.
+
+    Both cells are read anew by every resample of the anchors' training groups, prompts as they are. Resamples of a
+    ratio have no variance to speak of, so it is taken from the range that holds 95 % of them.
+
+    Args:
+        first: a cell.
+        second: another, measured with the same anchors.
+        value: one of `ANCHORED`.
+
+    Raises:
+        InputError: the cliffs were measured with different anchors.
+    """
+    anchors = _common_anchors(first, second)
+    if anchors.reason:
+        return np.nan
+    means = []
+    for cut in (first._windows, second._windows):
+        once = np.ones((anchors.resamples, len(cut.rollout)))
+        means.append(_mean_draws(_anchored_draws(cut, anchors, once), once)[value])
+    n = anchors.groups_by_kind
+    low, high = np.nanquantile(means[0] - means[1], [0.025, 0.975])
+    return float(((high - low) / (2 * stats.norm.isf(0.025))) ** 2 * n / (n - 1))
+
+
+def _common_anchors(first: Cliff, second: Cliff) -> Anchors:
+    if second._anchors is not first._anchors:
+        raise InputError("the two cliffs have different anchors; measure the control with the same Anchors object")
+    return first._anchors
 
 
 def _cell_counts(groups: ndarray, resamples: int, seed: int) -> tuple[Int[ndarray, "resample rollout"], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from probe_worlds import World, make_rollout, make_scores
 
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
-from verdictscope.probes import Anchors, align, anchor_rollouts, cliff, exchange_null, shift_null
+from verdictscope.probes import Anchors, Cliff, align, anchor_rollouts, cliff, exchange_null, shift_null
 from verdictscope.probes.anchors import Windows, anchors_of
 from verdictscope.probes.changepoint import autoregression
-from verdictscope.probes.cliff import _per_rollout, measure
-from verdictscope.probes.cliff_nulls import turned, turned_drops
+from verdictscope.probes.cliff import drop_difference, measure
+from verdictscope.probes.cliff_nulls import _mean_and_variance, turned, turned_drops
 from verdictscope.probes.trace import simultaneous_band
 from verdictscope.stats import draw_clusters, percentile_interval, permutation_p
 
@@ -25,27 +26,51 @@ SIMULATIONS = 1000
 PROMPTS = 40
 RHOS = (0.0, 0.5, 0.9)
 DRIFTS = (0.0, 0.5)
+TESTS = ("anchored_interval", "anchored_difference", "raw_exchange", "anchored_exchange", "raw_shift")
 
 
 @pytest.fixture(scope="module")
-def cells(world: World) -> dict[str, pd.DataFrame]:
+def cells(world: World) -> dict[str, Cliff]:
     aligned = align(world.scores, world.rollouts)
     anchors = Anchors.fit(aligned, *anchor_rollouts(world.table), resamples=200)
     names = ("harmful_complied", "harmless_complied", "harmless_refused")
-    return {name: cliff(aligned, anchors, rollouts=world.ids(name)).table for name in names}
+    return {name: cliff(aligned, anchors, rollouts=world.ids(name)) for name in names}
 
 
-def test_exchanging_prompts_finds_the_planted_cliff_and_no_other(cells: dict[str, pd.DataFrame]) -> None:
-    found = exchange_null(cells["harmful_complied"], cells["harmless_complied"], value="anchored_drop", draws=199)
-    assert found.p == pytest.approx(2 / 200)
-    assert found.estimate == pytest.approx(0.6, abs=0.1)
+@pytest.mark.parametrize("value", ["anchored_drop", "raw_drop"])
+def test_exchanging_prompts_finds_the_planted_cliff_and_no_other(cells: dict[str, Cliff], value: str) -> None:
+    found = exchange_null(cells["harmful_complied"], cells["harmless_complied"], value=value, draws=199)
+    tables = [cells[name].table[value] for name in ("harmful_complied", "harmless_complied")]
+    assert found.estimate == pytest.approx(tables[0].mean() - tables[1].mean())
     assert found.n == 120
-    same = exchange_null(cells["harmless_refused"], cells["harmless_complied"], value="anchored_drop", draws=199)
-    assert same.p > 0.05
+    if value == "anchored_drop":
+        assert found.p == pytest.approx(2 / 200)
+        assert found.estimate == pytest.approx(0.6, abs=0.1)
+        same = exchange_null(cells["harmless_refused"], cells["harmless_complied"], value=value, draws=199)
+        assert same.p > 0.05
+
+
+def test_cells_that_cannot_be_exchanged(world: World, cells: dict[str, Cliff]) -> None:
+    asked, other = cells["harmful_complied"], cells["harmless_complied"]
     with pytest.raises(InputError, match="stands in both cells"):
-        exchange_null(cells["harmful_complied"], cells["harmful_complied"])
-    empty = exchange_null(cells["harmful_complied"].iloc[:0], cells["harmless_complied"])
+        exchange_null(asked, asked)
+    empty = exchange_null(dataclasses.replace(asked, table=asked.table.iloc[:0]), other)
     assert np.isnan(empty.p)
+    assert empty.null.size == 0
+    aligned = align(world.scores, world.rollouts)
+    elsewhere = Anchors.fit(aligned, *anchor_rollouts(world.table), resamples=50)
+    with pytest.raises(InputError, match="different anchors"):
+        exchange_null(cliff(aligned, elsewhere, rollouts=world.ids("harmful_complied")), other, value="anchored_drop")
+
+
+def test_the_spread_over_prompts_is_that_of_a_ratio_of_sums() -> None:
+    rng = np.random.default_rng(3)
+    values, group = rng.normal(size=60), rng.integers(0, 12, 60)
+    total, count = np.bincount(group, values), np.bincount(group).astype(float)
+    mean, variance = _mean_and_variance(np.ones((1, 12)), total, count)
+    assert mean[0] == pytest.approx(values.mean())
+    by_hand = sum((values[group == g] - values.mean()).sum() ** 2 for g in range(12)) / 60**2 * 12 / 11
+    assert variance[0] == pytest.approx(by_hand)
 
 
 def test_turning_rollouts_finds_a_drop_at_the_end(world: World) -> None:
@@ -84,19 +109,21 @@ def windows_of(scores: np.ndarray, prefix: str) -> Windows:
 
 
 def called(rho: float, drift: float, sims: int) -> dict[str, Any]:
-    """How often constant readings are called a cliff by interval, by exchange and by turning."""
+    """How often constant readings are called a cliff by intervals, by exchange and by turning."""
     rng = np.random.default_rng([round(10 * rho), round(10 * drift)])
-    hits = dict.fromkeys(("anchored_interval", "raw_exchange", "anchored_exchange", "raw_shift"), 0)
+    hits = dict.fromkeys(TESTS, 0)
     for i in range(sims):
         complied, refused, cell, other = (windows_of(ends(rng, PROMPTS, rho, drift, 4 * level), name)
                                           for name, level in (("c", 0), ("r", 1), ("x", 0.5), ("y", 0)))  # fmt: skip
         anchors = anchors_of(complied, refused, m=M, resamples=400, seed=i)
-        drop = measure(cell, anchors)["anchored_drop"]
-        hits["anchored_interval"] += drop.low > 0 or drop.high < 0
-        # each rollout is its own prompt here
-        tables = [_per_rollout(cut, anchors).assign(group=cut.group) for cut in (cell, other)]
+        both = measure(cell, anchors), measure(other, anchors)  # each rollout is its own prompt here
+        for by, effect in (
+            ("anchored_interval", both[0]["anchored_drop"]),
+            ("anchored_difference", drop_difference(*both)),
+        ):
+            hits[by] += effect.low > 0 or effect.high < 0
         for value in ("raw", "anchored"):
-            p = exchange_null(*tables, value=f"{value}_drop", draws=199, seed=i).p
+            p = exchange_null(*both, value=f"{value}_drop", draws=199, seed=i).p
             hits[f"{value}_exchange"] += p <= 0.05
         series = []
         for _ in range(12):
@@ -137,7 +164,7 @@ def flat(rho: float, drift: float, sims: int) -> dict[str, Any]:
 
 def test_constant_readings_are_rarely_called_a_cliff() -> None:
     found = called(0.5, 0.5, 25)
-    assert all(found[k] <= 0.24 for k in ("anchored_interval", "raw_exchange", "anchored_exchange", "raw_shift"))
+    assert all(found[k] <= 0.24 for k in TESTS)
 
 
 @pytest.mark.slow
@@ -145,9 +172,8 @@ def test_constant_readings_are_rarely_called_a_cliff() -> None:
 def test_cliffs_are_called_in_five_percent_of_nulls() -> None:
     rows = [called(rho, drift, SIMULATIONS) for rho in RHOS for drift in DRIFTS]
     bands = [flat(rho, drift, 400) for rho in RHOS for drift in DRIFTS]
-    names = ("anchored_interval", "raw_exchange", "anchored_exchange", "raw_shift")
     missed = [{"rho": r["rho"], "drift_sd": r["drift_sd"], "by": k, "share": r[k]}
-              for r in rows for k in names if not 0.03 <= r[k] <= 0.07]  # fmt: skip
+              for r in rows for k in TESTS if not 0.03 <= r[k] <= 0.07]  # fmt: skip
     about = {"aim": [0.03, 0.07], "m": M, "closing": CLOSING, "prompts": PROMPTS, "lengths": [50, 8000]}
     write_evidence("cliff_nulls", about | {"rows": rows, "bands": bands, "missed": missed})
     assert all(0.92 <= b["pointwise"] <= 0.98 and 0.91 <= b["simultaneous"] <= 0.98 for b in bands), bands

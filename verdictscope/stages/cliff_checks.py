@@ -97,7 +97,7 @@ def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, anchors: Anchors, seed: i
             continue
         for kind, unit in (("anchored", "anchored"), ("raw", "logit")):
             name = f"{kind} drop minus that of {cell}"
-            found = exchange_null(asked.table, beside.table, value=f"{kind}_drop", name=name, seed=seed)
+            found = exchange_null(asked, beside, value=f"{kind}_drop", name=name, seed=seed)
             told = found.to_row()
             about = f"null {told['null_low']:.3g} to {told['null_high']:.3g}"
             yield _row("exchange", str(cell), found.name, found.estimate, found.n, unit, p=found.p, about=about)
