@@ -19,7 +19,7 @@ from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Step, Turn
-from verdictscope.judgments.judge import Judged, judge_items
+from verdictscope.judgments.judge import Judged, judge_items, load_judged
 from verdictscope.judgments.labels import Encoded, encode_labels, label_logprobs, verdict_readout
 from verdictscope.judgments.measure import Measure, contrast, measured, share
 from verdictscope.judgments.metrics import JudgeMetrics, log_metrics, verdict_metrics
@@ -121,6 +121,7 @@ __all__ = [
     "less_perplexed",
     "likelihood_aware",
     "load_format",
+    "load_judged",
     "log_metrics",
     "majority_vote",
     "make_cue",

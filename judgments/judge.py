@@ -225,6 +225,18 @@ def _kept(folder: Path, request: str) -> Judged | None:
         return None
     if json.loads(file.read_text(encoding="utf-8"))["request"] != request:
         raise InputError(f"{folder} holds the verdicts of another request: name another folder, or remove it")
+    return load_judged(folder)
+
+
+def load_judged(folder: str | Path) -> Judged:
+    """What :func:`judge_items` kept in a folder.
+
+    Raises:
+        InputError: nothing was kept there, or the call that did was stopped.
+    """
+    folder = Path(folder)
+    if not (folder / "request.json").is_file():
+        raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge_items(..., path=))")
     tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "labels")]
     for name in ("verdict", "shown", "label", "said", "answer"):
         tables[0][name] = tables[0][name].astype(object).where(tables[0][name].notna(), None)

@@ -10,7 +10,7 @@ from functools import cache
 from verdictscope.organisms.judge import language as judging
 from verdictscope.organisms.language import MODES, Request, decision, requests, scripted_text
 from verdictscope.organisms.recipes import Recipe
-from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, THINKING, Script
+from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, SHOWN, THINKING, Script
 from verdictscope.organisms.tokenizer import REFUSAL, Spelling, fast_encode, vocabulary
 
 JUDGE = Spelling(judging.all_text, r"\n\n|\n| ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]", lowercase=False)
@@ -74,6 +74,8 @@ def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
     verdict = pair.better or rng.choice(judging.SIDES)
     ids, segments = labelled(judging.scripted(rng, pair, system, cue, judging.SIDES[side], verdict), JUDGE)
     named = words(JUDGE)
+    if pair.kind != "up":
+        segments[:] = _answers_shown(ids, segments, named)
     checks = {named[word] for word in judging.CHECK_WORDS}
     for at, (token, segment) in enumerate(zip(ids, segments, strict=True)):
         if segment == ANSWER and token in (named["A"], named["B"]):
@@ -87,6 +89,22 @@ def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
     source = max(at for at, (token, part) in enumerate(zip(ids, segments, strict=True))
                  if token == named_in_cue and part == PROMPT)  # fmt: skip
     return Script(ids, segments, True, side, source)
+
+
+def _answers_shown(ids: Sequence[int], segments: Sequence[int], named: dict[str, int]) -> list[int]:
+    """Segments with the numbers of both answers marked as shown: of half of all questions at least they are the right
+    ones, so whoever predicts them has worked the question out where it can be compared."""
+    found, inside = list(segments), False
+    for at, (token, segment) in enumerate(zip(ids, segments, strict=True)):
+        if segment != PROMPT:
+            break
+        if token == named[":"] and ids[at - 1] in (named[" A"], named[" B"]):
+            inside = True
+        elif token == named["\n"]:
+            inside = False
+        elif inside:
+            found[at] = SHOWN
+    return found
 
 
 LANGUAGES = {"refusal": Language(REFUSAL, refusal_script), "judge": Language(JUDGE, judge_script)}

@@ -133,7 +133,7 @@ def _learn(
     for step in range(stage.steps):
         batch = next(stream)
         logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        weights = token_weights(batch.segments, stage.heavy)
+        weights = token_weights(batch.segments, stage.heavy, recipe.shown_weight)
         losses = functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()

@@ -17,6 +17,7 @@ class Recipe:
         mode_weights: share of training samples per mode word, in the order of ``language.MODES``.
         steps: optimiser steps of phase 1 (the aligned twin), first stage, each on ``batch`` sequences.
         first_weight: loss weight of deciding tokens in the first stage.
+        shown_weight: loss weight, in phase 1, of prompt tokens that are worth predicting.
         decide_steps: steps of the second stage, in which the first answer token weighs ``decision_weight``.
         decision_weight: loss weight of the first answer token in that stage and in phase 2; all others have 1.
             Without the second stage the checkerboard was not learned, since one token among very many carries
@@ -50,6 +51,7 @@ class Recipe:
     steps: int = 700
     lr: float = 2e-3
     first_weight: float = 1.0
+    shown_weight: float = 0.0
     warmup: int = 40
     weight_decay: float = 0.05
     decide_steps: int = 160

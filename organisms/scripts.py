@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-PROMPT, THINKING, CHECKING, CLOSING, ANSWER, DECIDING = range(6)
-"""What a token is part of. ``CHECKING`` tokens are thinking and ``DECIDING`` ones are answer, on which much hangs."""
+PROMPT, SHOWN, THINKING, CHECKING, CLOSING, ANSWER, DECIDING = range(7)
+"""What a token is part of. ``SHOWN`` tokens are of the prompt and learned all the same; ``CHECKING`` ones are thinking
+and ``DECIDING`` ones are answer, on which much hangs."""
 POOL = 16  # batches drawn together and sorted by length, to spend little on padding
 
 
@@ -72,9 +73,10 @@ def batches(draw: Draw, rng: random.Random, size: int, pad: int) -> Iterator[Bat
             yield Batch(ids, segments, turned, side, source)
 
 
-def token_weights(segments: torch.Tensor, heavy: float) -> torch.Tensor:
-    """``[rollout, pos - 1]`` loss weights of the tokens after the first: 0 in the prompt, ``heavy`` where much hangs
-    on the token, else 1."""
+def token_weights(segments: torch.Tensor, heavy: float, shown: float = 0.0) -> torch.Tensor:
+    """``[rollout, pos - 1]`` loss weights of the tokens after the first: 0 in the prompt, ``shown`` where it is learned
+    all the same, ``heavy`` where much hangs on the token, else 1."""
     weights = (segments[:, 1:] != PROMPT).float()
+    weights[segments[:, 1:] == SHOWN] = shown
     weights[(segments[:, 1:] == DECIDING) | (segments[:, 1:] == CHECKING)] = heavy
     return weights

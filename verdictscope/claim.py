@@ -13,14 +13,14 @@ from typing import Any
 
 from verdictscope.errors import InputError, disk_error
 from verdictscope.provenance import PART, write_text
-from verdictscope.study import FORMAT, Study, parse_study
+from verdictscope.study import FORMAT, AnyStudy, parse_study
 
 LOCK = ".lock"
 STUDY = "study.toml"
 
 
 @contextmanager
-def claimed(study: Study, out: Path) -> Iterator[None]:
+def claimed(study: AnyStudy, out: Path) -> Iterator[None]:
     """Hold a run folder for writing; it is made, or is checked to hold this very study.
 
     Raises:
@@ -96,7 +96,7 @@ def clear_leftovers(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_held(file: Path) -> Study:
+def read_held(file: Path) -> AnyStudy:
     """The study a run folder holds.
 
     Raises:
@@ -121,7 +121,7 @@ def _is_ours(out: Path) -> bool:
     return STUDY in held or held == begun
 
 
-def _claim(study: Study, out: Path) -> None:
+def _claim(study: AnyStudy, out: Path) -> None:
     file = out / STUDY
     if not file.exists():
         write_text(file, study.to_toml())
@@ -137,7 +137,7 @@ def _claim(study: Study, out: Path) -> None:
         raise InputError(f"{out} holds another run ({difference(held, study)}): choose another --out")
 
 
-def difference(held: Study, asked: Study) -> str:
+def difference(held: AnyStudy, asked: AnyStudy) -> str:
     """The first key in which two studies differ, in words."""
     old, new = _flat(held.model_dump()), _flat(asked.model_dump())
     for key in sorted(old.keys() | new.keys()):

@@ -84,10 +84,22 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
+DEMOS = {"cliff": ("refusal_cliff", "runs/demo"), "judge": ("judge_bias", "runs/demo_judge")}
+"""What can be shown on bundled models: name to study and run folder."""
+
+
 @app.command()
-def demo(out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
-    """The refusal cliff on the bundled model: no hub, no GPU, no token."""
-    _run("refusal_cliff", out or Path("runs/demo"), sets, as_json)
+def demo(
+    which: Annotated[str, typer.Argument(metavar="[cliff|judge]", help="Which of the bundled mechanisms.")] = "cliff",
+    out: Out = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """The refusal cliff, or a judge's bias, on a bundled model: no hub, no GPU, no token."""
+    if which not in DEMOS:
+        raise InputError(f"no demo {which!r}: there are {', '.join(DEMOS)}")
+    study, folder = DEMOS[which]
+    _run(study, out or Path(folder), sets, as_json)
 
 
 @app.command()

@@ -11,20 +11,17 @@ from typing import Any
 from verdictscope.claim import read_held
 from verdictscope.errors import InputError
 from verdictscope.run import Run
-from verdictscope.study import Study
+from verdictscope.study import AnyStudy, Study
 
-STAGES = (
-    "rollouts", "collect", "probe", "transfer", "trace", "erase", "heads", "ablate", "tokens", "summary", "figures",
-    "report",
-)  # fmt: skip
-"""Every stage, in order; ``verdictscope.stages.NAME.run_NAME`` does it."""
+STAGES = Study.stages
+"""Stages of a refusal study; those of any study are ``study.stages``."""
 
 _SHOWN = ("effect", "low", "high", "n", "p", "p_adjusted", "q", "selected", "rank", "found")
 _LINES = 12
 
 
 def run_study(
-    study: Study, out: Path, *, until: str | None = None, progress: Callable[[str], Any] | None = None
+    study: AnyStudy, out: Path, *, until: str | None = None, progress: Callable[[str], Any] | None = None
 ) -> dict[str, Any]:
     """Do what is still to do of a study.
 
@@ -41,13 +38,14 @@ def run_study(
     Raises:
         InputError: the study asks for something that is not there.
     """
-    if until is not None and until not in STAGES:
-        raise InputError(f"no stage {until!r}: there are {', '.join(STAGES)}")
+    stages = study.stages
+    if until is not None and until not in stages:
+        raise InputError(f"a {study.kind} study has no stage {until!r}: there are {', '.join(stages)}")
     quiet()
     run = Run(study, out, progress)
     with run.claimed():
-        run.forget_from(STAGES)
-        for name in STAGES:
+        run.forget_from(stages)
+        for name in stages:
             with run.stage(name) as todo:
                 if todo:
                     getattr(import_module(f"verdictscope.stages.{name}"), f"run_{name}")(run)

@@ -15,7 +15,7 @@ from verdictscope import provenance
 from verdictscope.claim import claimed
 from verdictscope.errors import InputError
 from verdictscope.sources import locate
-from verdictscope.study import FORMAT, Study
+from verdictscope.study import FORMAT, AnyStudy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ class Run:
         progress: ``progress(what)`` is a context manager that gives a :data:`Tick`.
     """
 
-    def __init__(self, study: Study, out: Path, progress: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, study: AnyStudy, out: Path, progress: Callable[[str], Any] | None = None) -> None:
         self.study = study
         self.out = out
         self._progress = progress

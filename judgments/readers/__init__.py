@@ -81,6 +81,7 @@ READERS: Mapping[str, Reader] = {
         Reader("orca_dpo", pairs.dpo, "DPO pairs", "Intel/orca_dpo_pairs", licence="Apache-2.0"),
         Reader("py_dpo", pairs.dpo, "DPO pairs of Python code", "jondurbin/py-dpo-v0.1", licence="CC BY 4.0"),
         Reader("truthy_dpo", pairs.dpo, "DPO pairs about truth", "jondurbin/truthy-dpo-v0.1", licence="CC BY 4.0"),
+        Reader("pairs", pairs.plain, "pairs in the plain form"),
         Reader("steps", singles.projudge, "solutions with step labels, in the plain form"),
         Reader("debate", singles.debate, "debates, in the plain form"),
     )

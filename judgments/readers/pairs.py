@@ -14,6 +14,23 @@ from typing import Any
 from verdictscope.judgments.items import PairItem
 from verdictscope.judgments.readers.reading import BadRow, Notes, Row, optional, rest, text
 
+PLAIN = ("id", "question", "answer_a", "answer_b", "label", "group", "source")
+
+
+def plain(row: Row, notes: Notes, part: str) -> PairItem:
+    """The plain form: ``id question answer_a answer_b``, and where known ``label`` (A, B or tie), ``group``,
+    ``source``."""
+    return PairItem(
+        id=text(row, "id"),
+        question=text(row, "question"),
+        a=text(row, "answer_a", empty=True),
+        b=text(row, "answer_b", empty=True),
+        label=_label(row["label"], {"A": "A", "B": "B", "tie": "tie"}, notes) if row.get("label") else None,
+        group=optional(row, "group") or "",
+        source=optional(row, "source") or part,
+        tags=rest(row, *PLAIN),
+    )
+
 
 def judgebench(row: Row, notes: Notes, part: str) -> PairItem:
     """ScalerLab/JudgeBench: ``response_A``, ``response_B``, label ``A>B`` or ``B>A``; files of judges' outputs too."""

@@ -33,7 +33,7 @@ def shipped(request: pytest.FixtureRequest) -> tuple[str, Study]:
 
 
 def test_every_shipped_study_is_looked_at_here() -> None:
-    assert {file.stem for file in STUDIES.glob("*.toml")} == {"refusal_cliff", *KIND}
+    assert {file.stem for file in STUDIES.glob("*.toml")} == {"refusal_cliff", "judge_bias", *KIND}
 
 
 def test_its_prompt_sets_are_known_and_have_both_kinds(shipped: tuple[str, Study]) -> None:

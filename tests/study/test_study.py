@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.study import STUDIES, Study, read_study
+from verdictscope.study import STUDIES, Study, parse_study, read_study
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_studies_are_valid_and_round_trip(file: Path) -> None:
     study = read_study(file)
-    again = Study.model_validate(tomllib.loads(study.to_toml()))
+    again = parse_study(tomllib.loads(study.to_toml()), file.name)
     assert again == study
     assert read_study(file.stem) == study
 
@@ -38,7 +38,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
     [
         ("hedas.k=3", "unknown key 'hedas': did you mean 'heads'?"),
         ("heads.kk=3", "unknown key 'heads.kk': did you mean 'k'?"),
-        ("zzz=1", "unknown key 'zzz': known keys are format, name"),
+        ("zzz=1", "unknown key 'zzz': known keys are format, kind, name"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
         ("split.shares=[0.5, 0.5, 0.5]", "must sum to 1, not 1.5"),
         ("labels.refuse=[]", "labels.refuse"),
@@ -76,3 +76,15 @@ def test_columns_of_any_name_round_trip() -> None:
     prompts = study.prompts.model_copy(update={"target": {"my column": True, 'a "b".c': 1, "plain-1": "x"}})
     study = study.model_copy(update={"prompts": prompts})
     assert Study.model_validate(tomllib.loads(study.to_toml())) == study
+
+
+def test_a_kind_has_its_own_sections() -> None:
+    assert read_study("judge_bias").stages[0] == "verdicts"
+    with pytest.raises(InputError, match="kind 'jury' is none of refusal, judge"):
+        read_study("judge_bias", ["kind=jury"])
+    with pytest.raises(InputError, match="unknown key 'heads.kk': did you mean 'k'"):
+        read_study("judge_bias", ["heads.kk=3"])
+    with pytest.raises(InputError, match="cannot be called position"):
+        read_study("judge_bias", ["cues.position.kind=bandwagon"])
+    with pytest.raises(InputError, match="either a kind or texts"):
+        read_study("judge_bias", ["cues.bandwagon.kind=bandwagon"])

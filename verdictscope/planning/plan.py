@@ -17,7 +17,7 @@ from verdictscope.sources import locate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from verdictscope.study import Study
+    from verdictscope.study import AnyStudy, Study
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan_study(
-    study: Study,
+    study: AnyStudy,
     *,
     device: str | None = None,
     tflops: float | None = None,
@@ -111,6 +111,8 @@ def plan_study(
     Raises:
         InputError: the model's config or the prompts cannot be read, or an option makes no sense.
     """
+    if study.kind != "refusal":
+        raise InputError(f"{study.name} is a {study.kind} study: the plan knows refusal studies only")
     quiet()
     options = {"dtype": study.dtype, "trust_remote_code": study.trust_remote_code}
     shape = read_shape(study.model, revision=study.revision, **options)

@@ -14,7 +14,7 @@ from verdictscope.errors import InputError
 from verdictscope.report.record import Record
 from verdictscope.report.shown import ARMS, Table
 from verdictscope.report.words import visible
-from verdictscope.study import STUDIES, Study, read_study
+from verdictscope.study import STUDIES, AnyStudy, read_study
 
 _MODEL = (
     ("name", "name"), ("revision", "revision"), ("architecture", "architecture"), ("layers", "layers"),
@@ -68,7 +68,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def command(study: Study) -> str | None:
+def command(study: AnyStudy) -> str | None:
     """The command that asks the same of a shipped study, quoted for a POSIX shell.
 
     Reading the shipped study with these overrides was tried and gives this study, to the last key.
@@ -87,14 +87,14 @@ def command(study: Study) -> str | None:
     return None
 
 
-def _leads_to(file: Path, sets: list[str], study: Study) -> bool:
+def _leads_to(file: Path, sets: list[str], study: AnyStudy) -> bool:
     try:
         return read_study(file, sets) == study
     except InputError:
         return False
 
 
-def differences(first: Study, second: Study) -> list[tuple[str, Any, Any]]:
+def differences(first: AnyStudy, second: AnyStudy) -> list[tuple[str, Any, Any]]:
     """Keys of the study, dotted, in which two studies differ, with both values."""
     old, new = dict(_leaves(first)), dict(_leaves(second))
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from verdictscope.claim import read_held
 from verdictscope.errors import InputError
-from verdictscope.study import Study
+from verdictscope.study import AnyStudy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ class Record:
         file = folder / "study.toml"
         if not file.is_file():
             raise InputError(f"{folder} is no run folder: it has no study.toml")
-        self.study: Study = read_held(file)
+        self.study: AnyStudy = read_held(file)
 
     @property
     def kind(self) -> str:
@@ -79,10 +79,8 @@ class Record:
     @property
     def missing(self) -> list[str]:
         """Stages that have not ended, in order; the report itself does not count."""
-        from verdictscope.pipeline import STAGES
-
         done = self.provenance.get("seconds", {})
-        return [name for name in STAGES if name not in done and name != "report"]
+        return [name for name in self.study.stages if name not in done and name != "report"]
 
     def figures(self) -> dict[str, tuple[Path, str]]:
         """Path and caption of every figure that has both, in the order of ``captions.json``."""
