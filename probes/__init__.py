@@ -32,7 +32,7 @@ from verdictscope.probes.landmarks import align, relative_time
 from verdictscope.probes.lens import LayerWeights, LensLogits, lens_logits, lens_readouts, weigh_layers
 from verdictscope.probes.linter import Leaks, lint
 from verdictscope.probes.merit import Merit, merit, reliability_curve
-from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_selection
+from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_measures, permuted_selection
 from verdictscope.probes.online import Online, online_traces
 from verdictscope.probes.passport import Passport, balanced_threshold, load_probe, save_probe
 from verdictscope.probes.protocol import ProtocolResult, protocol
@@ -47,6 +47,8 @@ from verdictscope.probes.trace import aggregate, as_published
 from verdictscope.probes.traces import TraceFile, Traces, store_traces, trace_rollouts
 from verdictscope.probes.training import Example, example, fit_messages, mix, write_files
 from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
+from verdictscope.probes.verdict_probe import VerdictProbe, verdict_probe
+from verdictscope.probes.verdict_states import Pairs, VerdictStates, mirrored_rows, verdict_states
 from verdictscope.probes.without import Erasure, erase_concept
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "Online",
     "OrdinalProbe",
     "PairProbe",
+    "Pairs",
     "Passport",
     "PermutedControl",
     "PoolRanking",
@@ -88,6 +91,8 @@ __all__ = [
     "TraceFile",
     "Traces",
     "TransferMatrix",
+    "VerdictProbe",
+    "VerdictStates",
     "aggregate",
     "align",
     "anchor_rollouts",
@@ -119,7 +124,9 @@ __all__ = [
     "ood_transfer",
     "merit",
     "mix",
+    "mirrored_rows",
     "permuted_control",
+    "permuted_measures",
     "permuted_selection",
     "pool_scores",
     "position_auroc",
@@ -144,6 +151,8 @@ __all__ = [
     "token_table",
     "token_view",
     "trace_rollouts",
+    "verdict_probe",
+    "verdict_states",
     "weigh_layers",
     "write_files",
 ]

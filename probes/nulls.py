@@ -26,6 +26,9 @@ _FEWEST = 19  # below this no p-value can reach .05
 REFITS = 200
 """Refits behind a null unless the caller says otherwise."""
 
+Measure = Callable[[Int[ndarray, "fit row"], Float[ndarray, "fit row"]], Float[ndarray, "stat fit"]]
+"""From labels and scores of the test rows, a line per fit, to figures of each fit."""
+
 _TOLERANCE = 1e-3  # of a refit's weights: far below what would exchange two rows' ranks often enough to be seen
 
 
@@ -149,31 +152,11 @@ def permuted_selection(
     Raises:
         InputError: see `check_rows`; too few refits; a unit with rows in two parts; a refit that did not converge.
     """
-    if refits < _FEWEST:
-        raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
-    checked = check_rows(rows, hold, balance)
-    plan = Exchange.of(rows, checked, unit, within)
-    rng = np.random.default_rng(seed)
-    labels = np.stack([checked.label, *(plan.permuted(rng)[checked.rollout] for _ in range(refits))])
-    train, validation, test = (checked.at(part) for part in ("train", "validation", "test"))
-    usable = np.all([(labels[:, at].min(1) < labels[:, at].max(1)) for at in (train, validation, test)], axis=0)
-    labels = labels[usable]
+    values = permuted_measures(
+        read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], balance=balance, hold=hold,
+        refits=refits, unit=unit, within=within, seed=seed, progress=progress,
+    )[:, 0]  # fmt: skip
     wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
-    refit = _Refits(checked, labels, choose=len(wanted) * len(penalties) > 1)
-    held_out: dict[int, tuple[ndarray, ndarray]] = {}
-
-    def read(layer: int) -> ndarray:
-        X = to_array(read_layer(layer), len(rows), layer)
-        held_out[layer] = X[validation], X[test]
-        return X[train]
-
-    done = solve_layers(
-        read, wanted, labels[:, train], penalties, scale_weight=checked.weights(train, "none"), tol=_TOLERANCE,
-        weight=np.stack([checked.weights(train, balance, y) for y in labels]), progress=progress,
-        then=lambda layer, _, fits: refit(fits.check(), *held_out.pop(layer)),
-    )  # fmt: skip
-    values = np.full(1 + refits, np.nan)
-    values[usable] = _chosen([done[layer] for layer in wanted])
     return PermutedControl(
         observed=float(values[0]),
         mean=float(np.nanmean(values[1:])),
@@ -188,16 +171,83 @@ def permuted_selection(
     )
 
 
+def permuted_measures(
+    read_layer: ReadLayer,
+    rows: pd.DataFrame,
+    layers: Sequence[int],
+    Cs: Sequence[float | int],
+    measure: Measure,
+    *,
+    balance: Balance = "cells",
+    hold: Sequence[str] = ("harm",),
+    refits: int = REFITS,
+    unit: str = "prompt",
+    within: Sequence[str] = (),
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[ndarray, "fit stat"]:
+    """`permuted_selection` for any figures of the test part: the real fit's first, then every refit's.
+
+    Args:
+        read_layer: as in `permuted_selection`, and so on.
+        rows: likewise.
+        layers: likewise.
+        Cs: likewise.
+        measure: from labels and scores of the test rows, ``[fit row]``, to figures ``[stat fit]``.
+        balance: likewise.
+        hold: likewise.
+        refits: likewise.
+        unit: likewise.
+        within: likewise.
+        seed: likewise.
+        progress: likewise.
+
+    Returns:
+        figures at the layer and penalty that each fit chose on validation; NaN where a part was left with one class.
+
+    Raises:
+        InputError: see `permuted_selection`.
+    """
+    if refits < _FEWEST:
+        raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
+    checked = check_rows(rows, hold, balance)
+    plan = Exchange.of(rows, checked, unit, within)
+    rng = np.random.default_rng(seed)
+    labels = np.stack([checked.label, *(plan.permuted(rng)[checked.rollout] for _ in range(refits))])
+    train, validation, test = (checked.at(part) for part in ("train", "validation", "test"))
+    usable = np.all([(labels[:, at].min(1) < labels[:, at].max(1)) for at in (train, validation, test)], axis=0)
+    labels = labels[usable]
+    wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
+    refit = _Refits(checked, labels, measure, choose=len(wanted) * len(penalties) > 1)
+    held_out: dict[int, tuple[ndarray, ndarray]] = {}
+
+    def read(layer: int) -> ndarray:
+        X = to_array(read_layer(layer), len(rows), layer)
+        held_out[layer] = X[validation], X[test]
+        return X[train]
+
+    done = solve_layers(
+        read, wanted, labels[:, train], penalties, scale_weight=checked.weights(train, "none"), tol=_TOLERANCE,
+        weight=np.stack([checked.weights(train, balance, y) for y in labels]), progress=progress,
+        then=lambda layer, _, fits: refit(fits.check(), *held_out.pop(layer)),
+    )  # fmt: skip
+    found = _chosen([done[layer] for layer in wanted])
+    values = np.full((1 + refits, found.shape[1]), np.nan)
+    values[usable] = found
+    return values
+
+
 @dataclass(frozen=True)
 class _Refits:
     """From the fits of one layer to each refit's best penalty and the test AUROC there."""
 
     rows: Rows
     labels: Int[ndarray, "refit row"]
+    measure: Measure
     choose: bool
 
-    def __call__(self, fits: LogisticFits, X_validation: ndarray, X_test: ndarray) -> Float[ndarray, "3 refit"]:
-        """Validation AUROC of the best penalty (the smallest among equals), its standard error, its test AUROC."""
+    def __call__(self, fits: LogisticFits, X_validation: ndarray, X_test: ndarray) -> Float[ndarray, "column refit"]:
+        """Validation AUROC of the best penalty (the smallest among equals), its standard error, the test figures."""
         refits = len(self.labels)
         best, se, at = np.full(refits, -1.0), np.zeros(refits), np.zeros(refits, dtype=int)
         if self.choose:
@@ -213,13 +263,13 @@ class _Refits:
             se = np.array([auroc_clustered(y, scores, group).se for y, scores in pairs])
         each = np.arange(refits)
         scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
-        return np.stack([best, se, auroc_many(self.labels[:, self.rows.at("test")], scores)])
+        return np.stack([best, se, *self.measure(self.labels[:, self.rows.at("test")], scores)])
 
 
-def _chosen(layers: Sequence[Float[ndarray, "3 refit"]]) -> Float[ndarray, " refit"]:
-    """The test AUROC at each refit's chosen layer, by the sweep's own rule: the latest within one standard error."""
-    validation, se, test = np.stack(layers, axis=1)
+def _chosen(layers: Sequence[Float[ndarray, "column refit"]]) -> Float[ndarray, "refit stat"]:
+    """The test figures at each refit's chosen layer, by the sweep's own rule: the latest within one standard error."""
+    validation, se, *test = np.stack(layers, axis=1)
     each, best = np.arange(validation.shape[1]), validation.argmax(axis=0)
     near = validation >= validation[best, each] - np.nan_to_num(se[best, each], nan=0.0)
     latest = len(layers) - 1 - near[::-1].argmax(axis=0)
-    return test[latest, each]
+    return np.stack([figure[latest, each] for figure in test], axis=1)

@@ -119,9 +119,9 @@ def control_task(
     if not known.any():
         raise InputError(f"no {by} of the test part occurs in train: its control task cannot be learned")
     coins = np.random.default_rng(seed).integers(0, 2, (draws, len(names)))[:, types]
-    observed = _test_aurocs(X, checked, checked.label[None], C, checked.weights(train, balance)[None], test)
+    observed = draw_aurocs(X, checked, checked.label[None], C, checked.weights(train, balance)[None], test)
     weight = np.stack([checked.weights(train, "classes", y) for y in coins])
-    values = _test_aurocs(X, checked, coins, C, weight, known)
+    values = draw_aurocs(X, checked, coins, C, weight, known)
     share = known.sum() / test.sum()
     about = (
         f"the same probe trained on a random label per {by} ({len(names)} of them; {share:.0%} of the test rows are of "
@@ -148,7 +148,7 @@ def random_directions(
     checked = check_rows(rows, hold, balance)
     X = to_array(X, len(rows), layer=-1).astype(np.float64)
     train, test = checked.at("train"), checked.at("test")
-    observed = _test_aurocs(X, checked, checked.label[None], C, checked.weights(train, balance)[None], test)
+    observed = draw_aurocs(X, checked, checked.label[None], C, checked.weights(train, balance)[None], test)
     weight = checked.weights(train, "none")
     mean = np.average(X[train], axis=0, weights=weight)
     scale = np.sqrt(np.average((X[train] - mean) ** 2, axis=0, weights=weight))
@@ -160,7 +160,7 @@ def random_directions(
     return NullDraws("random directions", float(observed[0]), np.where(fitted < 0.5, 1 - values, values), about, seed)
 
 
-def _test_aurocs(
+def draw_aurocs(
     X: ndarray, rows: Rows, labels: Int[ndarray, "draw row"], C: float | int, weight: ndarray, test: ndarray
 ) -> Float[ndarray, " draw"]:
     """Fit each labelling on train and score it where asked; NaN where either has one class."""

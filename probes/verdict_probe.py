@@ -1,0 +1,260 @@
+"""A probe of what a judge says that a preference for the first answer cannot feed: antisymmetric over AB and BA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+from verdictscope.probes.nulls import REFITS, PermutedControl, permuted_selection
+from verdictscope.probes.pair_baselines import Answers, pair_baselines, pair_control
+from verdictscope.probes.selectivity import DRAWS, random_directions
+from verdictscope.probes.splits import PARTS
+from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
+from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
+from verdictscope.stats import Effect, auroc_effect
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("kind", "name", "layer", "C", "estimate", "low", "high", "n", "p", "selectivity", "about")
+"""Columns of a verdict probe's table."""
+
+_PLAIN: dict[str, Any] = {"balance": "none", "hold": ()}  # mirrored rows are balanced by construction
+_SHOWN: dict[str, Any] = {"balance": "classes", "hold": ()}
+
+
+@dataclass(frozen=True, eq=False)
+class VerdictProbe:
+    """An antisymmetric probe of a judge's verdict, its one test number, and what stands beside it.
+
+    It shows that what the judge says of an item can be read linearly from the part of the states that turns round with
+    the answers; not that the judge uses it, nor that it is right.
+
+    Attributes:
+        sweep: the choice on validation and the test, over pairs seen from both sides.
+        permuted: refits with verdicts permuted between items, each choosing anew.
+        table: ``COLUMNS``; kind ``test`` (the probe), ``part`` (the same direction on the part that turns, on the part
+            that stays, and on both, against what was *shown* first; and a probe fitted to the part that stays),
+            ``permuted``, ``control``, ``baseline``, and ``layer`` (validation, every layer at its best penalty).
+        counts: items by what became of them: used, changed by the order, tie or unread.
+        condition: whose verdicts.
+        positions: at which token.
+        seed: of the draws.
+    """
+
+    sweep: Sweep
+    permuted: PermutedControl
+    table: pd.DataFrame
+    counts: dict[str, int]
+    condition: str
+    positions: str
+    seed: int
+
+    @property
+    def layer(self) -> int:
+        """The chosen layer."""
+        return self.sweep.layer
+
+    @property
+    def test(self) -> Effect:
+        """Test AUROC, interval over item groups."""
+        return self.sweep.test
+
+    @property
+    def direction(self) -> Float[ndarray, " d"]:
+        """Weight per feature; there is no offset."""
+        return self.sweep.probe.direction_
+
+    def score(self, ab: Float[ndarray, "*any d"], ba: Float[ndarray, "*any d"]) -> Float[ndarray, "*any"]:
+        """Log-odds of A from the states of an item in both orders; ``score(ba, ab) == -score(ab, ba)`` to the bit."""
+        return ((np.asarray(ab, dtype=float) - np.asarray(ba, dtype=float)) / 2) @ self.direction
+
+    def to_frame(self) -> pd.DataFrame:
+        """Every number."""
+        return self.table.copy()
+
+    def plot(self) -> Figure:
+        """The test number by layer and among its nulls."""
+        from verdictscope.figures import verdict_probe_figure
+
+        return verdict_probe_figure(self.table.assign(place=self.positions, arm=""))
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())
+        chosen = f"layer {self.layer}, C {self.sweep.C:g} ({RULE})"
+        lines = [f"Verdict probe in {self.condition} at {self.positions}: {chosen}"]
+        for row in self.table[self.table["kind"] != "layer"].itertuples():
+            p = "" if row.p != row.p else f", p = {row.p:.2g}"
+            number = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}], n = {row.n}" if row.n else str(row.about)
+            lines.append(f"  {row.kind}, {row.name}: {number}{p}")
+        return "\n".join([*lines, f"  items: {counted}"])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        shown = self.table[self.table["kind"] != "layer"].drop(columns=["layer", "C"])
+        return (
+            f"<p><b>Verdict probe</b> in {self.condition} at {self.positions}: layer {self.layer}</p>"
+            f"{shown.to_html(index=False, float_format='{:.3f}'.format, na_rep='')}"
+            "<p>It shows that the verdict can be read, not that the judge uses what is read.</p>"
+        )
+
+
+def verdict_probe(
+    states: VerdictStates,
+    part: Mapping[str, str] | None = None,
+    *,
+    condition: str | None = None,
+    answers: Answers | None = None,
+    Cs: Sequence[float | int] = DEFAULT_CS,
+    refits: int = REFITS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerdictProbe:
+    """Fit, choose and test a probe of what the judge said, in the frame that turns round with the answers.
+
+    Fitted on items of which the judge said the same in both orders; the others are counted, and read in the rows of
+    kind ``part``.
+
+    Args:
+        states: states and verdicts of items in both orders.
+        part: part of the split by item; made here (by group, stratified by label) if not given.
+        condition: whose verdicts; the first by default.
+        answers: texts of the answers by item, for the baselines of words and the control task.
+        Cs: inverse penalties to choose from.
+        refits: refits with permuted verdicts.
+        draws: draws of the control task.
+        seed: of every draw.
+        progress: called with layers done and in all.
+
+    Raises:
+        InputError: one order only; one verdict only in a part; see `verdictscope.probes.select`.
+    """
+    where = condition or states.conditions[0]
+    every = states.pairs(where)
+    part = item_parts(states, seed) if part is None else part
+    used = every.where(every.table["said"].isin(["A", "B"]))
+    label = (used.table["said"] == "A").to_numpy().astype(int)
+    rows = mirrored_rows(used, label, part)
+    _check_sides(rows, where)
+    swept = select(used.mirrored, rows, states.layers, Cs, progress=progress, **_PLAIN).test(used.mirrored, rows)
+    permuted = permuted_selection(
+        used.mirrored, rows, states.layers, Cs, refits=refits, seed=seed, progress=progress, **_PLAIN
+    )
+    X, C = used.mirrored(swept.layer), swept.C
+    made = [_effect("test", swept.test, p=permuted.p, selectivity=permuted.observed - permuted.mean)]
+    made += _parts(every, part, swept, Cs, states.layers, refits, seed)
+    made.append(_permuted(permuted))
+    nulls = random_directions(X, rows, C, seed=seed, **_PLAIN)
+    made.append(_row("control", nulls.name, nulls.mean, nulls.low, nulls.high, len(nulls.values), about=nulls.about,
+                     selectivity=nulls.selectivity))  # fmt: skip
+    if answers is not None:
+        made.append(_control(X, used, label, part, C, answers, draws, seed))
+        made += [_effect("baseline", e, about="fitted on train, told on test")
+                 for e in pair_baselines(used, label, part, answers)]  # fmt: skip
+    made += layer_rows(swept.table)
+    table = pd.DataFrame(made, columns=list(COLUMNS))
+    table.loc[table["kind"].isin(["test", "permuted", "control"]), ["layer", "C"]] = [swept.layer, C]
+    return VerdictProbe(swept, permuted, table, _counts(every), where, states.positions, seed)
+
+
+def layer_rows(choice: pd.DataFrame) -> list[dict[str, Any]]:
+    """Every layer at its best penalty on validation, with an interval of two standard errors."""
+    best = choice.loc[choice.groupby("layer")["auroc_validation"].idxmax()]
+    return [
+        _row("layer", f"layer {row.layer}", row.auroc_validation, max(0.0, row.auroc_validation - 2 * row.se),
+             min(1.0, row.auroc_validation + 2 * row.se), row.n_groups, layer=row.layer, C=row.C,
+             about="validation part: where the layer was chosen; two standard errors")
+        for row in best.itertuples()
+    ]  # fmt: skip
+
+
+def _parts(
+    every: Pairs, part: Mapping[str, str], swept: Sweep, Cs: Sequence[float | int], layers: Sequence[int],
+    refits: int, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The reading of what was shown first: by the part that turns with the answers, by the part that stays, by both."""
+    table = every.table
+    both = every.where(table["verdict_ab"].isin(["A", "B"]) & table["verdict_ba"].isin(["A", "B"]))
+    rows = mirrored_rows(both, np.ones(len(both)), part)
+    rows["label"] = np.r_[both.table["verdict_ab"] == "A", both.table["verdict_ba"] == "B"].astype(int)
+    test = (rows["part"] == "test").to_numpy()
+    w = swept.probe.direction_
+    content, stays = both.content(swept.layer) @ w, both.position(swept.layer) @ w
+    read = {
+        "part that turns": (np.r_[content, -content], "the probe against which side won as shown, all items"),
+        "part that stays": (np.r_[stays, stays], "the probe's direction on what the order does not turn"),
+        "both parts": (np.r_[content + stays, stays - content], "the probe's direction on the states as they are"),
+    }
+    y, group = rows["label"].to_numpy()[test], rows["group"].to_numpy()[test]
+    made = [_effect("part", auroc_effect(name, y, score[test], group), about=about, layer=swept.layer)
+            for name, (score, about) in read.items()]  # fmt: skip
+
+    def stay(layer: int) -> ndarray:
+        half = both.position(layer)
+        return np.concatenate([half, half])
+
+    name = "fitted to what stays"
+    try:
+        fitted = select(stay, rows, layers, Cs, **_SHOWN).test(stay, rows)
+        null = permuted_selection(stay, rows, layers, Cs, refits=refits, seed=seed, **_SHOWN)
+    except InputError as error:
+        return [*made, _row("part", name, about=str(error))]
+    found = Effect(name, fitted.test.estimate, fitted.test.low, fitted.test.high, fitted.test.n, "AUROC")
+    about = f"a probe of which side won as shown, fitted to half the sum; permuted {null.mean:.3f}"
+    return [*made, _effect("part", found, p=null.p, about=about, layer=fitted.layer, C=fitted.C)]
+
+
+def _control(
+    X: ndarray, pairs: Pairs, label: ndarray, part: Mapping[str, str], C: float, answers: Answers, draws: int, seed: int
+) -> dict[str, Any]:
+    try:
+        found = pair_control(X, pairs, label, part, C, answers, draws=draws, seed=seed)
+    except InputError as error:
+        return _row("control", "control task by word", about=str(error))
+    return _row("control", found.name, found.mean, found.low, found.high, len(found.values), about=found.about,
+                selectivity=found.selectivity)  # fmt: skip
+
+
+def _check_sides(rows: pd.DataFrame, condition: str) -> None:
+    """Mirrored rows always hold both labels: an item's own side must differ too, or there is nothing to tell."""
+    for part in PARTS:
+        here = rows[rows["part"] == part]
+        own = here["label"][: len(here) // 2]
+        if own.nunique() < 2:
+            what = "no verdict kept in both orders" if own.empty else f"only verdicts for {'BA'[int(own.iloc[0])]}"
+            raise InputError(f"condition {condition}, part {part}: {what}; a probe needs verdicts for A and for B")
+
+
+def _counts(pairs: Pairs) -> dict[str, int]:
+    ab, ba = pairs.table["verdict_ab"], pairs.table["verdict_ba"]
+    sided = ab.isin(["A", "B"]) & ba.isin(["A", "B"])
+    same = sided & (ab == ba)
+    return {"used": int(same.sum()), "changed by the order": int((sided & ~same).sum()),
+            "tie or unread": int((~sided).sum())}  # fmt: skip
+
+
+def _permuted(control: PermutedControl) -> dict[str, Any]:
+    about = f"mean and range over refits, each the choice of {control.candidates} layers x penalties"
+    return _row("permuted", "verdicts permuted between items", control.mean, control.low, control.high,
+                control.refits, p=control.p, about=about)  # fmt: skip
+
+
+def _effect(kind: str, effect: Effect, **more: Any) -> dict[str, Any]:
+    return _row(kind, effect.name, effect.estimate, effect.low, effect.high, effect.n, **more)
+
+
+def _row(
+    kind: str, name: str, estimate: float = float("nan"), low: float = float("nan"), high: float = float("nan"),
+    n: int = 0, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    blank = {"layer": -1, "C": float("nan"), "p": float("nan"), "selectivity": float("nan"), "about": ""}
+    return blank | {"kind": kind, "name": name, "estimate": estimate, "low": low, "high": high, "n": int(n)} | more
