@@ -103,9 +103,15 @@ def demo(
 
 
 @app.command()
-def run(study: StudyFile, out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
+def run(
+    study: StudyFile,
+    out: Out = None,
+    sets: Sets = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    as_json: Json = False,
+) -> None:
     """All stages of a study; a second call goes on where the first one stopped."""
-    _run(study, out, sets, as_json)
+    _run(study, out, sets, as_json, until)
 
 
 def _stage_command(stage: str, text: str) -> None:

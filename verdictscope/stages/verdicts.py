@@ -6,7 +6,7 @@ a side is cued minus control. Which side it is, is drawn once per item: as often
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ def read_study_items(run: Run) -> list[PairItem]:
     """
     section = run.study.items
     source = section.file if section.file == "hub" else Path(locate(section.file))
-    found = read_items(source, section.reader, section.part, limit=section.limit).items
+    found = list(read_items(source, section.reader, section.part, limit=section.limit).items)
     if odd := [item.id for item in found if not isinstance(item, PairItem)]:
         raise InputError(
             f"item {odd[0]} of {section.file} is no pair: a judge study asks which of two answers is better"
@@ -178,7 +178,9 @@ def cue_texts(run: Run, condition: str) -> list[Insertion]:
     return [Insertion(place, text) for text in texts]
 
 
-def inserted(said: Sequence[Insertion], named: Mapping[str, str]) -> object:
+def inserted(
+    said: Sequence[Insertion], named: Mapping[str, str]
+) -> Callable[[Item, str], Sequence[Insertion]]:
     """Which sentence an item gets: they take turns in the order of the items."""
     turn = {item: at for at, item in enumerate(named)}
 
