@@ -12,6 +12,7 @@ from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
 from verdictscope.figures.protocol import protocol_figure
 from verdictscope.figures.reliability import reliability_caption, reliability_figure
+from verdictscope.figures.span_parts import span_caption, span_figure
 from verdictscope.figures.style import save
 from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
@@ -40,6 +41,8 @@ __all__ = [
     "reliability_caption",
     "reliability_figure",
     "save",
+    "span_caption",
+    "span_figure",
     "token_view",
     "token_view_csp",
     "trace_caption",

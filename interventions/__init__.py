@@ -13,6 +13,7 @@ from verdictscope.interventions.direct import SelfRepair, direct_effects, self_r
 from verdictscope.interventions.edits import (
     DirectionEdit,
     Edit,
+    EraseEdit,
     HeadEdit,
     KVEdit,
     Means,
@@ -32,6 +33,7 @@ from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import ALPHA, DELTA_NATS, DELTA_SHARE, HeadSweep, Stability, readout_gap
 from verdictscope.interventions.random_sets import RandomSets, layer_matched_sets, matched_sets
 from verdictscope.interventions.sources import Sources
+from verdictscope.interventions.verdict_parts import VerdictParts, verdict_parts
 from verdictscope.interventions.weights import Made, bake, transplant, transplanted
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "DirectionEdit",
     "Edit",
     "Effects",
+    "EraseEdit",
     "HeadCard",
     "HeadEdit",
     "HeadSweep",
@@ -56,6 +59,7 @@ __all__ = [
     "Sources",
     "Stability",
     "SublayerEdit",
+    "VerdictParts",
     "WriterControl",
     "applied",
     "attribute",
@@ -83,6 +87,7 @@ __all__ = [
     "sweep_heads",
     "transplant",
     "transplanted",
+    "verdict_parts",
     "verdict_rollouts",
     "write_norms",
     "writer_control",

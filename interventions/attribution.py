@@ -7,7 +7,7 @@ norm is taken as the one it had. So ``logit = Σ_c <γ ⊙ w, c> / rms(h) + bias
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Literal
@@ -151,6 +151,7 @@ def attribute(
     *,
     positions: Positions | FrozenPositions = "before_answer",
     sources: Sequence[Head] | Literal["all"] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
     plan: BatchPlan | None = None,
     seed: int = 0,
     strict: bool = True,
@@ -167,6 +168,8 @@ def attribute(
             cap) is a part of its own and said in ``notes``.
         positions: where; the readout's own positions do not count here.
         sources: heads whose share is also taken apart by source token; ``all`` keeps sums over segments only.
+        names: by rollout id a name for every token, to sum source tokens by instead of by segment
+            (:func:`~verdictscope.judgments.token_spans`).
         plan: batches.
         seed: of the bootstrap.
         strict: raise where the parts do not sum to the readout.
@@ -178,7 +181,7 @@ def attribute(
     form = linear_form(model, readout)
     components = Components(model, form, positions)
     split = _source_shares(components, sources)
-    gathered = Gathered(split.heads, sources != "all")
+    gathered = Gathered(split.heads, sources != "all", names)
     batches = list(_batches(model, rollouts, replace(readout, positions=positions), plan, split, gathered))
     if not batches:
         raise InputError(f"positions {positions!r} exist in none of the {len(rollouts)} rollouts")

@@ -11,13 +11,14 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import expit
 
-from verdictscope.activations import BatchPlan, Model, Readout
+from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution import Part
 from verdictscope.interventions.contrasts import Contrast
 from verdictscope.interventions.edits import Head
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import DELTA_SHARE, HeadSweep
+from verdictscope.judgments import at_first_difference
 from verdictscope.judgments.asking import shown_to_own
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, mean_effect
@@ -38,33 +39,69 @@ class BiasSweep:
         sweeps: by contrast, the effects of every part, signed so that a positive effect makes the contrast smaller.
         delta: smallest effect that counts, in nats.
         delta_is: where it comes from, in words.
+        positions: where the parts were taken out.
     """
 
     sizes: Mapping[str, Effect]
     sweeps: Mapping[str, HeadSweep]
     delta: float
     delta_is: str
+    positions: str = "all"
 
     @property
     def biases(self) -> tuple[str, ...]:
         """Names of the contrasts that are no content."""
         return tuple(name for name in self.sweeps if name != CONTENT)
 
+    def is_biased(self, bias: str) -> bool:
+        """Whether there is a bias to carry: the interval of its size lies beyond delta, on one side of zero.
+
+        Without one no part is declared: what zeroing a part then adds to the contrast is a bias that it *makes*.
+        """
+        size = self.sizes[bias]
+        return min(abs(size.low), abs(size.high)) > self.delta and size.low * size.high > 0
+
+    @property
+    def content_loss(self) -> Float[np.ndarray, " part"]:
+        """What content loses without each part, in nats; negative where it gains."""
+        effects = self.sweeps[CONTENT].effects
+        return np.asarray(effects.change.mean(axis=1))
+
     def heads(self, bias: str) -> tuple[Head, ...]:
-        """Heads without which the bias is smaller by more than delta, the strongest first."""
-        return self.sweeps[bias].heads
+        """The heads among :meth:`parts`, the strongest first."""
+        return tuple((layer, head) for component, layer, head in self.parts(bias) if component == "head")
 
     def parts(self, bias: str) -> tuple[Part, ...]:
-        """The same with whole sublayers."""
-        return self.sweeps[bias].selected
+        """Heads and MLPs that carry the bias and not the content: there is one (:meth:`is_biased`), it is smaller by
+        more than delta without the part (tested), and content loses less than delta by it. The strongest first."""
+        if not self.is_biased(bias):
+            return ()
+        spared = {part for part, loss in zip(self.sweeps[bias].parts, self.content_loss, strict=True)
+                  if loss < self.delta}  # fmt: skip
+        return tuple(part for part in self.sweeps[bias].selected if part in spared)
+
+    def strongest(self, bias: str, k: int) -> tuple[Head, ...]:
+        """The k heads without which the bias is smallest, of those that cost content less than delta; none where there
+        is no bias. Untested: for the half that chooses."""
+        if not self.is_biased(bias):
+            return ()
+        sweep = self.sweeps[bias]
+        means = sweep.effects.change.mean(axis=1)
+        order = [i for i in np.argsort(-means, kind="stable") if sweep.parts[i][0] == "head"]
+        kept = [i for i in order if means[i] > 0 and self.content_loss[i] < self.delta]
+        return tuple((sweep.parts[i][1], sweep.parts[i][2]) for i in kept[:k])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per contrast and part: ``contrast size component layer head``, then as ``HeadSweep.to_frame``."""
+        """One row per contrast and part: ``contrast size component layer head``, then as ``HeadSweep.to_frame``, then
+        ``content_loss`` and ``declared`` (among :meth:`parts`)."""
         tables = []
         for name, sweep in self.sweeps.items():
             table = sweep.to_frame()
             table.insert(0, "contrast", name)
             table.insert(1, "size", self.sizes[name].estimate)
+            declared = set(self.parts(name)) if name != CONTENT else set()
+            table["content_loss"] = self.content_loss
+            table["declared"] = [part in declared for part in sweep.parts]
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
@@ -89,6 +126,7 @@ def sweep_bias(
     sublayers: Sequence[str] = ("mlp_out",),
     positions: str = "all",
     delta: float | None = None,
+    signs: Mapping[str, float] | None = None,
     plan: BatchPlan | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -98,13 +136,16 @@ def sweep_bias(
     Args:
         model: the judge.
         rollouts: the verdict prefixes of everything the contrasts are made of.
-        readout: the log-odds of the first shown against the second (:func:`~verdictscope.judgments.verdict_readout`).
+        readout: the log-odds of the first shown against the second (:func:`~verdictscope.judgments.verdict_readout`);
+            labels of several tokens are read where they first differ, at a fraction of the cost.
         contrasts: by name; ``content`` must be among them.
         heads: which heads; all by default.
         sublayers: sites that are zeroed whole too.
         positions: where to zero.
         delta: smallest effect that counts, in nats; by default 5 % of the distance between the verdicts on items whose
             first and whose second answer is the better one, that is of twice the content.
+        signs: by contrast the sign that counts as its direction, for example of another half's sizes; by default that
+            of its mean here.
         plan: batches.
         seed: of every draw.
         progress: called with (edits done, edits in all).
@@ -114,6 +155,8 @@ def sweep_bias(
     """
     if CONTENT not in contrasts:
         raise InputError("a bias is weighed against content: give the content contrast too (order_contrasts)")
+    if isinstance(readout, LogOddsReadout):
+        readout = at_first_difference(readout)
     swept = sweep_heads(
         model, rollouts, readout, heads=heads, sublayers=sublayers, positions=positions, plan=plan, seed=seed,
         progress=progress,
@@ -131,9 +174,10 @@ def sweep_bias(
             )
         delta, told = DELTA_SHARE * gap, f"{DELTA_SHARE:.0%} of {gap:.3g}, the distance that content makes"
     for name, contrast in contrasts.items():
-        shrinking = -contrast if sizes[name].estimate > 0 else contrast
+        sign = (signs or {}).get(name, sizes[name].estimate)
+        shrinking = -contrast if sign > 0 else contrast
         sweeps[name] = HeadSweep(swept.parts, shrinking.effects(swept.effects), delta)
-    return BiasSweep(sizes, sweeps, delta, told)
+    return BiasSweep(sizes, sweeps, delta, told, positions)
 
 
 def rejudged(

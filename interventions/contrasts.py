@@ -8,7 +8,7 @@ rollouts, and so are their changes under an edit and their shares by head: one o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +48,18 @@ class Contrast:
     def __neg__(self) -> Contrast:
         """The same measured the other way round."""
         return replace(self, weights=tuple(tuple(-w for w in weights) for weights in self.weights))
+
+    def among(self, items: Collection[str]) -> Contrast:
+        """The same over some of its items.
+
+        Raises:
+            InputError: none of them is in it.
+        """
+        kept = [k for k, item in enumerate(self.items) if item in items]
+        if not kept:
+            raise InputError(f"none of the {len(items)} items asked for is in {self.name}")
+        parts = ([column[k] for k in kept] for column in (self.items, self.groups, self.rollouts, self.weights))
+        return Contrast(self.name, *(tuple(part) for part in parts))
 
     def of(self, values: Float[ndarray, "*any rollout"], rollouts: Sequence[str]) -> Float[ndarray, "*any item"]:
         """The sums, from values per rollout.

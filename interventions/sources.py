@@ -7,7 +7,7 @@ attention is shown beside it because the two differ: tokens that are much attend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -48,7 +48,7 @@ class Sources:
     Attributes:
         readout: its name.
         heads: (layer, head), in the order of the axis.
-        segments: names, in the order of theirs.
+        segments: names, in the order of theirs; spans of another kind where ``attribute`` was given ``names``.
         sums: per quantity of `QUANTITIES` its sum over the tokens of a segment.
         groups: resampling unit of every row.
         tokens: ``layer head rollout pos source token_id segment attention weighted share``, one line per row and token
@@ -194,20 +194,40 @@ def _gate(z: Float[Tensor, "row head d_head"], product: Float[Tensor, "row head 
 
 @dataclass(eq=False)
 class Gathered:
-    """Rows of `SourceShares` over batches."""
+    """Rows of `SourceShares` over batches; tokens are summed by segment, or by the names given by rollout."""
 
     heads: tuple[Head, ...]
     keep_tokens: bool
+    names: Mapping[str, Sequence[str]] | None = None
     sums: list[Float[ndarray, "quantity head segment"]] = field(default_factory=list)
     totals: list[Float[ndarray, " head"]] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
     frames: list[pd.DataFrame] = field(default_factory=list)
+    known: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = [name for names in (self.names or {}).values() for name in names]
+        self.known = SEGMENTS if self.names is None else tuple(dict.fromkeys(given))
+
+    def _segment(self, rollout: Rollout) -> ndarray:
+        """The name of every token.
+
+        Raises:
+            InputError: a rollout's names are missing or not as many as its tokens.
+        """
+        named = rollout.labels() if self.names is None else self.names.get(rollout.id, ())
+        if len(named) != len(rollout):
+            raise InputError(
+                f"{len(named)} names for the {len(rollout)} tokens of rollout {rollout.id}: name every token of every "
+                "rollout"
+            )
+        return np.array(named, dtype=object)
 
     def add(self, rows: list[tuple[Rollout, int, Float[ndarray, "quantity head _"]]]) -> None:
         """Adds the rows of a batch."""
         for rollout, pos, values in rows:
-            segment = np.array(rollout.labels(), dtype=object)
-            self.sums.append(np.stack([values[..., segment == s].sum(-1) for s in SEGMENTS], axis=-1))
+            segment = self._segment(rollout)
+            self.sums.append(np.stack([values[..., segment == s].sum(-1) for s in self.known], axis=-1))
             self.totals.append(values[2].sum(-1))
             self.sizes.append(float(np.abs(values[2]).sum(-1).max()))
             if self.keep_tokens:
@@ -225,9 +245,9 @@ class Gathered:
     ) -> Sources:
         """The result, rows in the order given; ``shares`` are the heads' own, in it already."""
         sums = np.stack(self.sums, axis=2)[:, :, order]
-        filled = [i for i in range(len(SEGMENTS)) if sums[..., i].any()]
+        filled = [i for i in range(len(self.known)) if sums[..., i].any()]
         totals = np.stack(self.totals, axis=1)[:, order]
         residual = float(np.abs(totals - shares).max() / max(max(self.sizes), np.finfo(float).tiny))
         tokens = pd.concat(self.frames, ignore_index=True) if self.keep_tokens else None
-        names = tuple(SEGMENTS[i] for i in filled)
+        names = tuple(self.known[i] for i in filled)
         return Sources(readout, self.heads, names, sums[..., filled], groups, tokens, residual, seed)

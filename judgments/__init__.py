@@ -20,7 +20,13 @@ from verdictscope.judgments.formats import Format, Label, Parsed, known_formats,
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Step, Turn
 from verdictscope.judgments.judge import Judged, judge_items, load_judged
-from verdictscope.judgments.labels import Encoded, encode_labels, label_logprobs, verdict_readout
+from verdictscope.judgments.labels import (
+    Encoded,
+    at_first_difference,
+    encode_labels,
+    label_logprobs,
+    verdict_readout,
+)
 from verdictscope.judgments.measure import Measure, contrast, measured, share
 from verdictscope.judgments.metrics import JudgeMetrics, log_metrics, verdict_metrics
 from verdictscope.judgments.panel import (
@@ -53,7 +59,9 @@ from verdictscope.judgments.scores import (
     probabilities,
     verdict_probabilities,
 )
+from verdictscope.judgments.shared import SharedThinking, shared_thinking
 from verdictscope.judgments.solving import idealised_ranking, ranking_accuracy, solve_to_judge
+from verdictscope.judgments.spans import SPANS, by_side, token_spans, user_spans
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS, check_verdicts, paired
 
 __all__ = [
@@ -61,6 +69,7 @@ __all__ = [
     "LOG_FORMATS",
     "OPENINGS",
     "READERS",
+    "SPANS",
     "VERDICT_COLUMNS",
     "AnswerItem",
     "Asked",
@@ -85,11 +94,14 @@ __all__ = [
     "Ranking",
     "Reader",
     "Reading",
+    "SharedThinking",
     "Step",
     "Triples",
     "Turn",
     "answer_context",
     "ask",
+    "at_first_difference",
+    "by_side",
     "check_verdicts",
     "cohen_kappa",
     "combine_judges",
@@ -151,7 +163,10 @@ __all__ = [
     "scott_pi",
     "sequence_preference",
     "share",
+    "shared_thinking",
     "solve_to_judge",
+    "token_spans",
+    "user_spans",
     "verdict_metrics",
     "verdict_probabilities",
     "verdict_readout",

@@ -94,6 +94,13 @@ def ask(form: Format, item: Item, order: str = "AB", insertions: Sequence[Insert
     Raises:
         InputError: the item is of another kind, lacks a field that the format needs, or a cue has no place in it.
     """
+    system = [form.system.strip()] if form.system else []
+    system += [_said(form, i, item, order) for i in insertions if i.place == "system"]
+    return Asked(fill(form.user, slots_of(form, item, order, insertions)).strip("\n"), "\n\n".join(system) or None)
+
+
+def slots_of(form: Format, item: Item, order: str = "AB", insertions: Sequence[Insertion] = ()) -> dict[str, str]:
+    """What fills the slots of a format's user turn; arguments and errors as of :func:`ask`."""
     if not isinstance(item, KINDS[form.kind]):
         kind = KINDS[form.kind].__name__
         raise InputError(f"format {form.name} judges a {kind}, and item {item.id} is a {type(item).__name__}")
@@ -105,10 +112,7 @@ def ask(form: Format, item: Item, order: str = "AB", insertions: Sequence[Insert
     if missing := [name for name in form.needs if not optional.get(name)]:
         raise InputError(f"format {form.name} needs a {missing[0]}, and item {item.id} has none")
     slots = {name: fill(form.blocks.get(name, ""), optional) if text else "" for name, text in optional.items()}
-    slots |= _shown(form, item, order, insertions)
-    system = [form.system.strip()] if form.system else []
-    system += [_said(form, i, item, order) for i in insertions if i.place == "system"]
-    return Asked(fill(form.user, slots).strip("\n"), "\n\n".join(system) or None)
+    return slots | _shown(form, item, order, insertions)
 
 
 def fill(template: str, slots: Mapping[str, Any]) -> str:

@@ -125,6 +125,16 @@ def verdict_readout(
     return LogOddsReadout(name, tuple(sides[0]), tuple(sides[1]), positions="last")
 
 
+def at_first_difference(readout: LogOddsReadout) -> LogOddsReadout:
+    """The same log-odds over the shortest beginnings of its labels that tell them apart (:func:`distinct`).
+
+    Where the rest of a label is certain (``]]`` behind ``[[A``) the number is the same; it is read at one token, so
+    that it can be taken apart, and costs a fraction in sweeps.
+    """
+    strings, n = distinct(readout.strings), len(readout.positive)
+    return replace(readout, positive=strings[:n], negative=strings[n:])
+
+
 def label_logprobs(
     model: Model,
     prefixes: Sequence[Rollout],

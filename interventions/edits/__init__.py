@@ -2,6 +2,7 @@
 
 from verdictscope.interventions.edits.alignment import align, matched
 from verdictscope.interventions.edits.directions import DirectionEdit
+from verdictscope.interventions.edits.erasing import EraseEdit
 from verdictscope.interventions.edits.heads import HeadEdit, KVEdit
 from verdictscope.interventions.edits.protocol import Edit, Head, applied, compile_edits
 from verdictscope.interventions.edits.references import Means, Reference, Rows, gather_means, gather_rows
@@ -14,6 +15,7 @@ __all__ = [
     "OPERATIONS",
     "DirectionEdit",
     "Edit",
+    "EraseEdit",
     "Head",
     "HeadEdit",
     "KVEdit",

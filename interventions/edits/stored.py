@@ -11,12 +11,15 @@ import numpy as np
 
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.directions import DirectionEdit
+from verdictscope.interventions.edits.erasing import EraseEdit
 from verdictscope.interventions.edits.heads import HeadEdit, KVEdit
 from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.edits.references import Means, Rows, reference_from_dict
 from verdictscope.interventions.edits.sublayers import SublayerEdit
 
-KINDS: dict[str, type] = {"heads": HeadEdit, "kv": KVEdit, "sublayer": SublayerEdit, "direction": DirectionEdit}
+KINDS: dict[str, type] = {
+    "heads": HeadEdit, "kv": KVEdit, "sublayer": SublayerEdit, "direction": DirectionEdit, "erase": EraseEdit,
+}  # fmt: skip
 """What can be written down, by its name in files. A frozen dataclass of plain fields can be entered here."""
 
 
@@ -69,7 +72,7 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
 def _fit(name: str, value: Any, annotation: str) -> Any:
     if name == "reference" and isinstance(value, Mapping):
         return reference_from_dict(value)
-    if name == "direction":
+    if name in ("direction", "left", "right", "mean"):
         return np.array(value, dtype=np.float64)
     if name == "positions" and isinstance(value, Mapping):
         return tuple((rollout, tuple(where)) for rollout, where in value.items())

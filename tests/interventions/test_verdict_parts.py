@@ -1,0 +1,148 @@
+"""Spans sum to their head, heads and MLPs to the contrast of the logit, on a random judge and on the bundled one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.judgments.judge_worlds import real, tiny_judge
+from verdictscope.activations import load
+from verdictscope.errors import InputError
+from verdictscope.interventions import (
+    VerdictParts,
+    attribute,
+    cue_contrast,
+    order_contrasts,
+    verdict_parts,
+    verdict_rollouts,
+)
+from verdictscope.judgments import (
+    Insertion,
+    PairItem,
+    encode_labels,
+    judge_items,
+    load_format,
+    shared_thinking,
+    token_spans,
+    verdict_readout,
+)
+from verdictscope.rollouts import Sampling
+from verdictscope.sources import models_folder
+
+ITEMS = [
+    PairItem(id=f"i{k}", question=f"What is {k} + {k}?", a=f"{2 * k}", b=f"{3 * k} or so", label="AB"[k % 2],
+             group=f"g{k // 2}") for k in range(1, 5)
+]  # fmt: skip
+TARGETS = {item.id: "AB"[k // 2 % 2] for k, item in enumerate(ITEMS)}
+
+
+def crowd(item: PairItem, _: str) -> list[Insertion]:
+    return [Insertion("note", "most readers chose {target}.", TARGETS[item.id])]
+
+
+def world(model: Any, tok: Any, form: Any, items: list[PairItem], **how: Any) -> dict[str, Any]:
+    plain = judge_items(model, tok, items, form, **how).named("plain")
+    cued = judge_items(model, tok, items, form, insertions=crowd, **how).named("cued")
+    labels = form.labels()
+    encoded = encode_labels(tok, [label.text for label in labels], form.lead, plain.rollouts[0].ids)
+    names = token_spans(tok, form, items, plain.rollouts) | token_spans(tok, form, items, cued.rollouts, crowd)
+    contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, TARGETS)}
+    return {"model": model, "rollouts": verdict_rollouts(plain, cued), "contrasts": contrasts, "names": names,
+            "readout": verdict_readout("verdict", encoded, [label.verdict for label in labels])}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    return world(tiny_judge(), real("qwen"), load_format("pair_letter"), ITEMS)
+
+
+SIDES = {"content": {item.id: item.label for item in ITEMS}, "crowd": TARGETS}
+
+
+@pytest.fixture(scope="module")
+def parts(tiny: dict[str, Any]) -> VerdictParts:
+    return verdict_parts(**tiny, sides=SIDES, positions=("last", "think_end[0]"))
+
+
+def test_spans_sum_to_heads_and_heads_to_the_contrast(tiny: dict[str, Any], parts: VerdictParts) -> None:
+    parts.check()
+    taken = attribute(tiny["model"], tiny["rollouts"], tiny["readout"], positions="last")
+    for name, contrast in tiny["contrasts"].items():
+        part = parts.parts[name, "last"]
+        whole = contrast.attribution(taken)
+        own = [i for i, at in enumerate(whole.parts) if at[0] == "head"]
+        assert np.allclose(part.shares.sum(-1), whole.shares[own], atol=1e-4)
+        assert np.allclose(part.attribution.shares.sum(0), whole.logit, atol=1e-3)
+
+
+def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
+    table = parts.to_frame()
+    assert len(table) == len(table.drop_duplicates(["contrast", "position", "component", "layer", "head", "span"]))
+    for _, own in table.groupby(["contrast", "position"]):
+        by = own.set_index(["component", "layer", "head", "span"])["estimate"]
+        heads = own[(own["component"] == "heads") & (own["span"] != "")]["estimate"].sum()
+        assert heads == pytest.approx(by["heads", -1, -1, ""], abs=1e-3)
+        rest = own[own["component"].isin(["embed", "attn_bias", "bias", "norm_bias", "pos_embed"])]["estimate"].sum()
+        total = by["heads", -1, -1, ""] + by["mlps", -1, -1, ""] + rest
+        assert total == pytest.approx(by["logit", -1, -1, ""], abs=1e-3)
+        one = own[(own["layer"] == 1) & (own["head"] == 2)]
+        assert one[one["span"] != ""]["estimate"].sum() == pytest.approx(one[one["span"] == ""]["estimate"].item(),
+                                                                         abs=1e-3)  # fmt: skip
+    spans = table.groupby("contrast")["span"].agg(set)
+    assert {"better answer", "worse answer"} <= spans["content"]
+    assert {"named answer", "other answer", "cue"} <= spans["crowd"]
+    assert {"first answer", "second answer"} <= spans["position"]
+    assert "cue" not in spans["content"]
+    assert (table["n"] == 3).all()
+
+
+def test_by_hand_from_the_tokens(tiny: dict[str, Any], parts: VerdictParts) -> None:
+    """What head L1H2 takes from the better answer, added up token by token."""
+    taken = attribute(tiny["model"], tiny["rollouts"], tiny["readout"], positions="last", sources=[(1, 2)])
+    assert taken.sources is not None
+    tokens, contrast = taken.sources.to_frame(), tiny["contrasts"]["content"]
+    part = parts.parts["content", "last"]
+    head, span = parts.heads.index((1, 2)), part.spans.index("better answer")
+    labels = {item.id: item.label for item in ITEMS}
+    for k, item in enumerate(contrast.items):
+        total = 0.0
+        for r, weight in zip(contrast.rollouts[k], contrast.weights[k], strict=True):
+            place = "first" if r.split("/")[2][0] == labels[item] else "second"
+            at = [i for i, name in enumerate(tiny["names"][r]) if name == f"{place} answer"]
+            own = tokens[tokens["rollout"] == r].set_index("source")["share"]
+            total += weight * own.loc[at].sum()
+        assert part.shares[head, k, span] == pytest.approx(total, abs=1e-4)
+
+
+def test_what_cannot_be_taken_apart_is_said(tiny: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="one token"):
+        verdict_parts(**tiny, positions=("user[:2]",))
+    with pytest.raises(InputError, match="name every token"):
+        verdict_parts(**{**tiny, "names": {}})
+
+
+def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
+    """Under the same tokens what is thought of the places counts as position; with the names exchanged as content."""
+    model = load(models_folder() / "judge")
+    form = load_format(models_folder() / "judge" / "format.toml")
+    items = [
+        PairItem(id=f"u{k}", question="which list goes up?", a=f"{k} 12 19", b=f"19 12 {k}", label="A", group=f"u{k}")
+        for k in range(1, 7)
+    ]
+    thought = judge_items(model, model.tokenizer, items, form, thinking="on",
+                          sampling=Sampling(temperature=0.7, max_new_tokens=120))  # fmt: skip
+    contrasts = order_contrasts(thought)
+    encoded = encode_labels(model.tokenizer, [label.text for label in form.labels()], form.lead)
+    readout = verdict_readout("verdict", encoded, [label.verdict for label in form.labels()])
+    seen = {}
+    for frame in ("place", "item"):
+        shared = shared_thinking(model.tokenizer, thought.rollouts, frame=frame, sides=form.sides)
+        names = token_spans(model.tokenizer, form, items, shared.rollouts)
+        kept = {name: contrast.among(shared.items) for name, contrast in contrasts.items()}
+        found = verdict_parts(model, shared.rollouts, readout, kept, names)
+        found.check()
+        seen[frame] = {name: abs(part.attribution.logit).mean() for (name, _), part in found.parts.items()}
+    assert seen["item"]["content"] > seen["place"]["content"]
+    assert seen["item"]["position"] < seen["place"]["position"]
