@@ -4,6 +4,7 @@ if __name__ != "verdictscope.probes":
     raise ImportError("import this room as verdictscope.probes: the bare folder name is not a package")
 
 from verdictscope.probes.anchors import Anchors, anchor_rollouts
+from verdictscope.probes.bias_detector import BiasDetector, bias_detector
 from verdictscope.probes.calibration import Calibration, SegmentCalibration, calibrate, calibrate_segments
 from verdictscope.probes.changepoint import ChangePoint, change_point, change_points
 from verdictscope.probes.cliff import Cliff, cliff, drop_difference
@@ -16,6 +17,7 @@ from verdictscope.probes.commitment import (
     probe_readings,
     text_readings,
 )
+from verdictscope.probes.correctness import Correctness, correctness
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
     DifferenceProbe,
@@ -55,11 +57,13 @@ __all__ = [
     "METHODS",
     "PARTS",
     "Anchors",
+    "BiasDetector",
     "Budget",
     "Calibration",
     "ChangePoint",
     "Cliff",
     "CliffNull",
+    "Correctness",
     "DifferenceProbe",
     "Eraser",
     "EraserFitter",
@@ -99,6 +103,7 @@ __all__ = [
     "as_published",
     "bag_of_words_auroc",
     "balanced_threshold",
+    "bias_detector",
     "calibrate",
     "calibrate_segments",
     "change_point",
@@ -108,6 +113,7 @@ __all__ = [
     "commitment_gap",
     "commitment_time",
     "control_task",
+    "correctness",
     "drop_difference",
     "erase_concept",
     "example",

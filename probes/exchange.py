@@ -24,7 +24,7 @@ class Exchange:
     """
 
     label: Int[ndarray, " rollout"]
-    pools: list[list[Int[ndarray, " member"]]]
+    pools: list[list[ndarray]]  # units of one table may differ in size
 
     @classmethod
     def of(cls, rows: pd.DataFrame, checked: Rows, unit: str, within: Sequence[str]) -> Exchange:

@@ -14,8 +14,8 @@ from numpy import ndarray
 from verdictscope.errors import InputError
 from verdictscope.probes.nulls import REFITS, PermutedControl, permuted_selection
 from verdictscope.probes.pair_baselines import Answers, pair_baselines, pair_control
+from verdictscope.probes.pair_tables import PLAIN, check_sides
 from verdictscope.probes.selectivity import DRAWS, random_directions
-from verdictscope.probes.splits import PARTS
 from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
 from verdictscope.stats import Effect, auroc_effect
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 COLUMNS = ("kind", "name", "layer", "C", "estimate", "low", "high", "n", "p", "selectivity", "about")
 """Columns of a verdict probe's table."""
 
-_PLAIN: dict[str, Any] = {"balance": "none", "hold": ()}  # mirrored rows are balanced by construction
 _SHOWN: dict[str, Any] = {"balance": "classes", "hold": ()}
 
 
@@ -144,16 +143,16 @@ def verdict_probe(
     used = every.where(every.table["said"].isin(["A", "B"]))
     label = (used.table["said"] == "A").to_numpy().astype(int)
     rows = mirrored_rows(used, label, part)
-    _check_sides(rows, where)
-    swept = select(used.mirrored, rows, states.layers, Cs, progress=progress, **_PLAIN).test(used.mirrored, rows)
+    check_sides(rows, f"verdicts in {where} that both orders gave")
+    swept = select(used.mirrored, rows, states.layers, Cs, progress=progress, **PLAIN).test(used.mirrored, rows)
     permuted = permuted_selection(
-        used.mirrored, rows, states.layers, Cs, refits=refits, seed=seed, progress=progress, **_PLAIN
+        used.mirrored, rows, states.layers, Cs, refits=refits, seed=seed, progress=progress, **PLAIN
     )
     X, C = used.mirrored(swept.layer), swept.C
     made = [_effect("test", swept.test, p=permuted.p, selectivity=permuted.observed - permuted.mean)]
     made += _parts(every, part, swept, Cs, states.layers, refits, seed)
     made.append(_permuted(permuted))
-    nulls = random_directions(X, rows, C, seed=seed, **_PLAIN)
+    nulls = random_directions(X, rows, C, seed=seed, **PLAIN)
     made.append(_row("control", nulls.name, nulls.mean, nulls.low, nulls.high, len(nulls.values), about=nulls.about,
                      selectivity=nulls.selectivity))  # fmt: skip
     if answers is not None:
@@ -222,16 +221,6 @@ def _control(
         return _row("control", "control task by word", about=str(error))
     return _row("control", found.name, found.mean, found.low, found.high, len(found.values), about=found.about,
                 selectivity=found.selectivity)  # fmt: skip
-
-
-def _check_sides(rows: pd.DataFrame, condition: str) -> None:
-    """Mirrored rows always hold both labels: an item's own side must differ too, or there is nothing to tell."""
-    for part in PARTS:
-        here = rows[rows["part"] == part]
-        own = here["label"][: len(here) // 2]
-        if own.nunique() < 2:
-            what = "no verdict kept in both orders" if own.empty else f"only verdicts for {'BA'[int(own.iloc[0])]}"
-            raise InputError(f"condition {condition}, part {part}: {what}; a probe needs verdicts for A and for B")
 
 
 def _counts(pairs: Pairs) -> dict[str, int]:

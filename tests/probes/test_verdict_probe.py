@@ -139,7 +139,7 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(InputError, match="both orders"):
         verdict_probe(VerdictStates(single, (0,), lambda _: np.zeros((len(single), D))), part)
     alike = states.rows.assign(verdict="A", shown=np.where(states.rows["order"] == "AB", "first", "second"))
-    with pytest.raises(InputError, match="only verdicts for A"):
+    with pytest.raises(InputError, match="all are A"):
         verdict_probe(VerdictStates(alike, states.layers, states.read), part, refits=19)
     with pytest.raises(InputError, match="no part"):
         verdict_probe(states, {"i0": "train"})

@@ -1,0 +1,321 @@
+"""A detector of biased verdicts from hidden states: does this verdict follow a cue, and does one kind tell of another?
+
+A reasoning-based detector reads the judge's words (RBD, arXiv 2505.17100: a verdict is biased that was right before the
+cue and wrong after it). Here the question is asked of the states at the verdict, one prompt at a time. Three labels,
+which show different things:
+
+* ``cued``: the prompt holds the cue, against the same prompt with the control sentence. The words give it away, so it
+  shows no more than that the cue is represented.
+* ``flip``: among cued prompts, the verdict is the named side and was not without the cue. Where a judge yields nearly
+  always, this is the disagreement of the cue with the judge's own view.
+* ``yield``: among those cued prompts alone whose uncued verdict was not the named side: it gave in, or it did not.
+
+*Position* is one more kind: the side named is the one shown first, and the uncued verdict is the one averaged over both
+orders. It has no prompts without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy import ndarray
+
+from verdictscope.errors import InputError
+from verdictscope.probes.nulls import REFITS, permuted_measures
+from verdictscope.probes.rows import to_array
+from verdictscope.probes.sweep import DEFAULT_CS, select
+from verdictscope.probes.text import bag_of_words_auroc, position_auroc
+from verdictscope.probes.verdict_states import VerdictStates, item_parts
+from verdictscope.stats import Effect, auroc_effect, auroc_many, permutation_p
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = ("cued", "flip", "yield")
+"""What a detector may be asked, see above."""
+POSITION = "position"
+COLUMNS = (
+    "label", "fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "positive", "null_mean", "null_low",
+    "null_high", "selectivity", "p", "layer", "C", "words", "words_low", "words_high", "odds", "odds_low",
+    "odds_high", "reason",
+)  # fmt: skip
+"""Columns of a detector's matrix, one row per label and cell."""
+_CLASSES: dict[str, Any] = {"balance": "classes", "hold": ()}
+
+
+@dataclass(frozen=True, eq=False)
+class BiasDetector:
+    """Detectors fitted on one kind of bias and read on another.
+
+    It shows where following a cue can be read from the states, and whether from the same direction for another cue; not
+    what made the judge follow, and not that taking the direction away would stop it.
+
+    Attributes:
+        table: ``COLUMNS``: ``kind`` is ``within`` (new items of the kind it was fitted on), ``transfer`` or ``left
+            out`` (fitted on all other kinds); intervals over item groups, ``n`` of them read, ``n_fit`` verdicts fitted
+            on, ``positive`` verdicts among those read; ``null_*`` over refits with labels permuted between items, each
+            choosing layer and penalty anew (``within`` against permuted labels, elsewhere against the real ones: what
+            directions read there that were learned from nothing); ``words`` reads the prompt alone, ``odds`` the
+            verdict's log-odds and their square alone, both fitted as the detector is; ``reason`` says why a cell holds
+            no number.
+        rows: per verdict and kind: rollout, item, group, type, cued, flip, eligible, part.
+        seed: of the permutations.
+    """
+
+    table: pd.DataFrame
+    rows: pd.DataFrame
+    seed: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table of cells."""
+        return self.table.copy()
+
+    def plot(self) -> Figure:
+        """A map of AUROCs for every label."""
+        from verdictscope.figures import bias_detector_figure
+
+        return bias_detector_figure(self.table.assign(arm=""))
+
+    def __str__(self) -> str:
+        lines = ["Bias detector from hidden states: AUROC, fitted -> read (permuted labels; words; log-odds)"]
+        for row in self.table.itertuples():
+            if row.reason:
+                lines.append(f"  {row.label}, {row.fit} -> {row.read}: {row.reason}")
+                continue
+            lines.append(
+                f"  {row.label}, {row.fit} -> {row.read}: {row.auroc:.3f} [{row.low:.3f}, {row.high:.3f}], n = {row.n} "
+                f"({row.null_low:.3f} to {row.null_high:.3f}, p = {row.p:.2g}; {row.words:.3f}; {row.odds:.3f})"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        shown = self.table.pivot_table(index=["label", "fit"], columns="read", values="auroc", sort=False)
+        return (
+            f"<p><b>Bias detector</b>: AUROC, fitted on (rows), read on (columns)</p>"
+            f"{shown.to_html(float_format='{:.3f}'.format, na_rep='–')}"
+            "<p>It shows where following a cue can be read, not what made the judge follow.</p>"
+        )
+
+
+def bias_detector(
+    states: VerdictStates,
+    targets: Mapping[str, str],
+    part: Mapping[str, str] | None = None,
+    *,
+    control: str = "control",
+    plain: str | None = "plain",
+    cues: Sequence[str] | None = None,
+    labels: Sequence[str] = LABELS,
+    texts: Mapping[str, str] | None = None,
+    Cs: Sequence[float | int] = DEFAULT_CS,
+    refits: int = REFITS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> BiasDetector:
+    """Fit detectors on one kind of cue, choose them on validation items of that kind, and read them on every kind.
+
+    Args:
+        states: states and verdicts under every cue and the control (both orders, for position).
+        targets: item to the side that cue and control name, in the item's own frame.
+        part: part of the split by item; made here if not given.
+        control: the condition that tells what a verdict would be without the cue.
+        plain: the condition in which position is read; ``None`` leaves position out.
+        cues: kinds of cue; by default all other conditions.
+        labels: of ``LABELS``.
+        texts: prompt by rollout, for the baseline of words.
+        Cs: inverse penalties to choose from.
+        refits: refits with labels permuted between items (within a kind).
+        seed: of the permutations.
+        progress: called with fits done and in all.
+
+    Raises:
+        InputError: an unknown condition or label, or an item without a named side. A cell that cannot be filled (one
+            class only) is no error: its ``reason`` says so.
+    """
+    known = states.conditions
+    cues = [c for c in known if c not in (control, plain)] if cues is None else list(cues)
+    unknown = [c for c in (control, *cues, *([plain] if plain else [])) if c not in known]
+    if unknown:
+        raise InputError(f"no verdict in condition {unknown[0]!r}: there are {', '.join(known)}")
+    odd = [name for name in labels if name not in LABELS]
+    if odd:
+        raise InputError(f"label {odd[0]!r} is none of {', '.join(LABELS)}")
+    part = item_parts(states, seed) if part is None else part
+    rows = _labelled(states, targets, control, plain, cues)
+    rows["part"] = rows["item"].map(dict(part))
+    if rows["part"].isna().any():
+        raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no part of the split")
+    kinds = [*cues, *([POSITION] if plain else [])]
+    jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
+    cells: list[dict[str, Any]] = []
+    for done, (label, name, fit) in enumerate(jobs, start=1):
+        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), refits, seed).cells(kinds)
+        if progress is not None:
+            progress(done, len(jobs))
+    return BiasDetector(pd.DataFrame(cells, columns=list(COLUMNS)), rows.drop(columns=["at"]), seed)
+
+
+def _fits(label: str, kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Every kind alone, and all but one where that is something else."""
+    some = [k for k in kinds if not (label == "cued" and k == POSITION)]
+    alone = [(kind, [kind]) for kind in kinds]
+    return alone + ([(f"all but {k}", [o for o in some if o != k]) for k in some] if len(some) > 2 else [])
+
+
+def _labelled(
+    states: VerdictStates, targets: Mapping[str, str], control: str, plain: str | None, cues: Sequence[str]
+) -> pd.DataFrame:
+    """A row per verdict and kind, those under the control among the cues' as not cued; ``at`` is its row of states."""
+    table = states.rows.reset_index(drop=True).reset_index(names="at")
+    sided = table[table["verdict"].isin(["A", "B"])].copy()
+    missing = sorted(set(table.loc[table["condition"].isin(list(cues)), "item"]) - set(targets))
+    if missing:
+        raise InputError(f"item {missing[0]!r} has no named side: give the side that every cue speaks for")
+    uncued = sided[sided["condition"] == control]
+    before = uncued.set_index(["item", "order"])["verdict"]
+    named = sided["item"].map(dict(targets))
+    at = pd.MultiIndex.from_frame(sided[["item", "order"]])
+    sided["named"], sided["before"] = named, before.reindex(at).to_numpy()
+    blocks = []
+    for cue in cues:
+        here = sided[(sided["condition"] == cue) & sided["before"].notna()].assign(type=cue, cued=1)
+        blocks += [here, uncued.assign(type=cue, cued=0, named=named[uncued.index], before=uncued["verdict"])]
+    if plain:
+        blocks.append(_placed(states, sided[sided["condition"] == plain], plain))
+    found = pd.concat(blocks, ignore_index=True)
+    found["eligible"] = (found["cued"] == 1) & (found["before"] != found["named"])
+    found["flip"] = (found["eligible"] & (found["verdict"] == found["named"])).astype(int)
+    keep = ["at", "rollout", "item", "group", "type", "cued", "flip", "eligible", "order", "log_odds"]
+    return found[keep]
+
+
+def _placed(states: VerdictStates, sided: pd.DataFrame, plain: str) -> pd.DataFrame:
+    """Position as a cue for the side shown first; before it, the verdict is the one averaged over the orders."""
+    pairs = states.pairs(plain).table.set_index("item")["content"]
+    content = sided["item"].map(pairs)
+    here = sided[content.notna()]
+    averaged = np.where(content[here.index] > 0, "A", "B")
+    return here.assign(type=POSITION, cued=1, named=here["order"].str[0], before=averaged)
+
+
+def _asked(rows: pd.DataFrame, label: str) -> pd.DataFrame:
+    if label == "cued":
+        table = rows[rows["type"] != POSITION]
+        return table.assign(label=table["cued"])
+    table = rows[(rows["cued"] == 1) & (rows["eligible"] if label == "yield" else True)]
+    return table.assign(label=table["flip"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """One detector: where it is fitted, and its cells."""
+
+    states: VerdictStates
+    asked: pd.DataFrame
+    fit: Sequence[str]
+    name: str
+    label: str
+    texts: Mapping[str, str] | None
+    Cs: tuple[float | int, ...]
+    refits: int
+    seed: int
+
+    def cells(self, kinds: Sequence[str]) -> list[dict[str, Any]]:
+        """A row per kind that is read."""
+        left = self.name.startswith("all but ")
+        reads = [k for k in kinds if k == self.name.removeprefix("all but ")] if left else kinds
+        blank = [{"label": self.label, "fit": self.name, "read": read, "reason": "", "kind": "left out" if left else
+                  "within" if read in self.fit else "transfer"} for read in reads]  # fmt: skip
+        asked = self.asked
+        fitted = asked["type"].isin(self.fit) & asked["part"].isin(["train", "validation"])
+        read = asked["type"].isin(list(reads)) & (asked["part"] == "test")
+        n_fit = int((fitted & (asked["part"] == "train")).sum())
+        reason = self._why_not(asked[fitted])
+        for cell in blank:
+            tested = asked.loc[read & (asked["type"] == cell["read"]), "label"]
+            cell |= {"n": 0, "n_fit": n_fit, "positive": int(tested.sum())}
+            cell["reason"] = reason or _one_class(tested, cell["read"], self.label)
+        if all(cell["reason"] for cell in blank):
+            return blank
+        open_types = [cell["read"] for cell in blank if not cell["reason"]]
+        used = asked[fitted | (read & asked["type"].isin(open_types))].reset_index(drop=True)
+        self._fill([cell for cell in blank if not cell["reason"]], used)
+        return blank
+
+    def _why_not(self, fitted: pd.DataFrame) -> str:
+        if self.label == "cued" and POSITION in self.fit:
+            return "every prompt has an order: there is none without position"
+        for part in ("train", "validation"):
+            here = fitted.loc[fitted["part"] == part, "label"]
+            if here.nunique() < 2:
+                return f"{_only(here, self.label)} to fit on ({part})"
+        return ""
+
+    def _fill(self, cells: list[dict[str, Any]], used: pd.DataFrame) -> None:
+        """Fit, choose, test; the null does all three anew."""
+        rows = used.assign(rollout=used["type"] + "/" + used["rollout"], unit=used["type"] + "/" + used["item"])
+        at = used["at"].to_numpy()
+
+        def read(layer: int) -> ndarray:
+            return to_array(self.states.read(layer), len(self.states.rows), layer)[at]
+
+        test = (used["part"] == "test").to_numpy()
+        types = used["type"].to_numpy()[test]
+        where = [types == cell["read"] for cell in cells]
+
+        real = used["label"].to_numpy()[test]
+        same = [cell["kind"] == "within" for cell in cells]
+
+        def measure(labels: ndarray, scores: ndarray) -> ndarray:
+            # Elsewhere a direction learned from nothing may read the label too, rightly or the wrong way round: there
+            # only the labels fitted on are permuted.
+            against = [labels if own else np.broadcast_to(real, labels.shape) for own in same]
+            return np.stack([auroc_many(y[:, at], scores[:, at]) for y, at in zip(against, where, strict=True)])
+
+        layers = self.states.layers
+        chosen = select(read, rows, layers, self.Cs, **_CLASSES)
+        null = permuted_measures(read, rows, layers, self.Cs, measure, refits=self.refits, unit="unit",
+                                 within=("type",), seed=self.seed, **_CLASSES)[1:]  # fmt: skip
+        scores = chosen.probe.decision_function(read(chosen.layer)[test])
+        y, group = real, used["group"].to_numpy()[test]
+        for cell, own, drawn in zip(cells, where, null.T, strict=True):
+            found = auroc_effect("AUROC", y[own], scores[own], group[own])
+            known = drawn[np.isfinite(drawn)]
+            middle = (known.mean(), known.min(), known.max()) if len(known) else (np.nan,) * 3
+            cell |= dict(zip(("null_mean", "null_low", "null_high"), middle, strict=True))
+            cell |= {"auroc": found.estimate, "low": found.low, "high": found.high, "n": found.n,
+                     "selectivity": found.estimate - middle[0], "p": permutation_p(found.estimate, drawn),
+                     "layer": chosen.layer, "C": chosen.C}  # fmt: skip
+            cell |= self._beside(used[~test | np.isin(np.arange(len(used)), np.flatnonzero(test)[own])])
+
+    def _beside(self, rows: pd.DataFrame) -> dict[str, float]:
+        """Readers without the inside, fitted and read on the same rows."""
+        given = rows["label"], rows["group"], rows["part"]
+        made = {"odds": position_auroc(rows["log_odds"], *given, name="log-odds")}
+        if self.texts is not None:
+            made["words"] = bag_of_words_auroc([self.texts[r] for r in rows["rollout"]], *given, name="words", ngrams=2)
+        return {f"{name}{end}": value for name, effect in made.items() for end, value in _ends(effect)}
+
+
+def _one_class(label: pd.Series, kind: str, asked: str) -> str:
+    if kind == POSITION and asked == "cued":
+        return "every prompt has an order: there is none without position"
+    return "" if label.nunique() == 2 else f"{_only(label, asked)} to read"
+
+
+def _only(label: pd.Series, asked: str) -> str:
+    if label.empty:
+        return "no verdict"
+    words = {"cued": ("prompts without the cue", "prompts with the cue"), "flip": ("verdicts that did not flip",
+             "verdicts that flipped"), "yield": ("verdicts that held", "verdicts that gave in")}  # fmt: skip
+    return f"only {words[asked][int(label.iloc[0])]}"
+
+
+def _ends(effect: Effect) -> list[tuple[str, float]]:
+    return [("", effect.estimate), ("_low", effect.low), ("_high", effect.high)]
