@@ -1,0 +1,307 @@
+"""The judge's ladder: from *a bias is measured* to *something can be done about it*, each rung decided by its rule.
+
+The rungs after the first are asked of the biases that move the verdict by more than what counts; of a judge that has
+none they are not tested, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from verdictscope.report.evidence import ALPHA, Evidence, Rung, above
+from verdictscope.report.evidence import rung as _rung
+from verdictscope.report.judge import reading
+from verdictscope.report.judge.mitigated import mitigated
+from verdictscope.report.judge.reading import REMOVED, SMALLEST, Part
+from verdictscope.report.record import Record
+from verdictscope.report.words import number, present, some
+
+OF = "item groups"
+
+
+def rungs(run: Record) -> tuple[Rung, ...]:
+    """The rungs of a run, in order.
+
+    Args:
+        run: a run folder, finished or not.
+    """
+    moving = reading.moving(run)
+    return (
+        _measured(run, moving), _readable(run), _located(run, moving), _necessary(run, moving),
+        _specific(run, moving), _twin(run, moving), mitigated(run, moving),
+    )  # fmt: skip
+
+
+def named(parts: Iterable[Part]) -> str:
+    """``position +2.79, bandwagon +7.55``."""
+    return ", ".join(f"{p.name} {number(p.estimate, 'nats', signed=True)}" for p in parts)
+
+
+def _measured(run: Record, moving: Sequence[Part]) -> Rung:
+    evidence = []
+    for part in reading.biases(run):
+        bar = reading.bar(run, part.name)
+        evidence.append(Evidence(
+            f"{part.name}: {'towards the answer shown first' if part.name == reading.POSITION else 'towards the side named'}",
+            part.estimate, part.low, part.high, part.n, OF, "nats", source="bias_parts.parquet",
+            null=_bar_words(run, part.name, bar), null_low=-bar, null_high=bar,
+            passes=part.beyond(bar) or part.within(bar),
+        ))  # fmt: skip
+    content = reading.parts(run).get(reading.CONTENT)
+    if content is not None:
+        evidence.append(Evidence("content: towards the better answer", content.estimate, content.low, content.high,
+                                 content.n, OF, "nats", source="bias_parts.parquet", decides=False))  # fmt: skip
+    names = {p.name for p in moving}
+    still = [p for p in reading.biases(run) if p.within(reading.bar(run, p.name))]
+    open_ = [p.name for p in reading.biases(run) if p.name not in names and p not in still]
+    told = (f"Moves the verdict: {named(moving)} nats" if moving else "No bias moves the verdict by more than counts")
+    told += f"; does not: {named(still)}" if still else ""
+    told += f"; cannot be told yet: {', '.join(open_)}." if open_ else "."
+    return _rung(
+        "measured", "Measured",
+        "For each bias the run tells whether it moves the verdict by more than the smallest effect that counts.",
+        "A bias counts as measured when its interval lies wholly beyond the smallest effect (it moves the verdict) or "
+        "wholly within it (it does not). Held when all are, partly when some are.",
+        evidence, dict.fromkeys(("held", "partly", "not held"), told),
+        "How often verdicts change (see the rates above): a part smaller than the content changes none. And biases "
+        "that were not asked about.",
+        "verdictscope run STUDY (stage verdicts)",
+    )  # fmt: skip
+
+
+def _bar_words(run: Record, name: str, bar: float) -> str:
+    control = reading.floor(run)
+    words = f"smallest effect that counts: {number(reading.smallest(run), 'nats')}"
+    if name != reading.POSITION and control is not None:
+        words += (f"; the control sentence, which says nothing, draws the verdict by "
+                  f"{number(control.estimate, 'nats', signed=True)}, at most {number(control.size[2], 'nats')}")
+    return words
+
+
+def _readable(run: Record) -> Rung:
+    evidence = [
+        _auroc(run, "verdict_probe", "the verdict, read from the states before it"),
+        _auroc(run, "correctness", "which answer is right, read from the same states"),
+    ]
+    told = " ".join(f"{e.what.capitalize()}: {e.text}, against at most {number(e.null_high)} with permuted labels."
+                    for e in evidence if e.passes is not None)  # fmt: skip
+    return _rung(
+        "readable", "Readable",
+        "The verdict, and which answer is right, can be read from the hidden states of items the probes never saw.",
+        "Each probe must read, interval and all, above every refit with labels permuted between items. Held when both "
+        "do, partly when one does.",
+        evidence, dict.fromkeys(("held", "partly", "not held"), told),
+        "That the judge uses what is read. A probe of the verdict that turns round with the answers cannot feed on "
+        "position, but may on anything else that goes with the verdict.",
+        "verdictscope run STUDY (stage verdict_probes)",
+    )  # fmt: skip
+
+
+def _auroc(run: Record, table: str, what: str) -> Evidence:
+    tests = [r for r in reading.rows_of(run, table, kind="test") if r.get("arm", "") in ("", "base")]
+    nulls = [r for r in reading.rows_of(run, table, kind="permuted") if r.get("arm", "") in ("", "base")]
+    if not tests or not present(tests[0]["estimate"]):
+        return Evidence(what, None, of=OF, unit="AUROC")
+    row = tests[0]
+    low, high = (nulls[0]["low"], nulls[0]["high"]) if nulls else (None, None)
+    return Evidence(
+        what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "AUROC",
+        null=f"labels permuted between items: {number(low)} to {number(high)}" if nulls else "",
+        null_low=low, null_high=high, source=f"{table}.parquet", passes=above(row["low"], high),
+    )  # fmt: skip
+
+
+def _of_each(moving: Sequence[Part], rung: Rung, run: Record) -> Rung:
+    """The rung as it is, or, where there is no bias to ask about, not tested and saying why."""
+    if moving or not reading.biases(run):
+        return rung
+    reason = "Not tested: no bias of this judge moves the verdict by more than counts."
+    return Rung(rung.key, rung.name, rung.claim, rung.rule, "not tested", reason, (), rung.not_shown, rung.fill)
+
+
+def _located(run: Record, moving: Sequence[Part]) -> Rung:
+    evidence = [_head(run, part.name, row) for part in moving for row in reading.found(run, part.name)]
+    rows = {part.name: reading.found(run, part.name) for part in moving}
+    told = " ".join(
+        f"{bias.capitalize()}: {', '.join(reading.part_name(r) for r in own if r['selected']) or 'none'} of "
+        f"{', '.join(map(reading.part_name, own))} beyond the smallest effect." for bias, own in rows.items() if own
+    )  # fmt: skip
+    made = _rung(
+        "located", "Located",
+        "Named heads carry each bias: found on one half of the items, they are found again on the other.",
+        f"A head counts when taking it out alone makes the bias smaller by more than the smallest effect on the half "
+        f"that did not name it, tested over all heads and MLPs at once (max-T, family-wise error {ALPHA:g}). Held when "
+        "every head named for every bias that moves the verdict does, partly when some do.",
+        evidence, dict.fromkeys(("held", "partly", "not held"), told),
+        "That no others carry it: heads that stand in for one another have small effects alone.",
+        "verdictscope run STUDY (stage bias_heads)",
+    )  # fmt: skip
+    return _of_each(moving, made, run)
+
+
+def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
+    names = {(r["component"], r["layer"], r["head"]) for r in reading.found(run, bias)}
+    others = [r["estimate"] for r in reading.swept(run, bias)
+              if (r["component"], r["layer"], r["head"]) not in names and present(r["estimate"])]  # fmt: skip
+    most = max(others, default=0.0)
+    return Evidence(
+        f"{reading.part_name(row)}: how much smaller {bias} is without it",
+        row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
+        null=f"smallest effect {number(row['delta'], 'nats')}, adjusted p = {number(row['p_adjusted'])}; the other "
+        f"{some(len(others), 'part')}: at most {number(most, 'nats', signed=True)}",
+        null_low=min([*others, 0.0]), null_high=max(most, float(row["delta"])), source="bias_heads.parquet",
+        passes=bool(row["selected"]),
+    )  # fmt: skip
+
+
+def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
+    evidence = [_left(run, part) for part in moving]
+    done = [(part, e) for part, e in zip(moving, evidence, strict=True) if e.passes is not None]
+    told = " ".join(_left_words(run, part, e) for part, e in done)
+    made = _rung(
+        "necessary", "Necessary",
+        "Without its heads a bias is gone; without as many other heads of the same layers it is not.",
+        f"What is left of the bias must lie, interval and all, within {1 - REMOVED:.0%} of what it was, and below what "
+        f"every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the verdict, "
+        "partly when of some.",
+        evidence, dict.fromkeys(("held", "partly", "not held"), told),
+        "That the heads are biased by themselves, or that the bias was learned there: zeroing also takes a head out of "
+        "the range the model knows.",
+        "verdictscope run STUDY (stage mitigations)",
+    )  # fmt: skip
+    return _of_each(moving, made, run)
+
+
+def _left(run: Record, part: Part) -> Evidence:
+    """What is left of a bias with its heads taken out, against the random sets."""
+    what = f"{part.name}: left with its heads taken out"
+    base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
+    if not base or not gone or not present(gone[0]["low"]):
+        return Evidence(what, None, of=OF, unit="nats")
+    row, whole = gone[0], abs(base[0]["estimate"])
+    sizes = [abs(r["estimate"]) for r in random if present(r["estimate"])]
+    least = min(sizes, default=whole)
+    p = row.get("p")
+    small = max(abs(row["low"]), abs(row["high"])) < (1 - REMOVED) * whole
+    beyond = present(p) and p <= ALPHA and max(abs(row["low"]), abs(row["high"])) < least
+    return Evidence(
+        what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
+        null=f"as it is {number(base[0]['estimate'], 'nats', signed=True)}; {some(len(sizes), 'random set')} leave "
+        f"{number(least, 'nats')} to {number(max(sizes, default=whole), 'nats')}, p = {number(p)}",
+        null_low=least, null_high=max(sizes, default=whole), source="bias_sets.parquet",
+        passes=bool(small and beyond) if sizes else None,
+    )  # fmt: skip
+
+
+def _left_words(run: Record, part: Part, e: Evidence) -> str:
+    base = reading.set_rows(run, part.name, part.name, "base")[0]["estimate"]
+    heads = ", ".join(reading.part_name(r) for r in reading.found(run, part.name))
+    share = 1 - abs(float(e.value or 0.0)) / abs(base)
+    return (f"Without {heads or 'its heads'}, {part.name} goes from {number(base, 'nats', signed=True)} to {e.text} "
+            f"nats: {share:.0%} of it is gone.")  # fmt: skip
+
+
+def _specific(run: Record, moving: Sequence[Part]) -> Rung:
+    evidence = [e for part in moving for e in _kept(run, part, moving)]
+    lost = [e for e in evidence if e.passes is False]
+    done = [e for e in evidence if e.passes is not None]
+    told = f"{len(done) - len(lost)} of {some(len(done), 'thing')} that should stay do" + (
+        ": " + "; ".join(f"{e.what}: {e.text}" for e in lost[:3]) + " did not." if lost else "."
+    )
+    made = _rung(
+        "specific", "Specific",
+        "Taking a bias's heads out leaves the rest: what the judge makes of the answers, its accuracy, its other biases.",
+        f"Content and every other bias that moves the verdict must keep, interval and all, at least {REMOVED:.0%} of "
+        f"their size, and accuracy may fall by at most {reading.ACCURACY * 100:g} points. Held when all do.",
+        evidence, dict.fromkeys(("held", "partly", "not held"), told),
+        "That nothing else changed: only what the study asks about is looked at. The limit on accuracy is on the "
+        "estimate; its interval is wider than two points with few items.",
+        "verdictscope run STUDY (stage mitigations)",
+    )  # fmt: skip
+    return _of_each(moving, made, run)
+
+
+def _kept(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
+    found = []
+    for other in (reading.CONTENT, *(p.name for p in moving if p.name != part.name)):
+        base, gone = (reading.set_rows(run, part.name, other, k) for k in ("base", "found"))
+        what = f"{other} with the {part.name} heads taken out"
+        if not base or not gone or not present(gone[0]["low"]):
+            found.append(Evidence(what, None, of=OF, unit="nats"))
+            continue
+        row, whole = gone[0], base[0]["estimate"]
+        sign = 1.0 if whole >= 0 else -1.0
+        low = min(sign * row["low"], sign * row["high"])
+        found.append(Evidence(
+            what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
+            null=f"as it is {number(whole, 'nats', signed=True)}; at least {REMOVED:.0%} of it must be left",
+            null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source="bias_sets.parquet",
+            passes=low >= REMOVED * abs(whole),
+        ))  # fmt: skip
+    return [*found, _accuracy(run, part)]
+
+
+def _accuracy(run: Record, part: Part) -> Evidence:
+    what = f"accuracy with the {part.name} heads taken out"
+    told = list(reading.mitigations(run))
+    plain = next((n.get("accuracy") for _, kind, _, n in told if kind == "none"), None)
+    own = next((n.get("accuracy") for _, kind, bias, n in told if kind == "ablate" and bias == part.name), None)
+    if plain is None or own is None:
+        return Evidence(what, None, of=OF, unit="rate")
+    bar = plain["estimate"] - reading.ACCURACY
+    return Evidence(
+        what, own["estimate"], own["low"], own["high"], int(own["n"]), OF, "rate",
+        null=f"as it is {number(plain['estimate'])}; not below {number(bar)}", null_low=0.0, null_high=bar,
+        source="mitigations.parquet", passes=bool(own["estimate"] >= bar - 1e-9),
+    )  # fmt: skip
+
+
+def _twin(run: Record, moving: Sequence[Part]) -> Rung:
+    there, evidence = reading.parts(run, "twin"), []
+    for part in moving:
+        bar, own = reading.bar(run, part.name), there.get(part.name)
+        what = f"{part.name} in the twin"
+        if own is None:
+            evidence.append(Evidence(what, None, of=OF, unit="nats"))
+            continue
+        evidence.append(Evidence(
+            what, own.estimate, own.low, own.high, own.n, OF, "nats", source="bias_parts.parquet",
+            null=f"within {number(bar, 'nats')} of none; in this judge {number(part.estimate, 'nats', signed=True)}",
+            null_low=-bar, null_high=bar, passes=own.within(bar),
+        ))  # fmt: skip
+    evidence += [e for part in moving for e in _twin_heads(run, part.name)]
+    good = sum(bool(e.passes) for e in evidence)
+    told = f"{good} of {some(sum(e.passes is not None for e in evidence), 'comparison')} find nothing there: " + "; ".join(
+        f"{e.what} {e.text}" for e in evidence[: len(moving)] if e.passes is not None) + "."  # fmt: skip
+    reasons = dict.fromkeys(("held", "partly", "not held"), told)
+    if run.study.twin is None:
+        reasons["not tested"] = "The study names no twin (twin = ...): a model alike but for the bias."
+    made = _rung(
+        "twin", "Absent in the twin",
+        "A twin that was not made to be biased shows neither the biases nor heads that carry them.",
+        "Each bias of this judge must lie, interval and all, within the smallest effect in the twin, and the sweep of "
+        "the twin must name no head for it. Held when all do, partly when some do.",
+        evidence, reasons,
+        "That what made the difference is the training in between, unless the twin differs in nothing else.",
+        "verdictscope run STUDY, of a study with a twin",
+    )  # fmt: skip
+    return _of_each(moving, made, run)
+
+
+def _twin_heads(run: Record, bias: str) -> list[Evidence]:
+    """The strongest part of the twin's sweep, tested as in the judge."""
+    rows = [r for r in reading.swept(run, bias, "twin") if present(r["estimate"])]
+    if not rows:
+        return []
+    top = max(rows, key=lambda r: r["estimate"])
+    delta = float(top["delta"]) if present(top.get("delta")) else SMALLEST
+    chosen = [reading.part_name(r) for r in rows if r["selected"]]
+    return [Evidence(
+        f"strongest part for {bias} in the twin, {reading.part_name(top)}",
+        top["estimate"], top["low"], top["high"], int(top["n"]), OF, "nats",
+        null=f"smallest effect {number(delta, 'nats')}, {some(len(rows), 'part')} tested at once; beyond it: "
+        f"{', '.join(chosen) or 'none'}",
+        null_low=min(0.0, min(r["estimate"] for r in rows)), null_high=delta, source="bias_heads.parquet",
+        passes=not chosen,
+    )]  # fmt: skip

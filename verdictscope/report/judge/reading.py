@@ -1,0 +1,158 @@
+"""What the tables of a judge study hold, looked up in one place: parts of the verdict, rates, heads, sets, mitigations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.report.record import Record
+from verdictscope.report.words import heads, present
+
+CONTENT, POSITION = "content", "position"
+SMALLEST = 0.5
+"""Nats that count where the run's tables state no smallest effect: odds times 1.65."""
+
+REMOVED = 0.8
+"""Share of a bias that taking its heads out must remove, and share of everything else that must stay."""
+
+ACCURACY = 0.02
+"""Points of accuracy that taking heads out may cost."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the verdict's log-odds: content, position or what a cue adds.
+
+    Attributes:
+        name: as in the tables.
+        estimate: towards the better answer, the one shown first, the one named; nats.
+        low: lower end of the 95 % interval.
+        high: upper end.
+        n: groups of items.
+    """
+
+    name: str
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Estimate, low and high, turned so that the estimate is not negative."""
+        if self.estimate < 0:
+            return -self.estimate, -self.high, -self.low
+        return self.estimate, self.low, self.high
+
+    def beyond(self, bar: float) -> bool:
+        """Whether the interval lies beyond a bar on one side of zero."""
+        return self.size[1] > bar
+
+    def within(self, bar: float) -> bool:
+        """Whether the interval lies within a bar on both sides of zero."""
+        return self.low > -bar and self.high < bar
+
+
+def rows_of(run: Record, name: str, **wanted: Any) -> list[Row]:
+    """Rows of a table with these values; none where the table or one of the columns is missing."""
+    table = run.table(name)
+    if table is None or not set(wanted) <= set(table.columns):
+        return []
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table.to_dict("records")
+
+
+def parts(run: Record, arm: str = "base", thinking: str = "off") -> dict[str, Part]:
+    """Parts of the verdict by name, in the order of the table; those that were not measured are left out."""
+    rows = rows_of(run, "bias_parts", arm=arm, thinking=thinking)
+    return {str(r["name"]): _part(r) for r in rows if present(r["estimate"]) and present(r["low"])}
+
+
+def _part(row: Row) -> Part:
+    return Part(str(row["name"]), float(row["estimate"]), float(row["low"]), float(row["high"]), int(row["n"]))
+
+
+def smallest(run: Record) -> float:
+    """The smallest bias that counts, in nats: the sweep's delta, else :data:`SMALLEST`."""
+    stated = [r["delta"] for r in rows_of(run, "bias_heads", arm="base") if present(r.get("delta"))]
+    return float(stated[0]) if stated else SMALLEST
+
+
+def floor(run: Record) -> Part | None:
+    """How far a sentence that says nothing draws the verdict towards the side it names: the floor of every cue."""
+    return next((_part(r) for r in rows_of(run, "verdict_rates", arm="base", thinking="off", condition="control",
+                                           name="pull") if present(r["low"])), None)  # fmt: skip
+
+
+def bar(run: Record, name: str) -> float:
+    """What a bias has to exceed: the smallest effect, and for a cue whatever its control does as well."""
+    least, control = smallest(run), floor(run)
+    return least if name == POSITION or control is None else max(least, control.size[2])
+
+
+def biases(run: Record) -> list[Part]:
+    """Everything that was asked about and is no content."""
+    return [part for name, part in parts(run).items() if name != CONTENT]
+
+
+def moving(run: Record) -> list[Part]:
+    """The biases that move the verdict by more than what counts."""
+    return [part for part in biases(run) if part.beyond(bar(run, part.name))]
+
+
+def found(run: Record, bias: str, arm: str = "base") -> list[Row]:
+    """The heads that one half of the items named for a bias, with what they do on the other half."""
+    rows = [r for r in rows_of(run, "bias_heads", arm=arm, contrast=bias, component="head") if r.get("found")]
+    return sorted(rows, key=lambda r: r["rank"])
+
+
+def swept(run: Record, bias: str, arm: str = "base") -> list[Row]:
+    """Every part of the sweep for a bias."""
+    return rows_of(run, "bias_heads", arm=arm, contrast=bias)
+
+
+def part_name(row: Row) -> str:
+    """``L2H5``, or ``MLP 3``."""
+    if row["component"] == "head":
+        return heads([(row["layer"], row["head"])])
+    return f"{str(row['component']).upper()} {int(row['layer'])}"
+
+
+def set_rows(run: Record, bias: str, contrast: str, kind: str) -> list[Row]:
+    """What is left of a contrast with sets of heads taken out for a bias; ``kind`` is base, found or random."""
+    return rows_of(run, "bias_sets", bias=bias, contrast=contrast, kind=kind)
+
+
+def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", thinking: str = "off") -> Row | None:
+    """A rate of the verdicts, such as accuracy."""
+    rows = rows_of(run, "verdict_rates", arm=arm, thinking=thinking, condition=condition, name=name)
+    return rows[0] if rows and present(rows[0]["estimate"]) else None
+
+
+def mitigations(run: Record, thinking: str = "off") -> Iterator[tuple[str, str, str, dict[str, Row]]]:
+    """Every mitigation: its name, kind, the bias it is meant for (empty: all), and its numbers by name."""
+    table = run.table("mitigations")
+    if table is None:
+        return
+    rows = table[table["thinking"] == thinking]
+    for name, own in rows.groupby("mitigation", sort=False):
+        bias = str(own["bias"].iloc[0]) if "bias" in own else ""
+        numbers = {str(r["name"]): r for r in own.to_dict("records") if present(r["estimate"])}
+        yield str(name), str(own["kind"].iloc[0]), bias, numbers
+
+
+def probe_rows(run: Record, table: str, kind: str) -> list[Row]:
+    """Rows of a table of probes of one kind."""
+    return rows_of(run, table, kind=kind)
+
+
+def frame(run: Record, name: str) -> pd.DataFrame:
+    """A table, empty where it is missing."""
+    table = run.table(name)
+    return pd.DataFrame() if table is None else table
