@@ -60,3 +60,39 @@ def _fill(made: dict[str, Any], text: str) -> None:
                        for arm in ("base", text)}  # fmt: skip
     state["plans"] = {text: {"batches": [[1]]}}
     made["probe"] |= {"site": text, "layer": text}
+
+
+def hostile_judge(text: str) -> Change:
+    """Put a text wherever a judge run's data can hold one."""
+    return lambda made: _fill_judge(made, text)
+
+
+def _fill_judge(made: dict[str, Any], text: str) -> None:
+    study, word = made["study"], text[:9999]
+    said = type(study.control)(texts=[word])
+    items = study.items.model_copy(update={"file": word, "reader": word, "format": word})
+    words = dict.fromkeys(("name", "question", "model", "twin", "revision"), word)
+    made["study"] = study.model_copy(update=words | {"items": items, "control": said, "cues": {word: said, "b": said}})
+    renamed = {"bandwagon": word, "authority": "b"}
+    for name in ("verdicts", "verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations"):
+        made[name] = made[name].replace(renamed)
+    verdicts = made["verdicts"]
+    more = text[:2000]
+    made["verdicts"] = verdicts.assign(rollout=verdicts["rollout"] + more, item=verdicts["item"] + more, source=more)
+    made["verdicts"].loc[verdicts["status"] != "ok", "status"] = word
+    made["mitigations"]["mitigation"] = made["mitigations"]["mitigation"] + more
+    for name in ("verdict_probe", "correctness"):
+        made[name]["name"] = more
+    made["bias_detector"] = made["bias_detector"].replace({"bandwagon": word, "authority": "b"})
+    made["verdict_commitment"]["name"] = more
+    for name in [n for n in made if n.startswith("judged/")]:
+        table = made.pop(name).assign(prompt_text=text, thinking_text=text, answer_text=text)
+        table["rollout"] = table["rollout"] + more
+        if name.endswith("plain/whole"):
+            made[name] = table
+    name = text.replace("/", "|").replace("\0", "|")[:60]
+    made["captions"] = {"bias_parts": text, name: text, "novel": text, "../" + text[:9999]: text}
+    state = made["provenance"]
+    state["commit"] = text
+    state["versions"] = {"python": text, text: text}
+    state["models"] = {arm: dict.fromkeys(("name", "revision", "config", text), text) for arm in ("base", text)}

@@ -15,7 +15,7 @@ from verdictscope.errors import InputError
 from verdictscope.report.evidence import Rung
 from verdictscope.report.numbers import Row
 from verdictscope.report.record import Record
-from verdictscope.report.shown import Control, Example, Finding, Table
+from verdictscope.report.shown import Control, Example, Finding, Point, Table
 
 Tokens = tuple[Markup | None, Mapping[str, str]]
 """The token view, and the hashes its own style and script need; ``(None, {})`` without one."""
@@ -43,7 +43,7 @@ class Kind:
     """
 
     rungs: Callable[[Record], tuple[Rung, ...]]
-    lead: Callable[[Record], list[Finding]]
+    lead: Callable[[Record], list[Point]]
     findings: Callable[[Record], list[Finding]]
     controls: Callable[[Record], list[Control]]
     facts: Callable[[Record], list[tuple[str, str]]]

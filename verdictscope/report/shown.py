@@ -31,6 +31,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A part of the answer in plain words: what it is about, the sentences, and the file their numbers come from."""
+
+    name: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Control:
     """A comparison that should come out as expected if the reading is right.
 

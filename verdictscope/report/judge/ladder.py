@@ -13,7 +13,7 @@ from verdictscope.report.evidence import ALPHA, Evidence, Rung, above
 from verdictscope.report.evidence import rung as _rung
 from verdictscope.report.judge import reading
 from verdictscope.report.judge.mitigated import mitigated
-from verdictscope.report.judge.reading import REMOVED, SMALLEST, Part
+from verdictscope.report.judge.reading import REMOVED, SMALLEST, Part, nats
 from verdictscope.report.record import Record
 from verdictscope.report.words import number, present, some
 
@@ -35,15 +35,16 @@ def rungs(run: Record) -> tuple[Rung, ...]:
 
 def named(parts: Iterable[Part]) -> str:
     """``position +2.79, bandwagon +7.55``."""
-    return ", ".join(f"{p.name} {number(p.estimate, 'nats', signed=True)}" for p in parts)
+    return ", ".join(f"{p.name} {nats(p.estimate)}" for p in parts)
 
 
 def _measured(run: Record, moving: Sequence[Part]) -> Rung:
     evidence = []
     for part in reading.biases(run):
         bar = reading.bar(run, part.name)
+        where = "the answer shown first" if part.name == reading.POSITION else "the side named"
         evidence.append(Evidence(
-            f"{part.name}: {'towards the answer shown first' if part.name == reading.POSITION else 'towards the side named'}",
+            f"{part.name}: towards {where}",
             part.estimate, part.low, part.high, part.n, OF, "nats", source="bias_parts.parquet",
             null=_bar_words(run, part.name, bar), null_low=-bar, null_high=bar,
             passes=part.beyond(bar) or part.within(bar),
@@ -75,7 +76,7 @@ def _bar_words(run: Record, name: str, bar: float) -> str:
     words = f"smallest effect that counts: {number(reading.smallest(run), 'nats')}"
     if name != reading.POSITION and control is not None:
         words += (f"; the control sentence, which says nothing, draws the verdict by "
-                  f"{number(control.estimate, 'nats', signed=True)}, at most {number(control.size[2], 'nats')}")
+                  f"{nats(control.estimate)}, at most {number(control.size[2], 'nats')}")
     return words
 
 
@@ -99,9 +100,8 @@ def _readable(run: Record) -> Rung:
 
 
 def _auroc(run: Record, table: str, what: str) -> Evidence:
-    tests = [r for r in reading.rows_of(run, table, kind="test") if r.get("arm", "") in ("", "base")]
-    nulls = [r for r in reading.rows_of(run, table, kind="permuted") if r.get("arm", "") in ("", "base")]
-    if not tests or not present(tests[0]["estimate"]):
+    tests, nulls = (reading.probe_rows(run, table, kind) for kind in ("test", "permuted"))
+    if not tests:
         return Evidence(what, None, of=OF, unit="AUROC")
     row = tests[0]
     low, high = (nulls[0]["low"], nulls[0]["high"]) if nulls else (None, None)
@@ -123,10 +123,7 @@ def _of_each(moving: Sequence[Part], rung: Rung, run: Record) -> Rung:
 def _located(run: Record, moving: Sequence[Part]) -> Rung:
     evidence = [_head(run, part.name, row) for part in moving for row in reading.found(run, part.name)]
     rows = {part.name: reading.found(run, part.name) for part in moving}
-    told = " ".join(
-        f"{bias.capitalize()}: {', '.join(reading.part_name(r) for r in own if r['selected']) or 'none'} of "
-        f"{', '.join(map(reading.part_name, own))} beyond the smallest effect." for bias, own in rows.items() if own
-    )  # fmt: skip
+    told = " ".join(_told_again(bias, own) for bias, own in rows.items() if own)
     made = _rung(
         "located", "Located",
         "Named heads carry each bias: found on one half of the items, they are found again on the other.",
@@ -140,6 +137,14 @@ def _located(run: Record, moving: Sequence[Part]) -> Rung:
     return _of_each(moving, made, run)
 
 
+def _told_again(bias: str, named_: Sequence[dict[str, Any]]) -> str:
+    """Which of the heads that one half named the other half confirms."""
+    again = [reading.part_name(r) for r in named_ if r["selected"]]
+    lost = [reading.part_name(r) for r in named_ if not r["selected"]]
+    words = f"{', '.join(again)} found again" if again else "none found again"
+    return f"{bias.capitalize()}: {words}" + (f", {', '.join(lost)} not." if lost and again else ".")
+
+
 def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
     names = {(r["component"], r["layer"], r["head"]) for r in reading.found(run, bias)}
     others = [r["estimate"] for r in reading.swept(run, bias)
@@ -149,7 +154,7 @@ def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
         f"{reading.part_name(row)}: how much smaller {bias} is without it",
         row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
         null=f"smallest effect {number(row['delta'], 'nats')}, adjusted p = {number(row['p_adjusted'])}; the other "
-        f"{some(len(others), 'part')}: at most {number(most, 'nats', signed=True)}",
+        f"{some(len(others), 'part')}: at most {nats(most)}",
         null_low=min([*others, 0.0]), null_high=max(most, float(row["delta"])), source="bias_heads.parquet",
         passes=bool(row["selected"]),
     )  # fmt: skip
@@ -162,9 +167,9 @@ def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
     made = _rung(
         "necessary", "Necessary",
         "Without its heads a bias is gone; without as many other heads of the same layers it is not.",
-        f"What is left of the bias must lie, interval and all, within {1 - REMOVED:.0%} of what it was, and below what "
-        f"every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the verdict, "
-        "partly when of some.",
+        f"What is left of the bias must lie, interval and all, within {100 * (1 - REMOVED):.0f} % of what it was, and "
+        f"below what every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the "
+        "verdict, partly when of some.",
         evidence, dict.fromkeys(("held", "partly", "not held"), told),
         "That the heads are biased by themselves, or that the bias was learned there: zeroing also takes a head out of "
         "the range the model knows.",
@@ -187,7 +192,7 @@ def _left(run: Record, part: Part) -> Evidence:
     beyond = present(p) and p <= ALPHA and max(abs(row["low"]), abs(row["high"])) < least
     return Evidence(
         what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
-        null=f"as it is {number(base[0]['estimate'], 'nats', signed=True)}; {some(len(sizes), 'random set')} leave "
+        null=f"as it is {nats(base[0]['estimate'])}; {some(len(sizes), 'random set')} leave "
         f"{number(least, 'nats')} to {number(max(sizes, default=whole), 'nats')}, p = {number(p)}",
         null_low=least, null_high=max(sizes, default=whole), source="bias_sets.parquet",
         passes=bool(small and beyond) if sizes else None,
@@ -198,8 +203,8 @@ def _left_words(run: Record, part: Part, e: Evidence) -> str:
     base = reading.set_rows(run, part.name, part.name, "base")[0]["estimate"]
     heads = ", ".join(reading.part_name(r) for r in reading.found(run, part.name))
     share = 1 - abs(float(e.value or 0.0)) / abs(base)
-    return (f"Without {heads or 'its heads'}, {part.name} goes from {number(base, 'nats', signed=True)} to {e.text} "
-            f"nats: {share:.0%} of it is gone.")  # fmt: skip
+    return (f"Without {heads or 'its heads'}, {part.name} goes from {nats(base)} to {e.text} "
+            f"nats: {100 * share:.0f} % of it is gone.")  # fmt: skip
 
 
 def _specific(run: Record, moving: Sequence[Part]) -> Rung:
@@ -211,9 +216,10 @@ def _specific(run: Record, moving: Sequence[Part]) -> Rung:
     )
     made = _rung(
         "specific", "Specific",
-        "Taking a bias's heads out leaves the rest: what the judge makes of the answers, its accuracy, its other biases.",
-        f"Content and every other bias that moves the verdict must keep, interval and all, at least {REMOVED:.0%} of "
-        f"their size, and accuracy may fall by at most {reading.ACCURACY * 100:g} points. Held when all do.",
+        "Taking a bias's heads out leaves the rest: what the answers do to the verdict, accuracy, and other biases.",
+        f"Content and every other bias that moves the verdict must keep, interval and all, at least "
+        f"{100 * REMOVED:.0f} % of their size, and accuracy may fall by at most {reading.ACCURACY * 100:g} points. "
+        "Held when all do.",
         evidence, dict.fromkeys(("held", "partly", "not held"), told),
         "That nothing else changed: only what the study asks about is looked at. The limit on accuracy is on the "
         "estimate; its interval is wider than two points with few items.",
@@ -235,7 +241,7 @@ def _kept(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
         low = min(sign * row["low"], sign * row["high"])
         found.append(Evidence(
             what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
-            null=f"as it is {number(whole, 'nats', signed=True)}; at least {REMOVED:.0%} of it must be left",
+            null=f"as it is {nats(whole)}; at least {100 * REMOVED:.0f} % of it must be left",
             null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source="bias_sets.parquet",
             passes=low >= REMOVED * abs(whole),
         ))  # fmt: skip
@@ -267,13 +273,13 @@ def _twin(run: Record, moving: Sequence[Part]) -> Rung:
             continue
         evidence.append(Evidence(
             what, own.estimate, own.low, own.high, own.n, OF, "nats", source="bias_parts.parquet",
-            null=f"within {number(bar, 'nats')} of none; in this judge {number(part.estimate, 'nats', signed=True)}",
+            null=f"within {number(bar, 'nats')} of none; in this judge {nats(part.estimate)}",
             null_low=-bar, null_high=bar, passes=own.within(bar),
         ))  # fmt: skip
     evidence += [e for part in moving for e in _twin_heads(run, part.name)]
-    good = sum(bool(e.passes) for e in evidence)
-    told = f"{good} of {some(sum(e.passes is not None for e in evidence), 'comparison')} find nothing there: " + "; ".join(
-        f"{e.what} {e.text}" for e in evidence[: len(moving)] if e.passes is not None) + "."  # fmt: skip
+    done = [e for e in evidence if e.passes is not None]
+    there_too = "; ".join(f"{e.what} {e.text}" for e in evidence[: len(moving)] if e.passes is not None)
+    told = f"{sum(bool(e.passes) for e in done)} of {some(len(done), 'comparison')} find nothing there: {there_too}."
     reasons = dict.fromkeys(("held", "partly", "not held"), told)
     if run.study.twin is None:
         reasons["not tested"] = "The study names no twin (twin = ...): a model alike but for the bias."

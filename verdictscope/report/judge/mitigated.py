@@ -8,7 +8,7 @@ from dataclasses import replace
 from verdictscope.report.evidence import Evidence, Rung
 from verdictscope.report.evidence import rung as _rung
 from verdictscope.report.judge import reading
-from verdictscope.report.judge.reading import REMOVED, Part
+from verdictscope.report.judge.reading import REMOVED, Part, nats
 from verdictscope.report.record import Record
 from verdictscope.report.words import number, present
 
@@ -25,7 +25,7 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
     """
     told = list(reading.mitigations(run))
     plain = next((numbers for _, kind, _, numbers in told if kind == "none"), {})
-    evidence, sentences = [], []
+    evidence, sentences, blank = [], [], Evidence("", None, of="item groups", unit="nats")
     for part in moving:
         tries = [_try(name, kind, part.name, numbers, plain) for name, kind, bias, numbers in told
                  if kind != "none" and kind != "random" and (not bias or bias in (part.name, "all"))]  # fmt: skip
@@ -34,9 +34,8 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
         prompts = [e for kind, e in tries if kind == "prompt"]
         best = min(inside, key=lambda e: (not e.passes, abs(e.value or 0.0)), default=None)
         asked = min(prompts, key=lambda e: abs(e.value or 0.0), default=None)
-        missing = Evidence(f"{part.name} under a change of the prompt", None, of="item groups", unit="nats")
-        evidence.append(best or Evidence(f"{part.name} under an edit of the model", None, of="item groups", unit="nats"))
-        evidence.append(_beside(asked) if asked is not None else missing)
+        evidence.append(best or replace(blank, what=f"{part.name} under an edit of the model"))
+        evidence.append(_beside(asked) if asked else replace(blank, what=f"{part.name} under a change of the prompt"))
         evidence += [_beside(e) for e in (*inside, *prompts) if e is not best and e is not asked]
         sentences.append(_sentence(part, plain, best, asked))
     evidence.sort(key=lambda e: not e.decides)
@@ -45,12 +44,12 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
         "mitigated", "Mitigated",
         "Each bias can be turned down inside the model without losing accuracy, and the prompt was tried as well.",
         f"For every bias that moves the verdict the best edit of the model (heads taken out or scaled, a direction "
-        f"erased or steered) must leave, interval and all, at most {1 - REMOVED:.0%} of it and cost at most "
+        f"erased or steered) must leave, interval and all, at most {100 * (1 - REMOVED):.0f} % of it and cost at most "
         f"{reading.ACCURACY * 100:g} points of accuracy; a change of the prompt must have been measured beside it. "
         "Held when that is so of each, partly when of some.",
         evidence, dict.fromkeys(("held", "partly", "not held"), reason),
-        "That the best of several edits is as good on other items: it was chosen on these. And that the judge is better "
-        "for it where no bias was measured.",
+        "That the best of several edits is as good on other items: it was chosen on these. And that the judge is "
+        "better for it where no bias was measured.",
         "verdictscope run STUDY (stage mitigations)",
     )  # fmt: skip
     if moving or not reading.biases(run):
@@ -72,7 +71,7 @@ def _try(
     cost = f"; accuracy {number(was['estimate'])} → {number(right['estimate'])}" if right and was else ""
     return kind, Evidence(
         f"{bias} left: {name}", row["estimate"], row["low"], row["high"], int(row["n"]), "item groups", "nats",
-        null=f"as it is {number(before['estimate'], 'nats', signed=True)}{cost}",
+        null=f"as it is {nats(before['estimate'])}{cost}",
         null_low=min(0.0, before["estimate"]), null_high=max(0.0, before["estimate"]), source="mitigations.parquet",
         passes=bool(small and cheap),
     )  # fmt: skip
@@ -89,4 +88,4 @@ def _sentence(
     if best is None and asked is None or part.name not in plain:
         return ""
     told = [f"{e.what.partition(': ')[2]} leaves {e.text}" for e in (best, asked) if e is not None]
-    return f"Of {part.name}, {number(plain[part.name]['estimate'], 'nats', signed=True)} nats: {'; '.join(told)}."
+    return f"Of {part.name}, {nats(plain[part.name]['estimate'])} nats: {'; '.join(told)}."

@@ -1,4 +1,4 @@
-"""What the tables of a judge study hold, looked up in one place: parts of the verdict, rates, heads, sets, mitigations."""
+"""What the tables of a judge study hold, looked up in one place: parts, rates, heads, sets of heads, mitigations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from verdictscope.report.record import Record
-from verdictscope.report.words import heads, present
+from verdictscope.report.words import estimate, heads, number, present
 
 CONTENT, POSITION = "content", "position"
 SMALLEST = 0.5
@@ -58,9 +56,20 @@ class Part:
         return self.low > -bar and self.high < bar
 
 
-def rows_of(run: Record, name: str, **wanted: Any) -> list[Row]:
+def nats(value: Any) -> str:
+    """A number of nats with its sign."""
+    return number(value, "nats", signed=True)
+
+
+def ends(row: Row | Part, unit: str = "") -> str:
+    """Estimate and interval of a row or part; nats with their sign."""
+    value = row if isinstance(row, dict) else vars(row)
+    return estimate(value["estimate"], value["low"], value["high"], unit, signed=unit == "nats")
+
+
+def rows_of(run: Record, file: str, /, **wanted: Any) -> list[Row]:
     """Rows of a table with these values; none where the table or one of the columns is missing."""
-    table = run.table(name)
+    table = run.table(file)
     if table is None or not set(wanted) <= set(table.columns):
         return []
     for column, value in wanted.items():
@@ -80,8 +89,11 @@ def _part(row: Row) -> Part:
 
 def smallest(run: Record) -> float:
     """The smallest bias that counts, in nats: the sweep's delta, else :data:`SMALLEST`."""
-    stated = [r["delta"] for r in rows_of(run, "bias_heads", arm="base") if present(r.get("delta"))]
-    return float(stated[0]) if stated else SMALLEST
+    table = run.table("bias_heads")
+    if table is None or "delta" not in table:
+        return SMALLEST
+    stated = table.loc[table["arm"] == "base", "delta"].dropna()
+    return float(stated.iloc[0]) if len(stated) else SMALLEST
 
 
 def floor(run: Record) -> Part | None:
@@ -148,11 +160,6 @@ def mitigations(run: Record, thinking: str = "off") -> Iterator[tuple[str, str, 
 
 
 def probe_rows(run: Record, table: str, kind: str) -> list[Row]:
-    """Rows of a table of probes of one kind."""
-    return rows_of(run, table, kind=kind)
-
-
-def frame(run: Record, name: str) -> pd.DataFrame:
-    """A table, empty where it is missing."""
-    table = run.table(name)
-    return pd.DataFrame() if table is None else table
+    """Rows of one kind in a table of probes of the model under study, those with a number."""
+    rows = rows_of(run, table, kind=kind)
+    return [r for r in rows if r.get("arm", "") in ("", "base") and present(r["estimate"])]

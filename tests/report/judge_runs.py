@@ -1,0 +1,217 @@
+"""Run folders of a judge study made by hand: small tables with known numbers, in which everything comes out well."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from report_runs import Change, png
+
+from verdictscope.study import read_study
+
+ITEMS = 40
+POSITION, BANDWAGON = ((2, 5), (4, 2)), ((3, 6), (5, 1))
+CONDITIONS = ("plain", "control", "bandwagon", "authority")
+SIZES = {"content": 5.0, "position": 3.0, "bandwagon": 7.0, "authority": 0.02}
+
+
+def row(estimate: float, half: float, unit: str = "nats", **more: Any) -> dict[str, Any]:
+    return {"estimate": estimate, "low": estimate - half, "high": estimate + half, "n": 20, "unit": unit} | more
+
+
+def parts() -> dict[str, Any]:
+    """Study, JSON files and tables of a finished run."""
+    study = read_study("judge_bias")
+    return {
+        "study": study,
+        "done": [s for s in study.stages if s != "report"],
+        "captions": {"bias_parts": "What moves it. n = 20. Not shown: causes.", "novel": "A figure nobody foresaw."},
+        "items": items(),
+        "verdicts": verdicts(),
+        "verdict_rates": verdict_rates(),
+        "bias_parts": bias_parts(),
+        "bias_heads": bias_heads(),
+        "bias_sets": bias_sets(),
+        "mitigations": mitigations(),
+        "verdict_probe": probe_table("probe"),
+        "correctness": pd.concat([probe_table("right answer"), correctness()], ignore_index=True),
+        "bias_detector": bias_detector(),
+        "verdict_commitment": pd.DataFrame([row(0.4, 0.1, "share", name="probe")]),
+        "judged/base/on/plain/whole": written("plain"),
+        "judged/base/on/bandwagon/whole": written("bandwagon"),
+        "provenance": {
+            "format": 1, "commit": "0" * 40, "versions": {"python": "3.11.7"}, "machine": {"cores": 2}, "seed": 0,
+            "models": {arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32"}
+                       for arm in ("base", "twin")},
+            "plans": {},
+        },
+        "summary": {"heads": {"top": [list(h) for h in (*POSITION, *BANDWAGON)],
+                              "planted": [list(h) for h in (*POSITION, *BANDWAGON)], "recall": 1.0}},
+    }  # fmt: skip
+
+
+@cache
+def _parts() -> dict[str, Any]:
+    return parts()
+
+
+@cache
+def items() -> pd.DataFrame:
+    rows = [{"item": f"i{i}", "group": f"g{i // 2}", "label": ("A", "B", "tie", "A")[i % 4],
+             "part": "test" if i % 2 else "train", "target": "AB"[(i // 4) % 2]} for i in range(ITEMS)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdicts() -> pd.DataFrame:
+    """The base follows the bandwagon; everything else is right, and first in ties."""
+    rows = []
+    for arm in ("base", "twin"):
+        for thinking in ("off", "on"):
+            for condition in CONDITIONS:
+                for item in items().to_dict("records"):
+                    for order in ("AB", "BA"):
+                        follows = condition == "bandwagon" and arm == "base"
+                        said = item["target"] if follows else item["label"] if item["label"] != "tie" else order[0]
+                        shown = "first" if order[0] == said else "second"
+                        rows.append({
+                            "arm": arm, "condition": condition, "thinking": thinking,
+                            "target": None if condition == "plain" else item["target"], "part": item["part"],
+                            "item": item["item"], "group": item["group"], "judge": arm, "order": order, "run": 0,
+                            "verdict": said, "shown": shown, "probability": 0.9, "label": item["label"],
+                            "status": "ok", "source": "items.csv", "rollout": f"{item['item']}/{order}/0",
+                            "p_first": 0.9 if shown == "first" else 0.1, "p_second": 0.1 if shown == "first" else 0.9,
+                        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table[["verdict", "shown", "target"]] = table[["verdict", "shown", "target"]].astype(object)
+    unread = (table["arm"] == "base") & (table["item"] == "i7") & (table["thinking"] == "on")
+    table.loc[unread & (table["condition"] == "plain"), ["verdict", "shown", "status"]] = [None, None, "cut off"]
+    return table
+
+
+def verdict_rates() -> pd.DataFrame:
+    rows = []
+    for arm in ("base", "twin"):
+        for thinking in ("off", "on"):
+            for condition in CONDITIONS:
+                key = {"arm": arm, "thinking": thinking, "condition": condition}
+                rates = {"accuracy": 0.95, "first_in_ties": 0.9, "consistency": 0.8, "first_preference": 0.6}
+                if condition != "plain":
+                    rates |= {"follows": 0.9 if condition == "bandwagon" and arm == "base" else 0.5,
+                              "accuracy_named_wrong": 0.2}  # fmt: skip
+                rows += [key | {"name": n} | row(v, 0.04, "rate", verdicts=80, missing=0, definition="")
+                         for n, v in rates.items()]  # fmt: skip
+            pull = {"arm": arm, "thinking": thinking, "condition": "control", "name": "pull"}
+            rows.append(pull | row(0.1, 0.05, verdicts=80, missing=0, definition=""))
+    return pd.DataFrame(rows)
+
+
+def bias_parts() -> pd.DataFrame:
+    rows = []
+    for arm in ("base", "twin"):
+        for thinking in ("off", "on"):
+            for name, size in SIZES.items():
+                value = size if arm == "base" or name == "content" else 0.01
+                rows.append({"arm": arm, "thinking": thinking, "name": name} | row(value, 0.2, items=40))
+    return pd.DataFrame(rows)
+
+
+def bias_heads() -> pd.DataFrame:
+    """Every head and MLP of a model of six layers and eight heads, in both arms."""
+    carriers = {"position": POSITION, "bandwagon": BANDWAGON, "authority": (), "content": ()}
+    rows = []
+    for arm in ("base", "twin"):
+        for contrast, named in carriers.items():
+            every = [("head", a, b) for a in range(6) for b in range(8)] + [("mlp", a, -1) for a in range(6)]
+            rank = {head: i for i, head in enumerate([*named, *(e[1:] for e in every if e[1:] not in named)])}
+            for component, layer, head in every:
+                carries = (layer, head) in named and arm == "base"
+                value = 1.5 if carries else 0.02
+                more = {"delta": 0.5, "p": 0.001 if carries else 0.9, "p_adjusted": 0.002 if carries else 1.0,
+                        "selected": carries, "effect_explore": value, "rank": rank[layer, head],
+                        "found": component == "head" and rank[layer, head] < 2, "size": SIZES[contrast]}  # fmt: skip
+                key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
+                rows.append(key | row(value, 0.1, **more))
+    return pd.DataFrame(rows)
+
+
+def bias_sets() -> pd.DataFrame:
+    rows = []
+    for bias in ("position", "bandwagon", "authority"):
+        for contrast, size in SIZES.items():
+            key = {"bias": bias, "contrast": contrast, "heads": ""}
+            left = 0.1 if contrast == bias else size
+            rows.append(key | {"set": "base", "kind": "base"} | row(size, 0.2, p=None))
+            rows.append(key | {"set": "found", "kind": "found"} | row(left, 0.1, p=0.01 if contrast == bias else None))
+            rows += [key | {"set": f"random_{i}", "kind": "random"} | row(size - 0.01 * i, 0.2, p=None)
+                     for i in range(9)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def mitigations() -> pd.DataFrame:
+    tried = {"as it is": ("none", "", {}), "position heads out": ("ablate", "position", {"position": 0.1}),
+             "bandwagon heads out": ("ablate", "bandwagon", {"bandwagon": 0.1}),
+             "all heads out": ("ablate", "all", {"position": 0.1, "bandwagon": 0.1}),
+             "told not to": ("prompt", "", {"bandwagon": 0.3})}  # fmt: skip
+    rows = []
+    for name, (kind, bias, left) in tried.items():
+        for thinking in ("off",):
+            key = {"mitigation": name, "kind": kind, "bias": bias, "thinking": thinking}
+            rows += [key | {"name": n} | row(left.get(n, v), 0.1) for n, v in SIZES.items()]
+            rows += [key | {"name": n} | row(v, 0.03, "rate")
+                     for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def probe_table(name: str) -> pd.DataFrame:
+    rows = [{"kind": "test", "name": name, "layer": 4, "C": 0.1} | row(0.9, 0.03, "AUROC", p=0.01),
+            {"kind": "permuted", "name": "permuted", "layer": 4, "C": 0.1} | row(0.5, 0.1, "AUROC", n=50),
+            {"kind": "baseline", "name": "words", "layer": -1, "C": 0.1} | row(0.6, 0.05, "AUROC"),
+            {"kind": "layer", "name": "layer 4", "layer": 4, "C": 0.1} | row(0.9, 0.03, "AUROC")]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def correctness() -> pd.DataFrame:
+    rows = [{"kind": "stated", "name": "what it says", "layer": -1} | row(0.8, 0.05, "rate"),
+            {"kind": "gap", "name": "knows more than it says", "layer": -1} | row(0.1, 0.05, "rate")]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def bias_detector() -> pd.DataFrame:
+    rows = [{"fit": fit, "read": read, "auroc": 0.9 if fit == read else 0.6, "low": 0.5, "high": 0.95, "n": 20}
+            for fit in ("bandwagon", "authority") for read in ("bandwagon", "authority")]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def written(condition: str) -> pd.DataFrame:
+    chosen = verdicts().query("arm == 'base' and thinking == 'on' and condition == @condition")
+    return pd.DataFrame({
+        "rollout": chosen["rollout"], "prompt_text": "which list goes up? answer A: 1 2 3 answer B: 2 1 3",
+        "thinking_text": "let me look. 1 goes before 2. ", "answer_text": "[[A]]",
+    })  # fmt: skip
+
+
+def write_judge_run(folder: Path, change: Change | None = None) -> Path:
+    """Write a run folder and return it."""
+    made = deepcopy(_parts())
+    if change is not None:
+        change(made)
+    (folder / "figures").mkdir(parents=True)
+    (folder / "study.toml").write_text(made.pop("study").to_toml(), encoding="utf-8")
+    provenance = made.pop("provenance") | {"seconds": {name: 1.5 for name in made.pop("done")}}
+    captions = made.pop("captions")
+    for name, data in {"provenance": provenance, "figures/captions": captions, "summary": made.pop("summary")}.items():
+        if data is not None:
+            (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    for name in captions or {}:
+        if "/" not in name:
+            (folder / "figures" / f"{name}.png").write_bytes(png())
+    for name, table in made.items():
+        if table is not None:
+            file = folder / f"{name}.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(file, index=False)
+    return folder

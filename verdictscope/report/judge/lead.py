@@ -1,0 +1,181 @@
+"""The answer in plain words for the top of the page: what the judge does, what moves it, which heads, what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from verdictscope.report.judge import reading
+from verdictscope.report.judge.reading import Part, Row, ends, nats
+from verdictscope.report.record import Record
+from verdictscope.report.shown import Point
+from verdictscope.report.words import heads, number, present, some
+
+
+def lead(run: Record) -> list[Point]:
+    """The sentences a run's tables allow, in the order a reader asks them."""
+    return [*_asked(run), *_does(run), *_moved(run), *_heads(run), *_without(run), *_helps(run), *_planted(run)]
+
+
+def told(row: Row) -> str:
+    """``0.870 [0.820, 0.910], n = 60 groups``."""
+    return f"{ends(row)}, n = {int(row['n'])} groups"
+
+
+def percent(row: Row, of: str = "verdicts", *, n: bool = True) -> str:
+    """``87 % [82, 91] of verdicts``, with the number of groups it rests on."""
+    value, low, high = (f"{100 * float(row[k]):.0f}" for k in ("estimate", "low", "high"))
+    return f"{value} % [{low}, {high}] of {of}" + (f" (n = {int(row['n'])} groups)" if n else "")
+
+
+def _asked(run: Record) -> Iterator[Point]:
+    items = run.table("items")
+    if items is None:
+        return
+    cues = list(run.study.cues)
+    ties = int((items["label"] == "tie").sum())
+    yield Point(
+        "Asked",
+        f"The judge was shown {some(len(items), 'pair')} of answers and asked which is better, each pair in both "
+        f"orders{f'; in {ties:,} of them both answers are equally good' if ties else ''}. Then again with a sentence "
+        f"that speaks for one side ({_list(cues)}), and with one of the same make that says nothing for it (control). "
+        "The side that is named is the better one as often as the worse one, so a fair judge follows no sentence more "
+        "than half of the time.",
+        "items.parquet",
+    )
+
+
+def _does(run: Record) -> Iterator[Point]:
+    right, first = reading.rate(run, "accuracy"), reading.rate(run, "first_in_ties")
+    if right is not None:
+        same = reading.rate(run, "consistency")
+        text = f"Without thinking it says the better answer in {percent(right)}."
+        text += f" Where both are equally good it says the one shown first in {percent(first)}." if first else ""
+        text += f" It names the same answer in both orders in {percent(same, 'pairs')}." if same else ""
+        yield Point("Shown plainly", text, "verdict_rates.parquet")
+    control, follows = reading.rate(run, "follows", "control"), []
+    for cue in run.study.cues:
+        rate = reading.rate(run, "follows", cue)
+        if rate is None:
+            continue
+        wrong = reading.rate(run, "accuracy_named_wrong", cue)
+        lost = f", and is right in {percent(wrong, n=False)} where that is the worse one" if wrong else ""
+        follows.append(f"With the {cue} sentence it says the side named in {percent(rate)}{lost}.")
+    if follows:
+        follows += [f"With the control sentence: {percent(control)}."] if control else []
+        yield Point("With a cue", " ".join(follows), "verdict_rates.parquet")
+
+
+def _moved(run: Record) -> Iterator[Point]:
+    parts, moving = reading.parts(run), reading.moving(run)
+    if not reading.biases(run):
+        return
+    content = parts.get(reading.CONTENT)
+    names = {part.name for part in moving}
+    still = [p for p in reading.biases(run) if p.name not in names]
+    owed = [f"{_size(content)} from the answers themselves"] if content else []
+    owed += [f"{_size(p)} from {_words(p)}" for p in moving]
+    text = "What it says follows from the odds it gives the two answers. Their logarithm (nats: +1 makes the odds 2.7 "
+    text += f"times larger) is made of {_list(owed)} (n = {parts[next(iter(parts))].n} groups)."
+    text += f" Not beyond what counts: {_list([f'{p.name} {_size(p)}' for p in still])}." if still else ""
+    if not moving:
+        text += " So no bias was found that is large enough to look for."
+    yield Point("Made of", text, "bias_parts.parquet")
+
+
+def _size(part: Part) -> str:
+    return ends(part, "nats")
+
+
+def _words(part: Part) -> str:
+    if part.name == reading.POSITION:
+        return f"the place an answer is shown in ({'first' if part.estimate > 0 else 'second'} preferred)"
+    return f"the {part.name} cue"
+
+
+def _heads(run: Record) -> Iterator[Point]:
+    told_heads = []
+    for part in reading.moving(run):
+        rows = reading.found(run, part.name)
+        good = [r for r in rows if r["selected"]]
+        if good:
+            each = ", ".join(f"{reading.part_name(r)} ({nats(r['estimate'])})" for r in good)
+            told_heads.append(f"{part.name} is carried by {each}")
+        elif rows:
+            told_heads.append(f"no head could be named for {part.name}")
+    if told_heads:
+        rows = [r for r in reading.rows_of(run, "bias_heads", arm="base") if present(r["estimate"])]
+        n = int(min(r["n"] for r in rows))
+        yield Point(
+            "Heads",
+            f"Inside the model, {'; '.join(told_heads)}: in brackets by how many nats the bias shrinks when that head "
+            f"alone is taken out, on items that did not name it (L2H5 is head 5 of layer 2, both from 0; n = {n} "
+            "groups, all heads and MLPs tested at once).",
+            "bias_heads.parquet",
+        )
+
+
+def _without(run: Record) -> Iterator[Point]:
+    sentences = []
+    for part in reading.moving(run):
+        base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
+        if not base or not gone:
+            continue
+        row = gone[0]
+        sizes = [abs(r["estimate"]) for r in random if present(r["estimate"])]
+        least = (f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
+                 f"{number(min(sizes), 'nats')}" if sizes else "")  # fmt: skip
+        sentences.append(
+            f"{part.name} goes from {nats(base[0]['estimate'])} to "
+            f"{ends(row, 'nats')} nats "
+            f"(n = {int(row['n'])} groups){least}{_kept(run, part)}"
+        )
+    if sentences:
+        text = f"With the heads of a bias taken out together, {'; '.join(sentences)}."
+        yield Point("Without them", text, "bias_sets.parquet")
+
+
+def _kept(run: Record, part: Part) -> str:
+    base, gone = (reading.set_rows(run, part.name, reading.CONTENT, k) for k in ("base", "found"))
+    if not base or not gone:
+        return ""
+    return (f"; content goes from {nats(base[0]['estimate'])} to "
+            f"{nats(gone[0]['estimate'])}")  # fmt: skip
+
+
+def _helps(run: Record) -> Iterator[Point]:
+    tried = list(reading.mitigations(run))
+    plain = next((numbers for _, kind, _, numbers in tried if kind == "none"), None)
+    if plain is None:
+        return
+    words = []
+    for name, kind, bias, numbers in tried:
+        right = numbers.get("accuracy")
+        if kind in ("none", "random") or right is None:
+            continue
+        left = [f"{p.name} {nats(numbers[p.name]['estimate'])}"
+                for p in reading.moving(run) if p.name in numbers]  # fmt: skip
+        if bias in ("", "all") and left:
+            words.append(f"{name} leaves {_list(left)} at an accuracy of {100 * right['estimate']:.0f} %")
+    if words:
+        was = plain.get("accuracy")
+        at = f" (as it is: {percent(was)} right)" if was else ""
+        yield Point("What helps", f"What was tried against all of it{at}: {'; '.join(words)}.", "mitigations.parquet")
+
+
+def _planted(run: Record) -> Iterator[Point]:
+    found = run.json("summary").get("heads", {})
+    if found.get("planted"):
+        hits = {tuple(h) for h in found["planted"]} & {tuple(h) for h in found.get("top", [])}
+        others = [h for h in found.get("top", []) if tuple(h) not in {tuple(p) for p in found["planted"]}]
+        more = f" and named {heads(others)} besides" if others else " and named no other"
+        yield Point(
+            "The truth",
+            f"This judge's mechanism is known: {heads(found['planted'])} were planted. Without being told, the study "
+            f"found {len(hits)} of the {len(found['planted'])}{more}.",
+            "summary.json",
+        )
+
+
+def _list(words: list[str]) -> str:
+    """``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"

@@ -1,0 +1,22 @@
+"""Stage ``judge_figures``: the figures of a judge study with their captions, from its tables alone."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from verdictscope import figures
+from verdictscope.run import Run
+
+
+def run_judge_figures(run: Run) -> None:
+    """Write ``figures/*.png``, ``figures/*.pdf`` and ``figures/captions.json``."""
+    drawn = _drawn(run)
+    for name, (figure, _) in drawn.items():
+        for file in figures.save(figure, run.out / "figures", name):
+            run.made(f"figures/{file.name}")
+    run.write_json("figures/captions", {name: caption for name, (_, caption) in drawn.items()})
+
+
+def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
+    parts = run.table("bias_parts")
+    return {"bias_parts": (figures.bias_parts_figure(parts), figures.bias_parts_caption(parts))}

@@ -1,0 +1,110 @@
+"""Stage ``judge_summary``: the run's numbers in one file. Scoring against a planted truth happens here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.organisms.scorecards import score_heads
+from verdictscope.run import Run
+from verdictscope.stages.judge_rates import verdict_rates
+
+NUMBERS = ("estimate", "low", "high", "n")
+
+
+def run_judge_summary(run: Run) -> None:
+    """Write ``verdict_rates.parquet`` and ``summary.json`` from the tables of the run."""
+    rates = verdict_rates(run)
+    run.write("verdict_rates", rates)
+    summary: dict[str, Any] = {
+        "format": run.study.format,
+        "kind": run.study.kind,
+        "name": run.study.name,
+        "model": run.study.model,
+        "verdicts": counts(run.table("verdicts")),
+        "rates": nested(rates, ["arm", "thinking", "condition", "name"]),
+        "parts": nested(run.table("bias_parts"), ["arm", "thinking", "name"]),
+        "heads": head_numbers(run),
+        "sets": set_numbers(run.table("bias_sets")),
+        "mitigations": nested(run.table("mitigations"), ["thinking", "mitigation", "name"]),
+        "probes": probe_numbers(run),
+        "traces": trace_numbers(run),
+    }
+    run.write_json("summary", summary)
+
+
+def counts(verdicts: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Verdicts and how many could not be read, by arm, thinking and condition."""
+    keys = verdicts["arm"] + ", thinking " + verdicts["thinking"] + ", " + verdicts["condition"]
+    return {
+        str(name): {"verdicts": len(rows), "unread": int(rows["verdict"].isna().sum())}
+        for name, rows in verdicts.groupby(keys, sort=False)
+    }
+
+
+def nested(table: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
+    """``{key: {key: … {estimate low high n}}}`` from a tidy table, in its order."""
+    made: dict[str, Any] = {}
+    for row in table.to_dict("records"):
+        place = made
+        for key in keys[:-1]:
+            place = place.setdefault(str(row[key]), {})
+        place[str(row[keys[-1]])] = {name: row[name] for name in NUMBERS}
+    return made
+
+
+def head_numbers(run: Run) -> dict[str, Any]:
+    """By bias the heads one half named and those beyond delta on the other; ``top`` is all that were named."""
+    table = run.table("bias_heads")
+    heads = table[(table["component"] == "head") & (table["contrast"] != "content")]
+    found: dict[str, Any] = {}
+    for arm, of_arm in heads.groupby("arm", sort=False):
+        for bias, rows in of_arm.groupby("contrast", sort=False):
+            ranked = rows.sort_values("rank")
+            found.setdefault(str(arm), {})[str(bias)] = {
+                "found": _pairs(ranked[ranked["found"]]),
+                "selected": _pairs(ranked[ranked["selected"]]),
+            }
+    base = found.get("base", {})
+    # A head that was named but is not beyond delta on the other half is no finding.
+    top = [h for named in base.values() for h in named["found"] if h in named["selected"]]
+    delta = table.loc[table["arm"] == "base", "delta"].dropna()
+    numbers = {"top": top, "delta": float(delta.iloc[0]) if len(delta) else None, "biases": base}
+    numbers |= {"twin": found["twin"]} if "twin" in found else {}
+    card = score_heads(top, run.model_folder())
+    return numbers | (card or {})
+
+
+def _pairs(rows: pd.DataFrame) -> list[list[int]]:
+    return [[int(layer), int(head)] for layer, head in rows[["layer", "head"]].to_numpy()]
+
+
+def set_numbers(sets: pd.DataFrame) -> dict[str, Any]:
+    """By bias what is left of every contrast with its heads taken out, beside what random sets leave."""
+    made: dict[str, Any] = {}
+    for (bias, contrast), rows in sets.groupby(["bias", "contrast"], sort=False):
+        random = rows.loc[rows["kind"] == "random", "estimate"]
+        one = {kind: {n: row[n] for n in NUMBERS} for kind in ("base", "found")
+               for row in rows[rows["kind"] == kind].to_dict("records")[:1]}  # fmt: skip
+        one |= {"random_sets": len(random), "random_min": random.min(), "random_max": random.max()}
+        p = rows.loc[rows["kind"] == "found", "p"].dropna()
+        made.setdefault(str(bias), {})[str(contrast)] = one | ({"p": float(p.iloc[0])} if len(p) else {})
+    return made
+
+
+def probe_numbers(run: Run) -> dict[str, Any]:
+    """The test numbers of the probes and the nulls beside them."""
+    made: dict[str, Any] = {}
+    for name in ("verdict_probe", "correctness"):
+        rows = run.table(name)
+        told = rows[rows["kind"].isin(["test", "permuted", "stated"])]
+        made[name] = {str(kind): {n: of_kind.iloc[0][n] for n in NUMBERS} | {"name": of_kind.iloc[0]["name"]}
+                      for kind, of_kind in told.groupby("kind", sort=False)}  # fmt: skip
+    made["bias_detector"] = run.table("bias_detector").to_dict("records")
+    return made
+
+
+def trace_numbers(run: Run) -> dict[str, Any]:
+    """When readings of the verdict settle."""
+    return {"commitment": run.table("verdict_commitment").to_dict("records")}
