@@ -217,4 +217,5 @@ def with_label(rollout: Rollout, token: int, stem: IdString) -> Rollout:
         ids=(*rollout.ids[:end], *stem),
         spans=(*spans, Span("answer", end, end + len(stem))),
         n_prompt=min(rollout.n_prompt, end),
+        n_forced=min(rollout.n_forced, max(end - rollout.n_prompt, 0)),
     )

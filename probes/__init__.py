@@ -18,6 +18,8 @@ from verdictscope.probes.commitment import (
     text_readings,
 )
 from verdictscope.probes.correctness import Correctness, correctness
+from verdictscope.probes.debates import DebateTraces, debate_traces
+from verdictscope.probes.endings import forced_lengths, forced_scores, sentence_places
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.estimators import (
     DifferenceProbe,
@@ -37,6 +39,7 @@ from verdictscope.probes.merit import Merit, merit, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_measures, permuted_selection
 from verdictscope.probes.online import Online, online_traces
 from verdictscope.probes.passport import Passport, balanced_threshold, load_probe, save_probe
+from verdictscope.probes.place_parts import cue_weights, order_weights, part_curves, parts_at
 from verdictscope.probes.protocol import ProtocolResult, protocol
 from verdictscope.probes.selection import METHODS, Budget, PoolRanking, pool_scores, rank_pool
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
@@ -51,6 +54,7 @@ from verdictscope.probes.training import Example, example, fit_messages, mix, wr
 from verdictscope.probes.transfer import TransferMatrix, ood_transfer, position_transfer
 from verdictscope.probes.verdict_probe import VerdictProbe, verdict_probe
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, mirrored_rows, verdict_states
+from verdictscope.probes.verdict_trace import trace_places, traced_rollouts, verdict_trace
 from verdictscope.probes.without import Erasure, erase_concept
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "Cliff",
     "CliffNull",
     "Correctness",
+    "DebateTraces",
     "DifferenceProbe",
     "Eraser",
     "EraserFitter",
@@ -114,13 +119,17 @@ __all__ = [
     "commitment_time",
     "control_task",
     "correctness",
+    "cue_weights",
+    "debate_traces",
     "drop_difference",
     "erase_concept",
     "example",
     "exchange_null",
     "fit_eraser",
     "fit_messages",
+    "forced_lengths",
     "forced_readings",
+    "forced_scores",
     "length_auroc",
     "lint",
     "lens_logits",
@@ -128,6 +137,9 @@ __all__ = [
     "load_probe",
     "online_traces",
     "ood_transfer",
+    "order_weights",
+    "part_curves",
+    "parts_at",
     "merit",
     "mix",
     "mirrored_rows",
@@ -145,6 +157,7 @@ __all__ = [
     "reliability_curve",
     "save_probe",
     "select",
+    "sentence_places",
     "shift_null",
     "solve_layers",
     "solve_logistic",
@@ -156,9 +169,12 @@ __all__ = [
     "token_auroc",
     "token_table",
     "token_view",
+    "trace_places",
     "trace_rollouts",
+    "traced_rollouts",
     "verdict_probe",
     "verdict_states",
+    "verdict_trace",
     "weigh_layers",
     "write_files",
 ]

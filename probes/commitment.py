@@ -18,8 +18,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.activations import BatchPlan, LogOddsReadout, forward
+from verdictscope.activations import LogOddsReadout
 from verdictscope.errors import InputError
+from verdictscope.probes.endings import forced_scores
 from verdictscope.probes.landmarks import landmarks
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.stats import RESAMPLES, Effect, mean_effect
@@ -29,14 +30,29 @@ POINTS = 8
 
 READING_COLUMNS = ("rollout", "group", "reader", "place", "score")
 
+Points = int | Mapping[str, Sequence[int]]
+"""Where a thinking is read: at so many places evenly spread, or by rollout after how many of its tokens
+(`sentence_places`)."""
 
-def places(rollout: Rollout, points: int = POINTS) -> list[int]:
-    """How many thinking tokens have been read at each place: evenly spread, 0 and all of them included."""
+
+def places(rollout: Rollout, points: Points = POINTS) -> list[int]:
+    """How many thinking tokens have been read at each place, 0 and all of them included.
+
+    Raises:
+        InputError: places are given, and this rollout has none, or one outside its thinking.
+    """
     n = landmarks(rollout).n_thinking
-    return sorted({round(n * k / points) for k in range(points + 1)})
+    if isinstance(points, int):
+        return sorted({round(n * k / points) for k in range(points + 1)})
+    if rollout.id not in points:
+        raise InputError(f"rollout {rollout.id} has no places to be read at: give those of every rollout")
+    found = {0, n, *points[rollout.id]}
+    if min(found) < 0 or max(found) > n:
+        raise InputError(f"rollout {rollout.id} thinks for {n} tokens and cannot be read after {max(found)}")
+    return sorted(found)
 
 
-def probe_readings(aligned: pd.DataFrame, rollouts: Sequence[Rollout], *, points: int = POINTS) -> pd.DataFrame:
+def probe_readings(aligned: pd.DataFrame, rollouts: Sequence[Rollout], *, points: Points = POINTS) -> pd.DataFrame:
     """The probe's score after each place; the last place is read at the last token before the answer.
 
     Args:
@@ -64,32 +80,25 @@ def forced_readings(
     readout: LogOddsReadout,
     forcer: Forcer,
     *,
-    points: int = POINTS,
+    points: Points = POINTS,
+    lead: Sequence[int] = (),
     plan_tokens: int = 16_384,
 ) -> pd.DataFrame:
     """What the model would answer if its thinking were closed at each place: a readout at the token before the answer.
 
     Args:
         model: the model.
-        rollouts: the rollouts to read.
-        readout: for example the refusal log-odds, at ``before_answer``.
+        rollouts: the rollouts to read; those without thinking have no places and no rows.
+        readout: for example the refusal log-odds, at ``before_answer``, or a verdict's, at ``last`` after a ``lead``.
         forcer: closes thinking as the tokenizer's template writes it.
         points: places.
+        lead: tokens of the answer that stand before what the readout reads (``[[`` of ``[[A]]``).
         plan_tokens: padded tokens of a batch.
     """
-    made, facts = [], []
-    for r in rollouts:
-        for p in places(r, points) if landmarks(r).thinking is not None else []:
-            closed = forcer.close(r, p)
-            if closed is not None:
-                made.append(closed)
-                facts.append((closed.id, r.id, r.group, "forced", p))
-    if not made:
-        return pd.DataFrame(columns=list(READING_COLUMNS))
-    plan = BatchPlan.make([len(r) for r in made], plan_tokens)
-    found = forward(model, made, score=[readout], plan=plan).scores.set_index("rollout")["score"]
-    table = pd.DataFrame(facts, columns=["closed", *READING_COLUMNS[:-1]])
-    return table.assign(score=table.pop("closed").map(found).astype(float))
+    asked = [(r, p) for r in rollouts if landmarks(r).thinking is not None for p in places(r, points)]
+    found = forced_scores(model, asked, readout, forcer, lead=lead, plan_tokens=plan_tokens)
+    rows = [(r.id, r.group, "forced", p, s) for (r, p), s in zip(asked, found, strict=True)]
+    return pd.DataFrame(rows, columns=list(READING_COLUMNS))
 
 
 def text_readings(
@@ -98,7 +107,7 @@ def text_readings(
     train: Mapping[str, bool],
     read: Collection[str],
     *,
-    points: int = POINTS,
+    points: Points = POINTS,
     C: float | int = 10.0,
 ) -> pd.DataFrame:
     """What a reader of the words says after each place: TF-IDF of prompt and thinking so far, logistic regression.
