@@ -28,6 +28,8 @@ ROWS = [
     ("commitment", "headline", "probe settled", 0.7, 0.6, 0.8, 54, "share of thinking", NAN, ""),
     ("commitment", "headline", "text settled", 0.1, 0.0, 0.2, 54, "share of thinking", NAN, ""),
     ("commitment", "headline", "text after probe", -21.5, -26.5, -16.9, 54, "tokens", NAN, "3 thinking cut off"),
+    ("commitment", "headline", "forced settled", 0.4, 0.3, 0.5, 54, "share of thinking", NAN, ""),
+    ("commitment", "headline", "forced after probe", -9.5, -12.5, -6.9, 54, "tokens", NAN, ""),
 ]  # fmt: skip
 
 
@@ -51,10 +53,11 @@ def test_every_check_has_its_place(tmp_path: Path) -> None:
 
 
 def test_when_it_falls_is_said_with_who_is_left_out(tmp_path: Path) -> None:
-    first, second = (f.text for f in timing(record(tmp_path / "run", ROWS)))
+    first, second, third = (f.text for f in timing(record(tmp_path / "run", ROWS)))
     assert "closing tokens in 0.900 [0.800, 0.970] of cases" in first
     assert "21.500 [16.900, 26.500] tokens earlier" in second
     assert "3 thinking cut off" in second
+    assert "after 0.400 [0.300, 0.500] of the thinking (n = 54 prompts), −9.500 [−12.500, −6.900] tokens after" in third
     rows = [(*r[:3], 1.0, -2.0, 3.0, *r[6:]) if r[2] == "text after probe" else r for r in ROWS]
     assert "not clearly earlier or later" in list(timing(record(tmp_path / "other", rows)))[1].text
 

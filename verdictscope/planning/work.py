@@ -15,10 +15,13 @@ from verdictscope.activations.positions import resolve
 from verdictscope.errors import InputError
 from verdictscope.interventions.curves import curve_steps
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for
-from verdictscope.planning.outlook import Outlook
+from verdictscope.planning.outlook import CLOSING, Outlook
 from verdictscope.planning.shape import Shape
+from verdictscope.probes.commitment import places
+from verdictscope.probes.landmarks import landmarks
 from verdictscope.rollouts.forced import until_answer
-from verdictscope.rollouts.rollout import Rollout
+from verdictscope.rollouts.rollout import Rollout, Span
+from verdictscope.stages.cliff_checks import MOST
 from verdictscope.study import Study
 
 DRAW = 48
@@ -215,6 +218,24 @@ class Counting:
         cut = [until_answer(r) for r in self.outlook.chosen(chosen)]
         return [r for r in cut if r is not None][: self.study.heads.rollouts]
 
+    def endings(self) -> list[Rollout]:
+        """As ``stages.cliff_checks``: thinking of the first headline rollouts, closed at every place of the readers.
+
+        Thinking broken off within a line takes a line break before its closer.
+        """
+        labels = self.outlook.labels
+        headline = labels["target"] & labels["cell"].str.endswith("_complied") & (labels["part"] == "test")
+        made = []
+        for r in self.outlook.chosen(headline)[:MOST]:
+            found = landmarks(r)
+            if found.thinking is None:
+                continue
+            own = CLOSING if found.answer is None or found.think_end is None else found.answer - found.think_end
+            for place in places(r):
+                n = found.thinking + place + own + (0 < place < found.n_thinking)
+                made.append(Rollout(f"{r.id}~{place}", r.group, (0,) * n, (Span("template", 0, n),), n, "given"))
+        return made
+
     def refused_and_complied(self) -> list[Rollout]:
         """As ``stages.heads``: rollouts of the exploring half by their verdict, up to their answer."""
         labels = self.outlook.labels
@@ -278,10 +299,13 @@ def collect_work(c: Counting) -> Work:
 
 
 def trace_work(c: Counting) -> Work:
-    """``trace``: one pass over every unedited arm."""
+    """``trace``: one pass over every unedited arm, and the headline's thinking closed early."""
     arms = [arm for arm in ("base", "twin") if arm in c.outlook.rollouts]
     jobs = [c.reading(f"{arm} is scored", c.outlook.rollouts[arm], c.study.batch_tokens, arm=arm) for arm in arms]
-    return Work("trace", tuple(jobs), about=TOKEN_ROW["trace"] * sum(job.read for job in jobs))
+    about = TOKEN_ROW["trace"] * sum(job.read for job in jobs)
+    if endings := c.endings():
+        jobs.append(c.reading("thinking closed early", endings, c.study.batch_tokens, 1, "before_answer", labels=True))
+    return Work("trace", tuple(jobs), about=about)
 
 
 def erase_work(c: Counting) -> Work:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 import pandas as pd
 
+from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.probes import (
     Anchors,
@@ -19,12 +20,13 @@ from verdictscope.probes import (
     commitment_time,
     drop_difference,
     exchange_null,
+    forced_readings,
     probe_readings,
     shift_null,
     text_readings,
 )
 from verdictscope.probes.anchors import windows
-from verdictscope.rollouts import Rollout
+from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.run import Run
 from verdictscope.stages.rollouts import load_labels, load_rollouts
 from verdictscope.stats import Effect, mean_effect
@@ -178,25 +180,45 @@ def _change_rows(changes: pd.DataFrame, rollouts: list[Rollout], seed: int) -> I
 def _settled(
     run: Run, hero: pd.DataFrame, some: list[Rollout], rollouts: dict[str, Rollout]
 ) -> tuple[pd.DataFrame, list[Row]]:
-    """When the probe and a reader of the words settle, and the gap."""
-    readings, why = [probe_readings(hero, some)], ""
+    """When the probe, a reader of the words and the model itself, its thinking closed early, settle; and the gaps."""
+    readings: list[pd.DataFrame] = [probe_readings(hero, some)]
+    why: dict[str, str] = {}
+    for reader, read in (("text", _read_text), ("forced", _read_forced)):
+        try:
+            readings.append(read(run, some, rollouts))
+        except InputError as error:  # one outcome to train on, no thinking to close: said, and the run goes on
+            why[reader] = str(error)
+    times = commitment(pd.concat(readings, ignore_index=True), some)
+    seed, rows = run.study.seed, []
+    for reader in ("probe", "text", "forced"):
+        own = times[times["reader"] == reader]
+        left = own["reason"][own["reason"] != ""].value_counts()
+        about = why.get(reader, "") or _counts(left.to_dict())
+        rows.append(_effect("commitment", "headline", commitment_time(times, reader, seed=seed), about))
+    for first, second in (("probe", "text"), ("probe", "forced"), ("forced", "text")):
+        gap, reasons = commitment_gap(times, first, second, seed=seed)
+        about = why.get(first, "") or why.get(second, "") or _counts(reasons)
+        rows.append(_effect("commitment", "headline", gap, about))
+    return times, rows
+
+
+def _read_text(run: Run, some: list[Rollout], rollouts: dict[str, Rollout]) -> pd.DataFrame:
+    """A reader of the words, fitted on the training part."""
     labels = load_labels(run)
     train = labels[(labels["part"] == "train") & labels["refused"].notna()]
     outcome = {str(i): bool(v) for i, v in zip(train["rollout"], train["refused"], strict=True)}
-    try:
-        tokenizer = run.model().tokenizer
-        readings.append(text_readings(list(rollouts.values()), tokenizer, outcome, [r.id for r in some]))
-    except InputError as error:  # one outcome in the training part: said in the table, and the run goes on
-        why = str(error)
-    times = commitment(pd.concat(readings, ignore_index=True), some)
-    seed, rows = run.study.seed, []
-    for reader in ("probe", "text"):
-        own = times[times["reader"] == reader]
-        about = why or "; ".join(f"{n} {r}" for r, n in own["reason"][own["reason"] != ""].value_counts().items())
-        rows.append(_effect("commitment", "headline", commitment_time(times, reader, seed=seed), about))
-    gap, left = commitment_gap(times, "probe", "text", seed=seed)
-    rows.append(_effect("commitment", "headline", gap, why or "; ".join(f"{n} {r}" for r, n in left.items())))
-    return times, rows
+    return text_readings(list(rollouts.values()), run.model().tokenizer, outcome, [r.id for r in some])
+
+
+def _read_forced(run: Run, some: list[Rollout], _: dict[str, Rollout]) -> pd.DataFrame:
+    """The model's own answer where its thinking is closed early."""
+    model, readout = run.model(), from_dict(run.read_json("readouts")["log_odds"])
+    with run.ticking("trace: thinking closed early"):
+        return forced_readings(model, some, readout, Forcer(model.tokenizer), plan_tokens=run.study.batch_tokens)
+
+
+def _counts(left: Mapping[str, int]) -> str:
+    return "; ".join(f"{n} {reason}" for reason, n in left.items())
 
 
 def _no_readings() -> pd.DataFrame:

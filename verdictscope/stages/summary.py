@@ -78,6 +78,8 @@ def check_numbers(checks: pd.DataFrame) -> dict[str, Any]:
         "change_size": ("change point", "size of the change"),
         "probe_settled": ("commitment", "probe settled"),
         "text_after_probe": ("commitment", "text after probe"),
+        "forced_settled": ("commitment", "forced settled"),
+        "forced_after_probe": ("commitment", "forced after probe"),
     }
     numbers: dict[str, Any] = {}
     for key, at in wanted.items():

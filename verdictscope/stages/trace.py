@@ -6,10 +6,19 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from verdictscope.activations import BatchPlan, forward
+from verdictscope.activations import BatchPlan
 from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import HeadEdit, compile_edits
-from verdictscope.probes import Anchors, Cliff, aggregate, align, anchor_rollouts, cliff, drop_difference
+from verdictscope.probes import (
+    Anchors,
+    Cliff,
+    aggregate,
+    align,
+    anchor_rollouts,
+    cliff,
+    drop_difference,
+    trace_rollouts,
+)
 from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
 from verdictscope.stages.cliff_checks import write_checks
@@ -50,10 +59,8 @@ def score(run: Run, rollouts: list[Rollout], arm: str, zeroed: Sequence[tuple[in
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     with run.ticking(f"trace: {arm}") as tick:
-        tick(0, len(rollouts))
-        scores = forward(model, rollouts, score=[probe], write=write, plan=plan).scores
-        tick(len(rollouts), len(rollouts))
-    aligned = align(scores, rollouts)
+        traces = trace_rollouts(model, rollouts, [probe], write=write, plan=plan, progress=tick)
+    aligned = align(traces.to_frame(), rollouts)
     aligned.insert(0, "arm", arm)
     return aligned
 

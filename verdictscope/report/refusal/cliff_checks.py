@@ -39,6 +39,15 @@ def timing(run: Record) -> Iterator[Finding]:
             + f" (n = {int(gap['n'])} prompts{'; ' + gap['about'] if gap['about'] else ''}).",
             FILE,
         )
+    forced, after = (rows.get(("commitment", n)) for n in ("forced settled", "forced after probe"))
+    if forced and present(forced["estimate"]):
+        said = (
+            f"With its thinking closed early, the model would give its final verdict after {_told(forced)} of the "
+            f"thinking (n = {int(forced['n'])} prompts{'; ' + forced['about'] if forced['about'] else ''})"
+        )
+        if after and present(after["estimate"]):
+            said += f", {_told(after)} tokens after the probe's sign settles (below 0: before)"
+        yield Finding(f"{said}.", FILE)
 
 
 def cliff_controls(run: Record) -> Iterator[Control]:
