@@ -80,11 +80,12 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     more = text[:2000]
     made["verdicts"] = verdicts.assign(rollout=verdicts["rollout"] + more, item=verdicts["item"] + more, source=more)
     made["verdicts"].loc[verdicts["status"] != "ok", "status"] = word
-    made["mitigations"]["mitigation"] = made["mitigations"]["mitigation"] + more
-    for name in ("verdict_probe", "correctness"):
-        made[name]["name"] = more
+    unnamed = made["mitigations"]["mitigation"].isin(["found heads zeroed", "told by the system text"])
+    made["mitigations"].loc[unnamed, "mitigation"] += more
+    made["verdict_probe"]["name"] = more
+    made["correctness"] = made["correctness"].replace({"bandwagon": word})
     made["bias_detector"] = made["bias_detector"].replace({"bandwagon": word, "authority": "b"})
-    made["verdict_commitment"]["name"] = more
+    made["verdict_timing"]["name"] = more
     for name in [n for n in made if n.startswith("judged/")]:
         table = made.pop(name).assign(prompt_text=text, thinking_text=text, answer_text=text)
         table["rollout"] = table["rollout"] + more

@@ -37,10 +37,11 @@ def parts() -> dict[str, Any]:
         "bias_heads": bias_heads(),
         "bias_sets": bias_sets(),
         "mitigations": mitigations(),
-        "verdict_probe": probe_table("probe"),
-        "correctness": pd.concat([probe_table("right answer"), correctness()], ignore_index=True),
+        "verdict_probe": verdict_probe(),
+        "correctness": correctness(),
         "bias_detector": bias_detector(),
-        "verdict_commitment": pd.DataFrame([row(0.4, 0.1, "share", name="probe")]),
+        "verdict_timing": timing(),
+        "forced_lengths": forced_lengths(),
         "judged/base/on/plain/whole": written("plain"),
         "judged/base/on/bandwagon/whole": written("bandwagon"),
         "provenance": {
@@ -131,59 +132,84 @@ def bias_heads() -> pd.DataFrame:
                 carries = (layer, head) in named and arm == "base"
                 value = 1.5 if carries else 0.02
                 more = {"delta": 0.5, "p": 0.001 if carries else 0.9, "p_adjusted": 0.002 if carries else 1.0,
-                        "selected": carries, "effect_explore": value, "rank": rank[layer, head],
-                        "found": component == "head" and rank[layer, head] < 2, "size": SIZES[contrast]}  # fmt: skip
+                        "selected": carries, "declared": carries, "content_loss": 0.0, "effect_explore": value,
+                        "rank": rank[layer, head] + 1, "attribution": 0.1, "size": SIZES[contrast],
+                        "found": component == "head" and rank[layer, head] < len(named)}  # fmt: skip
                 key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
                 rows.append(key | row(value, 0.1, **more))
     return pd.DataFrame(rows)
 
 
 def bias_sets() -> pd.DataFrame:
+    """All four heads out: the biases are gone, content and accuracy stay."""
     rows = []
-    for bias in ("position", "bandwagon", "authority"):
-        for contrast, size in SIZES.items():
-            key = {"bias": bias, "contrast": contrast, "heads": ""}
-            left = 0.1 if contrast == bias else size
-            rows.append(key | {"set": "base", "kind": "base"} | row(size, 0.2, p=None))
-            rows.append(key | {"set": "found", "kind": "found"} | row(left, 0.1, p=0.01 if contrast == bias else None))
-            rows += [key | {"set": f"random_{i}", "kind": "random"} | row(size - 0.01 * i, 0.2, p=None)
-                     for i in range(9)]  # fmt: skip
+    for contrast, size in {**SIZES, "accuracy": 0.95}.items():
+        unit, key = ("rate" if contrast == "accuracy" else "nats"), {"contrast": contrast, "heads": "", "about": ""}
+        left = 0.1 if contrast in ("position", "bandwagon") else size
+        rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
+        rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
+        rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0} | row(size - 0.01 * i, 0.04, unit, p=None)
+                 for i in range(9)]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def mitigations() -> pd.DataFrame:
-    tried = {"as it is": ("none", "", {}), "position heads out": ("ablate", "position", {"position": 0.1}),
-             "bandwagon heads out": ("ablate", "bandwagon", {"bandwagon": 0.1}),
-             "all heads out": ("ablate", "all", {"position": 0.1, "bandwagon": 0.1}),
-             "told not to": ("prompt", "", {"bandwagon": 0.3})}  # fmt: skip
+    gone = {"position": 0.1, "bandwagon": 0.1}
+    tried = {"none": ("none", {}), "position heads zeroed": ("ablate", {"position": 0.1}),
+             "bandwagon heads zeroed": ("ablate", {"bandwagon": 0.1}), "found heads zeroed": ("ablate", gone),
+             "steered against position": ("steer", {"position": 0.5}), "bandwagon erased": ("erase", {"bandwagon": 2}),
+             "told by the system text": ("prompt", {"bandwagon": 0.3})}  # fmt: skip
     rows = []
-    for name, (kind, bias, left) in tried.items():
-        for thinking in ("off",):
-            key = {"mitigation": name, "kind": kind, "bias": bias, "thinking": thinking}
-            rows += [key | {"name": n} | row(left.get(n, v), 0.1) for n, v in SIZES.items()]
-            rows += [key | {"name": n} | row(v, 0.03, "rate")
-                     for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))]  # fmt: skip
+    for name, (kind, left) in tried.items():
+        key = {"mitigation": name, "kind": kind, "thinking": "off", "about": "", "definition": ""}
+        rows += [key | {"name": n} | row(left.get(n, v), 0.1) for n, v in SIZES.items()]
+        rows += [key | {"name": n} | row(v, 0.03, "rate")
+                 for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def probe_table(name: str) -> pd.DataFrame:
-    rows = [{"kind": "test", "name": name, "layer": 4, "C": 0.1} | row(0.9, 0.03, "AUROC", p=0.01),
-            {"kind": "permuted", "name": "permuted", "layer": 4, "C": 0.1} | row(0.5, 0.1, "AUROC", n=50),
-            {"kind": "baseline", "name": "words", "layer": -1, "C": 0.1} | row(0.6, 0.05, "AUROC"),
-            {"kind": "layer", "name": "layer 4", "layer": 4, "C": 0.1} | row(0.9, 0.03, "AUROC")]  # fmt: skip
+def verdict_probe() -> pd.DataFrame:
+    rows = []
+    for place in ("last", "think_end[0]"):
+        key = {"arm": "base", "place": place, "layer": 4, "C": 0.1}
+        rows += [key | {"kind": "test", "name": "AUROC"} | row(0.9, 0.03, "AUROC", p=0.01),
+                 key | {"kind": "permuted", "name": "permuted"} | row(0.5, 0.1, "AUROC", n=50),
+                 key | {"kind": "baseline", "name": "words"} | row(0.6, 0.05, "AUROC"),
+                 key | {"kind": "layer", "name": "layer 4"} | row(0.9, 0.03, "AUROC")]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def correctness() -> pd.DataFrame:
-    rows = [{"kind": "stated", "name": "what it says", "layer": -1} | row(0.8, 0.05, "rate"),
-            {"kind": "gap", "name": "knows more than it says", "layer": -1} | row(0.1, 0.05, "rate")]  # fmt: skip
+    rows = []
+    for condition in ("plain", "bandwagon"):
+        key = {"arm": "base", "kind": "test", "condition": condition, "layer": 4, "groups": 20, "about": ""}
+        null = {"null_mean": 0.5, "null_low": 0.4, "null_high": 0.6, "p": 0.01}
+        rows += [key | {"name": "AUROC"} | row(0.9, 0.03, "AUROC", **null),
+                 key | {"name": "right where the verdict is wrong"} | row(0.8, 0.1, "rate", **null),
+                 key | {"name": "right where the verdict is wrong, by a probe of the verdict"} | row(0.1, 0.1, "rate"),
+                 key | {"name": "knows better than it says"} | row(0.7, 0.2, "rate")]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def bias_detector() -> pd.DataFrame:
-    rows = [{"fit": fit, "read": read, "auroc": 0.9 if fit == read else 0.6, "low": 0.5, "high": 0.95, "n": 20}
-            for fit in ("bandwagon", "authority") for read in ("bandwagon", "authority")]  # fmt: skip
+    rows = [{"arm": "base", "label": label, "fit": fit, "read": read, "kind": "within" if fit == read else "transfer",
+             "auroc": 0.9 if fit == read else 0.6, "low": 0.5, "high": 0.95, "n": 20, "null_low": 0.4,
+             "null_high": 0.6, "reason": ""}
+            for label in ("cued", "flip") for fit in CONDITIONS[2:] for read in CONDITIONS[2:]]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def timing() -> pd.DataFrame:
+    rows = [{"name": "lens settled", "about": ""} | row(0.4, 0.1, "share"),
+            {"name": "text after lens", "about": "2 cut off"} | row(3.0, 1.0, "tokens")]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def forced_lengths() -> pd.DataFrame:
+    rows = [{"arm": "base", "condition": "plain", "toward": "right", "part": part, "step": i, "allowed": allowed,
+             "n_groups": 20, "ended": 0.5} | row(2.0 + i, 0.5)
+            for part in ("content", "position") for i, allowed in enumerate((0, 8, None))]  # fmt: skip
+    return pd.DataFrame(rows).astype({"allowed": "Int64"})
 
 
 def written(condition: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ FILES = {
     "bias_heads": ["bias_heads"],
     "mitigations": ["bias_sets", "mitigations"],
     "verdict_probes": ["verdict_probe", "correctness", "bias_detector"],
-    "verdict_traces": ["verdict_commitment"],
+    "verdict_traces": ["verdict_timing", "forced_lengths"],
     "judge_summary": ["summary", "verdict_rates"],
     "judge_figures": ["captions"],
 }
@@ -46,7 +46,7 @@ def test_the_answer_stands_first_in_plain_words(page: str) -> None:
         "With the bandwagon sentence it says the side named in 90 % [86, 94] of verdicts (n = 20 groups)",
         "+3.00 [+2.80, +3.20] from the place an answer is shown in (first preferred)",
         "position is carried by L2H5 (+1.50), L4H2 (+1.50); bandwagon is carried by L3H6 (+1.50), L5H1 (+1.50)",
-        "position goes from +3.00 to +0.10 [+0.00, +0.20] nats (n = 20 groups), while 9 random sets",
+        "position goes from +3.00 to +0.10 [+0.06, +0.14] nats (n = 20 groups), while 9 random sets",
         "Without being told, the study found 4 of the 4 and named no other.",
     ):
         assert told in text
@@ -82,7 +82,7 @@ def test_numbers_that_are_missing_are_not_told(tmp_path: Path) -> None:
 
     def blank(made: dict[str, Any]) -> None:
         for name in ("verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations", "verdict_probe",
-                     "correctness", "verdict_commitment"):  # fmt: skip
+                     "correctness", "verdict_timing", "forced_lengths"):  # fmt: skip
             made[name][["estimate", "low", "high"]] = float("nan")
         made["bias_detector"][["auroc", "low", "high"]] = float("nan")
 
@@ -107,5 +107,5 @@ def test_two_judges_side_by_side(tmp_path: Path) -> None:
     names = [row["name"] for row in made["numbers"]]
     assert names[:4] == [f"{n} part of the verdict" for n in ("content", "position", "bandwagon", "authority")]
     assert "follows the bandwagon cue" in names
-    assert "position left with its heads taken out" in names
+    assert "position left with the found heads taken out" in names
     assert json.dumps(made)

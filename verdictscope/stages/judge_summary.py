@@ -9,6 +9,7 @@ import pandas as pd
 from verdictscope.organisms.scorecards import score_heads
 from verdictscope.run import Run
 from verdictscope.stages.judge_rates import verdict_rates
+from verdictscope.stages.verdicts import thinkings
 
 NUMBERS = ("estimate", "low", "high", "n")
 
@@ -29,7 +30,7 @@ def run_judge_summary(run: Run) -> None:
         "sets": set_numbers(run.table("bias_sets")),
         "mitigations": nested(run.table("mitigations"), ["thinking", "mitigation", "name"]),
         "probes": probe_numbers(run),
-        "traces": trace_numbers(run),
+        "traces": trace_numbers(run) if "on" in thinkings(run) else {},
     }
     run.write_json("summary", summary)
 
@@ -64,7 +65,7 @@ def head_numbers(run: Run) -> dict[str, Any]:
             ranked = rows.sort_values("rank")
             found.setdefault(str(arm), {})[str(bias)] = {
                 "found": _pairs(ranked[ranked["found"]]),
-                "selected": _pairs(ranked[ranked["selected"]]),
+                "selected": _pairs(ranked[ranked["declared"]]),
             }
     base = found.get("base", {})
     # A head that was named but is not beyond delta on the other half is no finding.
@@ -81,30 +82,31 @@ def _pairs(rows: pd.DataFrame) -> list[list[int]]:
 
 
 def set_numbers(sets: pd.DataFrame) -> dict[str, Any]:
-    """By bias what is left of every contrast with its heads taken out, beside what random sets leave."""
+    """What is left of every contrast and of the accuracy with the found heads taken out, beside random sets."""
     made: dict[str, Any] = {}
-    for (bias, contrast), rows in sets.groupby(["bias", "contrast"], sort=False):
+    for contrast, rows in sets.groupby("contrast", sort=False):
         random = rows.loc[rows["kind"] == "random", "estimate"]
-        one = {kind: {n: row[n] for n in NUMBERS} for kind in ("base", "found")
-               for row in rows[rows["kind"] == kind].to_dict("records")[:1]}  # fmt: skip
-        one |= {"random_sets": len(random), "random_min": random.min(), "random_max": random.max()}
-        p = rows.loc[rows["kind"] == "found", "p"].dropna()
-        made.setdefault(str(bias), {})[str(contrast)] = one | ({"p": float(p.iloc[0])} if len(p) else {})
+        one: dict[str, Any] = {kind: {n: row[n] for n in NUMBERS} for kind in ("base", "found")
+                               for row in rows[rows["kind"] == kind].to_dict("records")[:1]}  # fmt: skip
+        found = rows[rows["kind"] == "found"]
+        one |= {"left": found["left"].iloc[0], "p": found["p"].iloc[0]} if len(found) else {}
+        made[str(contrast)] = one | {"random_sets": len(random), "random_min": random.min(), "random_max": random.max()}
     return made
 
 
 def probe_numbers(run: Run) -> dict[str, Any]:
-    """The test numbers of the probes and the nulls beside them."""
-    made: dict[str, Any] = {}
-    for name in ("verdict_probe", "correctness"):
-        rows = run.table(name)
-        told = rows[rows["kind"].isin(["test", "permuted", "stated"])]
-        made[name] = {str(kind): {n: of_kind.iloc[0][n] for n in NUMBERS} | {"name": of_kind.iloc[0]["name"]}
-                      for kind, of_kind in told.groupby("kind", sort=False)}  # fmt: skip
-    made["bias_detector"] = run.table("bias_detector").to_dict("records")
-    return made
+    """The test numbers of the probes, the nulls beside them."""
+    verdict = run.table("verdict_probe")
+    told = verdict[verdict["kind"].isin(["test", "permuted", "baseline"])]
+    known = run.table("correctness")
+    detector = run.table("bias_detector")
+    return {
+        "verdict_probe": nested(told, ["place", "kind", "name"]),
+        "correctness": nested(known[known["kind"] == "test"], ["condition", "name"]),
+        "bias_detector": nested(detector.rename(columns={"auroc": "estimate"}), ["label", "fit", "read"]),
+    }
 
 
 def trace_numbers(run: Run) -> dict[str, Any]:
-    """When readings of the verdict settle."""
-    return {"commitment": run.table("verdict_commitment").to_dict("records")}
+    """When readings of the verdict settle within the thinking."""
+    return {"timing": nested(run.table("verdict_timing"), ["name"])}

@@ -10,7 +10,7 @@ from verdictscope.report.judge.lead import told
 from verdictscope.report.judge.reading import ends, nats
 from verdictscope.report.record import Record
 from verdictscope.report.shown import Control, Finding
-from verdictscope.report.words import estimate, number, present, some
+from verdictscope.report.words import number, present, some
 
 
 def findings(run: Record) -> list[Finding]:
@@ -40,8 +40,8 @@ def _thinking(run: Record) -> Iterator[Finding]:
         )
 
 
-def _one(run: Record, table: str, kind: str) -> reading.Row | None:
-    rows = reading.probe_rows(run, table, kind)
+def _one(run: Record, table: str, kind: str, **wanted: str) -> reading.Row | None:
+    rows = reading.probe_rows(run, table, kind, **wanted)
     return rows[0] if rows else None
 
 
@@ -58,53 +58,61 @@ def _probe(run: Record) -> Iterator[Finding]:
     )
 
 
+WRONG = "right where the verdict is wrong"
+
+
 def _knows(run: Record) -> Iterator[Finding]:
-    row, stated = _one(run, "correctness", "test"), _one(run, "correctness", "stated")
-    if row is None:
-        return
-    text = f"Which answer is right can be read from its states with an AUROC of {told(row)}"
-    gap = _one(run, "correctness", "gap")
-    if stated is not None:
-        text += f"; what it says is right in {told(stated)} on the same items"
-    if gap is not None:
-        more = "the judge knows better than it says" if gap["low"] > 0 else "no more than that can be told to be known"
-        text += f"; the difference is {estimate(gap['estimate'], gap['low'], gap['high'], signed=True)}: {more}"
-    yield Finding(f"{text}.", "correctness.parquet")
+    """What the states say where the verdict is wrong, by condition: beside refits and a probe of the verdict itself."""
+    for condition in ["plain", *(p.name for p in reading.moving(run) if p.name != reading.POSITION)]:
+        row = _one(run, "correctness", "test", condition=condition, name=WRONG)
+        if row is None:
+            continue
+        mirror = _one(run, "correctness", "test", condition=condition, name=f"{WRONG}, by a probe of the verdict")
+        gap = _one(run, "correctness", "test", condition=condition, name="knows better than it says")
+        text = (f"Where its verdict is wrong ({condition}, n = {int(row['n'])} items in {int(row['groups'])} groups), "
+                f"a probe of the right answer is right in {ends(row)}")  # fmt: skip
+        refits = row["null_high"]
+        text += f"; refits with permuted labels in {number(refits)} at most" if present(refits) else ""
+        text += f"; a probe of the verdict itself in {number(mirror['estimate'])}" if mirror else ""
+        if gap is not None and present(gap["low"]):
+            knows = gap["low"] > 0 and present(refits) and row["low"] > refits
+            text += ". It knows better than it says" if knows else ". That it knows better than it says is not shown"
+        yield Finding(f"{text}.", "correctness.parquet")
 
 
 def _detector(run: Record) -> Iterator[Finding]:
-    table = run.table("bias_detector")
-    if table is None or not {"fit", "read", "auroc"} <= set(table.columns):
+    rows = [r for r in reading.rows_of(run, "bias_detector", label="flip") if present(r["auroc"]) and present(r["low"])]
+    within, moved = ([r for r in rows if r["kind"] == kind] for kind in ("within", "transfer"))
+    if not rows:
         return
-    rows = [r for r in table.to_dict("records") if present(r["auroc"]) and present(r["low"])]
-    same, other = ([r for r in rows if (str(r["fit"]) == str(r["read"])) == here] for here in (True, False))
-    if same:
-        each = "; ".join(f"{r['read']} {estimate(r['auroc'], r['low'], r['high'])}" for r in same)
-        text = f"Whether a bias turned a verdict is told from its states, per kind of bias, with an AUROC of {each}"
-        if other:
-            span = [r["auroc"] for r in other]
-            text += (f"; fitted on one kind and read on another, {some(len(other), 'reading')} from "
-                     f"{number(min(span))} to {number(max(span))}")  # fmt: skip
-        yield Finding(f"{text} (n = {int(min(r['n'] for r in same))} groups at least).", "bias_detector.parquet")
+    text = "Whether a sentence turned the verdict is told from the states of new items"
+    each = [f"{r['read']} {ends(r | {'estimate': r['auroc']})}" for r in within]
+    text += f" (AUROC, fitted on the same kind: {'; '.join(each)})" if each else ""
+    if moved:
+        good = [r for r in moved if present(r["null_high"]) and r["low"] > r["null_high"]]
+        text += (f"; fitted on one kind and read on another, {len(good)} of {some(len(moved), 'reading')} lie above "
+                 f"every refit (AUROC {number(min(r['auroc'] for r in moved))} to "
+                 f"{number(max(r['auroc'] for r in moved))})")  # fmt: skip
+    yield Finding(f"{text}. n = {int(min(r['n'] for r in rows))} groups at least.", "bias_detector.parquet")
 
 
 def _commitment(run: Record) -> Iterator[Finding]:
-    rows = [r for r in reading.rows_of(run, "verdict_commitment") if present(r.get("estimate"))]
+    rows = [r for r in reading.rows_of(run, "verdict_timing") if present(r.get("estimate")) and present(r["low"])]
     if rows:
-        text = "; ".join(f"{r['name']} {ends(r)}" for r in rows[:4])
-        n = int(min(r["n"] for r in rows))
-        yield Finding(f"When the verdict is settled within the thinking: {text} (n = {n} groups).",
-                      "verdict_commitment.parquet")  # fmt: skip
+        text = "; ".join(f"{r['name']} {ends(r)}{' tokens' * (r['unit'] == 'tokens')} (n = {int(r['n'])} groups)"
+                         for r in rows)  # fmt: skip
+        yield Finding(f"When the verdict is settled within the thinking: {text}.", "verdict_timing.parquet")
 
 
 def _lengths(run: Record) -> Iterator[Finding]:
-    rows = [r for r in reading.rows_of(run, "forced_lengths", part=reading.CONTENT) if present(r.get("estimate"))]
+    rows = [r for r in reading.rows_of(run, "forced_lengths", arm="base", condition="plain", part=reading.CONTENT)
+            if present(r["estimate"]) and present(r["low"])]  # fmt: skip
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
+        when = f"after {int(last['allowed'])}" if present(last["allowed"]) else "where it ends by itself"
         yield Finding(
-            f"Made to answer after {int(first['allowed'])} tokens of its thinking, content is "
-            f"{ends(first, 'nats')} nats; after "
-            f"{int(last['allowed'])} it is {ends(last, 'nats')}.",
+            f"Made to answer after {int(first['allowed'])} tokens of its thinking, content is {ends(first, 'nats')} "
+            f"nats; {when} it is {ends(last, 'nats')} (n = {int(last['n_groups'])} groups).",
             "forced_lengths.parquet",
         )
 
@@ -143,21 +151,18 @@ def _twin(run: Record) -> Iterator[Control]:
 
 def _random(run: Record) -> Iterator[Control]:
     rows = []
-    for part in reading.moving(run):
-        gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("found", "random"))
-        values = [r["estimate"] for r in random if present(r["estimate"])]
-        if gone and values:
-            row = gone[0]
-            rows.append((f"{part.name} left (nats), its heads taken out",
-                         ends(row, "nats"),
-                         f"{int(row['n'])} groups"))  # fmt: skip
-            rows.append((f"{part.name} left (nats), random sets: lowest to highest",
-                         f"{nats(min(values))} to {nats(max(values))}",
-                         some(len(values), "set")))  # fmt: skip
+    for name in (*(part.name for part in reading.moving(run)), reading.CONTENT, "accuracy"):
+        gone, random = (reading.set_rows(run, name, k) for k in ("found", "random"))
+        if gone and random:
+            unit = str(gone[0].get("unit", "nats"))
+            values = [r["estimate"] for r in random]
+            span = " to ".join(number(v, unit, signed=unit == "nats") for v in (min(values), max(values)))
+            rows += [(f"{name}, found heads taken out", ends(gone[0], unit), f"{int(gone[0]['n'])} groups"),
+                     (f"{name}, random sets: lowest to highest", span, some(len(values), "set"))]  # fmt: skip
     if rows:
         yield Control(
             "Random sets of heads",
-            "As many heads of the same layers, drawn from those that were not named: the bias should stay.",
+            "As many heads of the same layers, drawn from those that were not found: the biases should stay.",
             tuple(rows), "bias_sets.parquet",
         )  # fmt: skip
 
@@ -167,11 +172,14 @@ _COUNTS = {"permuted": "refits", "control": "draws", "baseline": "groups"}
 
 def _permuted(run: Record) -> Iterator[Control]:
     rows = []
-    for table, words in (("verdict_probe", "verdict"), ("correctness", "right answer")):
-        for kind, of in _COUNTS.items():
-            for row in reading.probe_rows(run, table, kind):
-                name = "labels permuted" if kind == "permuted" else row["name"]
-                rows.append((f"{words}: {name}", ends(row), f"{int(row['n'])} {of}"))
+    for kind, of in _COUNTS.items():
+        for row in reading.probe_rows(run, "verdict_probe", kind):
+            name = "labels permuted" if kind == "permuted" else row["name"]
+            rows.append((f"verdict: {name}", ends(row), f"{int(row['n'])} {of}"))
+    for row in reading.probe_rows(run, "correctness", "test", condition="plain", name="AUROC"):
+        if present(row["null_low"]):
+            span = f"{number(row['null_mean'])} [{number(row['null_low'])}, {number(row['null_high'])}]"
+            rows.append(("right answer: labels permuted", span, f"p = {number(row['p'])}"))
     if rows:
         yield Control(
             "What the probes read where there is nothing to read",

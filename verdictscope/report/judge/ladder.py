@@ -81,10 +81,7 @@ def _bar_words(run: Record, name: str, bar: float) -> str:
 
 
 def _readable(run: Record) -> Rung:
-    evidence = [
-        _auroc(run, "verdict_probe", "the verdict, read from the states before it"),
-        _auroc(run, "correctness", "which answer is right, read from the same states"),
-    ]
+    evidence = [_verdict(run), _right(run)]
     told = " ".join(f"{e.what.capitalize()}: {e.text}, against at most {number(e.null_high)} with permuted labels."
                     for e in evidence if e.passes is not None)  # fmt: skip
     return _rung(
@@ -99,16 +96,28 @@ def _readable(run: Record) -> Rung:
     )  # fmt: skip
 
 
-def _auroc(run: Record, table: str, what: str) -> Evidence:
-    tests, nulls = (reading.probe_rows(run, table, kind) for kind in ("test", "permuted"))
-    if not tests:
+def _verdict(run: Record) -> Evidence:
+    tests, nulls = (reading.probe_rows(run, "verdict_probe", kind) for kind in ("test", "permuted"))
+    null = nulls[0] if nulls else {}
+    return _auroc("the verdict, read from the states before it", tests, null.get("low"), null.get("high"),
+                  "verdict_probe.parquet")  # fmt: skip
+
+
+def _right(run: Record) -> Evidence:
+    rows = reading.probe_rows(run, "correctness", "test", condition="plain", name="AUROC")
+    row = rows[0] if rows else {}
+    return _auroc("which answer is right, read from the same states", rows, row.get("null_low"), row.get("null_high"),
+                  "correctness.parquet")  # fmt: skip
+
+
+def _auroc(what: str, rows: list[dict[str, Any]], low: Any, high: Any, source: str) -> Evidence:
+    if not rows:
         return Evidence(what, None, of=OF, unit="AUROC")
-    row = tests[0]
-    low, high = (nulls[0]["low"], nulls[0]["high"]) if nulls else (None, None)
+    row = rows[0]
     return Evidence(
-        what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "AUROC",
-        null=f"labels permuted between items: {number(low)} to {number(high)}" if nulls else "",
-        null_low=low, null_high=high, source=f"{table}.parquet", passes=above(row["low"], high),
+        what, row["estimate"], row["low"], row["high"], int(row.get("groups", row["n"])), OF, "AUROC",
+        null=f"labels permuted between items: {number(low)} to {number(high)}" if present(high) else "",
+        null_low=low, null_high=high, source=source, passes=above(row["low"], high),
     )  # fmt: skip
 
 
@@ -128,8 +137,9 @@ def _located(run: Record, moving: Sequence[Part]) -> Rung:
         "located", "Located",
         "Named heads carry each bias: found on one half of the items, they are found again on the other.",
         f"A head counts when taking it out alone makes the bias smaller by more than the smallest effect on the half "
-        f"that did not name it, tested over all heads and MLPs at once (max-T, family-wise error {ALPHA:g}). Held when "
-        "every head named for every bias that moves the verdict does, partly when some do.",
+        f"that did not name it, tested over all heads and MLPs at once (max-T, family-wise error {ALPHA:g}), and costs "
+        "content less than that. Held when every head named for every bias that moves the verdict counts, partly when "
+        "some do.",
         evidence, dict.fromkeys(("held", "partly", "not held"), told),
         "That no others carry it: heads that stand in for one another have small effects alone.",
         "verdictscope run STUDY (stage bias_heads)",
@@ -139,8 +149,8 @@ def _located(run: Record, moving: Sequence[Part]) -> Rung:
 
 def _told_again(bias: str, named_: Sequence[dict[str, Any]]) -> str:
     """Which of the heads that one half named the other half confirms."""
-    again = [reading.part_name(r) for r in named_ if r["selected"]]
-    lost = [reading.part_name(r) for r in named_ if not r["selected"]]
+    again = [reading.part_name(r) for r in named_ if reading.confirmed(r)]
+    lost = [reading.part_name(r) for r in named_ if not reading.confirmed(r)]
     words = f"{', '.join(again)} found again" if again else "none found again"
     return f"{bias.capitalize()}: {words}" + (f", {', '.join(lost)} not." if lost and again else ".")
 
@@ -156,17 +166,18 @@ def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
         null=f"smallest effect {number(row['delta'], 'nats')}, adjusted p = {number(row['p_adjusted'])}; the other "
         f"{some(len(others), 'part')}: at most {nats(most)}",
         null_low=min([*others, 0.0]), null_high=max(most, float(row["delta"])), source="bias_heads.parquet",
-        passes=bool(row["selected"]),
+        passes=reading.confirmed(row),
     )  # fmt: skip
 
 
 def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
     evidence = [_left(run, part) for part in moving]
     done = [(part, e) for part, e in zip(moving, evidence, strict=True) if e.passes is not None]
-    told = " ".join(_left_words(run, part, e) for part, e in done)
+    named_ = dict.fromkeys(reading.part_name(r) for part in moving for r in reading.found(run, part.name))
+    told = f"Without {', '.join(named_) or 'the found heads'}: " + " ".join(_left_words(run, *pair) for pair in done)
     made = _rung(
         "necessary", "Necessary",
-        "Without its heads a bias is gone; without as many other heads of the same layers it is not.",
+        "Without the found heads every bias is gone; without as many other heads of the same layers it is not.",
         f"What is left of the bias must lie, interval and all, within {100 * (1 - REMOVED):.0f} % of what it was, and "
         f"below what every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the "
         "verdict, partly when of some.",
@@ -179,36 +190,31 @@ def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
 
 
 def _left(run: Record, part: Part) -> Evidence:
-    """What is left of a bias with its heads taken out, against the random sets."""
-    what = f"{part.name}: left with its heads taken out"
-    base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
-    if not base or not gone or not present(gone[0]["low"]):
+    """What is left of a bias with the found heads taken out, against the random sets."""
+    what = f"{part.name}: left with the found heads taken out"
+    base, gone, random = (reading.set_rows(run, part.name, k) for k in ("base", "found", "random"))
+    if not base or not gone or not random:
         return Evidence(what, None, of=OF, unit="nats")
-    row, whole = gone[0], abs(base[0]["estimate"])
-    sizes = [abs(r["estimate"]) for r in random if present(r["estimate"])]
-    least = min(sizes, default=whole)
-    p = row.get("p")
-    small = max(abs(row["low"]), abs(row["high"])) < (1 - REMOVED) * whole
-    beyond = present(p) and p <= ALPHA and max(abs(row["low"]), abs(row["high"])) < least
+    row, whole, p = gone[0], abs(base[0]["estimate"]), gone[0].get("p")
+    sizes = [abs(r["estimate"]) for r in random]
+    most = max(abs(row["low"]), abs(row["high"]))
     return Evidence(
         what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
         null=f"as it is {nats(base[0]['estimate'])}; {some(len(sizes), 'random set')} leave "
-        f"{number(least, 'nats')} to {number(max(sizes, default=whole), 'nats')}, p = {number(p)}",
-        null_low=least, null_high=max(sizes, default=whole), source="bias_sets.parquet",
-        passes=bool(small and beyond) if sizes else None,
+        f"{number(min(sizes), 'nats')} to {number(max(sizes), 'nats')}, p = {number(p)}",
+        null_low=min(sizes), null_high=max(sizes), source="bias_sets.parquet",
+        passes=bool(most < (1 - REMOVED) * whole and most < min(sizes) and present(p) and p <= ALPHA),
     )  # fmt: skip
 
 
 def _left_words(run: Record, part: Part, e: Evidence) -> str:
-    base = reading.set_rows(run, part.name, part.name, "base")[0]["estimate"]
-    heads = ", ".join(reading.part_name(r) for r in reading.found(run, part.name))
+    base = reading.set_rows(run, part.name, "base")[0]["estimate"]
     share = 1 - abs(float(e.value or 0.0)) / abs(base)
-    return (f"Without {heads or 'its heads'}, {part.name} goes from {nats(base)} to {e.text} "
-            f"nats: {100 * share:.0f} % of it is gone.")  # fmt: skip
+    return f"{part.name.capitalize()} goes from {nats(base)} to {e.text} nats: {100 * share:.0f} % of it is gone."
 
 
 def _specific(run: Record, moving: Sequence[Part]) -> Rung:
-    evidence = [e for part in moving for e in _kept(run, part, moving)]
+    evidence = [_content(run), _accuracy(run), *(e for part in moving for e in _others(run, part, moving))]
     lost = [e for e in evidence if e.passes is False]
     done = [e for e in evidence if e.passes is not None]
     told = f"{len(done) - len(lost)} of {some(len(done), 'thing')} that should stay do" + (
@@ -216,7 +222,8 @@ def _specific(run: Record, moving: Sequence[Part]) -> Rung:
     )
     made = _rung(
         "specific", "Specific",
-        "Taking a bias's heads out leaves the rest: what the answers do to the verdict, accuracy, and other biases.",
+        "Taking the heads out leaves the rest: what the answers do to the verdict, accuracy, and, where the heads of "
+        "one bias alone are taken out, the other biases.",
         f"Content and every other bias that moves the verdict must keep, interval and all, at least "
         f"{100 * REMOVED:.0f} % of their size, and accuracy may fall by at most {reading.ACCURACY * 100:g} points. "
         "Held when all do.",
@@ -228,38 +235,46 @@ def _specific(run: Record, moving: Sequence[Part]) -> Rung:
     return _of_each(moving, made, run)
 
 
-def _kept(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
-    found = []
-    for other in (reading.CONTENT, *(p.name for p in moving if p.name != part.name)):
-        base, gone = (reading.set_rows(run, part.name, other, k) for k in ("base", "found"))
-        what = f"{other} with the {part.name} heads taken out"
-        if not base or not gone or not present(gone[0]["low"]):
-            found.append(Evidence(what, None, of=OF, unit="nats"))
-            continue
-        row, whole = gone[0], base[0]["estimate"]
-        sign = 1.0 if whole >= 0 else -1.0
-        low = min(sign * row["low"], sign * row["high"])
-        found.append(Evidence(
-            what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
-            null=f"as it is {nats(whole)}; at least {100 * REMOVED:.0f} % of it must be left",
-            null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source="bias_sets.parquet",
-            passes=low >= REMOVED * abs(whole),
-        ))  # fmt: skip
-    return [*found, _accuracy(run, part)]
+def _content(run: Record) -> Evidence:
+    base, gone = (reading.set_rows(run, reading.CONTENT, k) for k in ("base", "found"))
+    return _kept("content with the found heads taken out", base, gone, "bias_sets.parquet")
 
 
-def _accuracy(run: Record, part: Part) -> Evidence:
-    what = f"accuracy with the {part.name} heads taken out"
-    told = list(reading.mitigations(run))
-    plain = next((n.get("accuracy") for _, kind, _, n in told if kind == "none"), None)
-    own = next((n.get("accuracy") for _, kind, bias, n in told if kind == "ablate" and bias == part.name), None)
-    if plain is None or own is None:
-        return Evidence(what, None, of=OF, unit="rate")
-    bar = plain["estimate"] - reading.ACCURACY
+def _others(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
+    """The other biases with the heads of one taken out."""
+    numbers = reading.without_own(run, part.name)
+    plain = next((n for _, kind, _, n in reading.mitigations(run) if kind == "none"), {})
+    if not numbers:
+        return []
+    others = [p.name for p in moving if p.name != part.name and p.name in plain and p.name in numbers]
+    return [_kept(f"{name} with the {part.name} heads taken out", [plain[name]], [numbers[name]], "mitigations.parquet")
+            for name in others]  # fmt: skip
+
+
+def _kept(what: str, base: Sequence[dict[str, Any]], gone: Sequence[dict[str, Any]], source: str) -> Evidence:
+    """What should stay, held against four fifths of what it was."""
+    if not base or not gone or not present(gone[0]["low"]):
+        return Evidence(what, None, of=OF, unit="nats")
+    row, whole = gone[0], base[0]["estimate"]
+    sign = 1.0 if whole >= 0 else -1.0
     return Evidence(
-        what, own["estimate"], own["low"], own["high"], int(own["n"]), OF, "rate",
-        null=f"as it is {number(plain['estimate'])}; not below {number(bar)}", null_low=0.0, null_high=bar,
-        source="mitigations.parquet", passes=bool(own["estimate"] >= bar - 1e-9),
+        what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
+        null=f"as it is {nats(whole)}; at least {100 * REMOVED:.0f} % of it must be left",
+        null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source=source,
+        passes=bool(min(sign * row["low"], sign * row["high"]) >= REMOVED * abs(whole)),
+    )  # fmt: skip
+
+
+def _accuracy(run: Record) -> Evidence:
+    what = "accuracy with the found heads taken out"
+    base, gone = (reading.set_rows(run, "accuracy", k) for k in ("base", "found"))
+    if not base or not gone:
+        return Evidence(what, None, of=OF, unit="rate")
+    row, bar = gone[0], base[0]["estimate"] - reading.ACCURACY
+    return Evidence(
+        what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "rate",
+        null=f"as it is {number(base[0]['estimate'])}; not below {number(bar)}", null_low=0.0, null_high=bar,
+        source="bias_sets.parquet", passes=bool(row["estimate"] >= bar - 1e-9),
     )  # fmt: skip
 
 
@@ -302,12 +317,13 @@ def _twin_heads(run: Record, bias: str) -> list[Evidence]:
         return []
     top = max(rows, key=lambda r: r["estimate"])
     delta = float(top["delta"]) if present(top.get("delta")) else SMALLEST
-    chosen = [reading.part_name(r) for r in rows if r["selected"]]
+    declared = [reading.part_name(r) for r in rows if reading.confirmed(r)]
+    beyond = [reading.part_name(r) for r in rows if r["selected"]]
     return [Evidence(
         f"strongest part for {bias} in the twin, {reading.part_name(top)}",
         top["estimate"], top["low"], top["high"], int(top["n"]), OF, "nats",
         null=f"smallest effect {number(delta, 'nats')}, {some(len(rows), 'part')} tested at once; beyond it: "
-        f"{', '.join(chosen) or 'none'}",
+        f"{', '.join(beyond) or 'none'}; named for the bias: {', '.join(declared) or 'none'}",
         null_low=min(0.0, min(r["estimate"] for r in rows)), null_high=delta, source="bias_heads.parquet",
-        passes=not chosen,
+        passes=not declared,
     )]  # fmt: skip

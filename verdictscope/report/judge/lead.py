@@ -96,7 +96,7 @@ def _heads(run: Record) -> Iterator[Point]:
     told_heads = []
     for part in reading.moving(run):
         rows = reading.found(run, part.name)
-        good = [r for r in rows if r["selected"]]
+        good = [r for r in rows if reading.confirmed(r)]
         if good:
             each = ", ".join(f"{reading.part_name(r)} ({nats(r['estimate'])})" for r in good)
             told_heads.append(f"{part.name} is carried by {each}")
@@ -115,31 +115,32 @@ def _heads(run: Record) -> Iterator[Point]:
 
 
 def _without(run: Record) -> Iterator[Point]:
-    sentences = []
-    for part in reading.moving(run):
-        base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
-        if not base or not gone:
-            continue
-        row = gone[0]
-        sizes = [abs(r["estimate"]) for r in random if present(r["estimate"])]
-        least = (f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
-                 f"{number(min(sizes), 'nats')}" if sizes else "")  # fmt: skip
-        sentences.append(
-            f"{part.name} goes from {nats(base[0]['estimate'])} to "
-            f"{ends(row, 'nats')} nats "
-            f"(n = {int(row['n'])} groups){least}{_kept(run, part)}"
-        )
-    if sentences:
-        text = f"With the heads of a bias taken out together, {'; '.join(sentences)}."
-        yield Point("Without them", text, "bias_sets.parquet")
+    sentences = [words for part in reading.moving(run) if (words := _left(run, part.name))]
+    if not sentences:
+        return
+    kept = [_change(run, name, unit) for name, unit in ((reading.CONTENT, "nats"), ("accuracy", ""))]
+    stays = [words for words in kept if words]
+    text = f"With these heads taken out together, {'; '.join(sentences)}."
+    text += f" What should stay: {'; '.join(stays)}." if stays else ""
+    yield Point("Without them", text, "bias_sets.parquet")
 
 
-def _kept(run: Record, part: Part) -> str:
-    base, gone = (reading.set_rows(run, part.name, reading.CONTENT, k) for k in ("base", "found"))
+def _change(run: Record, name: str, unit: str) -> str:
+    """``content goes from +5.28 to +5.78 [+5.50, +6.10] nats (n = 60 groups)``."""
+    base, gone = (reading.set_rows(run, name, k) for k in ("base", "found"))
     if not base or not gone:
         return ""
-    return (f"; content goes from {nats(base[0]['estimate'])} to "
-            f"{nats(gone[0]['estimate'])}")  # fmt: skip
+    was = nats(base[0]["estimate"]) if unit else number(base[0]["estimate"])
+    return f"{name} goes from {was} to {ends(gone[0], unit)}{' nats' * bool(unit)} (n = {int(gone[0]['n'])} groups)"
+
+
+def _left(run: Record, bias: str) -> str:
+    sizes = [abs(r["estimate"]) for r in reading.set_rows(run, bias, "random")]
+    words = _change(run, bias, "nats")
+    if words and sizes:
+        words += (f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
+                  f"{number(min(sizes), 'nats')}")  # fmt: skip
+    return words
 
 
 def _helps(run: Record) -> Iterator[Point]:
@@ -150,11 +151,11 @@ def _helps(run: Record) -> Iterator[Point]:
     words = []
     for name, kind, bias, numbers in tried:
         right = numbers.get("accuracy")
-        if kind in ("none", "random") or right is None:
+        if kind == "none" or bias or right is None:
             continue
         left = [f"{p.name} {nats(numbers[p.name]['estimate'])}"
                 for p in reading.moving(run) if p.name in numbers]  # fmt: skip
-        if bias in ("", "all") and left:
+        if left:
             words.append(f"{name} leaves {_list(left)} at an accuracy of {100 * right['estimate']:.0f} %")
     if words:
         was = plain.get("accuracy")

@@ -136,9 +136,14 @@ def part_name(row: Row) -> str:
     return f"{str(row['component']).upper()} {int(row['layer'])}"
 
 
-def set_rows(run: Record, bias: str, contrast: str, kind: str) -> list[Row]:
-    """What is left of a contrast with sets of heads taken out for a bias; ``kind`` is base, found or random."""
-    return rows_of(run, "bias_sets", bias=bias, contrast=contrast, kind=kind)
+def confirmed(row: Row) -> bool:
+    """Whether a part that one half named for a bias is declared by the other: beyond delta, content spared."""
+    return bool(row["declared"] if "declared" in row else row["selected"])
+
+
+def set_rows(run: Record, contrast: str, kind: str) -> list[Row]:
+    """A contrast, or the accuracy, with a set of heads taken out; ``kind`` is base (none), found (all) or random."""
+    return [r for r in rows_of(run, "bias_sets", contrast=contrast, kind=kind) if present(r["estimate"])]
 
 
 def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", thinking: str = "off") -> Row | None:
@@ -148,18 +153,26 @@ def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", th
 
 
 def mitigations(run: Record, thinking: str = "off") -> Iterator[tuple[str, str, str, dict[str, Row]]]:
-    """Every mitigation: its name, kind, the bias it is meant for (empty: all), and its numbers by name."""
+    """Every mitigation: its name, kind, the one bias that it is named for (else empty), and its numbers by name."""
     table = run.table("mitigations")
     if table is None:
         return
     rows = table[table["thinking"] == thinking]
+    names = [part.name for part in biases(run)]
     for name, own in rows.groupby("mitigation", sort=False):
-        bias = str(own["bias"].iloc[0]) if "bias" in own else ""
+        words = str(name)
+        bias = next((b for b in names if words.startswith(f"{b} ") or words.endswith(f" {b}")), "")
         numbers = {str(r["name"]): r for r in own.to_dict("records") if present(r["estimate"])}
-        yield str(name), str(own["kind"].iloc[0]), bias, numbers
+        yield words, str(own["kind"].iloc[0]), bias, numbers
 
 
-def probe_rows(run: Record, table: str, kind: str) -> list[Row]:
-    """Rows of one kind in a table of probes of the model under study, those with a number."""
-    rows = rows_of(run, table, kind=kind)
-    return [r for r in rows if r.get("arm", "") in ("", "base") and present(r["estimate"])]
+def without_own(run: Record, bias: str) -> dict[str, Row]:
+    """Numbers of the mitigation that takes out the heads of one bias alone; empty where there is none."""
+    return next((n for _, kind, of, n in mitigations(run) if kind == "ablate" and of == bias), {})
+
+
+def probe_rows(run: Record, file: str, kind: str, **wanted: Any) -> list[Row]:
+    """Rows of one kind in a table of probes, read where the verdict is, of the model under study, with a number."""
+    rows = rows_of(run, file, kind=kind, **wanted)
+    return [r for r in rows if r.get("arm", "base") == "base" and r.get("place", "last") == "last"
+            and present(r["estimate"])]  # fmt: skip
