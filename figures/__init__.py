@@ -7,10 +7,12 @@ from verdictscope.figures.ablation import ablation_caption, ablation_figure
 from verdictscope.figures.agreement import agreement_caption, agreement_figure
 from verdictscope.figures.attribution import attribution_caption, attribution_figure
 from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
+from verdictscope.figures.bias_map import bias_map_caption, bias_map_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
 from verdictscope.figures.head_card import head_card_caption, head_card_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
+from verdictscope.figures.mitigations import mitigation_caption, mitigation_figure
 from verdictscope.figures.protocol import protocol_figure
 from verdictscope.figures.reliability import reliability_caption, reliability_figure
 from verdictscope.figures.span_parts import span_caption, span_figure
@@ -30,6 +32,8 @@ __all__ = [
     "attribution_figure",
     "bias_parts_caption",
     "bias_parts_figure",
+    "bias_map_caption",
+    "bias_map_figure",
     "closing_tokens",
     "erased_trace_caption",
     "erased_trace_figure",
@@ -38,6 +42,8 @@ __all__ = [
     "head_card_figure",
     "head_map_caption",
     "head_map_figure",
+    "mitigation_caption",
+    "mitigation_figure",
     "probe_map_caption",
     "probe_map_figure",
     "protocol_figure",

@@ -31,6 +31,7 @@ from verdictscope.interventions.edits import (
 from verdictscope.interventions.effects import Effects, effects
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import ALPHA, DELTA_NATS, DELTA_SHARE, HeadSweep, Stability, readout_gap
+from verdictscope.interventions.mitigating import Chosen, bias_rates, choose_erasure, choose_steering, states_at
 from verdictscope.interventions.random_sets import RandomSets, layer_matched_sets, matched_sets
 from verdictscope.interventions.sources import Sources
 from verdictscope.interventions.verdict_parts import VerdictParts, verdict_parts
@@ -42,6 +43,7 @@ __all__ = [
     "DELTA_SHARE",
     "Attribution",
     "BiasSweep",
+    "Chosen",
     "Contrast",
     "DirectionEdit",
     "Edit",
@@ -64,6 +66,9 @@ __all__ = [
     "applied",
     "attribute",
     "bake",
+    "bias_rates",
+    "choose_erasure",
+    "choose_steering",
     "compile_edits",
     "cue_contrast",
     "cumulative_curve",
@@ -83,6 +88,7 @@ __all__ = [
     "readout_gap",
     "rejudged",
     "self_repair",
+    "states_at",
     "sweep_bias",
     "sweep_heads",
     "transplant",

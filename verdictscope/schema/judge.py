@@ -66,13 +66,15 @@ class BiasHeads(Section):
 
     Attributes:
         k: heads that count as found, per bias.
-        positions: where a head is taken out; ``all`` costs whole passes.
-        items: items of each half that are swept; all by default.
+        positions: where a head is taken out. The default holds the closing tokens and the one the verdict is read at,
+            and leaves out what a head does at earlier tokens that later ones read (of a cue, say); ``all`` leaves
+            nothing out and runs every later token anew.
+        items: items of each half that are swept, evenly spaced; all by default.
         delta: smallest effect that counts, in nats; 5 % of the distance that content makes by default.
     """
 
     k: int = Field(2, ge=1)
-    positions: str = "last:12"
+    positions: str = "think_end,answer,last"
     items: int | None = Field(None, ge=8)
     delta: float | None = Field(None, gt=0)
 

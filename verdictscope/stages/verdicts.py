@@ -229,7 +229,7 @@ def bias_parts(run: Run) -> pd.DataFrame:
         for thinking in thinkings(run):
             read = [judged(run, arm, condition, thinking) for condition in conditions(run)]
             table = pd.concat([each.verdicts for each in read], ignore_index=True)
-            odds = _odds(table[table["probability"].notna()])
+            odds = table_odds(table[table["probability"].notna()])
             for name, contrast in contrasts(run, arm, thinking).items():
                 values = contrast.of(odds.to_numpy(), list(odds.index))
                 effect = mean_effect(name, values, contrast.groups, unit="nats", seed=run.study.seed)
@@ -241,7 +241,7 @@ def bias_parts(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _odds(table: pd.DataFrame) -> pd.Series:
+def table_odds(table: pd.DataFrame) -> pd.Series:
     """Verdict log-odds by rollout, from the probabilities of the two sides."""
     tiny = np.finfo(float).tiny  # a label so unlikely that its probability is none
     odds = np.log(np.maximum(table["p_first"], tiny)) - np.log(np.maximum(table["p_second"], tiny))

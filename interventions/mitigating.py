@@ -1,0 +1,216 @@
+"""What can be done about a judge's bias inside, and what it costs: rates of edited verdicts, erasing, steering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from verdictscope.activations import Model, Readout, Site, forward
+from verdictscope.errors import InputError
+from verdictscope.interventions.contrasts import Contrast
+from verdictscope.interventions.edits import DirectionEdit, Edit, EraseEdit
+from verdictscope.interventions.effects import effects
+from verdictscope.judgments import Cued, cue_measures, measured, order_measures, paired
+from verdictscope.judgments.measure import Measure, mean
+from verdictscope.probes.erasure import fit_eraser
+from verdictscope.rollouts import Rollout
+
+SITE = "resid_post"
+
+
+def bias_rates(
+    verdicts: Mapping[str, pd.DataFrame],
+    targets: Mapping[str, str],
+    *,
+    plain: str = "plain",
+    control: str = "control",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How right, how consistent and how easily led a judge is.
+
+    Args:
+        verdicts: by condition the table of verdicts (``Judged.verdicts``, or :func:`rejudged`), in both orders.
+        targets: item to the side that control and cues name, in the item's own frame.
+        plain: the condition without any note.
+        control: the condition whose note means nothing; the others are cues.
+        seed: of the bootstrap.
+
+    Returns:
+        ``name estimate low high n unit definition``: ``accuracy`` (mean over the orders, items with a better answer;
+        unread is not right), ``consistency``, ``first_preference``, and by cue ``follows_CUE`` and
+        ``accuracy_CUE_wrong`` (the cue names the worse answer).
+    """
+    pairs = paired(verdicts[plain])
+    decided = np.isin(pairs.label, ["A", "B"])
+    right = ((pairs.ab == pairs.label) * 1.0 + (pairs.ba == pairs.label)) / 2
+    chosen = {m.name: m for m in order_measures(pairs)}
+    words = "right, mean over both orders, of items with a better answer; unread is not right"
+    made = [mean("accuracy", np.where(decided & pairs.both, right, np.nan), "rate", words),
+            chosen["consistency"], chosen["first_preference"]]  # fmt: skip
+    tables = [measured(made, pairs.group, seed=seed)]
+    for cue in [name for name in verdicts if name not in (plain, control)]:
+        cued = _cued(verdicts[control], verdicts[cue], targets)
+        tables.append(measured(_followed(cue, cued), cued.group, seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["name", "estimate", "low", "high", "n", "unit", "definition"]]
+
+
+def _cued(control: pd.DataFrame, cued: pd.DataFrame, targets: Mapping[str, str]) -> Cued:
+    keys = ["item", "order"]
+    one, two = (table[table["run"] == 0].set_index(keys) for table in (control, cued))
+    two = two[two.index.isin(one.index)]
+    said = one["verdict"].reindex(two.index)
+    named = pd.Series([targets.get(item) for item, _ in two.index], index=two.index, dtype=object)
+    columns = (two["group"], said, two["verdict"], two["label"], named)
+    return Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
+
+
+def _followed(cue: str, cued: Cued) -> list[Measure]:
+    follow = next(m for m in cue_measures(cued) if m.name == "follow_rate")
+    wrong = np.isin(cued.label, ["A", "B"]) & (cued.label != cued.target)
+    right = np.where(wrong, (cued.cued == cued.label) * 1.0, np.nan)
+    words = "right where the cue names the worse answer; unread is not right"
+    return [follow.named(f"follows_{cue}"), mean(f"accuracy_{cue}_wrong", right, "rate", words)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An edit chosen on one half.
+
+    Attributes:
+        edit: what to do.
+        about: how it was chosen, in words.
+        left: what it leaves of the bias there, in nats.
+        content_loss: what content loses by it there.
+    """
+
+    edit: Edit
+    about: str
+    left: float
+    content_loss: float
+
+
+def choose_erasure(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    content: Contrast,
+    cue: Contrast,
+    cued: Mapping[str, bool],
+    *,
+    delta: float,
+    positions: str = "last",
+    seed: int = 0,
+) -> Chosen:
+    """Erase from the state at which the verdict is read which answer a cue names (LEACE), at the layer that suits.
+
+    One eraser a layer, fitted on the cued rollouts; taken is the layer that leaves the least of the cue's part among
+    those that cost content less than delta (where there are any).
+
+    Args:
+        model: the judge.
+        rollouts: verdict prefixes of everything the contrasts are made of.
+        readout: the verdict's.
+        content: the content contrast.
+        cue: the cue's.
+        cued: by rollout under the cue whether it names the answer shown first.
+        delta: how much content may be lost, in nats.
+        positions: where to erase.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: the cue names one place only.
+    """
+    asked = [r for r in rollouts if r.id in cued]
+    concept = np.array([cued[r.id] for r in asked])
+    states = states_at(model, asked, positions)
+    edits = [
+        EraseEdit.of(fit_eraser(states[layer], concept.astype(int), classes=2), SITE, layer, positions,
+                     f"which answer {cue.name} names")
+        for layer in range(model.n_layers)
+    ]  # fmt: skip
+    return _best(model, rollouts, readout, content, cue, edits, delta, seed, "erased at layer {}")
+
+
+def choose_steering(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    content: Contrast,
+    position: Contrast,
+    *,
+    delta: float,
+    positions: str = "last",
+    seed: int = 0,
+) -> Chosen:
+    """Push every state at which the verdict is read away from the answer shown first, as far as position needs.
+
+    The direction is the difference of the mean states of items whose first and whose second answer is better. How far
+    to go follows from the effect of half of it; the layer is chosen as in :func:`choose_erasure`.
+
+    Args:
+        model: the judge.
+        rollouts: verdict prefixes of everything the contrasts are made of.
+        readout: the verdict's.
+        content: the content contrast; its weights say which answer is the better one.
+        position: the position contrast.
+        delta: how much content may be lost, in nats.
+        positions: where to steer.
+        seed: of the bootstrap.
+    """
+    first = {r: w > 0 for ids, weights in zip(content.rollouts, content.weights, strict=True)
+             for r, w in zip(ids, weights, strict=True)}  # fmt: skip
+    asked = [r for r in rollouts if r.id in first]
+    better = np.array([first[r.id] for r in asked])
+    states = states_at(model, asked, positions)
+    ways = states[:, better].mean(1) - states[:, ~better].mean(1)
+    name = "away from the answer shown first"
+
+    def push(layer: int, share: float) -> DirectionEdit:
+        length = float(np.linalg.norm(ways[layer]))
+        return DirectionEdit(SITE, (layer,), ways[layer], "add", share * length, positions=positions, name=name)
+
+    size = position.effects(effects(model, rollouts, readout, [push(k, -0.5) for k in range(len(ways))], seed=seed))
+    now, moved = size.base.mean(), size.change.mean(axis=1)
+    # What half a step moves says how far to go; where it moves nothing a layer is no candidate.
+    shares = [-0.5 * -now / m if abs(m) > 1e-6 else 0.0 for m in moved]
+    edits = [push(k, float(np.clip(share, -4, 4))) for k, share in enumerate(shares)]
+    return _best(model, rollouts, readout, content, position, edits, delta, seed, "pushed at layer {}")
+
+
+def _best(
+    model: Model, rollouts: Sequence[Rollout], readout: Readout, content: Contrast, bias: Contrast,
+    edits: Sequence[Edit], delta: float, seed: int, words: str,
+) -> Chosen:  # fmt: skip
+    done = effects(model, rollouts, readout, edits, seed=seed)
+    left = np.abs(bias.effects(done).edited.mean(axis=1))
+    loss = -content.effects(done).change.mean(axis=1)
+    allowed = loss < delta if (loss < delta).any() else np.ones(len(left), dtype=bool)
+    best = int(np.argmin(np.where(allowed, left, np.inf)))
+    about = f"{words.format(best)}, chosen of {len(edits)} on the exploring half"
+    return Chosen(edits[best], about, float(left[best]), float(loss[best]))
+
+
+def states_at(
+    model: Model, rollouts: Sequence[Rollout], positions: str = "last"
+) -> Float[ndarray, "layer rollout d_model"]:
+    """States of every layer at one token of every rollout, in the order given.
+
+    Raises:
+        InputError: positions that are not one token of every rollout.
+    """
+    site = Site(SITE, tuple(range(model.n_layers))) @ positions
+    done = forward(model, rollouts, read=[site])
+    rows = done.rows[site]
+    if list(rows["rollout"]) != [r.id for r in rollouts]:
+        at = {r.id: i for i, r in enumerate(rollouts)}
+        if len(rows) != len(rollouts):
+            raise InputError(f"positions {positions!r} are not one token of every rollout: name a single token")
+        order = np.argsort(rows["rollout"].map(at).to_numpy(), kind="stable")
+        return done.values[site].double().cpu().numpy()[:, order]
+    return np.asarray(done.values[site].double().cpu().numpy())

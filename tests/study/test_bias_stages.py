@@ -1,0 +1,104 @@
+"""Stages ``bias_heads`` and ``mitigations`` of a small judge study, on the bundled judge, from verdicts to figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from verdictscope.figures import bias_map_caption, bias_map_figure, mitigation_caption, mitigation_figure
+from verdictscope.pipeline import open_run, run_study
+from verdictscope.run import Run
+from verdictscope.stages.bias_heads import half_items, left_out
+from verdictscope.study import read_study
+
+SMALL = ("items.limit=40", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("judge") / "run"
+    run_study(read_study("judge_bias", SMALL), out, until="mitigations")
+    return open_run(out)
+
+
+def test_the_table_of_heads_holds_both_arms_and_every_part(run: Run) -> None:
+    table, model = run.table("bias_heads"), run.model()
+    assert set(table["arm"]) == {"base", "twin"}
+    assert set(table["contrast"]) == {"content", "position", "bandwagon", "authority"}
+    assert len(table) == 2 * 4 * (model.n_layers * model.n_heads + model.n_layers)
+    heads = table[table["component"] == "head"]
+    ranks = heads.groupby(["arm", "contrast"])["rank"].agg(sorted)
+    assert all(rank == list(range(1, model.n_layers * model.n_heads + 1)) for rank in ranks)
+    assert not table.loc[table["contrast"] == "content", "found"].any()
+    assert table["attribution"].notna().all()
+
+
+def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
+    table, told = run.table("bias_heads"), run.read_json("bias_heads")
+    base = table[table["arm"] == "base"]
+    for bias, facts in told["biases"].items():
+        own = base[(base["contrast"] == bias) & base["found"]].sort_values("effect_explore", ascending=False)
+        assert [[layer, head] for layer, head in zip(own["layer"], own["head"], strict=True)] == facts["found"]
+        assert (own["content_loss_explore"] < told["delta"]).all()
+        assert len(own) <= 2
+        assert bool(facts["found"]) <= facts["exists_explore"]
+    assert told["items"] == {"explore": 8, "report": 8}
+    assert "last only" in told["left_out"]
+    assert left_out("all").startswith("nothing")
+    assert len(half_items(run, "explore", None) & half_items(run, "report", None)) == 0
+    assert "delta" in told
+    assert set(told["twin"]["biases"]) == set(told["biases"])
+
+
+def test_found_set_and_random_sets_stand_side_by_side(run: Run) -> None:
+    sets = run.table("bias_sets")
+    assert set(sets["contrast"]) == {"content", "position", "bandwagon", "authority", "accuracy"}
+    for _, own in sets.groupby("contrast"):
+        assert own["kind"].value_counts()[["base", "found"]].tolist() == [1, 1]
+        assert (own["kind"] == "random").sum() >= 49
+        assert own.iloc[0]["left"] == 1
+    found = set(sets.loc[sets["kind"] == "found", "heads"].iloc[0].split())
+    random = {head for heads in sets.loc[sets["kind"] == "random", "heads"] for head in heads.split()}
+    assert not found & random
+
+
+def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
+    table = run.table("mitigations")
+    wanted = {"accuracy", "consistency", "first_preference", "follows_bandwagon", "follows_authority",
+              "accuracy_bandwagon_wrong", "accuracy_authority_wrong", "content", "position", "bandwagon",
+              "authority"}  # fmt: skip
+    for _, own in table.groupby("mitigation"):
+        assert set(own["name"]) == wanted
+        assert own[["estimate", "n"]].notna().all().all()
+    kinds = table.drop_duplicates("mitigation").set_index("mitigation")["kind"]
+    assert {"none", "ablate", "scale", "steer", "prompt"} <= set(kinds)
+    values = table.set_index(["mitigation", "name"])["estimate"]
+    steered = next(name for name, kind in kinds.items() if kind == "steer")
+    assert abs(values[steered, "position"]) < abs(values["none", "position"])
+    # What is left untouched is what the verdicts' own table says.
+    plain = run.table("verdicts").query("arm == 'base' and condition == 'plain' and part == 'test'")
+    decided = plain[plain["label"].isin(["A", "B"])]
+    assert values["none", "accuracy"] == pytest.approx((decided["verdict"] == decided["label"]).mean())
+
+
+def test_figures_are_drawn_and_tell_what_they_show(run: Run) -> None:
+    heads, mitigations = run.table("bias_heads"), run.table("mitigations")
+    told = run.read_json("bias_heads")
+    for arm in ("base", "twin"):
+        bias_map_figure(heads, arm=arm)
+    assert "position" in bias_map_caption(heads, left_out=told["left_out"]).lower()
+    assert told["left_out"] in bias_map_caption(heads, left_out=told["left_out"])
+    mitigation_figure(mitigations)
+    assert "chosen on the other half" in mitigation_caption(mitigations)
+    empty: pd.DataFrame = heads[:0]
+    bias_map_figure(empty)
+    mitigation_figure(mitigations[:0])
+
+
+def test_a_second_start_does_nothing_again(run: Run) -> None:
+    before = run.state()["seconds"]
+    out: Path = run.out
+    run_study(read_study("judge_bias", SMALL), out, until="mitigations")
+    assert open_run(out).state()["seconds"] == before
