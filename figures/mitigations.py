@@ -36,7 +36,7 @@ def mitigation_figure(mitigations: pd.DataFrame, *, thinking: str = "off") -> Fi
     with context():
         across = max(len(rates), len(nats), 1)
         fig = sheet(WIDTH, 0.75 + 2 * (0.55 + 0.17 * max(len(names), 3)), gap=0.02)
-        axes = np.atleast_2d(fig.subplots(2, across, sharey="row"))
+        axes = np.reshape(fig.subplots(2, across, sharey="row"), (2, across))
         for row, panels in zip(axes, (rates, nats), strict=True):
             for at, ax in enumerate(row):
                 if at < len(panels):

@@ -76,8 +76,8 @@ def _place(span: str) -> float:
 def _panel(ax: Axes, table: pd.DataFrame, name: str, letter: str) -> None:
     logit = table[table["component"] == "logit"]
     toward = _TOWARD.get(name, "towards the answer it names")
-    total = interval(logit.iloc[0], signed=True) if len(logit) else "not measured"
-    ax.set_title(f"{letter}  {name.capitalize()}: {total} nats", pad=12)
+    total = f"{number(logit['estimate'].iloc[0], signed=True)} nats" if len(logit) else "not measured"
+    ax.set_title(f"{letter}  {name.capitalize()}: {total}", pad=12)
     ax.text(0, 1.01, toward, transform=ax.transAxes, fontsize=6.8, color=MUTED, va="bottom")
     bars = _bars(table)
     y = np.arange(len(bars))[::-1]
@@ -106,9 +106,8 @@ def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray)
         row = own.loc[own["estimate"].abs().idxmax()]
         x = float(row["estimate"])
         ax.plot(x, at, marker="o", markersize=4, color=FOUND, zorder=5)
-        left = x < 0
-        ax.annotate(head_name(row["layer"], row["head"]), (x, at), xytext=(-5 if left else 5, 0),
-                    textcoords="offset points", ha="right" if left else "left", va="center", fontsize=6.5, zorder=6,
+        ax.annotate(head_name(row["layer"], row["head"]), (x, at), xytext=(-3 if x < 0 else 3, 2.5),
+                    textcoords="offset points", ha="right" if x < 0 else "left", va="bottom", fontsize=6.0, zorder=6,
                     path_effects=halo())  # fmt: skip
 
 
@@ -126,12 +125,17 @@ def span_caption(parts: pd.DataFrame) -> str:
             "which have no token. Whiskers are 95 % intervals over items drawn by group "
             f"({counts(parts['n'])}); a dot is the head that takes most there."]  # fmt: skip
     for name in dict.fromkeys(parts["contrast"].astype(str)):
-        own = parts[(parts["contrast"] == name) & (parts["component"] == "heads") & (parts["span"] != "")]
-        if len(own):
-            row = own.loc[own["estimate"].astype(float).abs().idxmax()]
-            text.append(f"{name.capitalize()}: most from {row['span']}, {number(row['estimate'], signed=True)} nats.")
-    text.append("The two orders are brought together by span: an answer's tokens with the same answer's (content, "
-                "cues), or with what stands in the same place (position). Not shown: that a part matters (shares are "
-                "direct, and what later layers make of them is not in them), and what a token's value came from: late "
-                "heads read tokens to which earlier layers have moved other tokens' content.")  # fmt: skip
+        own = parts[parts["contrast"] == name]
+        heads, logit = own[(own["component"] == "heads") & (own["span"] != "")], own[own["component"] == "logit"]
+        if len(heads) and len(logit):
+            row = heads.loc[heads["estimate"].astype(float).abs().idxmax()]
+            text.append(f"{name.capitalize()} {interval(logit.iloc[0], signed=True)}: heads take most from "
+                        f"{row['span']}, {interval(row, signed=True)}.")
+    text += [
+        "Scales differ. A label is what stands on an answer's line before it. The two orders are brought together by "
+        "span: an answer's tokens with the same answer's (content, cues), or with what stands in its place (position).",
+        "Not shown: that a part matters (shares are direct, and what later layers make of them is not in them), and "
+        "what a token's value came from: late heads read tokens to which earlier layers have moved other tokens' "
+        "content.",
+    ]
     return " ".join(text)
