@@ -6,8 +6,8 @@ if __name__ != "verdictscope.figures":
 from verdictscope.figures.ablation import ablation_caption, ablation_figure
 from verdictscope.figures.agreement import agreement_caption, agreement_figure
 from verdictscope.figures.attribution import attribution_caption, attribution_figure
-from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
 from verdictscope.figures.bias_map import bias_map_caption, bias_map_figure
+from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
 from verdictscope.figures.head_card import head_card_caption, head_card_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure

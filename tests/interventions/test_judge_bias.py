@@ -62,8 +62,8 @@ def parts_of(run: Run, arm: str) -> dict[str, Any]:
     return rows
 
 
-def removed(sets: pd.DataFrame, contrast: str) -> dict[str, Any]:
-    own = sets[sets["contrast"] == contrast]
+def removed(sets: pd.DataFrame, contrast: str, bias: str = "all") -> dict[str, Any]:
+    own = sets[(sets["bias"] == bias) & (sets["contrast"] == contrast)]
     random = own[own["kind"] == "random"]
     base, found_set = (own[own["kind"] == kind].iloc[0] for kind in ("base", "found"))
     return {
@@ -99,13 +99,14 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
         "delta": told["delta"], "delta_is": told["delta_is"], "items": told["items"],
         "judge": parts_of(run, "base"), "twin": parts_of(run, "twin"),
         "found_heads_zeroed": gone, "accuracy": accuracy,
-        "sets": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
+        "all_found_heads": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
+        "heads_of_one_bias": {bias: removed(sets, bias, bias) for bias in known},
         "seconds": run.state()["seconds"],
     })  # fmt: skip
     for bias, heads in known.items():
         assert here[bias] == heads, bias
         assert {(layer, head ^ 1) for layer, head in moved[bias]} == heads, bias
         assert gone[bias]["removed"] >= 0.8, bias
-        assert removed(sets, bias)["random_left"][0] > 0.5, bias
+        assert removed(sets, bias)["random_left"][0] > 0.2, bias
     assert accuracy["none"][0] - accuracy["found heads zeroed"][0] <= 0.02
     assert not any(facts["selected"] or facts["found"] for facts in told["twin"]["biases"].values())

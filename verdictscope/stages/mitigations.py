@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from verdictscope.activations import Site
 from verdictscope.interventions import (
@@ -30,6 +31,7 @@ from verdictscope.interventions import (
 from verdictscope.interventions.bias_heads import CONTENT
 from verdictscope.judgments import Judged, at_first_difference, judge_items
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
+from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
 from verdictscope.stages.bias_heads import found_heads, half_items, halved
 from verdictscope.stages.verdicts import (
@@ -50,8 +52,8 @@ from verdictscope.stages.verdicts import (
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 
 RULES = {"system_rules": system_rules, "self_reflection": self_reflection}
-Named = dict[str, tuple[str, Edit, str]]
-"""Mitigation to its kind, its edit and what to know of it."""
+Named = dict[str, tuple[str, str, Edit, str]]
+"""Mitigation to its kind, the bias it is meant for, its edit and what to know of it."""
 
 
 def run_mitigations(run: Run) -> None:
@@ -67,58 +69,88 @@ def run_mitigations(run: Run) -> None:
 
 
 def bias_sets(run: Run) -> pd.DataFrame:
-    """What is left of every contrast without the found heads, and without random sets of as many heads of the same
-    layers, teacher-forced on the reporting half.
+    """What is left of every contrast without the heads found for a bias (and for all), and without random sets of as
+    many heads of the same layers, teacher-forced on the reporting half.
 
-    Accuracy stands in the same table as a contrast of its own, in its own unit.
+    Accuracy stands in the same table as a contrast of its own, in its own unit. The random sets of one bias are read
+    in its own contrast only, those of all in every contrast.
     """
     given, rollouts = halved(run, "base", "report")
-    found, model = found_heads(run), judge_model(run)
-    sets: list[tuple[tuple[int, int], ...]] = []
-    note = "no head was found, so there is nothing to set random heads beside"
-    if found:
-        _, explored = halved(run, "base", "explore")
-        drawn = matched_sets(found, write_norms(model, explored, positions="last"),
-                             run.study.mitigations.random_sets, run.study.seed)  # fmt: skip
-        sets, note = [found, *drawn.sets], drawn.note
-    with run.ticking("mitigations: random sets") as tick:
-        done = effects(model, rollouts, at_first_difference(readout(run)), [HeadEdit(heads) for heads in sets],
-                       seed=run.study.seed, progress=tick)  # fmt: skip
-    names = ["base", *(["found"] if sets else []), *(f"random_{i}" for i in range(len(sets) - 1))]
-    about = pd.DataFrame({
-        "set": names,
-        "kind": [name.partition("_")[0] for name in names],
-        "heads": ["", *(" ".join(f"L{layer}H{head}" for layer, head in heads) for heads in sets)],
-        "about": note,
-    })  # fmt: skip
-    values = {name: (contrast.of(np.vstack([done.base, done.edited]), done.rollouts), contrast.groups, "nats")
-              for name, contrast in given.items()}  # fmt: skip
-    values["accuracy"] = accuracies(run, given[CONTENT], np.vstack([done.base, done.edited]), done.rollouts)
+    _, explored = halved(run, "base", "explore")
+    model = judge_model(run)
+    norms = write_norms(model, explored, positions="last")
+    n, seed = run.study.mitigations.random_sets, run.study.seed
+    every = {bias: found_heads(run, bias) for bias in given if bias != CONTENT} | {"all": found_heads(run)}
+    every = {bias: heads for bias, heads in every.items() if heads}
+    drawn = {bias: matched_sets(heads, norms, n, seed) for bias, heads in every.items()}
+    whole = [*every.values(), *(drawn["all"].sets if drawn else ())]
     tables = []
-    for name, (lines, groups, unit) in values.items():
-        found_rows = effects_frame(mean_effect(name, line, groups, unit=unit, seed=run.study.seed) for line in lines)
-        table = pd.concat([about, found_rows[["estimate", "low", "high", "n", "unit"]]], axis=1)
-        table.insert(0, "contrast", name)
-        table["left"] = table["estimate"] / table["estimate"].iloc[0]
-        table["p"] = np.nan
-        if sets:
-            # One-sided: how often a random set takes away as much.
-            gone = (abs(table["estimate"].iloc[0]) - table["estimate"].abs()).to_numpy()
-            table.loc[1, "p"] = permutation_p(gone[1], gone[2:])
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    with run.ticking("mitigations: found heads and random sets") as tick:
+        done = effects(model, rollouts, at_first_difference(readout(run)), [HeadEdit(heads) for heads in whole],
+                       seed=seed, progress=tick)  # fmt: skip
+    odds = np.vstack([done.base, done.edited])
+    for at, (bias, heads) in enumerate(every.items(), 1):
+        lines = [0, at, *(range(len(every) + 1, len(odds)) if bias == "all" else ())]
+        sets = [heads, *(drawn[bias].sets if bias == "all" else ())]
+        made = [set_rows(name, odds[lines], done.rollouts, sets, given, run) for name in (*given, "accuracy")]
+        if bias != "all":
+            made = [table for table in made if table["contrast"].iloc[0] != bias] + [
+                one_bias(run, given[bias], rollouts, [heads, *drawn[bias].sets])
+            ]
+        tables.append(pd.concat(made, ignore_index=True).assign(bias=bias, about=drawn[bias].note))
+    columns = ["bias", "contrast", "set", "kind", "heads", "about", "estimate", "low", "high", "n", "unit", "left", "p"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def one_bias(
+    run: Run, contrast: Contrast, rollouts: Sequence[Rollout], sets: Sequence[tuple[tuple[int, int], ...]]
+) -> pd.DataFrame:
+    """One bias without its heads and without each random set, on the rollouts that it is made of."""
+    used = {name for ids in contrast.rollouts for name in ids}
+    with run.ticking(f"mitigations: random sets for {contrast.name}") as tick:
+        done = effects(judge_model(run), [r for r in rollouts if r.id in used], at_first_difference(readout(run)),
+                       [HeadEdit(heads) for heads in sets], seed=run.study.seed, progress=tick)  # fmt: skip
+    odds = np.vstack([done.base, done.edited])
+    return set_rows(contrast.name, odds, done.rollouts, sets, {contrast.name: contrast}, run)
+
+
+def set_rows(
+    name: str,
+    odds: Float[np.ndarray, "line rollout"],
+    rollouts: Sequence[str],
+    sets: Sequence[tuple[tuple[int, int], ...]],
+    given: Mapping[str, Contrast],
+    run: Run,
+) -> pd.DataFrame:
+    """One contrast (or the accuracy) untouched, without the found heads, and without every random set."""
+    if name == "accuracy":
+        lines, groups, unit = *accuracies(given[CONTENT], odds, rollouts), "rate"
+    else:
+        lines, groups, unit = given[name].of(odds, rollouts), given[name].groups, "nats"
+    rows = effects_frame(mean_effect(name, line, groups, unit=unit, seed=run.study.seed) for line in lines)
+    table = rows[["estimate", "low", "high", "n", "unit"]].copy()
+    table["contrast"] = name
+    table["set"] = ["base", "found", *(f"random_{i}" for i in range(len(sets) - 1))]
+    table["kind"] = table["set"].str.partition("_")[0]
+    table["heads"] = ["", *(" ".join(f"L{layer}H{head}" for layer, head in heads) for heads in sets)]
+    table["left"], table["p"] = table["estimate"] / table["estimate"].iloc[0], np.nan
+    if len(sets) > 1:
+        # One-sided: how often a random set takes away as much.
+        gone = (abs(table["estimate"].iloc[0]) - table["estimate"].abs()).to_numpy()
+        table.loc[1, "p"] = permutation_p(gone[1], gone[2:])
+    return table
 
 
 def accuracies(
-    run: Run, content: Contrast, odds: np.ndarray, rollouts: Sequence[str]
-) -> tuple[np.ndarray, tuple[str, ...], str]:
+    content: Contrast, odds: Float[np.ndarray, "line rollout"], rollouts: Sequence[str]
+) -> tuple[Float[np.ndarray, "line item"], tuple[str, ...]]:
     """Per line of log-odds and item with a better answer, how many of its orders are judged right."""
     right = np.stack([
         replace(content, rollouts=tuple((ids[k],) for ids in content.rollouts),
                 weights=tuple((float(np.sign(weights[k])),) for weights in content.weights)).of(odds, rollouts) > 0
         for k in range(2)
     ])  # fmt: skip
-    return right.mean(axis=0), content.groups, "rate"
+    return right.mean(axis=0), content.groups
 
 
 def head_edits(run: Run) -> Named:
@@ -126,20 +158,18 @@ def head_edits(run: Run) -> Named:
     biases = run.read_json("bias_heads")["biases"]
     by_bias = {bias: found_heads(run, bias) for bias in biases}
     every = found_heads(run)
-    named: Named = {}
-    if sum(bool(heads) for heads in by_bias.values()) > 1:
-        for bias, heads in by_bias.items():
-            if heads:
-                named[f"{bias} heads zeroed"] = ("ablate", HeadEdit(heads), "")
+    named: Named = {
+        f"{bias} heads zeroed": ("ablate", bias, HeadEdit(heads), "") for bias, heads in by_bias.items() if heads
+    }
     if every:
         _, explored = halved(run, "base", "explore")
         layers = tuple(sorted({layer for layer, _ in every}))
         means = gather_means(judge_model(run), explored, Site("z", layers))
         scale = run.study.mitigations.scale
-        named["found heads zeroed"] = ("ablate", HeadEdit(every), "")
         about = "mean over all tokens of the exploring half"
-        named["found heads at their mean"] = ("ablate", HeadEdit(every, "mean", reference=means), about)
-        named[f"found heads times {scale:g}"] = ("scale", HeadEdit(every, "scale", scale), "")
+        named["found heads zeroed"] = ("ablate", "all", HeadEdit(every), "")
+        named["found heads at their mean"] = ("ablate", "all", HeadEdit(every, "mean", reference=means), about)
+        named[f"found heads times {scale:g}"] = ("scale", "all", HeadEdit(every, "scale", scale), "")
     return named
 
 
@@ -155,12 +185,12 @@ def direction_edits(run: Run) -> Named:
             continue
         if bias == "position":
             chosen = choose_steering(*how, given[bias], delta=told["delta"], seed=run.study.seed)
-            named["steered against position"] = ("steer", chosen.edit, chosen.about)
+            named["steered against position"] = ("steer", bias, chosen.edit, chosen.about)
             continue
         cued = {r.id: str(r.tags["order"]).startswith(side[str(r.tags["item"])]) for r in rollouts
                 if r.id.startswith(f"{bias}/")}  # fmt: skip
         chosen = choose_erasure(*how, given[bias], cued, delta=told["delta"], seed=run.study.seed)
-        named[f"{bias} erased"] = ("erase", chosen.edit, chosen.about)
+        named[f"{bias} erased"] = ("erase", bias, chosen.edit, chosen.about)
     return named
 
 
@@ -169,15 +199,16 @@ def edited(run: Run, edits: Named, thinking: str) -> pd.DataFrame:
     given, rollouts = halved(run, "base", "report", None, thinking)
     with run.ticking(f"mitigations: edits, thinking {thinking}") as tick:
         done = effects(judge_model(run), rollouts, at_first_difference(readout(run)),
-                       [edit for _, edit, _ in edits.values()], seed=run.study.seed, progress=tick)  # fmt: skip
+                       [edit for _, _, edit, _ in edits.values()], seed=run.study.seed, progress=tick)  # fmt: skip
     verdicts = {c: judged(run, "base", c, thinking).verdicts for c in conditions(run)}
-    lines = {"none": ("none", done.base, "")}
-    lines |= {name: (kind, done.edited[k], about) for k, (name, (kind, _, about)) in enumerate(edits.items())}
+    lines = {"none": ("none", "all", done.base, "")}
+    lines |= {name: (kind, bias, done.edited[k], about)
+              for k, (name, (kind, bias, _, about)) in enumerate(edits.items())}  # fmt: skip
     tables = []
-    for name, (kind, odds, about) in lines.items():
+    for name, (kind, bias, odds, about) in lines.items():
         tables.append(rates(
             run, {c: rejudged(table, done.rollouts, odds) for c, table in verdicts.items()}, given, odds, done.rollouts
-        ).assign(mitigation=name, kind=kind, thinking=thinking, about=about))  # fmt: skip
+        ).assign(mitigation=name, kind=kind, bias=bias, thinking=thinking, about=about))  # fmt: skip
     return _ordered(tables)
 
 
@@ -225,10 +256,10 @@ def prompted(run: Run, name: str, transform: Transform) -> pd.DataFrame:
     verdicts = {condition: each.verdicts for condition, each in found.items()}
     odds = table_odds(pd.concat([table[table["probability"].notna()] for table in verdicts.values()]))
     table = rates(run, verdicts, given, odds.to_numpy(), list(odds.index))
-    return _ordered([table.assign(mitigation=name, kind="prompt", thinking="off", about="")])
+    return _ordered([table.assign(mitigation=name, kind="prompt", bias="all", thinking="off", about="")])
 
 
 def _ordered(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(tables, ignore_index=True)
-    first = ["mitigation", "kind", "thinking"]
+    first = ["mitigation", "kind", "bias", "thinking"]
     return table[[*first, *(name for name in table.columns if name not in first)]]
