@@ -13,7 +13,7 @@ from verdictscope.run import Run
 from verdictscope.stages.bias_heads import half_items, left_out
 from verdictscope.study import read_study
 
-SMALL = ("items.limit=40", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
+SMALL = ("items.limit=24", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
 
 
 @pytest.fixture(scope="module")
