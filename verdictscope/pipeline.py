@@ -103,6 +103,10 @@ def quiet() -> None:
 
 def tell(summary: dict[str, Any], folder: Path) -> str:
     """The run's numbers as a few lines for a terminal."""
+    if summary.get("kind") == "judge":
+        from verdictscope.telling.judge import tell_judge
+
+        return tell_judge(summary, folder)
     if "ablation" not in summary:
         done = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["seconds"].items())
         return "\n".join([f"done: {done}", *_outcomes(summary), *_parts(summary), f"run folder: {folder}"])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import ATTACKS, hostile, plain
+from hostile import ATTACKS, hostile, hostile_judge, plain
+from judge_runs import write_judge_run
 from report_runs import write_run
 
 from tests.figures import token_tables
@@ -80,6 +81,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, change in runs.items():
         found[name] = folder / f"{name}.html"
         write_report(Record(write_run(folder / name, change)), found[name])
+    attack = "".join(text for name, text in ATTACKS.items() if name != "long")
+    for name, change in {"judge": None, "judge_hostile": hostile_judge(attack)}.items():
+        found[name] = folder / f"{name}.html"
+        write_report(Record(write_judge_run(folder / name, change)), found[name])
     found["both"] = folder / "both.html"
     write_comparison(Record(folder / "usual"), Record(folder / "hostile"), found["both"])
     return found
@@ -102,7 +107,7 @@ def press(browser: Any, *keys: str) -> None:
     webdriver.ActionChains(browser).send_keys(*keys).perform()
 
 
-@pytest.mark.parametrize("name", ["usual", "plain", "hostile", "long", "both"])
+@pytest.mark.parametrize("name", ["usual", "plain", "hostile", "long", "both", "judge", "judge_hostile"])
 def test_the_console_is_silent_and_nothing_of_the_data_ran(browser: Any, pages: dict[str, Path], name: str) -> None:
     assert show(browser, pages[name]) == []
     assert browser.execute_script("return window.pwned") is None
@@ -141,14 +146,15 @@ def test_the_parsed_page_has_the_same_elements_whatever_the_data(
     assert found[0] == found[1]
 
 
-def test_a_walk_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
-    show(browser, pages["usual"])
+@pytest.mark.parametrize("name", ["usual", "judge"])
+def test_a_walk_by_keyboard(browser: Any, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name])
     press(browser, Keys.TAB)
     assert focused(browser) == "#main"
     press(browser, Keys.ENTER)
     assert focused(browser) == "main"
     browser.execute_script("document.activeElement.blur(); getSelection().removeAllRanges(); scrollTo(0, 0)")
-    show(browser, pages["usual"])
+    show(browser, pages[name])
     reached = []
     wanted = browser.execute_script(
         "return [...document.querySelectorAll('a[href], button, summary, [tabindex=\"0\"]')]"
@@ -183,7 +189,7 @@ def test_a_figure_is_enlarged_and_left_by_keyboard(browser: Any, pages: dict[str
     assert browser.execute_script("return arguments[0].parentElement.open", details)
 
 
-@pytest.mark.parametrize("name", ["usual", "both", "hostile"])
+@pytest.mark.parametrize("name", ["usual", "both", "hostile", "judge"])
 def test_headings_pictures_and_tables_have_names_in_order(browser: Any, pages: dict[str, Path], name: str) -> None:
     show(browser, pages[name])
     levels = browser.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
@@ -200,7 +206,7 @@ def test_headings_pictures_and_tables_have_names_in_order(browser: Any, pages: d
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["usual", "both"])
+@pytest.mark.parametrize("name", ["usual", "both", "judge"])
 def test_text_stands_out_in_both_schemes(browser: Any, pages: dict[str, Path], name: str, scheme: str) -> None:
     feature = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
@@ -210,7 +216,7 @@ def test_text_stands_out_in_both_schemes(browser: Any, pages: dict[str, Path], n
 
 
 @pytest.mark.parametrize("width", [320, 700, 1000, 1600])
-@pytest.mark.parametrize("name", ["usual", "both", "long", "hostile"])
+@pytest.mark.parametrize("name", ["usual", "both", "long", "hostile", "judge", "judge_hostile"])
 def test_no_page_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -220,7 +226,7 @@ def test_no_page_scrolls_sideways(browser: Any, pages: dict[str, Path], name: st
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-@pytest.mark.parametrize("name", ["usual", "both"])
+@pytest.mark.parametrize("name", ["usual", "both", "judge"])
 def test_no_text_is_squeezed_into_a_thread_on_a_narrow_screen(browser: Any, pages: dict[str, Path], name: str) -> None:
     """Captions and cells keep room for a word: a block table once laid its caption out one letter a line."""
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}

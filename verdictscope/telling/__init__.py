@@ -1,0 +1,1 @@
+"""What a finished run says on a terminal, by kind of study."""
