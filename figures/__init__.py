@@ -9,6 +9,7 @@ from verdictscope.figures.attribution import attribution_caption, attribution_fi
 from verdictscope.figures.bias_map import bias_map_caption, bias_map_figure
 from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
+from verdictscope.figures.forced_lengths import forced_lengths_caption, forced_lengths_figure
 from verdictscope.figures.head_card import head_card_caption, head_card_figure
 from verdictscope.figures.head_map import head_map_caption, head_map_figure
 from verdictscope.figures.layer_position import probe_map_caption, probe_map_figure
@@ -21,6 +22,7 @@ from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
 from verdictscope.figures.trace import closing_tokens, trace_caption, trace_figure
 from verdictscope.figures.transfer import transfer_caption, transfer_figure
+from verdictscope.figures.verdict_trace import verdict_trace_caption, verdict_trace_figure
 
 __all__ = [
     "TokenView",
@@ -38,6 +40,8 @@ __all__ = [
     "erased_trace_caption",
     "erased_trace_figure",
     "erasure_figure",
+    "forced_lengths_caption",
+    "forced_lengths_figure",
     "head_card_caption",
     "head_card_figure",
     "head_map_caption",
@@ -58,4 +62,6 @@ __all__ = [
     "trace_figure",
     "transfer_caption",
     "transfer_figure",
+    "verdict_trace_caption",
+    "verdict_trace_figure",
 ]

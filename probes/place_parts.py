@@ -133,6 +133,8 @@ def part_curves(
     rows = parts.assign(rollout=parts["item"], segment="verdict")
     window = (int(parts[on].min()), int(parts[on].max())) if len(parts) else (0, 0)
     curves = aggregate(rows, keys, on=on, window=window, segments=("verdict",), resamples=resamples, seed=seed)
+    # a missing layer comes back from the grouping as an object
+    curves = curves.astype({name: parts[name].dtype for name in (*keys, on)})
     every = parts.groupby([*keys, on], sort=True, dropna=False, observed=True)["score"]
     left = every.agg(lambda s: int(s.isna().sum())).rename("n_missing").reset_index()
     table = left.merge(curves, on=[*keys, on], how="left").fillna({"n": 0, "n_groups": 0})

@@ -70,8 +70,8 @@ def verdict_trace(
 
 
 def trace_places(aligned: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """A trace by place: the last token of the prompt, equal parts of the thinking, every closing token, every token of
-    the answer up to where the verdict is read.
+    """A trace by place: the last token of the prompt, equal parts of the thinking, every closing token, and the token
+    where the verdict is read, wherever in the answer that is.
 
     Args:
         aligned: from `verdict_trace` (or `align`).
@@ -80,7 +80,7 @@ def trace_places(aligned: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     Returns:
         ``rollout group readout layer place name score n_tokens`` and the other columns that are one per rollout:
         ``place`` counts 0, 1, ... in the order of the rollout and ``name`` says it: ``prompt end``, ``thinking 1/8``,
-        ``think_end 1``, ``answer 1``.
+        ``think_end 1``, ``verdict``. A rollout without a verdict lacks the last.
 
     Raises:
         InputError: `align` was not called.
@@ -92,12 +92,14 @@ def trace_places(aligned: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     thought = thought.assign(place=thought["bin"] + 1, name=[f"thinking {k + 1}/{bins}" for k in thought["bin"]])
     end = aligned[aligned["rel_prompt_end"].eq(0)]
     parts = [end[[*keep, "score"]].assign(place=0, name="prompt end", n_tokens=1), thought]
-    before = bins + 1
-    for segment, column in (("think_end", "rel_think_end"), ("answer", "rel_answer")):
-        own = aligned[aligned["segment"].eq(segment) & aligned[column].ge(0).fillna(False).astype(bool)]
-        at = own[column].astype(int)
-        names = [f"{segment} {k + 1}" for k in at]
-        parts.append(own[[*keep, "score"]].assign(place=at + before, name=names, n_tokens=1))
-        before += 0 if at.empty else int(at.max()) + 1
+    closing = aligned[aligned["segment"].eq("think_end") & aligned["rel_think_end"].ge(0).fillna(False).astype(bool)]
+    at = closing["rel_think_end"].astype(int)
+    names = [f"think_end {k + 1}" for k in at]
+    parts.append(closing[[*keep, "score"]].assign(place=at + bins + 1, name=names, n_tokens=1))
+    said = aligned[aligned["segment"].isin(["answer", "verdict"])]
+    said = said[said["status"].eq("ok")] if "status" in said else said
+    said = said[said["pos"].eq(said.groupby("rollout")["pos"].transform("max"))]
+    last = bins + 1 + (0 if at.empty else int(at.max()) + 1)
+    parts.append(said[[*keep, "score"]].assign(place=last, name="verdict", n_tokens=1))
     columns = [*keep, "place", "name", "score", "n_tokens"]
     return pd.concat([p[columns] for p in parts if len(p)], ignore_index=True)

@@ -170,3 +170,37 @@ def erased_trace(first: int = -40, closing: int = 2) -> pd.DataFrame:
             part[f"{null}_high"] = part["estimate"] + wide if erased == "concept" else np.nan
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def verdict_trace_mean(reader: str = "verdict_probe", seed: int = 3) -> pd.DataFrame:
+    """Content, position and a cue by place: read slowly, said from the beginning."""
+    rng = np.random.default_rng(seed)
+    names = ["prompt end", *(f"thinking {k + 1}/8" for k in range(8)), "think_end 1", "think_end 2", "verdict"]
+    lines = [("plain", "", "content", 6.0), ("bandwagon", "right", "content", 9.0),
+             ("bandwagon", "wrong", "content", -3.0), ("plain", "", "position", 3.0),
+             ("bandwagon", "", "bandwagon", 6.0)]
+    rows = []
+    for condition, toward, part, level in lines:
+        for readout, places in ((reader, range(12)), ("forced", range(0, 9, 2)), ("verdict", (11,))):
+            for place in places:
+                share = place / 11 if readout == reader else 1.0
+                middle, half = level * share + 0.2 * rng.standard_normal(), 0.8
+                rows.append(("base", condition, toward, part, readout, 3, place, names[place], middle, middle - half,
+                             middle + half, 40 - place % 3))
+    return pd.DataFrame(rows, columns=["arm", "condition", "toward", "part", "readout", "layer", "place", "name",
+                                       "estimate", "low", "high", "n"])
+
+
+def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -> pd.DataFrame:
+    """Parts by allowed tokens; the cue moves the judge alone."""
+    rows = []
+    for arm in arms:
+        for part, condition, level in (("content", "plain", 6.0), ("position", "plain", 3.0),
+                                       ("bandwagon", "bandwagon", 6.5), ("authority", "authority", 0.0)):
+            for step in range(lengths + 1):
+                middle = level * (part == "content" or arm == "base")
+                rows.append((arm, condition, "", part, step, None if step == lengths else 8 * step * step, middle,
+                             middle - 0.5, middle + 0.5, 40, 40, 0, step / lengths))
+    columns = ["arm", "condition", "toward", "part", "step", "allowed", "estimate", "low", "high", "n", "n_groups",
+               "n_missing", "ended"]
+    return pd.DataFrame(rows, columns=columns).astype({"allowed": "Int64"})

@@ -16,10 +16,12 @@ from verdictscope.figures import (
     ablation_figure,
     erased_trace_figure,
     erasure_figure,
+    forced_lengths_figure,
     head_map_figure,
     probe_map_figure,
     trace_figure,
     transfer_figure,
+    verdict_trace_figure,
 )
 
 MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
@@ -91,6 +93,13 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "ablation, target alone": lambda: ablation_figure(
         GENERATION[GENERATION["cell_kind"] == "target"], tables.ablation(99, -4.0)),
     "ablation, empty": lambda: ablation_figure(GENERATION[:0], ABLATION[:0]),
+    "verdict trace": lambda: verdict_trace_figure(tables.verdict_trace_mean()),
+    "verdict trace, lens": lambda: verdict_trace_figure(tables.verdict_trace_mean("lens")),
+    "verdict trace, no cue": lambda: verdict_trace_figure(tables.verdict_trace_mean().query("condition == 'plain'")),
+    "verdict trace, empty": lambda: verdict_trace_figure(tables.verdict_trace_mean()[:0]),
+    "forced lengths": lambda: forced_lengths_figure(tables.forced_lengths()),
+    "forced lengths, no twin, ten": lambda: forced_lengths_figure(tables.forced_lengths(("base",), 10)),
+    "forced lengths, empty": lambda: forced_lengths_figure(tables.forced_lengths()[:0]),
 }
 
 
@@ -149,6 +158,8 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     ("heads, nothing found", "no direct attribution"),
     ("ablation, base alone", "no random sets"),
     ("ablation, empty", "no answers"),
+    ("verdict trace, empty", "nothing was read"),
+    ("forced lengths, empty", "nothing was read"),
 ])
 def test_a_panel_says_why_it_is_empty(name: str, said: str) -> None:
     assert any(said in text.get_text() for text in words(drawn(name)))
