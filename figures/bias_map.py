@@ -14,7 +14,7 @@ from verdictscope.figures.grid import colour_bar, fits, heat_map, outline, thinn
 from verdictscope.figures.style import INK, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import Heads, counts, head_name, interval, need, number, pairs, truth
 
-_COLUMNS = "contrast size component layer head estimate low high n selected found"
+_COLUMNS = "contrast size component layer head estimate low high n declared found"
 _WORDS = {"content": "towards the better answer", "position": "towards the answer shown first"}
 _NAMED = 6  # more names than this are counted, not listed
 
@@ -54,7 +54,7 @@ def bias_map_figure(heads: pd.DataFrame, *, arm: str = "base", planted: Heads | 
 def _of_arm(heads: pd.DataFrame, arm: str) -> pd.DataFrame:
     table = heads[heads["arm"] == arm] if "arm" in heads.columns else heads
     table = table.dropna(subset=["layer"]).astype({"layer": int, "head": int})
-    return table.assign(found=truth(table["found"]), selected=truth(table["selected"]))
+    return table.assign(found=truth(table["found"]), declared=truth(table["declared"]))
 
 
 def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, columns: int,
@@ -80,7 +80,7 @@ def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, col
     ax.set_ylabel("layer")
     for row in table[table["found"] & (table["component"] == "head")].itertuples():
         outline(ax, row.head, row.layer - first, line=1.6 if n_heads <= 16 else 1.0)
-    for row in table[table["selected"]].itertuples():
+    for row in table[table["declared"]].itertuples():
         at = row.head if row.component == "head" else n_heads
         ax.plot(at - 0.36, row.layer - first + 0.3, marker="o", markersize=2.8, color=INK, zorder=5)
     for layer, head in pairs(planted) if planted is not None else []:
@@ -110,7 +110,7 @@ def _legend(fig: Figure, table: pd.DataFrame, planted: Heads | None) -> None:
     handles: list[Line2D | Patch] = []
     if table["found"].any():
         handles.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.4, label="found on the other half"))
-    if table["selected"].any():
+    if table["declared"].any():
         handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3.4, color=INK,
                               label="carries the bias: beyond delta, content spared"))
     if planted is not None:
@@ -142,7 +142,7 @@ def bias_map_caption(
         found = own[own["found"]].sort_values("estimate", ascending=False)
         shown = "; ".join(f"{head_name(row['layer'], row['head'])} {interval(row, signed=True)}"
                           for _, row in found.head(_NAMED).iterrows())
-        declared = int(own["selected"].sum())
+        declared = int(own["declared"].sum())
         text.append(f"{name.capitalize()}: framed {shown or 'none'} (ranked on the other half, 95 % intervals); "
                     f"{declared} part{'' if declared == 1 else 's'} declared.")
     text.append(f"Declared (black dot): the bias itself lies beyond {delta}, is smaller by more than that without the "

@@ -93,7 +93,7 @@ class BiasSweep:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per contrast and part: ``contrast size component layer head``, then as ``HeadSweep.to_frame``, then
-        ``content_loss`` and ``beyond_delta``, the test alone; ``selected`` means :meth:`parts` here.
+        ``content_loss`` and ``declared`` (among :meth:`parts`; ``selected`` is the test alone).
         """
         tables = []
         for name, sweep in self.sweeps.items():
@@ -102,8 +102,7 @@ class BiasSweep:
             table.insert(1, "size", self.sizes[name].estimate)
             declared = set(self.parts(name)) if name != CONTENT else set()
             table["content_loss"] = self.content_loss
-            table["beyond_delta"] = table["selected"]
-            table["selected"] = [part in declared for part in sweep.parts]
+            table["declared"] = [part in declared for part in sweep.parts]
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 

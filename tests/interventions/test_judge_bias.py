@@ -62,8 +62,8 @@ def parts_of(run: Run, arm: str) -> dict[str, Any]:
     return rows
 
 
-def removed(sets: pd.DataFrame, contrast: str, bias: str = "all") -> dict[str, Any]:
-    own = sets[(sets["bias"] == bias) & (sets["contrast"] == contrast)]
+def removed(sets: pd.DataFrame, contrast: str) -> dict[str, Any]:
+    own = sets[sets["contrast"] == contrast]
     random = own[own["kind"] == "random"]
     base, found_set = (own[own["kind"] == kind].iloc[0] for kind in ("base", "found"))
     return {
@@ -99,8 +99,7 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
         "delta": told["delta"], "delta_is": told["delta_is"], "items": told["items"],
         "judge": parts_of(run, "base"), "twin": parts_of(run, "twin"),
         "found_heads_zeroed": gone, "accuracy": accuracy,
-        "all_found_heads": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
-        "heads_of_one_bias": {bias: removed(sets, bias, bias) for bias in known},
+        "sets": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
         "seconds": run.state()["seconds"],
     })  # fmt: skip
     for bias, heads in known.items():

@@ -48,8 +48,8 @@ def test_a_head_of_the_bias_spares_content() -> None:
     assert found.parts("position") == (("head", 0, 1), ("mlp", 1, -1))
     assert found.strongest("position", 2) == ((0, 1), (1, 0))
     table = found.to_frame().query("contrast == 'position'")
-    assert table["selected"].tolist() == [False, True, False, True]
-    assert table["beyond_delta"].tolist() == [True, True, False, True]
+    assert table["declared"].tolist() == [False, True, False, True]
+    assert table["selected"].tolist() == [True, True, False, True]
     assert table["content_loss"].to_numpy() == pytest.approx([2, 0, 0, 0], abs=0.1)
 
 

@@ -31,7 +31,6 @@ from verdictscope.interventions import (
 from verdictscope.interventions.bias_heads import CONTENT
 from verdictscope.judgments import Judged, at_first_difference, judge_items
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
-from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
 from verdictscope.stages.bias_heads import found_heads, half_items, halved
 from verdictscope.stages.verdicts import (
@@ -69,49 +68,25 @@ def run_mitigations(run: Run) -> None:
 
 
 def bias_sets(run: Run) -> pd.DataFrame:
-    """What is left of every contrast without the heads found for a bias (and for all), and without random sets of as
-    many heads of the same layers, teacher-forced on the reporting half.
-
-    Accuracy stands in the same table as a contrast of its own, in its own unit. The random sets of one bias are read
-    in its own contrast only, those of all in every contrast.
-    """
+    """What is left of every contrast without all found heads, and without random sets of as many heads of the same
+    layers, teacher-forced on the reporting half. Accuracy stands there as a contrast of its own, in its own unit."""
     given, rollouts = halved(run, "base", "report")
-    _, explored = halved(run, "base", "explore")
-    model = judge_model(run)
-    norms = write_norms(model, explored, positions="last")
-    n, seed = run.study.mitigations.random_sets, run.study.seed
-    every = {bias: found_heads(run, bias) for bias in given if bias != CONTENT} | {"all": found_heads(run)}
-    every = {bias: heads for bias, heads in every.items() if heads}
-    drawn = {bias: matched_sets(heads, norms, n, seed) for bias, heads in every.items()}
-    whole = [*every.values(), *(drawn["all"].sets if drawn else ())]
-    tables = []
+    found, model, seed = found_heads(run), judge_model(run), run.study.seed
+    sets: list[tuple[tuple[int, int], ...]] = []
+    note = "no head was found, so there is nothing to set random heads beside"
+    if found:
+        _, explored = halved(run, "base", "explore")
+        norms = write_norms(model, explored, positions="last")
+        drawn = matched_sets(found, norms, run.study.mitigations.random_sets, seed)
+        sets, note = [found, *drawn.sets], drawn.note
     with run.ticking("mitigations: found heads and random sets") as tick:
-        done = effects(model, rollouts, at_first_difference(readout(run)), [HeadEdit(heads) for heads in whole],
+        done = effects(model, rollouts, at_first_difference(readout(run)), [HeadEdit(heads) for heads in sets],
                        seed=seed, progress=tick)  # fmt: skip
     odds = np.vstack([done.base, done.edited])
-    for at, (bias, heads) in enumerate(every.items(), 1):
-        lines = [0, at, *(range(len(every) + 1, len(odds)) if bias == "all" else ())]
-        sets = [heads, *(drawn[bias].sets if bias == "all" else ())]
-        made = [set_rows(name, odds[lines], done.rollouts, sets, given, run) for name in (*given, "accuracy")]
-        if bias != "all":
-            made = [table for table in made if table["contrast"].iloc[0] != bias] + [
-                one_bias(run, given[bias], rollouts, [heads, *drawn[bias].sets])
-            ]
-        tables.append(pd.concat(made, ignore_index=True).assign(bias=bias, about=drawn[bias].note))
-    columns = ["bias", "contrast", "set", "kind", "heads", "about", "estimate", "low", "high", "n", "unit", "left", "p"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def one_bias(
-    run: Run, contrast: Contrast, rollouts: Sequence[Rollout], sets: Sequence[tuple[tuple[int, int], ...]]
-) -> pd.DataFrame:
-    """One bias without its heads and without each random set, on the rollouts that it is made of."""
-    used = {name for ids in contrast.rollouts for name in ids}
-    with run.ticking(f"mitigations: random sets for {contrast.name}") as tick:
-        done = effects(judge_model(run), [r for r in rollouts if r.id in used], at_first_difference(readout(run)),
-                       [HeadEdit(heads) for heads in sets], seed=run.study.seed, progress=tick)  # fmt: skip
-    odds = np.vstack([done.base, done.edited])
-    return set_rows(contrast.name, odds, done.rollouts, sets, {contrast.name: contrast}, run)
+    tables = [set_rows(name, odds, done.rollouts, sets, given, seed) for name in (*given, "accuracy")]
+    table = pd.concat(tables, ignore_index=True).assign(about=note)
+    first = ["contrast", "set", "kind", "heads", "about"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
 def set_rows(
@@ -120,17 +95,17 @@ def set_rows(
     rollouts: Sequence[str],
     sets: Sequence[tuple[tuple[int, int], ...]],
     given: Mapping[str, Contrast],
-    run: Run,
+    seed: int,
 ) -> pd.DataFrame:
     """One contrast (or the accuracy) untouched, without the found heads, and without every random set."""
     if name == "accuracy":
         lines, groups, unit = *accuracies(given[CONTENT], odds, rollouts), "rate"
     else:
         lines, groups, unit = given[name].of(odds, rollouts), given[name].groups, "nats"
-    rows = effects_frame(mean_effect(name, line, groups, unit=unit, seed=run.study.seed) for line in lines)
+    rows = effects_frame(mean_effect(name, line, groups, unit=unit, seed=seed) for line in lines)
     table = rows[["estimate", "low", "high", "n", "unit"]].copy()
     table["contrast"] = name
-    table["set"] = ["base", "found", *(f"random_{i}" for i in range(len(sets) - 1))]
+    table["set"] = ["base", *(["found"] if sets else []), *(f"random_{i}" for i in range(len(sets) - 1))]
     table["kind"] = table["set"].str.partition("_")[0]
     table["heads"] = ["", *(" ".join(f"L{layer}H{head}" for layer, head in heads) for heads in sets)]
     table["left"], table["p"] = table["estimate"] / table["estimate"].iloc[0], np.nan
