@@ -14,7 +14,9 @@ from verdictscope.activations import forward
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
     VERDICT_COLUMNS,
+    DebateItem,
     Item,
+    Turn,
     encode_labels,
     judge_items,
     load_format,
@@ -23,7 +25,17 @@ from verdictscope.judgments import (
 )
 from verdictscope.judgments.labels import distinct
 from verdictscope.judgments.readings import Case, own_verdict
-from verdictscope.rollouts import Sampling, find_markers
+from verdictscope.probes import (
+    debate_traces,
+    forced_lengths,
+    lens_readouts,
+    order_weights,
+    part_curves,
+    parts_at,
+    trace_places,
+    verdict_trace,
+)
+from verdictscope.rollouts import Forcer, Sampling, find_markers
 from verdictscope.rollouts.engines.requests import Written
 
 SETS = [
@@ -51,6 +63,46 @@ def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str
         assert row["probability"] == max(row["p_first"], row["p_second"], row["p_tie"])
         assert row["verdict"] == {"first": row["order"][0], "second": row["order"][1]}.get(row["shown"], "tie")
     assert len(judged.labels) == 6 * len(load_format(form).labels())
+
+
+@pytest.mark.parametrize(("file", "reader", "form"), SETS)
+def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str) -> None:
+    """Prompt, readout, trace, table: through the thinking, through its lengths, and over the turns of a debate."""
+    if not (DATA / file).is_file():
+        pytest.skip(f"no shared data at {DATA}")
+    items = read_items(DATA / file, reader, limit=2).items
+    model, tok = tiny_judge(), real("qwen")
+    judged = judge_items(model, tok, items, form, thinking=6, sampling=Sampling(max_new_tokens=8))
+    assert (judged.verdicts["status"] == "ok").all()
+    labels = load_format(form).labels()
+    encoded = encode_labels(tok, [label.text for label in labels], load_format(form).lead)
+    readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
+    every = replace(readout, positions="all")
+    trace = verdict_trace(model, judged, [*lens_readouts(model, every), readout])
+    assert set(trace["rollout"]) == set(judged.verdicts["rollout"])
+    odds = np.log(judged.verdicts["p_first"]) - np.log(judged.verdicts["p_second"])
+    said = trace[trace["readout"] == "verdict"].set_index("rollout")["score"].loc[judged.verdicts["rollout"]]
+    assert said.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-3)
+    weights = order_weights(judged.verdicts)
+    curves = part_curves(parts_at(trace_places(trace, 3), weights, "place", ("readout", "layer")), "place",
+                         ("readout", "layer"))  # fmt: skip
+    position = curves[(curves["part"] == "position") & (curves["readout"] == "verdict")]
+    assert position["estimate"].tolist() == pytest.approx([odds.to_numpy().mean()], abs=1e-3)
+    assert (curves[curves["part"] == "position"]["n"] == len(items)).all()
+    short = forced_lengths(model, judged.rollouts, readout, Forcer(tok), (0, 3, 6), lead=encoded.shared)
+    assert short["reason"].eq("").all()
+    own = short[short["allowed"].isna()].set_index("rollout")["score"].loc[judged.verdicts["rollout"]]
+    assert own.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-3)
+    spoken = [
+        DebateItem(id=i.id, question=i.question, a=i.a[:200] or "-", b=i.b[:200] or "-",
+                   label=i.label if i.label in ("A", "B") else None,
+                   turns=(Turn("A", i.a[:400]), Turn("B", i.b[:400])))
+        for i in items
+    ]  # fmt: skip
+    turns = debate_traces(model, tok, spoken)
+    assert len(turns.table) == len(items) * 3 * 2
+    assert turns.table["score"].notna().all()
+    assert set(turns.curves()["turn"]) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("item", "form"), [(PAIR, "judgelm"), (ANSWER, "mt_bench_single"), (CHOICE, "choice_letter"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from probe_worlds import make_rollout, make_scores
 
 from tests.judgments.judge_worlds import DEBATE, PAIR, real, tiny_judge
 from verdictscope.activations import LinearReadout, LogOddsReadout, forward
 from verdictscope.errors import InputError
 from verdictscope.judgments import DebateItem, Turn, judge_items
 from verdictscope.probes import (
+    align,
     cue_weights,
     debate_traces,
     lens_readouts,
@@ -155,3 +157,23 @@ def test_a_random_judges_thinking_is_traced_cut_off_as_it_is() -> None:
         assert own.loc[own["name"].str.startswith("thinking"), "n_tokens"].sum() == len(thinking)
     with pytest.raises(InputError, match="call align first"):
         trace_places(table.drop(columns="rel_think_end"))
+
+
+def test_places_of_no_thinking_of_one_token_and_of_thinking_cut_off() -> None:
+    made = [
+        make_rollout("none/0", "none", 0),
+        make_rollout("one/0", "one", 1),
+        make_rollout("off/0", "off", 6, closing=0, answer=0, finish="length"),
+        make_rollout("whole/0", "whole", 8),
+    ]
+    table = align(make_scores(made, lambda r, pos, segment: pos), made)
+    names = {r: own.sort_values("place")["name"].tolist() for r, own in trace_places(table, bins=4).groupby("rollout")}
+    ends = ["think_end 1", "think_end 2", "verdict"]
+    quarters = [f"thinking {k}/4" for k in (1, 2, 3, 4)]
+    assert names["none/0"] == ["prompt end", *ends]
+    assert names["one/0"] == ["prompt end", "thinking 1/4", *ends]
+    assert names["off/0"] == ["prompt end", *quarters]
+    assert names["whole/0"] == ["prompt end", *quarters, *ends]
+    unread = table.assign(status=np.where(table["rollout"] == "one/0", "unparsed", "ok"))
+    kept = trace_places(unread, bins=4)
+    assert set(kept.loc[kept["name"] == "verdict", "rollout"]) == {"none/0", "whole/0"}
