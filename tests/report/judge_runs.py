@@ -132,7 +132,7 @@ def bias_heads() -> pd.DataFrame:
                 carries = (layer, head) in named and arm == "base"
                 value = 1.5 if carries else 0.02
                 more = {"delta": 0.5, "p": 0.001 if carries else 0.9, "p_adjusted": 0.002 if carries else 1.0,
-                        "selected": carries, "declared": carries, "content_loss": 0.0, "effect_explore": value,
+                        "selected": carries, "beyond_delta": carries, "content_loss": 0.0, "effect_explore": value,
                         "rank": rank[layer, head] + 1, "attribution": 0.1, "size": SIZES[contrast],
                         "found": component == "head" and rank[layer, head] < len(named)}  # fmt: skip
                 key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
@@ -141,27 +141,32 @@ def bias_heads() -> pd.DataFrame:
 
 
 def bias_sets() -> pd.DataFrame:
-    """All four heads out: the biases are gone, content and accuracy stay."""
+    """Without its heads a bias is gone; everything else stays."""
     rows = []
-    for contrast, size in {**SIZES, "accuracy": 0.95}.items():
-        unit, key = ("rate" if contrast == "accuracy" else "nats"), {"contrast": contrast, "heads": "", "about": ""}
-        left = 0.1 if contrast in ("position", "bandwagon") else size
-        rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
-        rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
-        rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0} | row(size - 0.01 * i, 0.04, unit, p=None)
-                 for i in range(9)]  # fmt: skip
-    return pd.DataFrame(rows)
+    for bias in ("position", "bandwagon", "all"):
+        gone = ("position", "bandwagon") if bias == "all" else (bias,)
+        for contrast, size in {**SIZES, "accuracy": 0.95}.items():
+            unit, key = ("rate" if contrast == "accuracy" else "nats"), {"bias": bias, "contrast": contrast}
+            left = 0.1 if contrast in gone else size
+            rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
+            rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
+            if bias in ("all", contrast):
+                rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0}
+                         | row(size - 0.01 * i, 0.04, unit, p=None) for i in range(9)]  # fmt: skip
+    return pd.DataFrame(rows).assign(heads="", about="")
 
 
 def mitigations() -> pd.DataFrame:
     gone = {"position": 0.1, "bandwagon": 0.1}
-    tried = {"none": ("none", {}), "position heads zeroed": ("ablate", {"position": 0.1}),
-             "bandwagon heads zeroed": ("ablate", {"bandwagon": 0.1}), "found heads zeroed": ("ablate", gone),
-             "steered against position": ("steer", {"position": 0.5}), "bandwagon erased": ("erase", {"bandwagon": 2}),
-             "told by the system text": ("prompt", {"bandwagon": 0.3})}  # fmt: skip
+    tried = {"none": ("none", "", {}), "position heads zeroed": ("ablate", "position", {"position": 0.1}),
+             "bandwagon heads zeroed": ("ablate", "bandwagon", {"bandwagon": 0.1}),
+             "found heads zeroed": ("ablate", "all", gone),
+             "steered against position": ("steer", "position", {"position": 0.5}),
+             "bandwagon erased": ("erase", "bandwagon", {"bandwagon": 2}),
+             "told by the system text": ("prompt", "all", {"bandwagon": 0.3})}  # fmt: skip
     rows = []
-    for name, (kind, left) in tried.items():
-        key = {"mitigation": name, "kind": kind, "thinking": "off", "about": "", "definition": ""}
+    for name, (kind, bias, left) in tried.items():
+        key = {"mitigation": name, "kind": kind, "bias": bias, "thinking": "off", "about": "", "definition": ""}
         rows += [key | {"name": n} | row(left.get(n, v), 0.1) for n, v in SIZES.items()]
         rows += [key | {"name": n} | row(v, 0.03, "rate")
                  for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))]  # fmt: skip

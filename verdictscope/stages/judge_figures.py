@@ -18,5 +18,13 @@ def run_judge_figures(run: Run) -> None:
 
 
 def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
-    parts = run.table("bias_parts")
-    return {"bias_parts": (figures.bias_parts_figure(parts), figures.bias_parts_caption(parts))}
+    parts, heads, tried = (run.table(name) for name in ("bias_parts", "bias_heads", "mitigations"))
+    planted = run.read_json("summary")["heads"].get("planted")
+    drawn = {
+        "bias_parts": (figures.bias_parts_figure(parts), figures.bias_parts_caption(parts)),
+        "bias_heads": (
+            figures.bias_map_figure(heads, planted=planted), figures.bias_map_caption(heads, planted=planted)
+        ),
+        "mitigations": (figures.mitigation_figure(tried), figures.mitigation_caption(tried)),
+    }  # fmt: skip
+    return drawn

@@ -60,16 +60,19 @@ def _heads(summary: dict[str, Any]) -> list[str]:
 
 
 def _without(summary: dict[str, Any]) -> list[str]:
+    """A line per bias with its heads taken out."""
     lines = []
-    for name, of in summary["sets"].items():
-        if "found" not in of:
-            continue
-        whole = f"{of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}"
-        span = ""
-        if of["random_sets"]:
-            span = f"; {of['random_sets']} random sets {of['random_min']:.3f} to {of['random_max']:.3f}"
-        lines.append(f"{'ablation' if not lines else '':<10} {name} {whole}{span}")
+    for bias, contrasts in summary["sets"].items():
+        told = "; ".join(f"{name} {of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}{_span(of)}"
+                         for name, of in contrasts.items() if "found" in of)  # fmt: skip
+        lines.append(f"{'ablation' if not lines else '':<10} {bias} heads: {told}")
     return lines
+
+
+def _span(of: dict[str, Any]) -> str:
+    if "random_min" not in of:
+        return ""
+    return f" ({of['random_sets']} random sets {of['random_min']:.3f} to {of['random_max']:.3f})"
 
 
 def _tried(summary: dict[str, Any]) -> list[str]:

@@ -149,8 +149,8 @@ def _located(run: Record, moving: Sequence[Part]) -> Rung:
 
 def _told_again(bias: str, named_: Sequence[dict[str, Any]]) -> str:
     """Which of the heads that one half named the other half confirms."""
-    again = [reading.part_name(r) for r in named_ if reading.confirmed(r)]
-    lost = [reading.part_name(r) for r in named_ if not reading.confirmed(r)]
+    again = [reading.part_name(r) for r in named_ if r["selected"]]
+    lost = [reading.part_name(r) for r in named_ if not r["selected"]]
     words = f"{', '.join(again)} found again" if again else "none found again"
     return f"{bias.capitalize()}: {words}" + (f", {', '.join(lost)} not." if lost and again else ".")
 
@@ -166,18 +166,17 @@ def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
         null=f"smallest effect {number(row['delta'], 'nats')}, adjusted p = {number(row['p_adjusted'])}; the other "
         f"{some(len(others), 'part')}: at most {nats(most)}",
         null_low=min([*others, 0.0]), null_high=max(most, float(row["delta"])), source="bias_heads.parquet",
-        passes=reading.confirmed(row),
+        passes=bool(row["selected"]),
     )  # fmt: skip
 
 
 def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
     evidence = [_left(run, part) for part in moving]
     done = [(part, e) for part, e in zip(moving, evidence, strict=True) if e.passes is not None]
-    named_ = dict.fromkeys(reading.part_name(r) for part in moving for r in reading.found(run, part.name))
-    told = f"Without {', '.join(named_) or 'the found heads'}: " + " ".join(_left_words(run, *pair) for pair in done)
+    told = " ".join(_left_words(run, part, e) for part, e in done)
     made = _rung(
         "necessary", "Necessary",
-        "Without the found heads every bias is gone; without as many other heads of the same layers it is not.",
+        "Without its heads a bias is gone; without as many other heads of the same layers it is not.",
         f"What is left of the bias must lie, interval and all, within {100 * (1 - REMOVED):.0f} % of what it was, and "
         f"below what every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the "
         "verdict, partly when of some.",
@@ -190,9 +189,9 @@ def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
 
 
 def _left(run: Record, part: Part) -> Evidence:
-    """What is left of a bias with the found heads taken out, against the random sets."""
-    what = f"{part.name}: left with the found heads taken out"
-    base, gone, random = (reading.set_rows(run, part.name, k) for k in ("base", "found", "random"))
+    """What is left of a bias with its heads taken out, against the random sets."""
+    what = f"{part.name}: left with its heads taken out"
+    base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
     if not base or not gone or not random:
         return Evidence(what, None, of=OF, unit="nats")
     row, whole, p = gone[0], abs(base[0]["estimate"]), gone[0].get("p")
@@ -208,13 +207,15 @@ def _left(run: Record, part: Part) -> Evidence:
 
 
 def _left_words(run: Record, part: Part, e: Evidence) -> str:
-    base = reading.set_rows(run, part.name, "base")[0]["estimate"]
+    base = reading.set_rows(run, part.name, part.name, "base")[0]["estimate"]
+    named_ = ", ".join(reading.part_name(r) for r in reading.found(run, part.name))
     share = 1 - abs(float(e.value or 0.0)) / abs(base)
-    return f"{part.name.capitalize()} goes from {nats(base)} to {e.text} nats: {100 * share:.0f} % of it is gone."
+    return (f"Without {named_ or 'its heads'}, {part.name} goes from {nats(base)} to {e.text} nats: "
+            f"{100 * share:.0f} % of it is gone.")  # fmt: skip
 
 
 def _specific(run: Record, moving: Sequence[Part]) -> Rung:
-    evidence = [_content(run), _accuracy(run), *(e for part in moving for e in _others(run, part, moving))]
+    evidence = [e for part in moving for e in _kept(run, part, moving)]
     lost = [e for e in evidence if e.passes is False]
     done = [e for e in evidence if e.passes is not None]
     told = f"{len(done) - len(lost)} of {some(len(done), 'thing')} that should stay do" + (
@@ -222,8 +223,7 @@ def _specific(run: Record, moving: Sequence[Part]) -> Rung:
     )
     made = _rung(
         "specific", "Specific",
-        "Taking the heads out leaves the rest: what the answers do to the verdict, accuracy, and, where the heads of "
-        "one bias alone are taken out, the other biases.",
+        "Taking a bias's heads out leaves the rest: what the answers do to the verdict, accuracy, and other biases.",
         f"Content and every other bias that moves the verdict must keep, interval and all, at least "
         f"{100 * REMOVED:.0f} % of their size, and accuracy may fall by at most {reading.ACCURACY * 100:g} points. "
         "Held when all do.",
@@ -235,24 +235,16 @@ def _specific(run: Record, moving: Sequence[Part]) -> Rung:
     return _of_each(moving, made, run)
 
 
-def _content(run: Record) -> Evidence:
-    base, gone = (reading.set_rows(run, reading.CONTENT, k) for k in ("base", "found"))
-    return _kept("content with the found heads taken out", base, gone, "bias_sets.parquet")
+def _kept(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
+    """Content, accuracy and the other biases with the heads of one bias taken out."""
+    others = [p.name for p in moving if p.name != part.name]
+    return [*(_stays(run, part.name, name) for name in (reading.CONTENT, *others)), _accuracy(run, part.name)]
 
 
-def _others(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
-    """The other biases with the heads of one taken out."""
-    numbers = reading.without_own(run, part.name)
-    plain = next((n for _, kind, _, n in reading.mitigations(run) if kind == "none"), {})
-    if not numbers:
-        return []
-    others = [p.name for p in moving if p.name != part.name and p.name in plain and p.name in numbers]
-    return [_kept(f"{name} with the {part.name} heads taken out", [plain[name]], [numbers[name]], "mitigations.parquet")
-            for name in others]  # fmt: skip
-
-
-def _kept(what: str, base: Sequence[dict[str, Any]], gone: Sequence[dict[str, Any]], source: str) -> Evidence:
+def _stays(run: Record, bias: str, name: str) -> Evidence:
     """What should stay, held against four fifths of what it was."""
+    what = f"{name} with the {bias} heads taken out"
+    base, gone = (reading.set_rows(run, bias, name, k) for k in ("base", "found"))
     if not base or not gone or not present(gone[0]["low"]):
         return Evidence(what, None, of=OF, unit="nats")
     row, whole = gone[0], base[0]["estimate"]
@@ -260,14 +252,14 @@ def _kept(what: str, base: Sequence[dict[str, Any]], gone: Sequence[dict[str, An
     return Evidence(
         what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
         null=f"as it is {nats(whole)}; at least {100 * REMOVED:.0f} % of it must be left",
-        null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source=source,
+        null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source="bias_sets.parquet",
         passes=bool(min(sign * row["low"], sign * row["high"]) >= REMOVED * abs(whole)),
     )  # fmt: skip
 
 
-def _accuracy(run: Record) -> Evidence:
-    what = "accuracy with the found heads taken out"
-    base, gone = (reading.set_rows(run, "accuracy", k) for k in ("base", "found"))
+def _accuracy(run: Record, bias: str) -> Evidence:
+    what = f"accuracy with the {bias} heads taken out"
+    base, gone = (reading.set_rows(run, bias, "accuracy", k) for k in ("base", "found"))
     if not base or not gone:
         return Evidence(what, None, of=OF, unit="rate")
     row, bar = gone[0], base[0]["estimate"] - reading.ACCURACY
@@ -317,8 +309,8 @@ def _twin_heads(run: Record, bias: str) -> list[Evidence]:
         return []
     top = max(rows, key=lambda r: r["estimate"])
     delta = float(top["delta"]) if present(top.get("delta")) else SMALLEST
-    declared = [reading.part_name(r) for r in rows if reading.confirmed(r)]
-    beyond = [reading.part_name(r) for r in rows if r["selected"]]
+    declared = [reading.part_name(r) for r in rows if r["selected"]]
+    beyond = [reading.part_name(r) for r in rows if r["beyond_delta"]]
     return [Evidence(
         f"strongest part for {bias} in the twin, {reading.part_name(top)}",
         top["estimate"], top["low"], top["high"], int(top["n"]), OF, "nats",

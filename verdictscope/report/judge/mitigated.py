@@ -28,7 +28,7 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
     evidence, sentences, blank = [], [], Evidence("", None, of="item groups", unit="nats")
     for part in moving:
         tries = [_try(name, kind, part.name, numbers, plain) for name, kind, bias, numbers in told
-                 if kind != "none" and bias in ("", part.name)]  # fmt: skip
+                 if kind != "none" and bias in (reading.ALL, part.name)]  # fmt: skip
         tries = [t for t in tries if t is not None]
         inside = [e for kind, e in tries if kind in INSIDE]
         prompts = [e for kind, e in tries if kind == "prompt"]

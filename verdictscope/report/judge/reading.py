@@ -136,14 +136,14 @@ def part_name(row: Row) -> str:
     return f"{str(row['component']).upper()} {int(row['layer'])}"
 
 
-def confirmed(row: Row) -> bool:
-    """Whether a part that one half named for a bias is declared by the other: beyond delta, content spared."""
-    return bool(row["declared"] if "declared" in row else row["selected"])
+ALL = "all"
+"""What the tables call the heads of all biases together, and a mitigation that is meant for all of them."""
 
 
-def set_rows(run: Record, contrast: str, kind: str) -> list[Row]:
-    """A contrast, or the accuracy, with a set of heads taken out; ``kind`` is base (none), found (all) or random."""
-    return [r for r in rows_of(run, "bias_sets", contrast=contrast, kind=kind) if present(r["estimate"])]
+def set_rows(run: Record, bias: str, contrast: str, kind: str) -> list[Row]:
+    """A contrast, or the accuracy, with the heads found for a bias (or ``all``) taken out; ``kind`` is base (none are),
+    found, or random (as many others)."""
+    return [r for r in rows_of(run, "bias_sets", bias=bias, contrast=contrast, kind=kind) if present(r["estimate"])]
 
 
 def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", thinking: str = "off") -> Row | None:
@@ -153,22 +153,14 @@ def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", th
 
 
 def mitigations(run: Record, thinking: str = "off") -> Iterator[tuple[str, str, str, dict[str, Row]]]:
-    """Every mitigation: its name, kind, the one bias that it is named for (else empty), and its numbers by name."""
+    """Every mitigation: its name, kind, the bias it is meant for (``all``: every one), and its numbers by name."""
     table = run.table("mitigations")
     if table is None:
         return
     rows = table[table["thinking"] == thinking]
-    names = [part.name for part in biases(run)]
     for name, own in rows.groupby("mitigation", sort=False):
-        words = str(name)
-        bias = next((b for b in names if words.startswith(f"{b} ") or words.endswith(f" {b}")), "")
         numbers = {str(r["name"]): r for r in own.to_dict("records") if present(r["estimate"])}
-        yield words, str(own["kind"].iloc[0]), bias, numbers
-
-
-def without_own(run: Record, bias: str) -> dict[str, Row]:
-    """Numbers of the mitigation that takes out the heads of one bias alone; empty where there is none."""
-    return next((n for _, kind, of, n in mitigations(run) if kind == "ablate" and of == bias), {})
+        yield str(name), str(own["kind"].iloc[0]), str(own["bias"].iloc[0]), numbers
 
 
 def probe_rows(run: Record, file: str, kind: str, **wanted: Any) -> list[Row]:
