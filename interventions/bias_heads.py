@@ -81,14 +81,14 @@ class BiasSweep:
         return tuple(part for part in self.sweeps[bias].selected if part in spared)
 
     def strongest(self, bias: str, k: int) -> tuple[Head, ...]:
-        """The k heads without which the bias is smallest, of those that cost content less than delta; none where there
-        is no bias. Untested: for the half that chooses."""
+        """At most k heads without which the bias is smallest: they take more than delta from it, and less than delta
+        from content; none where there is no bias. Untested: for the half that chooses."""
         if not self.is_biased(bias):
             return ()
         sweep = self.sweeps[bias]
         means = sweep.effects.change.mean(axis=1)
         order = [i for i in np.argsort(-means, kind="stable") if sweep.parts[i][0] == "head"]
-        kept = [i for i in order if means[i] > 0 and self.content_loss[i] < self.delta]
+        kept = [i for i in order if means[i] > self.delta and self.content_loss[i] < self.delta]
         return tuple((sweep.parts[i][1], sweep.parts[i][2]) for i in kept[:k])
 
     def to_frame(self) -> pd.DataFrame:

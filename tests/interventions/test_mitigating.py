@@ -46,7 +46,7 @@ def test_a_head_of_the_bias_spares_content() -> None:
     assert found.sweeps["position"].heads == ((0, 0), (0, 1))
     assert found.heads("position") == ((0, 1),)
     assert found.parts("position") == (("head", 0, 1), ("mlp", 1, -1))
-    assert found.strongest("position", 2) == ((0, 1), (1, 0))
+    assert found.strongest("position", 2) == ((0, 1),)
     table = found.to_frame().query("contrast == 'position'")
     assert table["declared"].tolist() == [False, True, False, True]
     assert table["selected"].tolist() == [True, True, False, True]

@@ -43,6 +43,7 @@ def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
         assert [[layer, head] for layer, head in zip(own["layer"], own["head"], strict=True)] == facts["found"]
         assert (own["content_loss_explore"] < told["delta"]).all()
         assert len(own) <= 2
+        assert (own["effect_explore"] > told["delta"]).all()
         assert bool(facts["found"]) <= facts["exists_explore"]
     assert told["items"] == {"explore": 8, "report": 8}
     assert "last only" in told["left_out"]

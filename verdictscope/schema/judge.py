@@ -65,7 +65,7 @@ class BiasHeads(Section):
     """How heads and MLPs are ranked.
 
     Attributes:
-        k: heads that count as found, per bias.
+        k: heads that count as found, at most, per bias.
         positions: where a head is taken out. The default holds the closing tokens and the one the verdict is read at,
             and leaves out what a head does at earlier tokens that later ones read (of a cue, say); ``all`` leaves
             nothing out and runs every later token anew.
@@ -73,7 +73,7 @@ class BiasHeads(Section):
         delta: smallest effect that counts, in nats; 5 % of the distance that content makes by default.
     """
 
-    k: int = Field(2, ge=1)
+    k: int = Field(3, ge=1)
     positions: str = "think_end,answer,last"
     items: int | None = Field(None, ge=8)
     delta: float | None = Field(None, gt=0)
