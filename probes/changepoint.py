@@ -1,30 +1,36 @@
 """Where a score changes its level: location, size and an interval that knows neighbouring tokens are alike.
 
 A step in noise of first-order autoregression, s_t = mean + size [t >= location] + e_t. Whitening turns the step into a
-spike and a remainder, so the likelihood of every location comes from running sums. The interval holds the locations
-whose likelihood lies near enough to the best one's; how near is simulated from the fitted model, with everything fitted
-anew, because the textbook limits take tokens as independent and steps as small (Bai, Review of Economics and Statistics
-79, 1997). With independent tokens and no trend the location is the least-squares one that ``ruptures`` finds.
+spike and a remainder, so the likelihood of every location comes from running sums. The interval holds every location
+that a test at 5 % does not refute: the change is put there, levels and noise are drawn given what the series says of
+them if it is true (their sufficient statistics, so that the size of the step, which the best location exaggerates, need
+not be known; Worsley, Biometrika 73, 1986), and everything is fitted anew. Textbook limits take tokens as independent
+and steps as small (Bai, Review of Economics and Statistics 79, 1997). With independent tokens and no trend the location
+is the least-squares one that ``ruptures`` finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy import stats
 from scipy.signal import lfilter
 
 from verdictscope.errors import InputError
 
 EDGE = 2
 """Fewest tokens on either side of a change."""
-WINDOW = 256
-"""Tokens on either side of the first guess that the fit rests on: levels drift over thousands of tokens."""
-RESAMPLES = 200
+WINDOW = (256, 1024)
+"""Fewest and most tokens on either side of the first guess that the fit rests on: levels drift over thousands of
+tokens. Between the two, 40 times the tokens it takes to tell a step of this size in noise so correlated."""
+TRENDS = 3
+"""Most cosines tried where the trend is chosen."""
+RESAMPLES = 199
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class ChangePoint:
         correlation: of neighbouring tokens, as fitted.
         deviation: standard deviation of the noise.
         n: tokens looked at.
+        trend: slow cosines fitted beneath the step.
         reason: why there is no change point, empty where there is.
     """
 
@@ -54,6 +61,7 @@ class ChangePoint:
     correlation: float
     deviation: float
     n: int
+    trend: int = 0
     reason: str = ""
 
     def __str__(self) -> str:
@@ -66,7 +74,12 @@ class ChangePoint:
 
 
 def change_point(
-    scores: Iterable[float], *, trend: int = 0, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
+    scores: Iterable[float],
+    *,
+    trend: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> ChangePoint:
     """Find the one change of level in a sequence of scores.
 
@@ -84,31 +97,30 @@ def change_point(
     y = np.asarray(list(scores), dtype=float)
     if not np.isfinite(y).all():
         raise InputError("the scores hold NaN or infinity; leave such tokens out")
-    fewest = 2 * EDGE + trend + 4
+    fewest = 2 * EDGE + (trend or 0) + 4
     if len(y) < fewest:
         return _nothing(len(y), f"{len(y)} tokens, {fewest} are needed")
     if np.ptp(y) <= 1e-12 * max(1.0, np.abs(y).max()):
         return _nothing(len(y), "the scores are constant")
-    start, stop = 0, len(y)
-    if len(y) > 2 * WINDOW:
-        first = int(_fit(y[None], _basis(len(y), trend)).location[0])
-        start, stop = max(0, first - WINDOW), min(len(y), first + WINDOW)
-    own, basis = y[None, start:stop], _basis(stop - start, trend)
-    fit = _fit(own, basis)
-    inside, sizes = _near(fit, basis, resamples, seed, confidence)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(sizes, [tail, 1 - tail])
-    at, size = int(fit.location[0]), float(fit.size[0])
-    where = start + np.flatnonzero(inside)
-    # the simulated errors turned around the estimate
-    ends = 2 * size - float(high), 2 * size - float(low)
+    start, stop = _window(y, trend)
+    own = y[None, start:stop]
+    fit, basis = _chosen(own, trend)
+    low, high = _interval(own, fit, basis, resamples, seed, confidence)
+    at, held = int(fit.location[0]), slice(low, high + 1)
+    off = stats.t.isf((1 - confidence) / 2, fit.free) * fit.errors()[0, held]
+    sizes = fit.sizes[0, held]
     return ChangePoint(
-        start + at, int(where[0]), int(where[-1]), size, *ends, float(fit.rho[0]), float(fit.deviation()[0]), len(y)
-    )
+        start + at, start + low, start + high, float(fit.size[0]), float((sizes - off).min()),
+        float((sizes + off).max()), float(fit.rho[0]), float(fit.deviation()[0]), len(y), len(basis) - 1,
+    )  # fmt: skip
 
 
 def change_points(
-    series: Iterable[tuple[str, Iterable[float]]], *, trend: int = 0, resamples: int = RESAMPLES, seed: int = 0
+    series: Iterable[tuple[str, Iterable[float]]],
+    *,
+    trend: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """`change_point` of many sequences: a row each, ``name`` and the fields of `ChangePoint`.
 
@@ -129,7 +141,7 @@ def change_points(
 
 def _nothing(n: int, reason: str) -> ChangePoint:
     nan = float("nan")
-    return ChangePoint(None, None, None, nan, nan, nan, nan, nan, n, reason)
+    return ChangePoint(None, None, None, nan, nan, nan, nan, nan, n, reason=reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +156,7 @@ class _Fit:
     gain: Float[ndarray, "series token"]
     rest: Float[ndarray, " series"]
     sizes: Float[ndarray, "series token"]
+    room: Float[ndarray, "series token"]
     free: int
 
     @property
@@ -159,6 +172,15 @@ class _Fit:
         """Of the noise itself."""
         return np.sqrt(self.variance() / (1 - self.rho**2))
 
+    def errors(self) -> Float[ndarray, "series token"]:
+        """Standard error of the size at every location, were it the true one."""
+        return np.sqrt(np.maximum(self.rest[:, None] - self.gain, 1e-300) / self.free / self.room)
+
+    def bic(self) -> float:
+        """Of the first series, less what all trends share (levels are those of a step and the cosines)."""
+        n = self.gain.shape[1]
+        return float(n * np.log(self.variance()[0] * self.free) - np.log(1 - self.rho[0] ** 2) - self.free * np.log(n))
+
     def lacking(self) -> Float[ndarray, "series token"]:
         """Log-likelihood of every location below that of the best one; infinite at the edges."""
         n = self.gain.shape[1]
@@ -167,17 +189,75 @@ class _Fit:
         return np.take_along_axis(height, self.location[:, None], 1) - height
 
 
-def _near(
-    fit: _Fit, basis: Float[ndarray, "basis token"], resamples: int, seed: int, confidence: float
-) -> tuple[Bool[ndarray, " token"], Float[ndarray, " resample"]]:
-    """Locations within the interval, and the sizes refitted in simulations of the fit."""
-    rng, n, at = np.random.default_rng(seed), fit.gain.shape[1], int(fit.location[0])
-    size, rho = float(fit.size[0]), float(fit.rho[0])
-    steps = np.arange(n) >= at
-    noise = autoregression(rng, resamples, n, rho) * float(fit.deviation()[0])
-    again = _fit(noise + size * steps, basis, rho)
-    apart = np.quantile(again.lacking()[:, at], confidence, method="higher")
-    return fit.lacking()[0] <= apart, again.size
+def _window(y: Float[ndarray, " token"], trend: int | None) -> tuple[int, int]:
+    """First and last token (exclusive) the fit rests on."""
+    n = len(y)
+    if n <= 2 * WINDOW[0]:
+        return 0, n
+    fit, _ = _chosen(y[None], trend)
+    alike = (1 + fit.rho[0]) / (1 - fit.rho[0])
+    scale = 40 * alike * (fit.deviation()[0] / max(abs(float(fit.size[0])), 1e-300)) ** 2
+    reach, at = int(np.clip(scale, *WINDOW)), int(fit.location[0])
+    return max(0, at - reach), min(n, at + reach)
+
+
+def _chosen(y: Float[ndarray, "1 token"], trend: int | None) -> tuple[_Fit, Float[ndarray, "basis token"]]:
+    """The fit with the trend asked for, or with that of the smallest BIC."""
+    n = y.shape[1]
+    tried = range(min(TRENDS, n // 16) + 1) if trend is None else (trend,)
+    fits = [(_fit(y, basis), basis) for basis in (_basis(n, k) for k in tried)]
+    return min(fits, key=lambda f: f[0].bic())
+
+
+def _interval(
+    y: Float[ndarray, "1 token"], fit: _Fit, basis: ndarray, resamples: int, seed: int, confidence: float
+) -> tuple[int, int]:
+    """First and last location that is not refuted, each sought outwards from the best one."""
+    n, at = y.shape[1], int(fit.location[0])
+    white = np.random.default_rng(seed).normal(size=(resamples, n))
+    lacking = fit.lacking()
+
+    def stands(t: int) -> bool:
+        again = _fit(_placed(y, basis, t, white), basis, float(_correlation(y, np.array([t]), basis)[0]))
+        observed, null = _beyond(lacking, fit.location, t), _beyond(again.lacking(), again.location, t)
+        return (1 + int((null >= observed[0]).sum())) / (resamples + 1) > 1 - confidence
+
+    behind, ahead = lacking[0, at::-1], lacking[0, at:]
+    return at - _farthest(lambda t: stands(at - t), behind), at + _farthest(lambda t: stands(at + t), ahead)
+
+
+def _farthest(stands: Callable[[int], bool], lacking: Float[ndarray, " distance"]) -> int:
+    """Distance from the peak to the farthest location that stands.
+
+    Only locations likelier than all beyond them can be an end; among those, by halving.
+    """
+    ends = np.flatnonzero(np.isfinite(lacking) & (lacking <= np.minimum.accumulate(lacking[::-1])[::-1]))
+    good, bad = 0, len(ends)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if stands(int(ends[middle])) else (good, middle)
+    return int(ends[good])
+
+
+def _beyond(
+    lacking: Float[ndarray, "series token"], peak: Int[ndarray, " series"], t: int
+) -> Float[ndarray, " series"]:
+    """How much likelihood is lost at best from t outwards, away from the peak: an interval closes over its gaps."""
+    return np.where(t >= peak, lacking[:, t:].min(axis=1), lacking[:, : t + 1].min(axis=1))
+
+
+def _placed(
+    y: Float[ndarray, "1 token"], basis: ndarray, t: int, white: Float[ndarray, "resample token"]
+) -> Float[ndarray, "resample token"]:
+    """Series drawn given that the change is at t: levels as fitted there, noise new but of the same residual sum."""
+    rho = _correlation(y, np.array([t]), basis)[:, None]
+    step = (np.arange(y.shape[1]) >= t).astype(float)
+    q, _ = np.linalg.qr(_whitened(np.vstack([basis, step]), rho).T)
+    seen = _whitened(y, rho)[0]
+    levels = q @ (q.T @ seen)
+    noise = white - (white @ q) @ q.T
+    noise *= np.linalg.norm(seen - levels) / np.linalg.norm(noise, axis=1, keepdims=True)
+    return _coloured(levels + noise, float(rho[0, 0]))
 
 
 def _fit(
@@ -206,7 +286,7 @@ def _scan(y: Float[ndarray, "series token"], rho: Float[ndarray, " series"], bas
     room = np.maximum(room, 1e-9)
     gain = product**2 / room
     location = EDGE + np.argmax(gain[:, EDGE : n - EDGE + 1], axis=1)
-    return _Fit(location, rho, gain, rest, product / room, n - len(basis) - 1)
+    return _Fit(location, rho, gain, rest, product / room, room, n - len(basis) - 1)
 
 
 def _correlation(
@@ -243,6 +323,12 @@ def _whitened(y: Float[ndarray, "series token"], r: Float[ndarray, "series 1"]) 
     out[:, 1:] = y[:, 1:] - r * y[:, :-1]
     out[:, :1] = np.sqrt(1 - r**2) * y[:, :1]
     return out
+
+
+def _coloured(white: Float[ndarray, "series token"], rho: float) -> Float[ndarray, "series token"]:
+    """The inverse of `_whitened`."""
+    first = white[:, :1] / np.sqrt(1 - rho**2)
+    return np.asarray(lfilter([1.0], [1.0, -rho], np.concatenate([first, white[:, 1:]], axis=1), axis=1))
 
 
 def _after(values: Float[ndarray, "series token"]) -> Float[ndarray, "series token"]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy import stats
+from scipy import optimize, stats
 from scipy.interpolate import CubicSpline
 from scipy.special import expit
 
@@ -61,8 +61,7 @@ def aggregate(
     Returns:
         ``*by, on, estimate, low, high, low_all, high_all, n, n_groups``: n counts the rollouts that reach the position.
         Positions no rollout reaches have no row. The pointwise band low to high is NaN where one group is left. The
-        simultaneous band low_all to high_all holds the whole curve in 95 % of cases (largest studentised deviation
-        over the places, sup-t: Montiel Olea and Plagborg-Møller, Journal of Applied Econometrics 34, 2019); NaN where
+        simultaneous band low_all to high_all holds the whole curve in 95 % of cases (`simultaneous_band`); NaN where
         fewer than eight groups are left.
 
     Raises:
@@ -117,13 +116,17 @@ def simultaneous_band(
     n_groups: Int[ndarray, " place"],
     confidence: float = 0.95,
 ) -> tuple[Float[ndarray, " place"], Float[ndarray, " place"]]:
-    """Band that holds a whole curve: the largest studentised deviation of a resample sets its width everywhere.
+    """Band that holds a whole curve.
 
-    The bootstrap's quantile is that of normal deviations with the variance of the sample; each place's width is that of
-    Student's t with its own number of groups at the same tail, as in `percentile_interval`.
+    The width is that at which the curve leaves the band somewhere with the probability asked for, bounded by the sum
+    over places less what neighbouring places share (Hunter, Journal of Applied Probability 13, 1976; Worsley,
+    Biometrika 69, 1982): Bonferroni's for unrelated places, the pointwise one where all move together. The largest
+    deviation of each resample, which is the usual guide, is too small where places outnumber groups: chance makes far
+    places alike in the sample, and their largest is then less than that of places that are not. Each place's width is
+    that of Student's t with its own number of groups at the common tail, as in `percentile_interval`.
 
     Args:
-        estimate: the curve.
+        estimate: the curve; places in order.
         draws: the curve in every resample.
         n_groups: groups behind each place.
         confidence: coverage aimed at.
@@ -133,16 +136,37 @@ def simultaneous_band(
     if not wide.any():
         return low, high
     se = np.nanstd(draws[:, wide], axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        apart = np.abs(draws[:, wide] - estimate[wide]) / se
-    # a place without spread bounds nothing: constant scores have a band of no width
-    largest = np.nanmax(np.where(np.isfinite(apart), apart, 0.0), axis=1)
-    tail = stats.norm.sf(np.quantile(largest, confidence))
-    groups = n_groups[wide].astype(float)
-    half = stats.t.isf(tail, groups - 1) * np.sqrt(groups / (groups - 1)) * se
-    half = np.where(se > 0, half, 0.0)
+    groups, half = n_groups[wide].astype(float), np.zeros(int(wide.sum()))
+    spread = se > 0  # a place without spread bounds nothing: constant scores have a band of no width
+    if spread.any():
+        apart = draws[:, wide][:, spread]
+        apart = (apart - np.nanmean(apart, axis=0)) / se[spread]
+        tail = stats.norm.sf(_common_width(np.nanmean(apart[:, 1:] * apart[:, :-1], axis=0), 1 - confidence))
+        few = groups[spread]
+        half[spread] = stats.t.isf(tail, few - 1) * np.sqrt(few / (few - 1)) * se[spread]
     low[wide], high[wide] = estimate[wide] - half, estimate[wide] + half
     return low, high
+
+
+def _common_width(alike: Float[ndarray, " pair"], miss: float) -> float:
+    """Width in standard errors outside which a chain of normal places lies anywhere with a probability of ``miss``.
+
+    Args:
+        alike: correlation of each place with the next.
+        miss: probability, both sides together.
+    """
+    node, weight = np.polynomial.legendre.leggauss(32)
+
+    def outside(width: float) -> float:
+        # both beyond the width: the bivariate normal's tail as an integral over the correlation (Plackett, 1954)
+        both = np.zeros(len(alike))
+        for r in (alike, -alike):
+            angle = np.arcsin(np.clip(r, -1.0, 1.0))[:, None] / 2
+            density = np.exp(-(width**2) / (1 + np.sin(angle * (node + 1)))) / (2 * np.pi)
+            both += 2 * (stats.norm.sf(width) ** 2 + (angle * weight * density).sum(axis=1))
+        return float((len(alike) + 1) * 2 * stats.norm.sf(width) - both.sum() - miss)
+
+    return float(optimize.brentq(outside, 0.5, 12.0))
 
 
 def as_published(aligned: pd.DataFrame, *, points: int = 100, probability: bool = True) -> pd.DataFrame:
