@@ -11,7 +11,16 @@ import ruptures
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.probes import change_point, change_points
-from verdictscope.probes.changepoint import RESAMPLES, _basis, _scan, autoregression
+from verdictscope.probes.changepoint import _beyond, _farthest, _placed, _window
+from verdictscope.probes.step_fit import (
+    autoregression,
+    coloured,
+    correlation,
+    fit_step,
+    scan,
+    slow_basis,
+    whitened,
+)
 
 AIM = (0.93, 0.97)
 SIMULATIONS = 250
@@ -31,7 +40,7 @@ def test_with_independent_tokens_it_is_the_least_squares_location() -> None:
     for _ in range(20):
         y, _ = series(rng, 120, 0.0, 1.0)
         wanted = ruptures.Binseg(model="l2", jump=1, min_size=2).fit_predict(y, n_bkps=1)[0]
-        assert _scan(y[None], np.zeros(1), _basis(120, 0)).location[0] == wanted
+        assert scan(y[None], np.zeros(1), slow_basis(120, 0)).location[0] == wanted
 
 
 @pytest.mark.parametrize("trend", [0, 2])
@@ -39,10 +48,10 @@ def test_running_sums_are_generalised_least_squares(trend: int) -> None:
     rng, n, rho = np.random.default_rng(1), 40, 0.7
     y = rng.normal(size=n)
     half = np.linalg.inv(np.linalg.cholesky(rho ** np.abs(np.subtract.outer(np.arange(n), np.arange(n)))))
-    fit = _scan(y[None], np.array([rho]), _basis(n, trend))
+    fit = scan(y[None], np.array([rho]), slow_basis(n, trend))
     scale = np.sqrt(1 - rho**2)
     for at in (2, 11, 37):
-        design = np.column_stack([*_basis(n, trend), np.arange(n) >= at])
+        design = np.column_stack([*slow_basis(n, trend), np.arange(n) >= at])
         found, rest, *_ = np.linalg.lstsq(half @ design, half @ y, rcond=None)
         assert fit.sizes[0, at] == pytest.approx(found[-1])
         assert fit.rest[0] - fit.gain[0, at] == pytest.approx(rest[0] * scale**2)
@@ -73,41 +82,113 @@ def test_what_has_no_change_point_says_so() -> None:
     assert table.loc[0, "reason"] == "5 tokens, 8 are needed"
 
 
-def cell(n: int, rho: float, step: float, drift: float, trend: int, sims: int) -> dict[str, Any]:
-    """How often the location is met and its interval holds it."""
-    rng = np.random.default_rng([n, round(10 * rho), round(step), round(10 * drift)])
-    near, held, held_size, widths = 0, 0, 0, []
-    for i in range(sims):
-        y, at = series(rng, n, rho, step, drift)
-        found = change_point(y, trend=trend, seed=i, resamples=RESAMPLES if step < 2 else 20)
-        near += abs(found.location - at) <= 2
-        held += found.low <= at <= found.high
-        held_size += found.size_low <= step <= found.size_high
-        widths.append(found.high - found.low + 1)
-    spread = {"coverage": held / sims, "size_coverage": held_size / sims, "median_width": float(np.median(widths))}
+@pytest.mark.parametrize("trend", [0, 2])
+def test_series_drawn_for_a_location_say_the_same_of_their_levels(trend: int) -> None:
+    """Levels and noise as fitted at that location are what is held fast; only what they do not tell is new."""
+    rng, n, t = np.random.default_rng(4), 60, 23
+    y, basis = series(rng, n, 0.6, 1.0)[0][None], slow_basis(60, trend)
+    drawn = _placed(y, basis, t, rng.normal(size=(5, n)))
+    rho = correlation(y, np.array([t]), basis)
+    real, new = scan(y, rho, basis), scan(drawn, np.full(5, rho[0]), basis)
+    np.testing.assert_allclose(new.sizes[:, t], real.sizes[0, t])
+    np.testing.assert_allclose((new.rest - new.gain[:, t]), real.rest[0] - real.gain[0, t])
+    assert np.ptp(new.sizes[:, t + 10]) > 0.01
+    np.testing.assert_allclose(coloured(whitened(y, rho[:, None]), float(rho[0])), y)
+
+
+def test_an_interval_closes_over_its_gaps() -> None:
+    lacking = np.array([[np.inf, 4.0, 1.0, 3.0, 0.0, 2.0, 1.5, 3.0, np.inf]])
+    peak = np.array([4])
+    assert [_beyond(lacking, peak, t)[0] for t in range(1, 8)] == [4.0, 1.0, 1.0, 0.0, 1.5, 1.5, 3.0]
+    assert _farthest(lambda d: d <= 2, lacking[0, 4:]) == 2  # distances 2 and 3 can be an end; 1 lies before 2
+    assert _farthest(lambda d: True, lacking[0, 4:]) == 3
+    assert _farthest(lambda d: False, lacking[0, 4:]) == 0
+
+
+def test_steps_without_noise_are_exact() -> None:
+    found = change_point([0.0] * 20 + [1.0] * 20)
+    assert (found.location, found.low, found.high) == (20, 20, 20)
+    assert found.size == pytest.approx(1)
+
+
+def test_a_drift_is_said_and_can_be_fitted() -> None:
+    rng = np.random.default_rng(5)
+    flat = [change_point(series(rng, 200, 0.3, 2.0)[0], resamples=19).drift for _ in range(20)]
+    assert flat.count(0) >= 17
+    y, at = series(rng, 400, 0.0, 2.0, drift=2.0)
+    found = change_point(y, resamples=19)
+    assert found.drift > 0
+    assert "levels drift" in str(found)
+    fitted = change_point(y, trend=3, resamples=99)
+    assert fitted.drift == 0
+    assert fitted.low <= at <= fitted.high
+    assert abs(fitted.location - at) <= 5
+
+
+def test_tokens_that_tell_little_are_looked_at_farther() -> None:
+    rng, n = np.random.default_rng(6), 4000
+    spans = []
+    for rho, step in ((0.0, 3.0), (0.9, 1.5)):
+        y = autoregression(rng, 1, n, rho)[0] + step * (np.arange(n) >= 2000)
+        start, stop = _window(y, 0)
+        spans.append(stop - start)
+        assert start < 2000 < stop
+    assert spans[0] == 512 < spans[1] <= 2048
+
+
+def located(n: int, rho: float, drift: float, trend: int, sims: int) -> dict[str, Any]:
+    """How often a step of 3 SD is met within 2 tokens; no interval is asked for."""
+    rng, near = np.random.default_rng([n, round(10 * rho), 3, round(10 * drift)]), 0
+    for _ in range(sims):
+        y, at = series(rng, n, rho, 3.0, drift)
+        start, stop = _window(y, trend)
+        near += abs(start + int(fit_step(y[None, start:stop], slow_basis(stop - start, trend)).location[0]) - at) <= 2
     return {
-        "tokens": n, "rho": rho, "step_sd": step, "drift_sd": drift, "trend": trend, "simulations": sims,
-        "within_2": near / sims, **(spread if step < 2 else {}),
+        "tokens": n, "rho": rho, "step_sd": 3.0, "drift_sd": drift, "trend": trend,
+        "simulations": sims, "within_2": near / sims,
+    }  # fmt: skip
+
+
+def held(n: int, rho: float, drift: float, trend: int, sims: int) -> dict[str, Any]:
+    """How often the intervals of a step of 1 SD hold its place and its size."""
+    rng = np.random.default_rng([n, round(10 * rho), 1, round(10 * drift)])
+    near, place, size, widths, warned = 0, 0, 0, [], 0
+    for i in range(sims):
+        y, at = series(rng, n, rho, 1.0, drift)
+        found = change_point(y, trend=trend, seed=i)
+        near += abs(found.location - at) <= 2
+        place += found.low <= at <= found.high
+        size += found.size_low <= 1.0 <= found.size_high
+        widths.append(found.high - found.low + 1)
+        warned += found.drift > 0
+    return {
+        "tokens": n, "rho": rho, "step_sd": 1.0, "drift_sd": drift, "trend": trend,
+        "simulations": sims, "within_2": near / sims, "coverage": place / sims, "size_coverage": size / sims,
+        "median_width": float(np.median(widths)), "warned": warned / sims,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.9])
 def test_large_steps_are_met(rho: float) -> None:
-    assert cell(100, rho, 3.0, 0.0, 0, 40)["within_2"] >= 0.9
+    assert located(100, rho, 0.0, 0, 60)["within_2"] >= 0.9
+
+
+def test_small_steps_are_held() -> None:
+    found = held(60, 0.5, 0.0, 0, 40)
+    assert found["coverage"] >= 0.85
+    assert found["size_coverage"] >= 0.85
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_locations_and_their_intervals() -> None:
-    """The aim for 3 SD is .95 within 2 tokens, for 1 SD a coverage of .93 to .97; cells that miss it are told apart."""
-    kinds = ((0.0, 0), (0.5, 0), (0.5, 2))
-    rows = [
-        cell(n, rho, step, drift, trend, SIMULATIONS)
-        for step in (3.0, 1.0)
-        for n in LENGTHS
-        for rho in RHOS
-        for drift, trend in kinds
-    ]
+    """The aim for 3 SD is .95 within 2 tokens, for 1 SD a coverage of .93 to .97; cells that miss it are told apart.
+
+    A drift of half a standard deviation is left out once and fitted once.
+    """
+    kinds = ((0.0, 0), (0.5, 0), (0.5, 3))
+    cells = [(n, rho, drift, trend) for n in LENGTHS for rho in RHOS for drift, trend in kinds]
+    rows = [located(*cell, 2000) for cell in cells] + [held(*cell, SIMULATIONS) for cell in cells]
     slack = 2 * np.sqrt(0.95 * 0.05 / SIMULATIONS)
     missed = [
         row for row in rows
@@ -116,7 +197,7 @@ def test_locations_and_their_intervals() -> None:
     ]  # fmt: skip
     write_evidence("changepoint", {"aim": AIM, "binomial_slack": slack, "rows": rows, "missed": missed})
     plain = [row for row in rows if not row["drift_sd"]]
-    # what the method promises: levels that are constant, and enough tokens to see their correlation
-    long = [r for r in plain if r["tokens"] >= 200 and (r["step_sd"] == 3 or r["rho"] < 0.9)]
-    assert all(r["within_2"] >= 0.95 - slack for r in long if r["step_sd"] == 3), missed
-    assert all(AIM[0] - slack <= r["coverage"] <= AIM[1] + slack for r in long if r["step_sd"] == 1), missed
+    assert all(r["within_2"] >= 0.94 for r in plain if r["step_sd"] == 3), missed
+    # 50 tokens do not tell how alike they are
+    assert all(AIM[0] - slack <= r["coverage"] <= AIM[1] + slack for r in plain
+               if r["step_sd"] == 1 and r["tokens"] >= 200), missed  # fmt: skip

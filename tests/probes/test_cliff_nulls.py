@@ -14,9 +14,9 @@ from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.probes import Anchors, Cliff, align, anchor_rollouts, cliff, exchange_null, shift_null
 from verdictscope.probes.anchors import Windows, anchors_of
-from verdictscope.probes.changepoint import autoregression
 from verdictscope.probes.cliff import drop_difference, measure
 from verdictscope.probes.cliff_nulls import _mean_and_variance, turned, turned_drops
+from verdictscope.probes.step_fit import autoregression
 from verdictscope.probes.trace import simultaneous_band
 from verdictscope.stats import draw_clusters, percentile_interval, permutation_p
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from probe_worlds import make_rollout, make_scores
+from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.probes import aggregate, align, as_published, relative_time
-from verdictscope.probes.changepoint import autoregression
 from verdictscope.probes.landmarks import landmarks
-from verdictscope.probes.trace import simultaneous_band
+from verdictscope.probes.step_fit import autoregression
+from verdictscope.probes.trace import _common_width, simultaneous_band
 from verdictscope.rollouts.rollout import Rollout, Span
 from verdictscope.stats import draw_clusters, percentile_interval
 
@@ -251,3 +252,15 @@ def test_the_simultaneous_band_holds_the_whole_curve() -> None:
     point, whole = curves(200, 25, 40, 0.5)
     assert 0.92 < point < 0.98
     assert 0.9 < whole < 0.99
+
+
+def test_the_common_width_lies_between_one_place_and_bonferroni() -> None:
+    one = float(stats.norm.isf(0.025))
+    assert _common_width(np.zeros(0), 0.05) == pytest.approx(one)
+    assert _common_width(np.ones(30), 0.05) == pytest.approx(one, abs=1e-3)
+    unrelated = _common_width(np.zeros(30), 0.05)
+    assert unrelated == pytest.approx(stats.norm.isf(0.025 / 31), abs=0.01)
+    assert one < _common_width(np.full(30, 0.9), 0.05) < unrelated
+    walk = autoregression(np.random.default_rng(0), 4000, 60, 0.5)
+    outside = (np.abs(walk).max(axis=1) > _common_width(np.full(59, 0.5), 0.05)).mean()
+    assert outside == pytest.approx(0.05, abs=0.012)
