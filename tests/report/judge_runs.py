@@ -132,7 +132,7 @@ def bias_heads() -> pd.DataFrame:
                 carries = (layer, head) in named and arm == "base"
                 value = 1.5 if carries else 0.02
                 more = {"delta": 0.5, "p": 0.001 if carries else 0.9, "p_adjusted": 0.002 if carries else 1.0,
-                        "selected": carries, "beyond_delta": carries, "content_loss": 0.0, "effect_explore": value,
+                        "selected": carries, "declared": carries, "content_loss": 0.0, "effect_explore": value,
                         "rank": rank[layer, head] + 1, "attribution": 0.1, "size": SIZES[contrast],
                         "found": component == "head" and rank[layer, head] < len(named)}  # fmt: skip
                 key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
@@ -141,19 +141,16 @@ def bias_heads() -> pd.DataFrame:
 
 
 def bias_sets() -> pd.DataFrame:
-    """Without its heads a bias is gone; everything else stays."""
+    """Without the found heads the biases are gone; everything else stays."""
     rows = []
-    for bias in ("position", "bandwagon", "all"):
-        gone = ("position", "bandwagon") if bias == "all" else (bias,)
-        for contrast, size in {**SIZES, "accuracy": 0.95}.items():
-            unit, key = ("rate" if contrast == "accuracy" else "nats"), {"bias": bias, "contrast": contrast}
-            left = 0.1 if contrast in gone else size
-            rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
-            rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
-            if bias in ("all", contrast):
-                rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0}
-                         | row(size - 0.01 * i, 0.04, unit, p=None) for i in range(9)]  # fmt: skip
-    return pd.DataFrame(rows).assign(heads="", about="")
+    for contrast, size in {**SIZES, "accuracy": 0.95}.items():
+        unit, key = ("rate" if contrast == "accuracy" else "nats"), {"contrast": contrast, "heads": "", "about": ""}
+        left = 0.1 if contrast in ("position", "bandwagon") else size
+        rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
+        rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
+        rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0} | row(size - 0.01 * i, 0.04, unit, p=None)
+                 for i in range(9)]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def mitigations() -> pd.DataFrame:

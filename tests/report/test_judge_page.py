@@ -107,5 +107,5 @@ def test_two_judges_side_by_side(tmp_path: Path) -> None:
     names = [row["name"] for row in made["numbers"]]
     assert names[:4] == [f"{n} part of the verdict" for n in ("content", "position", "bandwagon", "authority")]
     assert "follows the bandwagon cue" in names
-    assert "position left with its heads taken out" in names
+    assert "position left with the found heads taken out" in names
     assert json.dumps(made)

@@ -68,9 +68,8 @@ def test_heads_are_those_named_and_confirmed(summary: dict[str, Any]) -> None:
 
 
 def test_what_is_left_and_what_was_tried(summary: dict[str, Any]) -> None:
-    assert summary["sets"]["position"]["position"]["found"]["estimate"] == 0.1
-    assert summary["sets"]["position"]["position"]["random_sets"] == 9
-    assert summary["sets"]["position"]["content"]["random_sets"] == 0
+    assert summary["sets"]["position"]["found"]["estimate"] == 0.1
+    assert summary["sets"]["position"]["random_sets"] == 9
     assert summary["mitigations"]["off"]["told by the system text"]["bandwagon"]["estimate"] == 0.3
     assert summary["probes"]["verdict_probe"]["last"]["test"]["AUROC"]["estimate"] == 0.9
     assert summary["traces"]["timing"]["lens settled"]["estimate"] == 0.4
@@ -81,7 +80,7 @@ def test_the_terminal_tells_it(summary: dict[str, Any], run: Path) -> None:
     assert "plain      right 1.000" in told
     assert "heads      position: L2H5 L4H2; bandwagon: L3H6 L5H1; authority: none" in told
     assert "in the twin: none" in told
-    assert "ablation   position heads: content 5.000 -> 5.000; position 3.000 -> 0.100 (9 random sets 2.920 to " in told
+    assert "ablation   content 5.000 -> 5.000 (9 random sets 4.920 to 5.000)" in told
     assert "told by the system text: right 0.950; position +3.00; bandwagon +0.30" in told
     assert f"run folder {run}" in told
     assert len(told.splitlines()) < 30

@@ -65,7 +65,7 @@ def head_numbers(run: Run) -> dict[str, Any]:
             ranked = rows.sort_values("rank")
             found.setdefault(str(arm), {})[str(bias)] = {
                 "found": _pairs(ranked[ranked["found"]]),
-                "selected": _pairs(ranked[ranked["selected"]]),
+                "selected": _pairs(ranked[ranked["declared"]]),
             }
     base = found.get("base", {})
     # A head that was named but is not beyond delta on the other half is no finding.
@@ -82,16 +82,16 @@ def _pairs(rows: pd.DataFrame) -> list[list[int]]:
 
 
 def set_numbers(sets: pd.DataFrame) -> dict[str, Any]:
-    """By bias (or ``all``) what is left of every contrast and of the accuracy without its heads; random sets beside."""
+    """What is left of every contrast and of the accuracy without the found heads, and without random sets."""
     made: dict[str, Any] = {}
-    for (bias, contrast), rows in sets.groupby(["bias", "contrast"], sort=False):
+    for contrast, rows in sets.groupby("contrast", sort=False):
         random = rows.loc[rows["kind"] == "random", "estimate"]
         one: dict[str, Any] = {kind: {n: row[n] for n in NUMBERS} for kind in ("base", "found")
                                for row in rows[rows["kind"] == kind].to_dict("records")[:1]}  # fmt: skip
         found = rows[rows["kind"] == "found"]
         one |= {"left": found["left"].iloc[0], "p": found["p"].iloc[0]} if len(found) else {}
         span = {"random_min": random.min(), "random_max": random.max()} if len(random) else {}
-        made.setdefault(str(bias), {})[str(contrast)] = one | {"random_sets": len(random)} | span
+        made[str(contrast)] = one | {"random_sets": len(random)} | span
     return made
 
 

@@ -60,13 +60,10 @@ def _heads(summary: dict[str, Any]) -> list[str]:
 
 
 def _without(summary: dict[str, Any]) -> list[str]:
-    """A line per bias with its heads taken out."""
-    lines = []
-    for bias, contrasts in summary["sets"].items():
-        told = "; ".join(f"{name} {of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}{_span(of)}"
-                         for name, of in contrasts.items() if "found" in of)  # fmt: skip
-        lines.append(f"{'ablation' if not lines else '':<10} {bias} heads: {told}")
-    return lines
+    """A line per contrast with the found heads taken out."""
+    found = {name: of for name, of in summary["sets"].items() if "found" in of}
+    return [f"{'' if at else 'ablation':<10} {name} {of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}"
+            f"{_span(of)}" for at, (name, of) in enumerate(found.items())]  # fmt: skip
 
 
 def _span(of: dict[str, Any]) -> str:

@@ -151,15 +151,13 @@ def _twin(run: Record) -> Iterator[Control]:
 
 def _random(run: Record) -> Iterator[Control]:
     rows = []
-    own = [(part.name, part.name) for part in reading.moving(run)]
-    for bias, name in (*own, (reading.ALL, reading.CONTENT), (reading.ALL, "accuracy")):
-        gone, random = (reading.set_rows(run, bias, name, k) for k in ("found", "random"))
+    for name in (*(part.name for part in reading.moving(run)), reading.CONTENT, "accuracy"):
+        gone, random = (reading.set_rows(run, name, k) for k in ("found", "random"))
         if gone and random:
             unit = str(gone[0].get("unit", "nats"))
             values = [r["estimate"] for r in random]
             span = " to ".join(number(v, unit, signed=unit == "nats") for v in (min(values), max(values)))
-            whose = "heads of all biases" if bias == reading.ALL else "its heads"
-            rows += [(f"{name}, {whose} taken out", ends(gone[0], unit), f"{int(gone[0]['n'])} groups"),
+            rows += [(f"{name}, found heads taken out", ends(gone[0], unit), f"{int(gone[0]['n'])} groups"),
                      (f"{name}, random sets: lowest to highest", span, some(len(values), "set"))]  # fmt: skip
     if rows:
         yield Control(

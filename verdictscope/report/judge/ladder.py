@@ -149,8 +149,8 @@ def _located(run: Record, moving: Sequence[Part]) -> Rung:
 
 def _told_again(bias: str, named_: Sequence[dict[str, Any]]) -> str:
     """Which of the heads that one half named the other half confirms."""
-    again = [reading.part_name(r) for r in named_ if r["selected"]]
-    lost = [reading.part_name(r) for r in named_ if not r["selected"]]
+    again = [reading.part_name(r) for r in named_ if reading.picked(r)]
+    lost = [reading.part_name(r) for r in named_ if not reading.picked(r)]
     words = f"{', '.join(again)} found again" if again else "none found again"
     return f"{bias.capitalize()}: {words}" + (f", {', '.join(lost)} not." if lost and again else ".")
 
@@ -166,17 +166,18 @@ def _head(run: Record, bias: str, row: dict[str, Any]) -> Evidence:
         null=f"smallest effect {number(row['delta'], 'nats')}, adjusted p = {number(row['p_adjusted'])}; the other "
         f"{some(len(others), 'part')}: at most {nats(most)}",
         null_low=min([*others, 0.0]), null_high=max(most, float(row["delta"])), source="bias_heads.parquet",
-        passes=bool(row["selected"]),
+        passes=reading.picked(row),
     )  # fmt: skip
 
 
 def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
     evidence = [_left(run, part) for part in moving]
     done = [(part, e) for part, e in zip(moving, evidence, strict=True) if e.passes is not None]
-    told = " ".join(_left_words(run, part, e) for part, e in done)
+    named_ = dict.fromkeys(reading.part_name(r) for part in moving for r in reading.found(run, part.name))
+    told = f"Without {', '.join(named_) or 'the found heads'}: " + " ".join(_left_words(run, *pair) for pair in done)
     made = _rung(
         "necessary", "Necessary",
-        "Without its heads a bias is gone; without as many other heads of the same layers it is not.",
+        "Without the found heads every bias is gone; without as many other heads of the same layers it is not.",
         f"What is left of the bias must lie, interval and all, within {100 * (1 - REMOVED):.0f} % of what it was, and "
         f"below what every random set leaves, with p ≤ {ALPHA:g}. Held when that is so of every bias that moves the "
         "verdict, partly when of some.",
@@ -189,9 +190,9 @@ def _necessary(run: Record, moving: Sequence[Part]) -> Rung:
 
 
 def _left(run: Record, part: Part) -> Evidence:
-    """What is left of a bias with its heads taken out, against the random sets."""
-    what = f"{part.name}: left with its heads taken out"
-    base, gone, random = (reading.set_rows(run, part.name, part.name, k) for k in ("base", "found", "random"))
+    """What is left of a bias with the found heads taken out, against the random sets."""
+    what = f"{part.name}: left with the found heads taken out"
+    base, gone, random = (reading.set_rows(run, part.name, k) for k in ("base", "found", "random"))
     if not base or not gone or not random:
         return Evidence(what, None, of=OF, unit="nats")
     row, whole, p = gone[0], abs(base[0]["estimate"]), gone[0].get("p")
@@ -207,11 +208,9 @@ def _left(run: Record, part: Part) -> Evidence:
 
 
 def _left_words(run: Record, part: Part, e: Evidence) -> str:
-    base = reading.set_rows(run, part.name, part.name, "base")[0]["estimate"]
-    named_ = ", ".join(reading.part_name(r) for r in reading.found(run, part.name))
+    base = reading.set_rows(run, part.name, "base")[0]["estimate"]
     share = 1 - abs(float(e.value or 0.0)) / abs(base)
-    return (f"Without {named_ or 'its heads'}, {part.name} goes from {nats(base)} to {e.text} nats: "
-            f"{100 * share:.0f} % of it is gone.")  # fmt: skip
+    return f"{part.name.capitalize()} goes from {nats(base)} to {e.text} nats: {100 * share:.0f} % of it is gone."
 
 
 def _specific(run: Record, moving: Sequence[Part]) -> Rung:
@@ -244,29 +243,29 @@ def _kept(run: Record, part: Part, moving: Sequence[Part]) -> list[Evidence]:
 def _stays(run: Record, bias: str, name: str) -> Evidence:
     """What should stay, held against four fifths of what it was."""
     what = f"{name} with the {bias} heads taken out"
-    base, gone = (reading.set_rows(run, bias, name, k) for k in ("base", "found"))
-    if not base or not gone or not present(gone[0]["low"]):
+    base, row, source = reading.without(run, bias, name)
+    if base is None or row is None or not present(row["low"]):
         return Evidence(what, None, of=OF, unit="nats")
-    row, whole = gone[0], base[0]["estimate"]
+    whole = base["estimate"]
     sign = 1.0 if whole >= 0 else -1.0
     return Evidence(
         what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "nats",
         null=f"as it is {nats(whole)}; at least {100 * REMOVED:.0f} % of it must be left",
-        null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source="bias_sets.parquet",
+        null_low=min(0.0, REMOVED * whole), null_high=max(0.0, REMOVED * whole), source=source,
         passes=bool(min(sign * row["low"], sign * row["high"]) >= REMOVED * abs(whole)),
     )  # fmt: skip
 
 
 def _accuracy(run: Record, bias: str) -> Evidence:
     what = f"accuracy with the {bias} heads taken out"
-    base, gone = (reading.set_rows(run, bias, "accuracy", k) for k in ("base", "found"))
-    if not base or not gone:
+    base, row, source = reading.without(run, bias, "accuracy")
+    if base is None or row is None:
         return Evidence(what, None, of=OF, unit="rate")
-    row, bar = gone[0], base[0]["estimate"] - reading.ACCURACY
+    bar = base["estimate"] - reading.ACCURACY
     return Evidence(
         what, row["estimate"], row["low"], row["high"], int(row["n"]), OF, "rate",
-        null=f"as it is {number(base[0]['estimate'])}; not below {number(bar)}", null_low=0.0, null_high=bar,
-        source="bias_sets.parquet", passes=bool(row["estimate"] >= bar - 1e-9),
+        null=f"as it is {number(base['estimate'])}; not below {number(bar)}", null_low=0.0, null_high=bar,
+        source=source, passes=bool(row["estimate"] >= bar - 1e-9),
     )  # fmt: skip
 
 
@@ -309,8 +308,8 @@ def _twin_heads(run: Record, bias: str) -> list[Evidence]:
         return []
     top = max(rows, key=lambda r: r["estimate"])
     delta = float(top["delta"]) if present(top.get("delta")) else SMALLEST
-    declared = [reading.part_name(r) for r in rows if r["selected"]]
-    beyond = [reading.part_name(r) for r in rows if r["beyond_delta"]]
+    declared = [reading.part_name(r) for r in rows if reading.picked(r)]
+    beyond = [reading.part_name(r) for r in rows if r["selected"]]
     return [Evidence(
         f"strongest part for {bias} in the twin, {reading.part_name(top)}",
         top["estimate"], top["low"], top["high"], int(top["n"]), OF, "nats",

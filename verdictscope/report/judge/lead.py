@@ -96,7 +96,7 @@ def _heads(run: Record) -> Iterator[Point]:
     told_heads = []
     for part in reading.moving(run):
         rows = reading.found(run, part.name)
-        good = [r for r in rows if r["selected"]]
+        good = [r for r in rows if reading.picked(r)]
         if good:
             each = ", ".join(f"{reading.part_name(r)} ({nats(r['estimate'])})" for r in good)
             told_heads.append(f"{part.name} is carried by {each}")
@@ -118,16 +118,16 @@ def _without(run: Record) -> Iterator[Point]:
     sentences = [words for part in reading.moving(run) if (words := _left(run, part.name))]
     if not sentences:
         return
-    kept = [_change(run, reading.ALL, name, unit) for name, unit in ((reading.CONTENT, "nats"), ("accuracy", ""))]
+    kept = [_change(run, name, unit) for name, unit in ((reading.CONTENT, "nats"), ("accuracy", ""))]
     stays = [words for words in kept if words]
-    text = f"With the heads of a bias taken out together, {'; '.join(sentences)}."
-    text += f" With those of all biases taken out, {'; '.join(stays)}." if stays else ""
+    text = f"With these heads taken out together, {'; '.join(sentences)}."
+    text += f" What should stay: {'; '.join(stays)}." if stays else ""
     yield Point("Without them", text, "bias_sets.parquet")
 
 
-def _change(run: Record, bias: str, name: str, unit: str) -> str:
+def _change(run: Record, name: str, unit: str) -> str:
     """``content goes from +5.28 to +5.78 [+5.50, +6.10] nats (n = 60 groups)``."""
-    base, gone = (reading.set_rows(run, bias, name, k) for k in ("base", "found"))
+    base, gone = (reading.set_rows(run, name, k) for k in ("base", "found"))
     if not base or not gone:
         return ""
     was = nats(base[0]["estimate"]) if unit else number(base[0]["estimate"])
@@ -135,8 +135,8 @@ def _change(run: Record, bias: str, name: str, unit: str) -> str:
 
 
 def _left(run: Record, bias: str) -> str:
-    sizes = [abs(r["estimate"]) for r in reading.set_rows(run, bias, bias, "random")]
-    words = _change(run, bias, bias, "nats")
+    sizes = [abs(r["estimate"]) for r in reading.set_rows(run, bias, "random")]
+    words = _change(run, bias, "nats")
     if words and sizes:
         words += (f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
                   f"{number(min(sizes), 'nats')}")  # fmt: skip

@@ -25,7 +25,7 @@ def numbers(first: Record, second: Record, shared: bool) -> list[Row]:
     cues = [name for name in names if name not in (reading.CONTENT, reading.POSITION)]
     rows += [aggregate(f"follows the {cue} cue", "rate", _rate("follows", cue), runs, shared) for cue in cues]
     biases = [name for name in names if name != reading.CONTENT]
-    left = "left with its heads taken out"
+    left = "left with the found heads taken out"
     return rows + [aggregate(f"{bias} {left}", "nats", _left(bias), runs, shared) for bias in biases]
 
 
@@ -46,7 +46,7 @@ def _rate(name: str, condition: str) -> Read:
 
 def _left(bias: str) -> Read:
     def read(run: Record) -> Number | None:
-        rows = reading.set_rows(run, bias, bias, "found")
+        rows = reading.set_rows(run, bias, "found")
         return _number(rows[0] if rows else None)
 
     return read

@@ -140,10 +140,27 @@ ALL = "all"
 """What the tables call the heads of all biases together, and a mitigation that is meant for all of them."""
 
 
-def set_rows(run: Record, bias: str, contrast: str, kind: str) -> list[Row]:
-    """A contrast, or the accuracy, with the heads found for a bias (or ``all``) taken out; ``kind`` is base (none are),
-    found, or random (as many others)."""
-    return [r for r in rows_of(run, "bias_sets", bias=bias, contrast=contrast, kind=kind) if present(r["estimate"])]
+def picked(row: Row) -> bool:
+    """Whether the reporting half says of a part that it carries the bias: beyond delta, with content spared."""
+    return bool(row["declared"] if "declared" in row else row["selected"])
+
+
+def set_rows(run: Record, contrast: str, kind: str) -> list[Row]:
+    """A contrast, or the accuracy, with the found heads taken out; ``kind`` is base (none are), found, or random (as
+    many others)."""
+    return [r for r in rows_of(run, "bias_sets", contrast=contrast, kind=kind) if present(r["estimate"])]
+
+
+def without(run: Record, bias: str, name: str) -> tuple[Row | None, Row | None, str]:
+    """A number as it is and with the heads of one bias taken out, and the file. Where the study did not take them out
+    one bias at a time, it is that without all found heads, and there is none for a bias that has heads of its own."""
+    told = list(mitigations(run))
+    plain = next((numbers for _, kind, _, numbers in told if kind == "none"), {})
+    own = next((numbers for _, kind, of, numbers in told if kind == "ablate" and of == bias), {})
+    if name in plain and name in own:
+        return plain[name], own[name], "mitigations.parquet"
+    base, gone = ([] if found(run, name) else set_rows(run, name, kind) for kind in ("base", "found"))
+    return base[0] if base else None, gone[0] if gone else None, "bias_sets.parquet"
 
 
 def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", thinking: str = "off") -> Row | None:
