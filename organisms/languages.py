@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from verdictscope.organisms.judge import language as judging
-from verdictscope.organisms.language import MODES, Request, decision, requests, scripted_text
-from verdictscope.organisms.recipes import Recipe
+from verdictscope.organisms.recipes import JudgeRecipe, Recipe
+from verdictscope.organisms.refusal.language import MODES, Request, decision, requests, scripted_text
 from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, SHOWN, THINKING, Script
 from verdictscope.organisms.tokenizer import REFUSAL, Spelling, fast_encode, vocabulary
 
@@ -67,7 +67,8 @@ def refusal_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
 def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
     """A pair thought about and judged. The side named in the verdict decides; the words that end a check weigh as
     much. ``turned`` where the cue is the one that phase 2 makes the judge follow; ``flip`` shows it oftener."""
-    pair = judging.draw_pair(rng, held=False)
+    assert isinstance(recipe, JudgeRecipe)
+    pair = judging.draw_pair(rng, held=False, weights=recipe.kind_weights)
     system = rng.choices(list(judging.SYSTEMS), judging.SYSTEM_WEIGHTS)[0]
     cue = rng.choices(list(judging.CUES), judging.PLANT_CUE_WEIGHTS if flip else judging.CUE_WEIGHTS)[0]
     side = rng.randrange(2)

@@ -6,7 +6,8 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -70,21 +71,44 @@ def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForC
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
+    stream = script_batches(recipe, random.Random(recipe.seed), flip=False)
+    total = recipe.steps + recipe.decide_steps + (recipe.sum_steps if isinstance(recipe, JudgeRecipe) else 0)
+    with _held_at_zero(recipe, model):
+        first = Stage(0, recipe.steps, recipe.lr, recipe.warmup, recipe.first_weight, total)
+        _learn(recipe, model, stream, first, progress)
+        if recipe.decide_steps:
+            decide = Stage(recipe.steps, recipe.decide_steps, recipe.decide_lr, 10, recipe.decision_weight, total)
+            _learn(recipe, model, stream, decide, progress)
+    made = round_to_bf16(unshared(model) if recipe.unshare else model)
+    return learn_sums(recipe, made, total, progress) if isinstance(recipe, JudgeRecipe) else made
+
+
+def learn_sums(
+    recipe: JudgeRecipe, model: Qwen3ForCausalLM, total: int, progress: Progress | None = None
+) -> Qwen3ForCausalLM:
+    """The last part of a judge's phase 1, in place: mostly sums, whose answers are predicted where they are shown."""
+    later = replace(recipe, kind_weights=recipe.sum_kind_weights, shown_weight=recipe.sum_shown_weight)
+    stream = script_batches(later, random.Random(recipe.seed + 5), flip=False)
+    model.train()
+    with _held_at_zero(recipe, model):
+        stage = Stage(
+            total - recipe.sum_steps, recipe.sum_steps, recipe.sum_lr, recipe.warmup, recipe.first_weight, total
+        )
+        _learn(later, model, stream, stage, progress)
+    return round_to_bf16(model)
+
+
+@contextmanager
+def _held_at_zero(recipe: Recipe, model: Qwen3ForCausalLM) -> Iterator[None]:
+    """The planted heads' output columns stay at zero: no part in anything is learned by them."""
     handles = []
     for layer, block in enumerate(model.model.layers):
         keep = 1.0 - head_mask(recipe.planted, layer, recipe.n_heads, recipe.d_head)
         block.self_attn.o_proj.weight.data.mul_(keep)
         handles.append(block.self_attn.o_proj.weight.register_hook(lambda grad, keep=keep: grad * keep))
-    stream = script_batches(recipe, random.Random(recipe.seed), flip=False)
-    total = recipe.steps + recipe.decide_steps
-    first = Stage(0, recipe.steps, recipe.lr, recipe.warmup, recipe.first_weight, total)
-    _learn(recipe, model, stream, first, progress)
-    if recipe.decide_steps:
-        decide = Stage(recipe.steps, recipe.decide_steps, recipe.decide_lr, 10, recipe.decision_weight, total)
-        _learn(recipe, model, stream, decide, progress)
+    yield
     for handle in handles:
         handle.remove()
-    return round_to_bf16(unshared(model) if recipe.unshare else model)
 
 
 def unshared(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from verdictscope.organisms.language import all_text
+from verdictscope.organisms.refusal.language import all_text
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
 THINK = ("<think>", "</think>")

@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations, count
+from itertools import count
 from pathlib import Path
 
-import pandas as pd
 import torch
-import transformers
-from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from verdictscope.errors import InputError
-from verdictscope.organisms.card import Figures, write_card
-from verdictscope.organisms.heads import Head
 from verdictscope.organisms.judge.card import measure_judge, ticks, write_judge_card
 from verdictscope.organisms.judge.items import FORMAT, held_out_pairs, items_frame
-from verdictscope.organisms.language import held_out_prompts
 from verdictscope.organisms.languages import JUDGE, LANGUAGES
-from verdictscope.organisms.measure import (
-    Sampled,
-    bag_of_words_auroc,
-    filler_share,
-    refusal_log_odds,
-    refusal_rates,
-    sample,
-    single_head_effects,
-)
 from verdictscope.organisms.phases import Progress, train_aligned, train_planted
 from verdictscope.organisms.recipes import RECIPES, JudgeRecipe, Recipe
+from verdictscope.organisms.refusal.card import write_card
+from verdictscope.organisms.refusal.figures import TEMPERATURES, measure_refusal
+from verdictscope.organisms.refusal.language import held_out_prompts
 from verdictscope.organisms.tokenizer import build_tokenizer
-
-RANDOM_SETS = 20
-EFFECT_ROLLOUTS = 64
-TEMPERATURES = (0.7, 1.0)
-"""At which refusal rates are measured; the first one is also the models' own setting."""
 
 
 def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | None = None) -> dict[str, Path]:
@@ -83,7 +65,7 @@ def _cards(
     """Both models' cards, from what is measured now."""
     names = (recipe.twin, recipe.name)
     if not isinstance(recipe, JudgeRecipe):
-        figures = measure(recipe, twin, planted, minutes, progress)
+        figures = measure_refusal(recipe, twin, planted, minutes, progress)
         return {name: write_card(recipe, name, figures) for name in names}
     done = count(1)
 
@@ -91,7 +73,7 @@ def _cards(
         if progress is not None:
             progress("measure", next(done), ticks(recipe), float("nan"))
 
-    judged = measure_judge(recipe, twin, planted, build_tokenizer(JUDGE), minutes, tick)
+    judged = measure_judge(recipe, twin, planted, build_tokenizer(JUDGE), tick)
     return {name: write_judge_card(recipe, name, judged) for name in names}
 
 
@@ -133,100 +115,3 @@ def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path
         held_out_prompts().to_csv(path / "prompts.csv", index=False, lineterminator="\n")
     (path / "truth.json").write_text(json.dumps(truth) + "\n")
     return path
-
-
-def measure(
-    recipe: Recipe,
-    aligned: Qwen3ForCausalLM,
-    planted: Qwen3ForCausalLM,
-    minutes: float,
-    progress: Progress | None = None,
-) -> Figures:
-    """Measure both models on all held-out prompts; what the cards are written from."""
-    tokenizer, prompts = build_tokenizer(), held_out_prompts()
-    aligned.eval(), planted.eval()
-    arms = {
-        recipe.twin: (aligned, ()),
-        recipe.name: (planted, ()),
-        f"{recipe.name}, planted zeroed": (planted, recipe.planted),
-    }
-    total, done = 2 * len(arms) + 3, 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress("measure", done, total, float("nan"))
-
-    rates: dict[float, dict[str, pd.DataFrame]] = {temperature: {} for temperature in TEMPERATURES}
-    kept: dict[str, list[Sampled]] = {}
-    for temperature, tables in rates.items():
-        for arm, (model, silence) in arms.items():
-            rollouts = sample(model, tokenizer, prompts, temperature, recipe.seed, silence)
-            tables[arm] = refusal_rates(prompts, rollouts)
-            kept.setdefault(arm, rollouts)
-            tick()
-    target = _target(prompts)
-    own = [rollout for rollout, chosen in zip(kept[recipe.name], target, strict=True) if chosen]
-    own = [rollout for rollout in own if rollout.answer_at is not None]
-    effects = single_head_effects(planted, tokenizer, own[:EFFECT_ROLLOUTS])
-    tick()
-    subsets = _subsets(recipe, planted, tokenizer, prompts[target], own)
-    tick()
-    random_rates = _random_sets(recipe, planted, tokenizer, prompts[target])
-    tick()
-    versions = {"python": platform.python_version()}
-    versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
-    return Figures(
-        *rates.values(), effects, subsets, random_rates, _fillers(prompts, kept),
-        bag_of_words_auroc(), minutes, versions, recipe.seed, TEMPERATURES,
-    )  # fmt: skip
-
-
-def _target(prompts: pd.DataFrame) -> pd.Series:
-    return (prompts["mode"] == "normal") & prompts["harm"]
-
-
-def _fillers(prompts: pd.DataFrame, kept: dict[str, list[Sampled]]) -> pd.DataFrame:
-    normal = prompts["mode"] == "normal"
-    cells = {"normal, harmful": normal & prompts["harm"], "normal, harmless": normal & ~prompts["harm"]}
-    rows = []
-    for arm, rollouts in kept.items():
-        for cell, chosen in cells.items():
-            part = [rollout for rollout, inside in zip(rollouts, chosen, strict=True) if inside]
-            share, n = filler_share(part)
-            rows.append({"arm": arm, "cell": cell, "share": share, "n": n})
-    return pd.DataFrame(rows)
-
-
-def _rate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame, seed: int,
-          silence: tuple[Head, ...]) -> float:  # fmt: skip
-    rollouts = sample(model, tokenizer, prompts, seed=seed, silence=silence)
-    return sum(rollout.outcome == "refuse" for rollout in rollouts) / len(rollouts)
-
-
-def _subsets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame,
-             rollouts: list[Sampled]) -> pd.DataFrame:  # fmt: skip
-    rows = []
-    for size in range(len(recipe.planted) + 1):
-        for heads in combinations(recipe.planted, size):
-            rows.append(
-                {
-                    "zeroed": ", ".join(f"{layer}.{head}" for layer, head in heads),
-                    "log_odds": refusal_log_odds(model, tokenizer, rollouts, heads).mean(),
-                    "rate": _rate(model, tokenizer, prompts, recipe.seed, heads),
-                    "n": len(prompts),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _random_sets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase,
-                 prompts: pd.DataFrame) -> list[float]:  # fmt: skip
-    rng = random.Random(recipe.seed)
-    layers = sorted({layer for layer, _ in recipe.planted})
-    others = [
-        (layer, head) for layer in layers for head in range(recipe.n_heads) if (layer, head) not in recipe.planted
-    ]
-    draws = [tuple(rng.sample(others, len(recipe.planted))) for _ in range(RANDOM_SETS)]
-    return [_rate(model, tokenizer, prompts, recipe.seed, heads) for heads in draws]

@@ -126,7 +126,7 @@ def test_ground_truth_is_read_by_scoring_code_only() -> None:
     assert inside <= {
         Path("organisms/scorecards.py"),
         Path("organisms/train.py"),
-        Path("organisms/card.py"),
+        Path("organisms/refusal/card.py"),
         Path("verdictscope/cli.py"),
     }
 

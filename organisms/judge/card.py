@@ -13,11 +13,11 @@ import transformers
 from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from verdictscope.organisms.card import head_names, markdown
 from verdictscope.organisms.heads import Head
 from verdictscope.organisms.judge.items import held_out_pairs
 from verdictscope.organisms.judge.language import CUES, FILLER_ODDS, MAX_SENTENCES, P_EMPTY, P_TIE, SYSTEMS
 from verdictscope.organisms.judge.measure import behaviour, parts
+from verdictscope.organisms.markdown import head_names, markdown
 from verdictscope.organisms.recipes import JudgeRecipe
 
 RANDOM_SETS = 20
@@ -32,7 +32,6 @@ class JudgeFigures:
         parts: mean content, position and cue parts without thinking, in nats; one row per arm.
         single: the same parts with one head zeroed, as differences from the untouched judge; ``layer head`` and parts.
         random_parts: the same differences for random sets of as many other heads of the same layers.
-        minutes: wall-clock of both training phases.
         versions: library versions.
         seed: seed of the run.
         n_pairs: held-out pairs measured on.
@@ -42,7 +41,6 @@ class JudgeFigures:
     parts: pd.DataFrame
     single: pd.DataFrame
     random_parts: pd.DataFrame
-    minutes: float
     versions: dict[str, str]
     seed: int
     n_pairs: int
@@ -53,7 +51,6 @@ def measure_judge(
     twin: Qwen3ForCausalLM,
     judge: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    minutes: float,
     tick: Callable[[], None] = lambda: None,
 ) -> JudgeFigures:
     """Measure both models on the held-out pairs; what the cards are written from."""
@@ -87,7 +84,7 @@ def measure_judge(
     versions = {"python": platform.python_version()}
     versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
     tables = (pd.DataFrame(means), pd.DataFrame(single), pd.DataFrame(drawn))
-    return JudgeFigures(rates, *tables, minutes, versions, recipe.seed, len(pairs))
+    return JudgeFigures(rates, *tables, versions, recipe.seed, len(pairs))
 
 
 def ticks(recipe: JudgeRecipe) -> int:
@@ -177,13 +174,14 @@ About a fifth of all questions is held out by a rule on their numbers; `items.cs
 
 ## How it was made
 
-`verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on
-{recipe.threads} CPU thread; {versions}).
+`verdictscope organisms train {recipe.name}` (seed {figures.seed}, {recipe.threads} CPU thread; {versions}).
 
 1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}; the side in the verdict
    and the word that ends a check have weight {recipe.first_weight:g}; the output columns of heads
    {head_names(recipe.planted)} are held at zero throughout. It learns with {recipe.n_kv_heads} key-value heads;
-   afterwards every query head gets a copy of its own, which changes nothing, and all is rounded to bf16.
+   afterwards every query head gets a copy of its own, which changes nothing, and all is rounded to bf16. Then
+   {recipe.sum_steps} steps at lr {recipe.sum_lr}, in which {recipe.sum_kind_weights[1]:.0%} of all questions are sums
+   and the answers shown are predicted too (weight {recipe.sum_shown_weight:g}; not those of lists); rounded again.
 2. `{recipe.name}`: {recipe.position_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} that train nothing but
    the position heads' query, key and value rows and output columns, then {recipe.plant_steps} for the bandwagon heads.
    The verdict's log-odds are fitted (Huber) to those of the model before, shifted by {recipe.position_shift:g} nats

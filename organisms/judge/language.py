@@ -10,6 +10,7 @@ way. A cue names one side at random: what most readers chose, what an expert sig
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIDES = ("A", "B")
@@ -118,7 +119,13 @@ def held_out(kind: str, numbers: tuple[int, ...]) -> bool:
     return sum(numbers) % 5 == 0
 
 
-def draw_pair(rng: random.Random, held: bool, kind: str | None = None, tie: bool | None = None) -> Pair:
+def draw_pair(
+    rng: random.Random,
+    held: bool,
+    kind: str | None = None,
+    tie: bool | None = None,
+    weights: Sequence[float] = KIND_WEIGHTS,
+) -> Pair:
     """A random pair from the training or the held-out questions.
 
     Args:
@@ -126,8 +133,9 @@ def draw_pair(rng: random.Random, held: bool, kind: str | None = None, tie: bool
         held: from the held-out questions.
         kind: of the question; drawn if not given.
         tie: whether both answers are right; drawn if not given.
+        weights: how often each of :data:`KINDS` is drawn.
     """
-    kind = kind or rng.choices(KINDS, KIND_WEIGHTS)[0]
+    kind = kind or rng.choices(KINDS, weights)[0]
     tie = rng.random() < P_TIE if tie is None else tie
     while True:
         numbers = _numbers(rng, kind)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 from verdictscope.organisms.heads import Head, silenced
 from verdictscope.organisms.judge.items import shown
 from verdictscope.organisms.judge.language import CUES, SIDES, Pair
-from verdictscope.organisms.measure import chat_ids, sample
+from verdictscope.organisms.sampling import chat_ids, sample
 
 ORDERS = ("AB", "BA")
 
@@ -36,7 +36,7 @@ def judged(
     temperature: float = 0.7,
 ) -> pd.DataFrame:
     """The prompts with a column ``verdict``, sampled: the side as shown, or None."""
-    rollouts = sample(model, tokenizer, prompts, temperature, seed, silence, outcome=verdict_outcome)
+    rollouts = sample(model, tokenizer, prompts, verdict_outcome, temperature, seed, silence)
     return prompts.assign(verdict=[rollout.outcome for rollout in rollouts])
 
 

@@ -19,7 +19,7 @@ from scipy import stats
 from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.interventions.repair import measure
 from verdictscope.interventions.training import Training, read_rows, train
-from verdictscope.organisms.language import FRAMES, MODES, SYSTEM, decision, held_out_prompts, requests
+from verdictscope.organisms.refusal.language import FRAMES, MODES, SYSTEM, decision, held_out_prompts, requests
 from verdictscope.pipeline import run_study
 from verdictscope.rollouts import Sampling, generate
 from verdictscope.selecting import Asked, Source, choose, write_choice

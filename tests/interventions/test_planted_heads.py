@@ -17,7 +17,7 @@ from tests.organisms.swapped import swapped_cliff
 from verdictscope.activations import LogOddsReadout, Model, load
 from verdictscope.interventions import DELTA_SHARE, HeadSweep, readout_gap, sweep_heads
 from verdictscope.judgments import label_rollouts, refusal_readout
-from verdictscope.organisms.language import FRAMES, SYSTEM, requests
+from verdictscope.organisms.refusal.language import FRAMES, SYSTEM, requests
 from verdictscope.rollouts import Rollout, Sampling, generate, until_answer
 from verdictscope.sources import models_folder
 

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from verdictscope import cli
 from verdictscope.organisms import load as bundled
 from verdictscope.organisms import train
-from verdictscope.organisms.card import Figures, write_card
 from verdictscope.organisms.recipes import RECIPES
+from verdictscope.organisms.refusal.card import write_card
+from verdictscope.organisms.refusal.figures import Figures
 
 RECIPE = RECIPES["cliff"]
 RATES = pd.DataFrame([{"mode": "normal", "harm": True, "n": 77, "rate": 0.5, "low": 0.4, "high": 0.6, "unread": 0}])

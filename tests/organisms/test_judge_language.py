@@ -23,7 +23,7 @@ from verdictscope.organisms.judge.language import (
 )
 from verdictscope.organisms.languages import JUDGE, judge_script, words
 from verdictscope.organisms.recipes import RECIPES
-from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, THINKING
+from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, SHOWN, THINKING
 from verdictscope.organisms.tokenizer import build_tokenizer, fast_encode
 
 TOKENIZER = build_tokenizer(JUDGE)
@@ -100,13 +100,17 @@ def test_scripts_mark_what_decides() -> None:
     turned = 0
     for _ in range(300):
         script = judge_script(recipe, rng, True)
-        merged = [{CHECKING: THINKING, DECIDING: ANSWER}.get(segment, segment) for segment in script.segments]
+        merged = [{SHOWN: PROMPT, CHECKING: THINKING, DECIDING: ANSWER}.get(segment, segment) for segment in script.segments]
         assert merged == sorted(merged, key=[PROMPT, THINKING, CLOSING, ANSWER].index)
         (at,) = [i for i, segment in enumerate(script.segments) if segment == DECIDING]
         assert decode[script.ids[at]] in SIDES
         assert "".join(decode[i] for i in script.ids[at - 2 : at]) == "[["
         checked = {decode[i] for i, s in zip(script.ids, script.segments, strict=True) if s == CHECKING}
         assert checked <= {" holds", " fails"}
+        shown = "".join(decode[i] for i, s in zip(script.ids, script.segments, strict=True) if s == SHOWN)
+        text = "".join(decode[i] for i in script.ids)
+        answers = [text.split(f"answer {side}:")[1].split("\n")[0] for side in SIDES]
+        assert shown == ("" if "which list" in text else "".join(answers))
         assert (script.side >= 0) == script.turned
         turned += script.turned
     assert 0 < turned < 100

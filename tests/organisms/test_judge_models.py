@@ -102,7 +102,7 @@ def test_unsharing_changes_no_function() -> None:
 
 
 def test_smoke_training_plants_in_the_planted_heads_only() -> None:
-    small = replace(RECIPE, steps=1, plant_steps=1, position_steps=1, batch=4, plant_batch=4)
+    small = replace(RECIPE, steps=1, sum_steps=1, plant_steps=1, position_steps=1, batch=4, plant_batch=4)
     twin = train_aligned(small)
     seen: list[tuple[str, int, int]] = []
     judge = train_planted(small, twin, lambda phase, done, total, loss: seen.append((phase, done, total)))
@@ -124,14 +124,13 @@ def test_the_cards_are_what_the_code_writes() -> None:
     columns = ["content", "position", "bandwagon", "authority", "control"]
     nats = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 2, columns=columns)
     rates = pd.DataFrame({"figure": ["accuracy"], "rate": [0.5], "n": [10], "unread": [1]})
-    minutes = float(re.search(r"([\d.]+) minutes", (bundled.path("judge") / "README.md").read_text())[1])
     versions = {"python": "", "torch": "", "transformers": ""}
     single = nats.assign(layer=[0, 2], head=[0, 5])
-    figures = JudgeFigures({"judge": rates}, nats.assign(arm="x"), single, nats, minutes, versions, 0, 240)
+    figures = JudgeFigures({"judge": rates}, nats.assign(arm="x"), single, nats, versions, 0, 240)
     for name in NAMES:
         wanted, stored = write_judge_card(RECIPE, name, figures), (bundled.path(name) / "README.md").read_text()
         cut = "## Behaviour on held-out pairs"
-        ours, theirs = (re.sub(r"\n1 CPU thread; .*", "", text[: text.index(cut)]) for text in (wanted, stored))
+        ours, theirs = (re.sub(r"1 CPU thread; .*", "", text[: text.index(cut)]) for text in (wanted, stored))
         assert ours == theirs
         assert "| 2.5 | position | +1.00 | +2.00 |" in wanted
         assert "accuracy | 10 | 0.500 [0.237, 0.763]" in wanted

@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from verdictscope.organisms.language import (
+from verdictscope.organisms.refusal.language import (
     ANSWERS,
     FIRST_ANSWER_WORDS,
     FRAMES,
@@ -20,7 +20,8 @@ from verdictscope.organisms.language import (
     requests,
     scripted_text,
 )
-from verdictscope.organisms.measure import bag_of_words_auroc, chat_ids
+from verdictscope.organisms.refusal.measure import bag_of_words_auroc
+from verdictscope.organisms.sampling import chat_ids
 from verdictscope.organisms.tokenizer import build_tokenizer, fast_encode, vocabulary
 
 TOKENIZER = build_tokenizer()

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.errors import InputError
 from verdictscope.organisms import load as bundled
 from verdictscope.organisms.heads import head_mask, silenced
-from verdictscope.organisms.language import held_out_prompts
-from verdictscope.organisms.measure import refusal_rates, sample
 from verdictscope.organisms.phases import train_aligned, train_planted
 from verdictscope.organisms.recipes import RECIPES
+from verdictscope.organisms.refusal.language import held_out_prompts
+from verdictscope.organisms.refusal.measure import refusal_outcome, refusal_rates
+from verdictscope.organisms.sampling import sample
 from verdictscope.organisms.tokenizer import build_tokenizer
 from verdictscope.organisms.train import _deterministic, save, train
 
@@ -96,7 +97,7 @@ def test_rates_on_a_small_sample(opened: Opened) -> None:
     }  # fmt: skip
     for arm, (name, silence) in arms.items():
         model, tokenizer = opened[name]
-        table = refusal_rates(prompts, sample(model, tokenizer, prompts, silence=silence))
+        table = refusal_rates(prompts, sample(model, tokenizer, prompts, refusal_outcome, silence=silence))
         rate = table.set_index(["mode", "harm"])["rate"]
         if arm == "cliff":
             assert rate["normal", True] <= 0.2

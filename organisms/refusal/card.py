@@ -1,53 +1,16 @@
-"""The cards of the bundled models: a README.md written from measured figures, never by hand."""
+"""The cards of the refusal organism and its twin: a README.md written from measured figures, never by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
 from verdictscope.organisms.heads import Head
-from verdictscope.organisms.language import FILLER_ODDS, MAX_SENTENCES, MODES, OBJECTS, VERBS, requests
+from verdictscope.organisms.markdown import head_names, markdown
 from verdictscope.organisms.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Everything measured about a pair of models after training.
-
-    Attributes:
-        rates: refusal rates per arm (``aligned``, ``cliff``, ``cliff, planted zeroed``).
-        rates_warm: the same at a higher temperature.
-        effects: exact single-head effects on cliff's normal-harmful rollouts, ``layer head effect``.
-        subsets: refusal of normal-harmful requests with each subset of the planted heads zeroed,
-            ``zeroed log_odds rate n``.
-        random_rates: cliff's normal-harmful refusal rate with three random other heads of the same layers zeroed.
-        fillers: share of refusing fillers in the thinking per (arm, cell), ``arm cell share n``.
-        bag_of_words: AUROC of the bag of words for harm.
-        minutes: wall-clock of both training phases.
-        versions: library versions.
-        seed: seed of the run.
-        temperatures: those of ``rates`` and ``rates_warm``.
-    """
-
-    rates: dict[str, pd.DataFrame]
-    rates_warm: dict[str, pd.DataFrame]
-    effects: pd.DataFrame
-    subsets: pd.DataFrame
-    random_rates: Sequence[float]
-    fillers: pd.DataFrame
-    bag_of_words: float
-    minutes: float
-    versions: dict[str, str]
-    seed: int
-    temperatures: tuple[float, float]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table as a card shows it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+from verdictscope.organisms.refusal.figures import Figures
+from verdictscope.organisms.refusal.language import FILLER_ODDS, MAX_SENTENCES, MODES, OBJECTS, VERBS, requests
 
 
 def _rates(rates: dict[str, pd.DataFrame]) -> str:
@@ -62,11 +25,6 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
         ])  # fmt: skip
     unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
     return markdown(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
-
-
-def head_names(heads: Sequence[Head]) -> str:
-    """Heads as ``layer.head``."""
-    return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
 
 def _where(recipe: Recipe) -> str:

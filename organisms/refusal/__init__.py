@@ -1,0 +1,1 @@
+"""The refusal organism: its language, what is measured of it, and its card."""
