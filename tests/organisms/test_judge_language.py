@@ -100,7 +100,8 @@ def test_scripts_mark_what_decides() -> None:
     turned = 0
     for _ in range(300):
         script = judge_script(recipe, rng, True)
-        merged = [{SHOWN: PROMPT, CHECKING: THINKING, DECIDING: ANSWER}.get(segment, segment) for segment in script.segments]
+        kinds = {SHOWN: PROMPT, CHECKING: THINKING, DECIDING: ANSWER}
+        merged = [kinds.get(segment, segment) for segment in script.segments]
         assert merged == sorted(merged, key=[PROMPT, THINKING, CLOSING, ANSWER].index)
         (at,) = [i for i, segment in enumerate(script.segments) if segment == DECIDING]
         assert decode[script.ids[at]] in SIDES
