@@ -8,6 +8,7 @@ from verdictscope.figures.agreement import agreement_caption, agreement_figure
 from verdictscope.figures.attribution import attribution_caption, attribution_figure
 from verdictscope.figures.bias_map import bias_map_caption, bias_map_figure
 from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
+from verdictscope.figures.debate import debate_caption, debate_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
 from verdictscope.figures.forced_lengths import forced_lengths_caption, forced_lengths_figure
 from verdictscope.figures.head_card import head_card_caption, head_card_figure
@@ -37,6 +38,8 @@ __all__ = [
     "bias_map_caption",
     "bias_map_figure",
     "closing_tokens",
+    "debate_caption",
+    "debate_figure",
     "erased_trace_caption",
     "erased_trace_figure",
     "erasure_figure",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from verdictscope.judgments import DebateItem, Item, Judged, judge_items
 from verdictscope.judgments.asking import ORDERS
 from verdictscope.judgments.formats import Format
 from verdictscope.probes.place_parts import order_weights, part_curves, parts_at
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERDICT = "verdict"
 """Readout of the verdict's own log-odds."""
@@ -68,6 +71,12 @@ class DebateTraces:
             as `part_curves`.
         """
         return part_curves(self.parts(), "turn", ("readout", "layer"), seed=seed)
+
+    def plot(self) -> Figure:
+        """Both parts of the verdict by turn."""
+        from verdictscope.figures import debate_figure
+
+        return debate_figure(self.curves())
 
     def __str__(self) -> str:
         own = self.table[self.table["readout"] == VERDICT]

@@ -191,6 +191,15 @@ def verdict_trace_mean(reader: str = "verdict_probe", seed: int = 3) -> pd.DataF
                                        "estimate", "low", "high", "n"])
 
 
+def debate_curves(turns: int = 6) -> pd.DataFrame:
+    """Content grows with the turns, position shrinks; debates end one after the other."""
+    rows = []
+    for part, levels in (("content", np.linspace(0.2, 4, turns + 1)), ("position", np.linspace(2, 0.5, turns + 1))):
+        for turn, level in enumerate(levels):
+            rows.append((part, "verdict", None, turn, level, level - 0.6, level + 0.6, 40 - 3 * turn, turn % 2))
+    return pd.DataFrame(rows, columns=["part", "readout", "layer", "turn", "estimate", "low", "high", "n", "n_missing"])
+
+
 def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -> pd.DataFrame:
     """Parts by allowed tokens; the cue moves the judge alone."""
     rows = []

@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 from verdictscope.figures import (
     ablation_figure,
+    debate_figure,
     erased_trace_figure,
     erasure_figure,
     forced_lengths_figure,
@@ -97,6 +98,8 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "verdict trace, lens": lambda: verdict_trace_figure(tables.verdict_trace_mean("lens")),
     "verdict trace, no cue": lambda: verdict_trace_figure(tables.verdict_trace_mean().query("condition == 'plain'")),
     "verdict trace, empty": lambda: verdict_trace_figure(tables.verdict_trace_mean()[:0]),
+    "debate": lambda: debate_figure(tables.debate_curves()),
+    "debate, empty": lambda: debate_figure(tables.debate_curves()[:0]),
     "forced lengths": lambda: forced_lengths_figure(tables.forced_lengths()),
     "forced lengths, no twin, ten": lambda: forced_lengths_figure(tables.forced_lengths(("base",), 10)),
     "forced lengths, empty": lambda: forced_lengths_figure(tables.forced_lengths()[:0]),
@@ -160,6 +163,7 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     ("ablation, empty", "no answers"),
     ("verdict trace, empty", "nothing was read"),
     ("forced lengths, empty", "nothing was read"),
+    ("debate, empty", "no verdict was read"),
 ])
 def test_a_panel_says_why_it_is_empty(name: str, said: str) -> None:
     assert any(said in text.get_text() for text in words(drawn(name)))

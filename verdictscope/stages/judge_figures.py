@@ -27,4 +27,16 @@ def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
         ),
         "mitigations": (figures.mitigation_figure(tried), figures.mitigation_caption(tried)),
     }  # fmt: skip
+    return drawn | _through_thinking(run)
+
+
+def _through_thinking(run: Run) -> dict[str, tuple[Figure, str]]:
+    """From the tables of stage ``verdict_traces``."""
+    spans, trace, lengths = (run.table(name) for name in ("verdict_tokens", "verdict_trace_mean", "forced_lengths"))
+    spans = spans[spans["position"] == "last"]
+    drawn = {"verdict_spans": (figures.span_figure(spans), figures.span_caption(spans))}
+    if len(trace):
+        drawn["verdict_trace"] = (figures.verdict_trace_figure(trace), figures.verdict_trace_caption(trace))
+    if len(lengths):
+        drawn["forced_lengths"] = (figures.forced_lengths_figure(lengths), figures.forced_lengths_caption(lengths))
     return drawn

@@ -1,6 +1,6 @@
-"""What reads a judge's verdict in its thinking: one layer of the logit lens, and the judge itself where it is cut off.
+"""What reads a judge's verdict in its thinking: a layer of the logit lens, probes, and the judge itself, cut off.
 
-The layer of the lens and its zero are chosen on the parts that choose (train and validation); what is reported comes
+The layer of the lens and every zero are chosen on the parts that choose (train and validation); what is reported comes
 from the test part.
 """
 
@@ -23,7 +23,7 @@ from verdictscope.stages.verdicts import PLAIN, judged, part_of, study_format
 from verdictscope.stats import auroc
 
 LENS = "lens"
-"""The chosen layer of the logit lens, its zero half-way between verdicts for the first and for the second answer."""
+"""The chosen layer of the logit lens."""
 
 VERDICT = "verdict"
 """The judge's own log-odds, where it gives its verdict."""
@@ -53,67 +53,82 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Lens:
-    """The chosen layer.
+class Readers:
+    """The linear readouts of the verdict: a layer of the lens, and the probes that an earlier stage fitted.
+
+    A readout's zero lies half-way between the mean scores, in the thinking, of verdicts for the first and for the
+    second answer: without it a sign would tell of the readout and not of the verdict.
 
     Attributes:
-        readouts: what is traced: every layer as it is, and the chosen one with its zero (``lens``).
+        readouts: what is traced: every layer of the lens as it is; its chosen layer (``lens``) and the probes, with
+            their zeros taken off.
         layer: the chosen layer.
-        zero: score that counts as 0.
-        auroc: by layer, how well a rollout's mean score in its thinking tells which answer its verdict names.
-        n: rollouts it was chosen on, by which answer they name (first, second).
+        zeros: by name, in the readout's own scores.
+        auroc: by name how well a rollout's mean score in its thinking tells which answer its verdict names.
+        layers: the same by layer of the lens.
+        n: rollouts they were chosen on, by which answer they name (first, second).
         about: why nothing could be chosen.
     """
 
     readouts: tuple[LinearReadout, ...]
     layer: int
-    zero: float
-    auroc: Mapping[int, float]
+    zeros: Mapping[str, float]
+    auroc: Mapping[str, float]
+    layers: Mapping[int, float]
     n: tuple[int, int]
     about: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Readers whose sign means something: the lens and the probes."""
+        return tuple(self.zeros)
 
-def choose_lens(run: Run, ending: Ending, items: Collection[str]) -> tuple[Lens, dict[str, bool]]:
-    """The layer whose scores in the thinking tell the verdict best, on plain verdicts of items that choose.
+
+def choose_readers(run: Run, ending: Ending, items: Collection[str]) -> tuple[Readers, dict[str, bool]]:
+    """The layer of the lens whose scores in the thinking tell the verdict best, and every readout's zero.
 
     Args:
         run: the run.
         ending: the verdict's readout.
-        items: ids.
+        items: ids of items that choose; their plain verdicts are read.
 
     Returns:
-        the lens, and by rollout whether its verdict names the first answer.
+        the readers, and by rollout whether its verdict names the first answer.
     """
     model = run.model()
     some = narrowed(judged(run, "base", PLAIN, "on"), items)
-    every = lens_readouts(model, replace(ending.readout, positions="all"))
-    budget = run.study.batch_tokens
-    table = verdict_trace(model, some, [*every, ending.readout], plan_tokens=budget) if len(some.verdicts) else None
-    scores = pd.DataFrame() if table is None else _in_thinking(table)
-    named = {} if table is None else _named(table)
-    y = np.array([named[i] for i in scores.index if i in named], dtype=int)
-    if len(set(y)) < 2:
-        about = "verdicts of the choosing parts name one answer: the last layer is taken, its zero as it is"
-        return _lens(every, model.n_layers - 1, 0.0, {}, y, about), named
-    scores = scores.loc[[i for i in scores.index if i in named]]
-    told = {int(layer): float(auroc(y, scores[layer].to_numpy())) for layer in scores}
-    best = max(told, key=lambda layer: (told[layer], layer))
-    means = [scores[best].to_numpy()[y == side].mean() for side in (0, 1)]
-    return _lens(every, best, float(np.mean(means)), told, y), named
-
-
-def _lens(
-    every: Sequence[LinearReadout], layer: int, zero: float, told: Mapping[int, float], y: np.ndarray, about: str = ""
-) -> Lens:
-    own = next(r for r in every if r.layer == layer)
-    chosen = replace(own, name=LENS, bias=own.bias - zero)
-    return Lens((*every, chosen), layer, zero, told, (int(y.sum()), int(len(y) - y.sum())), about)
+    every, probes = lens_readouts(model, replace(ending.readout, positions="all")), probes_of(run)
+    if len(some.verdicts):
+        read = [*every, *probes, ending.readout]
+        table = verdict_trace(model, some, read, plan_tokens=run.study.batch_tokens)
+        named, scores = _named(table), _in_thinking(table)
+        scores = scores.loc[[i for i in scores.index if i in named]]
+    else:
+        named, scores = {}, pd.DataFrame()
+    y = np.array([named[i] for i in scores.index], dtype=int)
+    both = len(set(y)) == 2
+    about = "" if both else "verdicts of the choosing parts name one answer: the last layer, and zeros as they are"
+    told = {k: float(auroc(y, scores[k].to_numpy())) for k in scores} if both else {}
+    lens = every[0].name
+    layers = {layer: told[name, layer] for name, layer in told if name == lens}
+    best = max(layers, key=lambda layer: (layers[layer], layer)) if layers else model.n_layers - 1
+    chosen = [(LENS, next(r for r in every if r.layer == best)), *((r.name, r) for r in probes)]
+    readouts, zeros, single = list(every), {}, {}
+    for name, own in chosen:
+        key = (own.name, own.layer)
+        zeros[name] = float(np.mean([scores[key].to_numpy()[y == side].mean() for side in (0, 1)])) if both else 0.0
+        readouts.append(replace(own, name=name, bias=own.bias - zeros[name]))
+        single |= {name: told[key]} if both else {}
+    n = (int(y.sum()), int(len(y) - y.sum()))
+    return Readers(tuple(readouts), best, zeros, single, layers, n, about), named
 
 
 def _in_thinking(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean score of every rollout's thinking, a column per layer."""
+    """Mean score of every rollout's thinking, a column per readout and layer."""
     rows = table[table["segment"].eq("thinking") & table["layer"].notna()]
-    return rows.pivot_table(index="rollout", columns="layer", values="score", aggfunc="mean")
+    wide = rows.groupby(["rollout", "readout", "layer"])["score"].mean().unstack(["readout", "layer"])
+    wide.columns = pd.Index([(str(name), int(layer)) for name, layer in wide.columns], tupleize_cols=False)
+    return wide
 
 
 def _named(table: pd.DataFrame) -> dict[str, bool]:
@@ -143,7 +158,7 @@ def thought_items(run: Run) -> tuple[list[str], list[str]]:
     return choose[:most], [i for i in seen if part[i] == "test"][:most]
 
 
-def further_readouts(run: Run) -> list[LinearReadout]:
+def probes_of(run: Run) -> list[LinearReadout]:
     """The probes of stage ``verdict_probes``, read at every token; none where that stage did not fit any.
 
     They were fitted without thinking, where the verdict is read; before that they are read where they never were.

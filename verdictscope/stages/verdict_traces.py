@@ -6,7 +6,7 @@ control and under every cue. Nothing is written anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,12 +30,10 @@ from verdictscope.probes.verdict_trace import BINS
 from verdictscope.run import Run
 from verdictscope.stages.verdict_endings import QUARTERS, curves, endings, length_curves, lines
 from verdictscope.stages.verdict_readers import (
-    LENS,
     VERDICT,
     Ending,
-    Lens,
-    choose_lens,
-    further_readouts,
+    Readers,
+    choose_readers,
     narrowed,
     thought_items,
 )
@@ -51,7 +49,7 @@ RULE = "the first trace.items items of the test part, in the study's order, amon
 
 def run_verdict_traces(run: Run) -> None:
     """Write ``verdict_trace.parquet``, ``verdict_trace_mean.parquet``, ``forced_lengths.parquet``,
-    ``verdict_commitment.parquet``, ``verdict_settled.parquet``,
+    ``verdict_timing.parquet``, ``verdict_commitment.parquet``,
     ``verdict_tokens.parquet`` and ``verdict_traces.json``.
 
     A judge without thinking has nothing to trace: its tables are empty and ``verdict_traces.json`` says why.
@@ -62,7 +60,7 @@ def run_verdict_traces(run: Run) -> None:
         nothing(run, "no item of the test part was judged after thinking")
         return
     ending = Ending.of(run)
-    lens, named = choose_lens(run, ending, choosing)
+    readers, named = choose_readers(run, ending, choosing)
     base = {c: narrowed(judged(run, "base", c, "on"), traced) for c in conditions(run)}
     forced, lengths = endings(run, ending, base)
     tables = [lengths]
@@ -70,13 +68,13 @@ def run_verdict_traces(run: Run) -> None:
         twin = {c: narrowed(judged(run, "twin", c, "on"), traced) for c in conditions(run)}
         tables.append(length_curves(run, ending, "twin", twin))
     run.write("forced_lengths", pd.concat(tables, ignore_index=True))
-    trace, mean = traces(run, ending, lens, base, forced)
+    trace, mean = traces(run, ending, readers, base, forced)
     run.write("verdict_trace", trace)
     run.write("verdict_trace_mean", mean)
-    times, table = settled(run, lens, base[PLAIN], trace, forced, named, choosing)
-    run.write("verdict_settled", times)
-    run.write("verdict_commitment", table)
-    run.write_json("verdict_traces", told(lens, base, choosing, traced))
+    times, table = settled(run, readers, base[PLAIN], trace, forced, named, choosing)
+    run.write("verdict_commitment", times)
+    run.write("verdict_timing", table)
+    run.write_json("verdict_traces", told(readers, base, choosing, traced))
 
 
 EMPTY = {
@@ -86,8 +84,8 @@ EMPTY = {
     "n_groups n_missing",
     "forced_lengths": "arm condition toward part step allowed estimate low high low_all high_all n n_groups n_missing "
     "ended",
-    "verdict_settled": "rollout group reader n_thinking commit after sign reason item order status arm condition",
-    "verdict_commitment": "name estimate low high n unit seed delta p p_adjusted about",
+    "verdict_commitment": "rollout group reader n_thinking commit after sign reason item order status arm condition",
+    "verdict_timing": "name estimate low high n unit seed delta p p_adjusted about",
 }
 """Columns of the tables where nothing was traced."""
 
@@ -96,14 +94,14 @@ def nothing(run: Run, why: str) -> None:
     """Write the tables without a row, and why."""
     for name, columns in EMPTY.items():
         run.write(name, pd.DataFrame(columns=columns.split()))
-    run.write_json("verdict_traces", {"items": 0, "rule": RULE, "about": why, "lens": None, "conditions": {}})
+    run.write_json("verdict_traces", {"items": 0, "rule": RULE, "about": why, "readers": None, "conditions": {}})
 
 
 def traces(
-    run: Run, ending: Ending, lens: Lens, found: Mapping[str, Judged], forced: pd.DataFrame
+    run: Run, ending: Ending, readers: Readers, found: Mapping[str, Judged], forced: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every token's scores by the chosen readers, and the parts of every reader's score by place."""
-    readouts = [*lens.readouts, *further_readouts(run), ending.readout]
+    readouts = [*readers.readouts, ending.readout]
     parts = []
     with run.ticking("verdict traces: every token") as tick:
         for k, (condition, verdicts) in enumerate(found.items()):
@@ -118,7 +116,7 @@ def traces(
     mean = curves(at, lines(run, found), "place", ("readout", "layer"), run.study.seed)
     mean.insert(0, "arm", "base")
     mean.insert(list(mean).index("place") + 1, "name", mean["place"].map(names))
-    every = {r.name for r in lens.readouts} - {LENS}
+    every = {r.name for r in readers.readouts} - set(readers.names)
     written = whole["segment"].isin(["thinking", "think_end", "answer"]) | whole["rel_prompt_end"].eq(0)
     trace = whole[written & ~whole["readout"].isin(every)].reset_index(drop=True)
     trace["target"] = trace["item"].map(targets(run)).where(trace["condition"] != PLAIN)
@@ -140,7 +138,7 @@ def _by_place(found: Mapping[str, Judged], forced: pd.DataFrame) -> pd.DataFrame
 
 
 def settled(
-    run: Run, lens: Lens, plain: Judged, trace: pd.DataFrame, forced: pd.DataFrame, named: Mapping[str, bool],
+    run: Run, readers: Readers, plain: Judged, trace: pd.DataFrame, forced: pd.DataFrame, named: Mapping[str, bool],
     choosing: list[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
     """When each reader settles in plain verdicts, rollout by rollout; and the means, the gaps, who is left out."""
@@ -150,8 +148,7 @@ def settled(
     at = {str(i): list(rows["place"]) for i, rows in own.groupby("rollout")}
     thought = {r.id for r in rollouts if landmarks(r).thinking is not None}
     readings = [own[own["rollout"].isin(thought)].assign(reader=FORCED)]
-    linear = [LENS, *(r.name for r in further_readouts(run))]
-    for name in linear:
+    for name in readers.names:
         rows = trace[trace["rollout"].isin(ids) & trace["readout"].eq(name)]
         readings.append(probe_readings(rows, rollouts, points=at).assign(reader=name))
     why: dict[str, str] = {}
@@ -165,11 +162,11 @@ def settled(
     times = commitment(pd.concat(readings, ignore_index=True), rollouts)
     facts = plain.verdicts[["rollout", "item", "order", "status"]]
     times = times.merge(facts, on="rollout", how="left").assign(arm="base", condition=PLAIN)
-    return times, readers_compared(times, trace, linear, len(rollouts), why, run.study.seed)
+    return times, readers_compared(times, trace, readers.names, len(rollouts), why, run.study.seed)
 
 
 def readers_compared(
-    times: pd.DataFrame, trace: pd.DataFrame, linear: list[str], rollouts: int, why: Mapping[str, str], seed: int
+    times: pd.DataFrame, trace: pd.DataFrame, linear: Sequence[str], rollouts: int, why: Mapping[str, str], seed: int
 ) -> pd.DataFrame:
     """Means over rollouts: when a reader settles, whether on the verdict that is given, and the gaps between readers.
 
@@ -200,7 +197,7 @@ def _counts(left: Mapping[Any, Any]) -> str:
     return "; ".join(f"{n} {reason}" for reason, n in left.items() if n)
 
 
-def told(lens: Lens, found: Mapping[str, Judged], choosing: list[str], traced: list[str]) -> dict[str, Any]:
+def told(readers: Readers, found: Mapping[str, Judged], choosing: list[str], traced: list[str]) -> dict[str, Any]:
     """What was read and who is left out: which layer, how many items by which rule, verdicts by their status."""
     counts = {}
     for condition, verdicts in found.items():
@@ -212,6 +209,7 @@ def told(lens: Lens, found: Mapping[str, Judged], choosing: list[str], traced: l
             "one_token": sum(n == 1 for n in lengths),
             "thinking_tokens": {"mean": sum(lengths) / max(len(lengths), 1), "most": max(lengths, default=0)},
         }
-    chosen = {"layer": lens.layer, "zero": lens.zero, "auroc": {str(k): v for k, v in lens.auroc.items()},
-              "first": lens.n[0], "second": lens.n[1], "items": len(choosing), "about": lens.about}  # fmt: skip
-    return {"items": len(traced), "rule": RULE, "about": "", "lens": chosen, "conditions": counts}
+    chosen = {"layer": readers.layer, "layers": {str(k): v for k, v in readers.layers.items()},
+              "zeros": dict(readers.zeros), "auroc": dict(readers.auroc), "first": readers.n[0],
+              "second": readers.n[1], "items": len(choosing), "about": readers.about}  # fmt: skip
+    return {"items": len(traced), "rule": RULE, "about": "", "readers": chosen, "conditions": counts}
