@@ -94,7 +94,8 @@ def change_point(
             is fitted leaves little to tell a small step by. Three hold a wave of the length of the window.
         resamples: simulations behind the interval.
         seed: of the simulations.
-        confidence: coverage aimed at; how well it is met stands in docs/evidence/changepoint.json.
+        confidence: coverage aimed at; how well it is met stands in docs/evidence/changepoint.json. Of 50 tokens whose
+            neighbours are correlated by .9 it is about 90 %: so few do not tell how alike they are.
 
     Raises:
         InputError: scores are not finite.

@@ -184,11 +184,12 @@ def test_small_steps_are_held() -> None:
 def test_locations_and_their_intervals() -> None:
     """The aim for 3 SD is .95 within 2 tokens, for 1 SD a coverage of .93 to .97; cells that miss it are told apart.
 
-    A drift of half a standard deviation is left out once and fitted once.
+    A drift of half a standard deviation is left out once and fitted once; fewer simulations tell what that does.
     """
     kinds = ((0.0, 0), (0.5, 0), (0.5, 3))
     cells = [(n, rho, drift, trend) for n in LENGTHS for rho in RHOS for drift, trend in kinds]
-    rows = [located(*cell, 2000) for cell in cells] + [held(*cell, SIMULATIONS) for cell in cells]
+    rows = [located(*cell, 2000 if cell[0] <= 200 else 500) for cell in cells]
+    rows += [held(*cell, 100 if cell[2] else SIMULATIONS) for cell in cells]
     slack = 2 * np.sqrt(0.95 * 0.05 / SIMULATIONS)
     missed = [
         row for row in rows

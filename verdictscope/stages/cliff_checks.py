@@ -170,7 +170,7 @@ def _change_rows(changes: pd.DataFrame, rollouts: list[Rollout], seed: int) -> I
     groups = found["rollout"].map(group)
     inside = (found["location_rel_think_end"] >= 0).astype(float)
     cell = "headline"
-    about = f"{len(changes) - len(found)} rollouts without one, {int((found['drift'] > 0).sum())} on a drift"
+    about = f"{len(changes) - len(found)} rollouts without one, {int((found['drift'] > 0).sum())} with drifting levels"
     share = mean_effect("change lies in the closing tokens", inside, groups, unit="share", seed=seed)
     size = mean_effect("size of the change", found["size"].astype(float), groups, unit="logit", seed=seed)
     yield _effect("change point", cell, share, about)
