@@ -97,11 +97,11 @@ def _detector(run: Record) -> Iterator[Finding]:
 
 
 def _commitment(run: Record) -> Iterator[Finding]:
-    rows = [r for r in reading.rows_of(run, "verdict_timing") if present(r.get("estimate")) and present(r["low"])]
+    rows = [r for r in reading.rows_of(run, "verdict_commitment") if present(r.get("estimate")) and present(r["low"])]
     if rows:
         text = "; ".join(f"{r['name']} {ends(r)}{' tokens' * (r['unit'] == 'tokens')} (n = {int(r['n'])} groups)"
                          for r in rows)  # fmt: skip
-        yield Finding(f"When the verdict is settled within the thinking: {text}.", "verdict_timing.parquet")
+        yield Finding(f"When the verdict is settled within the thinking: {text}.", "verdict_commitment.parquet")
 
 
 def _lengths(run: Record) -> Iterator[Finding]:
