@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import pandas as pd
 from matplotlib.figure import Figure
 
 from verdictscope import figures
 from verdictscope.run import Run
+
+Draw, Tell = Callable[[pd.DataFrame], Figure], Callable[[pd.DataFrame], str]
 
 
 def run_judge_figures(run: Run) -> None:
@@ -18,25 +24,26 @@ def run_judge_figures(run: Run) -> None:
 
 
 def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
-    parts, heads, tried = (run.table(name) for name in ("bias_parts", "bias_heads", "mitigations"))
+    """Figures and captions by name; a table without rows has none."""
+    told, heads = run.read_json("bias_heads"), run.table("bias_heads")
     planted = run.read_json("summary")["heads"].get("planted")
-    drawn = {
-        "bias_parts": (figures.bias_parts_figure(parts), figures.bias_parts_caption(parts)),
+    spans = run.table("verdict_tokens")
+    asked: dict[str, tuple[pd.DataFrame, Draw, Tell]] = {
+        "bias_parts": (run.table("bias_parts"), figures.bias_parts_figure, figures.bias_parts_caption),
         "bias_heads": (
-            figures.bias_map_figure(heads, planted=planted), figures.bias_map_caption(heads, planted=planted)
+            heads, partial(figures.bias_map_figure, planted=planted),
+            partial(figures.bias_map_caption, planted=planted, left_out=told.get("left_out")),
         ),
-        "mitigations": (figures.mitigation_figure(tried), figures.mitigation_caption(tried)),
+        "verdict_spans": (spans[spans["position"] == "last"], figures.span_figure, figures.span_caption),
+        "mitigations": (run.table("mitigations"), figures.mitigation_figure, figures.mitigation_caption),
+        "verdict_probe": (run.table("verdict_probe"), figures.verdict_probe_figure, figures.verdict_probe_caption),
+        "correctness": (run.table("correctness"), figures.correctness_figure, figures.correctness_caption),
+        "bias_detector": (run.table("bias_detector"), figures.bias_detector_figure, figures.bias_detector_caption),
+        "verdict_trace": (
+            run.table("verdict_trace_mean"), figures.verdict_trace_figure, figures.verdict_trace_caption
+        ),
+        "forced_lengths": (
+            run.table("forced_lengths"), figures.forced_lengths_figure, figures.forced_lengths_caption
+        ),
     }  # fmt: skip
-    return drawn | _through_thinking(run)
-
-
-def _through_thinking(run: Run) -> dict[str, tuple[Figure, str]]:
-    """From the tables of stage ``verdict_traces``."""
-    spans, trace, lengths = (run.table(name) for name in ("verdict_tokens", "verdict_trace_mean", "forced_lengths"))
-    spans = spans[spans["position"] == "last"]
-    drawn = {"verdict_spans": (figures.span_figure(spans), figures.span_caption(spans))}
-    if len(trace):
-        drawn["verdict_trace"] = (figures.verdict_trace_figure(trace), figures.verdict_trace_caption(trace))
-    if len(lengths):
-        drawn["forced_lengths"] = (figures.forced_lengths_figure(lengths), figures.forced_lengths_caption(lengths))
-    return drawn
+    return {name: (draw(table), tell(table)) for name, (table, draw, tell) in asked.items() if len(table)}

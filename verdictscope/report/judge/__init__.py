@@ -20,7 +20,6 @@ KIND = Kind(
         "bias_parts": "What the verdict is made of",
         "bias_heads": "The heads that carry each bias",
         "verdict_spans": "Where heads take the verdict from",
-        "bias_sets": "The found heads against random sets",
         "mitigations": "What helps against it",
         "verdict_probe": "Where the verdict can be read",
         "correctness": "Does it know better than it says?",
