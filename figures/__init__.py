@@ -6,8 +6,10 @@ if __name__ != "verdictscope.figures":
 from verdictscope.figures.ablation import ablation_caption, ablation_figure
 from verdictscope.figures.agreement import agreement_caption, agreement_figure
 from verdictscope.figures.attribution import attribution_caption, attribution_figure
+from verdictscope.figures.bias_detector import bias_detector_caption, bias_detector_figure
 from verdictscope.figures.bias_map import bias_map_caption, bias_map_figure
 from verdictscope.figures.bias_parts import bias_parts_caption, bias_parts_figure
+from verdictscope.figures.correctness import correctness_caption, correctness_figure
 from verdictscope.figures.debate import debate_caption, debate_figure
 from verdictscope.figures.erasure import erased_trace_caption, erased_trace_figure, erasure_figure
 from verdictscope.figures.forced_lengths import forced_lengths_caption, forced_lengths_figure
@@ -23,6 +25,7 @@ from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view import csp as token_view_csp
 from verdictscope.figures.trace import closing_tokens, trace_caption, trace_figure
 from verdictscope.figures.transfer import transfer_caption, transfer_figure
+from verdictscope.figures.verdict_probe import verdict_probe_caption, verdict_probe_figure
 from verdictscope.figures.verdict_trace import verdict_trace_caption, verdict_trace_figure
 
 __all__ = [
@@ -37,9 +40,13 @@ __all__ = [
     "bias_parts_figure",
     "bias_map_caption",
     "bias_map_figure",
+    "bias_detector_caption",
+    "bias_detector_figure",
     "closing_tokens",
     "debate_caption",
     "debate_figure",
+    "correctness_caption",
+    "correctness_figure",
     "erased_trace_caption",
     "erased_trace_figure",
     "erasure_figure",
@@ -67,4 +74,6 @@ __all__ = [
     "transfer_figure",
     "verdict_trace_caption",
     "verdict_trace_figure",
+    "verdict_probe_caption",
+    "verdict_probe_figure",
 ]

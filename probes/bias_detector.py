@@ -57,11 +57,11 @@ class BiasDetector:
     Attributes:
         table: ``COLUMNS``: ``kind`` is ``within`` (new items of the kind it was fitted on), ``transfer`` or ``left
             out`` (fitted on all other kinds); intervals over item groups, ``n`` of them read, ``n_fit`` verdicts fitted
-            on, ``positive`` verdicts among those read; ``null_*`` over refits with labels permuted between items, each
-            choosing layer and penalty anew (``within`` against permuted labels, elsewhere against the real ones: what
-            directions read there that were learned from nothing); ``words`` reads the prompt alone, ``odds`` the
-            verdict's log-odds and their square alone, both fitted as the detector is; ``reason`` says why a cell holds
-            no number.
+            on, ``positive`` verdicts among those read; ``null_*`` over refits with labels permuted between items
+            (``cued``: within items), each choosing layer and penalty anew (``within`` against permuted labels,
+            elsewhere against the real ones: what directions read there that were learned from nothing); ``words`` reads
+            the prompt alone, ``odds`` the verdict's log-odds and their square alone, both fitted as the detector is;
+            ``reason`` says why a cell holds no number.
         rows: per verdict and kind: rollout, item, group, type, cued, flip, eligible, part.
         seed: of the permutations.
     """
@@ -280,8 +280,10 @@ class _Fit:
 
         layers = self.states.layers
         chosen = select(read, rows, layers, self.Cs, **_CLASSES)
-        null = permuted_measures(read, rows, layers, self.Cs, measure, refits=self.refits, unit="unit",
-                                 within=("type",), seed=self.seed, **_CLASSES)[1:]  # fmt: skip
+        # Every item is shown with the cue and without: only within an item can these labels be exchanged.
+        unit, within = ("rollout", ("type", "item")) if self.label == "cued" else ("unit", ("type",))
+        null = permuted_measures(read, rows, layers, self.Cs, measure, refits=self.refits, unit=unit, within=within,
+                                 seed=self.seed, **_CLASSES)[1:]  # fmt: skip
         scores = chosen.probe.decision_function(read(chosen.layer)[test])
         y, group = real, used["group"].to_numpy()[test]
         for cell, own, drawn in zip(cells, where, null.T, strict=True):

@@ -1,30 +1,32 @@
 """Does a judge know better than it says? Which answer is right, read from its states, beside the verdict it states.
 
 The probe is antisymmetric (`verdict_states`), so its score has a zero of its own and needs no threshold: above it the
-states speak for A. It is fitted where nothing pushes the verdict, and read where something does. Two things could make
-it look wise. It may only mirror the verdict: then it is wrong wherever the verdict is, and a probe of the verdict
-itself, read beside it, tells so. Or it may agree with the right answer by chance: refits with labels permuted tell.
+states speak for A. It is fitted where nothing pushes the verdict, and read where something does. Three things could
+make it look wise. It may only mirror the verdict: then it is wrong wherever the verdict is, as a probe of the verdict
+itself, read beside it, is. It may agree with the right answer by chance: refits with labels permuted tell, best on
+right and wrong verdicts weighed equally, since whatever reads against the side that a cue names is right wherever the
+cue was followed into an error. And what it reads may be no more than the judge's own view before the cue: a probe of
+the uncued verdict tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import contrast, mean, measured, share
-from verdictscope.judgments.solving import solve_to_judge
+from verdictscope.probes.knowing import Case, add_nulls, layers, permuted, solving, tested
 from verdictscope.probes.nulls import REFITS, permuted_measures
+from verdictscope.probes.pair_baselines import Answers, pair_nulls
 from verdictscope.probes.pair_tables import PLAIN, check_sides
 from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
-from verdictscope.stats import auroc_effect, auroc_many, permutation_p
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +36,7 @@ COLUMNS = (
     "null_high", "p", "about",
 )  # fmt: skip
 """Columns of the table of correctness."""
-CUES = "all cues"
-"""The scope of all conditions that push, together."""
-_MIRROR = "by a probe of the verdict"
+_ORDER = ("test", "permuted", "control", "baseline", "right", "stated", "gap", "wrong", "solved", "layer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +48,21 @@ class Correctness:
 
     Attributes:
         sweep: the probe of the right answer: chosen on validation items of all conditions, fitted where nothing pushes.
-        mirror: a probe of the verdict itself, fitted and chosen likewise.
-        table: ``COLUMNS``: kind ``test`` (by condition), and ``layer`` (validation items, every layer at the chosen
-            penalty).
+        mirror: a probe of the verdict itself, fitted and chosen in every condition.
+        view: a probe of the judge's own view, its verdict without a cue: the same rows as the probe of the right
+            answer, another label.
+        table: ``COLUMNS``, by condition. Kind ``test`` is the AUROC on test items, ``permuted`` its null, ``control``
+            and ``baseline`` what else reads the right answer in the first condition fitted; ``right`` the share of
+            items the probe gets right, ``stated`` what the judge says, ``gap`` the difference, paired; ``wrong`` what
+            the probe says where the verdict is wrong, beside a probe of the verdict; ``solved`` judging wrongly what
+            was solved; ``layer`` validation items, every layer at the chosen penalty.
         fitted_in: conditions whose train items were fitted.
         seed: of the draws.
     """
 
     sweep: Sweep
     mirror: Sweep
+    view: Sweep
     table: pd.DataFrame
     fitted_in: tuple[str, ...]
     seed: int
@@ -81,7 +87,7 @@ class Correctness:
             f"Correctness probe, fitted in {' and '.join(self.fitted_in)}: layer {self.sweep.layer}, "
             f"C {self.sweep.C:g} ({RULE})"
         ]
-        for row in self.table[self.table["kind"] == "test"].itertuples():
+        for row in self.table[self.table["kind"] != "layer"].itertuples():
             null = "" if row.null_mean != row.null_mean else (
                 f"; permuted {row.null_mean:.3f} ({row.null_low:.3f} to {row.null_high:.3f}), p = {row.p:.2g}")
             number = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}], n = {row.n}" if row.n else "no such item"
@@ -91,7 +97,7 @@ class Correctness:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        shown = self.table[self.table["kind"] == "test"].drop(columns=["kind", "layer", "about"])
+        shown = self.table[self.table["kind"] != "layer"].drop(columns=["layer", "about"])
         return (
             f"<p><b>Correctness probe</b>, layer {self.sweep.layer}</p>"
             f"{shown.to_html(index=False, float_format='{:.3f}'.format, na_rep='')}"
@@ -105,6 +111,7 @@ def correctness(
     *,
     fitted_in: Sequence[str] | None = None,
     control: str | None = None,
+    answers: Answers | None = None,
     solved: Mapping[str, bool] | None = None,
     Cs: Sequence[float | int] = DEFAULT_CS,
     refits: int = REFITS,
@@ -121,6 +128,7 @@ def correctness(
             control sentence that names a side belongs among them: a probe that has never seen a side named reads the
             name.
         control: the condition that tells what a verdict would be without a cue; ``control``, else ``plain``.
+        answers: texts of the answers by item, for the baselines of words and the control task.
         solved: by item whether the judge's own answer to the question was right, where it was asked.
         Cs: inverse penalties to choose from.
         refits: refits with labels permuted between items, each choosing anew.
@@ -137,184 +145,49 @@ def correctness(
         raise InputError(f"no verdict in condition {unknown[0]!r}: there are {', '.join(known)}")
     uncued = control or ("control" if "control" in known else quiet[0])
     part = item_parts(states, seed) if part is None else part
-    pairs = states.pairs()
-    pairs = pairs.where(pairs.table["label"].isin(["A", "B"]))
-    if not len(pairs):
+    every = states.pairs()
+    every = every.where(every.table["label"].isin(["A", "B"]))
+    if not len(every):
         raise InputError("no item has a better answer: correctness needs labels A and B")
-    in_train = pairs.table["item"].map(dict(part)) == "train"
-    pairs = pairs.where(~in_train | pairs.table["condition"].isin(quiet))
+    in_train = every.table["item"].map(dict(part)) == "train"
+    pairs = every.where(~in_train | every.table["condition"].isin(quiet))
     right = (pairs.table["label"] == "A").to_numpy().astype(int)
-    said = (pairs.table["content"] > 0).to_numpy().astype(int)
     rows = mirrored_rows(pairs, right, part)
     check_sides(rows, "the right answers")
     read = pairs.mirrored
     sweep = select(read, rows, states.layers, Cs, progress=progress, **PLAIN).test(read, rows)
-    told = mirrored_rows(pairs, said, part)
-    check_sides(told, "the verdicts")
-    mirror = select(read, told, states.layers, Cs, **PLAIN).test(read, told)
+    mirror = _verdicts(every, every.table["content"] > 0, part, states.layers, Cs)
+    view = _verdicts(pairs, _uncued(pairs.table, every.table, uncued), part, states.layers, Cs)
     test = (rows["part"] == "test").to_numpy()[: len(pairs)]
-    case = _Case.of(pairs.where(test), uncued, quiet)
-    table = _tested(case, sweep, mirror, seed)
-    _add_nulls(table, case, lambda measure: permuted_measures(
+    case = Case.of(pairs.where(test), uncued, quiet)
+    table = tested(case, sweep, mirror, view, seed)
+    add_nulls(table, case, lambda measure: permuted_measures(
         read, rows, states.layers, Cs, measure, refits=refits, seed=seed, progress=progress, **PLAIN))  # fmt: skip
+    nulls = permuted(table, refits)
+    plain = (pairs.table["condition"] == quiet[0]).to_numpy()
+    beside = pair_nulls(pairs.where(plain), right[plain], part, sweep, answers, seed=seed)
+    made = [table, nulls, pd.DataFrame(beside).assign(condition=quiet[0], unit="AUROC")]
     if solved is not None:
-        table = pd.concat([table, _solving(case, sweep, solved, quiet[0], seed)], ignore_index=True)
+        made.append(solving(case, sweep, solved, quiet[0], seed))
     held = (rows["part"] == "validation").to_numpy()[: len(pairs)]
-    by_layer = _layers(_Case.of(pairs.where(held), uncued, quiet), sweep, mirror, seed)
-    whole = pd.concat([table, by_layer], ignore_index=True).reindex(columns=list(COLUMNS))
+    by_layer = layers(Case.of(pairs.where(held), uncued, quiet), sweep, mirror, seed)
+    whole = pd.concat([*made, by_layer], ignore_index=True).reindex(columns=list(COLUMNS))
+    whole = whole.sort_values("kind", key=lambda kinds: kinds.map(_ORDER.index), kind="stable", ignore_index=True)
     whole["layer"] = whole["layer"].fillna(sweep.layer).astype(int)
-    return Correctness(sweep, mirror, whole, quiet, seed)
+    whole["n"] = whole["n"].astype(int)
+    return Correctness(sweep, mirror, view, whole, quiet, seed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """Pairs of one part with what is known of them.
-
-    ``right`` is 1 where A is; ``averaged`` says whether the verdict averaged over the orders is right, ``stated`` the
-    share of the two stated verdicts that are (NaN where one could not be read), ``pushed`` whether the cue turned a
-    right averaged verdict into a wrong one.
-    """
-
-    pairs: Pairs
-    right: ndarray
-    averaged: Bool[ndarray, " pair"]
-    stated: Float[ndarray, " pair"]
-    wrong_orders: Float[ndarray, " pair"]
-    pushed: Bool[ndarray, " pair"]
-    scopes: dict[str, Bool[ndarray, " pair"]]
-
-    @classmethod
-    def of(cls, pairs: Pairs, uncued: str, quiet: tuple[str, ...]) -> _Case:
-        table = pairs.table
-        right = (table["label"] == "A").to_numpy()
-        averaged = (table["content"] > 0).to_numpy() == right
-        hit = np.stack([(table[c] == table["label"]).astype(float).where(table[c].notna()).to_numpy(dtype=float)
-                        for c in ("verdict_ab", "verdict_ba")])  # fmt: skip
-        before = pd.Series(averaged, index=table["item"])[(table["condition"] == uncued).to_numpy()]
-        pushed = table["item"].map(before).eq(True).to_numpy() & ~averaged
-        condition = table["condition"].to_numpy()
-        scopes = {str(c): condition == c for c in dict.fromkeys(condition)}
-        cues = ~np.isin(condition, [*quiet, uncued])
-        if len(set(condition[cues])) > 1:
-            scopes[CUES] = cues
-        return cls(pairs, right, averaged, hit.mean(axis=0), (hit == 0).sum(axis=0).astype(float), pushed, scopes)
-
-    @property
-    def groups(self) -> ndarray:
-        return self.pairs.table["group"].to_numpy()
-
-    def correct(self, sweep: Sweep, layer: int | None = None) -> Bool[ndarray, " pair"]:
-        at = sweep.layer if layer is None else layer
-        return (self.pairs.content(at) @ sweep.selection.probes[at].direction_ > 0) == self.right
-
-    def weights(self) -> dict[tuple[str, str], Float[ndarray, " pair"]]:
-        """What each share is taken over, by condition and name: weight per pair."""
-        found = {}
-        for scope, at in self.scopes.items():
-            found[scope, "right"] = at.astype(float)
-            found[scope, "right where the verdict is wrong"] = (at & ~self.averaged).astype(float)
-            found[scope, "right where a stated verdict is wrong"] = at * self.wrong_orders
-            if (at & self.pushed).any():
-                found[scope, "right where the cue turned the verdict"] = (at & self.pushed).astype(float)
-        return found
+def _verdicts(
+    pairs: Pairs, toward_a: pd.Series, part: Mapping[str, str], layers: Sequence[int], Cs: Sequence[float | int]
+) -> Sweep:
+    """A probe of a verdict, averaged over the orders."""
+    rows = mirrored_rows(pairs, toward_a, part)
+    check_sides(rows, "the verdicts")
+    return select(pairs.mirrored, rows, layers, Cs, **PLAIN).test(pairs.mirrored, rows)
 
 
-def _tested(case: _Case, sweep: Sweep, mirror: Sweep, seed: int) -> pd.DataFrame:
-    probe, shown, tables = case.correct(sweep), case.correct(mirror), []
-    score = case.pairs.content(sweep.layer) @ sweep.probe.direction_
-    for scope, at in case.scopes.items():
-        wrong, turned = at & ~case.averaged, at & case.pushed
-        where = "items where the verdict, averaged over the orders, is wrong"
-        made = [
-            share("right", probe, at, "the probe points to the right answer"),
-            mean("right as stated", np.where(at, case.stated, np.nan), "rate", "stated verdicts, mean of both orders"),
-            share("right as stated, orders averaged", case.averaged, at, "log-odds averaged over the orders"),
-            mean("gap to stated", np.where(at, probe - case.stated, np.nan), "rate", "probe less stated, paired"),
-            mean("gap to stated, orders averaged", np.where(at, probe * 1.0 - case.averaged, np.nan), "rate",
-                 "probe less verdict averaged over the orders, paired: what both orders alone give is taken off"),
-            share("right where the verdict is wrong", probe, wrong, where),
-            share(f"right where the verdict is wrong, {_MIRROR}", shown, wrong, f"{where}; 0 for a mere mirror"),
-        ]  # fmt: skip
-        made.append(contrast("knows better than it says", made[-2], made[-1], "the difference of the two, paired"))
-        if turned.any():
-            what = "items that the cue turned from right to wrong"
-            made += [share("right where the cue turned the verdict", probe, turned, what),
-                     share(f"right where the cue turned the verdict, {_MIRROR}", shown, turned, what)]  # fmt: skip
-        table = measured(made, case.groups, seed=seed)
-        auroc = auroc_effect("AUROC", *_seen_twice(case.right[at], score[at], case.groups[at]))
-        first = pd.DataFrame([{"name": "AUROC", "estimate": auroc.estimate, "low": auroc.low, "high": auroc.high,
-                               "n": 2 * int(at.sum()), "groups": auroc.n, "unit": "AUROC",
-                               "definition": "the right answer, pairs seen from both sides"}])  # fmt: skip
-        tables.append(pd.concat([first, table, _stated_wrong(case, probe, at, seed)]).assign(condition=scope))
-    return _told(pd.concat(tables, ignore_index=True), "test")
-
-
-def _stated_wrong(case: _Case, probe: ndarray, at: ndarray, seed: int) -> pd.DataFrame:
-    """Share by stated verdict, one order at a time: here the units are verdicts, not items."""
-    orders = np.stack([case.pairs.table[c] != case.pairs.table["label"] for c in ("verdict_ab", "verdict_ba")])
-    known = np.stack([case.pairs.table[c].notna() for c in ("verdict_ab", "verdict_ba")])
-    wrong = (orders & known & at).ravel()
-    about = "stated verdicts that are wrong, one order at a time; the probe sees both orders"
-    made = [share("right where a stated verdict is wrong", np.tile(probe, 2), wrong, about)]
-    return measured(made, np.tile(case.groups, 2), seed=seed)
-
-
-def _seen_twice(right: ndarray, score: ndarray, groups: ndarray) -> tuple[ndarray, ndarray, ndarray]:
-    return np.r_[right, ~right].astype(int), np.r_[score, -score], np.r_[groups, groups]
-
-
-def _add_nulls(table: pd.DataFrame, case: _Case, refit: Callable[[Any], ndarray]) -> None:
-    """Beside every figure of the probe what refits with permuted labels give; a gap's is theirs less what is stated."""
-    weights = case.weights()
-    names = [*weights, *((scope, "AUROC") for scope in case.scopes)]
-    W = np.stack(list(weights.values()), axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        W = W / W.sum(axis=0)
-
-    def measure(labels: ndarray, scores: ndarray) -> ndarray:
-        half = scores.shape[1] // 2
-        shares = ((scores[:, :half] > 0) == case.right) @ W
-        aurocs = [auroc_many(labels[:, at], scores[:, at]) for at in (np.tile(s, 2) for s in case.scopes.values())]
-        return np.concatenate([shares.T, np.stack(aurocs)])
-
-    values = dict(zip(names, refit(measure).T, strict=True))
-    at = table.set_index(["condition", "name"])["estimate"]
-    for scope in case.scopes:
-        for gap, stated in (("gap to stated", "right as stated"),
-                            ("gap to stated, orders averaged", "right as stated, orders averaged")):  # fmt: skip
-            values[scope, gap] = values[scope, "right"] - at[scope, stated]
-    for (scope, name), drawn in values.items():
-        null = drawn[1:][np.isfinite(drawn[1:])]
-        where = (table["condition"] == scope) & (table["name"] == name)
-        if not where.any() or not len(null):
-            continue
-        p = permutation_p(table.loc[where, "estimate"].iloc[0], drawn[1:])
-        table.loc[where, ["null_mean", "null_low", "null_high", "p"]] = [null.mean(), null.min(), null.max(), p]
-
-
-def _solving(case: _Case, sweep: Sweep, solved: Mapping[str, bool], condition: str, seed: int) -> pd.DataFrame:
-    """S2J's gap (arXiv 2509.22099) for the stated verdict, and the same with the probe in its place."""
-    at = case.scopes[condition]
-    own = [solved.get(item) for item in case.pairs.table["item"][at]]
-    told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(sweep)[at]}
-    found = [solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed).query("name == 'solve_judge_gap'")
-             .assign(name=f"wrong though solved, {name}") for name, hits in told.items()]  # fmt: skip
-    return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
-
-
-def _layers(case: _Case, sweep: Sweep, mirror: Sweep, seed: int) -> pd.DataFrame:
-    """Validation items, every layer at the chosen penalty: what was looked at when the layer was chosen."""
-    tables = []
-    for layer in sorted(sweep.selection.probes):
-        probe, shown = case.correct(sweep, layer), case.correct(mirror, layer)
-        for scope, at in case.scopes.items():
-            wrong = at & ~case.averaged
-            name = "right where the verdict is wrong"
-            made = [share("right", probe, at, "validation items"), share(name, probe, wrong, "validation items"),
-                    share(f"{name}, {_MIRROR}", shown, wrong, "validation items")]  # fmt: skip
-            tables.append(measured(made, case.groups, seed=seed).assign(condition=scope, layer=layer))
-    return _told(pd.concat(tables, ignore_index=True), "layer")
-
-
-def _told(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return table.rename(columns={"definition": "about"}).assign(kind=kind)
+def _uncued(table: pd.DataFrame, every: pd.DataFrame, uncued: str) -> pd.Series:
+    """Whether an item's verdict without a cue is A, whatever condition it is read in; its own where there is none."""
+    before = every[every["condition"] == uncued].set_index("item")["content"]
+    return table["item"].map(before).fillna(table["content"]) > 0

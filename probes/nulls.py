@@ -20,7 +20,7 @@ from verdictscope.probes.exchange import Exchange
 from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
 from verdictscope.probes.solver import LogisticFits, solve_layers
 from verdictscope.probes.sweep import ReadLayer
-from verdictscope.stats import auroc_clustered, auroc_many, permutation_p
+from verdictscope.stats import auroc_many, auroc_se_many, permutation_p
 
 _FEWEST = 19  # below this no p-value can reach .05
 REFITS = 200
@@ -258,9 +258,7 @@ class _Refits:
                 value = auroc_many(self.labels[:, where], scores)
                 better = value > best
                 best[better], at[better], kept[better] = value[better], c, scores[better]
-            group = pd.factorize(self.rows.group[where])[0]
-            pairs = zip(self.labels[:, where], kept, strict=True)
-            se = np.array([auroc_clustered(y, scores, group).se for y, scores in pairs])
+            se = auroc_se_many(self.labels[:, where], kept, self.rows.group[where])
         each = np.arange(refits)
         scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
         return np.stack([best, se, *self.measure(self.labels[:, self.rows.at("test")], scores)])

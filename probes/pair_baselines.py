@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.probes.pair_tables import PLAIN, effect_row, told_row
 from verdictscope.probes.rows import check_rows
-from verdictscope.probes.selectivity import DRAWS, FEWEST_TYPES, NullDraws, draw_aurocs
+from verdictscope.probes.selectivity import DRAWS, FEWEST_TYPES, NullDraws, draw_aurocs, random_directions
+from verdictscope.probes.sweep import Sweep
 from verdictscope.probes.text import bag_of_words_auroc, position_auroc, tfidf_auroc
 from verdictscope.probes.verdict_states import Pairs, mirrored_rows
 from verdictscope.stats import Effect
@@ -121,3 +124,36 @@ def _parting(a: str, b: str) -> tuple[str | None, str | None]:
         if one != two:
             return one, two
     return None, None
+
+
+def pair_nulls(
+    pairs: Pairs, label: ndarray, part: Mapping[str, str], swept: Sweep, answers: Answers | None, *,
+    draws: int = DRAWS, seed: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What stands beside an antisymmetric probe, as rows of kind ``control`` and ``baseline``.
+
+    Args:
+        pairs: the pairs it is told on.
+        label: 1 where the label names A.
+        part: part by item.
+        swept: the probe.
+        answers: the texts, for all but random directions.
+        draws: draws of the control task.
+        seed: of every draw.
+    """
+    X = pairs.mirrored(swept.layer)
+    found = random_directions(X, mirrored_rows(pairs, label, part), swept.C, seed=seed, **PLAIN)
+    made = [_drawn(found)]
+    if answers is None:
+        return made
+    try:
+        made.append(_drawn(pair_control(X, pairs, label, part, swept.C, answers, draws=draws, seed=seed)))
+    except InputError as error:
+        made.append(told_row("control", "control task by word", about=str(error)))
+    return made + [effect_row("baseline", e, about="fitted on train, told on test")
+                   for e in pair_baselines(pairs, label, part, answers)]  # fmt: skip
+
+
+def _drawn(draws: NullDraws) -> dict[str, Any]:
+    return told_row("control", draws.name, draws.mean, draws.low, draws.high, len(draws.values), about=draws.about,
+                    selectivity=draws.selectivity)  # fmt: skip

@@ -13,9 +13,9 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.nulls import REFITS, PermutedControl, permuted_selection
-from verdictscope.probes.pair_baselines import Answers, pair_baselines, pair_control
-from verdictscope.probes.pair_tables import PLAIN, check_sides
-from verdictscope.probes.selectivity import DRAWS, random_directions
+from verdictscope.probes.pair_baselines import Answers, pair_nulls
+from verdictscope.probes.pair_tables import PLAIN, check_sides, effect_row, told_row
+from verdictscope.probes.selectivity import DRAWS
 from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
 from verdictscope.stats import Effect, auroc_effect
@@ -115,6 +115,7 @@ def verdict_probe(
     Cs: Sequence[float | int] = DEFAULT_CS,
     refits: int = REFITS,
     draws: int = DRAWS,
+    parts: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerdictProbe:
@@ -131,6 +132,7 @@ def verdict_probe(
         Cs: inverse penalties to choose from.
         refits: refits with permuted verdicts.
         draws: draws of the control task.
+        parts: also read what was shown first, by the part of the states that turns and the part that stays.
         seed: of every draw.
         progress: called with layers done and in all.
 
@@ -148,20 +150,14 @@ def verdict_probe(
     permuted = permuted_selection(
         used.mirrored, rows, states.layers, Cs, refits=refits, seed=seed, progress=progress, **PLAIN
     )
-    X, C = used.mirrored(swept.layer), swept.C
-    made = [_effect("test", swept.test, p=permuted.p, selectivity=permuted.observed - permuted.mean)]
-    made += _parts(every, part, swept, Cs, states.layers, refits, seed)
+    made = [effect_row("test", swept.test, p=permuted.p, selectivity=permuted.observed - permuted.mean)]
+    if parts:
+        made += _parts(every, part, swept, Cs, states.layers, refits, seed)
     made.append(_permuted(permuted))
-    nulls = random_directions(X, rows, C, seed=seed, **PLAIN)
-    made.append(_row("control", nulls.name, nulls.mean, nulls.low, nulls.high, len(nulls.values), about=nulls.about,
-                     selectivity=nulls.selectivity))  # fmt: skip
-    if answers is not None:
-        made.append(_control(X, used, label, part, C, answers, draws, seed))
-        made += [_effect("baseline", e, about="fitted on train, told on test")
-                 for e in pair_baselines(used, label, part, answers)]  # fmt: skip
+    made += pair_nulls(used, label, part, swept, answers, draws=draws, seed=seed)
     made += layer_rows(swept.table)
     table = pd.DataFrame(made, columns=list(COLUMNS))
-    table.loc[table["kind"].isin(["test", "permuted", "control"]), ["layer", "C"]] = [swept.layer, C]
+    table.loc[table["kind"].isin(["test", "permuted", "control"]), ["layer", "C"]] = [swept.layer, swept.C]
     return VerdictProbe(swept, permuted, table, _counts(every), where, states.positions, seed)
 
 
@@ -169,7 +165,7 @@ def layer_rows(choice: pd.DataFrame) -> list[dict[str, Any]]:
     """Every layer at its best penalty on validation, with an interval of two standard errors."""
     best = choice.loc[choice.groupby("layer")["auroc_validation"].idxmax()]
     return [
-        _row("layer", f"layer {row.layer}", row.auroc_validation, max(0.0, row.auroc_validation - 2 * row.se),
+        told_row("layer", f"layer {row.layer}", row.auroc_validation, max(0.0, row.auroc_validation - 2 * row.se),
              min(1.0, row.auroc_validation + 2 * row.se), row.n_groups, layer=row.layer, C=row.C,
              about="validation part: where the layer was chosen; two standard errors")
         for row in best.itertuples()
@@ -194,7 +190,7 @@ def _parts(
         "both parts": (np.r_[content + stays, stays - content], "the probe's direction on the states as they are"),
     }
     y, group = rows["label"].to_numpy()[test], rows["group"].to_numpy()[test]
-    made = [_effect("part", auroc_effect(name, y, score[test], group), about=about, layer=swept.layer)
+    made = [effect_row("part", auroc_effect(name, y, score[test], group), about=about, layer=swept.layer)
             for name, (score, about) in read.items()]  # fmt: skip
 
     def stay(layer: int) -> ndarray:
@@ -206,21 +202,10 @@ def _parts(
         fitted = select(stay, rows, layers, Cs, **_SHOWN).test(stay, rows)
         null = permuted_selection(stay, rows, layers, Cs, refits=refits, seed=seed, **_SHOWN)
     except InputError as error:
-        return [*made, _row("part", name, about=str(error))]
+        return [*made, told_row("part", name, about=str(error))]
     found = Effect(name, fitted.test.estimate, fitted.test.low, fitted.test.high, fitted.test.n, "AUROC")
     about = f"a probe of which side won as shown, fitted to half the sum; permuted {null.mean:.3f}"
-    return [*made, _effect("part", found, p=null.p, about=about, layer=fitted.layer, C=fitted.C)]
-
-
-def _control(
-    X: ndarray, pairs: Pairs, label: ndarray, part: Mapping[str, str], C: float, answers: Answers, draws: int, seed: int
-) -> dict[str, Any]:
-    try:
-        found = pair_control(X, pairs, label, part, C, answers, draws=draws, seed=seed)
-    except InputError as error:
-        return _row("control", "control task by word", about=str(error))
-    return _row("control", found.name, found.mean, found.low, found.high, len(found.values), about=found.about,
-                selectivity=found.selectivity)  # fmt: skip
+    return [*made, effect_row("part", found, p=null.p, about=about, layer=fitted.layer, C=fitted.C)]
 
 
 def _counts(pairs: Pairs) -> dict[str, int]:
@@ -233,17 +218,5 @@ def _counts(pairs: Pairs) -> dict[str, int]:
 
 def _permuted(control: PermutedControl) -> dict[str, Any]:
     about = f"mean and range over refits, each the choice of {control.candidates} layers x penalties"
-    return _row("permuted", "verdicts permuted between items", control.mean, control.low, control.high,
+    return told_row("permuted", "verdicts permuted between items", control.mean, control.low, control.high,
                 control.refits, p=control.p, about=about)  # fmt: skip
-
-
-def _effect(kind: str, effect: Effect, **more: Any) -> dict[str, Any]:
-    return _row(kind, effect.name, effect.estimate, effect.low, effect.high, effect.n, **more)
-
-
-def _row(
-    kind: str, name: str, estimate: float = float("nan"), low: float = float("nan"), high: float = float("nan"),
-    n: int = 0, **more: Any,
-) -> dict[str, Any]:  # fmt: skip
-    blank = {"layer": -1, "C": float("nan"), "p": float("nan"), "selectivity": float("nan"), "about": ""}
-    return blank | {"kind": kind, "name": name, "estimate": estimate, "low": low, "high": high, "n": int(n)} | more

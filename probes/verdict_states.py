@@ -79,6 +79,7 @@ class VerdictStates:
         both = both.dropna(subset=["AB", "BA"]).astype(int)
         if not len(both):
             raise InputError("an antisymmetric probe takes both orders, and no item was read in both")
+        both = pd.concat([both.loc[[c]] for c in wanted if c in both.index.get_level_values(0)])
         ab, ba = rows.loc[both["AB"]].reset_index(drop=True), rows.loc[both["BA"]].reset_index(drop=True)
         table = ab[["condition", "item", "group", "label"]].assign(
             said=ab["verdict"].where(ab["verdict"] == ba["verdict"], None),

@@ -31,9 +31,9 @@ def knows() -> tuple[VerdictStates, Correctness]:
     return states, correctness(states, part, Cs=CS, refits=39, solved=solved)
 
 
-def row(found: Correctness, condition: str, name: str, kind: str = "test") -> pd.Series:
+def row(found: Correctness, condition: str, name: str) -> pd.Series:
     table = found.to_frame()
-    at = table[(table["kind"] == kind) & (table["condition"] == condition) & (table["name"] == name)]
+    at = table[(table["kind"] != "layer") & (table["condition"] == condition) & (table["name"] == name)]
     assert len(at) == 1, (condition, name)
     return at.iloc[0]
 
@@ -45,10 +45,14 @@ def test_a_judge_that_knows_better_is_told_from_its_mirror(knows: tuple) -> None
     wrong = row(found, "crowd", "right where the verdict is wrong")
     assert wrong.estimate > 0.9
     assert wrong.low > 0.5
-    assert wrong.p <= 0.05
     assert 0.2 < wrong.null_mean < 0.8
+    level = row(found, "crowd", "right, with right and wrong verdicts weighed equally")
+    assert level.estimate > 0.9
+    assert level.p <= 0.05
+    assert level.null_mean == pytest.approx(0.5, abs=0.12)
     assert row(found, "crowd", "right where the verdict is wrong, by a probe of the verdict").estimate < 0.1
     assert row(found, "crowd", "knows better than it says").low > 0.5
+    assert row(found, "crowd", "knows better than its uncued view").estimate > 0.5
     assert row(found, "crowd", "right where the cue turned the verdict").estimate > 0.9
     assert row(found, "crowd", "AUROC").estimate > 0.95
 
@@ -87,6 +91,22 @@ def test_a_judge_that_only_mirrors_knows_nothing_better() -> None:
     assert wrong.estimate == 0.0
     assert row(found, "crowd", "knows better than it says").estimate == 0.0
     assert row(found, "crowd", "gap to stated, orders averaged").estimate == pytest.approx(0.0)
+
+
+def test_the_uncued_view_is_not_taken_for_more() -> None:
+    """A judge whose view before the cue stays readable, and which knows no more than that view."""
+
+    def view(facts: dict[str, float], _: np.random.Generator) -> np.ndarray:
+        return facts["shown"] * (facts["own"] * axis(0) + 2.0 * facts["named"] * axis(2))
+
+    states, part, _ = judge_world({0: view, 1: said}, PUSHES, n=72, hard=0.1)
+    found = correctness(states, part, Cs=CS, refits=19)
+    turned = "right where the cue turned the verdict"
+    assert row(found, "crowd", f"{turned}, by a probe of the uncued verdict").estimate > 0.9
+    assert row(found, "crowd", turned).estimate > 0.9
+    assert row(found, "crowd", "right where the verdict is wrong, by a probe of the verdict").estimate < 0.3
+    more = row(found, "crowd", "knows better than its uncued view")
+    assert more.low <= 0 <= more.high
 
 
 def test_labels_that_mean_nothing_stay_within_their_null() -> None:

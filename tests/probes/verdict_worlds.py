@@ -32,8 +32,9 @@ def judge_world(
 
     Log-odds towards A are ±2, wrong in a share ``hard`` of the items, plus the condition's push towards the side named;
     ``place`` is added towards the answer shown first. A push may be missing an item: half of them resist a push of 3.
-    Facts that a layer's states can be made of: ``right`` (±1: A is), ``odds`` (towards A), ``named`` (±1, 0 in plain),
-    ``shown`` (+1 where A is shown first), ``flip`` (1 where a push turned the verdict to the side named), ``cued``.
+    Facts that a layer's states can be made of: ``right`` (±1: A is), ``own`` and ``odds`` (towards A, without and with
+    the push), ``named`` (±1, 0 in plain), ``shown`` (+1 where A is shown first), ``flip`` (1 where a push
+    turned the verdict to the side named), ``cued``.
     """
     rng = np.random.default_rng(seed)
     rows: list[dict[str, object]] = []
@@ -52,8 +53,9 @@ def judge_world(
                 first = moved * shown + place
                 said = "A" if first * shown > 0 else "B"
                 before = "A" if own + place * shown > 0 else "B"
-                facts = {"right": right, "odds": moved, "named": 0.0 if condition == "plain" else named, "shown": shown,
-                         "flip": float(said == targets[item] != before), "cued": float(push != 0)}  # fmt: skip
+                facts = {"right": right, "own": own, "odds": moved, "shown": shown, "cued": float(push != 0),
+                         "named": 0.0 if condition == "plain" else named,
+                         "flip": float(said == targets[item] != before)}  # fmt: skip
                 rows.append({"rollout": f"{condition}/{item}/{order}", "item": item, "group": f"g{k // 2}",
                              "condition": condition, "order": order, "label": "A" if right > 0 else "B",
                              "verdict": said, "shown": "first" if first > 0 else "second",

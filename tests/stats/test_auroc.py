@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.stats import auroc, auroc_bootstrap, auroc_clustered, auroc_effect
+from verdictscope.stats import auroc, auroc_bootstrap, auroc_clustered, auroc_effect, auroc_se_many
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,3 +159,14 @@ def test_every_row_needs_a_group() -> None:
         auroc_clustered([0, 1], [0.0, 1.0], ["a", None])
     with pytest.raises(InputError, match="groups but"):
         auroc_clustered([0, 1], [0.0, 1.0], ["a"])
+
+
+def test_many_standard_errors_are_those_of_one_at_a_time() -> None:
+    rng = np.random.default_rng(11)
+    labels = rng.integers(0, 2, (30, 24))
+    labels[0], labels[1, :-1] = 1, 0  # one class, and one positive row
+    scores = rng.normal(size=(30, 24)).round(1)
+    scores[2] = labels[2]  # perfect separation
+    groups = [f"g{i // 3}" for i in range(24)]
+    one = [auroc_clustered(y, s, groups).se for y, s in zip(labels, scores, strict=True)]
+    np.testing.assert_allclose(auroc_se_many(labels, scores, groups), one, rtol=1e-12)

@@ -1,7 +1,7 @@
 """Estimates with their uncertainty. A leaf: it imports nothing of verdictscope."""
 
 from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_many
-from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect
+from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect, auroc_se_many
 from verdictscope.stats.bootstrap import (
     RESAMPLES,
     Column,
@@ -37,6 +37,7 @@ __all__ = [
     "auroc_clustered",
     "auroc_effect",
     "auroc_many",
+    "auroc_se_many",
     "cluster_bootstrap",
     "difference_effect",
     "draw_clusters",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import special, stats
 
@@ -135,6 +135,32 @@ def auroc_effect(
     found = auroc_clustered(labels, scores, groups, strata=strata)
     low, high = found.interval(confidence)
     return Effect(name, found.estimate, low, high, found.clusters, "AUROC")
+
+
+def auroc_se_many(
+    labels: Int[ndarray, "set row"], scores: Float[ndarray, "set row"], groups: Column
+) -> Float[ndarray, " set"]:
+    """``auroc_clustered(...).se`` of many labellings with scores of their own, at once; nothing is checked."""
+    codes, names = pd.factorize(pd.Series(np.asarray(groups, dtype=object)).astype(str))
+    member = np.zeros((len(codes), len(names)))
+    member[np.arange(len(codes)), codes] = 1.0
+    positive = labels == 1
+    m, n = (at.sum(axis=1, keepdims=True).astype(float) for at in (positive, ~positive))
+    rank, among, below = (stats.rankdata(x, axis=1) for x in
+                          (scores, np.where(positive, scores, np.inf), np.where(positive, np.inf, scores)))  # fmt: skip
+    with np.errstate(invalid="ignore", divide="ignore"):
+        over = np.where(positive, (rank - among) / n, 0.0)
+        under = np.where(positive, 0.0, 1 - (rank - below) / m)
+        value = over.sum(axis=1, keepdims=True) / m
+        sides = [(np.where(at, placed - value, 0.0) @ member) / count
+                 for at, placed, count in ((positive, over, m), (~positive, under, n))]  # fmt: skip
+        have = [((at @ member) > 0).sum(axis=1) for at in (positive, ~positive)]
+        parts = [(sides[0] ** 2).sum(axis=1), (sides[1] ** 2).sum(axis=1), 2 * (sides[0] * sides[1]).sum(axis=1)]
+        factors = [k / (k - 1) for k in (*have, np.float64(len(names)))]
+        variance = np.maximum(sum(f * p for f, p in zip(factors, parts, strict=True)),
+                              ((sides[0] + sides[1]) ** 2).sum(axis=1))  # fmt: skip
+        variance = np.where(np.minimum(*have) < 2, np.nan, variance)
+        return np.maximum(np.sqrt(variance), 1 / (have[0] * have[1]))
 
 
 def _influence(
