@@ -36,7 +36,7 @@ COLUMNS = (
     "null_high", "p", "about",
 )  # fmt: skip
 """Columns of the table of correctness."""
-_ORDER = ("test", "permuted", "control", "baseline", "right", "stated", "gap", "wrong", "solved", "layer")
+_ORDER = ("test", "permuted", "control", "baseline", "layer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +51,11 @@ class Correctness:
         mirror: a probe of the verdict itself, fitted and chosen in every condition.
         view: a probe of the judge's own view, its verdict without a cue: the same rows as the probe of the right
             answer, another label.
-        table: ``COLUMNS``, by condition. Kind ``test`` is the AUROC on test items, ``permuted`` its null, ``control``
-            and ``baseline`` what else reads the right answer in the first condition fitted; ``right`` the share of
-            items the probe gets right, ``stated`` what the judge says, ``gap`` the difference, paired; ``wrong`` what
-            the probe says where the verdict is wrong, beside a probe of the verdict; ``solved`` judging wrongly what
-            was solved; ``layer`` validation items, every layer at the chosen penalty.
+        table: ``COLUMNS``, by condition. Kind ``test`` holds the figures of test items: the AUROC, the share of items
+            the probe gets right, what the judge says, the gap between them (paired), and what the probe says where the
+            verdict is wrong, beside the two probes of the verdict; ``permuted`` is the null of the AUROC, ``control``
+            and ``baseline`` what else reads the right answer in the first condition fitted; ``layer`` is validation
+            items, every layer at the chosen penalty.
         fitted_in: conditions whose train items were fitted.
         seed: of the draws.
     """

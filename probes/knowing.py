@@ -21,9 +21,7 @@ CUES = "all cues"
 """The scope of all conditions that push, together."""
 MIRROR, VIEW = "by a probe of the verdict", "by a probe of the uncued verdict"
 LEVEL = "right, with right and wrong verdicts weighed equally"
-KINDS = {"AUROC": "test", "right as stated": "stated", "right where": "wrong", LEVEL: "wrong", "right": "right",
-         "gap": "gap", "knows better": "wrong"}  # fmt: skip
-"""Start of a figure's name to its kind."""
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +126,7 @@ def tested(case: Case, sweep: Sweep, mirror: Sweep, view: Sweep, seed: int) -> p
                                "n": 2 * int(at.sum()), "groups": auroc.n, "unit": "AUROC",
                                "definition": "the right answer, pairs seen from both sides"}])  # fmt: skip
         tables.append(pd.concat([first, table, _stated_wrong(case, probe, at, seed)]).assign(condition=scope))
-    whole = pd.concat(tables, ignore_index=True)
-    kinds = whole["name"].map(lambda name: next(kind for start, kind in KINDS.items() if name.startswith(start)))
-    return whole.rename(columns={"definition": "about"}).assign(kind=kinds)
+    return _told(pd.concat(tables, ignore_index=True), "test")
 
 
 def level(name: str, hits: ndarray, one: ndarray, two: ndarray) -> Measure:
@@ -193,7 +189,7 @@ def add_nulls(table: pd.DataFrame, case: Case, refit: Callable[[Any], ndarray]) 
 
 def permuted(table: pd.DataFrame, refits: int) -> pd.DataFrame:
     """The null of every AUROC as rows of their own."""
-    rows = table[table["kind"] == "test"]
+    rows = table[table["name"] == "AUROC"]
     about = "mean and range over refits with labels permuted between items, each choosing layer and penalty anew"
     null = rows.assign(kind="permuted", name="labels permuted between items", n=refits, about=about,
                        estimate=rows["null_mean"], low=rows["null_low"], high=rows["null_high"])  # fmt: skip
@@ -207,7 +203,7 @@ def solving(case: Case, sweep: Sweep, solved: Mapping[str, bool], condition: str
     told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(sweep)[at]}
     found = [solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed).query("name == 'solve_judge_gap'")
              .assign(name=f"wrong though solved, {name}") for name, hits in told.items()]  # fmt: skip
-    return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "solved")
+    return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
 
 
 def layers(case: Case, sweep: Sweep, mirror: Sweep, seed: int) -> pd.DataFrame:

@@ -62,7 +62,8 @@ def test_correctness_stands_beside_what_is_stated(run: Run) -> None:
 def test_the_detector_says_where_there_is_one_class(run: Run) -> None:
     table = run.table("bias_detector").set_index(["label", "fit", "read"])
     assert set(table.index.get_level_values("label")) == {"cued", "flip", "yield"}
-    assert table.loc[("cued", "bandwagon", "authority"), "auroc"] > 0.5
+    assert table.loc[("cued", "bandwagon", "bandwagon"), "auroc"] > 0.9
+    assert table.loc[("cued", "bandwagon", "bandwagon"), "words"] == 1.0
     assert table.loc[("cued", "position", "position"), "reason"].startswith("every prompt has an order")
     assert "did not flip" in table.loc[("flip", "authority", "bandwagon"), "reason"]
     flip = table.loc[("flip", "bandwagon", "bandwagon")]

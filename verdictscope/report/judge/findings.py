@@ -59,6 +59,7 @@ def _probe(run: Record) -> Iterator[Finding]:
 
 
 WRONG = "right where the verdict is wrong"
+LEVEL = "right, with right and wrong verdicts weighed equally"
 
 
 def _knows(run: Record) -> Iterator[Finding]:
@@ -74,9 +75,17 @@ def _knows(run: Record) -> Iterator[Finding]:
         refits = row["null_high"]
         text += f"; refits with permuted labels in {number(refits)} at most" if present(refits) else ""
         text += f"; a probe of the verdict itself in {number(mirror['estimate'])}" if mirror else ""
+        level = _one(run, "correctness", "test", condition=condition, name=LEVEL) or row
+        if level is not row and present(level["null_high"]):
+            text += (". With right and wrong verdicts weighed equally (one half for whatever goes against the side a "
+                     f"cue names) it is right in {ends(level)}, refits in {number(level['null_high'])} at most")
         if gap is not None and present(gap["low"]):
-            knows = gap["low"] > 0 and present(refits) and row["low"] > refits
+            knows = gap["low"] > 0 and present(level["null_high"]) and level["low"] > level["null_high"]
             text += ". It knows better than it says" if knows else ". That it knows better than it says is not shown"
+            view = _one(run, "correctness", "test", condition=condition, name="knows better than its uncued view")
+            if knows and view is not None and present(view["low"]):
+                text += (", and better than its own view without the cue" if view["low"] > 0 else
+                         ", though no more than its own view without the cue is shown")  # fmt: skip
         yield Finding(f"{text}.", "correctness.parquet")
 
 
