@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations import LinearReadout, LogOddsReadout
+from verdictscope.activations import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict
 from verdictscope.judgments import Judged, PairItem, encode_labels, verdict_readout
 from verdictscope.judgments.labels import Encoded, distinct
@@ -99,7 +99,7 @@ def choose_readers(run: Run, ending: Ending, items: Collection[str]) -> tuple[Re
     some = narrowed(judged(run, "base", PLAIN, "on"), items)
     every, probes = lens_readouts(model, replace(ending.readout, positions="all")), probes_of(run)
     if len(some.verdicts):
-        read = [*every, *probes, ending.readout]
+        read: list[Readout] = [*every, *probes, ending.readout]
         table = verdict_trace(model, some, read, plan_tokens=run.study.batch_tokens)
         named, scores = _named(table), _in_thinking(table)
         scores = scores.loc[[i for i in scores.index if i in named]]
@@ -113,7 +113,9 @@ def choose_readers(run: Run, ending: Ending, items: Collection[str]) -> tuple[Re
     layers = {layer: told[name, layer] for name, layer in told if name == lens}
     best = max(layers, key=lambda layer: (layers[layer], layer)) if layers else model.n_layers - 1
     chosen = [(LENS, next(r for r in every if r.layer == best)), *((r.name, r) for r in probes)]
-    readouts, zeros, single = list(every), {}, {}
+    readouts = list(every)
+    zeros: dict[str, float] = {}
+    single: dict[str, float] = {}
     for name, own in chosen:
         key = (own.name, own.layer)
         zeros[name] = float(np.mean([scores[key].to_numpy()[y == side].mean() for side in (0, 1)])) if both else 0.0

@@ -13,6 +13,7 @@ import pandas as pd
 from verdictscope.activations import BatchPlan
 from verdictscope.interventions import verdict_parts
 from verdictscope.judgments import token_spans
+from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
 from verdictscope.stages.verdicts import (
     conditions,
@@ -44,7 +45,8 @@ def write_spans(run: Run) -> None:
         return
     used = {r for contrast in found.values() for rollouts in contrast.rollouts for r in rollouts}
     model, form, named = run.model(), study_format(run), targets(run)
-    rollouts, names = [], {}
+    rollouts: list[Rollout] = []
+    names: dict[str, tuple[str, ...]] = {}
     for condition in conditions(run):
         own = [r for r in judged(run, "base", condition, "off").rollouts if r.id in used]
         said = cue_texts(run, condition)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from verdictscope.activations import Readout
 from verdictscope.errors import InputError
 from verdictscope.judgments import Judged
 from verdictscope.probes import (
@@ -101,7 +102,7 @@ def traces(
     run: Run, ending: Ending, readers: Readers, found: Mapping[str, Judged], forced: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every token's scores by the chosen readers, and the parts of every reader's score by place."""
-    readouts = [*readers.readouts, ending.readout]
+    readouts: list[Readout] = [*readers.readouts, ending.readout]
     parts = []
     with run.ticking("verdict traces: every token") as tick:
         for k, (condition, verdicts) in enumerate(found.items()):
