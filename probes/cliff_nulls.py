@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
@@ -94,7 +94,7 @@ def exchange_null(
     total, count = (np.concatenate([o[c].to_numpy(dtype=float) for o in own]) for c in ("sum", "size"))
     if min(map(len, own)) < 2:
         return CliffNull(name, "exchange", np.nan, np.array([]), np.nan, len(total), left_out)
-    label = np.repeat([True, False], [len(o) for o in own])
+    label: Bool[ndarray, " group"] = np.repeat([True, False], [len(o) for o in own])
     order = np.argsort(np.random.default_rng(seed).random((draws, len(label))), axis=1)
     chosen = np.concatenate([label[None], label[order]])
     parts = [_mean_and_variance(c.astype(float), total, count) for c in (chosen, ~chosen)]
