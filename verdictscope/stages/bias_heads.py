@@ -134,7 +134,7 @@ def findings(run: Run, arm: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, A
 def left_out(positions: str) -> str:
     """What a rule for positions does not take out, in words."""
     if positions == "all":
-        return "nothing: parts are taken out at every token"
+        return "nothing (parts are taken out at every token)"
     return (
         f"parts are taken out at {positions} only: what they do at earlier tokens, for later heads to read there, is "
         "not in these effects; heads.positions = \"all\" takes it in"
