@@ -30,7 +30,7 @@ def done(out: Path, until: str, **changes: Any) -> Run:
     """The shipped study without thinking, parts taken out at every token, as far as a stage."""
     data = tomllib.loads((STUDIES / "judge_bias.toml").read_text())
     data["verdicts"] = {"thinking": False}
-    data["heads"] = data["heads"] | {"positions": "all"}
+    data["heads"] = data["heads"] | {"positions": "all", "items": 14}
     for key, value in changes.items():
         data.pop(key) if value is None else data.update({key: value})
     run_study(parse_study(data, "judge_bias.toml"), out, until=until)
