@@ -65,7 +65,10 @@ def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, col
             color=MUTED, va="bottom")
     values, first = _grid(table)
     n_heads = values.shape[1] - 2
-    reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    own = values[:, :n_heads]  # an early MLP feeds everything: on its scale no head would be seen
+    reach = float(np.nanmax(np.abs(own))) if np.isfinite(own).any() else 1.0
+    # Nor should what is smaller than the smallest effect that counts look strong.
+    reach = max(reach, float(table["delta"].max())) if "delta" in table and table["delta"].notna().any() else reach
     image = heat_map(ax, np.delete(values, n_heads, axis=1), centre=0.0, reach=reach or 1.0)
     width = (WIDTH - 1.2) / columns - 0.75
     rows = values.shape[0]
@@ -82,7 +85,8 @@ def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, col
         outline(ax, row.head, row.layer - first, line=1.6 if n_heads <= 16 else 1.0)
     for row in table[table["declared"]].itertuples():
         at = row.head if row.component == "head" else n_heads
-        ax.plot(at - 0.36, row.layer - first + 0.3, marker="o", markersize=2.8, color=INK, zorder=5)
+        ax.plot(at - 0.36, row.layer - first + 0.3, marker="o", markersize=3.8, color=INK, zorder=5,
+                markeredgecolor="white", markeredgewidth=0.6)
     for layer, head in pairs(planted) if planted is not None else []:
         ax.plot(head + 0.36, layer - first + 0.3, marker="o", markersize=3.2, markerfacecolor="white",
                 markeredgecolor=INK, markeredgewidth=0.8, zorder=5)
@@ -135,8 +139,11 @@ def bias_map_caption(
     table = _of_arm(heads, arm)
     deltas = table["delta"].dropna() if "delta" in table.columns else pd.Series(dtype=float)
     delta = f"{number(deltas.iloc[0])} nats" if len(deltas) else "delta"
-    text = ["Each cell: how much smaller a part of the verdict's log-odds gets when one head (right column: an MLP) is "
-            f"zeroed alone, on the reporting half ({counts(table['n'])}); blue: smaller, red: larger."]
+    text = [
+        "Each cell: how much smaller a part of the verdict's log-odds gets when one head (right column: an MLP) is zeroed "
+        f"alone, on the reporting half ({counts(table['n'])}); blue: smaller, red: larger. The colours end at the "
+        "strongest head, or at the smallest effect that counts where that is more."
+    ]
     for name in [n for n in dict.fromkeys(table["contrast"].astype(str)) if n != "content"]:
         own = table[table["contrast"] == name]
         found = own[own["found"]].sort_values("estimate", ascending=False)

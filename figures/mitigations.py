@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
@@ -90,7 +91,7 @@ def _panel(ax: Axes, table: pd.DataFrame, name: str, title: str, ideal: float | 
     ax.tick_params(axis="y", length=0, labelleft=first, labelsize=6.8)
     ax.grid(axis="y", color=FAINT, linewidth=0.4)
     ax.margins(x=0.12)
-    ax.locator_params(axis="x", nbins=4)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=(1, 2, 5, 10)))
     if len(own) and (own["unit"] == "rate").all():
         low, high = ax.get_xlim()
         ax.set_xlim(max(low, -0.04), min(high, 1.04))
