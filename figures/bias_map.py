@@ -140,7 +140,7 @@ def bias_map_caption(
     deltas = table["delta"].dropna() if "delta" in table.columns else pd.Series(dtype=float)
     delta = f"{number(deltas.iloc[0])} nats" if len(deltas) else "delta"
     text = [
-        "Each cell: how much smaller a part of the verdict's log-odds is without one head (right column: an MLP), zeroed "
+        "Each cell: how much smaller a part of the verdict's log-odds is with one head (right column: an MLP) zeroed "
         f"alone, on the reporting half ({counts(table['n'])}); blue: smaller, red: larger. The colours end at the "
         "strongest head, or at the smallest effect that counts where that is more."
     ]
