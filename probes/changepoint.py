@@ -25,8 +25,8 @@ from verdictscope.probes.step_fit import EDGE, StepFit, coloured, correlation, f
 
 WINDOW = (256, 1024)
 """Fewest and most tokens on either side of the first guess that the fit rests on: levels drift over thousands of
-tokens. Between the two, 40 times the tokens it takes to tell a step of this size in noise so correlated; the most where
-a trend is fitted, beside which a step is harder to place."""
+tokens. Between the two, 40 times the tokens it takes to tell the least step that may be meant in such noise; the most
+where a trend is fitted, beside which a step is harder to place."""
 TRENDS, CLEARLY = 3, 2.0
 """Most cosines a drift is looked for with, and the difference of BIC that is evidence of one (Kass and Raftery, Journal
 of the American Statistical Association 90, 1995)."""
@@ -157,8 +157,11 @@ def _window(y: Float[ndarray, " token"], trend: int) -> tuple[int, int]:
         return 0, n
     fit = fit_step(y[None], slow_basis(n, trend))
     alike = (1 + fit.rho[0]) / (1 - fit.rho[0])
-    scale = 40 * alike * (fit.deviation()[0] / max(abs(float(fit.size[0])), 1e-300)) ** 2
-    reach, at = WINDOW[1] if trend else int(np.clip(scale, *WINDOW)), int(fit.location[0])
+    at = int(fit.location[0])
+    # the best location exaggerates the size, and a window cut by it may leave the step outside
+    least = max(abs(float(fit.size[0])) - 2 * float(fit.errors()[0, at]), 1e-9 * float(fit.deviation()[0]), 1e-300)
+    scale = 40 * alike * (fit.deviation()[0] / least) ** 2
+    reach = WINDOW[1] if trend else int(np.clip(scale, *WINDOW))
     return max(0, at - reach), min(n, at + reach)
 
 
