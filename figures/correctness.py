@@ -66,6 +66,10 @@ def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tup
                 if not at:
                     ax.text(0.5, y, "no such item", ha="center", va="center", fontsize=7, color=MUTED)
                 continue
+            if pd.isna(rows["low"].iloc[0]):
+                if not at:
+                    ax.text(0.5, y, "one item group", ha="center", va="center", fontsize=7, color=MUTED)
+                continue
             row, height = rows.iloc[0], y + 0.24 * (at - (len(shown) - 1) / 2)
             if pd.notna(row["null_low"]):
                 ax.plot([row["null_low"], row["null_high"]], [height, height], color=FAINT, linewidth=5,

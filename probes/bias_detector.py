@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 LABELS = ("cued", "flip", "yield")
 """What a detector may be asked, see above."""
 POSITION = "position"
+WORDS = {"cued": ("prompts without the cue", "prompts with the cue"), "flip": ("verdicts that did not flip",
+         "verdicts that flipped"), "yield": ("verdicts that held", "verdicts that gave in")}  # fmt: skip
+"""The two classes of every label."""
 COLUMNS = (
     "label", "fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "positive", "null_mean", "null_low",
     "null_high", "selectivity", "p", "layer", "C", "words", "words_low", "words_high", "odds", "odds_low",
@@ -238,8 +241,8 @@ class _Fit:
         n_fit = int((fitted & (asked["part"] == "train")).sum())
         reason = self._why_not(asked[fitted])
         for cell in blank:
-            tested = asked.loc[read & (asked["type"] == cell["read"]), "label"]
-            cell |= {"n": 0, "n_fit": n_fit, "positive": int(tested.sum())}
+            tested = asked[read & (asked["type"] == cell["read"])]
+            cell |= {"n": 0, "n_fit": n_fit, "positive": int(tested["label"].sum())}
             cell["reason"] = reason or _one_class(tested, cell["read"], self.label)
         if all(cell["reason"] for cell in blank):
             return blank
@@ -305,18 +308,22 @@ class _Fit:
         return {f"{name}{end}": value for name, effect in made.items() for end, value in _ends(effect)}
 
 
-def _one_class(label: pd.Series, kind: str, asked: str) -> str:
+def _one_class(tested: pd.DataFrame, kind: str, asked: str) -> str:
+    """Why there is no number: one class, or one group of a class, which has no interval."""
     if kind == POSITION and asked == "cued":
         return "every prompt has an order: there is none without position"
-    return "" if label.nunique() == 2 else f"{_only(label, asked)} to read"
+    groups = tested.groupby("label")["group"].nunique()
+    if len(groups) < 2:
+        return f"{_only(tested['label'], asked)} to read"
+    if groups.min() < 2:
+        return f"{WORDS[asked][int(groups.idxmin())]} in one item group only: too few to read"
+    return ""
 
 
 def _only(label: pd.Series, asked: str) -> str:
     if label.empty:
         return "no verdict"
-    words = {"cued": ("prompts without the cue", "prompts with the cue"), "flip": ("verdicts that did not flip",
-             "verdicts that flipped"), "yield": ("verdicts that held", "verdicts that gave in")}  # fmt: skip
-    return f"only {words[asked][int(label.iloc[0])]}"
+    return f"only {WORDS[asked][int(label.iloc[0])]}"
 
 
 def _ends(effect: Effect) -> list[tuple[str, float]]:

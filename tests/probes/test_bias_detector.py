@@ -8,7 +8,7 @@ import pytest
 
 from tests.probes.verdict_worlds import axis, judge_world
 from verdictscope.errors import InputError
-from verdictscope.probes import BiasDetector, bias_detector
+from verdictscope.probes import BiasDetector, VerdictStates, bias_detector
 
 PUSHES = {"plain": 0.0, "control": 0.0, "crowd": 3.0, "expert": 3.0, "weather": 0.0}
 CS = (0.01, 0.1)
@@ -60,6 +60,20 @@ def test_cells_with_one_class_say_so(found: BiasDetector) -> None:
     assert "every prompt has an order" in cell(found, "cued", "position", "crowd").reason
     assert "every prompt has an order" in str(found)
     assert cell(found, "flip", "all but weather", "weather").reason
+
+
+def test_one_flip_is_no_number() -> None:
+    states, part, targets = judge_world({0: shared}, {"plain": 0.0, "control": 0.0, "crowd": 3.0, "rain": 0.0}, n=60)
+    rows = states.rows.copy()
+    here = rows[(rows["condition"] == "rain") & (rows["item"].map(part) == "test")]
+    away = here[here["verdict"] != here["item"].map(targets)].index[0]
+    rows.loc[away, "verdict"] = targets[rows.loc[away, "item"]]
+    changed = VerdictStates(rows, states.layers, states.read)
+    found = bias_detector(changed, targets, part, labels=("flip",), plain=None, Cs=CS[:1], refits=19)
+    at = cell(found, "flip", "crowd", "rain")
+    assert at.positive == 1
+    assert np.isnan(at.auroc)
+    assert at.reason == "verdicts that flipped in one item group only: too few to read"
 
 
 def test_directions_of_their_own_do_not_carry_over_and_position_is_a_kind() -> None:

@@ -78,9 +78,9 @@ def _knows(run: Record) -> Iterator[Finding]:
         level = _one(run, "correctness", "test", condition=condition, name=LEVEL) or row
         if level is not row and present(level["null_high"]):
             text += (". With right and wrong verdicts weighed equally (one half for whatever goes against the side a "
-                     f"cue names) it is right in {ends(level)}, refits in {number(level['null_high'])} at most")
+                     f"cue names) it is right in {ends(level)}, p = {level['p']:.2g} against refits")
         if gap is not None and present(gap["low"]):
-            knows = gap["low"] > 0 and present(level["null_high"]) and level["low"] > level["null_high"]
+            knows = gap["low"] > 0 and present(level["p"]) and level["p"] <= 0.05
             text += ". It knows better than it says" if knows else ". That it knows better than it says is not shown"
             view = _one(run, "correctness", "test", condition=condition, name="knows better than its uncued view")
             if knows and view is not None and present(view["low"]):
