@@ -106,7 +106,7 @@ class VerdictTraces(Section):
     """How the verdict is followed through the thinking.
 
     Attributes:
-        items: how many, the first of the test part.
+        items: how many, evenly spaced over the test part.
         lengths: forced lengths of thinking, in tokens.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,12 +153,19 @@ def narrowed(found: Judged, items: Collection[str]) -> Judged:
 
 
 def thought_items(run: Run) -> tuple[list[str], list[str]]:
-    """Items that choose, and items that are traced: the first so many, in the study's order, of those judged after
-    thinking, the latter of the test part."""
+    """Items that choose, and items that are traced: so many of each, evenly spaced in the study's order among those
+    judged after thinking, the latter of the test part."""
     part, most = part_of(run), run.study.trace.items
     seen = list(dict.fromkeys(judged(run, "base", PLAIN, "on").verdicts["item"]))
-    choose = [i for i in seen if part[i] != "test"]
-    return choose[:most], [i for i in seen if part[i] == "test"][:most]
+    choose, test = ([i for i in seen if (part[i] == "test") == wanted] for wanted in (False, True))
+    return spread(choose, most), spread(test, most)
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, evenly spaced: a study's items often stand by kind."""
+    if len(items) <= most:
+        return list(items)
+    return [items[k] for k in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def probes_of(run: Run) -> list[LinearReadout]:

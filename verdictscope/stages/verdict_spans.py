@@ -1,7 +1,7 @@
 """Where in the prompt a verdict's content, position and cues come from: exact shares by head and by span.
 
-Read without thinking, where nothing but the prompt stands before the verdict, on the first ``trace.items`` items of the
-test part.
+Read without thinking, where nothing but the prompt stands before the verdict, on ``trace.items`` items of the test
+part, evenly spaced.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from verdictscope.interventions import verdict_parts
 from verdictscope.judgments import token_spans
 from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
+from verdictscope.stages.verdict_readers import spread
 from verdictscope.stages.verdicts import (
     conditions,
     contrasts,
@@ -37,7 +38,7 @@ COLUMNS = "arm thinking contrast position component layer head span estimate low
 def write_spans(run: Run) -> None:
     """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``arm`` and ``thinking``."""
     part, every = part_of(run), items(run)
-    chosen = [item for item in every if part[item.id] == "test"][: run.study.trace.items]
+    chosen = spread([item for item in every if part[item.id] == "test"], run.study.trace.items)
     ids = {item.id for item in chosen}
     found = {name: c.among(ids) for name, c in contrasts(run, "base", "off").items() if ids & set(c.items)}
     if not found:

@@ -1,7 +1,7 @@
 """Stage ``verdict_traces``: the verdict through the judge's thinking, what it would say if it stopped, when it settles.
 
-The first ``trace.items`` items of the test part that were judged after thinking, in both orders, plainly, under the
-control and under every cue. Nothing is written anew.
+``trace.items`` items of the test part, evenly spaced among those judged after thinking, in both orders, plainly, under
+the control and under every cue. Nothing is written anew.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from verdictscope.stats import Effect, effects_frame, mean_effect
 FORCED, TEXT = "forced", "text"
 """Readers beside the linear ones: the judge interrupted, and the words alone."""
 
-RULE = "the first trace.items items of the test part, in the study's order, among those judged after thinking"
+RULE = "trace.items items of the test part, evenly spaced in the study's order among those judged after thinking"
 
 
 def run_verdict_traces(run: Run) -> None:
