@@ -85,7 +85,6 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     made["verdict_probe"]["name"] = more
     made["correctness"] = made["correctness"].replace({"bandwagon": word})
     made["bias_detector"] = made["bias_detector"].replace({"bandwagon": word, "authority": "b"})
-    made["verdict_commitment"]["name"] = more
     for name in [n for n in made if n.startswith("judged/")]:
         table = made.pop(name).assign(prompt_text=text, thinking_text=text, answer_text=text)
         table["rollout"] = table["rollout"] + more

@@ -203,6 +203,7 @@ def bias_detector() -> pd.DataFrame:
 
 def timing() -> pd.DataFrame:
     rows = [{"name": "lens settled", "about": ""} | row(0.4, 0.1, "share"),
+            {"name": "forced settled", "about": ""} | row(0.2, 0.1, "share"),
             {"name": "text after lens", "about": "2 cut off"} | row(3.0, 1.0, "tokens")]  # fmt: skip
     return pd.DataFrame(rows)
 

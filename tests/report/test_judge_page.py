@@ -48,6 +48,7 @@ def test_the_answer_stands_first_in_plain_words(page: str) -> None:
         "position is carried by L2H5 (+1.50), L4H2 (+1.50); bandwagon is carried by L3H6 (+1.50), L5H1 (+1.50)",
         "position goes from +3.00 to +0.10 [+0.06, +0.14] nats (n = 20 groups), while 9 random sets",
         "Without being told, the study found 4 of the 4 and named no other.",
+        "the judge itself, made to answer there, after 0.200 [0.100, 0.300] of the thinking; the logit lens",
     ):
         assert told in text
 
@@ -55,6 +56,7 @@ def test_the_answer_stands_first_in_plain_words(page: str) -> None:
 def test_figures_tables_and_examples_are_there(page: str) -> None:
     titles = re.findall(r'<figure id="[^"]*">\s*<h3>(.*?)</h3>', page)
     assert titles == ["What the verdict is made of", "novel"]
+    assert page.count("<caption>Shares of verdicts: ") == 4
     assert 'model under study, after its own thinking</th><td>320</td><td>2</td><td>2 cut off</td>' in page
     assert re.findall(r"<summary><bdi>(.*?)</bdi>", page) == [
         "plain: says second, probability 0.900; the better answer is shown second",

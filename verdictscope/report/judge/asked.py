@@ -69,33 +69,32 @@ def prompts(run: Record) -> set[str]:
 
 def tables(run: Record) -> list[Table]:
     """Rates by condition, and what could not be read."""
-    return [table for table in (rate_table(run), unread_table(run)) if table is not None]
+    return [*rate_tables(run), *([unread] if (unread := unread_table(run)) else [])]
 
 
-def _conditions(table: pd.DataFrame) -> list[tuple[str, str, str]]:
-    return list(table[["arm", "thinking", "condition"]].drop_duplicates().itertuples(index=False, name=None))
+def _who(arm: str, thinking: str) -> str:
+    return f"{ARMS.get(arm, arm)}, {THINKING.get(thinking, thinking)}"
 
 
-def _who(arm: str, thinking: str, condition: str) -> str:
-    return f"{ARMS.get(arm, arm)}, {THINKING.get(thinking, thinking)}, {condition}"
-
-
-def rate_table(run: Record) -> Table | None:
-    """Shares of verdicts by arm, thinking and condition, with their intervals."""
+def rate_tables(run: Record) -> list[Table]:
+    """Shares of verdicts by condition with their intervals, a table for each arm and way of thinking."""
     table = run.table("verdict_rates")
     if table is None:
-        return None
-    rows = []
-    for arm, thinking, condition in _conditions(table):
-        found = [reading.rate(run, name, condition, arm, thinking) for name, _ in RATES]
-        cells = ("–" if r is None else f"{number(r['estimate'])} [{number(r['low'])}, {number(r['high'])}]"
-                 for r in found)  # fmt: skip
-        rows.append((_who(arm, thinking, condition), *cells))
-    return Table(
-        "Shares of verdicts with 95 % intervals over groups of items, all items in both orders. Under plain nothing is "
-        "said; control and cues name one side of each item, the better one as often as the worse.",
-        ("Who, how, condition", *(words for _, words in RATES)), tuple(rows),
-    )  # fmt: skip
+        return []
+    made = []
+    for arm, thinking in table[["arm", "thinking"]].drop_duplicates().itertuples(index=False, name=None):
+        own = table[(table["arm"] == arm) & (table["thinking"] == thinking)]
+        rows = []
+        for condition in dict.fromkeys(own["condition"]):
+            found = [reading.rate(run, name, condition, arm, thinking) for name, _ in RATES]
+            rows.append((str(condition), *("–" if r is None else reading.ends(r) for r in found)))
+        more = "" if made else (
+            " 95 % intervals over groups of items, all items in both orders. Under plain nothing is said; control and "
+            "cues name one side of each item, the better one as often as the worse."
+        )  # fmt: skip
+        made.append(Table(f"Shares of verdicts: {_who(arm, thinking)}.{more}",
+                          ("Condition", *(words for _, words in RATES)), tuple(rows)))  # fmt: skip
+    return made
 
 
 def unread_table(run: Record) -> Table | None:
@@ -107,7 +106,7 @@ def unread_table(run: Record) -> Table | None:
     for (arm, thinking), own in table.groupby(["arm", "thinking"], sort=False):
         status = own.loc[own["verdict"].isna(), "status"].value_counts()
         why = ", ".join(f"{int(n):,} {clip(name, 60)}" for name, n in status.items()) or "–"
-        rows.append((f"{ARMS.get(arm, arm)}, {THINKING.get(thinking, thinking)}", f"{len(own):,}",
+        rows.append((_who(str(arm), str(thinking)), f"{len(own):,}",
                      f"{int(own['verdict'].isna().sum()):,}", why))  # fmt: skip
     return Table(
         "Verdicts over all conditions, and those that could not be read. They are a third outcome.",

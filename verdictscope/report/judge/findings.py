@@ -105,12 +105,25 @@ def _detector(run: Record) -> Iterator[Finding]:
     yield Finding(f"{text}. n = {int(min(r['n'] for r in rows))} groups at least.", "bias_detector.parquet")
 
 
+READERS = {
+    "forced settled": "the judge itself, made to answer there,",
+    "text settled": "a reader of the words alone",
+    "lens settled": "the logit lens",
+    "verdict_probe settled": "the probe of the verdict",
+}
+"""Readings of the verdict within the thinking, as ``verdict_commitment.parquet`` names them, and in words."""
+
+
 def _commitment(run: Record) -> Iterator[Finding]:
-    rows = [r for r in reading.rows_of(run, "verdict_commitment") if present(r.get("estimate")) and present(r["low"])]
-    if rows:
-        text = "; ".join(f"{r['name']} {ends(r)}{' tokens' * (r['unit'] == 'tokens')} (n = {int(r['n'])} groups)"
-                         for r in rows)  # fmt: skip
-        yield Finding(f"When the verdict is settled within the thinking: {text}.", "verdict_commitment.parquet")
+    rows = {str(r["name"]): r for r in reading.rows_of(run, "verdict_commitment") if present(r.get("low"))}
+    told_ = [f"{words} after {ends(rows[name])} of the thinking" for name, words in READERS.items() if name in rows]
+    if told_:
+        n = int(min(rows[name]["n"] for name in READERS if name in rows))
+        yield Finding(
+            f"From where on a reading names one answer for good (shares of the thinking, n = {n} groups): "
+            f"{'; '.join(told_)}.",
+            "verdict_commitment.parquet",
+        )
 
 
 def _lengths(run: Record) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def _moved(run: Record) -> Iterator[Point]:
     owed = [f"{_size(content)} from the answers themselves"] if content else []
     owed += [f"{_size(p)} from {_words(p)}" for p in moving]
     text = "What it says follows from the odds it gives the two answers. Their logarithm (nats: +1 makes the odds 2.7 "
-    text += f"times larger) is made of {_list(owed)} (n = {parts[next(iter(parts))].n} groups)."
+    text += f"times larger) is made of {_list(owed)} (n = {min(p.n for p in parts.values())} groups)."
     text += f" Not beyond what counts: {_list([f'{p.name} {_size(p)}' for p in still])}." if still else ""
     if not moving:
         text += " So no bias was found that is large enough to look for."
@@ -151,7 +151,7 @@ def _helps(run: Record) -> Iterator[Point]:
     words = []
     for name, kind, bias, numbers in tried:
         right = numbers.get("accuracy")
-        if kind == "none" or bias != reading.ALL or right is None:
+        if kind not in ("ablate", "prompt") or bias != reading.ALL or right is None or "mean" in name:
             continue
         left = [f"{p.name} {nats(numbers[p.name]['estimate'])}"
                 for p in reading.moving(run) if p.name in numbers]  # fmt: skip

@@ -33,10 +33,9 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
         inside = [e for kind, e in tries if kind in INSIDE]
         prompts = [e for kind, e in tries if kind == "prompt"]
         best = min(inside, key=lambda e: (not e.passes, abs(e.value or 0.0)), default=None)
-        asked = min(prompts, key=lambda e: abs(e.value or 0.0), default=None)
+        asked = min(prompts, key=lambda e: (not e.passes, abs(e.value or 0.0)), default=None)
         evidence.append(best or replace(blank, what=f"{part.name} under an edit of the model"))
         evidence.append(_beside(asked) if asked else replace(blank, what=f"{part.name} under a change of the prompt"))
-        evidence += [_beside(e) for e in (*inside, *prompts) if e is not best and e is not asked]
         sentences.append(_sentence(part, plain, best, asked))
     evidence.sort(key=lambda e: not e.decides)
     reason = " ".join(s for s in sentences if s)
@@ -46,7 +45,7 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
         f"For every bias that moves the verdict the best edit of the model (heads taken out or scaled, a direction "
         f"erased or steered) must leave, interval and all, at most {100 * (1 - REMOVED):.0f} % of it and cost at most "
         f"{reading.ACCURACY * 100:g} points of accuracy; a change of the prompt must have been measured beside it. "
-        "Held when that is so of each, partly when of some.",
+        "Held when that is so of each, partly when of some. Shown are the best edit and the best change of the prompt.",
         evidence, dict.fromkeys(("held", "partly", "not held"), reason),
         "That the best of several edits is as good on other items: it was chosen on these. And that the judge is "
         "better for it where no bias was measured.",
