@@ -10,6 +10,7 @@ import pytest
 from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.activations import load
 from verdictscope.errors import InputError
+from verdictscope.figures import span_caption, span_figure
 from verdictscope.interventions import (
     VerdictParts,
     attribute,
@@ -96,6 +97,14 @@ def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
     assert {"first answer", "second answer"} <= spans["position"]
     assert "cue" not in spans["content"]
     assert (table["n"] == 3).all()
+
+
+def test_the_figure_is_drawn_and_tells_what_it_does_not_show(parts: VerdictParts) -> None:
+    assert len(parts.plot().axes) == 4
+    table = parts.to_frame()
+    assert "Not shown" in span_caption(table[table["position"] == "last"])
+    span_figure(table[:0])
+    assert "direct effect" in parts._repr_html_()
 
 
 def test_by_hand_from_the_tokens(tiny: dict[str, Any], parts: VerdictParts) -> None:
