@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from verdictscope.errors import InputError
 from verdictscope.pipeline import STAGES, quiet
+from verdictscope.planning.jobs import Work
 from verdictscope.planning.outlook import Outlook, assume
 from verdictscope.planning.rates import Rates, assumed, measure
 from verdictscope.planning.shape import Shape, read_config, read_shape
-from verdictscope.planning.work import WORK, Counting, Work
+from verdictscope.planning.work import WORK, Counting
 from verdictscope.sources import locate
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Row:
 
     Attributes:
         stage: its name.
-        generations, written, read, passes: as of :class:`~verdictscope.planning.work.Job`.
+        generations, written, read, passes: as of :class:`~verdictscope.planning.jobs.Job`.
         memory: bytes of weights, cache and activations at the peak; 0 where no model runs.
         disk: bytes written.
         hours: of the model alone.

@@ -13,7 +13,7 @@ from verdictscope.errors import InputError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from verdictscope.planning.work import Job
+    from verdictscope.planning.jobs import Job
 
 
 @dataclass(frozen=True)
