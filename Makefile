@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence notebooks readme repair heads refusal judgments lint install install-dev organisms clean families
+.PHONY: demo test evidence notebooks readme judge repair heads refusal judgments lint install install-dev organisms clean families
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -30,6 +30,10 @@ heads: install-dev     ## put what `make evidence` measured into docs/heads.md
 
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python docs/update.py $(OUT)
+
+judge: install-dev      ## run the judge demo and write docs/judge.md from it
+	$(BIN)/verdictscope demo judge --out runs/demo_judge
+	$(BIN)/python docs/judge.py runs/demo_judge
 
 refusal: install-dev   ## measure the refusal matcher against XSTest's human labels: XSTEST=FOLDER [WORDS=FILE]
 	$(BIN)/python docs/refusal.py $(XSTEST) $(WORDS)

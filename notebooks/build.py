@@ -26,7 +26,8 @@ SECONDS = 600
 QUIET = {
     "PYTHONPATH": "",  # set to this checkout where it is used
     "TQDM_DISABLE": "1",  # bars of libraries are of no use on paper
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # nor is their advice on how to draw bars
+    # Nor is their advice on how to draw bars, or on what of torch they should no longer use.
+    "PYTHONWARNINGS": "ignore:IProgress not found,ignore:`torch.jit.script` is deprecated",
 }
 """What a kernel is told beside the environment as it is."""
 
