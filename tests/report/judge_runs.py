@@ -40,7 +40,7 @@ def parts() -> dict[str, Any]:
         "verdict_probe": verdict_probe(),
         "correctness": correctness(),
         "bias_detector": bias_detector(),
-        "verdict_commitment": timing(),
+        "verdict_timing": timing(),
         "forced_lengths": forced_lengths(),
         "judged/base/on/plain/whole": written("plain"),
         "judged/base/on/bandwagon/whole": written("bandwagon"),

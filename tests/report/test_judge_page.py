@@ -21,7 +21,7 @@ FILES = {
     "bias_heads": ["bias_heads"],
     "mitigations": ["bias_sets", "mitigations"],
     "verdict_probes": ["verdict_probe", "correctness", "bias_detector"],
-    "verdict_traces": ["verdict_commitment", "forced_lengths"],
+    "verdict_traces": ["verdict_timing", "forced_lengths"],
     "judge_summary": ["summary", "verdict_rates"],
     "judge_figures": ["captions"],
 }
@@ -84,7 +84,7 @@ def test_numbers_that_are_missing_are_not_told(tmp_path: Path) -> None:
 
     def blank(made: dict[str, Any]) -> None:
         for name in ("verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations", "verdict_probe",
-                     "correctness", "verdict_commitment", "forced_lengths"):  # fmt: skip
+                     "correctness", "verdict_timing", "forced_lengths"):  # fmt: skip
             made[name][["estimate", "low", "high"]] = float("nan")
         made["bias_detector"][["auroc", "low", "high"]] = float("nan")
 

@@ -110,4 +110,4 @@ def probe_numbers(run: Run) -> dict[str, Any]:
 
 def trace_numbers(run: Run) -> dict[str, Any]:
     """When readings of the verdict settle within the thinking."""
-    return {"timing": nested(run.table("verdict_commitment"), ["name"])}
+    return {"timing": nested(run.table("verdict_timing"), ["name"])}

@@ -111,18 +111,18 @@ READERS = {
     "lens settled": "the logit lens",
     "verdict_probe settled": "the probe of the verdict",
 }
-"""Readings of the verdict within the thinking, as ``verdict_commitment.parquet`` names them, and in words."""
+"""Readings of the verdict within the thinking, as ``verdict_timing.parquet`` names them, and in words."""
 
 
 def _commitment(run: Record) -> Iterator[Finding]:
-    rows = {str(r["name"]): r for r in reading.rows_of(run, "verdict_commitment") if present(r.get("low"))}
+    rows = {str(r["name"]): r for r in reading.rows_of(run, "verdict_timing") if present(r.get("low"))}
     told_ = [f"{words} after {ends(rows[name])} of the thinking" for name, words in READERS.items() if name in rows]
     if told_:
         n = int(min(rows[name]["n"] for name in READERS if name in rows))
         yield Finding(
             f"From where on a reading names one answer for good (shares of the thinking, n = {n} groups): "
             f"{'; '.join(told_)}.",
-            "verdict_commitment.parquet",
+            "verdict_timing.parquet",
         )
 
 
