@@ -47,7 +47,7 @@ def test_the_answer_stands_first_in_plain_words(page: str) -> None:
         "+3.00 [+2.80, +3.20] from the place an answer is shown in (first preferred)",
         "position is carried by L2H5 (+1.50), L4H2 (+1.50); bandwagon is carried by L3H6 (+1.50), L5H1 (+1.50)",
         "position goes from +3.00 to +0.10 [+0.06, +0.14] nats (n = 20 groups), while 9 random sets",
-        "Without being told, the study found 4 of the 4 and named no other.",
+        "Without being told, the study found 4 of the 4 and confirmed no other.",
         "the judge itself, made to answer there, after 0.200 [0.100, 0.300] of the thinking; the logit lens",
     ):
         assert told in text

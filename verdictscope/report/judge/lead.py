@@ -120,7 +120,8 @@ def _without(run: Record) -> Iterator[Point]:
         return
     kept = [_change(run, name, unit) for name, unit in ((reading.CONTENT, "nats"), ("accuracy", ""))]
     stays = [words for words in kept if words]
-    text = f"With these heads taken out together, {'; '.join(sentences)}."
+    named = dict.fromkeys(reading.part_name(r) for b in reading.biases(run) for r in reading.found(run, b.name))
+    text = f"With every head that the first half named taken out together ({', '.join(named)}), {'; '.join(sentences)}."
     text += f" What should stay: {'; '.join(stays)}." if stays else ""
     yield Point("Without them", text, "bias_sets.parquet")
 
@@ -168,7 +169,7 @@ def _planted(run: Record) -> Iterator[Point]:
     if found.get("planted"):
         hits = {tuple(h) for h in found["planted"]} & {tuple(h) for h in found.get("top", [])}
         others = [h for h in found.get("top", []) if tuple(h) not in {tuple(p) for p in found["planted"]}]
-        more = f" and named {heads(others)} besides" if others else " and named no other"
+        more = f" and confirmed {heads(others)} besides" if others else " and confirmed no other"
         yield Point(
             "The truth",
             f"This judge's mechanism is known: {heads(found['planted'])} were planted. Without being told, the study "
