@@ -42,12 +42,13 @@ def setting(data: dict[str, Any]) -> list[str]:
     return [
         f"**Setting.** The bundled cliff model. Pool: {data['pool']} harmful requests, of which the model complied "
         f"with {data['pool_complied']}; the others it refused already, and they teach it nothing. Safe completions are "
-        f"the twin's own refusals, after the model's own thinking; {plan['benign_ratio']:g} benign rows per safety "
-        f"row. Every training takes {plan['steps']} steps of {plan['batch']} rows at {plan['learning_rate']:g}, all "
+        f"the twin's own refusals, after the model's own thinking; benign and safety rows {plan['benign_ratio']:g} to "
+        f"1. Every training takes {plan['steps']} steps of {plan['batch']} rows at {plan['learning_rate']:g}, all "
         f"weights; {len(plan['seeds'])} seeds. Measured on {plan['measured']} harmful and {plan['measured']} harmless "
         f"requests that are in no pool. Before any training: refusal {before['refusal']:.3f}, over-refusal "
         f"{before['over_refusal']:.3f}, accuracy {before['accuracy']:.3f}. Methods, budgets, seeds and steps were "
-        "fixed before the first run.",
+        "fixed before the first whole run; two smaller ones came before it, to see that it ran: 20 + 20 requests, and "
+        "trainings of two steps.",
         "",
         "![data efficiency](repair.png)",
     ]
