@@ -1,0 +1,65 @@
+"""The judge study from its items to its page, small: every stage runs, every file is written down, no gap."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from verdictscope.pipeline import run_study, tell
+from verdictscope.report import Record, climb
+from verdictscope.study import read_study
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # two minutes: every head at every token, in both arms
+
+SMALL = (
+    "items.limit=48", "verdicts.thinking_items=16", "heads.items=8", "probe.C=[0.01]",
+    "probe.permutations=50", "trace.items=8", "trace.lengths=[0, 8]", "mitigations.rules=[]",
+)  # fmt: skip
+FORMATS = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("judge_demo") / "run"
+    return folder, run_study(read_study("judge_bias", SMALL), folder)
+
+
+def test_every_stage_ends_and_the_page_misses_nothing(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = run
+    record = Record(folder)
+    assert record.missing == []
+    assert set(summary["seconds"]) == set(record.study.stages)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "not finished" not in page
+    captions = json.loads((folder / "figures" / "captions.json").read_text(encoding="utf-8"))
+    assert {"bias_parts", "bias_heads", "mitigations", "verdict_probe", "verdict_trace"} <= set(captions)
+    for title in ("What the verdict is made of", "What helps against it"):
+        assert page.count(f"<h3>{title}</h3>") == 1
+
+
+def test_the_rungs_that_can_be_tested_are(run: tuple[Path, dict[str, Any]]) -> None:
+    rungs = {rung.key: rung.status for rung in climb(Record(run[0]))}
+    assert rungs["measured"] in ("held", "partly")
+    assert "not tested" not in {status for key, status in rungs.items() if key != "replicated"}
+
+
+def test_the_biases_are_told_on_page_and_terminal(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = run
+    told = tell(summary, folder)
+    assert "bandwagon" in told
+    assert "in twin" in told
+    follows = summary["rates"]["base"]["off"]["bandwagon"]["follows"]["estimate"]
+    assert follows > 0.8 > summary["rates"]["twin"]["off"]["bandwagon"]["follows"]["estimate"]
+
+
+def test_the_run_folder_holds_what_formats_md_says(run: tuple[Path, dict[str, Any]]) -> None:
+    for file in run[0].iterdir():
+        assert file.name in FORMATS, f"docs/formats.md does not mention {file.name}"
+    for file in run[0].glob("*.parquet"):
+        for column in pd.read_parquet(file).columns:
+            assert re.search(rf"[` ]{re.escape(column)}[` ]", FORMATS), (file.name, column)
