@@ -50,6 +50,7 @@ lint: install-dev
 
 organisms: install     ## train the bundled models anew
 	$(BIN)/verdictscope organisms train cliff
+	$(BIN)/verdictscope organisms train judge
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
