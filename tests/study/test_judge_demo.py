@@ -14,7 +14,7 @@ from verdictscope.pipeline import run_study, tell
 from verdictscope.report import Record, climb
 from verdictscope.study import read_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # two minutes: every head at every token, in both arms
+pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both arms
 
 SMALL = (
     "items.limit=48", "verdicts.thinking_items=16", "heads.items=8", "probe.C=[0.01]",
