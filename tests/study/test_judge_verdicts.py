@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no text of ours"):
         verdicts.cue_texts(_named(tmp_path, ["cues.x.kind=verses"]), "x")
     with pytest.raises(InputError, match="is no pair"):
-        verdicts.read_study_items(_steps(tmp_path))
+        verdicts.items(_steps(tmp_path))
 
 
 def _named(tmp_path: Path, sets: list[str]) -> Run:

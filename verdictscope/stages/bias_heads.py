@@ -17,7 +17,7 @@ from verdictscope.interventions.bias_heads import CONTENT
 from verdictscope.judgments import at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.run import Run
-from verdictscope.stages.verdicts import arms, conditions, contrasts, items, judge_model, judged, part_of, readout
+from verdictscope.stages.verdicts import arms, conditions, contrasts, items, judged, part_of, readout
 from verdictscope.stats import Effect
 
 HALVES = ("explore", "report")
@@ -35,7 +35,7 @@ def run_bias_heads(run: Run) -> None:
             signs = None if half == "explore" else {n: s.estimate for n, s in sweeps["explore"].sizes.items()}
             with run.ticking(f"bias heads: {arm}, {half} half") as tick:
                 sweeps[half] = sweep_bias(
-                    judge_model(run, arm), rollouts, readout(run), given, positions=run.study.heads.positions,
+                    run.model(arm), rollouts, readout(run), given, positions=run.study.heads.positions,
                     delta=delta, signs=signs, seed=run.study.seed, progress=tick,
                 )  # fmt: skip
             # The twin is measured with the same yardstick as the model under study.
@@ -84,7 +84,7 @@ def attribution_shares(run: Run, arm: str) -> dict[str, dict[tuple[str, int, int
     """By contrast every part's exact share of it, where the verdict is read, on the reporting half."""
     given, rollouts = halved(run, arm, "report")
     taken = attribute(
-        judge_model(run, arm), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
+        run.model(arm), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
     )
     means = {name: contrast.attribution(taken).shares.mean(axis=1) for name, contrast in given.items()}
     return {name: dict(zip(taken.parts, values, strict=True)) for name, values in means.items()}

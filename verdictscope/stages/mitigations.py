@@ -40,7 +40,6 @@ from verdictscope.stages.verdicts import (
     cue_texts,
     inserted,
     items,
-    judge_model,
     judged,
     readout,
     study_format,
@@ -71,7 +70,7 @@ def bias_sets(run: Run) -> pd.DataFrame:
     """What is left of every contrast without all found heads, and without random sets of as many heads of the same
     layers, teacher-forced on the reporting half. Accuracy stands there as a contrast of its own, in its own unit."""
     given, rollouts = halved(run, "base", "report")
-    found, model, seed = found_heads(run), judge_model(run), run.study.seed
+    found, model, seed = found_heads(run), run.model(), run.study.seed
     sets: list[tuple[tuple[int, int], ...]] = []
     note = "no head was found, so there is nothing to set random heads beside"
     if found:
@@ -139,7 +138,7 @@ def head_edits(run: Run) -> Named:
     if every:
         _, explored = halved(run, "base", "explore")
         layers = tuple(sorted({layer for layer, _ in every}))
-        means = gather_means(judge_model(run), explored, Site("z", layers))
+        means = gather_means(run.model(), explored, Site("z", layers))
         scale = run.study.mitigations.scale
         about = "mean over all tokens of the exploring half"
         named["found heads zeroed"] = ("ablate", "all", HeadEdit(every), "")
@@ -152,7 +151,7 @@ def direction_edits(run: Run) -> Named:
     """For every bias there is: a cue's named side erased, position steered against."""
     told = run.read_json("bias_heads")
     given, rollouts = halved(run, "base", "explore")
-    how = (judge_model(run), rollouts, at_first_difference(readout(run)), given[CONTENT])
+    how = (run.model(), rollouts, at_first_difference(readout(run)), given[CONTENT])
     named: Named = {}
     side = targets(run)
     for bias, facts in told["biases"].items():
@@ -173,7 +172,7 @@ def edited(run: Run, edits: Named, thinking: str) -> pd.DataFrame:
     """Rates and contrasts of the test items as they are, and under every edit, on the same tokens."""
     given, rollouts = halved(run, "base", "report", None, thinking)
     with run.ticking(f"mitigations: edits, thinking {thinking}") as tick:
-        done = effects(judge_model(run), rollouts, at_first_difference(readout(run)),
+        done = effects(run.model(), rollouts, at_first_difference(readout(run)),
                        [edit for _, _, edit, _ in edits.values()], seed=run.study.seed, progress=tick)  # fmt: skip
     verdicts = {c: judged(run, "base", c, thinking).verdicts for c in conditions(run)}
     lines = {"none": ("none", "all", done.base, "")}
@@ -212,7 +211,7 @@ def prompts(run: Run) -> dict[str, Transform]:
 
 def prompted(run: Run, name: str, transform: Transform) -> pd.DataFrame:
     """The same figures where the judge is asked otherwise, without thinking."""
-    model, form, named = judge_model(run), study_format(run), targets(run)
+    model, form, named = run.model(), study_format(run), targets(run)
     kept = half_items(run, "report", None)
     chosen = [item for item in items(run) if item.id in kept]
     found: dict[str, Judged] = {}

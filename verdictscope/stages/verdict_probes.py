@@ -22,7 +22,7 @@ from verdictscope.probes import (
     verdict_states,
 )
 from verdictscope.run import Run
-from verdictscope.stages.verdicts import CONTROL, PLAIN, conditions, items, judge_model, judged, part_of, targets
+from verdictscope.stages.verdicts import CONTROL, PLAIN, conditions, items, judged, part_of, targets
 
 SITE = "resid_post"
 VERDICT = "last"
@@ -33,7 +33,7 @@ CLOSING = ("think_end[0]", "think_end[-1]")
 
 def run_verdict_probes(run: Run) -> None:
     """Write ``verdict_probe.parquet``, ``correctness.parquet``, ``bias_detector.parquet``, ``verdict_probes.json``."""
-    arm, model = "base", judge_model(run)
+    arm, model = "base", run.model()
     said = {condition: judged(run, arm, condition, "off") for condition in conditions(run)}
     with run.ticking("verdict probes: hidden states") as tick:
         states = verdict_states(model, said, positions=VERDICT, site=SITE, progress=tick)

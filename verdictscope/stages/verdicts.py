@@ -43,7 +43,7 @@ FOLDER = "judged"
 
 def run_verdicts(run: Run) -> None:
     """Write ``items.parquet``, ``verdicts.parquet``, ``bias_parts.parquet`` and ``judged/``."""
-    asked, form = read_study_items(run), study_format(run)
+    asked, form = items(run), study_format(run)
     run.write("items", design(asked, run.study.split.shares, run.study.seed))
     tables = []
     for arm in arms(run):
@@ -78,7 +78,7 @@ def judge(run: Run, model: Model, form: Format, arm: str, condition: str, thinki
     return found.verdicts
 
 
-def read_study_items(run: Run) -> list[PairItem]:
+def items(run: Run) -> list[PairItem]:
     """The pairs that the study names.
 
     Raises:
@@ -128,11 +128,6 @@ def arms(run: Run) -> list[str]:
 def thinkings(run: Run) -> tuple[str, ...]:
     """``off``: verdicts teacher-forced without thinking; ``on``: written after the judge's own thinking."""
     return ("off", "on") if run.study.verdicts.thinking else ("off",)
-
-
-def items(run: Run) -> list[PairItem]:
-    """The study's items, in order."""
-    return read_study_items(run)
 
 
 def judged_items(run: Run, thinking: str) -> list[PairItem]:
@@ -201,11 +196,6 @@ def log_odds(model: Model, form: Format) -> Readout:
 def readout(run: Run) -> Readout:
     """The study's verdict readout, in nats, positive for the answer shown first."""
     return from_dict(run.read_json("readouts")["verdict"])
-
-
-def judge_model(run: Run, arm: str = "base") -> Model:
-    """The model of an arm."""
-    return run.model(arm)
 
 
 def judged(run: Run, arm: str, condition: str, thinking: str) -> Judged:
