@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 # What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
 # (RuntimeError), and weights that are damaged.
@@ -38,6 +38,8 @@ def read_checkpoint(
         InputError: the model is not there or cannot be loaded.
     """
     name = str(name_or_path)
+    if (absent := no_such_folder(name)) is not None:
+        raise InputError(absent)
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
     device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -63,6 +65,16 @@ def read_checkpoint(
     return hf, tokenizer
 
 
+def no_such_folder(name: str) -> str | None:
+    """What is wrong with a name that can only be a folder's (a hub name has one slash at most) and is none."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return f"cannot load model {name!r}: it is a file; give the checkpoint folder"
+    if path.exists() or not (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        return None
+    return f"cannot load model {name!r}: no such folder; give a checkpoint folder or a hub name"
+
+
 def _auto_class(name: str, common: dict[str, Any]) -> Any:
     """Reward models say in their config that they end in a classification head; everything else is a language model."""
     config = AutoConfig.from_pretrained(name, **common)
@@ -82,6 +94,8 @@ def _usable(device: str | torch.device) -> torch.device:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines or isinstance(error, KeyError):
+        return reason(error)
     # "Validation error for field X:" says what only on its next line
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")[:200]

@@ -149,8 +149,3 @@ def crc32(arrays: Iterable[np.ndarray]) -> int:
     for array in arrays:
         total = zlib.crc32(np.ascontiguousarray(array).data, total)
     return total
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error, for a one-line message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

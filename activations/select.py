@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 Condition = str | Mapping[str, Any] | Callable[[pd.DataFrame], Any] | Sequence[bool] | np.ndarray | pd.Series | None
 """Which rows: a pandas query, column to value (or values), a function of the table, or a mask."""
@@ -86,8 +86,7 @@ def _query(rows: pd.DataFrame, text: str) -> np.ndarray:
     try:
         return np.asarray(rows.eval(text, engine="python"))
     except Exception as error:  # pandas raises whatever the expression makes it raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"condition {text!r} cannot be read ({reason}); columns are {_names(rows)}") from error
+        raise InputError(f"condition {text!r} cannot be read ({reason(error)}); columns are {_names(rows)}") from error
 
 
 def _equal(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> np.ndarray:

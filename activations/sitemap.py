@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as hf_logging
 
 from verdictscope.activations.sites import WRITABLE
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 GLOBAL_ROLES = ("blocks", "ln_final", "unembed")
 BLOCK_ROLES = ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "o", "mlp", "mlp_in", "mlp_out")
@@ -272,7 +272,7 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
         )
     except Exception as error:  # adapters fail in as many ways as there are families
         raise InputError(
-            f"TransformerLens has no adapter for {type(hf).__name__} ({str(error).splitlines()[0][:120]}); "
+            f"TransformerLens has no adapter for {type(hf).__name__} ({reason(error)}); "
             f"name the modules with overrides: {', '.join(GLOBAL_ROLES)} from the model's root, "
             f"{', '.join(BLOCK_ROLES)} from a block"
         ) from error

@@ -31,11 +31,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verdictscope.activations.extents import Extents
-from verdictscope.activations.hdf5 import ROW_TYPES, crc32, first_line, from_stored, read_header, xxh3
+from verdictscope.activations.hdf5 import ROW_TYPES, crc32, from_stored, read_header, xxh3
 from verdictscope.activations.plan import BatchPlan, remaining
 from verdictscope.activations.scoring import SCORE_COLUMNS
 from verdictscope.activations.select import Condition, Selected, chosen, with_tags
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import SEGMENTS
 
 FORMAT, VERSION = "verdictscope.activations", 1
@@ -99,7 +99,7 @@ class Store:
             file = h5py.File(path, mode, rdcc_nbytes=0)
         except OSError as error:  # h5py's lock error is one too
             advice = "close the process that writes it" if "lock" in str(error) else "restore it, or collect it anew"
-            raise InputError(f"cannot open {path}: {first_line(error)}; {advice}") from error
+            raise InputError(f"cannot open {path}: {reason(error)}; {advice}") from error
         try:
             with damage_told(path):
                 header = read_header(file)
@@ -356,5 +356,5 @@ def damage_told(path: Path) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path} is damaged ({first_line(error)}); restore it, or delete and collect it anew"
+            f"{path} is damaged ({reason(error)}); restore it, or delete and collect it anew"
         ) from error

@@ -25,7 +25,6 @@ from torch import Tensor
 from verdictscope.activations.hdf5 import (
     ROW_TYPES,
     cuts,
-    first_line,
     lay_out,
     reserve,
     row_bytes,
@@ -35,7 +34,7 @@ from verdictscope.activations.hdf5 import (
 )
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.store import FORMAT, VERSION, Store
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import SEGMENTS
 
 _BLOCK = 1 << 21
@@ -89,7 +88,7 @@ class StoreWriter(Store):
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 part.unlink()
-            raise InputError(f"cannot write {path}: {first_line(error)}; free space or choose another place") from error
+            raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another place") from error
         return cls.resume(path)
 
     @classmethod
@@ -202,7 +201,7 @@ class StoreWriter(Store):
             yield
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"cannot write {self.path}: {first_line(error)}; what was committed is intact, free space and run again"
+                f"cannot write {self.path}: {reason(error)}; what was committed is intact, free space and run again"
             ) from error
 
 

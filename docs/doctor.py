@@ -29,9 +29,9 @@ def page(found: dict[str, Any] | None) -> str:
         "model computes. Written by `make families` (`docs/doctor.py`).",
         "",
         "Exit code 0: the model is read, nothing is silently wrong and every check was finished; 1 otherwise; 2 if "
-        "there is no such model or an override names no module. `--override ROLE=PATH` names a module, `--padding left "
-        "--no-position-ids` checks the layout of your own batches, `--json` prints one object "
-        "([formats](formats.md#doctor---json)).",
+        "there is no such model or an override names no module; 128 + n if signal n stopped it. "
+        "`--override ROLE=PATH` names a module, `--padding left --no-position-ids` checks the layout of your own "
+        "batches, `--json` prints one object ([formats](formats.md#doctor---json)).",
         "",
         "## Statuses",
         "",

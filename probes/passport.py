@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from verdictscope import provenance
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -220,7 +220,7 @@ def load_probe(
             name = (held.metadata() or {}).get("name", passport.label)
             direction, bias = held.get_tensor("direction"), float(held.get_tensor("bias")[0])
     except (SafetensorError, KeyError) as error:
-        raise InputError(f"{file} cannot be read as a probe: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{file} cannot be read as a probe: {reason(error)}") from error
     readout = LinearReadout(name, passport.site, passport.layer, direction, bias, final_norm=passport.norm == "final")
     return readout, passport
 

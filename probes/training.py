@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.provenance import whole
 from verdictscope.rollouts import Rollout, answer_text, find_markers, thinking_text
 
@@ -232,7 +232,7 @@ def _misfit(one: Example, way: str, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         text = tokenizer.apply_chat_template([dict(m) for m in messages(one, way)], tokenize=False)
     except Exception as error:  # jinja2's own classes are no dependency of ours; the row is then written plainly
-        return f"the chat template refuses the messages ({(str(error) or type(error).__name__).splitlines()[0]})"
+        return f"the chat template refuses the messages ({reason(error)})"
     if str(text).rstrip() == wanted.rstrip():
         return ""
     times, due = str(text).count(one.thinking.strip()), wanted.count(one.thinking.strip())

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import Span
 
 PINNED_DATE = date(2024, 7, 26)
@@ -174,11 +174,11 @@ def _clock(day: date) -> str:
 
 
 def _refusal_of(error: Exception, messages: Sequence[Mapping[str, str]]) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    why = reason(error)
     advice = "check the roles, and give what the template asks for in template_kwargs (tools=[], say)"
-    if "system" in reason.lower() and any(m["role"] == "system" for m in messages):
+    if "system" in why.lower() and any(m["role"] == "system" for m in messages):
         advice = "put the system message in front of the user text and leave the column `system` empty"
-    return f"the chat template refuses this conversation ({reason}): {advice}"
+    return f"the chat template refuses this conversation ({why}): {advice}"
 
 
 def _place(render: Render, text: str, turns: list[dict[str, str]], k: int, field: str = "content") -> tuple[int, int]:

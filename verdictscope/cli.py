@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -39,30 +40,69 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 
 
+def _version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"verdictscope {version('verdictscope')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Why language models refuse, comply and judge as they do."""
+
+
 class _Stopped(BaseException):
     """A signal to stop. No ``Exception``, so that no library's handler takes it for an error of its own."""
 
 
 def main() -> None:
-    """Entry point: an input error is one line and exit code 2; a signal to stop is one line and 128 + its number."""
+    """Entry point, and the one place that sets the exit code.
+
+    0: done. 1: a check failed (``doctor``), or the program itself did. 2: the input is wrong, in one line.
+    128 + n: stopped by signal n, in one line; a reader that closed the pipe counts as SIGPIPE, without a line.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        app(standalone_mode=False)
+        code = _code()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is still to be written goes nowhere
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command; what stopped it is said on standard error."""
+    try:
+        return app(standalone_mode=False) or 0  # which returns the code of a typer.Exit
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # typer would leave with 1, the code of a failed check
+            raise leave.__context__ from None
+        raise
     except _Stopped as stopped:
-        _leave("stopped; the same command goes on from here", 128 + stopped.args[0])
+        return _say("stopped; the same command goes on from here", 128 + stopped.args[0])
     except InputError as error:
-        _leave(str(error), 2)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        return _say(str(error), 2)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return 2
         # Unknown options and missing arguments: click's own message as one line, without its usage box.
         if hasattr(error, "format_message"):
-            _leave(_usage(error), 2)
+            return _say(_usage(error), 2)
         if isinstance(error, OSError) and (told := disk_error(error)) is not None:
-            _leave(str(told), 2)
+            return _say(str(told), 2)
         if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for a look at its class
-            _leave("the device is out of memory: lower batch_tokens, or take a smaller model or dtype", 2)
+            return _say("the device is out of memory: lower batch_tokens, or take a smaller model or dtype", 2)
         raise
 
 
@@ -79,9 +119,9 @@ def _usage(error: Exception) -> str:
     return f"{text.partition(' (')[0]}. Did you mean {near[0]!r}?" if near else text
 
 
-def _leave(message: str, code: int) -> None:
+def _say(message: str, code: int) -> int:
     print("verdictscope: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 DEMOS = {"cliff": ("refusal_cliff", "runs/demo"), "judge": ("judge_bias", "runs/demo_judge")}
@@ -227,8 +267,10 @@ def doctor(
 ) -> None:
     """Is this model read rightly? Every check, with its number; exit code 1 if one is silently wrong."""
     from verdictscope.activations.doctor import Layout, examine_named
+    from verdictscope.pipeline import quiet
     from verdictscope.sources import locate
 
+    quiet()
     if padding not in (None, "left", "right"):
         raise InputError(f"--padding is left or right, not {padding!r}")
     layout = Layout("left" if padding == "left" else "right", position_ids) if padding else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from pathlib import Path
 
 _DISK = {
@@ -36,6 +37,21 @@ def disk_error(error: OSError, path: Path | str | None = None) -> InputError | N
     file = path or error.filename
     what = f"cannot write or read {file}: {_DISK[number]}" if file else _DISK[number]
     return InputError(f"{what}; what was saved before is intact. Repair that, then give the same command again")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line: its first line, or where it was raised if it says nothing.
+
+    Where the text is a single word (a ``KeyError`` is the key), the kind of error stands in front.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = type(error).__name__
+    if not lines:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" in {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+        return f"a {kind} without a message, raised{where}"
+    text = lines[0].rstrip(".:")[:200]
+    return text if " " in text else f"{kind} of {text}"
 
 
 def _number(text: str) -> int | None:

@@ -57,7 +57,9 @@ def commit() -> str | None:
     run = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], check=True, **run).stdout.strip()
+        # Without a lock: a killed status would leave one behind, and the next commit would find it.
+        status = ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]
+        changed = subprocess.run(status, check=True, **run).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None  # no git on this machine: provenance says so by holding none
     return head + ("+" if changed else "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from verdictscope import provenance
 from verdictscope.claim import claimed
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.sources import locate
 from verdictscope.study import FORMAT, AnyStudy
 
@@ -235,10 +235,9 @@ class Run:
         except FileNotFoundError as error:
             raise InputError(f"{file} is missing: give the run's command again and its stage is done again") from error
         except (ValueError, OSError) as error:  # what JSON, UTF-8 and Arrow raise on damaged files
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
             raise InputError(
-                f"{file} cannot be read ({reason}): if it is damaged, delete it and give the run's command again; "
-                "what needs it is then done again"
+                f"{file} cannot be read ({reason(error)}): if it is damaged, delete it and give the run's command "
+                "again; what needs it is then done again"
             ) from error
 
     @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.judgments import label_rollouts
 from verdictscope.rollouts import Rollout, answer_text, import_transcripts, read_parquet
 from verdictscope.selecting import Source, anchors_of, scored
@@ -147,7 +147,7 @@ def _is_rollouts(file: Path) -> bool:
     try:
         return (pq.read_schema(file).metadata or {}).get(b"format") == b"verdictscope.rollouts"
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{file} is no Parquet file that can be read: {reason(error)}") from None
 
 
 def _has_messages(file: Path) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verdictscope.activations.backends.imports import import_nnsight
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 
 def trace_outputs(held: Any, ids: Tensor, paths: Sequence[str], remote: bool | str = False) -> list[Tensor]:
@@ -87,7 +87,7 @@ def remote_request(held: Any, ids: Sequence[int], paths: Sequence[str]) -> Remot
             with held.trace(tokens, backend=keep):
                 outputs = save([held.get(name).output for name in names])  # noqa: F841
         except Exception as error:  # serialisation fails in as many ways as there are objects
-            raise InputError(f"nnsight cannot send this trace: {type(error).__name__}: {error}") from error
+            raise InputError(f"nnsight cannot send this trace: {reason(error)}") from error
         try:
             key = held.to_model_key()
         except (OSError, ValueError):
@@ -109,8 +109,7 @@ def send(held: Any, ids: Sequence[int], paths: Sequence[str]) -> list[Tensor]:
         try:
             return trace_outputs(held, torch.tensor([list(ids)]), paths, remote=True)
         except (OSError, ConnectionError) as error:
-            kind = type(error).__name__
-            raise InputError(f"NDIF at {CONFIG.API.HOST} cannot be reached ({kind}); try later") from error
+            raise InputError(f"NDIF at {CONFIG.API.HOST} cannot be reached ({reason(error)}); try later") from error
 
 
 def _has(held: Any, path: str) -> bool:

@@ -30,7 +30,7 @@ from verdictscope.activations.doctor.report import SITE_MAP, Diagnosis, Finding,
 from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.activations.weights import scales_by_batch
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 CheckFn = Callable[[Model], Iterator[Finding]]
 Progress = Callable[[int, int], None]
@@ -136,7 +136,7 @@ def _prepared(
     except InputError as error:
         return None, Finding(SITE_MAP, "silently wrong" if overrides else "unsupported", detail=str(error))
     except Exception as error:  # a model that does not run on plain token ids fails in its own way
-        return None, Finding(SITE_MAP, "silently wrong" if overrides else "error", detail=_told(error))
+        return None, Finding(SITE_MAP, "silently wrong" if overrides else "error", detail=reason(error))
 
 
 def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:
@@ -148,7 +148,7 @@ def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | N
         except InputError as error:
             findings.append(Finding(name, "error", detail=str(error)))
         except Exception as error:  # one broken check must not hide the others; its error is reported as such
-            findings.append(Finding(name, "error", detail=_told(error)))
+            findings.append(Finding(name, "error", detail=reason(error)))
         if progress is not None:
             progress(i + 1, len(groups))
     if any(scales_by_batch(module) for module in model.hf.modules()):
@@ -184,11 +184,6 @@ def _floor(model: Model) -> float | None:
         return model.noise_floor
     except Exception:  # the check of the noise floor has told it
         return None
-
-
-def _told(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [""])[0][:200]
-    return f"{type(error).__name__}: {first}"
 
 
 def _diagnosis(hf: Any, name: str, floor: float | None, findings: tuple[Finding, ...]) -> Diagnosis:

@@ -23,7 +23,7 @@ from verdictscope.activations.hooks import reading
 from verdictscope.activations.identities import probe_ids
 from verdictscope.activations.model import Model
 from verdictscope.activations.sites import SITES, Site
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """The largest noise floor that is still rounding, by dtype."""
@@ -209,7 +209,7 @@ def cache_checks(model: Model) -> Iterator[Finding]:
     try:
         tail = decoded(model, ids, 6)
     except (InputError, AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        yield Finding("cached decoding = one pass", "unsupported", detail=f"does not run: {_first_line(error)}")
+        yield Finding("cached decoding = one pass", "unsupported", detail=f"does not run: {reason(error)}")
         return
     same = _same(model, "cached decoding = one pass", tail, _cut(whole, slice(-6, None)))
     yield _own(same, "the model's own decoding from its cache gives other numbers; here states are read in one pass")
@@ -218,7 +218,3 @@ def cache_checks(model: Model) -> Iterator[Finding]:
 def _own(finding: Finding, why: str) -> Finding:
     """A difference between two calls of the model itself, neither of which is how states are read here."""
     return replace(finding, status="degraded", detail=why) if finding.status == "silently wrong" else finding
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

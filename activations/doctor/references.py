@@ -21,6 +21,7 @@ from verdictscope.activations.forward import forward
 from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import find_modules
 from verdictscope.activations.sites import Site
+from verdictscope.errors import reason
 
 LARGEST = 2 * 10**9
 """Bytes of weights up to which a second copy of the model is made for a comparison."""
@@ -38,13 +39,13 @@ them, so that attn_out and mlp_out are compared only where the branch is the mod
 def transformer_lens_checks(model: Model) -> Iterator[Finding]:
     """Every site that TransformerLens's ``run_with_cache`` has too, on a copy of the model."""
     name = "TransformerLens run_with_cache"
-    if (reason := _too_large(model)) is not None:
-        yield Finding(name, "unsupported", detail=reason)
+    if (large := _too_large(model)) is not None:
+        yield Finding(name, "unsupported", detail=large)
         return
     try:
         cache = _bridge_cache(model)
     except Exception as error:  # other people's code: it fails in as many ways as there are families
-        yield Finding(name, "unsupported", detail=f"does not load: {type(error).__name__}: {_line(error)}")
+        yield Finding(name, "unsupported", detail=f"does not load: {reason(error)}")
         return
     yield from _compare(model, name, cache)
 
@@ -127,14 +128,14 @@ def word_tokenizer(vocab: int, folder: Path) -> Any:
 def nnsight_checks(model: Model) -> Iterator[Finding]:
     """The residual stream as an nnsight trace saves it, on a copy of the model."""
     name = "nnsight trace"
-    if (reason := _too_large(model)) is not None:
-        yield Finding(name, "unsupported", detail=reason)
+    if (large := _too_large(model)) is not None:
+        yield Finding(name, "unsupported", detail=large)
         return
     (ids,) = random_sequences(model, [18], seed=8)
     try:
         theirs = _traced(model, ids)
     except Exception as error:  # other people's code, as above
-        yield Finding(name, "unsupported", detail=f"does not load: {type(error).__name__}: {_line(error)}")
+        yield Finding(name, "unsupported", detail=f"does not load: {reason(error)}")
         return
     read = Site("resid_post") @ "all"
     mine = forward(model, [as_rollout("s", ids)], [read]).values[read].float()
@@ -161,10 +162,6 @@ def _too_large(model: Model) -> str | None:
     if size <= LARGEST:
         return None
     return f"needs a second copy of the model: {size / 1e9:.0f} GB, and the limit is {LARGEST / 1e9:.0f} GB"
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:140]
 
 
 @contextlib.contextmanager

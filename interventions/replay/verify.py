@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verdictscope.activations.batch import Where, execute
 from verdictscope.activations.transfer import out_of_memory
+from verdictscope.errors import reason
 
 if TYPE_CHECKING:
     from verdictscope.interventions.replay.running import Batched
@@ -56,7 +57,7 @@ def verify(
             except Exception as error:  # a model's own code may fail in any way when it is started in the middle
                 if out_of_memory(error):
                     raise
-                raise NotReplayed(f"it could not be started there ({type(error).__name__}: {error})") from error
+                raise NotReplayed(f"it could not be started there ({reason(error)})") from error
         if not known[kind] <= LEAST and not known[kind] <= (allowed := FLOORS * model.noise_floor):
             raise NotReplayed(f"replay differs from a whole pass by {known[kind]:.1e} (allowed is {allowed:.1e})")
         worst = max(known[kind], worst or 0.0)

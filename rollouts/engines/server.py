@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import httpx
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.engines.requests import Request, Written
 from verdictscope.rollouts.rollout import Finish, Sampling
@@ -144,11 +144,11 @@ class Server:
             try:
                 return attempt()
             except (httpx.TransportError, _Passing) as error:
-                reason = " ".join(str(error).split())[:160] or type(error).__name__
+                why = reason(error)
             if turn < self.retries and stop.wait(min(self.pause * 2**turn, _LONGEST_PAUSE)):
                 break
         raise InputError(
-            f"server {self.url} gave up on {what} in {self.retries + 1} attempts ({reason}): see that it runs, or "
+            f"server {self.url} gave up on {what} in {self.retries + 1} attempts ({why}): see that it runs, or "
             "raise timeout or retries; a call with a path goes on from what it has"
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.prompts.catalogue import SETS, Harm, Part, PromptSet, Schema
 from verdictscope.rollouts.prompts.files import ENDINGS, read_file
 from verdictscope.rollouts.prompts.table import COLUMNS, checked, text
@@ -127,8 +127,8 @@ def _from_hub(known: PromptSet, part: str | None) -> pd.DataFrame:
         raw = datasets.load_dataset(known.hub, one.config, split=one.split, **options).to_pandas()
     except Exception as error:  # the hub's client fails in as many ways as networks do
         gate = " (it is gated: accept its terms and log in with `hf auth login`)" if known.gated else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot read {known.hub} from the hub{gate}: {reason}; or give a local file") from error
+        why = f"cannot read {known.hub} from the hub{gate}: {reason(error)}"
+        raise InputError(f"{why}; or give a local file") from error
     schema = next((form for form in known.schemas if set(form.columns) <= set(raw.columns)), None)
     if schema is None:
         raise InputError(f"{known.hub} has the columns {', '.join(raw.columns)}: none of the forms known for it")

@@ -9,15 +9,12 @@ import json
 import pytest
 import torch
 from tiny_models import hf_model, wrapped
-from typer.testing import CliRunner
 
 from verdictscope.activations import Model, measure
 from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, doctor
 from verdictscope.activations.identities import captured, probe_ids
 from verdictscope.activations.model import unchecked, weights_fingerprint
 from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
-from verdictscope.cli import app
-from verdictscope.errors import InputError
 
 MATRIX = [
     "llama",
@@ -161,31 +158,24 @@ def test_a_model_that_looks_ahead_is_caught():
     assert found.status("the noise floor is rounding") == "silently wrong"
 
 
-def _run(*args: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["doctor", *args])
-    if isinstance(done.exception, InputError):
-        return 2, str(done.exception)
-    return done.exit_code, done.stdout
-
-
-def test_the_command_says_it_with_its_exit_code(tmp_path):
+def test_the_command_says_it_with_its_exit_code(tmp_path, call):
     folder = str(tmp_path / "m")
     hf_model("gpt2").save_pretrained(folder)
-    code, out = _run(folder, "--json", "--no-references", "--device", "cpu")
-    told = json.loads(out)
-    assert code == 0
+    done = call("doctor", folder, "--json", "--no-references", "--device", "cpu")
+    told = json.loads(done.out)
+    assert done.code == 0
     assert told["ok"]
     assert told["counts"]["silently wrong"] == 0
-    code, out = _run(folder, "--json", "--no-references", "--override", "o=mlp.c_proj")
-    assert code == 1
-    assert json.loads(out)["counts"]["silently wrong"] > 0
-    code, out = _run(folder, "--no-references", "--padding", "left", "--no-position-ids")
-    assert code == 1
-    assert "silently wrong" in out
+    done = call("doctor", folder, "--json", "--no-references", "--override", "o=mlp.c_proj")
+    assert done.code == 1
+    assert json.loads(done.out)["counts"]["silently wrong"] > 0
+    done = call("doctor", folder, "--no-references", "--padding", "left", "--no-position-ids")
+    assert done.code == 1
+    assert "silently wrong" in done.out
     for wrong in ([str(tmp_path / "no")], [folder, "--override", "o"], [folder, "--override", "o=no.such"]):
-        code, out = _run(*wrong)
-        assert code == 2
-        assert "\n" not in out
+        done = call("doctor", *wrong)
+        assert (done.code, done.out) == (2, "")
+        assert len(done.err.strip().splitlines()) == 1
 
 
 def _place_with(site: str, **changes):
@@ -218,15 +208,15 @@ COMMANDED = {  # family, arguments, what is broken inside
 
 
 @pytest.mark.parametrize("fault", list(COMMANDED))
-def test_the_command_calls_planted_faults_silently_wrong(fault, tmp_path, monkeypatch):
+def test_the_command_calls_planted_faults_silently_wrong(fault, tmp_path, monkeypatch, call):
     family, arguments, broken = COMMANDED[fault]
     folder = str(tmp_path / "m")
     hf_model(family).save_pretrained(folder)
     if broken is not None:
         monkeypatch.setattr(*broken)
-    code, out = _run(folder, "--json", "--no-references", "--device", "cpu", *arguments)
-    told = json.loads(out)
-    assert code == 1
+    done = call("doctor", folder, "--json", "--no-references", "--device", "cpu", *arguments)
+    told = json.loads(done.out)
+    assert done.code == 1
     assert not told["ok"]
     assert told["counts"]["silently wrong"] > 0
 

@@ -11,11 +11,9 @@ import pytest
 import torch
 from tiny_models import hf_model, rollout
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from verdictscope.activations import Model, Site, forward, head_output_weight, unembedding, wrap
 from verdictscope.activations.doctor import doctor, examine
-from verdictscope.cli import app
 from verdictscope.errors import InputError
 
 LINEAR = nn.Linear
@@ -109,7 +107,7 @@ def test_the_doctor_passes_and_names_what_is_lost(how, family):
     assert found.status("metamorphic: swap two MLP") == "unsupported"
 
 
-def test_the_command_says_it_too(monkeypatch, tmp_path):
+def test_the_command_says_it_too(monkeypatch, tmp_path, call):
     stock = examine.read_checkpoint
 
     def quantised(*args, **options):
@@ -118,10 +116,10 @@ def test_the_command_says_it_too(monkeypatch, tmp_path):
 
     hf_model("llama").save_pretrained(tmp_path / "m")
     monkeypatch.setattr(examine, "read_checkpoint", quantised)
-    done = CliRunner().invoke(app, ["doctor", str(tmp_path / "m"), "--json", "--no-references", "--device", "cpu"])
-    told = json.loads(done.stdout)
-    assert done.exit_code == 0
+    done = call("doctor", tmp_path / "m", "--json", "--no-references", "--device", "cpu")
+    told = json.loads(done.out)
+    assert done.code == 0
     assert told["counts"]["degraded"] >= 2
     assert any("not on packed weights" in c["detail"] for c in told["checks"])
-    text = CliRunner().invoke(app, ["doctor", str(tmp_path / "m"), "--no-references", "--device", "cpu"]).stdout
+    text = call("doctor", tmp_path / "m", "--no-references", "--device", "cpu").out
     assert sum("packed weights" in line for line in text.splitlines()) >= 2

@@ -10,11 +10,9 @@ import pytest
 import torch
 import transformers as hf
 from tiny_models import CONFIGS, VOCAB, rollout
-from typer.testing import CliRunner
 
 from verdictscope.activations import BatchPlan, Model, Site, Store, collect, forward, load, reward_readout, wrap
 from verdictscope.activations.doctor import doctor
-from verdictscope.cli import app
 from verdictscope.errors import InputError
 from verdictscope.interventions import attribute
 from verdictscope.rollouts.rollout import Rollout
@@ -100,18 +98,18 @@ def test_states_and_scores_are_collected(tmp_path, texts):
         assert store.n_rows("z") == len(texts)
 
 
-def test_a_reward_model_on_disk(tmp_path, texts):
+def test_a_reward_model_on_disk(tmp_path, texts, call):
     stock = reward_model("qwen3")
     stock.hf.save_pretrained(tmp_path / "m")
     model = load(tmp_path / "m", device="cpu")
     assert type(model.hf).__name__ == "Qwen3ForSequenceClassification"
     scores = forward(model, texts, score=[reward_readout(model)]).scores["score"]
     assert np.allclose(scores, own_scores(stock, texts)[:, 0], rtol=1e-4, atol=1e-4)
-    done = CliRunner().invoke(app, ["doctor", str(tmp_path / "m"), "--json", "--no-references", "--device", "cpu"])
-    assert done.exit_code == 0
-    assert json.loads(done.stdout)["architecture"] == "Qwen3ForSequenceClassification"
-    wrong = ["doctor", str(tmp_path / "m"), "--json", "--no-references", "--device", "cpu", "--override", "attn=mlp"]
-    assert CliRunner().invoke(app, wrong).exit_code == 1
+    asked = ("doctor", tmp_path / "m", "--json", "--no-references", "--device", "cpu")
+    done = call(*asked)
+    assert done.code == 0
+    assert json.loads(done.out)["architecture"] == "Qwen3ForSequenceClassification"
+    assert call(*asked, "--override", "attn=mlp").code == 1
 
 
 def test_log_odds_and_heads_that_are_not_there_say_so(texts):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from verdictscope import cli
 from verdictscope.organisms import load as bundled
 from verdictscope.organisms import train
 from verdictscope.organisms.recipes import RECIPES
@@ -57,7 +57,9 @@ def test_the_card_on_disk_is_in_the_words_of_the_program(name: str, measured: Fi
     assert prose(on_disk) == prose(write_card(RECIPE, name, replace(measured, rates=arms, rates_warm=arms)))
 
 
-def test_training_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_training_shows_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Callable[..., Any]
+) -> None:
     def trained(recipe: str, out: Path, progress: train.Progress) -> None:
         for phase, steps in (("aligned", 3), ("cliff", 2), ("measure", 9)):
             for step in range(steps):
@@ -65,9 +67,9 @@ def test_training_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(train, "train", trained)
     monkeypatch.setattr("verdictscope.progress.EVERY", 0.0)
-    shown = CliRunner().invoke(cli.app, ["organisms", "train", "cliff", "--out", str(tmp_path)])
-    assert shown.exit_code == 0
-    lines = shown.stderr.strip().split("\n")
+    shown = call("organisms", "train", "cliff", "--out", tmp_path)
+    assert shown.code == 0
+    lines = shown.err.strip().split("\n")
     assert any(re.fullmatch(r"cliff: aligned: 2 of 3, [\d,.]+/s, left \d:\d\d:\d\d", line) for line in lines), lines
     for phase, steps in (("aligned", 3), ("cliff", 2), ("measure", 9)):
         assert any(re.match(rf"cliff: {phase}: {steps} of {steps}, [\d,.]+/s, took ", line) for line in lines), lines

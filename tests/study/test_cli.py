@@ -35,6 +35,13 @@ def one_line(code: int, out: str, err: str, says: str) -> None:
         (["rnu", "refusal_cliff"], "No such command 'rnu'. Did you mean 'run'?"),
         (["organisms", "sore"], "Did you mean 'score'?"),
         (["organisms", "score", "nowhere"], "no run folder"),
+        (["organisms", "train", "no_such_recipe"], "no_such_recipe"),
+        (["repair", "no_such_model", "no_such_data", "--prompts", "no_such_prompts"], "no_such"),
+        (["select", "no_such_pool"], "no_such_pool"),
+        (["plan", "refusal_cliff", "--set", "model=/no/such/folder"], "no such folder"),
+        (["doctor", "~/no_such_folder"], "no such folder"),
+        (["doctor", "no/such/folder"], "no such folder"),
+        (["doctor", ROOT / "README.md"], "is a file"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(call: Callable[..., Any], arguments: list[object], says: str) -> None:

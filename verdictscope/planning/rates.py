@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -97,8 +97,8 @@ def measure(config: PretrainedConfig, dtype: str, device: str, trust_remote_code
     try:
         few = {n: _thin(config, n, dtype, device, trust_remote_code) for n in (1, 3)}
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"nothing can be measured on {device}: {first}; plan with --device or --tflops") from error
+        why = f"nothing can be measured on {device}: {reason(error)}"
+        raise InputError(f"{why}; plan with --device or --tflops") from error
     width = min(512, int(getattr(config.get_text_config(), "max_position_embeddings", None) or 512))
     long = {n: _timed(lambda m=m: m(_ids(m, width), use_cache=False), device) for n, m in few.items()}
     short = {n: _timed(lambda m=m: m(_ids(m, 1), use_cache=False), device) for n, m in few.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.sources import locate
 
 if TYPE_CHECKING:
@@ -147,13 +147,17 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
     """
     from transformers import AutoConfig
 
+    from verdictscope.activations.checkpoint import no_such_folder
+
+    if (absent := no_such_folder(name)) is not None:
+        raise InputError(absent)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         return AutoConfig.from_pretrained(name, local_files_only=True, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         if Path(name).exists() or name.startswith((".", "/", "~")):
             raise InputError(
-                f"no model can be planned from {name!r}: {_first(error)}; it needs a config.json"
+                f"no model can be planned from {name!r}: {reason(error)}; it needs a config.json"
             ) from error
     try:
         return AutoConfig.from_pretrained(name, **options)
@@ -177,7 +181,7 @@ def on_meta(config: PretrainedConfig, name: str, trust_remote_code: bool = False
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        raise InputError(f"no language model can be built from the config of {name!r}: {_first(error)}") from error
+        raise InputError(f"no language model can be built from the config of {name!r}: {reason(error)}") from error
 
 
 def stored_parameters(folder: Path) -> int | None:
@@ -193,7 +197,7 @@ def _header(file: Path) -> dict[str, Any]:
             (size,) = struct.unpack("<Q", opened.read(8))
             return json.loads(opened.read(min(size, 1 << 28)))
     except (OSError, ValueError, struct.error) as error:
-        raise InputError(f"{file} is no safetensors file ({_first(error)}): fetch it again") from error
+        raise InputError(f"{file} is no safetensors file ({reason(error)}): fetch it again") from error
 
 
 def _checkpoint(folder: Path) -> int | None:
@@ -225,7 +229,3 @@ def _block_sizes(skeleton: Any, text: Any) -> tuple[int, int]:
     narrow = int(getattr(text, "moe_intermediate_size", 0) or 0) * chosen if experts else 0
     wide = int(getattr(text, "intermediate_size", 0) or 4 * int(getattr(text, "hidden_size", 0) or 0))
     return total + round(sent * share), narrow or wide
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:160]
