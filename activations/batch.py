@@ -25,6 +25,7 @@ from verdictscope.activations.hooks import BatchView, Stop, Tap, WriteFn, attach
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.sites import FrozenPositions, Positions, Site
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.rope import as_alone
 from verdictscope.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Laid(Protocol):
     @property
     def view(self) -> BatchView:
         """What they are."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of every row's whole rollout, by which some models choose their position embeddings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,12 @@ class Batch:
         object.__setattr__(self, "ids", ids.to(self.device))
         view = BatchView(0, self.rollouts, positions.to(self.device), mask.to(self.device), self.origins)
         object.__setattr__(self, "view", view)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of every row's whole rollout, a label appended to its beginning counted."""
+        whole = self.rollouts if self.origins is None else [rollout for rollout, _ in self.origins]
+        return tuple(max(len(r), len(w)) for r, w in zip(self.rollouts, whole, strict=True))
 
     def where(self, positions: Positions | FrozenPositions) -> Where:
         """The chosen tokens of the batch, rollout by rollout."""
@@ -155,7 +166,7 @@ def head_logits(model: Model, x: Float[Tensor, "row d_model"]) -> Float[Tensor, 
     handle = attach(_head(model), "in", lambda old: x[None].to(old))
     one_token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_alone(model.hf, [1]):
             return model.hf(input_ids=one_token, use_cache=False).logits[0]
     finally:
         handle.remove()
@@ -183,7 +194,7 @@ def execute(
         kwargs["position_ids"] = batch.view.positions
     if looks_ahead(model):
         kwargs["attention_mask"] = batch.view.mask.long()
-    with torch.no_grad():
+    with torch.no_grad(), as_alone(model.hf, batch.lengths):
         if logits is not None:
             with gathered_logits(model, *logits.index), hooked(model, taps, write, view=batch.view):
                 return target(**kwargs).logits[0]

@@ -38,6 +38,7 @@ from verdictscope.activations.scoring import (
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.limits import check_lengths
 from verdictscope.rollouts.rollout import Rollout
 
 Progress = Callable[[int, int], None]
@@ -266,6 +267,7 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
         raise InputError("there are no rollouts to run")
     if len({r.id for r in rollouts}) != len(rollouts):
         raise InputError("two rollouts have the same id; ids must be unique")
+    check_lengths(model.hf, ((r.id, len(r)) for r in rollouts))
     vocab = embedding_weight(model.hf).shape[0]
     for rollout in rollouts:
         if not 0 <= min(rollout.ids) <= max(rollout.ids) < vocab:

@@ -23,6 +23,8 @@ from verdictscope.activations.sites import FrozenPositions, Positions, Site, fre
 from verdictscope.activations.transfer import Transfer
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.limits import check_lengths
+from verdictscope.rollouts.engines.rope import changing
 from verdictscope.rollouts.forced import cut
 from verdictscope.rollouts.rollout import Rollout, Span
 
@@ -178,11 +180,14 @@ def _continuations(
     it.
 
     One sequence per row and distinct ``string[:-1]``: prefix with these tokens appended. Nothing after the
-    row's own token is kept, so the score cannot depend on what the rollout says later.
+    row's own token is kept, so the score cannot depend on what the rollout says later. Where position embeddings
+    depend on the length, every token has a sequence of its own: the one that the model would go on from.
     """
-    stems = sorted({s[:-1] for s in strings})
+    each = bool(changing(model.hf))
+    stems = sorted({s[:k] for s in strings for k in (range(1, len(s)) if each else (len(s) - 1,))})
     jobs = [(i, stem) for stem in stems for i in range(len(rows))]
     sequences = [with_label(batch.rollouts[rows.rows[i]], int(rows.tokens[i]), stem) for i, stem in jobs]
+    check_lengths(model.hf, ((s.id, len(s)) for s in sequences))
     plan = BatchPlan.make([len(s) for s in sequences], max(budget, 1))
     result = {s: torch.zeros(len(rows)) for s in strings}
     for chosen in plan.batches:
@@ -192,7 +197,7 @@ def _continuations(
             tuple((batch.rollouts[rows.rows[jobs[j][0]]], int(rows.tokens[jobs[j][0]]) + 1) for j in chosen),
         )
         # The logits that predict token k of the string stand at token k - 1 of it.
-        tokens = [np.arange(int(rows.tokens[jobs[j][0]]) + 1, len(sequences[j])) for j in chosen]
+        tokens = [np.arange(len(sequences[j]) - (1 if each else len(jobs[j][1])), len(sequences[j])) for j in chosen]
         where = Where(np.repeat(np.arange(len(chosen)), [len(t) for t in tokens]), np.concatenate(tokens), batch.device)
         logits = execute(model, part, (), write, where)
         assert logits is not None
@@ -200,8 +205,9 @@ def _continuations(
         at = 0
         for j, t in zip(chosen, tokens, strict=True):
             i, stem = jobs[j]
-            for string in (s for s in strings if s[:-1] == stem):
-                result[string][i] = logp[torch.arange(at, at + len(t)), torch.tensor(string[1:])].sum()
+            for string in (s for s in strings if s[: len(stem)] == stem and (each or len(s) == len(stem) + 1)):
+                predicted = string[len(stem) + 1 - len(t) : len(stem) + 1]
+                result[string][i] += logp[torch.arange(at, at + len(t)), torch.tensor(predicted)].sum()
             at += len(t)
     return result
 

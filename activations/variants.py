@@ -121,6 +121,11 @@ class Layout:
         batch = self.memory.batch
         return BatchView(0, batch.rollouts, self.window, self.real, batch.origins)
 
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of every row's whole rollout."""
+        return tuple(n for n in self.memory.batch.lengths for _ in range(self.rows))
+
     def where(self, sequences: np.ndarray, tokens: np.ndarray) -> Where:
         """The given tokens of the given sequences in every variant: variant by variant, rows of the batch."""
         variant = np.repeat(np.arange(self.n_variants), len(sequences))

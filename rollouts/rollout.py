@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from verdictscope.errors import InputError
+
 SEGMENTS = ("system", "user", "template", "thinking", "think_end", "answer", "verdict")
 """Names a token can carry. ``think_end`` runs from the closing token to the last token before the answer."""
 
@@ -27,9 +29,9 @@ class Span:
 
     def __post_init__(self) -> None:
         if self.segment not in SEGMENTS:
-            raise ValueError(f"unknown segment {self.segment!r}; known are {', '.join(SEGMENTS)}")
+            raise InputError(f"unknown segment {self.segment!r}; known are {', '.join(SEGMENTS)}")
         if not 0 <= self.start < self.stop:
-            raise ValueError(f"span {self.segment} [{self.start}, {self.stop}) is empty or negative")
+            raise InputError(f"span {self.segment} [{self.start}, {self.stop}) is empty or negative")
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -85,14 +87,16 @@ class Rollout:
         at = 0
         for span in self.spans:
             if span.start != at:
-                raise ValueError(f"rollout {self.id}: spans leave a gap or overlap at token {at}")
+                raise InputError(f"rollout {self.id}: spans leave a gap or overlap at token {at}")
             at = span.stop
         if at != len(self.ids):
-            raise ValueError(f"rollout {self.id}: spans end at {at}, the ids at {len(self.ids)}")
+            raise InputError(f"rollout {self.id}: spans end at {at}, the ids at {len(self.ids)}")
+        if not self.ids:
+            raise InputError(f"rollout {self.id} has 0 tokens: leave it out")
         if not 0 < self.n_prompt <= len(self.ids):
-            raise ValueError(f"rollout {self.id}: n_prompt {self.n_prompt} of {len(self.ids)} tokens")
+            raise InputError(f"rollout {self.id}: n_prompt {self.n_prompt} of {len(self.ids)} tokens")
         if not 0 <= self.n_forced <= len(self.ids) - self.n_prompt:
-            raise ValueError(f"rollout {self.id}: n_forced {self.n_forced} of {len(self.ids) - self.n_prompt} tokens")
+            raise InputError(f"rollout {self.id}: n_forced {self.n_forced} of {len(self.ids) - self.n_prompt} tokens")
 
     def __len__(self) -> int:
         return len(self.ids)

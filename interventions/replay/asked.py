@@ -21,6 +21,8 @@ from verdictscope.activations.readouts import IdString
 from verdictscope.activations.scoring import check_vocabulary, with_label
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
+from verdictscope.rollouts.engines.limits import check_lengths
+from verdictscope.rollouts.engines.rope import changing
 
 Runner = Callable[[Sequence[Tap], Where | None], Tensor | None]
 """Runs one pass with taps and gives the logits of the wanted rows."""
@@ -36,6 +38,8 @@ class Lane:
         origin: the whole rollout, and where the label begins (or the sequence ends).
         base: positions at which the readout is taken.
         stem: the tokens of a label before its last, which follow the one base position.
+        last: whether the last row alone is read: where position embeddings depend on the length, every token of a
+            label is predicted by a sequence of its own.
     """
 
     who: int
@@ -43,16 +47,19 @@ class Lane:
     origin: tuple[Rollout, int]
     base: tuple[int, ...]
     stem: IdString = ()
+    last: bool = False
 
     @property
     def wanted(self) -> tuple[int, ...]:
         """Positions whose rows are read."""
         if not self.stem:
             return self.base
+        if self.last:
+            return (self.base[0] + len(self.stem),)
         return tuple(range(self.base[0], self.base[0] + len(self.stem) + 1))
 
 
-def lanes_of(readout: Readout, rollouts: Sequence[Rollout]) -> list[Lane]:
+def lanes_of(model: Model, readout: Readout, rollouts: Sequence[Rollout]) -> list[Lane]:
     """The sequences to be run, rollout by rollout.
 
     Raises:
@@ -60,8 +67,11 @@ def lanes_of(readout: Readout, rollouts: Sequence[Rollout]) -> list[Lane]:
     """
     lanes: list[Lane] = []
     stems: list[IdString] = [()]
-    if isinstance(readout, LogOddsReadout):
-        stems = sorted({s[:-1] for s in readout.strings if len(s) > 1}) or stems
+    each = False
+    if isinstance(readout, LogOddsReadout) and any(len(s) > 1 for s in readout.strings):
+        each = bool(changing(model.hf))
+        cuts = {s: range(len(s)) if each else (len(s) - 1,) for s in readout.strings if each or len(s) > 1}
+        stems = sorted({s[:k] for s, at in cuts.items() for k in at})
     for who, rollout in enumerate(rollouts):
         tokens = tuple(int(t) for t in resolve(readout.positions, rollout))
         if not tokens:
@@ -69,7 +79,8 @@ def lanes_of(readout: Readout, rollouts: Sequence[Rollout]) -> list[Lane]:
         groups = [tokens] if stems == [()] else [(t,) for t in tokens]
         for base in groups:
             origin = rollout, base[-1] + 1
-            lanes += [Lane(who, with_label(rollout, base[-1], stem), origin, base, stem) for stem in stems]
+            lanes += [Lane(who, with_label(rollout, base[-1], stem), origin, base, stem, each) for stem in stems]
+    check_lengths(model.hf, ((lane.rollout.id, len(lane.rollout)) for lane in lanes))
     return lanes
 
 
@@ -165,8 +176,11 @@ class Asked:
                 at += leads
                 row = int(self._begin[number]) + offset
                 for column, string in enumerate(strings):
-                    if (len(string) == 1 and leads) or (len(string) > 1 and string[:-1] == lane.stem):
-                        cell = at * len(strings) + column
+                    cell = at * len(strings) + column
+                    if lane.last:
+                        k = len(lane.stem)
+                        found += [(cell, row, string[k])] if k < len(string) and string[:k] == lane.stem else []
+                    elif (len(string) == 1 and leads) or (len(string) > 1 and string[:-1] == lane.stem):
                         found += [(cell, row + step, token) for step, token in enumerate(string)]
         cells, picks, tokens = torch.tensor(found).T
         return cells, picks, tokens

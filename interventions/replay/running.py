@@ -125,7 +125,7 @@ def replay(
 
     job = Job(model, readout, edits, plan.token_budget, tick)
     base, edited = np.zeros(len(rollouts)), np.zeros((len(edits), len(rollouts)))
-    queue = _parts(job, rollouts, lanes_of(readout, rollouts))
+    queue = _parts(job, rollouts, lanes_of(model, readout, rollouts))
     while queue:
         part = queue.pop(0)
         full = False
@@ -169,7 +169,7 @@ class Batched:
 
     def __post_init__(self) -> None:
         job = self.job
-        self.asked = Asked(job.model, job.readout, lanes_of(job.readout, self.rollouts))
+        self.asked = Asked(job.model, job.readout, lanes_of(job.model, job.readout, self.rollouts))
         self.families = self._families()
         self.memory: Memory | None = None
         asked, top = self.asked, self.asked.top

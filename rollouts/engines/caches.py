@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
+from verdictscope.rollouts.engines.rope import reads_again_after
+
 # layer types whose state a padded position would enter
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "hybrid")
 # columns in reserve: a cache that grows by one column would be copied whole at every step
@@ -46,33 +48,18 @@ def batching(model: PreTrainedModel, longest: int) -> Batching:
     """
     config = model.config.get_text_config(decoder=True)
     types = tuple(getattr(config, "layer_types", None) or ())
+    # where one row is read again, its cache must be replaced among those of the others
+    alone = (reads_again_after(model) or longest) < longest
     if any(word in kind for kind in types for word in _RECURRENT):
         why = "layers with a recurrent state, which padding would enter: static batches of prompts of one length"
-        return Batching(refill=False, equal_length=True, reason=why)
-    rope = _rope_type(config)
-    if rope in ("dynamic", "longrope") and longest > (_trained_length(config) or longest):
-        why = f"{rope} position embeddings change with the longest row of a batch: one rollout at a time"
-        return Batching(refill=False, alone=True, reason=why)
+        return Batching(refill=False, equal_length=True, alone=alone, reason=why)
     strange = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {
         kind.__name__ for kind in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
     }
     if "chunked_attention" in types or strange:
         why = f"cache layers that cannot be spliced ({', '.join(sorted(strange)) or 'chunked'}): static batches"
-        return Batching(refill=False, reason=why)
+        return Batching(refill=False, alone=alone, reason=why)
     return Batching()
-
-
-def _rope_type(config: Any) -> str | None:
-    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    found = [settings, *(v for v in settings.values() if isinstance(v, dict))]
-    kinds = [kind for s in found if (kind := s.get("rope_type") or s.get("type")) in ("dynamic", "longrope")]
-    return kinds[0] if kinds else None
-
-
-def _trained_length(config: Any) -> int | None:
-    settings = getattr(config, "rope_parameters", None) or {}
-    own = settings.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    return own or getattr(config, "max_position_embeddings", None)
 
 
 class RoomyLayer(DynamicLayer):

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from verdictscope.errors import InputError
 from verdictscope.provenance import digest
 from verdictscope.rollouts.engines.caches import Batching, batching
+from verdictscope.rollouts.engines.limits import position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.engines.requests import Request, Written
@@ -211,7 +212,7 @@ def _check_sampling(sampling: Sampling) -> None:
 
 
 def _check_context(model: PreTrainedModel, requests: Sequence[Request], sampling: Sampling) -> None:
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = position_limit(model)
     longest = max((len(r.prompt) for r in requests), default=0)
     if limit is not None and longest + sampling.max_new_tokens > limit:
         raise InputError(

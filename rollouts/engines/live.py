@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from verdictscope.rollouts.engines.caches import splice
 from verdictscope.rollouts.engines.draw import Drawn, agree, draw
+from verdictscope.rollouts.engines.rope import as_alone, reads_again_after
 from verdictscope.rollouts.rollout import Finish, Sampling
 
 
@@ -51,6 +52,7 @@ class LiveBatch:
         self._watch = watch or (lambda _: None)
         self.device = next(model.get_input_embeddings().parameters()).device
         self._exact = exact(model)
+        self._switch = reads_again_after(model)
         self.rows: list[Row] = []
         self._cache: DynamicCache | None = None
         self._mask = torch.zeros((0, 0), dtype=torch.long, device=self.device)
@@ -73,7 +75,7 @@ class LiveBatch:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = self._call.empty_cache()
         self._watch([[row for row in new if row.prompt == prompt] for prompt in prompts])
-        logits = self._call(tokens, mask, positions, cache)
+        logits = self._call(tokens, mask, positions, cache, [len(prompt) for prompt in prompts])
         copies = torch.tensor([place[row.prompt] for row in new], device=self.device)
         done = self._record(new, logits[copies])
         self._seat(list(new), cache, mask, copies)
@@ -86,13 +88,28 @@ class LiveBatch:
         Returns:
             Rows that are now done.
         """
+        self._read_again()
         cache = self._cache
         assert cache is not None
         tokens = torch.tensor([[row.written[-1]] for row in self.rows], device=self.device)
         positions = torch.tensor([[len(r.prompt) + len(r.written) - 1] for r in self.rows], device=self.device)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
         self._watch([[row] if row.finish is None else [] for row in self.rows])
-        return self._record(self.rows, self._call(tokens, self._mask, positions, cache))
+        lengths = [len(row.prompt) + len(row.written) for row in self.rows]
+        return self._record(self.rows, self._call(tokens, self._mask, positions, cache, lengths))
+
+    def _read_again(self) -> None:
+        """Rows about to outgrow the length at which the model's own ``generate`` reads the whole row again."""
+        kept = [len(row.prompt) + len(row.written) - 1 for row in self.rows]
+        going = [k for k, row in enumerate(self.rows) if row.finish is None]
+        outgrown = [self.rows[k] for k in going if kept[k] == self._switch]
+        if not outgrown:
+            return
+        tokens, mask = _left_padded([(*row.prompt, *row.written[:-1]) for row in outgrown], self.device)
+        cache = self._call.empty_cache()
+        self._watch([[row] for row in outgrown])
+        self._call(tokens, mask, mask.cumsum(1) - 1, cache, [tokens.shape[1] + 1] * len(outgrown))
+        self._seat(outgrown, cache, mask, torch.arange(len(outgrown), device=self.device))
 
     @torch.inference_mode()
     def leave(self) -> None:
@@ -136,8 +153,8 @@ class LiveBatch:
     def _seat(
         self, new: list[Row], cache: DynamicCache | None, mask: Tensor | None, copies: Int[Tensor, " row"]
     ) -> None:
-        """The rows that go on and the new ones, in one cache."""
-        stay = [k for k, row in enumerate(self.rows) if row.finish is None]
+        """The rows that go on and the new ones (or old ones that were read again), in one cache."""
+        stay = [k for k, row in enumerate(self.rows) if row.finish is None and not any(row is one for one in new)]
         fresh = [k for k, row in enumerate(new) if row.finish is None]
         seats = torch.tensor(stay, dtype=torch.long, device=self.device)
         old, self.rows = self._cache, [*(self.rows[k] for k in stay), *(new[k] for k in fresh)]
@@ -197,13 +214,16 @@ class _Call:
         mask: Int[Tensor, "row key"],
         positions: Int[Tensor, "row pos"],
         cache: DynamicCache,
+        lengths: Sequence[int],
     ) -> Float[Tensor, "row vocab"]:
-        """Logits of the last position."""
+        """Logits of the last position; ``lengths`` are the tokens of every row so far."""
         extra = {**self._extra, "position_ids": positions} if self._takes_positions else self._extra
-        out = self._model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        with as_alone(self._model, lengths):
+            out = self._model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
         return cast(Tensor, out.logits[:, -1].float())
 
     def alone(self, ids: tuple[int, ...], device: torch.device) -> Float[Tensor, "1 vocab"]:
         """Logits after one row of tokens, without padding or cache: they depend on the tokens and on nothing else."""
-        out = self._model(input_ids=torch.tensor([ids], device=device), use_cache=False, **self._extra)
+        with as_alone(self._model, [len(ids)]):
+            out = self._model(input_ids=torch.tensor([ids], device=device), use_cache=False, **self._extra)
         return cast(Tensor, out.logits[:, -1].float())

@@ -1,0 +1,83 @@
+"""How many tokens a model can read: its positions, and what its rope scaling adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from verdictscope.errors import InputError
+
+_STATED = ("max_position_embeddings", "max_seq_len")
+_TABLES = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Most tokens of one rollout; ``None`` where the model knows no limit (ALiBi, recurrent layers).
+
+    A table of learned positions ends where it ends. Of a rope model it is ``max_position_embeddings``, times the
+    factor of a linear or dynamic scaling, whose ``max_position_embeddings`` is the length before scaling, or YaRN's
+    factor times its own original length. For LongRoPE and Llama 3 it is the length after scaling already.
+    """
+    config = model.config.get_text_config(decoder=True)
+    stated = next((int(n) for name in _STATED if isinstance(n := getattr(config, name, None), int) and n > 0), None)
+    text = model if config is model.config else model.get_decoder()  # an image's or a sound's positions are not meant
+    tables = [_rows(module) for name, module in text.named_modules() if _learned(name, module)]
+    if tables:
+        return min([*tables, *([stated] if stated else [])])
+    if stated is None or getattr(config, "alibi", False) is True:
+        return None
+    return max(stated, _scaled(config, stated))
+
+
+def _learned(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES
+
+
+def _rows(table: Any) -> int:
+    """Positions of a table: some keep their first rows for padding."""
+    offset = getattr(table, "offset", None)
+    if isinstance(offset, int):  # OPT
+        return int(table.num_embeddings) - offset
+    return int(table.num_embeddings) - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def _scaled(config: Any, stated: int) -> int:
+    settings = getattr(config, "rope_parameters", None) or {}
+    by_layer = [one for one in settings.values() if isinstance(one, dict)]
+    return max((_reach(one, stated, bool(by_layer)) for one in by_layer or [settings]), default=stated)
+
+
+def _reach(settings: Mapping[str, Any], stated: int, by_layer: bool) -> int:
+    kind, factor = settings.get("rope_type"), float(settings.get("factor") or 1)
+    if kind == "yarn":
+        return int(factor * (settings.get("original_max_position_embeddings") or stated))
+    # where layers differ (Gemma 3), a linear factor is in the stated length already
+    return int(factor * stated) if kind == "dynamic" or (kind == "linear" and not by_layer) else stated
+
+
+def check_lengths(model: PreTrainedModel, rollouts: Iterable[tuple[str, int]]) -> None:
+    """That every rollout can be read.
+
+    Args:
+        model: the model.
+        rollouts: name and tokens of each.
+
+    Raises:
+        InputError: one has no tokens, or more than the model has positions; the longest is named.
+    """
+    named = list(rollouts)
+    limit = position_limit(model)
+    for name, tokens in named:
+        if tokens == 0:
+            raise InputError(f"rollout {name} has no tokens: leave it out")
+    name, tokens = max(named, key=lambda one: one[1], default=("", 0))
+    if limit is not None and tokens > limit:
+        count = sum(n > limit for _, n in named)
+        more = "" if count == 1 else f", the longest of {count} that are too long,"
+        raise InputError(
+            f"rollout {name}{more} has {tokens} tokens and {type(model).__name__} has {limit} positions: leave it "
+            "out or cut it (a rope model that is meant to read further says so in config.max_position_embeddings)"
+        )
