@@ -138,7 +138,8 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"| {label} | " + " | ".join(map(str, row)) + " |")
     lines += [
         "",
-        "Not shown: how the matcher reads other languages, or models that refuse in the middle of an answer; a guard "
+        "Answers in another language than English are not read: they are counted as unparsed, never as complied. "
+        "Not shown: models that refuse in the middle of an answer; a guard "
         "model (`verdictscope.judgments.Guard`) sees request and answer and can be compared with it.",
     ]
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, forward
 from verdictscope.errors import InputError
+from verdictscope.judgments.refusal import spoken
 from verdictscope.rollouts import (
     RenderedPrompt,
     Rollout,
@@ -142,8 +143,8 @@ class Guard:
         rows = []
         for rollout in rollouts:
             answer = answer_text(rollout, tokenizer)
-            whole = answer is not None and answer.strip() and rollout.finish != "length"
-            rows.append((rollout.id, _request(rollout, tokenizer), answer, bool(whole)))
+            whole = bool(spoken(answer or "", tokenizer).strip()) and rollout.finish != "length"
+            rows.append((rollout.id, _request(rollout, tokenizer), answer, whole))
         table = pd.DataFrame(rows, columns=["rollout", "request", "answer", "whole"])
         shown = table[table["whole"]]
         found = self.judge(shown["request"].to_list(), shown["answer"].to_list()).set_index(shown.index)

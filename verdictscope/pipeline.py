@@ -139,10 +139,17 @@ def _outcomes(summary: dict[str, Any]) -> list[str]:
     """A line on what could not be read, where there are rollouts: cut off thinking is no answer."""
     arms = [
         f"{arm} {n['rollouts']} ({n['cut_off_thinking']} cut off in thinking, {n['cut_off_answer']} in the answer, "
-        f"{n['unread']} unread)"
+        f"{n['unread']} unread{_why(n)})"
         for arm, n in summary.get("rollouts", {}).items()
     ]
     return [f"rollouts   {'; '.join(arms)}"] if arms else []
+
+
+def _why(counts: dict[str, int]) -> str:
+    """Why rollouts could not be read, where any could not."""
+    named = {k.removeprefix("unread_").replace("_", " "): n for k, n in counts.items() if k.startswith("unread_") and n}
+    found = [f"{n} {why}" for why, n in named.items()]
+    return f": {', '.join(found)}" if found else ""
 
 
 def _parts(summary: dict[str, Any]) -> list[str]:

@@ -23,8 +23,9 @@ FEW = 20
 
 def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
     """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none."""
-    verdict = refused.astype("boolean").map({True: "refused", False: "complied"})
-    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict.astype(object)
+    # named as text: of verdicts that are all missing pandas makes numbers
+    verdict = refused.astype("boolean").map({True: "refused", False: "complied"}).astype("str")
+    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict
     return names.where(refused.notna(), UNREAD)
 
 
@@ -117,7 +118,8 @@ def _warnings(counts: pd.DataFrame, prompts: pd.DataFrame) -> list[str]:
     unread = int(by.loc[UNREAD, "rollouts"])
     if unread:
         share = unread / counts["rollouts"].sum()
-        found.append(f"{unread} rollouts ({share:.1%}) could not be read (cut off, or without an answer)")
+        why = "cut off, in another language, or without an answer"
+        found.append(f"{unread} rollouts ({share:.1%}) could not be read ({why})")
     silent = int((prompts["read"] == 0).sum())
     if silent:
         found.append(f"{silent} prompts have no readable answer at all: raise max_new_tokens")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
+from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import (
     Rollout,
@@ -142,7 +143,7 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
             for r in rollouts
         ]
     )
-    table = facts.merge(labels[["rollout", "refused"]], on="rollout", validate="one_to_one")
+    table = facts.merge(labels[["rollout", "refused", "reason"]], on="rollout", validate="one_to_one")
     section = run.study.prompts
     return pd.DataFrame(
         {
@@ -157,6 +158,7 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
             "control": matches(table, section.control),
             "finish": table["finish"],
             "cut_off": table["cut_off"].astype(object),
+            "reason": table["reason"].astype(object),
         }
     )
 
@@ -169,13 +171,15 @@ def cut_off(rollout: Rollout) -> str | None:
 
 
 def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Rollouts of every arm, and how many were cut off in thinking or in the answer, or could not be read."""
+    """Rollouts of every arm, and how many were cut off in thinking or in the answer, or could not be read, and why."""
+    reasons = PROBLEMS if "reason" in labels else ()  # runs of earlier releases do not say why
     return {
         str(arm): {
             "rollouts": len(table),
             "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
             "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
             "unread": int(table["refused"].isna().sum()),
+            **{f"unread_{why.replace(' ', '_')}": int(table["reason"].eq(why).sum()) for why in reasons},
         }
         for arm, table in labels.groupby("arm", sort=False)
     }
