@@ -24,6 +24,7 @@ from verdictscope.activations.sites import FrozenPositions, Positions, Read, Sit
 from verdictscope.activations.store import Store
 from verdictscope.activations.writing import Behind, StoreWriter
 from verdictscope.errors import InputError
+from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts.rollout import Rollout
 
 
@@ -41,7 +42,8 @@ def collect(
     """Reads sites of a model on rollouts into a store, or finishes a store that was begun.
 
     Rows are written by another thread while the model works on the next batch; a batch counts as done once it is
-    committed.
+    committed. A store that is there is used for the same weights as they are now, edits in force, tokenizer and request
+    alone; to check that, every weight is read once.
 
     Args:
         model: the model.
@@ -58,7 +60,8 @@ def collect(
         The finished store, open for reading.
 
     Raises:
-        InputError: the file belongs to another model, other rollouts, reads, readouts or plan, or cannot be written.
+        InputError: the file was made with other weights, edits, tokenizer, rollouts, reads, readouts or plan; a hook
+            that cannot be described acts on the model; or the file cannot be written.
     """
     model = as_model(model)
     rollouts, reads, score, path = list(rollouts), tuple(reads), tuple(score), Path(path)
@@ -124,8 +127,13 @@ class Wanted:
     def _count(self, positions: Positions | FrozenPositions) -> int:
         return sum(len(resolve(positions, rollout)) for rollout in self.rollouts)
 
-    def header(self, plan: BatchPlan) -> dict[str, Any]:
-        """The store's description; a file with another one belongs to another run."""
+    def header(self, plan: BatchPlan, like: str | None = None) -> dict[str, Any]:
+        """The store's description; a file with another one belongs to another run.
+
+        Args:
+            plan: the batches.
+            like: digest of weights that this one's is to be compared with.
+        """
         model = self.model
         sites = {}
         for asked, read in self.reads.items():
@@ -136,9 +144,8 @@ class Wanted:
             "model": {
                 "name": model.name,
                 "revision": model.revision,
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "weights": model.fingerprint,
-                "attention": getattr(model.hf.config, "_attn_implementation", None),
+                **model_facts(model.hf, like=like),
+                **tokenizer_facts(model.tokenizer),
             },
             "rollouts": digest(self.rollouts),
             "sites": sites,
@@ -228,16 +235,24 @@ def _begin(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter:
 
 def _continue(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter:
     store = StoreWriter.resume(path)
-    keys = ("model", "rollouts", "sites", "scores", "plan")
-    found = {key: store.header.get(key, []) for key in keys}
-    header = wanted.header(plan or BatchPlan.from_dict(found["plan"]))
-    # A model folder may be moved; its weights say whether it is the same.
-    differ = [key for key in keys if _same(found[key]) != _same(header[key])]
-    if differ:
+    try:
+        found = {key: store.header.get(key, []) for key in ("model", "rollouts", "sites", "scores", "plan")}
+        asked = wanted.header(plan or BatchPlan.from_dict(found["plan"]), like=found["model"].get("weights"))
+        check_same(f"{path} was", _request(found, asked), _request(asked, found), "choose another file, or delete it")
+    except BaseException:
         store.close()
-        raise InputError(f"{path} was made with another {' and '.join(differ)}; choose another file or delete it")
+        raise
     return store
 
 
-def _same(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k != "name"} if isinstance(value, dict) and "weights" in value else value
+def _request(header: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any] | None:
+    """What must agree; ``None`` for a store of an earlier version.
+
+    A model folder may be moved: its weights say whether it is the same. Where one side has no tokenizer, nothing that
+    was read depended on one.
+    """
+    model, other = header["model"], beside["model"]
+    if "edits" not in model:
+        return None
+    without = {"name", "revision"} | {k for k in ("tokenizer", "template") if None in (model[k], other.get(k))}
+    return {**header, "model": {k: v for k, v in model.items() if k not in without}}

@@ -25,6 +25,7 @@ from verdictscope.activations.sitemap import Place
 from verdictscope.activations.sites import FLOW, Site
 from verdictscope.activations.views import BatchView, mask_of_call, view_of_call
 from verdictscope.errors import InputError
+from verdictscope.in_force import acting
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
@@ -242,6 +243,7 @@ def hooked(
     *,
     view: BatchView | None = None,
     stop_early: bool = False,
+    about: Any = None,
 ) -> Iterator[None]:
     """Hooks for one ``with`` block.
 
@@ -252,6 +254,7 @@ def hooked(
         view: the batch, when the caller makes exactly one forward pass on known rollouts; otherwise the batch
             is read off every call of the decoder and any number of calls is allowed.
         stop_early: raise ``Stop`` once everything has fired.
+        about: the edits that the writes come from; what is kept meanwhile is kept under their name.
 
     Raises:
         InputError: a site does not exist in the model, a write breaks its contract, or a site did not fire as
@@ -268,7 +271,7 @@ def hooked(
             session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)
         token = _running.set(session) if session.known else None
         try:
-            with session.ear or nullcontext():
+            with session.ear or nullcontext(), acting(model.sites.parent, about or writes) if writes else nullcontext():
                 yield
         finally:
             if token is not None:
@@ -285,17 +288,18 @@ def hooked(
 
 
 @contextmanager
-def writing(model: Model, write: Mapping[Site, WriteFn]) -> Iterator[None]:
+def writing(model: Model, write: Mapping[Site, WriteFn], about: Any = None) -> Iterator[None]:
     """Applies writes to every forward pass inside the ``with`` block, for example to ``generate``.
 
     Args:
         model: the model.
         write: site to ``fn(value, view) -> new value``; ``view.rollouts`` is ``None``.
+        about: as of ``hooked``.
 
     Raises:
         InputError: see ``hooked``; no forward pass inside the block is no error.
     """
-    with hooked(model, writes=write):
+    with hooked(model, writes=write, about=about):
         yield
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import weakref
-import zlib
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.backends.adapters import backend_of
@@ -18,6 +17,7 @@ from verdictscope.activations.identities import Check, check, embedding_weight, 
 from verdictscope.activations.measure import measure, sees_later
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
+from verdictscope.weights_digest import structure_digest, weights_digest
 
 if TYPE_CHECKING:
     from verdictscope.activations.doctor import Diagnosis
@@ -49,6 +49,7 @@ class Model:
     d_head: int
     d_model: int
     checks: tuple[Check, ...] = ()
+    _floors: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -65,19 +66,22 @@ class Model:
         """Where the inputs go."""
         return embedding_weight(self.hf).device
 
-    @cached_property
+    @property
     def noise_floor(self) -> float:
-        """Largest relative difference that padding and batch-mates make (measured on first use).
+        """Largest relative difference that padding and batch-mates make (measured once for these weights).
 
         Of residual-stream values and logits, in the norm over the hidden axis, on this device and in this
         dtype.
         """
-        return noise_floor(self)
+        weights = self.fingerprint
+        if weights not in self._floors:
+            self._floors[weights] = noise_floor(self)
+        return self._floors[weights]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Eight hex digits over the weights (up to about a million evenly spaced values of each tensor)."""
-        return weights_fingerprint(self.hf)
+        """Digest of all weights and settings as they are now; see :mod:`verdictscope.weights_digest`."""
+        return weights_digest(self.hf)
 
     def doctor(self, **options: Any) -> Diagnosis:
         """Whether this model is read rightly, check by check; see :func:`verdictscope.activations.doctor.doctor`."""
@@ -88,17 +92,6 @@ class Model:
     def __repr__(self) -> str:
         kind = f"{type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}"
         return f"Model({self.name!r}: {kind}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
-
-
-def weights_fingerprint(hf: PreTrainedModel) -> str:
-    """Eight hex digits over the weights (up to about a million evenly spaced values of each tensor)."""
-    crc = 0
-    for name, value in sorted(hf.state_dict().items()):
-        if not isinstance(value, torch.Tensor) or value.is_meta:
-            continue
-        sample = value.detach().flatten()[:: max(1, value.numel() // 1_000_003)].contiguous().cpu()
-        crc = zlib.crc32(sample.view(torch.uint8).numpy().tobytes(), zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
 
 
 def load(
@@ -135,20 +128,22 @@ def load(
     )
 
 
-_ready: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
+_ready: weakref.WeakKeyDictionary[Any, tuple[str, Model]] = weakref.WeakKeyDictionary()
 
 
 def as_model(held: Any) -> Model:
-    """A ``Model`` as it is; a Hugging Face, TransformerLens or nnsight model wrapped, once for as long as it lives.
+    """A ``Model`` as it is; a Hugging Face, TransformerLens or nnsight model wrapped, once for as long as its modules
+    and the shapes of its weights stay what they are (an adapter put on is another build).
 
     Raises:
         InputError: it is none of these, or a site check fails.
     """
     if isinstance(held, Model):
         return held
-    if held not in _ready:
-        _ready[held] = wrap(held)
-    return _ready[held]
+    build = structure_digest(held) if isinstance(held, nn.Module) else ""
+    if held not in _ready or _ready[held][0] != build:
+        _ready[held] = build, wrap(held)
+    return _ready[held][1]
 
 
 def wrap(

@@ -98,13 +98,19 @@ class Store:
         try:
             file = h5py.File(path, mode, rdcc_nbytes=0)
         except OSError as error:  # h5py's lock error is one too
-            advice = "close the process that writes it" if "lock" in str(error) else "restore it, or collect it anew"
+            locked = "unable to lock" in str(error)
+            advice = "close the process that writes it" if locked else "restore it, or collect again"
             raise InputError(f"cannot open {path}: {reason(error)}; {advice}") from error
         try:
             with damage_told(path):
                 header = read_header(file)
-                if header.get("format") != FORMAT or header.get("version") != VERSION:
-                    raise InputError(f"{path} is no {FORMAT} file of version {VERSION}")
+                if header.get("format") != FORMAT:
+                    raise InputError(f"{path} is no activation store: choose another file")
+                if (version := header.get("version")) != VERSION:
+                    raise InputError(
+                        f"{path} is an activation store of format version {version}, this release reads {VERSION}: "
+                        "install the release that wrote it, or collect again"
+                    )
                 return cls(file, path, header)
         except BaseException:
             file.close()
@@ -356,5 +362,5 @@ def damage_told(path: Path) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path} is damaged ({reason(error)}); restore it, or delete and collect it anew"
+            f"{path} is damaged ({reason(error)}); restore it, or delete it and collect again"
         ) from error

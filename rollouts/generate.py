@@ -13,6 +13,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
+from verdictscope.in_force import acted_on
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.markers import Markers
@@ -42,12 +43,14 @@ def generate(
 ) -> list[Rollout]:
     """Let a model answer prompts and keep what it was shown and wrote.
 
-    Knows nothing of hooks: wrap the call to steer or ablate while the model writes. Beyond temperature and
-    top_p no setting of the checkpoint's ``generation_config`` is applied (no top_k, no repetition penalty).
+    Wrap the call (:func:`verdictscope.interventions.applied`) to steer or ablate while the model writes. Beyond
+    temperature and top_p no setting of the checkpoint's ``generation_config`` is applied (no top_k, no repetition
+    penalty).
 
     With ``path`` the rollouts are kept as they come (part files in a hidden folder beside the file, joined at the
     end): a call that was killed, given again, goes on and ends with what an uninterrupted one gives; given once
-    more, it reads the file. In bfloat16, where batch-mates touch a rollout, whole waves of batches are kept.
+    more, it reads the file. That holds for the same weights as they are now, edits in force, tokenizer and request; a
+    file of another one is refused. In bfloat16, where batch-mates touch a rollout, whole waves of batches are kept.
 
     Args:
         model: a causal language model; put to evaluation mode and back. ``None`` where the engine needs none.
@@ -59,8 +62,8 @@ def generate(
         progress: called with (done, all) as rollouts are done.
         engine: what draws the tokens; ``"huggingface"`` is this process.
         path: a Parquet file to keep the rollouts in.
-        about: what acts on the model from outside (``edit.describe()``, say): a file begun under another edit is
-            refused, and edits cannot be seen from here.
+        about: what acts on the model beside this package's own edits, in words (hooks of your own, say): they cannot
+            be described from here, and without these words nothing is kept under them.
         markers: thinking markers named by hand; found from the tokenizer by default.
         template_kwargs: switches of the chat template, for example ``{"enable_thinking": False}``.
         pinned_date: what templates that print today's date are told.
@@ -70,7 +73,8 @@ def generate(
 
     Raises:
         InputError: a prompt does not render, or does not fit the model's context; the table lacks a column or
-            repeats an id; an unknown engine; ``path`` holds the rollouts of another request.
+            repeats an id; an unknown engine; ``path`` holds the rollouts of another request; edits are in force and the
+            engine draws elsewhere.
     """
     jobs = _jobs(tokenizer, prompts, samples, template_kwargs, pinned_date)
     return writer(model, tokenizer, sampling, batch_tokens, engine, markers, about).write(jobs, path, progress)
@@ -92,6 +96,8 @@ def writer(
         if model is None:
             raise InputError("the engine huggingface needs a model: load one, or give a verdictscope.rollouts.Server")
         engine = HuggingFace(model, batch_tokens)
+    elif model is not None and not isinstance(engine, HuggingFace) and acted_on(model):
+        raise InputError(f"edits in force act in this process alone, and the engine {engine.name} draws elsewhere")
     ends = stop_tokens(model, tokenizer)
     return Writer(engine, tokenizer, Segmenter(tokenizer, markers, ends), sampling or Sampling(), ends, about)
 

@@ -2,22 +2,26 @@
 
 A process may be killed at any moment. What it had committed is there for the next call of the same request, and a
 part it was writing lies under a temporary name that nobody reads. Generation costs hours, so a request is recognised
-by everything that fixes its tokens, and rollouts of another one are refused, not mixed in.
+by everything that fixes its tokens, and rollouts of another one are refused, not mixed in; the message names what
+differs.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError, disk_error
+from verdictscope.kept import check_same
 from verdictscope.provenance import PART
 from verdictscope.rollouts.rollout import Rollout
 from verdictscope.rollouts.tables import file_request, read_parquet, write_parquet
@@ -31,12 +35,12 @@ class Journal:
 
     Args:
         path: the Parquet file to be; parts lie in ``.NAME.parts`` beside it.
-        request: what is asked for, as one word.
+        request: what is asked for, and of what: all that fixes the tokens.
     """
 
-    def __init__(self, path: Path, request: str) -> None:
+    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         self.path, self.request = path, request
-        self.folder = path.with_name(f".{path.name}.parts")
+        self.folder = parts_folder(path)
         self._begin = self._last = time.monotonic()
         self._waiting: list[Rollout] = []
         self._number = 0
@@ -93,12 +97,9 @@ class Journal:
         return found
 
     def _check(self, file: Path) -> None:
-        if file_request(file) != self.request:
-            what = "holds" if file == self.path else "was begun with"
-            raise InputError(
-                f"{self.path} {what} rollouts of another request (other prompts, sampling, model or edits): choose "
-                f"another path, or delete {file if file == self.path else self.folder}"
-            )
+        what, where = ("holds", file) if file == self.path else ("was begun with", self.folder)
+        repair = f"choose another path, or delete {where}"
+        check_same(f"{self.path} {what} rollouts that were", _request_of(file), self.request, repair)
 
     def add(self, rollouts: Sequence[Rollout], *, now: bool = False) -> None:
         """Take rollouts in, and commit all that wait when it is time.
@@ -111,10 +112,28 @@ class Journal:
         clock = time.monotonic()
         due = clock - self._last >= max(EVERY, 0.01 * (clock - self._begin))
         if self._waiting and (now or due):
-            write_parquet(self._waiting, self.folder / f"{self._number:06d}.parquet", request=self.request)
+            write_parquet(self._waiting, self.folder / f"{self._number:06d}.parquet", request=json.dumps(self.request))
             self._number, self._last, self._waiting = self._number + 1, clock, []
 
     def finish(self, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the whole file and take the parts away."""
-        write_parquet(rollouts, self.path, tokenizer, request=self.request)
+        write_parquet(rollouts, self.path, tokenizer, request=json.dumps(self.request))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a file to be lie."""
+    return path.with_name(f".{path.name}.parts")
+
+
+def kept_weights(path: Path) -> str | None:
+    """The digest of the weights that a file, or its first part, was written with."""
+    files = [path] if path.exists() else sorted(parts_folder(path).glob("[0-9]*.parquet"))[:1]
+    request = _request_of(files[0]) if files else None
+    return None if request is None else request.get("engine", {}).get("weights")
+
+
+def _request_of(file: Path) -> dict[str, Any] | None:
+    """The request kept in a file; ``None`` where an earlier version kept one word of it."""
+    text = file_request(file) or ""
+    return json.loads(text) if text.startswith("{") else None

@@ -12,9 +12,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
+from verdictscope.in_force import check_hooks
+from verdictscope.kept import tokenizer_facts
 from verdictscope.provenance import digest
+from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine, Request, Written
-from verdictscope.rollouts.journal import Journal
+from verdictscope.rollouts.journal import Journal, kept_weights
 from verdictscope.rollouts.rollout import Rollout, Sampling, Span
 from verdictscope.rollouts.segments import Segmenter
 
@@ -55,7 +58,8 @@ class Writer:
         segmenter: reads what was drawn.
         sampling: how to draw.
         eos: tokens that end a rollout.
-        about: what else acts on the model (an edit, say), in words; part of what a file is recognised by.
+        about: what else acts on the model beside the edits of this package, in words; part of what a file is
+            recognised by.
     """
 
     engine: Engine
@@ -71,9 +75,10 @@ class Writer:
         """Rollouts in the order of the jobs, taken from the file or its parts where an earlier call left them there.
 
         Raises:
-            InputError: the file or its parts hold another request's rollouts, or another process writes there.
+            InputError: the file or its parts hold another request's rollouts, another process writes there, or a hook
+                that cannot be described acts on the model.
         """
-        journal = None if path is None else Journal(Path(path), self._request(jobs))
+        journal = None if path is None else Journal(Path(path), self._request(jobs, kept_weights(Path(path))))
         if journal is not None and (finished := journal.finished()) is not None:
             return finished
         with journal.held() if journal is not None else nullcontext():
@@ -123,18 +128,26 @@ class Writer:
             n_forced=len(job.ids) - job.n_prompt,
         )
 
-    def _request(self, jobs: Sequence[Job]) -> str:
-        """One word for everything that fixes the rollouts."""
+    def _request(self, jobs: Sequence[Job], like: str | None) -> dict[str, Any]:
+        """Everything that fixes the rollouts, by name."""
         names = {job.id for job in jobs}
         if len(names) != len(jobs):
             raise InputError("two rollouts to write have the same id: make ids unique")
-        asked = [[job.id, job.group, job.ids, job.n_prompt, dict(job.tags)] for job in jobs]
-        what = {
-            "jobs": asked,
+        engine = self.engine
+        if isinstance(engine, HuggingFace) and not self.about:
+            check_hooks(engine.model)
+        source = engine.describe(like) if isinstance(engine, HuggingFace) else engine.describe()
+        return {
+            "prompts": _word([[job.id, job.ids, job.n_prompt] for job in jobs]),
+            "groups_and_tags": _word([[job.group, dict(job.tags)] for job in jobs]),
             "sampling": asdict(self.sampling),
-            "engine": {"name": self.engine.name, **self.engine.describe()},
-            "eos": sorted(self.eos),
+            "engine": {"name": engine.name, **source},
+            "end_tokens": sorted(self.eos),
             "markers": repr(self.segmenter.markers),
             "about": self.about,
+            **tokenizer_facts(self.tokenizer),
         }
-        return digest(json.dumps(what, sort_keys=True, default=str))
+
+
+def _word(what: Any) -> str:
+    return digest(json.dumps(what, sort_keys=True, default=str))

@@ -27,10 +27,11 @@ from verdictscope.activations.doctor.passes import (
 )
 from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
 from verdictscope.activations.doctor.report import SITE_MAP, Diagnosis, Finding, within
-from verdictscope.activations.model import Model, as_model, unchecked, weights_fingerprint
+from verdictscope.activations.model import Model, as_model, unchecked
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.activations.weights import scales_by_batch
 from verdictscope.errors import InputError, reason
+from verdictscope.weights_digest import weights_digest
 
 CheckFn = Callable[[Model], Iterator[Finding]]
 Progress = Callable[[int, int], None]
@@ -140,7 +141,7 @@ def _prepared(
 
 
 def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:
-    before = weights_fingerprint(model.hf)
+    before = weights_digest(model.hf)
     findings: list[Finding] = []
     for i, (name, check) in enumerate(groups.items()):
         try:
@@ -153,7 +154,7 @@ def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | N
             progress(i + 1, len(groups))
     if any(scales_by_batch(module) for module in model.hf.modules()):
         findings = [_by_batch(f) for f in findings]
-    changed = float(weights_fingerprint(model.hf) != before)
+    changed = float(weights_digest(model.hf) != before)
     findings.append(within("weights as before", changed, 0.0, detail="weights changed by the checks"))
     floor = _floor(model)
     return _diagnosis(model.hf, model.name, floor, tuple(findings))

@@ -105,5 +105,5 @@ def applied(model: Model, *edits: Edit) -> Iterator[None]:
         >>> with applied(model, HeadEdit(((4, 6), (5, 2)))):        # doctest: +SKIP
         ...     rollouts = generate(model.hf, model.tokenizer, prompts, sampling)
     """
-    with writing(model, compile_edits(model, edits)):
+    with writing(model, compile_edits(model, edits), about=edits):
         yield

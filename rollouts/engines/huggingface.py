@@ -6,8 +6,6 @@ on the prompt and on every decoding step, and nothing of the model or of torch i
 
 from __future__ import annotations
 
-import json
-import zlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from verdictscope.errors import InputError
-from verdictscope.provenance import digest
+from verdictscope.kept import model_facts
 from verdictscope.rollouts.engines.caches import Batching, batching
 from verdictscope.rollouts.engines.limits import position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
@@ -61,10 +59,13 @@ class HuggingFace:
         """In float32; see :func:`decode`."""
         return exact(self.model)
 
-    def describe(self) -> dict[str, Any]:
-        """The architecture, its settings and a sample of every weight."""
-        settings = json.dumps(self.model.config.to_dict(), sort_keys=True, default=str)
-        found = {"model": type(self.model).__name__, "config": digest(settings), "weights": _sampled(self.model)}
+    def describe(self, like: str | None = None) -> dict[str, Any]:
+        """The architecture, its settings, every weight as it is now, and the edits in force.
+
+        Args:
+            like: an earlier digest of weights that this one is to be compared with.
+        """
+        found = model_facts(self.model, told=True, like=like)
         # elsewhere the batches are part of what is drawn
         return found if self.independent else {**found, "batch_tokens": self.batch_tokens}
 
@@ -75,15 +76,6 @@ class HuggingFace:
     def wave(self, sizes: Sequence[int]) -> int:
         """Requests worth sixteen full batches."""
         return max(bisect_right(list(accumulate(sizes)), _WAVE * self.batch_tokens), 1)
-
-
-def _sampled(model: PreTrainedModel) -> str:
-    crc = 0
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor) and not value.is_meta:
-            some = value.detach().flatten()[:: max(1, value.numel() // 4096)].contiguous().cpu()
-            crc = zlib.crc32(some.view(torch.uint8).numpy().tobytes(), zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
 
 
 def decode(

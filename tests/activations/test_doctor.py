@@ -13,8 +13,9 @@ from tiny_models import hf_model, wrapped
 from verdictscope.activations import Model, measure
 from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, doctor
 from verdictscope.activations.identities import captured, probe_ids
-from verdictscope.activations.model import unchecked, weights_fingerprint
+from verdictscope.activations.model import unchecked
 from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
+from verdictscope.weights_digest import weights_digest
 
 MATRIX = [
     "llama",
@@ -44,7 +45,7 @@ BAD = ("silently wrong", "error")
 @pytest.mark.parametrize("family", [*MATRIX, *(pytest.param(f, marks=pytest.mark.slow) for f in MORE)])
 def test_the_matrix_passes_in_float32(family):
     hf = hf_model(family)
-    before = weights_fingerprint(hf)
+    before = weights_digest(hf)
     found = doctor(hf, references=False)
     assert not _wrong(found)
     assert found.ok
@@ -53,7 +54,7 @@ def test_the_matrix_passes_in_float32(family):
     assert all(f.check.startswith(tuple(CHECKS)) for f in found.findings)
     if family in MATRIX:  # nothing here is passed over as degraded
         assert {f.check for f in found.findings if f.status == "degraded"} == set()
-    assert weights_fingerprint(hf) == before
+    assert weights_digest(hf) == before
 
 
 def test_other_libraries_agree():

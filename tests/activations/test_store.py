@@ -238,7 +238,6 @@ def test_kill_9_and_resume_equals_uninterrupted(tmp_path):
     plan = BatchPlan(tuple((i, i + 1) for i in range(0, 60, 2)), 64)
     reads = [Site("resid_post") @ "all", Site("z") @ "thinking:3"]
     model = wrapped("qwen3")
-    _ = model.fingerprint
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:

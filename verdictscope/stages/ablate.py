@@ -78,9 +78,8 @@ def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFr
     }
     tables, labels = [], [load_all_test_labels(run)]
     for arm, (heads, shown) in jobs.items():
-        edit = HeadEdit(heads)
-        with applied(run.model(), edit):
-            rollouts, table = sample(run, shown, arm, edit.describe())
+        with applied(run.model(), HeadEdit(heads)):
+            rollouts, table = sample(run, shown, arm)
         tables.append(table)
         labels.append(label(run, rollouts, arm).assign(part="test"))
     return pd.concat(tables, ignore_index=True), pd.concat(labels, ignore_index=True)

@@ -1,0 +1,172 @@
+"""What acts on a model beside its weights: edits of this package, which say what they are, and hooks of others, which
+do not. A result that is kept in a file must name the first, and cannot be kept under the second.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.nn.modules import module as globally
+
+from verdictscope.errors import InputError
+from verdictscope.weights_digest import bytes_digest
+
+_HARMLESS = frozenset({"verdictscope", "transformers", "accelerate", "torch", "peft", "kernels"})
+"""Packages whose hooks change nothing that the weights, the settings and our own record do not tell."""
+
+_acting: list[tuple[nn.Module, Any]] = []
+_lock = threading.Lock()
+
+
+class Undescribed(Exception):
+    """Something cannot be told from another of its kind; the text names it."""
+
+
+@contextmanager
+def acting(module: nn.Module, what: Any) -> Iterator[None]:
+    """Note that edits act on a module and what is inside it, for as long as the ``with`` block runs.
+
+    Args:
+        module: the decoder whose hooks were set.
+        what: edits, or write functions by site; looked at only where a result is to be kept.
+    """
+    entry = (module, what)
+    with _lock:
+        _acting.append(entry)
+    try:
+        yield
+    finally:
+        with _lock:
+            at = next(k for k in range(len(_acting) - 1, -1, -1) if _acting[k] is entry)
+            del _acting[at]
+
+
+def edits_in_force(model: nn.Module) -> list[dict[str, str]]:
+    """The edits that act on a model now, outermost first: what each says of itself, and a digest of all it consists of.
+
+    Raises:
+        InputError: one of them cannot be told from others (a write function that is no data).
+    """
+    inside = set(model.modules())
+    found = []
+    for module, what in list(_acting):
+        if module in inside:
+            try:
+                whole = xxhash.xxh3_128_hexdigest(identity(what).encode())
+            except Undescribed as error:
+                raise InputError(
+                    f"an edit in force cannot be told from others ({error}), so nothing made under it can be kept: use "
+                    "an edit of verdictscope.interventions or a dataclass with describe(), or leave the path out"
+                ) from None
+            found.append({"edit": _words(what), "digest": whole})
+    return found
+
+
+def acted_on(model: nn.Module) -> bool:
+    """Whether edits of this package act on a model now."""
+    inside = set(model.modules())
+    return any(module in inside for module, _ in list(_acting))
+
+
+def check_hooks(model: nn.Module) -> None:
+    """Refuse hooks that cannot be described where a result is to be kept.
+
+    Raises:
+        InputError: a module carries a hook, or a changed ``forward``, of the user or another library.
+    """
+    for path, module in model.named_modules():
+        for kind in ("_forward_pre_hooks", "_forward_hooks"):
+            for fn in module.__dict__.get(kind, {}).values():
+                _allow(fn, f"a hook on module {path or 'model'}")
+        if "forward" in module.__dict__ and not _is_offloading(module):
+            _allow(module.__dict__["forward"], f"a changed forward of module {path or 'model'}")
+    for fn in [*globally._global_forward_pre_hooks.values(), *globally._global_forward_hooks.values()]:
+        _allow(fn, "a hook on all modules")
+
+
+def _allow(fn: Any, where: str) -> None:
+    package, name = _owner(fn)
+    if package not in _HARMLESS:
+        raise InputError(
+            f"{where} ({name}) changes what the model computes in a way that cannot be described, so its results "
+            "cannot be told from others: take it off, use an edit of verdictscope.interventions, or leave the path out"
+        )
+
+
+def _owner(fn: Any) -> tuple[str, str]:
+    """The package in which a hook was written, and its name; a wrapper of ours around another's function is that."""
+    while isinstance(fn, partial):
+        inner = next((a for a in fn.args if callable(a) and not isinstance(a, nn.Module)), None)
+        fn = inner if inner is not None and _home(fn.func) == "verdictscope" else fn.func
+    return _home(fn), getattr(fn, "__qualname__", type(fn).__qualname__)
+
+
+def _home(fn: Any) -> str:
+    fn = getattr(fn, "__func__", fn)  # a method is where its function is
+    # functools.wraps copies __module__; the globals are the function's own
+    where = getattr(fn, "__globals__", {}).get("__name__") or getattr(fn, "__module__", None) or type(fn).__module__
+    return str(where).partition(".")[0]
+
+
+def _is_offloading(module: nn.Module) -> bool:
+    hook = module.__dict__.get("_hf_hook")
+    hooks = getattr(hook, "hooks", (hook,))
+    return hook is not None and all(type(one).__module__.startswith("accelerate.") for one in hooks)
+
+
+def identity(what: Any) -> str:
+    """All that a value consists of, in one line: equal lines, equal values.
+
+    Numbers and texts as they are, arrays by a digest, dataclasses by their fields; functions only of this package.
+
+    Raises:
+        Undescribed: something else is inside.
+    """
+    if isinstance(what, np.ndarray | Tensor):
+        array = what.detach().cpu().contiguous() if isinstance(what, Tensor) else torch.from_numpy(np.array(what))
+        return f"array({array.dtype}, {tuple(array.shape)}, {bytes_digest(array)})"
+    if is_dataclass(what) and not isinstance(what, type):
+        return f"{_named(type(what))}({_items((f.name, getattr(what, f.name)) for f in fields(what) if f.init)})"
+    if isinstance(what, Mapping):
+        return f"{{{_items(what.items())}}}"
+    if isinstance(what, set | frozenset):
+        return f"{{{', '.join(sorted(map(identity, what)))}}}"
+    if isinstance(what, Sequence) and not isinstance(what, str | bytes):
+        return f"[{', '.join(map(identity, what))}]"
+    if isinstance(what, partial):
+        return f"partial({identity(what.func)}, {identity(what.args)}, {identity(what.keywords)})"
+    if what is None or isinstance(what, bool | int | float | complex | str | bytes | np.generic | torch.dtype):
+        return f"{type(what).__name__}:{what!r}"
+    if isinstance(what, torch.device):
+        return str(what)
+    if callable(what) and _home(what) == "verdictscope" and not getattr(what, "__closure__", None):
+        if not hasattr(what, "__self__"):
+            return _named(what)
+        return f"{_named(what.__func__)} of {identity(what.__self__)}"
+    raise Undescribed(f"{_named(what if hasattr(what, '__qualname__') else type(what))}")
+
+
+def _items(pairs: Any) -> str:
+    return ", ".join(f"{identity(key)}: {identity(value)}" for key, value in pairs)
+
+
+def _named(what: Any) -> str:
+    return f"{what.__module__}.{what.__qualname__}"
+
+
+def _words(what: Any) -> str:
+    edits = what if isinstance(what, tuple | list) else [what]
+    return "; ".join(e.describe() if hasattr(e, "describe") else _sites(e) for e in edits)
+
+
+def _sites(write: Any) -> str:
+    return f"writes at {', '.join(map(str, write))}" if isinstance(write, Mapping) else str(type(write).__name__)

@@ -1,0 +1,109 @@
+"""When may a kept result be given back: for the same weights as they are now, edits, tokenizer and request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from verdictscope.errors import InputError
+from verdictscope.in_force import check_hooks, edits_in_force
+from verdictscope.provenance import digest
+from verdictscope.weights_digest import settings, weights_digest
+
+Facts = dict[str, Any]
+
+NAMES = {
+    "weights": "weights", "config": "configuration", "dtype": "dtype", "attention": "attention kernel",
+    "tokenizer": "tokenizer", "template": "chat template", "edits": "edits in force",
+}  # fmt: skip
+
+
+def model_facts(model: nn.Module, *, told: bool = False, like: str | None = None) -> Facts:
+    """What fixes a model's outputs, read now.
+
+    Args:
+        model: a Hugging Face model.
+        told: whether the user says in words what else acts on it; then hooks of others are let be.
+        like: an earlier digest of weights that this one is to be compared with.
+
+    Raises:
+        InputError: weights or edits have no digest, or there are hooks that cannot be described.
+    """
+    if not told:
+        check_hooks(model)
+    config = getattr(model, "config", None)
+    return {
+        "kind": type(model).__name__,
+        "weights": weights_digest(model, like),
+        "config": digest(json.dumps(settings(model), sort_keys=True, default=str)),
+        "dtype": str(getattr(model, "dtype", None)).removeprefix("torch."),
+        "attention": getattr(config, "_attn_implementation", None),
+        "edits": edits_in_force(model),
+    }
+
+
+def tokenizer_facts(tokenizer: Any) -> Facts:
+    """Digests of a tokenizer (vocabulary, merges, added and special tokens, how text is cut) and of its chat template.
+
+    How it pads and truncates is left out: every call sets that.
+    """
+    if tokenizer is None:
+        return {"tokenizer": None, "template": None}
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if inner is not None:
+        text = inner.to_str()
+        rules = text[text.index('"added_tokens"') :]
+    else:
+        rules = json.dumps([sorted(tokenizer.get_vocab().items()), _plain(getattr(tokenizer, "init_kwargs", {}))])
+    special = {str(k): str(v) for k, v in tokenizer.special_tokens_map.items()}
+    extra = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
+    template = getattr(tokenizer, "chat_template", None)
+    return {
+        "tokenizer": digest(json.dumps([type(inner or tokenizer).__name__, rules, special, extra])),
+        "template": digest(json.dumps(template, sort_keys=True)),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((k, str(v)) for k, v in values.items() if isinstance(v, bool | int | float | str))
+
+
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of what differs between two requests, down to the single settings."""
+    names: list[str] = []
+    for key in dict.fromkeys([*wanted, *found]):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def check_same(what: str, found: Any, wanted: Mapping[str, Any], repair: str) -> None:
+    """Refuse a kept result that was asked for otherwise.
+
+    Args:
+        what: the file or folder and what it holds.
+        found: the request kept with it; ``None`` where there is none that can be compared.
+        wanted: the request now.
+        repair: what to do.
+
+    Raises:
+        InputError: they differ; the message names in what.
+    """
+    if not isinstance(found, Mapping):
+        raise InputError(f"{what} made by an earlier version, which kept no digest of weights and edits: {repair}")
+    if names := differing(found, json.loads(json.dumps(wanted))):
+        raise InputError(f"{what} made with {_told(names, found, wanted)}: {repair}")
+
+
+def _told(names: list[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    words = list(dict.fromkeys(NAMES.get(name.rpartition(".")[2], name.replace("_", " ")) for name in names))
+    if words == ["configuration", "weights"] or words == ["weights", "configuration"]:
+        words = ["weights"]  # the digest of the weights is over the settings too
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"other {listed}"
