@@ -7,6 +7,7 @@ the completion alone (thinking, closing and safe answer), on the tokens of the f
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.errors import InputError
 from verdictscope.interventions.training import Training, need_trainer, read_rows, train
 from verdictscope.judgments import label_rollouts
+from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts import Rollout, Sampling, generate
 from verdictscope.stats import Effect, difference_effect, effects_frame, rate_effect
 
@@ -103,7 +105,7 @@ def repair_model(
     """Train a model on a file of `verdictscope select` and measure it before and after.
 
     A call that was stopped goes on when it is given again: rollouts are kept as they come, training from its last
-    checkpoint.
+    checkpoint. That holds for the same weights as the model's folder holds now, tokenizer, data and settings.
 
     Args:
         model: a checkpoint folder or hub name.
@@ -129,10 +131,11 @@ def repair_model(
         "model": str(model), "data": provenance.digest(Path(data).read_bytes()), "training": asdict(training),
         "sampling": asdict(sampling), "samples": samples, "prompts": provenance.digest(asked.to_json(orient="records")),
     }  # fmt: skip
-    _claim(out, settings)
     hf, tokenizer = read_checkpoint(model, device=device)
     if tokenizer is None:
         raise InputError(f"{model} has no tokenizer: give a checkpoint that holds one")
+    like = (_held(out) or {}).get("source", {}).get("weights")
+    _claim(out, settings | {"source": model_facts(hf, like=like) | tokenizer_facts(tokenizer)})
     show = progress or (lambda what: nullcontext(lambda done, total: None))
 
     def write(when: str, net: Any) -> list[Rollout]:
@@ -172,17 +175,21 @@ def _unseen(prompts: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> tuple[pd.D
     return prompts[~seen].reset_index(drop=True), int(seen.sum())
 
 
+def _held(out: Path) -> dict[str, Any] | None:
+    """The settings of the repair that a folder holds, if any."""
+    file = out / "settings.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Keep two repairs from sharing a folder."""
-    import json
-
-    held = out / "settings.json"
     if out.is_file():
         raise InputError(f"{out} is a file: give the name of a folder")
-    if held.is_file() and json.loads(held.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
-        raise InputError(f"{out} holds another repair: choose another --out, or give the same command again")
+    if (held := _held(out)) is not None:
+        repair = "choose another --out, or give the same command again"
+        check_same(f"{out} holds another repair,", held if "source" in held else None, settings, repair)
     out.mkdir(parents=True, exist_ok=True)
-    provenance.write_json(held, settings)
+    provenance.write_json(out / "settings.json", settings)
 
 
 def measure(rollouts: Sequence[Rollout], tokenizer: Any) -> pd.DataFrame:

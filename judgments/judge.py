@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from verdictscope.judgments.labels import distinct, label_logprobs
 from verdictscope.judgments.readings import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
 from verdictscope.judgments.scores import expected_score, probabilities, verdict_probabilities
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
+from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.provenance import digest, whole, write_json
 from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
+from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine
 
 Progress = Callable[[int, int], None]
@@ -114,12 +116,14 @@ def judge_items(
         markers: thinking markers named by hand.
         engine: what draws tokens, as of :func:`verdictscope.rollouts.generate`.
         batch_tokens: tokens of a batch.
-        path: a folder to keep rollouts and verdicts in: a call that was killed, given again, goes on.
+        path: a folder to keep rollouts and verdicts in: a call that was killed, given again, goes on, and one that is
+            done is read, for the same weights as they are now, edits in force, tokenizer, items and settings alone.
         progress: called with (done, all) as tokens are scored and rollouts written.
 
     Raises:
         InputError: ids repeat, an unknown order or setting, an item that the format does not judge, thinking asked of
-            a judge that knows none; what :func:`verdictscope.rollouts.generate` raises.
+            a judge that knows none; ``path`` holds the verdicts of another request; what
+            :func:`verdictscope.rollouts.generate` raises.
     """
     form, held = load_format(format), as_model(model)
     cases = make_cases(form, items, orders, runs)
@@ -127,10 +131,17 @@ def judge_items(
     drawn = sampling or Sampling()
     how = Asking(tokenizer, form, answer, thinking, drawn, markers, engine, batch_tokens, progress, waits)
     name, folder = judge or held.name, None if path is None else Path(path)
-    asked = [(c.id, p.ids) for c, p in zip(cases, prompts, strict=True)]
-    request = digest(repr((asked, form, answer, thinking, waits, whole_labels, drawn, name, held.fingerprint)))
-    if folder is not None and (kept := _kept(folder, request)) is not None:
-        return kept
+    if folder is not None:
+        request = {
+            "prompts": digest(repr([(c.id, p.ids, c.order, c.run) for c, p in zip(cases, prompts, strict=True)])),
+            "items": digest(repr([c.item for c in cases])),
+            "format": json.loads(json.dumps(asdict(form), default=repr)),
+            "answer": answer, "thinking": thinking, "waits": waits, "whole_labels": whole_labels,
+            "sampling": asdict(drawn), "judge": name, "markers": repr(markers), "engine": _described(engine),
+        }  # fmt: skip
+        request |= model_facts(held.hf, like=_kept_weights(folder)) | tokenizer_facts(tokenizer)
+        if (kept := _kept(folder, request)) is not None:
+            return kept
     readings = how.readings(held, cases, prompts, folder)
     judged = _judged(held, form, readings, name, whole_labels, batch_tokens, progress)
     if folder is not None:
@@ -219,12 +230,31 @@ def _lines(form: Format, reading: Reading, logp: np.ndarray) -> list[tuple[Any, 
     return [(case.id, label.text, own_verdict(label.verdict, case), label.value, float(lp)) for label, lp in labels]
 
 
-def _kept(folder: Path, request: str) -> Judged | None:
+def _described(engine: str | Engine) -> Any:
+    """What draws, where that is not the model at hand, whose facts are noted anyway."""
+    if isinstance(engine, str | HuggingFace):
+        return "huggingface"
+    return {"name": engine.name, **engine.describe()}
+
+
+def _request_in(folder: Path) -> dict[str, Any] | None:
+    """The request a folder was finished with; empty where it was not, ``None`` where an earlier version did it."""
     file = folder / "request.json"
     if not file.is_file():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))["request"]
+    return found if isinstance(found, dict) else None
+
+
+def _kept_weights(folder: Path) -> str | None:
+    return (_request_in(folder) or {}).get("weights")
+
+
+def _kept(folder: Path, request: Mapping[str, Any]) -> Judged | None:
+    found = _request_in(folder)
+    if found == {}:
         return None
-    if json.loads(file.read_text(encoding="utf-8"))["request"] != request:
-        raise InputError(f"{folder} holds the verdicts of another request: name another folder, or remove it")
+    check_same(f"{folder} holds verdicts that were", found, request, "name another folder, or remove it")
     return load_judged(folder)
 
 
@@ -244,7 +274,7 @@ def load_judged(folder: str | Path) -> Judged:
     return Judged(*tables, *(tuple(read_parquet(f)) if f.is_file() else () for f in rollouts))
 
 
-def _keep(folder: Path, request: str, judged: Judged, tokenizer: PreTrainedTokenizerBase) -> None:
+def _keep(folder: Path, request: Mapping[str, Any], judged: Judged, tokenizer: PreTrainedTokenizerBase) -> None:
     """Everything, and the request last: it says that the rest is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("verdicts", judged.verdicts), ("labels", judged.labels)):
@@ -253,4 +283,4 @@ def _keep(folder: Path, request: str, judged: Judged, tokenizer: PreTrainedToken
     for name, rollouts in (("readings", judged.rollouts), ("whole", judged.written)):
         if rollouts:
             write_parquet(rollouts, folder / f"{name}.parquet", tokenizer)
-    write_json(folder / "request.json", {"request": request, "format": 1})
+    write_json(folder / "request.json", {"request": request, "format": 2})

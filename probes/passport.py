@@ -21,7 +21,8 @@ from verdictscope.errors import InputError, reason
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 the digest of the weights is over all of them."""
 WEIGHTS, PAPERS = "probe.safetensors", "passport.json"
 
 IDENTITY = {
@@ -104,7 +105,8 @@ class Passport:
             InputError: the first mismatch: what it is, both values, and what to do.
         """
         if model is not None:
-            found = model if isinstance(model, Mapping) else provenance.describe_model(model)
+            known = isinstance(model, Mapping)
+            found = model if known else provenance.describe_model(model, like=self.model.get("weights"))
             self._check_model(found, TWIN if twin is True else frozenset(twin or ()))
         stated = {"site": site, "layer": layer, "norm": norm, "positions": positions}
         for name, value in stated.items():
@@ -125,6 +127,10 @@ class Passport:
             raise InputError(f"twin names {unknown[0]!r}; a twin may differ in {', '.join(sorted(IDENTITY))}")
         if may & _NEVER:
             raise InputError(f"a twin may not differ in {min(may & _NEVER)}: the probe's direction would mean nothing")
+        if self.format < 2:
+            raise InputError(
+                "this probe was saved by an earlier version, which kept no digest of all weights: fit and save it again"
+            )
         for key, words in IDENTITY.items():
             mine, theirs = self.model.get(key), found.get(key)
             if mine == theirs or key in may or (key == "revision" and None in (mine, theirs)):

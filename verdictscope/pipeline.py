@@ -36,7 +36,7 @@ def run_study(
         there are any, the counts of the rollouts.
 
     Raises:
-        InputError: the study asks for something that is not there.
+        InputError: the study asks for something that is not there, or what it reads changed since the run began.
     """
     stages = study.stages
     if until is not None and until not in stages:
@@ -44,6 +44,7 @@ def run_study(
     quiet()
     run = Run(study, out, progress)
     with run.claimed():
+        run.check_inputs()
         run.forget_from(stages)
         for name in stages:
             with run.stage(name) as todo:

@@ -65,19 +65,25 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def describe_model(model: Any) -> dict[str, Any]:
-    """Identity of a wrapped model: name, revision, hashes of configuration, tokenizer and template, kernel, dtype."""
-    tokenizer = model.tokenizer
+def describe_model(model: Any, like: str | None = None) -> dict[str, Any]:
+    """Identity of a wrapped model: name, revision, digests of weights, configuration, tokenizer and template, kernel.
+
+    Args:
+        model: the model.
+        like: a digest of weights that this one's is to be compared with.
+    """
+    from verdictscope.kept import tokenizer_facts
+    from verdictscope.weights_digest import settings, weights_digest
+
     return {
         "name": model.name,
         "revision": model.revision,
         "architecture": type(model.hf).__name__,
-        "config": digest(json.dumps(model.hf.config.to_diff_dict(), sort_keys=True, default=str)),
-        "tokenizer": digest(json.dumps(tokenizer.get_vocab(), sort_keys=True)),
-        "template": digest(tokenizer.chat_template or ""),
+        "config": digest(json.dumps(settings(model.hf), sort_keys=True, default=str)),
+        **tokenizer_facts(model.tokenizer),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
-        "weights": model.fingerprint,
+        "weights": weights_digest(model.hf, like),
         "attention": model.hf.config._attn_implementation,
         "layers": model.n_layers,
         "heads": model.n_heads,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from verdictscope import provenance
 from verdictscope.claim import claimed
 from verdictscope.errors import InputError, reason
+from verdictscope.inputs import check_inputs, study_inputs
 from verdictscope.sources import locate
 from verdictscope.study import FORMAT, AnyStudy
 
@@ -94,6 +95,18 @@ class Run:
             provenance.write_json(self.out / "provenance.json", state)
             return
 
+    def check_inputs(self) -> None:
+        """Note the digests of all that the study reads from outside, or refuse what changed since a stage was done.
+
+        Raises:
+            InputError: a model folder, a file of prompts or items, or a format is not what it was.
+        """
+        state, now = self.state(), study_inputs(self.study)
+        if state["seconds"]:
+            check_inputs(state.get("inputs"), now, self.out)
+        elif state.get("inputs") != now:
+            provenance.write_json(self.out / "provenance.json", state | {"inputs": now})
+
     def state(self) -> dict[str, Any]:
         """What ``provenance.json`` holds so far.
 
@@ -166,7 +179,8 @@ class Run:
         )
         if model.tokenizer is None:
             raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
-        self._same_model(which, provenance.describe_model(model) | {"name": name})
+        before = self.state()["models"].get(which, {}).get("weights")
+        self._same_model(which, provenance.describe_model(model, like=before) | {"name": name})
         return model
 
     def _same_model(self, which: str, found: dict[str, Any]) -> None:

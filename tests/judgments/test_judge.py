@@ -266,7 +266,7 @@ def test_a_folder_keeps_the_verdicts_and_knows_its_request(tmp_path: Path) -> No
     again = judge_items(model, tok, [PAIR], "pair_letter", path=tmp_path / "run")
     assert first.verdicts.equals(again.verdicts.astype(first.verdicts.dtypes))
     assert [r.ids for r in first.rollouts] == [r.ids for r in again.rollouts]
-    with pytest.raises(InputError, match="verdicts of another request"):
+    with pytest.raises(InputError, match="holds verdicts that were made with other"):
         judge_items(model, tok, [PAIR], "compassjudger", path=tmp_path / "run")
 
 
