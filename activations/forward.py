@@ -19,7 +19,6 @@ from torch import Tensor
 from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch, Listener, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
-from verdictscope.activations.identities import embedding_weight
 from verdictscope.activations.joining import in_order, placed, sorted_scores
 from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model, as_model
@@ -38,7 +37,7 @@ from verdictscope.activations.scoring import (
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
-from verdictscope.rollouts.engines.limits import check_lengths
+from verdictscope.rollouts.engines.limits import check_ids, check_lengths
 from verdictscope.rollouts.rollout import Rollout
 
 Progress = Callable[[int, int], None]
@@ -268,10 +267,7 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
     if len({r.id for r in rollouts}) != len(rollouts):
         raise InputError("two rollouts have the same id; ids must be unique")
     check_lengths(model.hf, ((r.id, len(r)) for r in rollouts))
-    vocab = embedding_weight(model.hf).shape[0]
-    for rollout in rollouts:
-        if not 0 <= min(rollout.ids) <= max(rollout.ids) < vocab:
-            raise InputError(f"rollout {rollout.id} has token ids outside the model's vocabulary of {vocab}")
+    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in rollouts), model.tokenizer)
     if len(set(read)) != len(read):
         raise InputError("the same read is asked for twice")
     if len({readout_key(s, model.n_layers) for s in score}) != len(score):

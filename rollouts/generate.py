@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -20,6 +21,7 @@ from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rollouts.templates import PINNED_DATE, render_prompt
+from verdictscope.rollouts.turn_end import turn_end
 from verdictscope.rollouts.writing import Job, Progress, Writer
 
 _OURS = ("id", "group", "system", "user")
@@ -72,9 +74,9 @@ def generate(
         Rollouts in the order of the prompts, samples of one prompt together; tags are all other columns.
 
     Raises:
-        InputError: a prompt does not render, or does not fit the model's context; the table lacks a column or
-            repeats an id; an unknown engine; ``path`` holds the rollouts of another request; edits are in force and the
-            engine draws elsewhere.
+        InputError: a prompt does not render, or does not fit the model's context or vocabulary; the table lacks a
+            column or repeats an id; an unknown engine; ``path`` holds the rollouts of another request; edits are in
+            force and the engine draws elsewhere.
     """
     jobs = _jobs(tokenizer, prompts, samples, template_kwargs, pinned_date)
     return writer(model, tokenizer, sampling, batch_tokens, engine, markers, about).write(jobs, path, progress)
@@ -95,7 +97,7 @@ def writer(
             raise InputError(f"unknown engine {engine!r}: use huggingface, or give a verdictscope.rollouts.Server")
         if model is None:
             raise InputError("the engine huggingface needs a model: load one, or give a verdictscope.rollouts.Server")
-        engine = HuggingFace(model, batch_tokens)
+        engine = HuggingFace(model, batch_tokens, tokenizer=tokenizer)
     elif model is not None and not isinstance(engine, HuggingFace) and acted_on(model):
         raise InputError(f"edits in force act in this process alone, and the engine {engine.name} draws elsewhere")
     ends = stop_tokens(model, tokenizer)
@@ -150,12 +152,24 @@ def _plain(value: Any) -> Any:
 
 
 def stop_tokens(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every token that ends a turn, by the checkpoint's generation settings, its config and its tokenizer."""
+    """Every token that ends a turn, by the checkpoint's generation settings, config, tokenizer and chat template.
+
+    Warns where the chat template alone ends turns with it: the checkpoint's own ``generate`` would run on there.
+    """
     found: set[int] = set()
     owners = (model.generation_config, model.config) if model is not None else ()
     for owner in (*owners, tokenizer):
         value = getattr(owner, "eos_token_id", None)
         found.update([value] if isinstance(value, int) else value or [])
+    end = turn_end(tokenizer)
+    if found and end is not None and end not in found:
+        named = ", ".join(str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(found))
+        warnings.warn(
+            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(end)}, and the checkpoint names "
+            f"{named} as its end: generation stops at either",
+            stacklevel=3,
+        )
+    found |= set() if end is None else {end}
     if not found:
         raise InputError("neither the model nor its tokenizer names an end token: set tokenizer.eos_token")
     return frozenset(found)

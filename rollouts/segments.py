@@ -19,6 +19,7 @@ from verdictscope.rollouts.discover import find_markers, spoken_markers
 from verdictscope.rollouts.markers import Markers, Reader
 from verdictscope.rollouts.rollout import Finish, Rollout, Span
 from verdictscope.rollouts.templates import RenderedPrompt
+from verdictscope.rollouts.turn_end import turn_end
 
 
 class Segmenter:
@@ -40,15 +41,16 @@ class Segmenter:
         Args:
             tokenizer: the tokenizer whose ids will be segmented.
             markers: thinking markers named by hand; by default those :func:`find_markers` finds.
-            ends: tokens that end a turn, beside the tokenizer's special ones.
+            ends: tokens that end a turn, beside the tokenizer's special ones and the template's own end.
         """
         self.markers = markers if markers is not None else find_markers(tokenizer)
         self.reader = Reader(tokenizer)
         m = self.markers
         sides = (m.opener, m.closer, m.answer_opener, m.answer_closer) if m else ()
         own = {i for side in sides for string in side for i in string}
+        end = turn_end(tokenizer)
         # some vocabularies flag the thinking tokens as special; they end no turn, and an unknown word is content
-        self._ends = (frozenset(tokenizer.all_special_ids) | ends) - own - {tokenizer.unk_token_id}
+        self._ends = (frozenset(tokenizer.all_special_ids) | ends | ({end} - {None})) - own - {tokenizer.unk_token_id}
 
     def __call__(self, prompt: RenderedPrompt, written: Sequence[int], finish: Finish) -> tuple[Span, ...]:
         """The segments of a rendered prompt and what the model wrote after it.

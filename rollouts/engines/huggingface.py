@@ -15,12 +15,12 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.kept import model_facts
 from verdictscope.rollouts.engines.caches import Batching, batching
-from verdictscope.rollouts.engines.limits import position_limit
+from verdictscope.rollouts.engines.limits import check_ids, position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.engines.requests import Request, Written
@@ -47,11 +47,13 @@ class HuggingFace:
         batch_tokens: limit on rows x (prompt + new tokens) of the batch.
         watch: told before every call of the model the ids of the rollouts that each of its rows is read for; see
             :data:`~.live.Watch`.
+        tokenizer: names tokens in errors.
     """
 
     model: PreTrainedModel
     batch_tokens: int = 32_768
     watch: WatchIds | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     name = "huggingface"
 
     @property
@@ -71,7 +73,8 @@ class HuggingFace:
 
     def write(self, requests: Sequence[Request], sampling: Sampling, eos: frozenset[int]) -> Iterator[list[Written]]:
         """See :func:`decode`."""
-        return decode(self.model, requests, sampling, eos, self.batch_tokens, watch=self.watch)
+        more: dict[str, Any] = {"watch": self.watch, "tokenizer": self.tokenizer}
+        return decode(self.model, requests, sampling, eos, self.batch_tokens, **more)
 
     def wave(self, sizes: Sequence[int]) -> int:
         """Requests worth sixteen full batches."""
@@ -86,6 +89,7 @@ def decode(
     batch_tokens: int,
     refill: bool = True,
     watch: WatchIds | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[list[Written]]:
     """Draw all requests, the longest prompts first (so that a batch that is too large fails early).
 
@@ -106,15 +110,18 @@ def decode(
         batch_tokens: limit on rows x (prompt + max_new_tokens) at any moment, at least one row.
         refill: whether free rows may be refilled.
         watch: see :class:`HuggingFace`.
+        tokenizer: names tokens in errors.
 
     Yields:
         Rollouts as they are done.
 
     Raises:
-        InputError: a prompt and the token limit do not fit the model's context, or the sampling makes no sense.
+        InputError: a prompt and the token limit do not fit the model's context, a token is outside its vocabulary, or
+            the sampling makes no sense.
     """
     _check_sampling(sampling)
     _check_context(model, requests, sampling)
+    check_ids(model, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
     longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens
     how = batching(model, longest)
     queue = _Queue(requests, sampling, batch_tokens, how)

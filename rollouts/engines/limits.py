@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 
@@ -56,6 +56,33 @@ def _reach(settings: Mapping[str, Any], stated: int, by_layer: bool) -> int:
         return int(factor * (settings.get("original_max_position_embeddings") or stated))
     # where layers differ (Gemma 3), a linear factor is in the stated length already
     return int(factor * stated) if kind == "dynamic" or (kind == "linear" and not by_layer) else stated
+
+
+def check_ids(
+    model: PreTrainedModel, named: Iterable[tuple[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """That the model has an embedding for every token.
+
+    Args:
+        model: the model.
+        named: what they are called (``rollout x``) and their token ids.
+        tokenizer: names the token in the error.
+
+    Raises:
+        InputError: a token is outside the model's vocabulary.
+    """
+    vocab = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
+    for name, ids in named:
+        wrong = next((i for i in (min(ids), max(ids)) if not 0 <= i < vocab), None)
+        if wrong is None:
+            continue
+        known = ""
+        if tokenizer is not None and 0 <= wrong < len(tokenizer):
+            known = f" ({tokenizer.convert_ids_to_tokens(wrong)!r} of a tokenizer of {len(tokenizer)})"
+        raise InputError(
+            f"{name} has token {wrong}{known}, outside the model's vocabulary of {vocab}: use the model's own "
+            "tokenizer, or resize the embeddings"
+        )
 
 
 def check_lengths(model: PreTrainedModel, rollouts: Iterable[tuple[str, int]]) -> None:

@@ -114,7 +114,7 @@ def _again(lengths: Sequence[int], module: nn.Module, args: tuple, kwargs: dict[
         own = positions.index_select(-2, at).clamp(max=length - 1)
         last = own.new_full((*own.shape[:-1], 1), length - 1)
         _forget(module)
-        made = module.forward(**{**named, "position_ids": torch.cat([own, last], -1)})
+        made = cast(Any, module).forward(**{**named, "position_ids": torch.cat([own, last], -1)})
         parts.append((at, made))
     if isinstance(output, Tensor):
         return _joined(parts, len(lengths))
@@ -123,7 +123,8 @@ def _again(lengths: Sequence[int], module: nn.Module, args: tuple, kwargs: dict[
 
 def _groups(module: nn.Module, lengths: Sequence[int]) -> dict[int, list[int]]:
     """Rows whose embeddings are the same, by a length that has them."""
-    switches, found = _switches(module), {}
+    switches = _switches(module)
+    found: dict[tuple, list[int]] = {}
     for row, length in enumerate(lengths):
         # on this side of every switch, or beyond those that know only two sides, one length is like another
         regime = tuple(length if each and length > at else length > at for at, each in switches)

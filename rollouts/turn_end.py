@@ -1,0 +1,71 @@
+"""With which token an assistant's turn ends: by the chat template, whatever config and tokenizer call their end token.
+
+A checkpoint whose template ends turns with ``<|im_end|>`` may name ``<|endoftext|>`` alone as its end: its answers
+would run on into a next turn that the model makes up. So the template is asked: it renders a conversation whose last
+turn is the assistant's, and the end is the first token of its own behind the words, tags around the answer apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.errors import InputError
+from verdictscope.rollouts.discover import find_markers
+from verdictscope.rollouts.templates import renderer
+
+_REPLY = "Vanswer"
+_TALK = ({"role": "user", "content": "Vask"}, {"role": "assistant", "content": _REPLY})
+_MORE = ({"role": "user", "content": "Vmore"},)
+_SWITCHES: tuple[Mapping[str, Any], ...] = ({}, {"tools": [], "functions": "", "datetime": ""})
+"""What some templates refuse to render without."""
+_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which the chat template ends an assistant's turn.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+
+    Returns:
+        Its id; ``None`` where there is no template, it ends turns in words (``"\\n\\nUser:"``), or it refuses a plain
+        conversation.
+    """
+    markers = find_markers(tokenizer)
+    sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
+    tags = {i for side in sides for string in side for i in string if i in tokenizer.added_tokens_decoder}
+    for text in _renderings(tokenizer):
+        head, _, _ = text.rpartition(_REPLY)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        placed = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+        # a token that opens turns too (``<|im_start|>``) ends none
+        opens = {i for i, (a, _) in placed if a < len(head)}
+        for i, (a, b) in placed:
+            behind = a >= len(head) + len(_REPLY) and b > a
+            if behind and i not in tags and _own(tokenizer, i, text[a:b]):
+                if "Vmore" in text and (i in opens or "Vmore" in text[:a]):
+                    break
+                return int(i)
+    return None
+
+
+def _own(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bool:
+    """Whether a token is one of the template's own: added to the vocabulary, or a whole tag."""
+    return bool(text.strip()) and (token in tokenizer.added_tokens_decoder or bool(_TAG.fullmatch(text.strip())))
+
+
+def _renderings(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """A conversation that ends with the assistant's turn; where that turn is left open, one that goes on."""
+    for turns, prompt in ((_TALK, False), (_TALK + _MORE, True)):
+        for switches in _SWITCHES:
+            try:
+                text = renderer(tokenizer, template_kwargs=switches)(turns, prompt)
+            except InputError:  # no template, or it refuses the probe: then it says nothing of its turns' ends
+                continue
+            if text.count(_REPLY) == 1:
+                yield text
+                break

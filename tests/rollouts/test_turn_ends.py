@@ -1,0 +1,103 @@
+"""Generation ends where the chat template ends the assistant's turn, and not before."""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from tests.rollouts.families import SHARED, load_family
+from tests.rollouts.makers import byte_tokenizer, tiny_model
+from tests.rollouts.strangers import STRANGERS
+from verdictscope.errors import InputError
+from verdictscope.rollouts import (
+    Sampling,
+    Segmenter,
+    Server,
+    answer_text,
+    find_markers,
+    generate,
+    render_prompt,
+    stop_tokens,
+)
+from verdictscope.rollouts.generate import writer
+from verdictscope.rollouts.turn_end import turn_end
+
+SILENT = {"llama-cpp-rwkv-world", "MiroThinker"}
+"""One ends turns in words, the other refuses a conversation of two turns: the tokenizer's own end stands."""
+PROMPTS = pd.DataFrame({"id": ["a"], "user": ["Hi"]})
+
+
+@pytest.mark.parametrize("name", [*SHARED, *STRANGERS])
+def test_every_template_tells_its_end_whatever_the_tokenizer_says(name: str) -> None:
+    family = SHARED.get(name) or STRANGERS[name]
+    tok = load_family(name)
+    if "eos_token" not in tok.chat_template:
+        tok.eos_token = "<never written>"
+    expected = None if name in SILENT else tok.convert_tokens_to_ids(family.eos)
+    assert turn_end(tok) == expected
+    markers = find_markers(tok)
+    own = {i for side in (markers.opener, markers.closer) for s in side for i in s} if markers else set()
+    assert expected not in own
+
+
+def test_the_end_of_a_channel_is_no_end_of_a_turn() -> None:
+    tok = load_family("openai-gpt-oss-120b")
+    ends = stop_tokens(None, tok)
+    assert ends == {tok.convert_tokens_to_ids("<|return|>")}
+
+
+def renamed(special: bool) -> PreTrainedTokenizerFast:
+    """ChatML whose tokenizer names ``<|endoftext|>`` as its end."""
+    tok = byte_tokenizer(thinking=False)
+    inner = type(tok._tokenizer).from_str(tok._tokenizer.to_str())
+    if not special:
+        inner.add_tokens([AddedToken("<|stop|>", special=False, normalized=False)])
+    chat = tok.chat_template if special else tok.chat_template.replace("<|im_end|>", "<|stop|>")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>", chat_template=chat)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_generation_stops_there_says_so_and_keeps_the_tag_out_of_the_answer(special: bool) -> None:
+    tok, model = renamed(special), tiny_model("llama")
+    tag = "<|im_end|>" if special else "<|stop|>"
+    end, said = tok.convert_tokens_to_ids(tag), tok("Sure.", add_special_tokens=False)["input_ids"]
+    script = iter([*said, end, *said])
+
+    def speaks(module: object, args: object, logits: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(next(script)), logits.shape[-1]).expand_as(logits) * 50.0
+
+    handle = model.lm_head.register_forward_hook(speaks)
+    try:
+        with pytest.warns(UserWarning, match="ends an answer with " + tag.replace("|", r"\|")):
+            (found,) = generate(model, tok, PROMPTS, Sampling(temperature=0.0, max_new_tokens=20))
+    finally:
+        handle.remove()
+    assert (found.finish, found.ids[-1], answer_text(found, tok)) == ("stop", end, "Sure.")
+    # what was written elsewhere is read the same
+    prompt = render_prompt(tok, "Hi")
+    spans = Segmenter(tok)(prompt, [*said, end, *tok("\n", add_special_tokens=False)["input_ids"]], "stop")
+    assert [(s.segment, len(s)) for s in spans[-2:]] == [("answer", len(said)), ("template", 2)]
+    # a server is told too
+    with pytest.warns(UserWarning, match="ends an answer"):
+        assert end in writer(None, tok, engine=Server("http://localhost:1")).eos
+
+
+def test_nothing_is_said_where_the_checkpoint_names_the_end() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stop_tokens(None, byte_tokenizer()) == {byte_tokenizer().eos_token_id}
+        tok = renamed(True)
+        tok.chat_template = None
+        assert stop_tokens(None, tok) == {tok.eos_token_id}
+
+
+def test_a_token_that_the_model_does_not_know_is_named() -> None:
+    tok = byte_tokenizer()
+    model = tiny_model("llama", len(tok) - 4)
+    with pytest.raises(InputError, match=f"prompt a/0 has token {len(tok) - 3} .*{len(tok)}.* {len(tok) - 4}"):
+        generate(model, tok, PROMPTS, Sampling(max_new_tokens=2))
