@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-COLUMNS = ("row", "id", "kind", "used", "detail")
-"""Of a table of problems: row from 0, id, kind, whether something came of the row all the same, and what it was."""
+COLUMNS = ("row", "id", "kind", "used", "detail", "place")
+"""Of a table of problems: row from 0 (-1: no single row), id, kind, whether something came of the row all the same,
+what it was, and where an editor shows the row (``line 7``, ``record 3``; empty for no single row)."""
 
 
 def counted(problems: pd.DataFrame, kinds: Sequence[str]) -> dict[str, int]:

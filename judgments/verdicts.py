@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.values import truth
 
 VERDICT_COLUMNS = (
     "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
@@ -24,6 +25,18 @@ VERDICT_COLUMNS = (
 ORDERS = ("AB", "BA")
 _OTHER = {"A": "B", "B": "A"}
 _SHOWN = {("AB", "A"): "first", ("AB", "B"): "second", ("BA", "A"): "second", ("BA", "B"): "first"}
+
+
+def correctness(value: object, where: str) -> str | None:
+    """``correct`` or ``incorrect`` of a truth value or of these words; ``None`` for a gap.
+
+    Raises:
+        InputError: anything else.
+    """
+    word = value.strip().lower() if isinstance(value, str) else value
+    said = {"correct": True, "incorrect": False}.get(word, value) if isinstance(word, str) else value
+    found = truth(said, where)
+    return None if found is None else "correct" if found else "incorrect"
 
 
 def other_side(verdict: str | None) -> str | None:

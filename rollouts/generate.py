@@ -23,6 +23,7 @@ from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rollouts.templates import PINNED_DATE, render_prompt
 from verdictscope.rollouts.turn_end import turn_end
 from verdictscope.rollouts.writing import Job, Progress, Writer
+from verdictscope.values import identity, text, whole
 
 _OURS = ("id", "group", "system", "user")
 
@@ -118,17 +119,20 @@ def _jobs(
         raise InputError(
             f"prompt id {prompts['id'][prompts['id'].duplicated()].iloc[0]!r} occurs twice: make ids unique"
         )
-    if samples < 1:
-        raise InputError(f"samples is {samples}: ask for at least one rollout per prompt")
+    whole(samples, "samples", 1)
+    ids = [identity(value, f"id of prompt {k}") for k, value in enumerate(prompts["id"], 1)]
+    if None in ids:
+        raise InputError(f"prompt {ids.index(None) + 1} of the table has no id: name it")
     jobs: list[Job] = []
-    for row in prompts.to_dict("records"):
-        if not isinstance(row["user"], str):
+    for row in prompts.assign(id=ids).to_dict("records"):
+        where = f"prompt {row['id']!r}: "
+        system, user = text(row.get("system"), where + "system"), text(row["user"], where + "user")
+        if user is None:
             raise InputError(f"prompt {row['id']!r} has no user text: fill the column user or drop the row")
-        system = _plain(row.get("system"))
         try:
             prompt = render_prompt(
                 tokenizer,
-                row["user"],
+                user,
                 system or None,
                 pinned_date=pinned_date,
                 template_kwargs=template_kwargs,
@@ -136,7 +140,7 @@ def _jobs(
         except InputError as error:
             raise InputError(f"prompt {row['id']!r}: {error}") from error
         tags = {str(k): _plain(v) for k, v in row.items() if k not in _OURS}
-        group = str(_plain(row.get("group")) or row["id"])
+        group = identity(row.get("group"), where + "group") or row["id"]
         job = Job("", group, prompt.ids, prompt.spans, len(prompt.ids), prompt.generation_start, tags)
         jobs += [replace(job, id=f"{row['id']}/{sample}") for sample in range(samples)]
     return jobs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ import zstandard
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Finish
+from verdictscope.rows import RowError, json_value, read_rows, shown
+from verdictscope.values import identity, text
 
 FINISH: Mapping[str, Finish] = {
     "stop": "stop", "end_turn": "stop", "eos": "stop", "stop_sequence": "stop",
@@ -21,6 +22,7 @@ FINISH: Mapping[str, Finish] = {
 }  # fmt: skip
 """Names logs have for why a turn ended; any other is ``given``: not known."""
 
+_SHARED = {"human": "user", "gpt": "assistant"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -59,48 +61,55 @@ def read_transcripts(path: Path) -> Iterator[tuple[str, Transcript | str]]:
         raise InputError(f"transcript file {path} does not exist: give a .jsonl, .eval or .json file")
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        yield from _jsonl(path)
+        for place, row in read_rows(path):
+            yield place, str(row) if isinstance(row, RowError) else transcript(place, row)
     elif suffix == ".eval":
         yield from _eval(path)
     elif suffix == ".json":
-        log = _json(path.read_text(encoding="utf-8-sig"), path)
+        try:
+            log = json_value(path.read_bytes())
+        except RowError as error:
+            raise InputError(f"{path} {error}") from None
         if not isinstance(log, dict) or not isinstance(log.get("samples"), list):
             raise InputError(f"{path} is no inspect_ai log: it has no list of samples; write messages as .jsonl")
-        model = (log.get("eval") or {}).get("model")
         for k, sample in enumerate(log["samples"]):
-            yield _sample(sample, model, f"sample {k}")
+            yield f"sample {k}", _sample(sample, _model(log), f"sample {k}")
     else:
         raise InputError(f"{path}: cannot read {suffix or 'a file without an ending'}: use .jsonl, .eval or .json")
 
 
-def _json(text: str, where: object) -> Any:
+def transcript(place: str, row: Mapping[str, Any]) -> Transcript | str:
+    """A row with ``messages`` or ``conversations`` as a transcript, or why it is none."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is no JSON: {error}") from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Transcript | str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        name = f"line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield name, f"no JSON: {error}"
-            continue
-        if not isinstance(row, dict):
-            yield name, "no JSON object"
-            continue
         turns = row.get("messages") or [
-            {"role": {"human": "user", "gpt": "assistant"}.get(t.get("from"), t.get("from")), "content": t.get("value")}
-            for t in row.get("conversations") or []
+            {"role": _SHARED.get(str(t.get("from")), t.get("from")), "content": t.get("value")}
+            for t in _listed(row.get("conversations") or [], "conversations")
         ]
-        yield _transcript(
-            name, turns, id=str(row.get("id", number)), group=row.get("group"), finish=row.get("finish_reason"),
-            ids=row.get("token_ids"), tags=_scalars(row, ("id", "group", "finish_reason")),
+        return _transcript(
+            turns, id=identity(row.get("id"), "id") or place.rpartition(" ")[2], group=row.get("group"),
+            finish=row.get("finish_reason"), ids=row.get("token_ids"),
+            tags=_scalars(row, ("id", "group", "finish_reason")),
         )  # fmt: skip
+    except InputError as error:
+        return str(error)
+
+
+def _listed(value: Any, what: str) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise InputError(f"{what} is no list of objects")
+    return value
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    """An object of a log; empty where there is none."""
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{what} is {shown(value)}, no object")
+    return value or {}
+
+
+def _model(head: Any) -> Any:
+    about = head.get("eval") if isinstance(head, dict) else None
+    return about.get("model") if isinstance(about, dict) else None
 
 
 def _eval(path: Path) -> Iterator[tuple[str, Transcript | str]]:
@@ -109,11 +118,17 @@ def _eval(path: Path) -> Iterator[tuple[str, Transcript | str]]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             head = next((n for n in ("header.json", "_journal/start.json") if n in names), None)
-            model = (_json(_member(path, archive, head), path).get("eval") or {}).get("model") if head else None
+            model = _model(json_value(_member(path, archive, head))) if head else None
             for name in names:
                 if name.startswith("samples/") and name.endswith(".json"):
-                    yield _sample(_json(_member(path, archive, name), f"{path}: {name}"), model, name)
-    except (zipfile.BadZipFile, zstandard.ZstdError) as error:
+                    packed = _member(path, archive, name)
+                    try:
+                        yield name, _sample(json_value(packed), model, name)
+                    except RowError as error:
+                        yield name, str(error)
+    except RowError as error:
+        raise InputError(f"{path}: {head} {error}") from None
+    except (zipfile.BadZipFile, zstandard.ZstdError, zlib.error) as error:
         raise InputError(f"{path} is no inspect_ai log: {error}") from None
     except NotImplementedError as error:
         raise InputError(
@@ -125,11 +140,11 @@ _ZSTANDARD = 93
 """Compression method of recent logs, which zipfile learns only in Python 3.14."""
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> str:
-    """One file of the archive as text."""
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    """One file of the archive."""
     info = archive.getinfo(name)
     if info.compress_type != _ZSTANDARD:
-        return archive.read(name).decode()
+        return archive.read(name)
     with path.open("rb") as file:
         file.seek(info.header_offset)
         # the local header: 30 bytes, then the name and an extra field, whose lengths stand at 26 and 28
@@ -141,21 +156,26 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> str:
     text = zstandard.ZstdDecompressor().decompressobj().decompress(packed)
     if zlib.crc32(text) != info.CRC:
         raise zipfile.BadZipFile(f"the checksum of {name} is wrong")
-    return text.decode()
+    return text
 
 
-def _sample(sample: Any, model: str | None, name: str) -> tuple[str, Transcript | str]:
+def _sample(sample: Any, model: Any, name: str) -> Transcript | str:
     if not isinstance(sample, dict) or "messages" not in sample:
-        return name, "no sample with messages"
-    choices = (sample.get("output") or {}).get("choices") or [{}]
-    tags = _scalars(sample.get("metadata") or {}, ()) | {"model": model}
-    for score, value in (sample.get("scores") or {}).items():
-        tags[f"score_{score}"] = value.get("value") if isinstance(value, dict) else value
-    prompt, epoch = str(sample.get("id", name)), int(sample.get("epoch", 1))
-    return _transcript(
-        name, sample["messages"], id=f"{prompt}/{epoch - 1}", group=prompt, finish=choices[0].get("stop_reason"),
-        ids=None, tags=_scalars(tags, ()),
-    )  # fmt: skip
+        return "no sample with messages"
+    try:
+        choices = _listed(_mapping(sample.get("output"), "output").get("choices") or [{}], "choices")
+        tags = _scalars(_mapping(sample.get("metadata"), "metadata"), ()) | {"model": model}
+        for score, value in _mapping(sample.get("scores"), "scores").items():
+            tags[f"score_{score}"] = value.get("value") if isinstance(value, dict) else value
+        prompt, epoch = identity(sample.get("id"), "id") or name, sample.get("epoch", 1)
+        if type(epoch) is not int or epoch < 1:
+            return f"epoch is {shown(epoch)}, no number from 1"
+        return _transcript(
+            sample["messages"], id=f"{prompt}/{epoch - 1}", group=prompt, finish=choices[0].get("stop_reason"),
+            ids=None, tags=_scalars(tags, ()),
+        )  # fmt: skip
+    except InputError as error:
+        return str(error)
 
 
 def _scalars(row: Mapping[str, Any], but: Sequence[str]) -> dict[str, Any]:
@@ -164,45 +184,46 @@ def _scalars(row: Mapping[str, Any], but: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _transcript(
-    name: str, turns: Any, *, id: str, group: Any, finish: Any, ids: Any, tags: dict[str, Any]
-) -> tuple[str, Transcript | str]:
+def _transcript(turns: Any, *, id: str, group: Any, finish: Any, ids: Any, tags: dict[str, Any]) -> Transcript | str:
     if not isinstance(turns, list) or not turns or not all(isinstance(t, dict) for t in turns):
-        return name, "no list of messages"
+        return "no list of messages"
     if turns[-1].get("role") != "assistant":
-        return name, f"the last turn is the {turns[-1].get('role')}'s: there is nothing the model wrote"
+        return f"the last turn is the {turns[-1].get('role')}'s: there is nothing the model wrote"
+    if wrong := [turn.get("role") for turn in turns if not isinstance(turn.get("role"), str)]:
+        return f"a message's role is {shown(wrong[0])}, not text"
     read = [_turn(turn) for turn in turns]
     problem = next((turn for turn in read if isinstance(turn, str)), None)
     if problem is not None:
-        return name, problem
+        return problem
     pieces = [turn for turn in read if not isinstance(turn, str)]
     before = zip(turns[:-1], pieces[:-1], strict=True)
-    messages = tuple({"role": str(turn["role"]), "content": text} for turn, (text, _) in before)
+    messages = tuple({"role": turn["role"], "content": text} for turn, (text, _) in before)
     if ids is not None and not (isinstance(ids, list) and ids and all(type(i) is int for i in ids)):
-        return name, "token_ids is no list of whole numbers"
+        return "token_ids is no list of whole numbers"
     content, reasoning = pieces[-1]
-    made = Transcript(
-        id, str(group) if group is not None else id.rpartition("/")[0] or id, messages, content, reasoning,
+    return Transcript(
+        id, identity(group, "group") or id.rpartition("/")[0] or id, messages, content, reasoning,
         FINISH.get(str(finish).lower(), "given"), tags, tuple(ids) if ids is not None else None,
     )  # fmt: skip
-    return name, made
 
 
 def _turn(turn: Mapping[str, Any]) -> tuple[str, str | None] | str:
     """Text and thinking of one message, or why it cannot be read."""
-    if turn.get("tool_calls") or turn.get("role") == "tool":
+    if turn.get("tool_calls") or turn["role"] == "tool":
         return "tool calls are not read"
     content = turn.get("content")
-    reasoning = next((turn[key] for key in _REASONING if isinstance(turn.get(key), str) and turn[key]), None)
-    if isinstance(content, str) or content is None:
-        return content or "", reasoning
-    text, thought = [], []
+    reasoning = next((said for key in _REASONING if (said := text(turn.get(key), f"a message's {key}"))), None)
+    if content is None and turn["role"] != "assistant":
+        return f"the {turn['role']}'s message has no content"
+    if not isinstance(content, list):
+        return text(content, "a message's content") or "", reasoning
+    said, thought = [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            text.append(str(part.get("text", "")))
+            said.append(text(part.get("text"), "a part's text") or "")
         elif kind == "reasoning" and not part.get("redacted"):
-            thought.append(str(part.get("reasoning", "")))
+            thought.append(text(part.get("reasoning"), "a part's reasoning") or "")
         else:
             return f"a part of type {kind!r} is not read" + (" (redacted)" if kind == "reasoning" else "")
-    return "\n".join(text), "\n".join(thought) if thought else reasoning
+    return "\n".join(said), "\n".join(thought) if thought else reasoning

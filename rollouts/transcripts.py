@@ -8,7 +8,7 @@ tokens differ from those the model wrote is found and said: such a rollout is *d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -73,17 +73,25 @@ def import_transcripts(
     Raises:
         InputError: no such file, another format, or a file that cannot be read.
     """
-    path = Path(path)
+    return imported(read_transcripts(Path(path)), str(path), tokenizer, markers, template_kwargs)
+
+
+def imported(
+    records: Iterable[tuple[str, Transcript | str]],
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    markers: Markers | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Rollouts of transcripts with their names, or of the reasons why they are none; see :func:`import_transcripts`."""
     markers = markers or find_markers(tokenizer)
     segmenter = Segmenter(tokenizer, markers)
     rollouts: list[Rollout] = []
     rows: list[tuple[str, str, str | None]] = []
     seen: set[str] = set()
-    for name, found in read_transcripts(path):
+    for name, found in records:
         if isinstance(found, Transcript) and found.id in seen:
             found = f"the id {found.id!r} occurs twice"
-        if isinstance(found, Transcript) and _not_unicode(found):
-            found = "its text is not valid Unicode (a lone surrogate)"
         if isinstance(found, Transcript):
             try:
                 rollout = _rollout(found, tokenizer, segmenter, markers, template_kwargs)
@@ -97,16 +105,10 @@ def import_transcripts(
                 continue
         rows.append((name, "left out", found))
     if not rows:
-        raise InputError(f"{path} holds no transcripts")
+        raise InputError(f"{source} holds no transcripts")
     report = pd.DataFrame(rows, columns=["rollout", "status", "reason"])
     report["reason"] = pd.Series([reason for *_, reason in rows], dtype=object)  # None stays None
     return Imported(tuple(rollouts), report)
-
-
-def _not_unicode(one: Transcript) -> bool:
-    """Whether a text holds half of a surrogate pair, which no tokenizer takes."""
-    texts = [one.id, one.group, one.content, one.reasoning or "", *(m["content"] for m in one.messages)]
-    return any("\ud800" <= char <= "\udfff" for text in texts for char in text)
 
 
 def _rollout(

@@ -22,7 +22,7 @@ BELOW = {
     "figures": set(),
     "organisms": {"rollouts", "activations", "judgments", "probes", "interventions"},
 }
-LEAVES = {"stats", "provenance", "errors", "weights_digest", "in_force", "kept"}
+LEAVES = {"stats", "provenance", "errors", "weights_digest", "in_force", "kept", "rows", "values"}
 """For anyone. ``figures`` is a leaf too: results draw themselves through it."""
 
 

@@ -46,7 +46,7 @@ def metrics(
 
     print(tell(found.counts))
     for row in found.problems.head(10).itertuples():
-        print(f"  row {row.row} ({row.id}): {row.kind}: {row.detail}{'' if row.used else ' (left out)'}")
+        print(f"  {row.place or 'all rows'} ({row.id}): {row.kind}: {row.detail}{'' if row.used else ' (left out)'}")
     if len(found.problems) > 10:
         print(f"  … and {len(found.problems) - 10} more (--json lists them all)")
     for (name, part), rows in found.table.groupby(["judge", "part"], sort=False):

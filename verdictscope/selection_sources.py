@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from verdictscope.errors import InputError, reason
 from verdictscope.judgments import label_rollouts
 from verdictscope.rollouts import Rollout, answer_text, import_transcripts, read_parquet
+from verdictscope.rollouts.transcript_files import Transcript, transcript
+from verdictscope.rollouts.transcripts import imported
+from verdictscope.rows import RowError, read_rows
 from verdictscope.selecting import Source, anchors_of, scored
+from verdictscope.values import text, truth
 
 if TYPE_CHECKING:
     from verdictscope.activations import Model
@@ -93,7 +94,8 @@ def from_pool(
     from verdictscope.probes import align, load_probe
 
     rollouts, unusable = read_pool(file, model.tokenizer)
-    pool = [r for r in rollouts if r.tags.get("harm") is not False]
+    harm = {r.id: truth(r.tags.get("harm"), f"{file}: harm of rollout {r.id!r}") for r in rollouts}
+    pool = [r for r in rollouts if harm[r.id] is not False]
     if not pool:
         raise InputError(f"{file} holds no rollout to rank: {len(unusable)} rows could not be read")
     scores = None
@@ -102,7 +104,7 @@ def from_pool(
         aligned = align(forward(model, pool, score=[readout]).scores, pool)
         scores = scored(aligned, anchors_of(probe), by, str(probe))
     refused = label_rollouts(pool, model.tokenizer).set_index("rollout")["refused"]
-    benign = [r for r in rollouts if r.tags.get("harm") is False]
+    benign = [r for r in rollouts if harm[r.id] is False]
     return Source(str(file), model.tokenizer, pool, refused, _columns(pool), unusable, benign, scores, model)
 
 
@@ -128,13 +130,15 @@ def read_pool(file: Path, tokenizer: Any) -> tuple[list[Rollout], dict[str, str]
     """
     if file.suffix.lower() == ".parquet" and _is_rollouts(file):
         return read_parquet(file), {}
-    if file.suffix.lower() in (".eval",) or _has_messages(file):
+    if file.suffix.lower() == ".eval" or _is_log(file):
         made = import_transcripts(file, tokenizer)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            lines = Path(folder) / "pool.jsonl"
-            lines.write_text("".join(json.dumps(row) + "\n" for row in _as_messages(file)), encoding="ascii")
-            made = import_transcripts(lines, tokenizer)
+        rows = read_rows(file)
+        columns = {name for _, row in rows if isinstance(row, dict) for name in row}
+        lacking = [name for name in ("user", "thinking") if name not in columns]
+        if lacking and not columns & {"messages", "conversations"}:
+            raise InputError(f"{file}: a pool needs the columns user and thinking; {lacking[0]!r} is missing")
+        made = imported([(place, _conversation(place, row)) for place, row in rows], str(file), tokenizer)
     lost = made.report[made.report["status"] == "left out"]
     return list(made.rollouts), {f"{name} of {file.name}": f"unreadable: {why}" for name, why in
                                  zip(lost["rollout"], lost["reason"], strict=True)}  # fmt: skip
@@ -150,44 +154,29 @@ def _is_rollouts(file: Path) -> bool:
         raise InputError(f"{file} is no Parquet file that can be read: {reason(error)}") from None
 
 
-def _has_messages(file: Path) -> bool:
-    """Whether the first JSON line, or a log's first level, holds a conversation."""
-    if file.suffix.lower() not in (".jsonl", ".ndjson", ".json") or not file.is_file():
+def _is_log(file: Path) -> bool:
+    """Whether a JSON file is an inspect_ai log: an object with samples."""
+    if file.suffix.lower() != ".json" or not file.is_file():
         return False
-    text = file.read_text(encoding="utf-8-sig")
-    if file.suffix.lower() == ".json":
-        return text.lstrip().startswith("{")
-    first = next((line for line in text.split("\n") if line.strip()), "{}")
+    return file.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{"
+
+
+def _conversation(place: str, row: Any) -> Transcript | str:
+    """A row of a pool as a transcript: its messages, or the columns user and thinking; or why it is none."""
+    if isinstance(row, RowError):
+        return str(row)
     try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
-        return True  # the transcript reader counts lines that are no JSON
-    return isinstance(row, dict) and ("messages" in row or "conversations" in row)
-
-
-def _as_messages(file: Path) -> list[dict[str, Any]]:
-    """The rows of a plain table as conversations."""
-    from verdictscope.rollouts.prompts.files import read_file
-
-    table = read_file(file)
-    for name in ("user", "thinking"):
-        if name not in table.columns:
-            raise InputError(f"{file}: a pool needs the columns user and thinking; {name!r} is missing")
-    rows = []
-    for at, row in enumerate(table.to_dict("records")):
-        row = {k: None if not isinstance(v, str) and pd.isna(v) else v for k, v in row.items()}
-        if isinstance(row.get("harm"), str):
-            row["harm"] = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-                row["harm"].strip().lower()
-            )
-        turns = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-        turns.append({"role": "user", "content": str(row["user"] or "")})
-        said = {"role": "assistant", "content": str(row.get("answer") or "")}
-        thought = row["thinking"]
-        turns.append(said | ({"reasoning_content": str(thought)} if thought else {}))
-        own = {k: v for k, v in row.items() if k not in ("system", "user", "thinking", "answer")}
-        rows.append({"id": f"row {at + 1}", **own, "messages": turns})
-    return rows
+        own = {**row, "harm": truth(row["harm"], "harm")} if "harm" in row else dict(row)
+        if "messages" in row or "conversations" in row:
+            return transcript(place, own)
+        system, user, thinking, answer = (text(own.pop(n, None), n) for n in ("system", "user", "thinking", "answer"))
+    except InputError as error:
+        return str(error)
+    if not user:
+        return "user is missing"
+    turns = [{"role": "system", "content": system}] if system else []
+    said = {"role": "assistant", "content": answer or ""} | ({"reasoning_content": thinking} if thinking else {})
+    return transcript(place, {"id": place, **own, "messages": [*turns, {"role": "user", "content": user}, said]})
 
 
 def _columns(pool: Sequence[Rollout]) -> dict[str, Mapping[str, str]]:

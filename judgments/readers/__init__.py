@@ -15,7 +15,10 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.judgments.readers import pairs, singles
 from verdictscope.judgments.readers.reading import PROBLEMS, Account, BadRow, Notes, Reading, Row
-from verdictscope.judgments.readers.rows import ENDINGS, Numbered, file_rows, hub_rows
+from verdictscope.judgments.readers.rows import hub_rows
+from verdictscope.rows import ENDINGS, read_rows
+from verdictscope.rows import Row as Placed
+from verdictscope.values import whole
 
 __all__ = ["PROBLEMS", "READERS", "BadRow", "Reader", "Reading", "known_readers", "read_items"]
 
@@ -119,15 +122,17 @@ def read_items(
         InputError: no such file, reader or part; the hub does not give the set; not one row is an item.
     """
     how = _reader(reader)
+    if limit is not None:
+        whole(limit, "limit", 1)
     if isinstance(source, str) and source == "hub":
         part = part or (how.parts[0] if how.parts else how.name)
         rows = _from_hub(how, part)
     elif isinstance(source, str | Path):
         path = Path(source)
         part = part or re.sub(r"\W+", "-", path.stem).strip("-").lower()
-        rows = _joined(path) if how.make is singles.mt_bench else file_rows(path)
+        rows = _joined(path) if how.make is singles.mt_bench else read_rows(path)
     else:
-        part, rows = part or how.name, list(enumerate(source))
+        part, rows = part or how.name, [Placed(f"record {k}", row) for k, row in enumerate(source, 1)]
     account = Account(how.name)
     numbered = "number" in inspect.signature(how.make).parameters
 
@@ -146,7 +151,7 @@ def _reader(reader: str | Reader) -> Reader:
     return READERS[reader]
 
 
-def _from_hub(how: Reader, part: str) -> list[Numbered]:
+def _from_hub(how: Reader, part: str) -> list[Placed]:
     if how.hub is None:
         raise InputError(f"{how.name} is not read from the hub: give its file ({', '.join(ENDINGS)})")
     if how.parts and part not in how.parts and how.config != "PART":
@@ -157,12 +162,12 @@ def _from_hub(how: Reader, part: str) -> list[Numbered]:
     return hub_rows(how.hub, how.config, part if how.split == "PART" else how.split)
 
 
-def _joined(path: Path) -> list[Numbered]:
+def _joined(path: Path) -> list[Placed]:
     """MT-Bench's reference answers with the questions of ``question.jsonl`` beside them."""
     beside = path.with_name("question.jsonl")
-    questions = {row["question_id"]: row for _, row in file_rows(beside) if isinstance(row, dict)}
+    questions = {row["question_id"]: row for _, row in read_rows(beside) if isinstance(row, dict)}
     rows = []
-    for number, row in file_rows(path):
+    for place, row in read_rows(path):
         known = questions.get(row.get("question_id"), {}) if isinstance(row, dict) else {}
-        rows.append((number, {**known, **row} if isinstance(row, dict) else row))
+        rows.append(Placed(place, {**known, **row} if isinstance(row, dict) else row))
     return rows

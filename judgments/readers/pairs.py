@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from verdictscope.judgments.items import PairItem
-from verdictscope.judgments.readers.reading import BadRow, Notes, Row, optional, rest, text
+from verdictscope.judgments.items import PAIR_LABELS, PairItem
+from verdictscope.judgments.readers.reading import BadRow, Notes, Row, identity, optional, rest, text
 
 PLAIN = ("id", "question", "answer_a", "answer_b", "label", "group", "source")
 
@@ -21,12 +21,12 @@ def plain(row: Row, notes: Notes, part: str) -> PairItem:
     """The plain form: ``id question answer_a answer_b``, and where known ``label`` (A, B or tie), ``group``,
     ``source``."""
     return PairItem(
-        id=text(row, "id"),
+        id=identity(row, "id"),
         question=text(row, "question"),
         a=text(row, "answer_a", empty=True),
         b=text(row, "answer_b", empty=True),
-        label=_label(row["label"], {"A": "A", "B": "B", "tie": "tie"}, notes) if row.get("label") else None,
-        group=optional(row, "group") or "",
+        label=None if row.get("label") in (None, "") else _label(row["label"], {s: s for s in PAIR_LABELS}, notes),
+        group=identity(row, "group", default=""),
         source=optional(row, "source") or part,
         tags=rest(row, *PLAIN),
     )
@@ -36,7 +36,7 @@ def judgebench(row: Row, notes: Notes, part: str) -> PairItem:
     """ScalerLab/JudgeBench: ``response_A``, ``response_B``, label ``A>B`` or ``B>A``; files of judges' outputs too."""
     label = _label(row.get("label"), {"A>B": "A", "B>A": "B"}, notes)
     return PairItem(
-        id=text(row, "pair_id"),
+        id=identity(row, "pair_id"),
         question=text(row, "question"),
         a=text(row, "response_A", empty=True),
         b=text(row, "response_B", empty=True),
@@ -73,7 +73,7 @@ def pandalm(row: Row, notes: Notes, part: str) -> PairItem:
     row = {**row, **{k: str(row[k]) for k in ("response1", "response2") if isinstance(row.get(k), bool)}}
     asked = [optional(row, name) for name in ("instruction", "input")]  # either may be blank
     return PairItem(
-        id=str(row["idx"]),
+        id=identity(row, "idx"),
         question="\n\n".join(words for words in asked if words),
         a=text(row, "response1", empty=True),
         b=text(row, "response2", empty=True),
@@ -96,7 +96,7 @@ def arena(row: Row, notes: Notes, part: str) -> PairItem:
         notes.mixed_order(f"truth {row['ground_truth_original']} in the original and {other} in the reversed order")
         label = None
     return PairItem(
-        id=str(row["id"]),
+        id=identity(row, "id"),
         question=text(row, "prompt"),
         a=text(original, "response_a", empty=True),
         b=text(original, "response_b", empty=True),
@@ -128,8 +128,8 @@ def codejudgebench(row: Row, notes: Notes, part: str, number: int) -> PairItem:
         question += f"\n\nWhat is wrong with it:\n{_told(meta)}"
     used = ("question_content", "pos_response", "neg_response", "pos_input", "neg_input", "wrong_code", "wrong_meta")
     return PairItem(
-        id=str(row.get("id") or row.get("question_id") or f"{part}-{number}"),
-        group=str(row.get("question_id") or f"{part}-{number}"),
+        id=identity(row, "id", "question_id", default=f"{part}-{number}"),
+        group=identity(row, "question_id", default=f"{part}-{number}"),
         question=question,
         a=text(row, "pos_response", "pos_input", empty=True),
         b=text(row, "neg_response", "neg_input", empty=True),
@@ -158,10 +158,10 @@ def rewardbench(row: Row, notes: Notes, part: str) -> PairItem | list[PairItem]:
     chosen, rejected = row["chosen"], row["rejected"]
     source = f"rewardbench/{row.get('subset') or part}"
     if isinstance(chosen, str):
-        return _preferred(row, str(row["id"]), chosen, text(row, "rejected"), source)
+        return _preferred(row, identity(row, "id"), chosen, text(row, "rejected"), source)
     if not chosen or not rejected:
         raise BadRow("chosen or rejected is empty")
-    group, pairs = str(row["id"]), []
+    group, pairs = identity(row, "id"), []
     for k, right in enumerate(chosen):
         for j, wrong in enumerate(rejected):
             pairs.append(_preferred(row, f"{group}/{k}-{j}", right, wrong, source, group))
@@ -183,7 +183,7 @@ def judgelm(row: Row, notes: Notes, part: str) -> PairItem:
     reference = row.get("reference")
     reference = reference.get("text") if isinstance(reference, Mapping) else reference
     return PairItem(
-        id=str(row["question_id"]),
+        id=identity(row, "question_id"),
         question=text(row, "question_body"),
         a=text(row, "answer1_body", empty=True),
         b=text(row, "answer2_body", empty=True),
@@ -196,7 +196,7 @@ def judgelm(row: Row, notes: Notes, part: str) -> PairItem:
 
 def dpo(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """The four DPO sets of the judging-bias study (Emerton, Orca, Py, Truthy): chosen against rejected."""
-    name = str(row.get("id") if row.get("id") not in (None, "") else f"{part}-{number}")
+    name = identity(row, "id", default=f"{part}-{number}")
     return _preferred(row, name, text(row, "chosen"), text(row, "rejected"), f"dpo/{part}")
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from verdictscope import values
 from verdictscope.errors import InputError
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.problems import COLUMNS, counted, told
+from verdictscope.judgments.verdicts import correctness
+from verdictscope.rows import RowError
 
 Row = Mapping[str, Any]
 PROBLEMS = ("malformed", "unknown_label", "duplicate_id", "mixed_order", "blank")
@@ -32,7 +35,7 @@ class Reading:
         name: the reader.
         items: what was read, ids unique.
         problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether an item came of the row all
-            the same) and detail.
+            the same), detail and place (the line or record, as an editor shows it).
         rows: rows the source has. Rows that gave no item are ``rows - len(items)``, all of them in ``problems``.
     """
 
@@ -57,19 +60,21 @@ class Account:
         self.name = name
         self.rows = 0
         self._items: dict[str, Item] = {}
-        self._problems: list[tuple[int, str, str, bool, str]] = []
+        self._problems: list[tuple[int, str, str, bool, str, str]] = []
+        self._places: list[str] = []
 
     def problem(self, row: int, id: str, kind: str, used: bool, detail: str) -> None:
         """Write a problem down."""
-        self._problems.append((row, id, kind, used, detail))
+        self._problems.append((row, id, kind, used, detail, self._places[row]))
 
-    def read(self, rows: Iterable[tuple[int, Any]], make: Callable[[Row, Notes, int], Item | Iterable[Item]]) -> None:
+    def read(self, rows: Iterable[tuple[str, Any]], make: Callable[[Row, Notes, int], Item | Iterable[Item]]) -> None:
         """Turn rows into items; what ``make`` cannot use is written down."""
-        for number, row in rows:
+        for number, (place, row) in enumerate(rows):
             self.rows += 1
+            self._places.append(place)
             notes = Notes()
             if not isinstance(row, Mapping):
-                reason = f"no JSON: {row}" if isinstance(row, Exception) else f"{type(row).__name__}, no object"
+                reason = str(row) if isinstance(row, RowError) else f"{type(row).__name__}, no object"
                 self.problem(number, str(number), "malformed", False, reason)
                 continue
             try:
@@ -109,7 +114,7 @@ class Account:
         """
         problems = pd.DataFrame(self._problems, columns=list(COLUMNS))
         if not self._items:
-            first = f": row {problems['row'][0]}: {problems['detail'][0]}" if len(problems) else ""
+            first = f": {problems['place'][0]}: {problems['detail'][0]}" if len(problems) else ""
             raise InputError(f"not one of {self.rows} rows is an item of {self.name}{first}; is it another format?")
         return Reading(self.name, tuple(self._items.values()), problems, self.rows)
 
@@ -123,6 +128,16 @@ class Notes:
     def unknown_label(self, value: Any) -> None:
         """The row's label is none the source knows."""
         self.found.append(("unknown_label", f"label {value!r}"))
+
+    def right(self, value: Any) -> str | None:
+        """Whether something is right, as ``correct`` or ``incorrect``; ``None``, written down, where it is not told."""
+        try:
+            found = correctness(value, "label")
+        except InputError:
+            found = None
+        if found is None:
+            self.unknown_label(value)
+        return found
 
     def mixed_order(self, detail: str) -> None:
         """The row contradicts itself about the order of its answers."""
@@ -140,10 +155,8 @@ def text(row: Row, *names: str, empty: bool = False) -> str:
         BadRow: none is there, it is no text, or it is blank and ``empty`` is not set.
     """
     for name in names:
-        if name in row and row[name] is not None:
-            value = row[name]
-            if not isinstance(value, str):
-                raise BadRow(f"{name} is {type(value).__name__}, not text")
+        value = _read(values.text, row, name)
+        if value is not None:
             if not value.strip() and not empty:
                 raise BadRow(f"{name} is blank")
             return value
@@ -151,12 +164,32 @@ def text(row: Row, *names: str, empty: bool = False) -> str:
 
 
 def optional(row: Row, *names: str) -> str | None:
-    """The first of the columns that holds text, or ``None``."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str) and value.strip():
-            return value
-    return None
+    """The first of the columns that holds text, or ``None``.
+
+    Raises:
+        BadRow: one holds something else.
+    """
+    found = (_read(values.text, row, name) for name in names)
+    return next((value for value in found if value is not None and value.strip()), None)
+
+
+def identity(row: Row, *names: str, default: str | None = None) -> str:
+    """The first of the columns that holds an id: text, or a whole number by its digits.
+
+    Raises:
+        BadRow: none does and there is no default, or one holds something else.
+    """
+    found = next((value for name in names if (value := _read(values.identity, row, name)) is not None), default)
+    if found is None:
+        raise BadRow(f"no {' or '.join(names)}")
+    return found
+
+
+def _read(how: Callable[[Any, str], str | None], row: Row, name: str) -> str | None:
+    try:
+        return how(row.get(name), name)
+    except InputError as error:
+        raise BadRow(str(error)) from None
 
 
 def rest(row: Row, *used: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, DebateItem, Step, Turn
-from verdictscope.judgments.readers.reading import BadRow, Notes, Row, optional, rest, text
+from verdictscope.judgments.readers.reading import BadRow, Notes, Row, identity, optional, rest, text
 
 JUDGES = (
     "Mistral-7B", "Llama-7B", "Llama-13B", "Llama3-8B", "Gemma-2B", "Llama-70B", "EM", "Llama3-70B", "GPT-4", "JudgeLM",
@@ -17,11 +17,7 @@ JUDGES = (
 def judging_the_judges(row: Row, notes: Notes, part: str, number: int) -> AnswerItem:
     """UMass-Meta-LLM-Eval/llm_eval: exam answers with references and a human's verdict; rows of one question are a
     group."""
-    names = {"True": "correct", "False": "incorrect", True: "correct", False: "incorrect"}
-    said = row.get("HumanJudgement")
-    label = names.get(said) if isinstance(said, str | bool) else None
-    if label is None:
-        notes.unknown_label(said)
+    label = notes.right(row.get("HumanJudgement"))
     question = text(row, "question")
     tags = {"model": row.get("model"), "judges": {name: row[name] for name in JUDGES if name in row}}
     return AnswerItem(
@@ -45,8 +41,8 @@ def trustjudge(row: Row, notes: Notes, part: str) -> list[AnswerItem]:
         for k, (one, judgement) in enumerate(zip(said, judged, strict=True)):
             found.append(
                 AnswerItem(
-                    id=f"{row['question_id']}/{answer['score']}-{k}",
-                    group=str(row["question_id"]),
+                    id=f"{identity(row, 'question_id')}/{answer['score']}-{k}",
+                    group=identity(row, "question_id"),
                     question=text(row, "question"),
                     answer=one,
                     label=str(answer["score"]),
@@ -64,7 +60,7 @@ def mt_bench(row: Row, notes: Notes, part: str) -> AnswerItem:
     """lm-sys/FastChat: reference answers of the first turn, joined with the questions by ``question_id``."""
     turns = row["choices"][0]["turns"]
     return AnswerItem(
-        id=str(row["question_id"]),
+        id=identity(row, "question_id"),
         question=row["turns"][0],
         answer=turns[0],
         reference=turns[0],
@@ -99,7 +95,7 @@ def mmlu_pro(row: Row, notes: Notes, part: str) -> ChoiceItem:
         notes.mixed_order(f"answer {letter!r} and answer_index {row['answer_index']} name different options")
         label = None
     return ChoiceItem(
-        id=str(row["question_id"]),
+        id=identity(row, "question_id"),
         question=text(row, "question"),
         options=options,
         label=label,
@@ -114,13 +110,10 @@ def projudge(row: Row, notes: Notes, part: str, number: int) -> AnswerItem:
     kinds = list(row.get("errors") or [None] * len(texts))
     if not len(texts) == len(labels) == len(kinds):
         raise BadRow(f"{len(texts)} steps, {len(labels)} labels and {len(kinds)} error types")
-    known: dict[Any, bool] = {True: True, False: False, "correct": True, "incorrect": False}  # 1 is True, 0 False
-    right = [known.get(label) for label in labels]
-    if None in right:
-        notes.unknown_label([label for label in labels if label not in known])
+    right = [{"correct": True, "incorrect": False}.get(notes.right(label) or "") for label in labels]
     steps = tuple(Step(text, ok, kind) for text, ok, kind in zip(texts, right, kinds, strict=True))
     return AnswerItem(
-        id=str(row.get("id", f"{part}-{number}")),
+        id=identity(row, "id", default=f"{part}-{number}"),
         question=text(row, "question"),
         answer="\n".join(texts),
         steps=steps,
@@ -139,7 +132,7 @@ def debate(row: Row, notes: Notes, part: str, number: int) -> DebateItem:
         notes.unknown_label(label)
         label = None
     return DebateItem(
-        id=str(row.get("id", f"{part}-{number}")),
+        id=identity(row, "id", default=f"{part}-{number}"),
         question=text(row, "question"),
         a=text(row, "a", empty=True),
         b=text(row, "b", empty=True),

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.recorded.files import log_rows
 from verdictscope.judgments.recorded.log import PROBLEMS, Log, View
 from verdictscope.judgments.recorded.pairs import judgebench, llmbar, pandalm
 from verdictscope.judgments.recorded.rbd import rbd
 from verdictscope.judgments.recorded.singles import judging_the_judges, xstest
 
-__all__ = ["LOG_FORMATS", "PROBLEMS", "Log", "View", "log_rows", "read_log"]
+__all__ = ["LOG_FORMATS", "PROBLEMS", "Log", "View", "read_log"]
 
 LOG_FORMATS: Mapping[str, Callable[[Path, Path | None], Log]] = {
     "judgebench": judgebench,

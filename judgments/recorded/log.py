@@ -13,6 +13,9 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.judgments.problems import COLUMNS, counted, told
 from verdictscope.judgments.verdicts import verdicts_frame
+from verdictscope.rows import Row as Placed
+from verdictscope.rows import RowError
+from verdictscope.values import identity
 
 PROBLEMS = ("malformed", "unknown_label", "unknown_verdict", "duplicate_id", "mixed_order")
 """Kinds of problem: the row is no row of this format (left out); its gold label is none the format knows (kept, label
@@ -59,7 +62,7 @@ class Log:
         verdicts: the table of docs/formats.md, with what the format adds beside it.
         views: what is measured together.
         problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether verdicts came of the row all
-            the same) and detail.
+            the same), detail and place (the line or record, as an editor shows it).
         rows: rows the file has.
         warnings: what the numbers cannot tell, in words.
     """
@@ -112,6 +115,21 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def row_id(row: Row, *names: str, default: str | None = None) -> str:
+    """The first of the columns that holds an id: text, or a whole number by its digits.
+
+    Raises:
+        BadRow: none does and there is no default, or one holds something else.
+    """
+    try:
+        found = next((value for name in names if (value := identity(row.get(name), name)) is not None), default)
+    except InputError as error:
+        raise BadRow(str(error)) from None
+    if found is None:
+        raise BadRow(f"no {' or '.join(names)}")
+    return found
+
+
 def content_id(*parts: Any) -> str:
     """A short name for rows of a format that gives them none: the same content, the same name, wherever it stands."""
     text = json.dumps(parts, ensure_ascii=False, default=str)
@@ -134,22 +152,23 @@ class Account:
         self.format = format
         self.rows = 0
         self._verdicts: list[dict[str, Any]] = []
-        self._problems: list[tuple[int, str, str, bool, str]] = []
+        self._problems: list[tuple[int, str, str, bool, str, str]] = []
+        self._places: list[str] = []
         self._seen: dict[str, str] = {}
 
-    def read(self, rows: Iterable[tuple[int, Any]], make: Callable[[Row, Notes], Record]) -> None:
+    def read(self, rows: Iterable[Placed], make: Callable[[Row, Notes], Record]) -> None:
         """Turn rows into verdicts; what ``make`` cannot use is written down."""
-        for number, row in rows:
+        for number, (place, row) in enumerate(rows):
             self.rows += 1
-            if not isinstance(row, Mapping):
-                told = f"cannot be read: {row}" if isinstance(row, Exception) else f"{type(row).__name__}, no object"
-                self._problems.append((number, str(number), "malformed", False, told))
+            self._places.append(place)
+            if isinstance(row, RowError):
+                self.problem(number, str(number), "malformed", False, str(row))
                 continue
             notes = Notes()
             try:
                 record = make(row, notes)
             except BadRow as error:
-                self._problems.append((number, str(row.get("id", number)), "malformed", False, str(error)))
+                self.problem(number, str(row.get("id", number)), "malformed", False, str(error))
                 continue
             self._add(number, record, notes, row)
 
@@ -157,21 +176,23 @@ class Account:
         name, content = record.id, content_id({str(k): v for k, v in row.items()})
         if name in self._seen:
             if record.has_id and self._seen[name] == content:
-                self._problems.append((number, name, "duplicate_id", False, "the same row as before: left out"))
+                self.problem(number, name, "duplicate_id", False, "the same row as before: left out")
                 return
             k = 2
             while f"{record.id}#{k}" in self._seen:
                 k += 1
             name = f"{record.id}#{k}"
             if record.has_id:
-                self._problems.append((number, record.id, "duplicate_id", True, f"other content: kept as {name}"))
+                self.problem(number, record.id, "duplicate_id", True, f"other content: kept as {name}")
         self._seen[name] = content
-        self._problems += [(number, name, kind, True, detail) for kind, detail in notes.found]
+        for kind, detail in notes.found:
+            self.problem(number, name, kind, True, detail)
         self._verdicts += [{"item": name, **verdict} for verdict in record.verdicts]
 
-    def problem(self, row: int, id: str, kind: str, used: bool, detail: str) -> None:
-        """Write a problem down."""
-        self._problems.append((row, id, kind, used, detail))
+    def problem(self, row: int, id: str, kind: str, used: bool, detail: str, place: str | None = None) -> None:
+        """Write a problem down; ``place`` where the row is another file's, and row -1 where there is none."""
+        place = ("" if row < 0 else self._places[row]) if place is None else place
+        self._problems.append((row, id, kind, used, detail, place))
 
     def verdicts(self) -> pd.DataFrame:
         """Everything read.
@@ -180,7 +201,7 @@ class Account:
             InputError: there is not one verdict.
         """
         if not self._verdicts:
-            first = f" (row {self._problems[0][0]}: {self._problems[0][4]})" if self._problems else ""
+            first = f" ({self._problems[0][5]}: {self._problems[0][4]})" if self._problems else ""
             raise InputError(f"not one of {self.rows} rows is a verdict of the format {self.format}{first}; is it a "
                              "log of another format?")  # fmt: skip
         return verdicts_frame(self._verdicts)

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.recorded.files import log_rows
 from verdictscope.judgments.recorded.log import (
     Account,
     BadRow,
@@ -23,9 +22,12 @@ from verdictscope.judgments.recorded.log import (
     View,
     content_id,
     mixed_orders,
+    row_id,
     views_by_part,
 )
 from verdictscope.judgments.verdicts import other_side, shown_as, verdicts_frame
+from verdictscope.rows import Row as Placed
+from verdictscope.rows import read_rows
 
 PAIR = ("A", "B", "tie")
 
@@ -67,19 +69,18 @@ def judgebench(path: Path, labels: Path | None = None) -> Log:
             raise BadRow("no judgments: this may be the set of pairs, not a judge's output")
         if len(games) > 2:
             raise BadRow(f"{len(games)} judgments; a pair has one game in each order")
-        if not isinstance(row.get("pair_id"), str | int):
-            raise BadRow("no pair_id")
+        name = row_id(row, "pair_id")
         label = notes.label(row.get("label"), {"A>B": "A", "B>A": "B"})
         source = str(row.get("source") or "unknown")
         part = next((p for p in _PREFIXES if source.startswith(p)), source)
         common = {"label": label, "source": f"judgebench/{source}", "part": part}
-        group = str(row.get("original_id") or row["pair_id"])
+        group = row_id(row, "original_id", default=name)
         judge = _judge(games, row.get("judge_name"), default)
         said = [_game(game, order, notes) for game, order in zip(games, ("AB", "BA"), strict=False)]
         rows = [_verdict(f"{part}/{group}", judge, o, v, s, probability=p, **common) for o, v, s, p in said]
-        return Record(str(row["pair_id"]), rows)
+        return Record(name, rows)
 
-    account.read(log_rows(path), make)
+    account.read(read_rows(path, by_content=True), make)
     table = account.verdicts()
     mixed_orders(account, table)
     return Log("judgebench", table, views_by_part(View("all", "pairs", table, PAIR)), account.problems(), account.rows)
@@ -141,7 +142,7 @@ def llmbar(path: Path, labels: Path | None = None) -> Log:
             rows.append(_verdict(content_id(row.get("input")), judge, order, said, status, **common))
         return Record(name, rows, has_id=False)
 
-    account.read(log_rows(path), make)
+    account.read(read_rows(path, by_content=True), make)
     table = account.verdicts()
     mixed_orders(account, table)
     return Log("llmbar", table, views_by_part(View("all", "pairs", table, PAIR)), account.problems(), account.rows)
@@ -162,7 +163,7 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
     instruction are one group. ``garbage`` is a verdict that could not be read.
     """
     account = Account("pandalm")
-    rows = log_rows(path)
+    rows = read_rows(path, by_content=True)
     results = _result_columns(rows)
     own = any(isinstance(r, Mapping) and any(a in r for a in ANNOTATORS) for _, r in rows)
     beside = labels or path.parent / "testset-v1.json"
@@ -171,14 +172,13 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
         raise InputError(f"{path} has neither a column NAME_result nor annotators: is it a PandaLM log?")
 
     def make(row: Row, notes: Notes) -> Record:
-        if row.get("idx") is None:
-            raise BadRow("no idx")
-        about = row if own else gold.get(str(row["idx"]), {})
+        name = row_id(row, "idx")
+        about = row if own else gold.get(name, {})
         votes = {a: notes.label(about[a], _HUMAN) for a in ANNOTATORS if about.get(a) is not None}
         label = majority([v for v in votes.values() if v is not None], len(ANNOTATORS))
         if label is None:
             notes.add("unknown_label", "no annotators" if not votes else "no two annotators agree")
-        group = content_id(about.get("instruction"), about.get("input")) if about else str(row["idx"])
+        group = content_id(about.get("instruction"), about.get("input")) if about else name
         common = {"label": label, "source": f"pandalm/{about.get('motivation_app') or 'unknown'}",
                   "models": about.get("cmp_key"), "votes": tuple(votes.values())}  # fmt: skip
         said = []
@@ -189,7 +189,7 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
             said += [_verdict(group, a, "AB", v, "ok" if v else "unparsed", **common) for a, v in votes.items()]
         if not said:
             raise BadRow("neither a verdict nor an annotator")
-        return Record(str(row["idx"]), said)
+        return Record(name, said)
 
     account.read(rows, make)
     table = account.verdicts()
@@ -220,7 +220,7 @@ def majority(votes: list[str], of: int) -> str | None:
     return said if 2 * n > of else None
 
 
-def _result_columns(rows: list[tuple[int, Any]]) -> list[str]:
+def _result_columns(rows: list[Placed]) -> list[str]:
     found: dict[str, None] = {}
     for _, row in rows:
         if isinstance(row, Mapping):
@@ -234,11 +234,16 @@ def _gold(path: Path, account: Account, given: bool) -> dict[str, Row]:
             raise InputError(f"--labels {path} is not a file: give PandaLM's testset-v1.json")
         return {}
     found: dict[str, Row] = {}
-    for number, row in log_rows(path):
-        if not isinstance(row, Mapping) or row.get("idx") is None:
-            account.problem(number, str(number), "malformed", False, f"{path.name}: no row of annotators")
-        elif str(row["idx"]) in found:
-            account.problem(number, str(row["idx"]), "duplicate_id", False, f"{path.name}: a second row of annotators")
+    for number, (place, row) in enumerate(read_rows(path, by_content=True)):
+        where = f"{path.name} {place}"
+        try:
+            name = row_id(row, "idx") if isinstance(row, Mapping) else None
+        except BadRow:
+            name = None
+        if name is None:
+            account.problem(number, str(number), "malformed", False, f"{where}: no row of annotators", where)
+        elif name in found:
+            account.problem(number, name, "duplicate_id", False, f"{where}: a second row of annotators", where)
         else:
-            found[str(row["idx"])] = row
+            found[name] = row
     return found

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.recorded.files import log_rows
-from verdictscope.judgments.recorded.log import Account, BadRow, Log, Notes, Record, Row, View, content_id
+from verdictscope.judgments.recorded.log import Account, BadRow, Log, Notes, Record, Row, View, content_id, row_id
 from verdictscope.judgments.recorded.log import views_by_part as by_part
 from verdictscope.judgments.verdicts import other_side, shown_as
+from verdictscope.rows import Row as Placed
+from verdictscope.rows import read_rows
 
 BIASES = ("position", "bandwagon", "verbose", "sentiment")
 _SIDES = {1: "A", 2: "B"}
@@ -32,7 +33,7 @@ def rbd(path: Path, labels: Path | None = None) -> Log:
     ``ground_truth_original`` or ``answer``. A detector's labels: ``bias_label`` (Yes or No) and columns
     ``NAME_bias_label``; the judges' recorded verdicts of the position rows stand in ``llm_judgment``.
     """
-    rows = log_rows(path)
+    rows = read_rows(path, by_content=True)
     columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
     if "bias_label" in columns and "bias_category" in columns:
         return _detectors(path, rows, columns)
@@ -48,7 +49,7 @@ def rbd(path: Path, labels: Path | None = None) -> Log:
 # --- judges -------------------------------------------------------------------------------------------------------
 
 
-def _predictions(path: Path, rows: list[tuple[int, Any]], biases: list[str]) -> Log:
+def _predictions(path: Path, rows: list[Placed], biases: list[str]) -> Log:
     account = Account("rbd")
     judge = re.split(r"[_-](?:position|bandwagon|verbosity|sentiment)|_prediction", path.name, flags=re.I)[0]
     judge = re.sub(r"\.(csv|json|jsonl|tsv|parquet)(\.gz)?$", "", judge)
@@ -57,8 +58,7 @@ def _predictions(path: Path, rows: list[tuple[int, Any]], biases: list[str]) -> 
         asked = str(row.get("prompt") or row.get("question") or "")
         if not asked:
             raise BadRow("neither prompt nor question")
-        name = str(row["id"]) if row.get("id") not in (None, "") else content_id(asked, row.get("gemma_answer"),
-                                                                               row.get("choices"))  # fmt: skip
+        name = row_id(row, "id", default=content_id(asked, row.get("gemma_answer"), row.get("choices")))
         options = _options(row)
         read = (lambda v: _option(v, options, notes)) if options else (lambda v: _side(v, notes))
         gold = read(row.get("answer")) if options else read(row.get("ground_truth_original"))
@@ -153,7 +153,7 @@ def _option(value: Any, options: int, notes: Notes) -> tuple[str | None, str]:
 # --- detectors ----------------------------------------------------------------------------------------------------
 
 
-def _detectors(path: Path, rows: list[tuple[int, Any]], columns: list[str]) -> Log:
+def _detectors(path: Path, rows: list[Placed], columns: list[str]) -> Log:
     account = Account("rbd")
     named = [c for c in columns if c.endswith("_bias_label")]
     told = [c for c in columns if c in _DETECTORS and f"{c}_bias_label" not in columns]
@@ -166,7 +166,7 @@ def _detectors(path: Path, rows: list[tuple[int, Any]], columns: list[str]) -> L
         kind = str(row["bias_category"])
         label = notes.label(row.get("bias_label"), _YES)
         index = row.get("index")
-        key = index if index not in (None, "") else content_id(row.get("instruction"))
+        key = row_id(row, "index", default=content_id(row.get("instruction")))
         name = f"{kind}/{row.get('llm_judge_model') or 'judge'}/{key}"
         common = {"group": content_id(row.get("instruction")), "run": 0, "source": f"rbd/{kind}", "part": kind}
         said = []

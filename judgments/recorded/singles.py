@@ -9,20 +9,17 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.recorded.files import log_rows
-from verdictscope.judgments.recorded.log import Account, BadRow, Log, Notes, Record, Row, View, content_id
+from verdictscope.judgments.recorded.log import Account, BadRow, Log, Notes, Record, Row, View, content_id, row_id
 from verdictscope.judgments.refusal import refused
+from verdictscope.judgments.verdicts import correctness
+from verdictscope.rows import Row as Placed
+from verdictscope.rows import read_rows
 
 CORRECT = ("correct", "incorrect")
+_WORDS = {name: name for name in CORRECT}
 
 # --- Judging the Judges -------------------------------------------------------------------------------------------
 
-_TRUE = {True: "correct", False: "incorrect"} | {  # 1 and 0 are the same keys
-    text: name
-    for name, texts in (("correct", ("True", "true", "TRUE", "1", "1.0", "correct", "Correct")),
-                        ("incorrect", ("False", "false", "FALSE", "0", "0.0", "incorrect", "Incorrect")))
-    for text in texts
-}  # fmt: skip
 HUMAN = ("HumanJudgement", "Human-Eval")
 _ABOUT = ("model", "response", "question", "references", "benchmark", "Human-Eval_Confidence", "")
 
@@ -34,7 +31,7 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
     of one question are one group, since all exam takers answer the same questions.
     """
     account = Account("judging_the_judges")
-    rows = log_rows(path)
+    rows = read_rows(path, by_content=True)
     columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
     human = next((c for c in HUMAN if c in columns), None)
     if human is None:
@@ -48,7 +45,7 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
             raise BadRow("no question")
         if row.get("model") is None:
             raise BadRow("no model")
-        label = None if row.get(human) in (None, "") else notes.label(row[human], _TRUE)
+        label = None if row.get(human) in (None, "") else notes.label(_right(row[human]), _WORDS)
         if row.get(human) in (None, ""):
             notes.add("unknown_label", f"{human} is blank")
         common = {"group": content_id(row["question"]), "order": "", "run": 0, "label": label, "shown": None,
@@ -56,7 +53,7 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
                   "candidate": str(row["model"])}  # fmt: skip
         said = []
         for judge in judges:
-            verdict, status = notes.verdict(row.get(judge), _TRUE)
+            verdict, status = notes.verdict(_right(row.get(judge)), _WORDS)
             status = "empty" if status == "unparsed" else status
             said.append({"judge": judge, "verdict": verdict, "status": status, **common})
         name = content_id(row["model"], row["question"], row.get("response"))
@@ -69,15 +66,23 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
     return Log("judging_the_judges", table, (view,), account.problems(), account.rows, tuple(warnings))
 
 
-def _judges(rows: list[tuple[int, Any]], columns: list[str]) -> tuple[list[str], list[str]]:
+def _judges(rows: list[Placed], columns: list[str]) -> tuple[list[str], list[str]]:
     """Columns whose cells mostly are verdicts, and the others."""
     judges, others = [], []
     for column in columns:
         cells = [row.get(column) for _, row in rows if isinstance(row, Mapping)]
         filled = [c for c in cells if c not in (None, "")]
-        fits = sum(isinstance(c, str | bool | int) and c in _TRUE for c in filled)
+        fits = sum(_right(c) in CORRECT for c in filled if isinstance(c, str | bool | int | float))
         (judges if filled and 2 * fits > len(filled) else others).append(column)
     return judges, others
+
+
+def _right(value: Any) -> Any:
+    """``correct`` or ``incorrect`` where the cell is a truth value; any other cell as it is."""
+    try:
+        return correctness(value, "")
+    except InputError:
+        return value
 
 
 # --- XSTest -------------------------------------------------------------------------------------------------------
@@ -96,18 +101,19 @@ def xstest(path: Path, labels: Path | None = None) -> Log:
     the matcher of refusals of this package on ``completion``. Partial refusals are read in three ways: see the parts.
     """
     account = Account("xstest")
-    rows = log_rows(path)
+    rows = read_rows(path, by_content=True)
     columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
     judges = [c for c in columns if c.startswith("annotation_") or (c.endswith("_label") and c != "final_label")]
     if "completion" not in columns and not judges:
         raise InputError(f"{path} has neither completions nor labels: is it a file of XSTest completions?")
 
     def make(row: Row, notes: Notes) -> Record:
-        if row.get("id") in (None, "") or not row.get("prompt"):
-            raise BadRow("no id or no prompt")
+        name = row_id(row, "id")
+        if not row.get("prompt"):
+            raise BadRow("no prompt")
         label = notes.label(row["final_label"], _XSTEST) if "final_label" in columns else None
         kind = str(row.get("type") or "")
-        common = {"group": str(row["id"]), "order": "", "run": 0, "label": label, "shown": None,
+        common = {"group": name, "order": "", "run": 0, "label": label, "shown": None,
                   "source": f"xstest/{kind or 'unknown'}",
                   "request": "unsafe" if kind.startswith("contrast") else "safe"}  # fmt: skip
         said: list[dict[str, Any]] = []
@@ -119,7 +125,7 @@ def xstest(path: Path, labels: Path | None = None) -> Log:
         for judge in judges:
             verdict, status = notes.verdict(row.get(judge), _XSTEST)
             said.append({"judge": judge, "verdict": verdict, "status": status, **common})
-        return Record(str(row["id"]), said)
+        return Record(name, said)
 
     account.read(rows, make)
     table = account.verdicts()

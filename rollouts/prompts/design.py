@@ -14,6 +14,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.stats import wilson
+from verdictscope.values import truths
 
 CELLS = ("harmful_refused", "harmful_complied", "harmless_refused", "harmless_complied")
 UNREAD = "unread"
@@ -22,11 +23,17 @@ FEW = 20
 
 
 def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
-    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none."""
+    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none.
+
+    Raises:
+        InputError: a value is neither true nor false (:func:`verdictscope.values.truth`), or harm is missing.
+    """
+    harm, verdict = truths(harm, "harm", gaps=False), truths(refused, "refused")
     # named as text: of verdicts that are all missing pandas makes numbers
-    verdict = refused.astype("boolean").map({True: "refused", False: "complied"}).astype("str")
-    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict
-    return names.where(refused.notna(), UNREAD)
+    names = harm.map({True: "harmful_", False: "harmless_"}) + verdict.map({True: "refused", False: "complied"}).astype(
+        "str"
+    )
+    return names.astype(object).where(verdict.notna(), UNREAD)
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,13 @@ def design(labels: pd.DataFrame) -> Design:
     """Sort rollouts into the 2 x 2 design.
 
     Args:
-        labels: a row per rollout with rollout, harm (true/false) and refused (true, false or missing); optionally
-            prompt (the rollout's id without its sample number by default) and group (the prompt by default).
+        labels: a row per rollout with rollout, harm (true/false) and refused (true, false or missing), each as a truth
+            value, 1/0 or a word (:func:`verdictscope.values.truth`); optionally prompt (the rollout's id without its
+            sample number by default) and group (the prompt by default).
 
     Raises:
-        InputError: a column is missing, a rollout occurs twice, or harm is missing somewhere.
+        InputError: a column is missing, a rollout occurs twice, harm is missing somewhere, or a value is neither true
+            nor false.
     """
     table = _checked(labels)
     table["cell"] = cells(table["harm"], table["refused"])
@@ -97,8 +106,9 @@ def _checked(labels: pd.DataFrame) -> pd.DataFrame:
         name = labels["rollout"][labels["harm"].isna()].iloc[0]
         raise InputError(f"rollout {name!r} has no harm label: a design needs to know which requests are harmful")
     table = labels.reset_index(drop=True).copy()
-    table["harm"] = table["harm"].astype(bool)
-    table["refused"] = table["refused"].astype("boolean")
+    names = [f"rollout {name!r}" for name in table["rollout"]]
+    table["harm"] = truths(table["harm"], "harm", names, gaps=False).astype(bool)
+    table["refused"] = truths(table["refused"], "refused", names)
     if "prompt" not in table:
         table["prompt"] = [str(r).rpartition("/")[0] or str(r) for r in table["rollout"]]
     if "group" not in table:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.prompts.catalogue import SETS, Harm, Part, PromptSet, Schema
-from verdictscope.rollouts.prompts.files import ENDINGS, read_file
-from verdictscope.rollouts.prompts.table import COLUMNS, checked, text
+from verdictscope.rollouts.prompts.table import COLUMNS, cells, checked
+from verdictscope.rows import ENDINGS, ending, read_frame
+from verdictscope.values import identity, text, truth
 
 
 def known_sets() -> pd.DataFrame:
@@ -34,24 +36,30 @@ def load_prompts(
         part: the set's part, for example ``benign``; its first one by default. For a file whose columns do not tell
             harm, the part it holds; read off the file's name where that contains it.
         name: the public set a file comes from.
-        harm: whether all prompts of a file are harmful, where neither columns nor part tell.
+        harm: whether all prompts of a file are harmful, where neither columns nor part tell; what they tell must
+            agree with it.
 
     Returns:
         One row per prompt: id, group, system, user, harm, set, part, then the other columns as tags. Ids are
         ``SET-PART-ID``.
 
     Raises:
-        InputError: no such file, set or part; columns of no known set; harm cannot be told; a row without text.
+        InputError: no such file, set or part; columns of no known set; harm cannot be told, or is told otherwise than
+            ``harm`` says; a row without text.
     """
     path = Path(source)
-    if path.suffix.lower() in ENDINGS or path.exists():
+    if ending(path) in ENDINGS or path.exists():
         return _from_file(path, part, name, harm)
     head, _, tail = str(source).partition(":")
     if head not in SETS:
         near = difflib.get_close_matches(head, SETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"sets are {', '.join(SETS)}"
         raise InputError(f"{source} is neither a prompt file nor a known prompt set: {hint}")
-    return _from_hub(SETS[head], part or tail or None)
+    if name not in (None, head):
+        raise InputError(f"{source} is the set {head}, not {name}: leave name= out")
+    if part and tail and part != tail:
+        raise InputError(f"{source} names the part {tail!r} and part= {part!r}: give one")
+    return _told_harm(_from_hub(SETS[head], part or tail or None), harm, source)
 
 
 def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -69,18 +77,34 @@ def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _from_file(path: Path, part: str | None, name: str | None, harm: bool | None) -> pd.DataFrame:
-    raw = read_file(path)
+    raw = read_frame(path)
     if name is None and {"id", "user"} <= set(raw.columns):
-        return checked(raw, path)
+        if part is not None:
+            raise InputError(f"{path} has prompts of its own (id and user), no parts: leave part= out, or give name=")
+        return _told_harm(checked(raw, path), harm, path)
     known, schema = _recognise(raw, path, name)
     told = known.parts[part] if part in known.parts else _part_of(path, known)
-    if part is not None and told is None and known.parts:
+    if part is not None and part not in known.parts and known.parts:
         raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
-    if harm is None and told is not None:
-        harm = told.harm
     if part is None and told is not None:
         part = next(p for p, one in known.parts.items() if one is told)
-    return _table(raw, known, schema, part or path.stem, harm, path)
+    by_part = None if told is None else told.harm
+    return _told_harm(_table(raw, known, schema, part or path.stem, harm if by_part is None else by_part, path), harm,
+                      path)  # fmt: skip
+
+
+def _told_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd.DataFrame:
+    """The table with what the caller says of harm, which the file must not contradict."""
+    said = truth(harm, "harm=")
+    if said is None:
+        return table
+    if table["harm"].isna().all():
+        return table.assign(harm=pd.array([said] * len(table), dtype="boolean"))
+    other = table["id"][table["harm"] != said]
+    if len(other):
+        raise InputError(f"{source}: harm={said}, and its own {len(other)} of {len(table)} prompts say otherwise, "
+                         f"{other.iloc[0]!r} first: leave harm= out, or drop what tells harm")  # fmt: skip
+    return table
 
 
 def _recognise(raw: pd.DataFrame, path: Path, name: str | None) -> tuple[PromptSet, Schema]:
@@ -124,11 +148,12 @@ def _from_hub(known: PromptSet, part: str | None) -> pd.DataFrame:
     # a tab-separated file whose empty cells would otherwise be gaps
     options = {"delimiter": "\t", "keep_default_na": False} if known.name == "wildjailbreak" else {}
     try:
-        raw = datasets.load_dataset(known.hub, one.config, split=one.split, **options).to_pandas()
+        rows = list(datasets.load_dataset(known.hub, one.config, split=one.split, **options))
     except Exception as error:  # the hub's client fails in as many ways as networks do
         gate = " (it is gated: accept its terms and log in with `hf auth login`)" if known.gated else ""
         why = f"cannot read {known.hub} from the hub{gate}: {reason(error)}"
         raise InputError(f"{why}; or give a local file") from error
+    raw = pd.DataFrame(rows, dtype=object).set_axis([f"record {k}" for k in range(1, len(rows) + 1)], axis=0)
     schema = next((form for form in known.schemas if set(form.columns) <= set(raw.columns)), None)
     if schema is None:
         raise InputError(f"{known.hub} has the columns {', '.join(raw.columns)}: none of the forms known for it")
@@ -139,13 +164,13 @@ def _table(
     raw: pd.DataFrame, known: PromptSet, schema: Schema, part: str, harm: bool | None, path: Path
 ) -> pd.DataFrame:
     prefix = f"{known.name}-{part}-" if part != known.name else f"{known.name}-"
-    own = [text(v) for v in raw[schema.id]] if schema.id else [str(k) for k in range(len(raw))]
-    columns = [[text(v) for v in raw[c]] for c in schema.user if c in raw.columns]
+    own = cells(raw, schema.id, path, _known) if schema.id else [str(k) for k in range(len(raw))]
+    columns = [[t or "" for t in cells(raw, c, path, text)] for c in schema.user if c in raw.columns]
     keep = slice(0, 1) if schema.first_of else slice(None)
     user = [schema.joint.join([p for p in pieces if p.strip()][keep]) for pieces in zip(*columns, strict=True)]
-    table = pd.DataFrame({"id": [prefix + i for i in own], "user": user})
+    table = pd.DataFrame({"id": [f"{prefix}{i}" for i in own], "user": user}, index=raw.index)
     if schema.group:
-        table["group"] = [f"{known.name}-{text(v)}" for v in raw[schema.group]]
+        table["group"] = [f"{known.name}-{v}" for v in cells(raw, schema.group, path, _known)]
     table["harm"] = _harm(raw, schema, harm, known, path)
     table["set"], table["part"] = known.name, part
     for name in raw.columns:
@@ -154,10 +179,18 @@ def _table(
     return checked(table, path)
 
 
+def _known(value: Any, where: str) -> str:
+    """An id or group that must be there."""
+    if (found := identity(value, where)) is None:
+        raise InputError(f"{where} is empty: fill it or drop the row")
+    return found
+
+
 def _harm(raw: pd.DataFrame, schema: Schema, told: bool | None, known: PromptSet, path: Path) -> list[bool]:
     rule = schema.harm
     if isinstance(rule, Harm):
-        return [_told(text(value).strip(), rule, path) for value in raw[rule.column]]
+        words = cells(raw, rule.column, path, text)
+        return [_told((word or "").strip(), rule, f"{path} {at}") for word, at in zip(words, raw.index, strict=True)]
     value = told if rule is None else rule
     if value is None:
         parts = ", ".join(p for p, one in known.parts.items() if one.harm is not None)
@@ -165,10 +198,10 @@ def _harm(raw: pd.DataFrame, schema: Schema, told: bool | None, known: PromptSet
     return [value] * len(raw)
 
 
-def _told(value: str, rule: Harm, path: Path) -> bool:
+def _told(value: str, rule: Harm, where: str) -> bool:
     if rule.by_start:
         return value.startswith(rule.harmful)
     if value in rule.harmful or value in rule.harmless:
         return value in rule.harmful
     known = ", ".join(rule.harmful + rule.harmless)
-    raise InputError(f"{path}: column {rule.column!r} holds {value!r}: known are {known}")
+    raise InputError(f"{where}: column {rule.column!r} holds {value!r}: known are {known}")

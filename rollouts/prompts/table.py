@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.prompts.files import read_file
+from verdictscope.rows import ending, read_frame
+from verdictscope.values import identity, text, truths
 
 COLUMNS = ("id", "group", "system", "user", "harm")
 """The columns every prompt table has, in this order; all others are tags."""
-
-_TRUE, _FALSE = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 
 
 def read_prompts(path: str | Path) -> pd.DataFrame:
@@ -23,8 +23,9 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
 
     Needed columns are ``id`` and ``user``. ``group`` (rows that may not be parted by a split; default the
     id), ``system`` and ``harm`` (true/false, yes/no or 1/0) are optional; every other column is kept as a
-    tag. Ids and texts are read as text (``007`` and ``NA`` stay what they are); tags of a CSV become numbers
-    or truth values where the whole column reads as such.
+    tag. An id or a group is text or a whole number, ``user`` and ``system`` are text (``007`` and ``NA`` stay what
+    they are); an empty cell is a missing one. Tags of a CSV become numbers or truth values where the whole column
+    reads as such. See :func:`verdictscope.rows.read_rows` for how strictly each kind of file is read.
 
     Args:
         path: file ending in .csv, .tsv, .json (a list of objects), .jsonl (or .ndjson) or .parquet.
@@ -35,42 +36,44 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
 
     Raises:
         InputError: the file is missing, empty or unreadable, lacks a column, repeats an id, has an empty user
-            text, or holds a value of ``harm`` that is neither true nor false.
+            text, a value of another type, or one of ``harm`` that is neither true nor false; names the row.
     """
     path = Path(path)
-    return checked(read_file(path), path)
+    return checked(read_frame(path), path)
 
 
 def checked(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns of a file as :func:`read_prompts` gives them."""
+    """The columns of a file as :func:`read_prompts` gives them; the index of ``raw`` says where each row stands."""
     for name in ("id", "user"):
         if name not in raw.columns:
             raise InputError(f"{path}: column {name!r} is missing{_nearest(name, raw.columns)}")
     if raw.empty:
         raise InputError(f"{path} holds no prompts: add at least one row")
-    table = pd.DataFrame(index=range(len(raw)))
-    table["id"] = [text(v) for v in raw["id"]]
-    groups = raw["group"] if "group" in raw.columns else [None] * len(raw)
-    table["group"] = [text(g) or i for g, i in zip(groups, table["id"], strict=True)]
-    systems = raw["system"] if "system" in raw.columns else [None] * len(raw)
-    # kept as objects: pandas' string type would turn None into nan, which later reads as the text "nan"
-    table["system"] = pd.Series([text(s) or None for s in systems], dtype=object)
-    table["user"] = [text(u) for u in raw["user"]]
-    table["harm"] = (
-        _harm(raw["harm"], table["id"], path)
-        if "harm" in raw.columns
-        else pd.array([pd.NA] * len(raw), dtype="boolean")
+    ids, users = (
+        _filled(cells(raw, n, path, how), n, raw.index, path) for n, how in (("id", identity), ("user", text))
     )
+    _check_unique(ids, raw.index, path)
+    table = pd.DataFrame({"id": ids})
+    groups = cells(raw, "group", path, identity) if "group" in raw.columns else [None] * len(raw)
+    table["group"] = [group or name for group, name in zip(groups, ids, strict=True)]
+    systems = cells(raw, "system", path, text) if "system" in raw.columns else [None] * len(raw)
+    # kept as objects: pandas' string type would turn None into nan, which later reads as the text "nan"
+    table["system"] = pd.Series([system or None for system in systems], dtype=object)
+    table["user"] = users
+    if "harm" in raw.columns:
+        called = [f"prompt {name!r} ({at})" for name, at in zip(table["id"], raw.index, strict=True)]
+        table["harm"] = truths(raw["harm"], f"{path}: harm", called, gaps=False).array
+    else:
+        table["harm"] = pd.array([pd.NA] * len(raw), dtype="boolean")
     for name in raw.columns:
-        if name not in COLUMNS:
-            table[name] = typed(raw[name]) if path.suffix.lower() in (".csv", ".tsv") else list(raw[name])
-    _check(table, path)
+        if name not in (*COLUMNS, ""):  # a first column without a name is the row numbers that pandas writes
+            table[name] = typed(raw[name]) if ending(path) in (".csv", ".tsv") else list(raw[name])
     return table
 
 
-def text(value: Any) -> str:
-    """A cell as text; missing is the empty string."""
-    return "" if value is None or (not isinstance(value, str) and pd.isna(value)) else str(value)
+def cells(raw: pd.DataFrame, name: str, path: Path, read: Callable[[Any, str], str | None]) -> list[str | None]:
+    """A column's cells, each read or refused by its place."""
+    return [read(value, f"{path} {place}: {name}") for place, value in zip(raw.index, raw[name], strict=True)]
 
 
 def _nearest(name: str, columns: pd.Index) -> str:
@@ -86,37 +89,29 @@ def _nearest(name: str, columns: pd.Index) -> str:
     return f"; the file has {', '.join(map(repr, map(str, columns))) or 'none'}: add it"
 
 
-def _harm(values: pd.Series, ids: pd.Series, path: Path) -> pd.Series:
-    """Strict truth values: anything but the six words is an error, since a guess would move the labels."""
-    parsed: list[bool] = []
-    for value, name in zip(values, ids, strict=True):
-        word = text(value).strip().lower()
-        # a column of 0/1 with a gap is read as floats by Parquet writers
-        word = {"1.0": "1", "0.0": "0"}.get(word, word)
-        if word not in _TRUE | _FALSE:
-            raise InputError(f"{path}: harm of prompt {name!r} is {text(value)!r}: write true or false")
-        parsed.append(word in _TRUE)
-    return pd.Series(parsed, dtype="boolean")
-
-
 def typed(column: pd.Series) -> list[Any]:
     """A CSV column with the types its whole content allows; an empty cell is ``None``."""
     cells = [None if value == "" else value for value in column]
     full = [c for c in cells if c is not None]
-    if full and all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", c) for c in full):
+    if full and all(re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", c) for c in full):
         return [None if c is None else int(c) for c in cells]
-    if full and all(re.fullmatch(r"-?\d+\.\d*([eE][-+]?\d+)?|-?(0|[1-9]\d*)", c) for c in full):
+    if full and all(re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]*([eE][-+]?[0-9]{1,2})?)?", c) for c in full):
         return [None if c is None else float(c) for c in cells]
     if full and all(c.lower() in ("true", "false") for c in full):
         return [None if c is None else c.lower() == "true" for c in cells]
     return cells
 
 
-def _check(table: pd.DataFrame, path: Path) -> None:
-    for name in ("id", "user"):
-        empty = table.index[table[name].str.strip() == ""]
-        if len(empty):
-            raise InputError(f"{path}: row {empty[0] + 1} has an empty {name!r}: fill it or drop the row")
-    again = table["id"][table["id"].duplicated()]
-    if len(again):
-        raise InputError(f"{path}: {len(again)} ids occur twice, first {again.iloc[0]!r}: make ids unique")
+def _filled(values: list[str | None], name: str, places: pd.Index, path: Path) -> list[str]:
+    found = [value for value in values if value is not None and value.strip()]
+    if len(found) < len(values):
+        at = next(place for place, value in zip(places, values, strict=True) if value is None or not value.strip())
+        raise InputError(f"{path} {at}: {name} is empty: fill it or drop the row")
+    return found
+
+
+def _check_unique(ids: list[str], places: pd.Index, path: Path) -> None:
+    first: dict[str, str] = {}
+    for place, name in zip(places, ids, strict=True):
+        if first.setdefault(name, place) != place:
+            raise InputError(f"{path} {place}: id {name!r} stands in {first[name]} too: make ids unique")

@@ -13,7 +13,7 @@ from tests.rollouts.real_tokenizers import DATA
 from verdictscope.errors import InputError
 from verdictscope.judgments import READERS, known_readers, read_items
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, PairItem, Step, Turn
-from verdictscope.judgments.readers import rows as rows_module
+from verdictscope.rows import Row
 
 FILES = [
     ("judgebench/gpt-4o.jsonl", "judgebench", 350, {"A": 193, "B": 157}, {}),
@@ -137,7 +137,7 @@ def test_mixed_orders_are_reported() -> None:
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no reader 'judgbench': readers are judgebench"):
         read_items([PAIR], "judgbench")
-    with pytest.raises(InputError, match="not one of 1 rows is an item of llmbar: row 0: no column input"):
+    with pytest.raises(InputError, match="not one of 1 rows is an item of llmbar: record 1: no column input"):
         read_items([PAIR], "llmbar")
     with pytest.raises(InputError, match="does not exist"):
         read_items(tmp_path / "no.json", "llmbar")
@@ -149,10 +149,11 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="has no part 'gtp': there are gpt, claude"):
         read_items("hub", "judgebench", "gtp")
     asked = []
-    monkeypatch.setattr("verdictscope.judgments.readers.hub_rows", lambda *a: asked.append(a) or [(0, PAIR)])
+    monkeypatch.setattr(
+        "verdictscope.judgments.readers.hub_rows", lambda *a: asked.append(a) or [Row("record 1", PAIR)]
+    )
     assert len(read_items("hub", "judgebench").items) == 1
     assert asked == [("ScalerLab/JudgeBench", None, "gpt")]
-    assert rows_module.ENDINGS
     assert set(known_readers()["name"]) == set(READERS)
 
 

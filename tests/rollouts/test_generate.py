@@ -203,7 +203,7 @@ def test_errors_say_what_to_do() -> None:
         (lambda: generate(model, tokenizer, table[["id"]]), "no column 'user'"),
         (lambda: generate(model, tokenizer, table.assign(user=[None, "a"])), "no user text"),
         (lambda: generate(model, tokenizer, twice), "occurs twice"),
-        (lambda: generate(model, tokenizer, table, samples=0), "at least one"),
+        (lambda: generate(model, tokenizer, table, samples=0), "samples is 0"),
         (lambda: generate(model, tokenizer, table, engine="magic"), "unknown engine"),
         (lambda: generate(model, byte_tokenizer(template=None), table), "no chat template"),
     ]

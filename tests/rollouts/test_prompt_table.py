@@ -64,7 +64,7 @@ def test_harm_is_read_strictly(tmp_path: Path, word: str, ending: str) -> None:
     path = write(
         tmp_path / f"p{ending}", [{"id": "a", "user": "x", "harm": "1"}, {"id": "b", "user": "y", "harm": word}]
     )
-    with pytest.raises(InputError, match=r"harm of prompt 'b' is .*write true or false"):
+    with pytest.raises(InputError, match=r"harm of prompt 'b' \(line [23]\) is .*write true or false"):
         read_prompts(path)
 
 
@@ -73,15 +73,15 @@ BAD = [
     ("p.csv", "id,prompt\n1,a\n", "column 'user' is missing; the nearest is 'prompt'"),
     ("p.csv", "id,User \n1,a\n", "the nearest is 'User'"),
     ("p.csv", "id,zzz\n1,a\n", "the file has 'id', 'zzz'"),
-    ("p.csv", "id,user\n", "no prompts"),
+    ("p.csv", "id,user\n", "no rows"),
     ("p.csv", "", "empty"),
-    ("p.csv", "id,user\na,x\nb,y\na,z\n", "1 ids occur twice, first 'a'"),
-    ("p.csv", "id,user\na,x\nb,\n", "row 2 has an empty 'user'"),
-    ("p.csv", "id,user\na,x,1,2\nb,y\n", "cannot be read as csv|has an empty"),
-    ("p.jsonl", '{"id": 1, "user": "x"}\n{"id": 2', "line 2 is no JSON object"),
+    ("p.csv", "id,user\na,x\nb,y\na,z\n", "line 4: id 'a' stands in line 2 too"),
+    ("p.csv", "id,user\na,x\nb,\n", "line 3: user is empty"),
+    ("p.csv", "id,user\na,x,1,2\nb,y\n", "line 2 has 4 cells, the header 2"),
+    ("p.jsonl", '{"id": 1, "user": "x"}\n{"id": 2', "line 2 is no JSON: "),
     ("p.jsonl", "[1]\n", "line 1 is no JSON object"),
-    ("p.jsonl", "\n", "no prompts"),
-    ("p.parquet", "junk", "cannot be read as parquet"),
+    ("p.jsonl", "\n", "no rows"),
+    ("p.parquet", "junk", "cannot be read as Parquet"),
     ("p.txt", "id,user\n", "cannot read .txt"),
 ]
 

@@ -146,7 +146,7 @@ def test_inspect_logs(tmp_path: Path, form: str) -> None:
     ("name", "content", "message"),
     [
         ("no.jsonl", None, "does not exist"),
-        ("empty.jsonl", b"", "holds no transcripts"),
+        ("empty.jsonl", b"", "holds no rows"),
         ("bad.eval", b"PK nonsense", "no inspect_ai log"),
         ("bad.json", b"[1]", "no list of samples"),
         ("bad.txt", b"x", "use .jsonl, .eval or .json"),

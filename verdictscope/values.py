@@ -1,0 +1,154 @@
+"""What a cell of a user's table says: a truth value, an id, a text, a probability. Nothing is guessed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.rows import shown
+
+_TRUE, _FALSE = frozenset({"true", "yes", "1", "1.0"}), frozenset({"false", "no", "0", "0.0"})
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell is a gap: ``None``, NaN, ``pd.NA``, ``pd.NaT``. An empty text is one where a text is optional."""
+    return (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, float | np.floating) and bool(value != value))
+    )
+
+
+def truth(value: Any, where: str) -> bool | None:
+    """A truth value: true/false, 1/0, or one of the words true, false, yes, no, 1, 0 in any case.
+
+    Args:
+        value: a cell. 1.0 and 0.0 count, as text too: a column of 1 and 0 with a gap is held and written as floats.
+        where: what the cell is, for the error.
+
+    Returns:
+        ``None`` for a gap or an empty text.
+
+    Raises:
+        InputError: anything else.
+    """
+    if missing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating) and value in (0, 1):
+        return bool(value)
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in _TRUE | _FALSE:
+        raise InputError(f"{where} is {shown(value)}: write true or false")
+    return word in _TRUE
+
+
+def truths(values: Iterable[Any], what: str, names: Iterable[str] | None = None, *, gaps: bool = True) -> pd.Series:
+    """A column of truth values.
+
+    Args:
+        values: the cells; a series keeps its index.
+        what: name of the column, for the error.
+        names: what the rows are called; their numbers from 1 by default.
+        gaps: whether a value may be missing.
+
+    Returns:
+        A nullable boolean series.
+
+    Raises:
+        InputError: a value that is neither true nor false, by its row; a gap where there may be none.
+    """
+    series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
+    called = [f"row {k}" for k in range(1, len(series) + 1)] if names is None else list(names)
+    found = [truth(value, f"{what} of {name}") for value, name in zip(series, called, strict=True)]
+    if not gaps and None in found:
+        raise InputError(f"{what} of {called[found.index(None)]} is missing (empty): write true or false")
+    return pd.Series(pd.array(found, dtype="boolean"), index=series.index, name=series.name)
+
+
+def identity(value: Any, where: str) -> str | None:
+    """An id as text: text as it is, a whole number by its digits; ``None`` for a gap or a blank text.
+
+    Raises:
+        InputError: anything else. A fraction is none, 1.0 neither: it could be ``1`` or ``1.0``.
+    """
+    if missing(value):
+        return None
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        raise InputError(
+            f"{where} is the number {value!r}, and an id is text or a whole number: write it as text, or as integers "
+            "(pandas turns integers with a gap to floats: use its type Int64)"
+        )
+    return text(value, where) if isinstance(value, str) and value.strip() else _none(value, where, "text or a number")
+
+
+def _none(value: Any, where: str, wanted: str) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{where} is {shown(value)}, not {wanted}")
+
+
+def text(value: Any, where: str) -> str | None:
+    """A text as it is; ``None`` for a gap.
+
+    Raises:
+        InputError: no text, or one with half of a surrogate pair, which no tokenizer takes.
+    """
+    if missing(value):
+        return None
+    _none(value, where, "text")
+    if half := _HALF.search(value):
+        raise InputError(f"{where} holds half of a surrogate pair (\\u{ord(half[0]):x}): it was cut inside a character")
+    return str(value)
+
+
+def number(
+    value: Any, what: str, low: float | int = -math.inf, high: float | int = math.inf, *, above: bool = False
+) -> float:
+    """A finite number between two bounds, both included; ``above`` excludes the lower one.
+
+    Raises:
+        InputError: no number, NaN, or out of range.
+    """
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool | np.bool_)
+    if not real or not low <= value <= high or (above and value == low):
+        bounds = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (
+            high < math.inf
+        )
+        raise InputError(f"{what} is {value!r}: give a number {' and '.join(bounds)}".rstrip())
+    return float(value)
+
+
+def whole(value: Any, what: str, low: int = 0) -> int:
+    """A whole number of at least ``low``.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{what} is {value!r}: give a whole number of at least {low}")
+    return int(value)
+
+
+def probabilities(values: Sequence[Any] | np.ndarray | pd.Series, what: str) -> np.ndarray:
+    """Numbers from 0 to 1, gaps as NaN.
+
+    Raises:
+        InputError: one is outside: percents, log-odds and log-probabilities are no probabilities.
+    """
+    given = pd.Series(values)
+    found = pd.to_numeric(given, errors="coerce")
+    wrong = np.flatnonzero((found < 0) | (found > 1) | (found.isna() & given.notna()))
+    if len(wrong):
+        at = int(wrong[0])
+        said = shown(given.iloc[at])
+        raise InputError(f"{what} of row {at + 1} is {said}: a probability lies between 0 and 1 (no percent)")
+    return found.to_numpy(dtype=float, na_value=np.nan)
