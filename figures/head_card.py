@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from verdictscope.figures.style import CELL_COLOURS, FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import interval, need, number
-from verdictscope.figures.token_view.visible import visible
+from verdictscope.figures.token_view.visible import one_line
 
 _COLUMNS = "part name segment token quantity estimate low high n unit"
 _LOOKS = {"attention": ("raw attention", "#d4d4d4"), "weighted": ("weighted by value size", "#8f8f8f")}
@@ -50,7 +50,7 @@ def head_card_figure(table: pd.DataFrame, head: str, readout: str, positions: st
 
 def _word(text: object) -> str:
     """A token in quotes, on one line: `visible` leaves line ends and tabs behind their signs."""
-    shown = visible(str(text)).replace("\n", "").replace("\t", "")
+    shown = one_line(str(text))
     return f"“{shown if len(shown) <= _CLIP else shown[: _CLIP - 1] + '…'}”"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from verdictscope.stats import ends_to_show
+
 Heads = Iterable[Iterable[Any]]
 """(layer, head) pairs, as lists from JSON or as tuples."""
 
@@ -45,7 +47,14 @@ def number(value: Any, signed: bool = False) -> str:
 
 def interval(row: Any, column: str = "estimate", signed: bool = False) -> str:
     """``0.38 [0.35, 0.41]`` from a row with low and high."""
-    return f"{number(row[column], signed)} [{number(row['low'], signed)}, {number(row['high'], signed)}]"
+    value, low, high = float(row[column]), float(row["low"]), float(row["high"])
+    if not np.isfinite([value, low, high]).all():
+        return f"{number(value, signed)} [{number(low, signed)}, {number(high, signed)}]"
+    n, unit = row.get("n"), {"auroc": "AUROC", "refused": "rate"}.get(column, row.get("unit"))
+    shown = ends_to_show(value, low, high, n, str(unit or ""))
+    if shown is None:
+        return f"{number(value, signed)} (the same in all{'' if n is None else f' {int(n)}'})"
+    return f"{number(value, signed)} [{number(shown[0], signed)}, {number(shown[1], signed)}]"
 
 
 def counts(values: Iterable[Any]) -> str:

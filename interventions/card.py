@@ -15,7 +15,7 @@ import torch
 from verdictscope.activations import BatchPlan, Model, Readout, Site, forward
 from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.errors import InputError
-from verdictscope.figures.token_view.visible import visible
+from verdictscope.figures.token_view.visible import one_line
 from verdictscope.interventions.attribution import Attribution, attribute
 from verdictscope.interventions.circuit import logit_weights, mean_written, ov_directions, token_frame
 from verdictscope.interventions.edits import HeadEdit
@@ -110,7 +110,7 @@ class HeadCard:
         blocks = [
             ("What it does", numbers.assign(name=numbers["name"].map(lambda name: WORDS.get(name, name)))),
             (f"Where it looks from {self.positions}, and where its share comes from", segments),
-            ("and by token", self.tokens.assign(token=self.tokens["token"].map(visible))),
+            ("and by token", self.tokens.assign(token=self.tokens["token"].map(one_line))),
             ("What it writes", self._written()),
         ]
         tables = "".join(f"<h4>{escape(title)}</h4>{_html(table)}" for title, table in blocks if len(table))
@@ -119,7 +119,7 @@ class HeadCard:
 
     def _written(self) -> pd.DataFrame:
         """A line per vector and side, its tokens in order."""
-        said = self.writes.assign(token=self.writes["token"].map(lambda t: f"“{visible(t)}”"))
+        said = self.writes.assign(token=self.writes["token"].map(lambda t: f"“{one_line(t)}”"))
         lines = said.groupby(["what", "side"], sort=False)["token"].agg(" ".join)
         return lines.rename("tokens").reset_index()
 

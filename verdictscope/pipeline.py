@@ -185,4 +185,7 @@ def _num(value: float | None) -> str:
 
 
 def _between(section: dict[str, Any], name: str, low: str, high: str) -> str:
-    return f"{_num(section.get(name))} [{_num(section.get(low))}, {_num(section.get(high))}]"
+    from verdictscope.report.words import estimate
+
+    unit = "rate" if name.startswith("refusal") else "AUROC" if name.startswith("auroc") else ""
+    return estimate(section.get(name), section.get(low), section.get(high), unit, n=section.get("n"))

@@ -48,6 +48,11 @@ def visible(text: str) -> str:
     return "".join(shown)
 
 
+def one_line(text: str) -> str:
+    """The same where a token stands in a table or a label: the signs of line ends and tabs without their effect."""
+    return visible(text).replace("\n", "").replace("\t", "")
+
+
 def _sign(character: str) -> str:
     if character == "\n":
         return "⏎\n"

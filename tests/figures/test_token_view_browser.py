@@ -107,6 +107,28 @@ def test_hostile_text_moves_nothing_around_it(browser: webdriver.Chrome, tmp_pat
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
+GAPS = """
+const node = b => document.createTreeWalker(b, NodeFilter.SHOW_TEXT).nextNode();
+const box = (n, from, to) => { const r = document.createRange(); r.setStart(n, from); r.setEnd(n, to);
+    return r.getBoundingClientRect(); };
+const nodes = [...document.querySelectorAll('.rollout.shown bdi')].map(node);
+return nodes.slice(1).map((n, i) => { const before = nodes[i], a = box(before, before.length - 1, before.length),
+    b = box(n, 1, 2); return Math.abs(a.top - b.top) < 2 ? b.left - a.right : null; });
+"""
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_words_stand_apart(browser: webdriver.Chrome, tmp_path: Path, numbered: bool) -> None:
+    words = ["explain", " how", " someone", " could", " build", " the", " instrument", " whether", " whether"]
+    row = tokens(len(words), layers=(0,), rollouts=("a",)).query("readout == 'probe'")
+    show(browser, token_view(row.assign(token=words, segment="user")), tmp_path)
+    if numbered:
+        press(browser, "v")
+    gaps = [gap for gap in browser.execute_script(GAPS) if gap is not None]
+    assert len(gaps) >= len(words) - 3
+    assert min(gaps) > 4  # a space of 13.5 px type is 8 px wide
+
+
 def test_the_arrow_keys_walk_and_the_score_is_said(browser: webdriver.Chrome, tmp_path: Path) -> None:
     view = token_view(tokens(), start=("probe", 2))
     show(browser, view, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def test_hostile_text_stays_text() -> None:
     for text in ("<script", "<b>", "<i>", "\u202e", "\x00"):
         assert text not in html
     assert "⟨U+202E⟩" in html
+    assert "line⏎end" in html
+    assert not [cell for cell in re.findall(r"<td>([^<]*)</td>", html) if "\n" in cell or "\\n" in cell]
     figure = card.plot()
     figure.canvas.draw()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]

@@ -10,6 +10,7 @@ from report_runs import write_run
 
 from verdictscope.report.record import Record
 from verdictscope.report.refusal.cliff_checks import cliff_controls, timing
+from verdictscope.report.shown import Line
 
 NAN = float("nan")
 ROWS = [
@@ -44,12 +45,23 @@ def test_every_check_has_its_place(tmp_path: Path) -> None:
     found = {c.name: c.rows for c in cliff_controls(record(tmp_path / "run", ROWS))}
     assert len(found) == 4
     nulls = found["The drop against its nulls"]
-    assert nulls[0][1] == "0.300, p = 0.002 (null -0.1 to 0.1)"
-    assert nulls[1][1] == "not tested"
-    assert nulls[2][1] == "0.400 [0.300, 0.500]"
-    anchors = [row[1] for row in found["Anchors of one kind of refusal"]]
-    assert anchors == ["0.370 [0.200, 0.560]", "cannot anchor: 3 rollouts"]
-    assert ("base, harmful_complied: truncated", "14", "of 64") in found["Rollouts with a plateau and an end"]
+    assert (nulls[0].value, nulls[0].null, nulls[0].p, nulls[0].interval) == ("0.300", "−0.1 to 0.1", "0.002", "")
+    assert (nulls[1].value, nulls[1].p) == ("not measured", "")
+    assert (nulls[2].value, nulls[2].interval, nulls[2].null) == ("0.400", "[0.300, 0.500]", "")
+    anchors = found["Anchors of one kind of refusal"]
+    assert [(row.value, row.interval) for row in anchors] == [("0.370", "[0.200, 0.560]"), ("not measured", "")]
+    assert anchors[1].note == "cannot anchor: 3 rollouts"
+    assert Line("base, harmful_complied: truncated", "14", n="of 64") in found["Rollouts with a plateau and an end"]
+
+
+def test_where_all_prompts_are_alike_no_certainty_is_claimed(tmp_path: Path) -> None:
+    """A bootstrap of equal values gives equal values: a share gets Wilson's interval, anything else none."""
+    alike = {"change lies in the closing tokens": 1.0, "forced settled": 0.0, "forced after probe": -9.0}
+    rows = [(*r[:3], *([alike[r[2]]] * 3), *r[6:]) if r[2] in alike else r for r in ROWS]
+    first, _, third = (f.text for f in timing(record(tmp_path / "run", rows)))
+    assert "in 1.000 [0.934, 1.000] of cases" in first
+    assert "after 0.000 [0.000, 0.066] of the thinking" in third
+    assert "−9.000 (the same in all 54) tokens" in third
 
 
 def test_when_it_falls_is_said_with_who_is_left_out(tmp_path: Path) -> None:

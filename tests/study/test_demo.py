@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.browser import check_everywhere
 from tests.organisms.swapped import swapped_cliff
 from verdictscope.activations import load
 from verdictscope.errors import InputError
@@ -195,6 +196,10 @@ def test_tokens_are_read_by_every_layer_and_agree_with_the_traces(run: Path) -> 
     for key, of_cell in test.groupby(["cell", "target"]):
         same = shown[(shown["cell"] == key[0]) & (shown["target"] == key[1])]["rollout"]
         assert sorted(same) == sorted(of_cell["rollout"].head(3))
+
+
+def test_the_page_can_be_read_at_every_width_and_on_paper(run: Path, tmp_path: Path) -> None:
+    check_everywhere(run / "report.html", tmp_path / "profile", cards=9)
 
 
 def test_a_second_call_does_nothing_twice(run: Path, prompts: Path) -> None:

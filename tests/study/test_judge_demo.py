@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.browser import check_everywhere
 from verdictscope.pipeline import run_study, tell
 from verdictscope.report import Record, climb
 from verdictscope.study import read_study
@@ -40,6 +41,10 @@ def test_every_stage_ends_and_the_page_misses_nothing(run: tuple[Path, dict[str,
     assert {"bias_parts", "bias_heads", "mitigations", "verdict_probe", "verdict_trace"} <= set(captions)
     for title in ("What the verdict is made of", "What helps against it"):
         assert page.count(f"<h3>{title}</h3>") == 1
+
+
+def test_the_page_can_be_read_at_every_width_and_on_paper(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    check_everywhere(run[0] / "report.html", tmp_path / "profile", cards=4)
 
 
 def test_the_rungs_that_can_be_tested_are(run: tuple[Path, dict[str, Any]]) -> None:

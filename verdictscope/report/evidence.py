@@ -53,7 +53,8 @@ class Evidence:
         """``0.885 [0.870, 0.898]``, or that there is no number."""
         if not present(self.value):
             return "not measured"
-        return estimate(self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "anchored"))
+        return estimate(self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "anchored"),
+                        n=self.n)  # fmt: skip
 
 
 @dataclass(frozen=True)

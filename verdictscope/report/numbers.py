@@ -40,7 +40,7 @@ class Row:
     def texts(self) -> list[str]:
         """Both numbers with intervals and n."""
         return [
-            "not measured" if v is None else f"{estimate(*v[:3], self.unit)}, n = {v[3]}" for v in self.values
+            "not measured" if v is None else f"{estimate(*v[:3], self.unit, n=v[3])}, n = {v[3]}" for v in self.values
         ]  # fmt: skip
 
     @property

@@ -40,20 +40,53 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of a control's table; a column that no line fills is not drawn.
+
+    Attributes:
+        what: what was measured.
+        value: the estimate.
+        interval: its 95 % interval.
+        null: what it is held against: the range of its null.
+        p: the p-value.
+        n: how many, and of what.
+        note: what else has to be known, under ``what``.
+    """
+
+    what: str
+    value: str
+    interval: str = ""
+    null: str = ""
+    p: str = ""
+    n: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Control:
     """A comparison that should come out as expected if the reading is right.
 
     Attributes:
         name: what was done.
         expect: what it should show.
-        rows: (what, number with interval, n) of this run.
+        rows: the numbers of this run.
         source: file of the run folder.
     """
 
     name: str
     expect: str
-    rows: tuple[tuple[str, str, str], ...]
+    rows: tuple[Line, ...]
     source: str
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Attribute and heading of the columns that some line fills."""
+        return tuple((key, head) for key, head in COLUMNS if any(getattr(row, key) for row in self.rows))
+
+
+COLUMNS = (
+    ("value", "estimate"), ("interval", "95 % interval"), ("null", "null range"), ("p", "p"), ("n", "n"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
+from verdictscope.stats import ends_to_show
+
 _DIGITS = {"nats": 2, "logit": 2}
 """Decimals by unit; three elsewhere, since AUROCs and rates are read to the third."""
 
@@ -42,12 +44,19 @@ def interval(low: Any, high: Any, unit: str = "") -> str:
     return f"{number(low, unit)} to {number(high, unit)}" if present(low) and present(high) else "–"
 
 
-def estimate(value: Any, low: Any, high: Any, unit: str = "", *, signed: bool = False) -> str:
-    """``0.885 [0.870, 0.898]``."""
-    if not (present(low) and present(high)):
-        return number(value, unit, signed=signed)
-    ends = f"[{number(low, unit, signed=signed)}, {number(high, unit, signed=signed)}]"
-    return f"{number(value, unit, signed=signed)} {ends}"
+def ends(value: Any, low: Any, high: Any, unit: str = "", *, signed: bool = False, n: Any = None) -> str:
+    """``[0.870, 0.898]``; where all units are alike Wilson's interval or words, and nothing where an end is missing."""
+    if not (present(value) and present(low) and present(high)):
+        return ""
+    shown = ends_to_show(value, low, high, n if present(n) else None, unit)
+    if shown is None:
+        return f"(the same in all {int(n):,})" if present(n) else "(the same in all)"
+    return f"[{number(shown[0], unit, signed=signed)}, {number(shown[1], unit, signed=signed)}]"
+
+
+def estimate(value: Any, low: Any, high: Any, unit: str = "", *, signed: bool = False, n: Any = None) -> str:
+    """``0.885 [0.870, 0.898]``; see :func:`ends`."""
+    return f"{number(value, unit, signed=signed)} {ends(value, low, high, unit, signed=signed, n=n)}".rstrip()
 
 
 def heads(pairs: Any) -> str:

@@ -11,6 +11,7 @@ from verdictscope.stats.bootstrap import (
     percentile_interval,
     permutation_p,
 )
+from verdictscope.stats.degenerate import ends_to_show
 from verdictscope.stats.effect import Effect, effects_frame
 from verdictscope.stats.intervals import (
     difference_effect,
@@ -42,6 +43,7 @@ __all__ = [
     "difference_effect",
     "draw_clusters",
     "effects_frame",
+    "ends_to_show",
     "independent_difference",
     "mean_effect",
     "percentile_interval",

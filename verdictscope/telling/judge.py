@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from verdictscope.report.words import estimate
+
 CONTENT = "content"
 
 
@@ -95,15 +97,11 @@ def _read(summary: dict[str, Any]) -> list[str]:
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return f"{_num(row['estimate'])} [{_num(row['low'])}, {_num(row['high'])}]"
+    return estimate(row["estimate"], row["low"], row["high"], row.get("unit", "rate"), n=row["n"])
 
 
 def _nats(row: dict[str, Any]) -> str:
-    return "none" if row["estimate"] is None else f"{row['estimate']:+.2f} [{_num(row['low'])}, {_num(row['high'])}]"
-
-
-def _num(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    return estimate(row["estimate"], row["low"], row["high"], "nats", signed=True, n=row["n"])
 
 
 def _n(rows: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.report.judge import reading
+from verdictscope.report.judge.lead import share
 from verdictscope.report.record import Record
 from verdictscope.report.shown import ARMS, Example, Table
 from verdictscope.report.words import clip, number, present, some
@@ -87,7 +88,7 @@ def rate_tables(run: Record) -> list[Table]:
         rows = []
         for condition in dict.fromkeys(own["condition"]):
             found = [reading.rate(run, name, condition, arm, thinking) for name, _ in RATES]
-            rows.append((str(condition), *("–" if r is None else _percent(r) for r in found)))
+            rows.append((str(condition), *("–" if r is None else share(r) for r in found)))
         more = "" if made else (
             " 95 % intervals over groups of items, all items in both orders. Under plain nothing is said; control and "
             "cues name one side of each item, the better one as often as the worse."
@@ -95,12 +96,6 @@ def rate_tables(run: Record) -> list[Table]:
         made.append(Table(f"Shares of verdicts: {_who(arm, thinking)}.{more}",
                           ("Condition", *(words for _, words in RATES)), tuple(rows)))  # fmt: skip
     return made
-
-
-def _percent(row: reading.Row) -> str:
-    """``97 % [94, 99]``."""
-    value, low, high = (f"{100 * float(row[k]):.0f}" if present(row[k]) else "–" for k in ("estimate", "low", "high"))
-    return f"{value} % [{low}, {high}]"
 
 
 def unread_table(run: Record) -> Table | None:

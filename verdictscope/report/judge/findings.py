@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from verdictscope.report.judge import reading
 from verdictscope.report.judge.asked import THINKING
 from verdictscope.report.judge.lead import told
-from verdictscope.report.judge.reading import ends, nats
+from verdictscope.report.judge.reading import ends, line, nats
 from verdictscope.report.record import Record
-from verdictscope.report.shown import Control, Finding
-from verdictscope.report.words import number, present, some
+from verdictscope.report.shown import Control, Finding, Line
+from verdictscope.report.words import interval, number, present, some
 
 
 def findings(run: Record) -> list[Finding]:
@@ -143,11 +143,9 @@ def _control_sentence(run: Record) -> Iterator[Control]:
     follows, pull = reading.rate(run, "follows", "control"), reading.floor(run)
     rows = []
     if follows is not None:
-        rows.append(("says the side it names", ends(follows),
-                     f"{int(follows['n'])} groups"))  # fmt: skip
+        rows.append(line("says the side it names", follows, "groups", "rate"))
     if pull is not None:
-        rows.append(("draws the log-odds towards it by (nats)",
-                     ends(pull, "nats"), f"{pull.n} groups"))  # fmt: skip
+        rows.append(line("draws the log-odds towards it by (nats)", vars(pull), "groups", "nats"))
     if rows:
         yield Control(
             "A sentence that says nothing",
@@ -164,9 +162,8 @@ def _twin(run: Record) -> Iterator[Control]:
         yield Control(
             "The twin",
             "A model alike but for the bias: content as here, every bias about none.",
-            tuple((f"{name} (nats); here {nats(here[name].estimate) if name in here else '–'}",
-                   ends(p, "nats"), f"{p.n} groups")
-                  for name, p in there.items()),
+            tuple(line(f"{name} (nats); here {nats(here[name].estimate) if name in here else '–'}", vars(p), "groups",
+                       "nats") for name, p in there.items()),
             "bias_parts.parquet",
         )  # fmt: skip
 
@@ -178,9 +175,11 @@ def _random(run: Record) -> Iterator[Control]:
         if gone and random:
             unit = str(gone[0].get("unit", "nats"))
             values = [r["estimate"] for r in random]
-            span = " to ".join(number(v, unit, signed=unit == "nats") for v in (min(values), max(values)))
-            rows += [(f"{name}, found heads taken out", ends(gone[0], unit), f"{int(gone[0]['n'])} groups"),
-                     (f"{name}, random sets: lowest to highest", span, some(len(values), "set"))]  # fmt: skip
+            mean, *span = (number(v, unit, signed=unit == "nats")
+                           for v in (sum(values) / len(values), min(values), max(values)))  # fmt: skip
+            rows += [line(f"{name}, found heads taken out", gone[0], "groups", unit),
+                     Line(f"{name}, random sets: mean, lowest to highest", mean, null=" to ".join(span),
+                          n=some(len(values), "set"))]  # fmt: skip
     if rows:
         yield Control(
             "Random sets of heads",
@@ -197,11 +196,15 @@ def _permuted(run: Record) -> Iterator[Control]:
     for kind, of in _COUNTS.items():
         for row in reading.probe_rows(run, "verdict_probe", kind):
             name = "labels permuted" if kind == "permuted" else row["name"]
-            rows.append((f"verdict: {name}", ends(row), f"{int(row['n'])} {of}"))
+            if kind == "baseline":
+                rows.append(line(f"verdict: {name}", row, of, "AUROC"))
+                continue
+            rows.append(Line(f"verdict: {name}", number(row["estimate"]), null=interval(row["low"], row["high"]),
+                             n=f"{int(row['n'])} {of}"))  # fmt: skip
     for row in reading.probe_rows(run, "correctness", "test", condition="plain", name="AUROC"):
         if present(row["null_low"]):
-            span = f"{number(row['null_mean'])} [{number(row['null_low'])}, {number(row['null_high'])}]"
-            rows.append(("right answer: labels permuted", span, f"p = {number(row['p'])}"))
+            rows.append(Line("right answer: labels permuted", number(row["null_mean"]),
+                             null=interval(row["null_low"], row["null_high"]), p=number(row["p"])))  # fmt: skip
     if rows:
         yield Control(
             "What the probes read where there is nothing to read",

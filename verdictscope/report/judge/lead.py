@@ -9,6 +9,7 @@ from verdictscope.report.judge.reading import Part, Row, ends, nats
 from verdictscope.report.record import Record
 from verdictscope.report.shown import Point
 from verdictscope.report.words import heads, number, present, some
+from verdictscope.stats import ends_to_show
 
 
 def lead(run: Record) -> list[Point]:
@@ -21,10 +22,16 @@ def told(row: Row) -> str:
     return f"{ends(row)}, n = {int(row['n'])} groups"
 
 
+def share(row: Row) -> str:
+    """``87 % [82, 91]``."""
+    value = float(row["estimate"])
+    shown = ends_to_show(value, row["low"], row["high"], row["n"], "rate") if present(row["low"]) else None
+    return f"{100 * value:.0f} %" + (f" [{100 * shown[0]:.0f}, {100 * shown[1]:.0f}]" if shown else "")
+
+
 def percent(row: Row, of: str = "verdicts", *, n: bool = True) -> str:
     """``87 % [82, 91] of verdicts``, with the number of groups it rests on."""
-    value, low, high = (f"{100 * float(row[k]):.0f}" for k in ("estimate", "low", "high"))
-    return f"{value} % [{low}, {high}] of {of}" + (f" (n = {int(row['n'])} groups)" if n else "")
+    return f"{share(row)} of {of}" + (f" (n = {int(row['n'])} groups)" if n else "")
 
 
 def _asked(run: Record) -> Iterator[Point]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from verdictscope.report.record import Record
+from verdictscope.report.shown import Line
+from verdictscope.report.words import ends as interval_of
 from verdictscope.report.words import estimate, heads, number, present
 
 CONTENT, POSITION = "content", "position"
@@ -64,7 +66,15 @@ def nats(value: Any) -> str:
 def ends(row: Row | Part, unit: str = "") -> str:
     """Estimate and interval of a row or part; nats with their sign."""
     value = row if isinstance(row, dict) else vars(row)
-    return estimate(value["estimate"], value["low"], value["high"], unit, signed=unit == "nats")
+    unit = unit or str(value.get("unit") or "")
+    return estimate(value["estimate"], value["low"], value["high"], unit, signed=unit == "nats", n=value.get("n"))
+
+
+def line(what: str, row: Row, of: str, unit: str) -> Line:
+    """A row as a line of a control's table."""
+    signed = unit == "nats"
+    between = interval_of(row["estimate"], row["low"], row["high"], unit, signed=signed, n=row["n"])
+    return Line(what, number(row["estimate"], unit, signed=signed), between, n=f"{int(row['n'])} {of}")
 
 
 def rows_of(run: Record, file: str, /, **wanted: Any) -> list[Row]:

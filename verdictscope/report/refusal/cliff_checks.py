@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.report.record import Record
-from verdictscope.report.shown import Control, Finding
-from verdictscope.report.words import estimate, number, present
+from verdictscope.report.shown import Control, Finding, Line
+from verdictscope.report.words import ends, estimate, number, present
+from verdictscope.stats.degenerate import SHARES
 
 FILE = "cliff_checks.parquet"
 
@@ -60,7 +61,7 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "Whole prompts exchanged between the headline cell and another (or paired, where both hold the same "
             "prompts), and whole rollouts turned so that the end lies elsewhere; single tokens are never shuffled, "
             "since neighbours are alike.",
-            tuple((r["name"], _null(r), f"{int(r['n'])} prompts") for r in nulls), FILE,
+            tuple(map(_null, nulls)), FILE,
         )  # fmt: skip
     drops = [r for r in rows if r["check"].startswith("anchors from") and r["name"] == "anchored_drop"]
     if drops:
@@ -68,8 +69,7 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "Anchors of one kind of refusal",
             "The headline should fall whichever refusals the anchors were fitted on, and refusals of the other kind "
             "should not. Where these fall too, the anchored score also tells kinds of refusal apart.",
-            tuple((f"{r['check']}, read on {r['cell']}", _told(r) if present(r["estimate"]) else str(r["about"]),
-                   f"{int(r['n'])} prompts") for r in drops), FILE,
+            tuple(_line(r, f"{r['check']}, read on {r['cell']}") for r in drops), FILE,
         )  # fmt: skip
     published = [r for r in rows if r["check"] == "as published"]
     if published:
@@ -77,7 +77,7 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "The published statistic",
             "The same scores averaged as earlier code does, sequences filled up with zeros: a curve that rises by "
             "padding is no plateau.",
-            tuple((r["name"], number(r["estimate"]), r["about"] or "–") for r in published), FILE,
+            tuple(Line(r["name"], number(r["estimate"]), note=r["about"]) for r in published), FILE,
         )  # fmt: skip
     counted = [r for r in rows if r["check"] == "counted"]
     if counted:
@@ -85,7 +85,7 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "Rollouts with a plateau and an end",
             "Truncated rollouts, thinking that never closed and thinking too short for a plateau are counted and left "
             "out; cells that lose many are read with care.",
-            tuple((f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), f"of {int(r['n'])}")
+            tuple(Line(f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), n=f"of {int(r['n'])}")
                   for r in counted), FILE,
         )  # fmt: skip
 
@@ -96,12 +96,21 @@ def _rows(run: Record) -> list[dict[str, Any]]:
 
 
 def _told(row: dict[str, Any]) -> str:
-    return estimate(row["estimate"], row["low"], row["high"])
+    """Estimate and interval; the unit says whether it is a share and is not printed."""
+    unit = row["unit"] if row["unit"] in SHARES else ""
+    return estimate(row["estimate"], row["low"], row["high"], unit, n=row["n"])
 
 
-def _null(row: dict[str, Any]) -> str:
-    if not present(row["estimate"]):
-        return "not tested"
-    if row["check"] == "paired":
-        return _told(row)
-    return f"{number(row['estimate'])}, p = {number(row['p'])} ({row['about']})"
+def _line(row: dict[str, Any], what: str) -> Line:
+    known = present(row["estimate"])
+    between = ends(row["estimate"], row["low"], row["high"], n=row["n"])
+    value = number(row["estimate"]) if known else "not measured"
+    return Line(what, value, between, n=f"{int(row['n'])} prompts", note=row["about"])
+
+
+def _null(row: dict[str, Any]) -> Line:
+    if row["check"] == "paired" or not present(row["estimate"]):
+        return _line(row, row["name"])
+    null, _, note = str(row["about"]).removeprefix("null ").partition("; ")
+    return Line(row["name"], number(row["estimate"]), null=null.replace("-", "−"), p=number(row["p"]),
+                n=f"{int(row['n'])} prompts", note=note)  # fmt: skip

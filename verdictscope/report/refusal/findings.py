@@ -10,8 +10,8 @@ import pandas as pd
 from verdictscope.report.evidence import ALPHA
 from verdictscope.report.record import Record
 from verdictscope.report.refusal.cliff_checks import cliff_controls, timing
-from verdictscope.report.shown import Control, Finding
-from verdictscope.report.words import estimate, heads, number, present, some
+from verdictscope.report.shown import Control, Finding, Line
+from verdictscope.report.words import ends, estimate, heads, interval, number, present, some
 
 
 def findings(run: Record) -> list[Finding]:
@@ -46,7 +46,7 @@ def _probe(run: Record) -> Iterator[Finding]:
     probe = run.json("probe")
     if not present(probe.get("auroc_test")):
         return
-    read = estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"])
+    read = estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"], "AUROC", n=probe["n"])
     yield Finding(
         f"A linear probe at {probe['site']}, layer {probe['layer']}, tells refused from complied rollouts of new "
         f"prompts with an AUROC of {read} (n = {probe['n']} prompt groups); with permuted labels "
@@ -74,7 +74,7 @@ def _effects(run: Record, arm: str, asked: bool = True) -> dict[str, dict[str, A
 
 
 def _text(row: dict[str, Any]) -> str:
-    return estimate(row["estimate"], row["low"], row["high"], row["unit"])
+    return estimate(row["estimate"], row["low"], row["high"], row["unit"], n=row["n"])
 
 
 def _cliff(run: Record) -> Iterator[Finding]:
@@ -105,7 +105,7 @@ def _heads(run: Record) -> Iterator[Finding]:
     yield from _above_delta(run)
     told = "; ".join(
         f"{heads([(row['layer'], row['head'])])} "
-        f"{estimate(row['effect'], row['low'], row['high'], 'nats', signed=True)}"
+        f"{estimate(row['effect'], row['low'], row['high'], 'nats', signed=True, n=row['n'])}"
         for row in found.to_dict("records")
     )
     rest = table.loc[~table["found"] & (table["head"] >= 0), "effect"]
@@ -166,7 +166,7 @@ def _ablation(run: Record) -> Iterator[Finding]:
     beyond = present(found["p"]) and found["p"] <= ALPHA
     yield Finding(
         "Zeroed together, on the model's own tokens, they change the refusal log-odds by "
-        f"{estimate(found['estimate'], found['low'], found['high'], 'nats', signed=True)} nats; "
+        f"{estimate(found['estimate'], found['low'], found['high'], 'nats', signed=True, n=found['n'])} nats; "
         f"{some(len(random), 'random set')} of as many heads in the same layers by at most "
         f"{number(random.max(), 'nats', signed=True)} (p = {number(found['p'])}"
         f"{')' if beyond else ', which chance can give)'}.",
@@ -184,7 +184,8 @@ def _freely(run: Record) -> Iterator[Finding]:
         rates = _rates(run, kind)
         if rates is None or not {"base", "ablated"} <= set(rates.index):
             continue
-        told = [estimate(*rates.loc[arm, ["refused", "low", "high"]]) for arm in ("base", "ablated")]
+        told = [estimate(*rates.loc[arm, ["refused", "low", "high"]], "rate", n=rates.loc[arm, "n"])
+                for arm in ("base", "ablated")]  # fmt: skip
         yield Finding(
             f"Writing freely, the model refuses {told[0]} of the {name} requests as it is and {told[1]} without these "
             f"heads (n = {int(rates.loc['base', 'n'])} prompts).",
@@ -207,14 +208,15 @@ def _permuted(run: Record) -> Iterator[Control]:
     probe = run.json("probe")
     if not present(probe.get("control_auroc")):
         return
-    span = f"{number(probe['control_auroc'])} ({number(probe['control_low'])} to {number(probe['control_high'])})"
     yield Control(
         "Labels permuted between prompts",
         "A probe fitted to shuffled labels should read nothing: about 0.5.",
         (
-            ("AUROC, mean and range over refits", span, f"{probe['control_refits']} refits"),
-            ("AUROC with the true labels",
-             estimate(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"]), f"{probe['n']} groups"),
+            Line("AUROC, mean and range over refits", number(probe["control_auroc"]),
+                 null=interval(probe["control_low"], probe["control_high"]), n=f"{probe['control_refits']} refits"),
+            Line("AUROC with the true labels", number(probe["auroc_test"]),
+                 ends(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"], "AUROC", n=probe["n"]),
+                 n=f"{probe['n']} groups"),
         ),
         "probe.json",
     )  # fmt: skip
@@ -229,8 +231,8 @@ def _other_nulls(run: Record) -> Iterator[Control]:
             "What a probe of this kind reads where there is nothing to read, mean and range over draws. A random label "
             "per token or kind of prompt can be learned by reading which it is; selectivity is how much more the real "
             "label gets.",
-            tuple((_control_name(row), estimate(row["estimate"], row["low"], row["high"]), f"{int(row['n'])} draws")
-                  for row in rows),
+            tuple(Line(row["name"], number(row["estimate"]), null=interval(row["low"], row["high"]),
+                       n=f"{int(row['n'])} draws", note=_selectivity(row)) for row in rows),
             "probe_nulls.parquet",
         )  # fmt: skip
 
@@ -243,10 +245,11 @@ def _writers(run: Record) -> Iterator[Control]:
     names = {"random": "random directions", "permuted": "probes fitted to permuted labels"}
     top = rows[0]
     writer = heads([(top["layer"], top["head"])])
-    told = [(f"the probe; its strongest writer is {writer}", number(top["top"]), "1 probe")]
+    told = [Line(f"the probe; its strongest writer is {writer}", number(top["top"]), n="1 probe")]
     for row in rows:
-        span = f"{number(row['null_mean'])} ({number(row['null_low'])} to {number(row['null_high'])})"
-        told.append((f"{names[row['kind']]}, mean and range; p = {number(row['p'])}", span, f"{int(row['n'])} draws"))
+        span = interval(row["null_low"], row["null_high"])
+        told.append(Line(f"{names[row['kind']]}, mean and range", number(row["null_mean"]), null=span,
+                         p=number(row["p"]), n=f"{int(row['n'])} draws"))  # fmt: skip
     yield Control(
         "Any direction has writers",
         "The strongest head's part of all heads' shares, before the answer. If the probe's is no larger than that of "
@@ -255,9 +258,9 @@ def _writers(run: Record) -> Iterator[Control]:
     )  # fmt: skip
 
 
-def _control_name(row: dict[str, Any]) -> str:
+def _selectivity(row: dict[str, Any]) -> str:
     over = row.get("selectivity")
-    return f"{row['name']}; selectivity {number(over)}" if present(over) else str(row["name"])
+    return f"selectivity {number(over)}" if present(over) else ""
 
 
 def _leaks(run: Record) -> Iterator[Control]:
@@ -265,14 +268,14 @@ def _leaks(run: Record) -> Iterator[Control]:
     if table is None:
         return
     rows = tuple(
-        (f"{row['check']}: {row['what']}", str(row["severity"]),
-         f"n = {int(row['n'])}" if present(row.get("n")) else "–")
+        Line(f"{row['check']}: {row['what']}", str(row["severity"]),
+             n=str(int(row["n"])) if present(row.get("n")) else "")
         for row in table.to_dict("records")
     )  # fmt: skip
     yield Control(
         "Leaks looked for",
         "Duplicate prompts over the parts, label words in the text, labels that length, source or position tell.",
-        rows or (("nothing found", "–", "–"),), "leaks.parquet",
+        rows or (Line("nothing found", "–"),), "leaks.parquet",
     )  # fmt: skip
 
 
@@ -289,33 +292,38 @@ def _arm_control(run: Record, arm: str) -> Iterator[Control]:
     effects, base = _effects(run, arm), _effects(run, "base")
     if "anchored_drop" not in effects:
         return
-    rows = [("drop of the anchored score, here", _text(effects["anchored_drop"]), effects["anchored_drop"]["n"])]
+    rows = [("drop of the anchored score, here", effects["anchored_drop"])]
     if "anchored_drop" in base:
-        rows.append(("drop in the model under study", _text(base["anchored_drop"]), base["anchored_drop"]["n"]))
+        rows.append(("drop in the model under study", base["anchored_drop"]))
     if "anchored_excess" in effects:
-        excess = effects["anchored_excess"]
-        rows.append(("how much further it falls in the model under study, paired by prompt", _text(excess),
-                     excess["n"]))  # fmt: skip
+        what = "how much further it falls in the model under study, paired by prompt"
+        rows.append((what, effects["anchored_excess"]))
     name, expect = _ARMS[arm]
-    yield Control(name, expect, tuple((what, text, f"{int(n)} prompts") for what, text, n in rows), "cliff.parquet")
+    yield Control(name, expect, tuple(_measured(what, row, "prompts") for what, row in rows), "cliff.parquet")
+
+
+def _measured(what: str, row: dict[str, Any], of: str) -> Line:
+    between = ends(row["estimate"], row["low"], row["high"], row["unit"], n=row["n"])
+    return Line(what, number(row["estimate"], row["unit"]), between, n=f"{int(row['n'])} {of}")
 
 
 def _random(run: Record) -> Iterator[Control]:
-    rows: list[tuple[str, str, str]] = []
+    rows: list[Line] = []
     for kind in ("target", "control"):
         rates = _rates(run, kind)
         if rates is None:
             continue
         for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed"), ("twin", "twin")):
             if arm in rates.index:
-                row = rates.loc[arm]
-                rows.append((f"{kind} requests refused, {words}", estimate(*row[["refused", "low", "high"]]),
-                             f"{int(row['n'])} prompts"))  # fmt: skip
+                row = rates.loc[arm].to_dict()
+                rows.append(_measured(f"{kind} requests refused, {words}",
+                                      row | {"estimate": row["refused"], "unit": "rate"}, "prompts"))  # fmt: skip
         random = rates[rates.index.str.startswith("random_")]
         if len(random):
-            span = f"{number(random['refused'].min())} to {number(random['refused'].max())}"
-            rows.append((f"{kind} requests refused, {some(len(random), 'random set')}", span,
-                         f"{int(random['n'].min())} prompts a set"))  # fmt: skip
+            rows.append(Line(f"{kind} requests refused, {some(len(random), 'random set')}, mean and range",
+                             number(random["refused"].mean()),
+                             null=interval(random["refused"].min(), random["refused"].max()),
+                             n=f"{int(random['n'].min())} prompts a set"))  # fmt: skip
     if rows:
         yield Control(
             "Random sets of heads",
