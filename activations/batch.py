@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import Pattern
 from verdictscope.activations.hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
@@ -26,6 +27,7 @@ from verdictscope.activations.positions import resolve
 from verdictscope.activations.sites import FrozenPositions, Positions, Site
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.rope import as_alone
+from verdictscope.rollouts.engines.state import evaluating, watching
 from verdictscope.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -163,13 +165,25 @@ def gathered_logits(model: Model, rows: Tensor, tokens: Tensor) -> Iterator[None
 
 def head_logits(model: Model, x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
     """Stock logits of given outputs of the final norm."""
-    handle = attach(_head(model), "in", lambda old: x[None].to(old))
+    model.unchanged()
     one_token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    try:
-        with torch.no_grad(), as_alone(model.hf, [1]):
+    with still(model.hf), as_alone(model.hf, [1]):
+        handle = attach(_head(model), "in", lambda old: x[None].to(old))
+        try:
             return model.hf(input_ids=one_token, use_cache=False).logits[0]
-    finally:
-        handle.remove()
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def still(hf: PreTrainedModel) -> Iterator[None]:
+    """Inside the block passes compute what the stock model does in evaluation, without gradients.
+
+    Raises:
+        InputError: the hook of another program changes what the model computes.
+    """
+    with evaluating(hf) as modules, watching(hf, modules), torch.no_grad():
+        yield
 
 
 def _head(model: Model) -> torch.nn.Module:
@@ -194,7 +208,7 @@ def execute(
         kwargs["position_ids"] = batch.view.positions
     if looks_ahead(model):
         kwargs["attention_mask"] = batch.view.mask.long()
-    with torch.no_grad(), as_alone(model.hf, batch.lengths):
+    with still(model.hf), as_alone(model.hf, batch.lengths):
         if logits is not None:
             with gathered_logits(model, *logits.index), hooked(model, taps, write, view=batch.view):
                 return target(**kwargs).logits[0]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -16,8 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from verdictscope.errors import InputError, reason
+from verdictscope.rollouts.engines.state import bare
 
 # What transformers raises for a folder that is no checkpoint, a config that contradicts itself or the weights
 # (RuntimeError), and weights that are damaged.
@@ -34,6 +39,9 @@ def read_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Loads the model and its tokenizer (``None`` if it has none); arguments as for :func:`~...model.load`.
 
+    Of an adapter (a folder with ``adapter_config.json``) the base model it names is loaded and the adapter merged into
+    its weights.
+
     Raises:
         InputError: the model is not there or cannot be loaded.
     """
@@ -44,6 +52,8 @@ def read_checkpoint(
         raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
     device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if (adapter := adapter_config(name, revision)) is not None:
+        return _with_adapter(name, adapter, dtype, device, common)
     try:
         hf, found = _auto_class(name, common).from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
         hf.to(device)  # type: ignore[arg-type]
@@ -56,13 +66,67 @@ def read_checkpoint(
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random numbers in their place
         raise InputError(f"the checkpoint of {name!r} lacks {len(missing)} weights, first {missing[0]}: fetch it again")
+    return hf, _tokenizer(name, common)
+
+
+def _tokenizer(name: str, common: dict[str, Any]) -> PreTrainedTokenizerBase | None:
     try:
-        tokenizer: PreTrainedTokenizerBase | None = AutoTokenizer.from_pretrained(name, **common)
-        if tokenizer is not None and len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-            tokenizer = None  # without tokenizer files transformers makes up an empty one
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **common)
     except (OSError, ValueError, ImportError, KeyError):
-        tokenizer = None  # ids are enough for everything in this room
-    return hf, tokenizer
+        return None  # ids are enough for everything in this room
+    # without tokenizer files transformers makes up an empty one
+    return None if len(found.get_vocab()) <= len(found.all_special_tokens) else found
+
+
+def adapter_config(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """The ``adapter_config.json`` of a folder or hub name; ``None`` where it holds no adapter."""
+    try:
+        file = find_adapter_config_file(name, revision=revision)
+        return None if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, HFValidationError):
+        return None  # not there at all, which loading it will say
+    except ValueError as error:
+        raise InputError(f"{name!r}: adapter_config.json is no JSON: {_first_line(error)}; fetch it again") from error
+
+
+def _with_adapter(
+    name: str, config: dict[str, Any], dtype: str | torch.dtype, device: torch.device, common: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The base model of an adapter, with the adapter merged into its weights."""
+    base, task = config.get("base_model_name_or_path"), config.get("task_type")
+    if find_spec("peft") is None:
+        raise InputError(f"{name!r} is an adapter, which needs peft to load: pip install 'verdictscope[repair]'")
+    if not base or task not in (None, "CAUSAL_LM"):
+        what = f"for the task {task}" if base else "that names no base model"
+        raise InputError(
+            f"{name!r} is an adapter {what}: put it on its model with peft, call merge_and_unload, and load what "
+            "save_pretrained wrote"
+        )
+    from peft import PeftModel
+
+    try:
+        hf, tokenizer = read_checkpoint(
+            base,
+            dtype=dtype,
+            device=device,
+            revision=config.get("revision"),
+            trust_remote_code=common["trust_remote_code"],
+        )
+    except InputError as error:
+        raise InputError(f"{name!r} is an adapter of {base!r}: {error}") from error
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            held = PeftModel.from_pretrained(hf, name, revision=common["revision"])
+        if lacking := [str(w.message) for w in said if "missing adapter keys" in str(w.message)]:
+            raise InputError(f"the adapter {name!r} lacks weights: {lacking[0][:200]}; fetch it again")
+        bare(held)  # refuses what changes the input
+        hf = held.merge_and_unload()
+    except InputError:
+        raise
+    except (*_UNLOADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"cannot put the adapter {name!r} on {base!r}: {_first_line(error)}") from error
+    return hf, _tokenizer(name, common) or tokenizer
 
 
 def no_such_folder(name: str) -> str | None:

@@ -38,6 +38,7 @@ from verdictscope.activations.sites import FrozenPositions, Positions, Read, Sit
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.limits import check_ids, check_lengths
+from verdictscope.rollouts.engines.state import on_device
 from verdictscope.rollouts.rollout import Rollout
 
 Progress = Callable[[int, int], None]
@@ -266,6 +267,7 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
         raise InputError("there are no rollouts to run")
     if len({r.id for r in rollouts}) != len(rollouts):
         raise InputError("two rollouts have the same id; ids must be unique")
+    on_device(model.hf)
     check_lengths(model.hf, ((r.id, len(r)) for r in rollouts))
     check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in rollouts), model.tokenizer)
     if len(set(read)) != len(read):

@@ -26,6 +26,7 @@ from verdictscope.activations.sites import FLOW, Site
 from verdictscope.activations.views import BatchView, mask_of_call, view_of_call
 from verdictscope.errors import InputError
 from verdictscope.in_force import acting
+from verdictscope.rollouts.engines.state import Awaiting, awaiting, uncompiled
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
@@ -112,7 +113,11 @@ class _Session:
 
     def view(self, layer: int, device: torch.device) -> BatchView:
         base = self.base
-        assert base is not None
+        if base is None:
+            raise InputError(
+                f"a layer of {self.model.name} runs and its decoder's hook did not fire, so the tokens are not known: "
+                "run the whole model, and call its modules, not their forward"
+            )
         if base.positions.device != device:
             base = replace(base, positions=base.positions.to(device), mask=base.mask.to(device))
         return BatchView(layer, base.rollouts, base.positions, base.mask, base.origins, base.chosen, base.step)
@@ -171,6 +176,16 @@ class _Session:
         middle = self.pre.pop(layer) + branch
         new = _write(fn, key, middle, view)
         return None if new is None else branch + (new - middle)
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """Takes every hook off at the end of the block, also after an error."""
+        try:
+            yield
+        finally:
+            for handle in self.handles:
+                handle.remove()
+            self.pre.clear()
 
     def check(self, exact: bool) -> None:
         for key, count in self.fired.items():
@@ -235,6 +250,15 @@ def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
     session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
 
 
+def _never_ran(model: Model, block: Awaiting) -> None:
+    what = f"the edits of {', '.join(block.edits[:4])} did nothing" if block.edits else "nothing was read"
+    how = "ran past its hooks" if block.ran else "made no forward pass"
+    raise InputError(
+        f"{what}: inside the block {model.name} {how}; run the model that was wrapped (model.hf), in this process: a "
+        "copy, an exported model or a server does not carry the hooks"
+    )
+
+
 @contextmanager
 def hooked(
     model: Model,
@@ -257,14 +281,18 @@ def hooked(
         about: the edits that the writes come from; what is kept meanwhile is kept under their name.
 
     Raises:
-        InputError: a site does not exist in the model, a write breaks its contract, or a site did not fire as
-            often as the decoder ran.
+        InputError: a site does not exist in the model, a write breaks its contract, a site did not fire as often
+            as the decoder ran, the decoder never ran, or modules of the model were replaced since it was wrapped.
     """
+    model.unchanged()
     session = _Session(model, view, stop_early)
     pairs = [(site, layer, fn) for site, fn in (writes or {}).items() for layer in site.at(model.n_layers)]
-    try:
+    pairs.sort(key=lambda w: (w[1], FLOW.get(w[0].name, len(FLOW))))
+    written = tuple(f"{site.name}[{layer}]" for site, layer, _ in pairs)
+    known = nullcontext() if view is not None else awaiting(model.hf, written)
+    with uncompiled(), known as block, session.removed():
         session.handles.append(model.sites.parent.register_forward_pre_hook(session.begin, with_kwargs=True))
-        for site, layer, fn in sorted(pairs, key=lambda w: (w[1], FLOW.get(w[0].name, len(FLOW)))):
+        for site, layer, fn in pairs:
             _add_write(session, site, layer, fn)
         for tap in reads:  # after the writes: a read sees what was written
             place = model.sites.place(tap.name, tap.layer)
@@ -273,18 +301,16 @@ def hooked(
         try:
             with session.ear or nullcontext(), acting(model.sites.parent, about or writes) if writes else nullcontext():
                 yield
+        except Stop:
+            session.check(exact=True)
+            raise
         finally:
             if token is not None:
                 _running.reset(token)
-        if session.passes or view is not None:
-            session.check(exact=view is not None)
-    except Stop:
-        session.check(exact=True)
-        raise
-    finally:
-        for handle in session.handles:
-            handle.remove()
-        session.pre.clear()
+        if session.passes or block is None:
+            session.check(exact=block is None)
+        elif block.ran or not block.excused:
+            _never_ran(model, block)
 
 
 @contextmanager
@@ -297,7 +323,7 @@ def writing(model: Model, write: Mapping[Site, WriteFn], about: Any = None) -> I
         about: as of ``hooked``.
 
     Raises:
-        InputError: see ``hooked``; no forward pass inside the block is no error.
+        InputError: see ``hooked``.
     """
     with hooked(model, writes=write, about=about):
         yield

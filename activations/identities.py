@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import AttentionCall, listen
 from verdictscope.activations.attention_torch import Ear
-from verdictscope.activations.batch import gathered_logits
+from verdictscope.activations.batch import gathered_logits, still
 from verdictscope.activations.hooks import attach
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.weights import head_output_bias, head_output_weight, is_packed, scales_by_batch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from verdictscope.activations.model import Model
 
 N_TOKENS = 16
+FINITE = "weights are finite"
 BRANCHES = ("attn_out", "mlp_out")
 FLOOR_LENGTHS = (19, 48, 11, 30, 24)
 """Tokens of the sequences whose batch measures the noise floor."""
@@ -128,12 +129,37 @@ def compare(
 def raise_first(checks: Sequence[Check]) -> None:
     """Raises ``InputError`` for the first failed check."""
     for c in checks:
+        if not c.ok and c.name == FINITE:
+            raise InputError(
+                f"the check {FINITE!r} fails: {c.site} holds NaN or infinite numbers; fetch the checkpoint again, or "
+                "load it in a wider dtype"
+            )
         if not c.ok:
             where = "" if c.layer is None else f" of layer {c.layer}"
             raise InputError(
                 f"site {c.site}{where} is not where the map says: {c.name} is off by {c.relative:.2g} "
                 f"(relative; rounding explains {c.allowed:.1g}); name the right modules with overrides"
             )
+
+
+def finite_weights(hf: PreTrainedModel) -> Check:
+    """Whether every weight is a number; the check's site is the first tensor in which one is not.
+
+    A sum that is finite has no other summands; only where it is not is a tensor looked at number by number. Packed
+    weights are left out, buffers may be infinite (masks) but not NaN.
+    """
+    parameters = [(name, p.detach(), False) for name, p in hf.named_parameters()]
+    buffers = [(name, b, True) for name, b in hf.named_buffers()]
+    plain = [(name, x, mask) for name, x, mask in parameters + buffers if _plain(x)]
+    with torch.no_grad():
+        for name, x, mask in plain:
+            if not x.sum(dtype=torch.float32).isfinite() and (x.isnan() if mask else ~x.isfinite()).any():
+                return Check(FINITE, name, None, float("inf"), 0.0, False)
+    return Check(FINITE, "weights", None, 0.0, 0.0, True)
+
+
+def _plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.element_size() >= 2
 
 
 def check(model: Model) -> tuple[Check, ...]:
@@ -155,7 +181,7 @@ def check(model: Model) -> tuple[Check, ...]:
             wanted["mixer", layer] = (block.mixer, "out")
     wanted["final_norm", None] = _target(sites, "final_norm", len(sites) - 1)
     ids = probe_ids(hf)
-    with captured(wanted) as values, products_checked(model, values) as products, torch.no_grad():
+    with still(hf), captured(wanted) as values, products_checked(model, values) as products:
         out = hf(input_ids=ids, use_cache=False, output_hidden_states=True)
     missing = [key for key in wanted if key not in values]
     if missing:
@@ -290,7 +316,7 @@ def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) 
     if scales_by_batch(model.sites.unembed):  # then a row's logits depend on the rows beside it
         return Check("gathered logits = stock logits (not on packed weights)", "logits", None, 0.0, 0.0, True)
     where = torch.arange(0, ids.shape[1], 3, device=ids.device)
-    with torch.no_grad(), gathered_logits(model, torch.zeros_like(where), where):
+    with still(model.hf), gathered_logits(model, torch.zeros_like(where), where):
         found = model.hf(input_ids=ids, use_cache=False).logits[0]
     found, wanted = found.double().cpu(), logits[0, where.to(logits.device)].double().cpu()
     return compare("gathered logits = stock logits", "logits", None, [found], wanted, dtype)

@@ -13,10 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.backends.adapters import backend_of
 from verdictscope.activations.checkpoint import read_checkpoint
-from verdictscope.activations.identities import Check, check, embedding_weight, noise_floor, raise_first
+from verdictscope.activations.identities import (
+    Check,
+    check,
+    embedding_weight,
+    finite_weights,
+    noise_floor,
+    raise_first,
+)
 from verdictscope.activations.measure import measure, sees_later
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.state import adapters, evaluating, inside, modules_of, on_device, watching
 from verdictscope.weights_digest import structure_digest, weights_digest
 
 if TYPE_CHECKING:
@@ -28,12 +36,14 @@ class Model:
     """A model whose sites are known and were checked.
 
     Attributes:
-        hf: the Hugging Face model, in eval mode, running its own attention kernels.
+        hf: the Hugging Face model, running its own attention kernels. Every pass runs it in evaluation mode, without
+            autocast and uncompiled, and leaves it as it was.
         tokenizer: its tokenizer, if there is one.
         name: what it was loaded from.
         revision: the hub commit, if known.
         sites: site names to modules.
         checks: the load-time identities with their measured errors.
+        modules: every module it had when its sites were found.
         n_heads: query heads.
         n_kv_heads: key and value heads.
         d_head: width of one head at the input of the output projection of the first layer that has one.
@@ -50,6 +60,7 @@ class Model:
     d_model: int
     checks: tuple[Check, ...] = ()
     _floors: dict[str, float] = field(default_factory=dict, repr=False)
+    modules: list[nn.Module] = field(default_factory=list, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -83,6 +94,18 @@ class Model:
         """Digest of all weights and settings as they are now; see :mod:`verdictscope.weights_digest`."""
         return weights_digest(self.hf)
 
+    def unchanged(self) -> None:
+        """Raises ``InputError`` if modules were replaced, added or taken away since the sites were found."""
+        now = modules_of(self.hf)
+        if not self.modules or now == self.modules:
+            return
+        paths = {module: path for path, module in self.hf.named_modules()}
+        other = next((m for m in now if m not in set(self.modules)), None)
+        what = "some were taken away" if other is None else f"{paths.get(other)} is now a {_kind(other)}"
+        names = ", ".join(map(repr, adapters(self.hf, now)))
+        hint = f" (adapter {names}; or call merge_and_unload first)" if names else ""
+        raise InputError(f"the modules of {self.name} changed after it was wrapped ({what}): wrap it again{hint}")
+
     def doctor(self, **options: Any) -> Diagnosis:
         """Whether this model is read rightly, check by check; see :func:`verdictscope.activations.doctor.doctor`."""
         from verdictscope.activations.doctor import doctor
@@ -92,6 +115,11 @@ class Model:
     def __repr__(self) -> str:
         kind = f"{type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}"
         return f"Model({self.name!r}: {kind}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+def _kind(module: nn.Module) -> str:
+    """What a module is: the package too, since an adapter's ``Linear`` is not PyTorch's."""
+    return f"{type(module).__module__.partition('.')[0]} {type(module).__name__} that was not there"
 
 
 def load(
@@ -106,7 +134,7 @@ def load(
     """Loads a causal language model (or a reward model) and its tokenizer, finds the sites and checks them.
 
     Args:
-        name_or_path: a local checkpoint folder or a hub name.
+        name_or_path: a local checkpoint folder or a hub name; of an adapter, its base is loaded and it is merged in.
         dtype: ``"auto"`` (as stored), or a torch dtype or its name.
         device: where to run; CUDA if there is any, else the CPU.
         revision: hub branch, tag or commit.
@@ -141,9 +169,11 @@ def as_model(held: Any) -> Model:
     if isinstance(held, Model):
         return held
     build = structure_digest(held) if isinstance(held, nn.Module) else ""
-    if held not in _ready or _ready[held][0] != build:
-        _ready[held] = build, wrap(held)
-    return _ready[held][1]
+    known, ready = _ready.get(held, (None, None))
+    if ready is None or known != build or modules_of(ready.hf) != ready.modules:  # an adapter added, a layer replaced
+        ready = wrap(held)
+        _ready[held] = build, ready
+    return ready
 
 
 def wrap(
@@ -154,11 +184,16 @@ def wrap(
     revision: str | None = None,
     overrides: Overrides | None = None,
 ) -> Model:
-    """Finds and checks the sites of a model that is already in memory. Puts it into eval mode.
+    """Finds and checks the sites of a model that is already in memory, and leaves it as it is.
+
+    Train mode, autocast and ``torch.compile`` (of the model, its ``forward`` or its layers) do not touch what is read:
+    every pass is made in evaluation mode, in the dtype of the weights and uncompiled, and edits act in any call of the
+    model inside their block. Adapters that are not merged are part of the model.
 
     Args:
-        hf: a Hugging Face decoder, or a TransformerLens ``TransformerBridge`` or nnsight ``TransformersModel`` that
-            holds one (see ``backends/adapters.py`` for how it is taken out and checked to be the same function).
+        hf: a Hugging Face decoder, also compiled, or a ``PeftModel``, TransformerLens ``TransformerBridge`` or nnsight
+            ``TransformersModel`` that holds one (see ``backends/adapters.py`` for how it is taken out and checked to
+            be the same function).
         tokenizer: its tokenizer.
         name: what to call it in files; by default what it was loaded from.
         revision: hub commit.
@@ -168,13 +203,17 @@ def wrap(
         InputError: a site check fails; the message names the site, the layer and the relative size of the
             error.
     """
+    hf = inside(hf) if isinstance(hf, nn.Module) else hf
     backend = backend_of(hf)
     if backend is not None:
         hf, tokenizer = backend.unwrap(), tokenizer or backend.tokenizer()
     if not isinstance(hf, PreTrainedModel):
-        raise InputError(f"a {type(hf).__name__} is no model: pass a Hugging Face, TransformerLens or nnsight model")
+        raise InputError(
+            f"a {type(hf).__name__} is no model: pass a Hugging Face, TransformerLens or nnsight model (what a "
+            "DataParallel holds is its .module)"
+        )
     model = unchecked(hf, tokenizer, name=name, revision=revision, overrides=overrides)
-    checks = check(model)
+    checks = (*model.checks, *check(model))
     raise_first(checks)
     object.__setattr__(model, "checks", checks)
     return model
@@ -189,14 +228,17 @@ def unchecked(
     overrides: Overrides | None = None,
 ) -> Model:
     """Like ``wrap`` without the checks, for tools that report on them."""
-    hf.eval()
+    on_device(hf)
+    finite = finite_weights(hf)
+    raise_first([finite])
     config = hf.config.get_text_config()
-    if getattr(config, "is_decoder", None) is False and sees_later(hf):
-        raise InputError(
-            f"{type(hf).__name__} is an encoder here: a token sees later ones; load it with is_decoder=True"
-        )
-    stated = getattr(config, "num_attention_heads", None)
-    sites = measure(hf, find_modules(hf, overrides), int(stated) if isinstance(stated, int) else 1)
+    with evaluating(hf) as modules, watching(hf, modules):
+        if getattr(config, "is_decoder", None) is False and sees_later(hf):
+            raise InputError(
+                f"{type(hf).__name__} is an encoder here: a token sees later ones; load it with is_decoder=True"
+            )
+        stated = getattr(config, "num_attention_heads", None)
+        sites = measure(hf, find_modules(hf, overrides), int(stated) if isinstance(stated, int) else 1)
     heads = next((block for block in sites.blocks if block.o is not None), None)
     n_heads = heads.n_heads if heads else 0
     heard = next((block.attention for block in sites.blocks if block.attention is not None), None)
@@ -211,4 +253,6 @@ def unchecked(
         n_kv_heads=kv_heads,
         d_head=heads.d_head if heads else 0,
         d_model=sites.shape("resid_pre", 0)[0],
+        checks=(finite,),
+        modules=modules,
     )

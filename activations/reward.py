@@ -8,11 +8,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
+from verdictscope.activations.batch import still
 from verdictscope.activations.identities import captured, probe_ids
 from verdictscope.activations.model import Model
 from verdictscope.activations.readouts import LinearReadout
 from verdictscope.activations.sites import FrozenPositions, Positions
-from verdictscope.activations.weights import is_packed
+from verdictscope.activations.weights import is_packed, refuse_adapters
 from verdictscope.errors import InputError
 
 
@@ -70,11 +71,12 @@ def _head(model: Model) -> nn.Linear:
     """The linear map outside the decoder that reads the final norm's output and makes the scores."""
     hf, n = model.hf, int(getattr(model.hf.config, "num_labels", 0) or 0)
     inside = set(hf.base_model.modules()) if hf.base_model is not hf else set()
+    refuse_adapters(model, "a readout of the reward", [m for m in hf.modules() if m not in inside])
     found = [m for m in hf.modules() if isinstance(m, nn.Linear) and m not in inside and m.out_features == n]
     if not type(hf).__name__.endswith("ForSequenceClassification") or len(found) != 1:
         raise InputError(f"{type(hf).__name__} has no one linear head that scores a sequence; use a reward model")
     final = model.sites.place("final_norm", model.n_layers - 1)
-    with captured({("norm",): (final.module, final.side), ("head",): (found[0], "in")}) as values, torch.no_grad():
+    with captured({("norm",): (final.module, final.side), ("head",): (found[0], "in")}) as values, still(hf):
         hf(input_ids=probe_ids(hf, 8), use_cache=False)
     if ("head",) not in values:
         raise InputError("the reward head did not run in a forward pass")

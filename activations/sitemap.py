@@ -26,6 +26,15 @@ from verdictscope.errors import InputError, reason
 GLOBAL_ROLES = ("blocks", "ln_final", "unembed")
 BLOCK_ROLES = ("ln1", "ln1_post", "ln2", "ln2_post", "attn", "o", "mlp", "mlp_in", "mlp_out")
 Overrides = Mapping[str, str | None]
+_USUAL = {
+    "ln1": "input_layernorm",
+    "ln2": "post_attention_layernorm",
+    "attn": "self_attn",
+    "o": "self_attn.o_proj",
+    "mlp": "mlp",
+    "mlp_in": "mlp.up_proj",
+    "mlp_out": "mlp.down_proj",
+}
 
 
 @dataclass(frozen=True)
@@ -271,6 +280,8 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
             ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping or {}
         )
     except Exception as error:  # adapters fail in as many ways as there are families
+        if (usual := _usual_paths(hf)) is not None:
+            return usual
         raise InputError(
             f"TransformerLens has no adapter for {type(hf).__name__} ({reason(error)}); "
             f"name the modules with overrides: {', '.join(GLOBAL_ROLES)} from the model's root, "
@@ -293,6 +304,19 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
     # A hybrid model's other mixers (linear attention, state space) stand beside attn in its blocks.
     paths["mixers"] = ",".join(p.name for r, p in parts.items() if p.name and r.endswith(("attn", "mixer", "ssm")))
     return paths
+
+
+def _usual_paths(hf: PreTrainedModel) -> dict[str, str | None] | None:
+    """Paths of the layout that most decoders share, where this one has it: what is taken is measured and checked."""
+    decoder = hf.get_decoder()
+    root = next((path for path, module in hf.named_modules() if module is decoder), None)
+    layers = getattr(decoder, "layers", None)
+    if root is None or not isinstance(layers, nn.ModuleList) or not all(_find(m, _USUAL["o"]) for m in layers):
+        return None
+    paths: dict[str, str | None] = {"blocks": _join(root, "layers"), "ln_final": _join(root, "norm"), "mixers": ""}
+    head = hf.get_output_embeddings()
+    paths["unembed"] = next((path for path, module in hf.named_modules() if module is head), None)
+    return paths | {role: path for role, path in _USUAL.items() if _find(layers[0], path) is not None}
 
 
 def _architecture(hf: PreTrainedModel) -> str:

@@ -361,6 +361,4 @@ def damage_told(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"{path} is damaged ({reason(error)}); restore it, or delete it and collect again"
-        ) from error
+        raise InputError(f"{path} is damaged ({reason(error)}); restore it, or delete it and collect again") from error

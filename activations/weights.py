@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from verdictscope.activations.batch import head_logits
+from verdictscope.activations.batch import head_logits, still
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout
 from verdictscope.activations.sitemap import Branch, no_heads
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.state import adapters, evaluating
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
@@ -28,7 +29,7 @@ def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d
     """What each head's ``z`` is multiplied with: ``z[head] @ weight[head]``, before any post-norm and branch
     gain.
 
-    A view on the model's own weight: do not change it.
+    A view on the model's own weight: do not change it. With what adapters add, where there are any, and then a copy.
 
     Raises:
         InputError: the layer has no heads, or the weight is packed (quantised).
@@ -36,6 +37,7 @@ def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d
     block = model.sites.blocks[layer]
     if block.o is None:
         raise InputError(no_heads(block, layer))
+    model.unchanged()
     weight = _weight(block.o, block.n_heads * block.d_head)
     return weight.detach().reshape(block.n_heads, block.d_head, -1)
 
@@ -45,7 +47,7 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
     block = model.sites.blocks[layer]
     if block.o is None:
         raise InputError(no_heads(block, layer))
-    bias = getattr(block.o, "bias", None)
+    bias = _bias(block.o, block.n_heads * block.d_head)
     if bias is not None:
         return bias.detach()
     weight = _weight(block.o, block.n_heads * block.d_head)
@@ -83,12 +85,43 @@ def _weight(module: nn.Module, n_in: int) -> Float[Tensor, "in out"]:
     weight = getattr(module, "weight", None)
     if is_packed(module):
         raise InputError(f"{type(module).__name__} has no plain weight: not on packed weights")
+    if adapters(module):
+        return _measured(module, n_in)[0]
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise InputError(f"{type(module).__name__} is no linear map")
     stored_in_first = isinstance(module, Conv1D)
     if weight.shape[0 if stored_in_first else 1] != n_in:
         raise InputError(f"{type(module).__name__}: weight {tuple(weight.shape)} does not take {n_in} inputs")
     return weight if stored_in_first else weight.T
+
+
+def _bias(module: nn.Module, n_in: int) -> Float[Tensor, " out"] | None:
+    return _measured(module, n_in)[1] if adapters(module) else getattr(module, "bias", None)
+
+
+def _measured(module: nn.Module, n_in: int) -> tuple[Float[Tensor, "in out"], Float[Tensor, " out"]]:
+    """Weight and bias of a linear map with adapters, by running it on the unit vectors: whatever kind they are."""
+    like = next(p for p in module.parameters() if p.is_floating_point())
+    with evaluating(module), torch.no_grad():
+        # ``forward`` and not a call: the module may carry hooks, which this is no part of.
+        bias = module.forward(torch.zeros(1, n_in).to(like))[0]
+        weight = torch.cat([module.forward(part) - bias for part in torch.eye(n_in).to(like).split(1024)])
+    return weight, bias
+
+
+def refuse_adapters(model: Model, what: str, modules: list[nn.Module] | None = None) -> None:
+    """Raises ``InputError`` where an adapter acts beside the weights.
+
+    Args:
+        model: the model.
+        what: what needs plain weights.
+        modules: those that must carry none; all of them by default.
+    """
+    if names := adapters(model.hf, modules):
+        raise InputError(
+            f"the model carries the adapter {', '.join(map(repr, names))}, and {what} needs plain weights: call "
+            "merge_and_unload, save that with save_pretrained, and load it"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,15 +260,18 @@ def unembedding(model: Model) -> Unembedding:
     head = model.sites.unembed
     if head is None:
         raise InputError("the model has no unembedding")
+    model.unchanged()
     weight = _weight(head, model.d_model).T.detach()
-    bias = getattr(head, "bias", None)
+    bias = _bias(head, model.d_model)
     _check_head_input(model)
     direction = torch.randn(4, model.d_model, generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         slopes = []
         for size in (1e-3, 1e2):
             x = direction * (size / float(weight.float().pow(2).mean().sqrt() * model.d_model**0.5))
-            plain, stock = head(x).double(), head_logits(model, x).double()
+            with evaluating(head):
+                plain = head(x).double()
+            stock = head_logits(model, x).double()
             slopes.append((float((plain * stock).sum() / plain.pow(2).sum()), plain, stock))
     scale, plain, stock = slopes[0]
     tolerance = 20 * torch.finfo(model.dtype).eps
@@ -255,7 +291,7 @@ def _check_head_input(model: Model) -> None:
     final, head = model.sites.place("final_norm", model.n_layers - 1), model.sites.unembed
     assert head is not None
     wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}
-    with captured(wanted) as values, torch.no_grad():  # type: ignore[arg-type]
+    with still(model.hf), captured(wanted) as values:  # type: ignore[arg-type]
         model.hf(input_ids=probe_ids(model.hf), use_cache=False)
     normed, read = values[("norm",)], values[("head",)]
     if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():

@@ -18,10 +18,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verdictscope.activations import BatchPlan, Model, Site, Tap, final_norm, forward, hooked, unembedding
+from verdictscope.activations.batch import still
 from verdictscope.activations.hooks import BatchView, Stop, attach
 from verdictscope.activations.identities import probe_ids
 from verdictscope.activations.sites import FrozenPositions, Positions
-from verdictscope.activations.weights import FinalNorm, attention_gain, head_output_weight, post_attention_norm
+from verdictscope.activations.weights import (
+    FinalNorm,
+    attention_gain,
+    head_output_bias,
+    head_output_weight,
+    post_attention_norm,
+)
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
 
@@ -29,9 +36,7 @@ CHUNK = 256
 """Unit vectors that are fed as one sequence."""
 
 
-def logit_weights(
-    model: Model, vectors: Float[Tensor, "vector d_model"]
-) -> Float[np.ndarray, "vector vocab"]:
+def logit_weights(model: Model, vectors: Float[Tensor, "vector d_model"]) -> Float[np.ndarray, "vector vocab"]:
     """Vectors of the residual stream as logits, before the final norm's divisor and any soft cap, less their mean.
 
     Raises:
@@ -69,8 +74,7 @@ def mean_written(
     post = post_attention_norm(model, layer)
     if post is not None:
         post = _on_cpu(post)
-        bias = getattr(model.sites.blocks[layer].o, "bias", None)
-        out = torch.einsum("rhe,hed->rd", z, weight) + (0 if bias is None else bias.detach().double().cpu())
+        out = torch.einsum("rhe,hed->rd", z, weight) + head_output_bias(model, layer).double().cpu()
         written = post.centre(written) * post.inv_scale(out) * post.gain.double()
     written = written * attention_gain(model, layer)
     if model.sites.ln_final is not None:
@@ -113,7 +117,7 @@ def _values(model: Model, layer: int, inputs: Float[Tensor, "token d_in"]) -> Fl
     view = BatchView(0, None, torch.arange(n, device=model.device)[None], torch.ones(1, n, dtype=torch.bool))
     handle = attach(module, "in", lambda old: inputs[None].to(old) if old.shape[-1] == inputs.shape[-1] else None)
     try:
-        with suppress(Stop), torch.no_grad(), hooked(model, [Tap("v", layer, partial(_take, found))], view=view):
+        with suppress(Stop), still(model.hf), hooked(model, [Tap("v", layer, partial(_take, found))], view=view):
             (model.hf.base_model or model.hf)(input_ids=ids, use_cache=False)
     finally:
         handle.remove()

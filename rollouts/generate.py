@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.in_force import acted_on
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine
+from verdictscope.rollouts.engines.state import bare
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.segments import Segmenter
@@ -29,7 +31,7 @@ _OURS = ("id", "group", "system", "user")
 
 
 def generate(
-    model: PreTrainedModel | None,
+    model: nn.Module | None,
     tokenizer: PreTrainedTokenizerBase,
     prompts: pd.DataFrame,
     sampling: Sampling | None = None,
@@ -56,7 +58,8 @@ def generate(
     file of another one is refused. In bfloat16, where batch-mates touch a rollout, whole waves of batches are kept.
 
     Args:
-        model: a causal language model; put to evaluation mode and back. ``None`` where the engine needs none.
+        model: a causal language model, also compiled or with adapters on it. While it runs it is in evaluation
+            mode, without autocast and uncompiled; afterwards it is as it was. ``None`` where the engine needs none.
         tokenizer: its tokenizer, with a chat template.
         prompts: table as of :func:`verdictscope.rollouts.read_prompts` (columns id and user needed).
         sampling: how to draw; default ``Sampling()``.
@@ -84,7 +87,7 @@ def generate(
 
 
 def writer(
-    model: PreTrainedModel | None,
+    model: nn.Module | None,
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling | None = None,
     batch_tokens: int = 32_768,
@@ -93,6 +96,7 @@ def writer(
     about: str = "",
 ) -> Writer:
     """What turns jobs into rollouts; arguments as of :func:`generate`."""
+    model = bare(model)
     if isinstance(engine, str):
         if engine != "huggingface":
             raise InputError(f"unknown engine {engine!r}: use huggingface, or give a verdictscope.rollouts.Server")

@@ -17,6 +17,7 @@ from verdictscope.kept import tokenizer_facts
 from verdictscope.provenance import digest
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine, Request, Written
+from verdictscope.rollouts.engines.state import kept_again
 from verdictscope.rollouts.journal import Journal, kept_weights
 from verdictscope.rollouts.rollout import Rollout, Sampling, Span
 from verdictscope.rollouts.segments import Segmenter
@@ -80,9 +81,12 @@ class Writer:
         """
         journal = None if path is None else Journal(Path(path), self._request(jobs, kept_weights(Path(path))))
         if journal is not None and (finished := journal.finished()) is not None:
+            kept_again()
             return finished
         with journal.held() if journal is not None else nullcontext():
             found = journal.committed() if journal is not None else {}
+            if all(job.id in found for job in jobs):
+                kept_again()
             for rollouts, whole in self._drawn(jobs, found):
                 found |= {r.id: r for r in rollouts}
                 if journal is not None:

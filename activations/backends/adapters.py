@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.identities import probe_ids
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.state import bare, evaluating, on_device
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 """Largest relative difference of logits that another attention kernel may make."""
@@ -71,9 +73,10 @@ class Backend(ABC):
         Raises:
             InputError: it is not here, or it computes something else than the library does.
         """
-        hf = self.hf().eval()
+        hf = self.hf()
         ids = probe_ids(hf)
-        with torch.no_grad():
+        held = evaluating(self.held) if isinstance(self.held, nn.Module) else nullcontext()
+        with evaluating(hf), held, torch.no_grad():
             mine = hf(input_ids=ids, use_cache=False).logits.double()
             theirs = self.logits(ids).detach().double().to(mine.device)
         error = float((mine - theirs).norm() / mine.norm())
@@ -153,9 +156,32 @@ class NNsightBackend(Backend):
         return trace_logits(self.held, ids)
 
 
+class PeftBackend(Backend):
+    """A ``PeftModel``: the model it was made from, with the adapters inside it."""
+
+    library = "peft"
+
+    @staticmethod
+    def holds(held: Any) -> bool:
+        """See :class:`Backend`."""
+        return type(held).__module__.startswith("peft.") and hasattr(held, "peft_config")
+
+    def hf(self) -> PreTrainedModel:
+        """See :class:`Backend`."""
+        on_device(self.held)
+        found = bare(self.held)
+        if not isinstance(found, PreTrainedModel):
+            raise InputError(f"the peft model wraps a {type(found).__name__}, which is no Hugging Face model")
+        return found
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """See :class:`Backend`."""
+        return self.held(input_ids=ids, use_cache=False).logits
+
+
 def backend_of(held: Any) -> Backend | None:
     """The adapter for a model of another library; ``None`` for anything else. Imports nothing."""
-    for kind in (TransformerLensBackend, NNsightBackend):
+    for kind in (TransformerLensBackend, NNsightBackend, PeftBackend):
         if kind.holds(held):
             return kind(held)
     return None

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.activations.doctor.identity_checks import (
     identity_checks,
@@ -27,10 +30,12 @@ from verdictscope.activations.doctor.passes import (
 )
 from verdictscope.activations.doctor.references import nnsight_checks, transformer_lens_checks
 from verdictscope.activations.doctor.report import SITE_MAP, Diagnosis, Finding, within
+from verdictscope.activations.doctor.state_checks import state_findings
 from verdictscope.activations.model import Model, as_model, unchecked
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.activations.weights import scales_by_batch
 from verdictscope.errors import InputError, reason
+from verdictscope.rollouts.engines.state import bare, evaluating
 from verdictscope.weights_digest import weights_digest
 
 CheckFn = Callable[[Model], Iterator[Finding]]
@@ -71,7 +76,8 @@ def doctor(
     """Checks that what the package reads from a model is what the model computes.
 
     Runs some dozens of short passes on random tokens. Weights are changed in place for the metamorphic checks, one
-    layer at a time, and put back byte by byte; the last check is that nothing was changed.
+    layer at a time, and put back byte by byte; the last check is that nothing was changed. The first look at the
+    model's state (weights, modes, adapters, hooks of others, compiled code): what stands against running it ends there.
 
     Args:
         model: a :class:`Model`, a Hugging Face decoder, a TransformerLens bridge, an nnsight model, or a checkpoint
@@ -89,23 +95,26 @@ def doctor(
     """
     if isinstance(model, str | Path):
         hf, tokenizer = read_checkpoint(model, dtype=dtype, device=device)
-        ready, refused = _prepared(hf, tokenizer, str(model), overrides)
-    elif isinstance(model, Model) and not overrides:
-        hf, ready, refused = model.hf, model, None
+        held, name = hf, str(model)
     else:
-        base = model if not isinstance(model, Model) else model.hf
-        base = base if hasattr(base, "get_input_embeddings") and hasattr(base, "config") else as_model(base).hf
-        hf = base
-        ready, refused = _prepared(base, getattr(model, "tokenizer", None), None, overrides)
+        held = model.hf if isinstance(model, Model) else model
+        hf, tokenizer, name = bare(held), getattr(model, "tokenizer", None), None
+        hf = hf if isinstance(hf, PreTrainedModel) else as_model(hf).hf
+    state, runs = state_findings(held if isinstance(held, nn.Module) else hf, hf, tokenizer)
+    if not runs:
+        return _diagnosis(hf, name or str(hf.config.name_or_path or type(hf).__name__), None, tuple(state))
+    known = isinstance(model, Model) and not overrides
+    ready, refused = (model, None) if known else _prepared(hf, tokenizer, name, overrides)
     if ready is None:
         assert refused is not None
-        return _diagnosis(hf, str(model)[:80], None, (refused,))
+        return _diagnosis(hf, name or str(held)[:80], None, (*state, refused))
     groups = checks(layout, references)
     if only is not None:
         if unknown := [name for name in only if name not in groups]:
             raise InputError(f"there is no group of checks {unknown[0]!r}; there are {', '.join(groups)}")
         groups = {name: groups[name] for name in only}
-    return _examine(ready, groups, progress)
+    with evaluating(ready.hf):
+        return _examine(ready, groups, state, progress)
 
 
 def examine_named(name: str, overrides: Sequence[str], layout: Layout | None = None, **options: Any) -> Diagnosis:
@@ -140,9 +149,11 @@ def _prepared(
         return None, Finding(SITE_MAP, "silently wrong" if overrides else "error", detail=reason(error))
 
 
-def _examine(model: Model, groups: Mapping[str, CheckFn], progress: Progress | None) -> Diagnosis:
+def _examine(
+    model: Model, groups: Mapping[str, CheckFn], state: Sequence[Finding], progress: Progress | None
+) -> Diagnosis:
     before = weights_digest(model.hf)
-    findings: list[Finding] = []
+    findings: list[Finding] = [*state]
     for i, (name, check) in enumerate(groups.items()):
         try:
             findings += check(model)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from verdictscope.activations import Model
+from verdictscope.activations.weights import refuse_adapters
 from verdictscope.errors import InputError
 from verdictscope.provenance import commit, digest, versions, write_json, write_text
 
@@ -57,6 +58,7 @@ class Checkpoint:
     """The files behind a loaded model."""
 
     def __init__(self, model: Model, source: str | Path | None = None) -> None:
+        refuse_adapters(model, "a changed checkpoint")
         """Open the folder.
 
         Args:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from verdictscope.activations import Model, Site, reading
 from verdictscope.activations.identities import probe_ids
+from verdictscope.activations.weights import refuse_adapters
 from verdictscope.errors import InputError
 from verdictscope.interventions.weights.checkpoint import parameter_names
+from verdictscope.rollouts.engines.state import evaluating
 
 N_TOKENS = 8
 
@@ -69,6 +71,7 @@ def feeds(model: Model, layer: int) -> list[Feed]:
     Raises:
         InputError: the layer has no softmax attention that could be listened to.
     """
+    refuse_adapters(model, "finding the rows of a head's weights")
     model.sites.place("q", layer)
     attention = model.sites.blocks[layer].attention
     assert attention is not None
@@ -76,7 +79,7 @@ def feeds(model: Model, layer: int) -> list[Feed]:
     parameters = dict(attention.module.named_parameters())
     kept: dict[str, Tensor] = {}
     read = {Site(site, layer): (lambda value, _, site=site: kept.__setitem__(site, value)) for site in ("q", "k", "v")}
-    with _only(model, [*parameters.values()]), torch.enable_grad(), reading(model, read):
+    with evaluating(model.hf), _only(model, [*parameters.values()]), torch.enable_grad(), reading(model, read):
         model.hf(input_ids=probe_ids(model.hf)[:1, :N_TOKENS], use_cache=False)
         reached = {site: [_touched(value[:, :, unit], parameters) for unit in range(value.shape[2])]
                    for site, value in kept.items()}  # fmt: skip

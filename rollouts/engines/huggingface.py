@@ -9,12 +9,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
@@ -24,6 +24,7 @@ from verdictscope.rollouts.engines.limits import check_ids, position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.engines.requests import Request, Written
+from verdictscope.rollouts.engines.state import bare, evaluating, on_device
 from verdictscope.rollouts.rollout import Sampling
 
 # rows are replaced once this share of them is done: seating copies the cache and reading prompts together is
@@ -43,7 +44,7 @@ class HuggingFace:
     """This process draws with a ``transformers`` model.
 
     Attributes:
-        model: a causal language model; put to evaluation mode and back.
+        model: a causal language model, also compiled or with adapters; run as :func:`~.state.evaluating` says.
         batch_tokens: limit on rows x (prompt + new tokens) of the batch.
         watch: told before every call of the model the ids of the rollouts that each of its rows is read for; see
             :data:`~.live.Watch`.
@@ -82,7 +83,7 @@ class HuggingFace:
 
 
 def decode(
-    model: PreTrainedModel,
+    model: nn.Module,
     requests: Sequence[Request],
     sampling: Sampling,
     eos: frozenset[int],
@@ -119,6 +120,8 @@ def decode(
         InputError: a prompt and the token limit do not fit the model's context, a token is outside its vocabulary, or
             the sampling makes no sense.
     """
+    model = bare(model)
+    on_device(model)
     _check_sampling(sampling)
     _check_context(model, requests, sampling)
     check_ids(model, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
@@ -130,16 +133,16 @@ def decode(
         if watch is not None:
             watch([[requests[row.index].id for row in of_one] for of_one in rows])
 
-    with _evaluating(model):
-        batch = LiveBatch(model, sampling, eos, how.refill, told)
-        while queue.outstanding or queue.waiting:
+    batch = LiveBatch(model, sampling, eos, how.refill, told)
+    while queue.outstanding or queue.waiting:
+        with evaluating(model):  # for a step, not for all: between two the model is its owner's
             done = _turn(batch, queue, refill and how.refill)
-            if done is None:
-                batch = LiveBatch(model, sampling, eos, how.refill, told)
-                torch.cuda.empty_cache()
-            elif done:
-                queue.outstanding -= {row.index for row in done}
-                yield [Written(row.index, tuple(row.written), row.finish or "length") for row in done]
+        if done is None:
+            batch = LiveBatch(model, sampling, eos, how.refill, told)
+            torch.cuda.empty_cache()
+        elif done:
+            queue.outstanding -= {row.index for row in done}
+            yield [Written(row.index, tuple(row.written), row.finish or "length") for row in done]
 
 
 def _turn(batch: LiveBatch, queue: _Queue, refill: bool) -> list[Row] | None:
@@ -218,15 +221,3 @@ def _check_context(model: PreTrainedModel, requests: Sequence[Request], sampling
             f"the longest prompt ({longest} tokens) and max_new_tokens {sampling.max_new_tokens} exceed "
             f"the model's {limit} positions: lower max_new_tokens to {max(limit - longest, 0)} or drop the long prompts"
         )
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode again afterwards."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -180,8 +180,7 @@ def exact(model: PreTrainedModel) -> bool:
     """Whether rounding is small enough that a rollout can be made wholly independent of its batch: float32 without
     the shortened products a GPU may be told to use."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    full = torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled()
-    return dtypes <= {torch.float32, torch.float64} and full
+    return dtypes <= {torch.float32, torch.float64} and torch.get_float32_matmul_precision() == "highest"
 
 
 def _left_padded(

@@ -153,7 +153,13 @@ def test_left_padding_without_position_ids_is_silently_wrong():
 def test_a_model_that_looks_ahead_is_caught():
     hf = copy.deepcopy(hf_model("llama"))
     layer = hf.model.layers[1]
-    layer.register_forward_hook(lambda m, a, out: out + out.mean(1, keepdim=True))
+    stock = layer.forward
+
+    def looks_ahead(*args, **kwargs):
+        out = stock(*args, **kwargs)
+        return out + out.mean(1, keepdim=True)
+
+    layer.forward = looks_ahead
     found = doctor(unchecked(hf), only=["noise floor", "causality"])
     assert found.status("another token changes nothing before it") == "silently wrong"
     assert found.status("the noise floor is rounding") == "silently wrong"
