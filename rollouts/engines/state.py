@@ -7,6 +7,7 @@ its inside also refuse what they cannot undo (:func:`watching`, :func:`on_device
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
@@ -22,19 +23,10 @@ from torch.nn.modules import module as torch_module
 from verdictscope.errors import InputError
 
 LIBRARIES = frozenset(
-    {
-        "accelerate",
-        "bitsandbytes",
-        "kernels",
-        "nnsight",
-        "peft",
-        "torch",
-        "transformer_lens",
-        "transformers",
-        "verdictscope",
-    }
+    {"accelerate", "beartype", "bitsandbytes", "jaxtyping", "kernels", "nnsight", "peft", "torch", "transformer_lens"}
+    | {"transformers", "verdictscope"}
 )
-"""Hooks of these packages are part of how a model runs, or watched by other checks."""
+"""Hooks of these packages are part of how a model runs, or looked at by other checks."""
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -166,14 +158,20 @@ class Hook:
         while isinstance(call, partial):
             call = call.func
         call = getattr(call, "__func__", call)
-        # functools.wraps copies __module__; the globals are the function's own
-        where = getattr(call, "__globals__", {}).get("__name__") or getattr(call, "__module__", None)
-        return str(where or type(call).__module__).partition(".")[0]
+        # of a wrapper (``@torch.no_grad()``) and what it wraps, whichever is the user's
+        homes = [_written_in(call), _written_in(inspect.unwrap(call))]
+        return next((package for package in homes if package not in LIBRARIES), homes[-1])
 
     def __str__(self) -> str:
         call = self.call.func if isinstance(self.call, partial) else self.call
         name = getattr(call, "__qualname__", type(call).__qualname__).rpartition("<locals>.")[2]
         return f"{name} on {self.place or 'the model itself'}"
+
+
+def _written_in(call: Any) -> str:
+    # functools.wraps copies __module__; the globals are the function's own
+    where = getattr(call, "__globals__", {}).get("__name__") or getattr(call, "__module__", None)
+    return str(where or type(call).__module__).partition(".")[0]
 
 
 def foreign_hooks(model: nn.Module, modules: list[nn.Module] | None = None) -> list[Hook]:
