@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 CHECKS: dict[str, str] = {
-    "site map": "the sites could not be placed at all; there are no other rows then",
+    "weights are in memory": "no weight is on the meta device or offloaded; where one is, nothing is run",
+    "weights are finite": "no weight is NaN or infinite; where one is, the tensor is named and nothing is run",
+    "evaluation mode": "*degraded* in train mode: passes here run in evaluation mode, your own do not",
+    "nothing is compiled": "*degraded* under `torch.compile`: passes here, and yours under edits, run uncompiled",
+    "no adapter beside the weights": "*degraded* where adapters act: they are read and edited with the model, and "
+    "baking or moving weights needs `merge_and_unload` first",
+    "no hooks of others": "forward hooks of other programs: *degraded* where they look on, *silently wrong* where one "
+    "changes a value; then passes are refused and nothing else is run",
+    "the tokenizer fits the embedding": "*unsupported* where the tokenizer has tokens without a row in the model",
+    "site map": "the sites could not be placed at all; there are no further rows then",
     "identity: resid_pre = hidden_states": "what enters each block is what Hugging Face records",
     "identity: resid_post = hidden_states": "so is what leaves it, but for the last, which Hugging Face gives normed",
     "identity: resid_post = next resid_pre": "nothing happens between blocks",
