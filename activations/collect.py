@@ -138,6 +138,7 @@ class Wanted:
         sites = {}
         for asked, read in self.reads.items():
             sites[read.site.name] = {"layers": read.site.at(model.n_layers), "positions": _json(read.positions)}
+            sites[read.site.name]["modules"] = self._modules(read.site)
             if asked.positions != read.positions:
                 sites[read.site.name]["asked"] = _json(asked.positions)
         header = {
@@ -153,6 +154,13 @@ class Wanted:
             "plan": plan.to_dict(),
         }
         return json.loads(json.dumps(header))
+
+
+    def _modules(self, site: Site) -> list[str]:
+        """Where the site is read, layer by layer: overrides of the site map make other rows."""
+        names = {id(module): name for name, module in self.model.hf.named_modules()}
+        places = [self.model.sites.place(site.name, layer) for layer in site.at(self.model.n_layers)]
+        return [f"{names.get(id(p.module))} {p.side} {p.index} {p.heads} {p.gain:g}" for p in places]
 
 
 def _layer(model: Model, readout: Readout) -> int:

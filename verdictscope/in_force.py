@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from verdictscope.weights_digest import bytes_digest
 
 _HARMLESS = frozenset({"verdictscope", "transformers", "accelerate", "torch", "peft", "kernels"})
 """Packages whose hooks change nothing that the weights, the settings and our own record do not tell."""
+
+_CHECKERS = frozenset({"jaxtyping", "beartype"})
+"""Packages that wrap functions to check their types."""
 
 _acting: list[tuple[nn.Module, Any]] = []
 _lock = threading.Lock()
@@ -84,6 +88,8 @@ def check_hooks(model: nn.Module) -> None:
         InputError: a module carries a hook, or a changed ``forward``, of the user or another library.
     """
     for path, module in model.named_modules():
+        if not _homes(type(module).forward) <= {_root(type(module).__module__)}:  # inherited, or put there
+            _allow(type(module).forward, f"the forward of class {type(module).__qualname__}")
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             for fn in module.__dict__.get(kind, {}).values():
                 _allow(fn, f"a hook on module {path or 'model'}")
@@ -94,27 +100,37 @@ def check_hooks(model: nn.Module) -> None:
 
 
 def _allow(fn: Any, where: str) -> None:
-    package, name = _owner(fn)
-    if package not in _HARMLESS:
+    fn = _inner(fn)
+    if not _homes(fn) <= _HARMLESS:
+        name = getattr(fn, "__qualname__", type(fn).__qualname__)
         raise InputError(
             f"{where} ({name}) changes what the model computes in a way that cannot be described, so its results "
             "cannot be told from others: take it off, use an edit of verdictscope.interventions, or leave the path out"
         )
 
 
-def _owner(fn: Any) -> tuple[str, str]:
-    """The package in which a hook was written, and its name; a wrapper of ours around another's function is that."""
+def _inner(fn: Any) -> Any:
+    """What a partial calls; where :func:`verdictscope.activations.hooks.attach` put a function on, that function."""
     while isinstance(fn, partial):
-        inner = next((a for a in fn.args if callable(a) and not isinstance(a, nn.Module)), None)
-        fn = inner if inner is not None and _home(fn.func) == "verdictscope" else fn.func
-    return _home(fn), getattr(fn, "__qualname__", type(fn).__qualname__)
+        attached = "verdictscope" in _homes(fn.func) and fn.func.__name__ in ("_before", "_after")
+        fn = fn.args[0] if attached else fn.func
+    return fn
 
 
-def _home(fn: Any) -> str:
-    fn = getattr(fn, "__func__", fn)  # a method is where its function is
-    # functools.wraps copies __module__; the globals are the function's own
-    where = getattr(fn, "__globals__", {}).get("__name__") or getattr(fn, "__module__", None) or type(fn).__module__
-    return str(where).partition(".")[0]
+def _homes(fn: Any) -> set[str]:
+    """The packages in which a function and all that it wraps were written."""
+    found: set[str] = set()
+    while fn is not None:
+        fn = getattr(fn, "__func__", fn)  # a method is where its function is
+        # functools.wraps copies __module__; the globals are the function's own
+        where = getattr(fn, "__globals__", {}).get("__name__") or getattr(fn, "__module__", None) or type(fn).__module__
+        found.add(_root(str(where)))
+        fn = getattr(fn, "__wrapped__", None)
+    return found - _CHECKERS
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_offloading(module: nn.Module) -> bool:
@@ -148,7 +164,7 @@ def identity(what: Any) -> str:
         return f"{type(what).__name__}:{what!r}"
     if isinstance(what, torch.device):
         return str(what)
-    if callable(what) and _home(what) == "verdictscope" and not getattr(what, "__closure__", None):
+    if callable(what) and _homes(what) == {"verdictscope"} and not getattr(unwrap(what), "__closure__", None):
         if not hasattr(what, "__self__"):
             return _named(what)
         return f"{_named(what.__func__)} of {identity(what.__self__)}"

@@ -27,6 +27,7 @@ _ROW, _BLOCK = 1 << 15, 1 << 22
 _CHANGING = ("dynamic", "longrope")
 _PASSING = frozenset({"training", "gradient_checkpointing", "name_or_path", "layers_are_rescaled"})
 _ADAPTERS = frozenset({"_active_adapter", "_disable_adapters"})
+_KNOWN = frozenset({"transformers", "transformers_modules", "torch", "peft", "accelerate", "kernels"})
 _UNSAID = frozenset({"_name_or_path", "name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"})
 
 
@@ -90,10 +91,13 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 continue
             full = _plain_name(f"{path}.{name}" if path else name)
             yield from _parts(full, _present(module, name, value, full))
+        if type(module).__module__.partition(".")[0] not in _KNOWN:  # a module of the user's may hold plain tensors
+            own = [(n, v) for n, v in vars(module).items() if isinstance(v, Tensor)]
+            yield from ((_plain_name(f"{path}.{n} (attribute)"), v.detach()) for n, v in own)
 
 
 def _plain_name(path: str) -> str:
-    return path.replace("_orig_mod.", "")  # a compiled module holds the same weights
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")  # a compiled module holds the same weights
 
 
 def _own_frequencies(module: nn.Module) -> frozenset[str]:
