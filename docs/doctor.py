@@ -63,10 +63,11 @@ def families(found: dict[str, Any]) -> list[str]:
         f"float32, from [evidence/families.json](evidence/families.json), commit `{found['commit']}`. "
         f"{found['n']} families: {counts}. *Worst identity* is the largest error of any identity relative to what it "
         "explains; sites that all "
-        "layers have are not listed.",
+        "layers have are not listed. *Beyond a rope switch*: the checks of lengths on the same model with LongRoPE and "
+        "with dynamic NTK scaling; empty where the family knows neither, *not run* where transformers does not run it.",
         "",
-        "| family | status | worst identity | sites not there | remark |",
-        "|---|---|---|---|---|",
+        "| family | status | worst identity | beyond a rope switch | sites not there | remark |",
+        "|---|---|---|---|---|---|",
         *(line(name, told) for name, told in rows),
     ]
 
@@ -76,7 +77,14 @@ def line(name: str, told: dict[str, Any]) -> str:
     worst = told.get("worst_identity")
     number = "" if worst is None else f"{worst:.1e}"
     remark = told["reason"].replace("|", "\\|")
-    return f"| {name} | {told['status']} | {number} | {lacking(told)} | {remark} |"
+    return f"| {name} | {told['status']} | {number} | {beyond(told)} | {lacking(told)} | {remark} |"
+
+
+def beyond(told: dict[str, Any]) -> str:
+    """What the checks of lengths say under each rope scaling that depends on the length."""
+    said = {k: v.split(":")[0] for k, v in (told.get("beyond_a_switch") or {}).items() if v != "none"}
+    alike = set(said.values()) == {"supported"}
+    return "supported" if alike else ", ".join(f"{kind}: {status}" for kind, status in said.items())
 
 
 def lacking(told: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from verdictscope.activations.doctor.identity_checks import (
     weight_checks,
 )
 from verdictscope.activations.doctor.layouts import Layout
+from verdictscope.activations.doctor.lengths import length_checks
 from verdictscope.activations.doctor.metamorphic import metamorphic_checks
 from verdictscope.activations.doctor.passes import (
     batch_checks,
@@ -35,6 +36,7 @@ from verdictscope.activations.model import Model, as_model, unchecked
 from verdictscope.activations.sitemap import Overrides, find_modules
 from verdictscope.activations.weights import scales_by_batch
 from verdictscope.errors import InputError, reason
+from verdictscope.rollouts.engines.rope import as_loaded
 from verdictscope.rollouts.engines.state import bare, evaluating
 from verdictscope.weights_digest import weights_digest
 
@@ -54,6 +56,7 @@ def checks(layout: Layout | None = None, references: bool = True) -> Mapping[str
         "causality": causality_checks,
         "batches": partial(batch_checks, layout=layout),
         "cache": cache_checks,
+        "lengths": length_checks,
         "Hugging Face": reference_states,
         "metamorphic": metamorphic_checks,
     }
@@ -156,7 +159,8 @@ def _examine(
     findings: list[Finding] = [*state]
     for i, (name, check) in enumerate(groups.items()):
         try:
-            findings += check(model)
+            with as_loaded(model.hf):
+                findings += check(model)
         except InputError as error:
             findings.append(Finding(name, "error", detail=str(error)))
         except Exception as error:  # one broken check must not hide the others; its error is reported as such
@@ -178,6 +182,7 @@ ROWS = (
     "pad tokens",
     "the padding side",
     "cached decoding",
+    "mates on the other side",
 )
 """Checks that hold only where a token's states depend on itself and the tokens before it."""
 BY_BATCH = "packed weights round their inputs by the largest in the batch: a token's states depend on all in it; "

@@ -43,6 +43,13 @@ CHECKS: dict[str, str] = {
     "the padding side changes nothing": "the model's own numbers under left padding; here padding goes to the right",
     "the given layout": "your own batches (`--padding`, `--no-position-ids`) give the same numbers",
     "cached decoding = one pass": "what the model computed while it wrote is what is read afterwards",
+    "mates on the other side of a rope switch change nothing": "where position embeddings depend on a row's length "
+    "(LongRoPE, dynamic NTK), a row is read with its own beside longer and shorter ones",
+    "an earlier, longer call changes nothing": "a row read again after a longer one gives the same",
+    "both sides of a rope switch = Hugging Face": "what Hugging Face gives for a row alone, on either side and at it",
+    "cached decoding over a rope switch = one pass": "*degraded* where the model's own `generate` goes on from keys of "
+    "a shorter row: what was written beyond the switch is then read with other position embeddings than it was "
+    "written with",
     "Hugging Face output_hidden_states": "`forward` gives the values that Hugging Face gives",
     "metamorphic: swap query heads of a group": "two query heads that share keys change places in the weights: `q`, "
     "`z`, `pattern` change places with them and nothing else moves",

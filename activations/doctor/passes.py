@@ -179,20 +179,20 @@ def batch_checks(model: Model, layout: Layout | None) -> Iterator[Finding]:
     sequences = random_sequences(model, [19, 31, 8], seed=3)
     alone = _join([captured(model, [ids]) for ids in sequences])
     vocab = int(model.hf.get_input_embeddings().weight.shape[0])
-    yield _same(model, "batch mates change nothing", captured(model, sequences), alone)
+    yield same(model, "batch mates change nothing", captured(model, sequences), alone)
     padded = [laid_out(model, sequences, Layout(pad=pad)) for pad in (0, vocab - 1)]
-    yield _same(model, "pad tokens change nothing", padded[0], padded[1])
-    left = _same(model, "the padding side changes nothing", laid_out(model, sequences, Layout("left")), alone)
+    yield same(model, "pad tokens change nothing", padded[0], padded[1])
+    left = same(model, "the padding side changes nothing", laid_out(model, sequences, Layout("left")), alone)
     yield _own(left, "padding on the left changes this model's own numbers; here it always goes to the right")
     if layout is not None:
-        yield _same(model, f"the given layout: {layout}", laid_out(model, sequences, layout), alone)
+        yield same(model, f"the given layout: {layout}", laid_out(model, sequences, layout), alone)
 
 
 def _join(reads: list[Seen]) -> Seen:
     return Seen([s for r in reads for s in r.states], [x for r in reads for x in r.logits])
 
 
-def _same(model: Model, check: str, a: Seen, b: Seen) -> Finding:
+def same(model: Model, check: str, a: Seen, b: Seen) -> Finding:
     errors, allowed = differences(a, b), tolerance(model)
     worst = float(errors.max())
     if worst > allowed and _low(model) and _routed(model) and float(errors.quantile(0.9)) <= allowed:
@@ -211,8 +211,8 @@ def cache_checks(model: Model) -> Iterator[Finding]:
     except (InputError, AttributeError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
         yield Finding("cached decoding = one pass", "unsupported", detail=f"does not run: {reason(error)}")
         return
-    same = _same(model, "cached decoding = one pass", tail, _cut(whole, slice(-6, None)))
-    yield _own(same, "the model's own decoding from its cache gives other numbers; here states are read in one pass")
+    found = same(model, "cached decoding = one pass", tail, _cut(whole, slice(-6, None)))
+    yield _own(found, "the model's own decoding from its cache gives other numbers; here states are read in one pass")
 
 
 def _own(finding: Finding, why: str) -> Finding:

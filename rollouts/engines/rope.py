@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.state import modules_of
 
 _KEPT = ("max_seq_len_cached", "attention_scaling")
 """How the names end of what a module keeps from call to call, beside its buffers."""
@@ -25,7 +26,7 @@ _KEPT = ("max_seq_len_cached", "attention_scaling")
 
 def changing(model: nn.Module) -> list[nn.Module]:
     """The modules whose position embeddings depend on how long a row is."""
-    return [module for module in model.modules() if any(_changes(kind) for kind in _kinds(module).values())]
+    return [module for module in modules_of(model) if any(_changes(kind) for kind in _kinds(module).values())]
 
 
 def _kinds(module: nn.Module) -> dict[str, str]:
@@ -67,6 +68,16 @@ def as_alone(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
         for module in changing(model):
             stack.callback(_restore, module, _state(module))
             stack.callback(module.register_forward_hook(partial(_again, lengths), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def as_loaded(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model's own calls begin with the frequencies of a short row, whatever was read before."""
+    with ExitStack() as stack:
+        for module in changing(model):
+            stack.callback(_restore, module, _state(module))
+            _forget(module)
         yield
 
 

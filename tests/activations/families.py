@@ -113,10 +113,48 @@ def listed() -> list[str]:
     return sorted(name for name in set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) if name in known)
 
 
+SWITCH = 40
+"""Where the scaled models below change their position embeddings."""
+
+
 def build(name: str) -> hf.PreTrainedModel:
     """A tiny model of the family; norms, gains and biases random too."""
-    kind = getattr(hf, name)
-    config = small_config(kind.config_class, SPECIAL.get(name, {}))
+    return _built(name, small_config(getattr(hf, name).config_class, SPECIAL.get(name, {})))
+
+
+def build_scaled(name: str, kind: str) -> hf.PreTrainedModel | None:
+    """The same with a rope scaling that depends on the length, ``longrope`` or ``dynamic``; ``None`` where the family
+    has no rope that ``transformers`` could scale so. What it builds and cannot run raises its own errors."""
+    plain = build(name)
+    rotary = next((m for m in plain.modules() if hasattr(m, "rope_type") and hasattr(m, "config")), None)
+    config = copy.deepcopy(plain.config)
+    if rotary is None or not getattr(config, "rope_parameters", None):
+        return None
+    by_layer = {k: v for k, v in config.rope_parameters.items() if isinstance(v, dict)}
+    for layer_type, settings in by_layer.items() or {"": config.rope_parameters}.items():
+        frequencies = getattr(rotary, f"{layer_type}_inv_freq" if layer_type else "inv_freq", None)
+        if frequencies is None:  # a kind of layer that this small model does not have
+            continue
+        width = frequencies.shape[-1]
+        settings |= {"rope_type": kind, "factor": 4.0}
+        if kind == "longrope":
+            ways = {"short_factor": [1.0] * width, "long_factor": [4.0] * width}
+            settings |= ways | {"original_max_position_embeddings": SWITCH}
+        elif width < 2:  # the formula divides by the width of what is turned, less 2
+            settings["partial_rotary_factor"] = 1.0
+    if kind == "dynamic":
+        config.max_position_embeddings = SWITCH
+    elif hasattr(config, "original_max_position_embeddings"):
+        config.original_max_position_embeddings = SWITCH
+    if config.to_dict().get("head_dim", 0) is None:
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    scaled = _built(name, config)
+    with torch.no_grad():
+        scaled(input_ids=torch.ones(1, SWITCH + 1, dtype=torch.long), use_cache=False)
+    return scaled
+
+
+def _built(name: str, config: hf.PretrainedConfig) -> hf.PreTrainedModel:
     torch.manual_seed(sum(map(ord, name)))
     model = hf.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():

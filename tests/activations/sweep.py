@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from families import build, listed
+from families import build, build_scaled, listed
 
 from verdictscope.activations import Site
 from verdictscope.activations.doctor import Diagnosis, doctor
 from verdictscope.activations.model import unchecked
 from verdictscope.activations.sites import SITES
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.rope import switch_lengths
 
 SECONDS = 180
 """Wall-clock a family may take; its model has a few thousand parameters."""
@@ -37,7 +38,8 @@ def examine(name: str, references: bool = True) -> dict[str, Any]:
     Returns:
         ``status`` (``supported``, ``degraded``, ``unsupported``, ``silently wrong``, ``error``, or ``not built``),
         ``reason``, and where it was examined ``sites`` (site to layers), ``worst_identity`` (relative) and ``checks``
-        (check to status, with the reason where it is not *supported*).
+        (check to status, with the reason where it is not *supported*) and ``beyond_a_switch`` (kind of rope scaling to
+        status).
     """
     try:
         hf = build(name)
@@ -56,7 +58,23 @@ def examine(name: str, references: bool = True) -> dict[str, Any]:
     about |= {"layers": model.n_layers, "sites": _sites(model)}
     worst = found.worst_identity
     about["worst_identity"] = float(f"{worst:.2e}") if math.isfinite(worst) else None
+    about |= {"beyond_a_switch": {kind: beyond_a_switch(name, kind) for kind in ("longrope", "dynamic")}}
     return {"status": overall(found), "reason": _reason(found)} | about
+
+
+def beyond_a_switch(name: str, kind: str) -> str:
+    """The worst status of the checks of lengths on the family's model with a rope scaling that depends on the length;
+    ``none`` where the family has no such scaling, ``not run`` where transformers does not run it. Decoding from a cache
+    is the model's own and counts apart."""
+    try:
+        scaled = build_scaled(name, kind)
+    except Exception as error:  # a scaling that the family's class takes and does not run with, or refuses
+        return f"not run: {_one_line(error)}"
+    if scaled is None or not switch_lengths(scaled):
+        return "none"
+    found = doctor(scaled, references=False, only=["lengths"])
+    wrong = [f for f in found.findings if f.status != "supported" and not f.check.startswith("cached")]
+    return "; ".join(f"{f.status}: {f.check}: {f.detail} ({f.measured})" for f in wrong) or "supported"
 
 
 def overall(found: Diagnosis) -> str:

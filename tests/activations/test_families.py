@@ -39,6 +39,14 @@ def test_every_listed_family_is_read_rightly_or_says_why_not():
     assert set(found) >= MATRIX
     assert all(found[name]["status"] == "supported" for name in MATRIX)
     assert {name: f for name, f in found.items() if (f.get("worst_identity") or 0.0) > 1e-5} == {}
+    beyond = {
+        (name, kind): told
+        for name, f in found.items()
+        if f["status"] != "unsupported"
+        for kind, told in (f.get("beyond_a_switch") or {}).items()
+    }
+    assert {at: told for at, told in beyond.items() if not told.startswith(("supported", "none", "not run"))} == {}
+    assert sum(told == "supported" for told in beyond.values()) > 100
     assert counts["not built"] <= 2  # what transformers builds only with a library that is not there
 
 
