@@ -1,21 +1,23 @@
 """Which strings open and close thinking, found from a tokenizer and its template, never from a model's name.
 
-Four places are asked, the most telling first: what the template prints around a message's reasoning; what its
-generation prompt prints when thinking is switched off; the vocabulary's added tokens; what the template's own
-instructions tell the model to write.
+Asked are, the most telling first: what the template prints around a message's reasoning; what its generation prompt
+prints when thinking is switched off, and what it begins that a plain reply does not; where it cuts past answers; what
+its printed instructions tell the model to write; the vocabulary's added tokens. Only what is printed counts: a branch
+that no rendering takes says nothing. What is found is then tried on the template's own examples.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.markers import Markers
-from verdictscope.rollouts.templates import renderer
+from verdictscope.rollouts.renderings import ASK, PLAIN, QUESTION, REASON, REPLY, SWITCHES, Renderings
+from verdictscope.rollouts.selfcheck import ADVICE, cutting_texts, fault, state_of, template_text
 
 _WORD = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
 _ANSWER = r"(?:final_)?(?:answer|response|solution)"
@@ -45,31 +47,75 @@ _TOLD = re.compile(
     r"thoughts?[^'\"\n]{0,30}\bafter\s+['\"](.{4,60}?)['\"].{0,60}?\bresponse\b[^'\"\n]{0,30}\bafter\s+['\"](.{4,60}?)['\"]",
     flags=re.IGNORECASE | re.DOTALL,
 )
-_UNREAD = re.compile(r"['\"]type['\"]: ['\"]t(?:ext|hinking|houghts)['\"]")
-_ASK, _REASON, _REPLY = "Vask", "Vreason", "Vanswer"
-_SWITCHES: tuple[Mapping[str, bool], ...] = (
-    {},
-    {"enable_thinking": True, "thinking": True},
-    {"enable_thinking": False, "thinking": False},
-)
+_BEGUN = re.compile(r"(\[BEGIN ((?:FINAL )?(?:RESPONSE|ANSWER|SOLUTION))\])", flags=re.IGNORECASE)
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[object, ...], Markers | str | None]] = WeakKeyDictionary()
+
+Texts = tuple[str, ...]
+"""Opener and closer, and sometimes the answer's opener and closer (the opener empty where there is none)."""
 
 
 def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     """The thinking markers of a tokenizer, or ``None`` where neither it nor its template speaks of thinking.
 
+    They are taken only if they read the template's own examples as these were composed
+    (:func:`~verdictscope.rollouts.selfcheck.fault`). Found once per tokenizer and template.
+
     Args:
         tokenizer: a tokenizer, with or without a chat template.
+
+    Raises:
+        InputError: the template thinks in a way whose markers cannot be told: name them.
     """
-    texts = (
-        _from_reasoning(tokenizer)
-        or _from_switch(tokenizer)
-        or _from_added_tokens(tokenizer)
-        or _from_instructions(tokenizer)
-    )
-    if texts is None:
-        return None
-    opener, closer, *answer = texts
-    return Markers.from_text(tokenizer, opener, closer, *(answer or _answer_pair(tokenizer)))
+    found = _kept(tokenizer)
+    if isinstance(found, str):
+        raise InputError(f"the thinking markers of this chat template cannot be told ({found}): {ADVICE}")
+    return found
+
+
+def tellable_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
+    """The same for questions that do not rest on them: ``None`` also where they cannot be told."""
+    found = _kept(tokenizer)
+    return None if isinstance(found, str) else found
+
+
+def _kept(tokenizer: PreTrainedTokenizerBase) -> Markers | str | None:
+    known = _known.setdefault(tokenizer, {})
+    state = state_of(tokenizer)
+    if state not in known:
+        known[state] = _found(tokenizer)
+    return known[state]
+
+
+def _found(tokenizer: PreTrainedTokenizerBase) -> Markers | str | None:
+    """The first candidate that reads every example, or why none does."""
+    problem, tried = fault(tokenizer, None), set()
+    renderings = Renderings(tokenizer)
+    for texts in _candidates(tokenizer, renderings):
+        opener, closer, *answer = texts
+        answer = answer or [*_answer_pair(tokenizer, renderings)]
+        if (opener, closer, *answer) in tried:
+            continue
+        tried.add((opener, closer, *answer))
+        try:
+            markers = Markers.from_text(tokenizer, opener, closer, *answer)
+        except InputError as error:  # no markers at all: the next candidate may be
+            problem = str(error)
+            continue
+        trouble = fault(tokenizer, markers)
+        if trouble is None:
+            return markers
+        problem = problem if len(tried) > 1 and problem else f"{opener!r} and {closer!r} are not: {trouble}"
+    return problem
+
+
+def _candidates(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> Iterator[Texts]:
+    """Markers that something speaks for, the most telling first."""
+    yield from _from_reasoning(renderings)
+    yield from _from_switch(renderings)
+    yield from _from_prompt(tokenizer, renderings)
+    yield from _from_cuts(tokenizer, renderings)
+    yield from _from_instructions(renderings)
+    yield from _from_added_tokens(tokenizer)
 
 
 def spoken_markers(tokenizer: PreTrainedTokenizerBase, written: Sequence[int]) -> Markers | None:
@@ -86,72 +132,48 @@ def spoken_markers(tokenizer: PreTrainedTokenizerBase, written: Sequence[int]) -
     return None
 
 
-Texts = tuple[str, ...]
-"""Opener and closer, and sometimes the answer's opener and closer."""
-
-
-def _from_reasoning(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
+def _from_reasoning(renderings: Renderings) -> Iterator[Texts]:
     """What stands before and after a message's reasoning where the template prints it."""
-    question = {"role": "user", "content": _ASK}
-    for switches in _SWITCHES[:2]:
-        try:
-            render = renderer(tokenizer, template_kwargs=switches)
-        except InputError:  # no template
-            return None
-        for turn in _reasoned_turns():
-            text = _attempt(render, [question, turn])
-            places = [text.find(word) for word in (_ASK, _REASON, _REPLY)]
-            # a template that prints a structured message as it stands has not understood it
-            if -1 in places or places != sorted(places) or text.count(_REASON) > 1 or _UNREAD.search(text):
-                continue
-            heads = [_attempt(render, [question], True)]
-            heads += _attempt(render, [question, {"role": "assistant", "content": _REPLY}]).split(_REPLY)[:1]
-            if found := _around(text, heads):
-                return found
-    return None
+    for k in range(2):
+        for text in renderings.reasoned(k):
+            heads = [renderings.text(k, [QUESTION], True)]
+            heads += renderings.text(k, [QUESTION, PLAIN]).split(REPLY)[:1]
+            yield from _around(text, heads)
 
 
-def _reasoned_turns() -> Iterator[dict[str, Any]]:
-    """An assistant turn with reasoning, in the ways templates know."""
-    yield {"role": "assistant", "content": _REPLY} | dict.fromkeys(
-        ("reasoning_content", "reasoning", "thinking", "thought"), _REASON
-    )
-    answer = {"type": "text", "text": _REPLY}
-    for thought in (_REASON, [{"type": "text", "text": _REASON}]):
-        yield {"role": "assistant", "content": [{"type": "thinking", "thinking": thought}, answer]}
-    blocks = [{"type": "thoughts", "text": _REASON}, {"type": "response", "text": _REPLY}]
-    yield {"role": "assistant", "content": {"blocks": blocks}}
-
-
-def _attempt(render: Any, turns: Sequence[Mapping[str, Any]], generation_prompt: bool = False) -> str:
-    """The rendering, empty where the template refuses the probe: then it says nothing about its markers."""
-    try:
-        return str(render(turns, generation_prompt))
-    except InputError:
-        return ""
-
-
-def _around(text: str, heads: Sequence[str]) -> Texts | None:
+def _around(text: str, heads: Sequence[str]) -> Iterator[Texts]:
     """Markers of a rendered turn, given what a turn without reasoning begins with."""
-    before, rest = text.split(_REASON)
-    between, after = rest.split(_REPLY, 1)
+    before, rest = text.split(REASON)
+    between, after = rest.split(REPLY, 1)
     prompt, plain = (heads[0], heads[1]) if len(heads) > 1 else (heads[0], "")
     openers = [before[len(head) :].strip() for head in (prompt, plain) if head and before.startswith(head)]
     openers = [o for o in openers if o] or re.findall(rf"(?:{_TAG})\s*$", before)
     # where the generation prompt holds the opener already, it is the last tag
     closer = between.strip()
-    if not openers or not closer:
-        return None
+    if not closer:
+        return
+    if not openers or _turned(closer) not in ("", openers[-1]):
+        # a role's token stands before the reasoning: the opener is the closer's counterpart
+        if named := _turned(closer):
+            yield named, closer
+        if not openers:
+            return
     opener = min(openers, key=len).strip()
     preamble = plain[len(prompt) :].strip() if prompt and plain.startswith(prompt) else ""
     own = _counterpart(opener, _THINKING_FORMS)
     if own and closer.startswith(own) and closer != own:
         answer = closer[len(own) :].strip()
         ends = _counterpart(answer, _ANSWER_FORMS) or ""
-        return (opener, own, answer, *([ends] if ends and ends in after else []))
+        yield opener, own, answer, *([ends] if ends and ends in after else [])
     if preamble and opener not in preamble and closer.endswith(preamble) and closer != preamble:
-        return opener, closer, preamble
-    return opener, closer
+        yield opener, closer, preamble
+    yield opener, closer
+
+
+def _turned(closer: str) -> str:
+    """The opener that a closer of the form ``</x>`` belongs to, empty where it has another form."""
+    opener = closer.replace("/", "", 1)
+    return opener if _counterpart(opener, _THINKING_FORMS) == closer else ""
 
 
 def reasoned_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
@@ -160,19 +182,11 @@ def reasoned_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, st
     Args:
         tokenizer: a tokenizer, with or without a chat template.
     """
-    question = {"role": "user", "content": _ASK}
-    for switches in _SWITCHES[:2]:
-        try:
-            render = renderer(tokenizer, template_kwargs=switches)
-        except InputError:  # no template
-            return
-        for turn in _reasoned_turns():
-            text = _attempt(render, [question, turn])
-            places = [text.find(word) for word in (_ASK, _REASON, _REPLY)]
-            if -1 in places or places != sorted(places) or text.count(_REASON) > 1 or _UNREAD.search(text):
-                continue
-            before, rest = text.split(_REASON)
-            yield before.split(_ASK)[-1], rest.split(_REPLY, 1)[0]
+    renderings = Renderings(tokenizer)
+    for k in range(2):
+        for text in renderings.reasoned(k):
+            before, rest = text.split(REASON)
+            yield before.split(ASK)[-1], rest.split(REPLY, 1)[0]
 
 
 def switched_off_block(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -182,37 +196,53 @@ def switched_off_block(tokenizer: PreTrainedTokenizerBase) -> str | None:
     Args:
         tokenizer: a tokenizer, with or without a chat template.
     """
-    tails = _switched_tails(tokenizer)
-    return tails[1] if tails is not None and tails[1] != tails[0] else None
-
-
-def _switched_tails(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
-    """What follows the request with thinking switched on, and off."""
-    tails = []
-    for switches in _SWITCHES[1:]:
-        try:
-            render = renderer(tokenizer, template_kwargs=switches)
-        except InputError:  # no template
-            return None
-        tails.append(_attempt(render, [{"role": "user", "content": _ASK}], True).split(_ASK)[-1])
-    return tails[0], tails[1]
+    renderings = Renderings(tokenizer)
+    on, off = renderings.tail(1), renderings.tail(2)
+    return off if off and off != on else None
 
 
 def _counterpart(opener: str, forms: Sequence[tuple[str, str]]) -> str | None:
     return next((m.expand(closer) for form, closer in forms if (m := re.fullmatch(form, opener))), None)
 
 
-def _from_switch(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
+def _from_switch(renderings: Renderings) -> Iterator[Texts]:
     """The empty block a generation prompt ends in when thinking is switched off, and not when it is on."""
-    tails = _switched_tails(tokenizer)
-    if tails is None:
-        return None
-    on, off = tails
+    on, off = renderings.tail(1), renderings.tail(2)
     block = re.search(r"([<\[◁][^<\[◁\s]+)\s*([<\[◁][^<\[◁\s]+)\s*$", off)
     # an empty block is what the two prompts differ in, and nothing of it stands before the answer when on
-    if on == off or block is None or on.rstrip().endswith(block.group(2)) or not off.startswith(on[: block.start()]):
-        return None
-    return block.group(1), block.group(2)
+    if (
+        on.startswith(off.rstrip())
+        or block is None
+        or on.rstrip().endswith(block.group(2))
+        or not off.startswith(on[: block.start()])
+    ):
+        return
+    yield block.group(1), block.group(2)
+
+
+def _from_prompt(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> Iterator[Texts]:
+    """What the generation prompt begins that no reply without reasoning does, with the closer it has by its form, by
+    where the template cuts past answers, or by the tag that the prompt asks the answer to stand behind."""
+    shown = renderings.shown()
+    for k in range(len(SWITCHES)):
+        extra = renderings.extra(k)
+        if not extra:
+            continue
+        if closer := _counterpart(extra, _THINKING_FORMS):
+            yield extra, closer
+        for closer in cutting_texts(tokenizer, renderings):
+            yield extra, closer
+        for begin, word in _BEGUN.findall(shown):
+            ends = re.search(rf"(?i)\[END {re.escape(word)}\]", shown)
+            # the closer opens the answer as well, so only its end is the answer's own
+            yield (extra, begin, "", ends.group()) if ends else (extra, begin)
+
+
+def _from_cuts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> Iterator[Texts]:
+    """The text at which the template cuts past answers, where its form says what opens it."""
+    for closer in cutting_texts(tokenizer, renderings):
+        if opener := _turned(closer):
+            yield opener, closer
 
 
 def _pairs(texts: Iterable[str], forms: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -221,32 +251,27 @@ def _pairs(texts: Iterable[str], forms: Sequence[tuple[str, str]]) -> list[tuple
     return [(text, closer) for text in known if (closer := _counterpart(text, forms)) in known and closer]
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = getattr(tokenizer, "chat_template", None) or ""
-    return template if isinstance(template, str) else str(template.get("default", ""))
-
-
 def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
 
 
-def _from_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
+def _from_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[Texts]:
     pairs = _pairs(_added(tokenizer), _THINKING_FORMS)
     # of several, the one the template speaks of
-    return min(pairs, key=lambda pair: pair[1] not in _template(tokenizer), default=None)
+    template = template_text(tokenizer)
+    yield from sorted(pairs, key=lambda pair: pair[1] not in template)
 
 
-def _from_instructions(tokenizer: PreTrainedTokenizerBase) -> Texts | None:
-    """A tag the template writes although the vocabulary has no token for it, or a sentence it asks for."""
-    template = _template(tokenizer)
-    pairs = _pairs(re.findall(_TAG, template), _THINKING_FORMS)
-    if pairs:
-        return pairs[0]
-    told = _TOLD.search(template)
-    return (told.group(1).strip(), told.group(2).strip()) if told else None
+def _from_instructions(renderings: Renderings) -> Iterator[Texts]:
+    """A tag the template prints although the vocabulary has no token for it, or a sentence it asks for."""
+    shown = renderings.shown()
+    yield from _pairs(re.findall(_TAG, shown), _THINKING_FORMS)
+    if told := _TOLD.search(shown):
+        yield told.group(1).strip(), told.group(2).strip()
 
 
-def _answer_pair(tokenizer: PreTrainedTokenizerBase) -> Texts:
-    """Tags around an answer that the vocabulary or the template names."""
-    pairs = _pairs([*_added(tokenizer), *re.findall(_TAG, _template(tokenizer))], _ANSWER_FORMS)
+def _answer_pair(tokenizer: PreTrainedTokenizerBase, renderings: Renderings | None = None) -> Texts:
+    """Tags around an answer that the vocabulary or the rendered template names."""
+    shown = (renderings or Renderings(tokenizer)).shown()
+    pairs = _pairs([*_added(tokenizer), *re.findall(_TAG, shown)], _ANSWER_FORMS)
     return pairs[0] if pairs else ()

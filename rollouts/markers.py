@@ -122,10 +122,11 @@ class Reader:
             return 0
         strings: tuple[IdString, ...] = getattr(markers, side)
         sizes = [len(s) for s in strings if tuple(ids[at : min(at + len(s), stop)]) == s]
-        sizes += [self._spelled(text, ids, at, stop) for name, text in markers.spelled if name == side]
+        sizes += [self.spelled(text, ids, at, stop) for name, text in markers.spelled if name == side]
         return max(sizes, default=0)
 
-    def _spelled(self, text: str, ids: Sequence[int], at: int, stop: int) -> int:
+    def spelled(self, text: str, ids: Sequence[int], at: int, stop: int) -> int:
+        """Tokens from ``at`` on that spell a text beginning in the first of them, 0 where they do not."""
         first = self.text(ids[at])
         for begin in (k for k, char in enumerate(first) if char == text[0]):
             read, end = first[begin:], at + 1

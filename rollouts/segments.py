@@ -18,8 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.rollouts.discover import find_markers, spoken_markers
 from verdictscope.rollouts.markers import Markers, Reader
 from verdictscope.rollouts.rollout import Finish, Rollout, Span
+from verdictscope.rollouts.scan import Scan
+from verdictscope.rollouts.selfcheck import check_markers
 from verdictscope.rollouts.templates import RenderedPrompt
-from verdictscope.rollouts.turn_end import turn_end
+from verdictscope.rollouts.turn_end import spelled_turn_end, turn_end
+
+
+_LONGEST_END = 16
+"""Tokens an end of turn may be spelled in."""
 
 
 class Segmenter:
@@ -42,15 +48,24 @@ class Segmenter:
             tokenizer: the tokenizer whose ids will be segmented.
             markers: thinking markers named by hand; by default those :func:`find_markers` finds.
             ends: tokens that end a turn, beside the tokenizer's special ones and the template's own end.
+
+        Raises:
+            InputError: the template's own examples do not read as composed with these markers, or it opens thinking in
+                a way that is not known: name the markers.
         """
+        if markers is not None:
+            check_markers(tokenizer, markers)
         self.markers = markers if markers is not None else find_markers(tokenizer)
         self.reader = Reader(tokenizer)
         m = self.markers
         sides = (m.opener, m.closer, m.answer_opener, m.answer_closer) if m else ()
         own = {i for side in sides for string in side for i in string}
-        end = turn_end(tokenizer)
+        end = turn_end(tokenizer, m)
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends |= {*tokenizer.all_special_ids, *control, *([] if end is None else [end])}
         # some vocabularies flag the thinking tokens as special; they end no turn, and an unknown word is content
-        self._ends = (frozenset(tokenizer.all_special_ids) | ends | ({end} - {None})) - own - {tokenizer.unk_token_id}
+        self._ends = ends - own - {tokenizer.unk_token_id}
+        self._spelled_end = spelled_turn_end(tokenizer)
 
     def __call__(self, prompt: RenderedPrompt, written: Sequence[int], finish: Finish) -> tuple[Span, ...]:
         """The segments of a rendered prompt and what the model wrote after it.
@@ -81,7 +96,7 @@ class Segmenter:
         start = max(min(generation_start, n_prompt), messages_end)
         stop = self._end_of_turn(ids, n_prompt)
         markers = self.markers or spoken_markers(self.reader.tokenizer, ids[n_prompt:])
-        tail = _Scan(self.reader, markers, ids, start, n_prompt, stop, finish).labels()
+        tail = Scan(self.reader, markers, ids, start, n_prompt, stop, finish).labels()
         tail += ["template"] * (len(ids) - stop)
         spans = [s for s in prompt_spans if s.stop <= start]
         spans += [Span(s.segment, s.start, start) for s in prompt_spans if s.start < start < s.stop]
@@ -90,128 +105,21 @@ class Segmenter:
     def _end_of_turn(self, ids: Sequence[int], n_prompt: int) -> int:
         """First of the trailing end-of-turn tokens (with the newline a transcript may put after them)."""
         stop = at = len(ids)
-        while at > n_prompt and (ids[at - 1] in self._ends or self.reader.blank(ids[at - 1])):
-            at -= 1
-            if ids[at] in self._ends:
-                stop = at
+        while at > n_prompt:
+            if ids[at - 1] in self._ends:
+                stop = at = at - 1
+            elif self.reader.blank(ids[at - 1]):
+                at -= 1
+            elif size := self._spelled(ids, n_prompt, at):
+                stop = at = at - size
+            else:
+                break
         return stop
 
-
-class _Scan:
-    """One pass over the generation prompt and the written tokens."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        markers: Markers | None,
-        ids: Sequence[int],
-        start: int,
-        n_prompt: int,
-        stop: int,
-        finish: Finish,
-    ) -> None:
-        self.reader, self.markers, self.ids, self.start, self.n_prompt = reader, markers, ids, start, n_prompt
-        self.stop, self.finish = stop, finish
-        self.out: list[str] = []
-        self.blocks = 0  # opened so far
-        self.quoted = False  # a closer was passed over that closed nothing
-        self.answered = False  # something other than whitespace was written outside a block
-
-    def labels(self) -> list[str]:
-        """The segment of every token from ``start`` to ``stop``."""
-        at = self.start
-        inside = False
-        while at < self.stop:
-            if inside:
-                size = self._match("closer", at) or self._straddled("closer", at)
-                if size:
-                    at, inside = self._close(at, size), False
-                else:
-                    at = self._put("thinking", at, 1, blanks=False)
-            elif self._opens(at):
-                self._blanks_before_are_template()
-                at, inside = self._put("template", at, self._match("opener", at)), True
-                self.blocks += 1
-            elif self._closes_unopened(at):
-                shown = min(self.n_prompt - self.start, len(self.out))
-                self.out[shown:] = ["thinking"] * (len(self.out) - shown)
-                at = self._close(at, self._match("closer", at))
-                self.blocks, self.answered = 1, False
-            elif not self.answered and at >= self.n_prompt and (size := self._match("answer_opener", at)):
-                self._blanks_before_are_template()
-                at, self.answered = self._put("template", at, size), True
-            else:
-                self.answered |= at >= self.n_prompt and not self.reader.blank(self.ids[at])
-                at = self._put("answer" if at >= self.n_prompt else "template", at, 1, blanks=False)
-        self._answer_closer_is_template()
-        return self.out
-
-    def _answer_closer_is_template(self) -> None:
-        """A tag that ends the answer, where it is the last thing written."""
-        last = len(self.out)
-        while last and self.out[last - 1] == "answer" and self.reader.blank(self.ids[self.start + last - 1]):
-            last -= 1
-        for at in range(last - 1, max(last - 16, -1), -1):
-            size = self._match("answer_closer", self.start + at) if self.out[at] == "answer" else 0
-            if size and at + size == last:
-                self.out[at:] = ["template"] * (len(self.out) - at)
-                return
-
-    def _close(self, at: int, size: int) -> int:
-        """The closer, the separator, and a tag that opens the answer with the whitespace after it."""
-        at = self._put("think_end", at, size)
-        size = self._match("answer_opener", at) or self._straddled("answer_opener", at)
-        return self._put("think_end", at, size) if size else at
-
-    def _straddled(self, side: str, at: int) -> int:
-        """Tokens from ``at`` on of a marker that begins in the last token of the marker before (``><``)."""
-        after_marker = at > self.start and self.out[-1] in ("template", "think_end")
-        return max(self._match(side, at - 1) - 1, 0) if after_marker else 0
-
-    def _put(self, label: str, at: int, size: int, *, blanks: bool = True) -> int:
-        """Label ``size`` tokens and, unless told otherwise, the whitespace-only tokens after them."""
-        end = at + size
-        while blanks and end < self.stop and self.reader.blank(self.ids[end]):
-            end += 1
-        self.out += [label] * (end - at)
-        return end
-
-    def _match(self, side: str, at: int) -> int:
-        """Tokens of the longest marker that stands at ``at``, 0 where none does."""
-        return self.reader.match(self.markers, side, self.ids, at, self.stop)
-
-    def _opens(self, at: int) -> bool:
-        """Whether a block begins here. After an answer began, a tag inside a line is quoted, and so is one
-        that is never closed by a model that stopped by itself."""
-        if not self._match("opener", at):
-            return False
-        if not self.answered:
-            return True
-        at_line_start = self.reader.text(self.ids[at - 1]).endswith("\n")
-        closed = any(self._match("closer", k) for k in range(at + 1, self.stop))
-        return at_line_start and (closed or self.finish == "length")
-
-    def _closes_unopened(self, at: int) -> bool:
-        """Whether a closer without an opener ends thinking here: only the first closer, and only where a line begins
-        or ends. Some transcripts lose the opener; a tag inside a line is quoted.
-        """
-        size = self._match("closer", at)
-        if not size or self.blocks or self.quoted:
-            return False
-        if at <= self.n_prompt:  # a generation prompt that switches thinking off by closing it (DeepSeek V4)
-            return True
-        after = at + size
-        beside = self.reader.text(self.ids[after - 1])[-1:] + (
-            self.reader.text(self.ids[after]) if after < self.stop else "\n"
-        )
-        self.quoted = "\n" not in beside and not self.reader.text(self.ids[at - 1]).endswith("\n")
-        return not self.quoted
-
-    def _blanks_before_are_template(self) -> None:
-        at = len(self.out)
-        while at and self.out[at - 1] == "answer" and self.reader.blank(self.ids[self.start + at - 1]):
-            at -= 1
-            self.out[at] = "template"
+    def _spelled(self, ids: Sequence[int], n_prompt: int, stop: int) -> int:
+        """Tokens of the end of turn before ``stop`` where the vocabulary has no token for it, 0 where none stands."""
+        sizes = range(1, min(_LONGEST_END, stop - n_prompt) + 1) if self._spelled_end else ()
+        return next((n for n in sizes if self.reader.spelled(self._spelled_end, ids, stop - n, stop) == n), 0)
 
 
 def _join(spans: list[Span], tail: list[str], start: int) -> tuple[Span, ...]:

@@ -14,7 +14,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.discover import find_markers
+from verdictscope.rollouts.discover import tellable_markers
+from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.templates import renderer
 
 _REPLY = "Vanswer"
@@ -25,17 +26,18 @@ _SWITCHES: tuple[Mapping[str, Any], ...] = ({}, {"tools": [], "functions": "", "
 _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> int | None:
     """The token with which the chat template ends an assistant's turn.
 
     Args:
         tokenizer: a tokenizer, with or without a chat template.
+        markers: its thinking markers, which end no turn; those that can be told by default.
 
     Returns:
         Its id; ``None`` where there is no template, it ends turns in words (``"\\n\\nUser:"``), or it refuses a plain
         conversation.
     """
-    markers = find_markers(tokenizer)
+    markers = markers or tellable_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     tags = {i for side in sides for string in side for i in string if i in tokenizer.added_tokens_decoder}
     for text in _renderings(tokenizer):
@@ -51,6 +53,19 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
                     break
                 return int(i)
     return None
+
+
+def spelled_turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tag that the chat template prints right behind an answer, as text: the vocabulary need not know it.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+
+    Returns:
+        The tag; empty where none stands there.
+    """
+    tags = (_TAG.match(text.rpartition(_REPLY)[2].lstrip()) for text in _renderings(tokenizer))
+    return next((tag.group() for tag in tags if tag), "")
 
 
 def _own(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bool:

@@ -236,9 +236,12 @@ def test_the_channels_of_gpt_oss() -> None:
 
 def test_markers_by_hand_and_their_errors() -> None:
     tok = byte_tokenizer()
-    by_hand = Markers.from_text(tok, "<|im_start|>", "<|endoftext|>")
+    with pytest.raises(InputError, match="name them"):  # a role's token
+        Segmenter(tok, Markers.from_text(tok, "<|im_start|>", "<|endoftext|>"))
+    tok = byte_tokenizer(thinking=False, template=CHATML.replace("<think>", "(").replace("</think>", "<|endoftext|>"))
+    by_hand = Markers.from_text(tok, "(", "<|endoftext|>")
     prompt = render_prompt(tok, "Hi")
-    written = tok("<|im_start|>So<think><|endoftext|>No", add_special_tokens=False)["input_ids"]
+    written = tok("(\nSo<think><|endoftext|>No", add_special_tokens=False)["input_ids"]
     spans = Segmenter(tok, by_hand)(prompt, written, "stop")
     assert [s.segment for s in spans][-4:] == ["template", "thinking", "think_end", "answer"]
     with pytest.raises(InputError, match="same tokens"):
