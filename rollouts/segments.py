@@ -23,7 +23,6 @@ from verdictscope.rollouts.selfcheck import check_markers
 from verdictscope.rollouts.templates import RenderedPrompt
 from verdictscope.rollouts.turn_end import spelled_turn_end, turn_end
 
-
 _LONGEST_END = 16
 """Tokens an end of turn may be spelled in."""
 
@@ -79,6 +78,19 @@ class Segmenter:
             Spans that partition ``range(len(prompt.ids) + len(written))``.
         """
         return self.segment((*prompt.ids, *written), prompt.spans, prompt.generation_start, finish)
+
+    def prompt_state(self, prompt: RenderedPrompt) -> str:
+        """Whether a rendered prompt leaves thinking ``open``, has ``closed`` it, or says nothing of it (``none``).
+
+        Args:
+            prompt: the rendered prompt.
+        """
+        word = self.reader.tokenizer("a", add_special_tokens=False)["input_ids"]
+        spans = self(prompt, word, "length")
+        if spans[-1].segment == "thinking":
+            return "open"
+        turn = [s.segment for s in spans if s.start >= prompt.generation_start]
+        return "closed" if "think_end" in turn else "none"
 
     def segment(
         self, ids: Sequence[int], prompt_spans: Sequence[Span], generation_start: int, finish: Finish

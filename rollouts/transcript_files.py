@@ -13,6 +13,7 @@ import zstandard
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Finish
+from verdictscope.rollouts.templates import REASONING_FIELDS
 from verdictscope.rows import RowError, json_value, read_rows, shown
 from verdictscope.values import identity, text
 
@@ -23,7 +24,6 @@ FINISH: Mapping[str, Finish] = {
 """Names logs have for why a turn ended; any other is ``given``: not known."""
 
 _SHARED = {"human": "user", "gpt": "assistant"}
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Transcript:
     Attributes:
         id: name of the rollout.
         group: what may not be parted by a split.
-        messages: the turns before the last.
+        messages: the turns before the last, with their thinking under every name that templates look for it.
         content: text of the last turn, the thinking in it if it was recorded there.
-        reasoning: its thinking where that was recorded apart; ``None`` otherwise.
+        reasoning: its thinking where that was recorded apart (empty where it was recorded as empty); ``None``
+            otherwise.
         finish: why it ended.
         tags: whatever else was recorded.
         ids: recorded token ids of the last turn, ``None`` where only text was kept.
@@ -197,7 +198,10 @@ def _transcript(turns: Any, *, id: str, group: Any, finish: Any, ids: Any, tags:
         return problem
     pieces = [turn for turn in read if not isinstance(turn, str)]
     before = zip(turns[:-1], pieces[:-1], strict=True)
-    messages = tuple({"role": turn["role"], "content": text} for turn, (text, _) in before)
+    messages = tuple(
+        {"role": turn["role"], "content": text} | (dict.fromkeys(REASONING_FIELDS, thought) if thought else {})
+        for turn, (text, thought) in before
+    )
     if ids is not None and not (isinstance(ids, list) and ids and all(type(i) is int for i in ids)):
         return "token_ids is no list of whole numbers"
     content, reasoning = pieces[-1]
@@ -212,7 +216,8 @@ def _turn(turn: Mapping[str, Any]) -> tuple[str, str | None] | str:
     if turn.get("tool_calls") or turn["role"] == "tool":
         return "tool calls are not read"
     content = turn.get("content")
-    reasoning = next((said for key in _REASONING if (said := text(turn.get(key), f"a message's {key}"))), None)
+    apart = [said for key in REASONING_FIELDS if (said := text(turn.get(key), f"a message's {key}")) is not None]
+    reasoning = next((said for said in apart if said.strip()), "" if apart else None)
     if content is None and turn["role"] != "assistant":
         return f"the {turn['role']}'s message has no content"
     if not isinstance(content, list):
@@ -224,6 +229,8 @@ def _turn(turn: Mapping[str, Any]) -> tuple[str, str | None] | str:
             said.append(text(part.get("text"), "a part's text") or "")
         elif kind == "reasoning" and not part.get("redacted"):
             thought.append(text(part.get("reasoning"), "a part's reasoning") or "")
+        elif kind == "thinking" and isinstance(part.get("thinking"), str):
+            thought.append(part["thinking"])
         else:
             return f"a part of type {kind!r} is not read" + (" (redacted)" if kind == "reasoning" else "")
     return "\n".join(said), "\n".join(thought) if thought else reasoning

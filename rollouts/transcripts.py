@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.discover import find_markers
+from verdictscope.rollouts.frames import find_frame
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout
 from verdictscope.rollouts.segments import Segmenter
@@ -119,7 +120,7 @@ def _rollout(
     template_kwargs: Mapping[str, Any] | None,
 ) -> Rollout:
     prompt = render_messages(tokenizer, one.messages, template_kwargs=template_kwargs)
-    text, composed = _written_text(one, tokenizer, prompt, markers)
+    text, composed = _written_text(one, tokenizer, prompt, segmenter)
     if one.ids is not None:
         written, reason = one.ids, _check_recorded(one, tokenizer, text if composed is None else None)
     else:
@@ -138,24 +139,35 @@ def _rollout(
 
 
 def _written_text(
-    one: Transcript, tokenizer: PreTrainedTokenizerBase, prompt: RenderedPrompt, markers: Markers | None
+    one: Transcript, tokenizer: PreTrainedTokenizerBase, prompt: RenderedPrompt, segmenter: Segmenter
 ) -> tuple[str, str | None]:
     """What the model wrote after the generation prompt, and why that is not certain, if it is not."""
-    if one.reasoning is None:
-        shown = prompt.text.rstrip()
-        opener = _marker(tokenizer, markers.opener) if markers else ""
+    markers, state = segmenter.markers, segmenter.prompt_state(prompt)
+    opener, closer = (_marker(tokenizer, side) for side in (markers.opener, markers.closer)) if markers else ("", "")
+    begins = bool(opener) and one.content.lstrip().startswith(opener)
+    if begins and state == "open":
         # logs of models whose generation prompt holds the opener often put it before the text once more
-        if opener and shown.endswith(opener) and one.content.lstrip().startswith(opener):
-            return one.content.lstrip().removeprefix(opener).lstrip("\n"), "the recorded opener was the template's"
+        return one.content.lstrip().removeprefix(opener).lstrip("\n"), "the recorded opener was the template's"
+    whole = begins or (state == "open" and closer in one.content)
+    whole &= not one.reasoning or one.reasoning.strip() in one.content  # else the tag is quoted
+    if whole or (not one.reasoning and state != "open"):
+        return one.content, None  # thinking recorded apart as well stands in the content already
+    if one.reasoning is None:
+        if one.finish != "length" and one.ids is None:
+            raise InputError(
+                "the generation prompt opens thinking and nothing closes it: the thinking was not recorded"
+            )
         return one.content, None
     if markers is None:
         raise InputError("thinking was recorded apart, and this tokenizer has no thinking markers: name them")
-    opener, closer = _marker(tokenizer, markers.opener), _marker(tokenizer, markers.closer)
-    before = "" if prompt.text.rstrip().endswith(opener) else f"{opener}\n"
+    if state == "closed":
+        raise InputError("thinking was recorded, and the generation prompt switches it off: give template_kwargs")
+    frame = find_frame(tokenizer, markers)
+    before = "" if state == "open" else frame.opening
     cut_off = one.finish == "length" and not one.content.strip()
-    after = "" if cut_off else f"\n{closer}\n\n{one.content.lstrip()}"
-    whole = before + one.reasoning.strip("\n") + after
-    return whole, "thinking was recorded apart: the whitespace around it is the usual one, not the recorded one"
+    after = "" if cut_off else frame.lead * bool(one.reasoning) + frame.closing + one.content.lstrip()
+    why = "thinking was recorded apart: the whitespace around it is the template's, not the recorded one"
+    return before + one.reasoning.strip("\n") + after, why
 
 
 def _marker(tokenizer: PreTrainedTokenizerBase, strings: Sequence[Sequence[int]]) -> str:

@@ -18,7 +18,6 @@ from verdictscope.rollouts import (
     Segmenter,
     answer_text,
     find_markers,
-    import_transcripts,
     render_messages,
     render_prompt,
     thinking_text,

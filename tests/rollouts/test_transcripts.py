@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.rollouts.makers import byte_tokenizer
+from tests.rollouts.makers import CHATML, byte_tokenizer
 from verdictscope.errors import InputError
 from verdictscope.rollouts import answer_text, from_frame, import_transcripts, thinking_text, to_frame
 
@@ -84,6 +84,57 @@ def test_an_opener_in_the_generation_prompt_stands_once(tmp_path: Path) -> None:
     found = import_transcripts(jsonl(tmp_path, *rows), tok)
     assert len({r.ids for r in found.rollouts}) == 1
     assert found.report["status"].tolist() == ["exact", "degraded", "degraded"]
+
+
+OPENS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+CLOSES = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking", "thought", "part"])
+@pytest.mark.parametrize("template", [CHATML, OPENS])
+def test_reasoning_recorded_apart_is_written_as_the_template_writes_it(
+    tmp_path: Path, field: str, template: str
+) -> None:
+    tok = byte_tokenizer(template=template)
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Use </think>."}]
+    apart = said(parts) if field == "part" else said("Use </think>.", **{field: "hm"})
+    inside = said("<think>\nhm\n</think>\n\nUse </think>.")
+    both = said("<think>\nhm\n</think>\n\nUse </think>.", reasoning_content="hm")
+    rows = [apart | {"id": "apart"}, inside | {"id": "inside"}, both | {"id": "both"}]
+    made = import_transcripts(jsonl(tmp_path, *rows), tok).rollouts
+    assert len({r.ids for r in made}) == len({r.spans for r in made}) == 1
+    assert (thinking_text(made[0], tok), answer_text(made[0], tok)) == ("hm\n", "Use </think>.")
+
+
+def test_an_answer_is_never_read_as_thinking(tmp_path: Path) -> None:
+    """A prompt that opens thinking, and a log that kept only the answer."""
+    tok = byte_tokenizer(template=OPENS)
+    rows = [said("Sure.") | {"id": "lost"}, said("Sure.", reasoning_content="") | {"id": "empty"},
+            said("so far") | {"id": "cut", "finish_reason": "length"}]  # fmt: skip
+    found = import_transcripts(jsonl(tmp_path, *rows), tok)
+    assert found.report["status"].tolist() == ["left out", "degraded", "exact"]
+    assert "not recorded" in found.report["reason"][0]
+    empty, cut = found.rollouts
+    assert (thinking_text(empty, tok), answer_text(empty, tok)) == (None, "Sure.")
+    assert (thinking_text(cut, tok), answer_text(cut, tok)) == ("so far", None)
+
+
+def test_thinking_that_the_prompt_switches_off_is_no_thinking_of_this_run(tmp_path: Path) -> None:
+    tok = byte_tokenizer(template=CLOSES)
+    rows = [said("Sure.", reasoning="hm") | {"id": "on"}, said("Sure.", reasoning="") | {"id": "off"}]
+    found = import_transcripts(jsonl(tmp_path, *rows), tok)
+    assert found.report["status"].tolist() == ["left out", "exact"]
+    assert "template_kwargs" in found.report["reason"][0]
+
+
+def test_thinking_of_earlier_turns_stands_where_the_template_prints_it(tmp_path: Path) -> None:
+    tok = byte_tokenizer()
+    before = {"role": "assistant", "content": "So.", "reasoning": "earlier"}
+    row = {"messages": [*ASK, before, ASK[1], {"role": "assistant", "content": "No."}], "id": "a"}
+    (made,) = import_transcripts(jsonl(tmp_path, row), tok).rollouts
+    shown = [tok.decode(list(made.ids[s.start : s.stop])) for s in made.spans if s.segment == "thinking"]
+    assert [text.strip() for text in shown] == ["earlier"]
+    assert thinking_text(made, tok) is None
 
 
 def test_what_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
