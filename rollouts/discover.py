@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.errors import InputError
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.renderings import ASK, PLAIN, QUESTION, REASON, REPLY, SWITCHES, Renderings
-from verdictscope.rollouts.selfcheck import ADVICE, cutting_texts, fault, state_of, template_text
+from verdictscope.rollouts.selfcheck import ADVICE, cutting_texts, fault, state_of
 
-_WORD = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
+_WORD = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|scratch_?pad|reflection|rationale|deliberation)"
 _ANSWER = r"(?:final_)?(?:answer|response|solution)"
 
 
@@ -230,6 +230,8 @@ def _from_prompt(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> 
             continue
         if closer := _counterpart(extra, _THINKING_FORMS):
             yield extra, closer
+        if opener := _turned(extra):  # thinking is switched off by a closer alone
+            yield opener, extra
         for closer in cutting_texts(tokenizer, renderings):
             yield extra, closer
         for begin, word in _BEGUN.findall(shown):
@@ -256,10 +258,10 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _from_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[Texts]:
+    """The pair of the vocabulary. Of several no one is the model's for certain: a rollout says which it wrote."""
     pairs = _pairs(_added(tokenizer), _THINKING_FORMS)
-    # of several, the one the template speaks of
-    template = template_text(tokenizer)
-    yield from sorted(pairs, key=lambda pair: pair[1] not in template)
+    if len(pairs) == 1:
+        yield pairs[0]
 
 
 def _from_instructions(renderings: Renderings) -> Iterator[Texts]:

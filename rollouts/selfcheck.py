@@ -24,6 +24,8 @@ ADVICE = "name them: markers=Markers.from_text(tokenizer, opener, closer)"
 _THOUGHT, _SAID = "We look at it. It is fine (yes).", "Yes, it is."
 _NAMES = ("thinking as it is by default", "thinking on", "thinking off")
 _CUT = re.compile(r"(?:split|partition)\(\s*(['\"])(.{3,60}?)\1|(['\"])([^'\"]{3,60})\3\s+in\s")
+_THINKS = re.compile(r"(?i)think|thought|reason|inner|step|reflect|scratch|deliberat|rationale")
+_ANSWERS = re.compile(r"(?i)\W*(?:assistant|model|ai|bot|(?:final\W?)?(?:answer|response|solution))\W*")
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[object, ...], str | None]] = WeakKeyDictionary()
 
 
@@ -141,7 +143,10 @@ class _Trial:
     def _unexplained(self, k: int) -> str | None:
         """The generation prompt begins something that no marker knows."""
         extra = self.renderings.extra(k)
-        if re.search(r"\w", extra) and not any(text and text in extra for text in self.texts.values()):
+        known = any(text and text in extra for text in self.texts.values())
+        # markers named by hand need not explain a name or a tag around the answer
+        strange = _THINKS.search(extra) if self.markers else re.search(r"\w", extra) and not _ANSWERS.fullmatch(extra)
+        if strange and not known:
             return f"its generation prompt ends in {extra[-60:]!r}, which no marker explains"
         if self.markers is None and any(self.renderings.reasoned(k)):
             return "it prints reasoning between marks that could not be told"
@@ -174,7 +179,7 @@ class _Trial:
 
     def _tag(self) -> bool:
         """Whether the opener is one by its form, so that a template may print it in front of every reply."""
-        return bool(re.search(r"(?i)think|thought|reason|inner", self.texts.get("opener", "")))
+        return bool(_THINKS.search(self.texts.get("opener", "")))
 
     def _printed(
         self,

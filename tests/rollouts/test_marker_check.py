@@ -96,6 +96,16 @@ FOUND = {
              "<|im_end|>\n"),
         ("<think>", "</think>"),
     ),
+    "the prompt asks for a scratchpad": (
+        chat(first="<|im_start|>system\nThink in <scratchpad>x</scratchpad>.<|im_end|>\n"),
+        ("<scratchpad>", "</scratchpad>"),
+    ),
+    "thinking is on in a sentence": (
+        chat(first="{% if thinking %}<|im_start|>system\nWrite thoughts after 'Here is my thought process:' and your "
+             "response after 'Here is my response:'<|im_end|>\n{% endif %}"),
+        ("Here is my thought process:", "Here is my response:"),
+    ),
+    "the prompt of every rendering closes it": (chat("</think>"), ("<think>", "</think>")),
     "a budget": (chat(SPENT, reasoned("<seed:think>", "</seed:think>"), BUDGET), ("<seed:think>", "</seed:think>")),
 }  # fmt: skip
 
@@ -106,13 +116,32 @@ def test_markers_of_what_is_rendered(name: str) -> None:
     tok = load(template)
     assert texts(tok) == wanted
     if wanted is not None:
-        opener, closer = ("" if render_prompt(tok, "Hi").text.rstrip().endswith(wanted[0]) else wanted[0]), wanted[1]
-        made = read(tok, f"{opener}\nSo (yes).\n{closer}\nNo. I can't.<|im_end|>")
-        assert str(thinking_text(made, tok)).strip() == "So (yes)."
+        state = Segmenter(tok).prompt_state(render_prompt(tok, "Hi"))
+        block = {"none": f"{wanted[0]}\nSo (yes).\n{wanted[1]}\n", "open": f"So (yes).\n{wanted[1]}\n", "closed": ""}
+        made = read(tok, block[state] + "No. I can't.<|im_end|>")
+        assert str(thinking_text(made, tok)).strip() == ("None" if state == "closed" else "So (yes).")
         assert str(answer_text(made, tok)).strip() == "No. I can't."
 
 
+def test_of_two_pairs_in_the_vocabulary_the_rollout_says_which() -> None:
+    tok = load(chat(first=TOOLS), "<think>", "</think>", "[THINK]", "[/THINK]")
+    assert texts(tok) is None
+    for opener, closer in (("<think>", "</think>"), ("[THINK]", "[/THINK]")):
+        made = read(tok, f"{opener}So{closer}No<|im_end|>")
+        assert (thinking_text(made, tok), answer_text(made, tok)) == ("So", "No")
+
+
+@pytest.mark.parametrize("begin", ["Assistant: ", "<answer>\n"])
+def test_a_name_or_an_answers_tag_in_the_prompt_is_no_thinking(begin: str) -> None:
+    tok = load(chat(begin))
+    assert texts(tok) is None
+    made = read(tok, "No.<|im_end|>")
+    assert (thinking_text(made, tok), answer_text(made, tok)) == (None, "No.")
+
+
 UNKNOWN = {
+    "a bold word opens it": chat("**Thinking:** "),
+    "a tag with an attribute opens it": chat('<reasoning effort="high">\n'),
     "a sentence opens it and nothing says what closes it": chat(STEPS + "\n"),
     "the same, and the vocabulary has tags": chat(STEPS + "\n", first=TOOLS),
     "reasoning between roles and no tags": chat(
