@@ -19,9 +19,10 @@ from verdictscope.judgments.calibration import calibration_measures, reliability
 from verdictscope.judgments.measure import COLUMNS, Measure, measured, share
 from verdictscope.judgments.panel import combine_judges, majority_vote, panel_measures, votes_of
 from verdictscope.judgments.ranking import candidate_measures
-from verdictscope.judgments.recorded import Log, View, read_log
+from verdictscope.judgments.recorded import Log, View, read_log, verdict_view
 from verdictscope.judgments.verdicts import check_verdicts, known, paired, same
 from verdictscope.stats import RESAMPLES
+from verdictscope.values import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +124,7 @@ def tell(counts: dict[str, Any]) -> str:
 
 def log_metrics(
     path: str | Path,
-    format: str,
+    format: str | None = None,
     *,
     labels: str | Path | None = None,
     resamples: int = RESAMPLES,
@@ -132,8 +133,8 @@ def log_metrics(
     """Figures of a recorded log.
 
     Args:
-        path: the log.
-        format: its format, see :data:`verdictscope.judgments.LOG_FORMATS`.
+        path: the log, or a folder that ``judge run`` (:func:`judge_items` with ``path``) wrote.
+        format: its format, see :data:`verdictscope.judgments.LOG_FORMATS`; by default ``verdicts``, this package's own.
         labels: a second file with labels (PandaLM).
         resamples: bootstrap resamples behind each interval.
         seed: of the draws.
@@ -141,8 +142,9 @@ def log_metrics(
     Raises:
         InputError: the file cannot be read in this format.
     """
+    whole(resamples, "resamples"), whole(seed, "seed")
     log = read_log(path, format, labels)
-    return _metrics(log, {"log": format, "file": str(path), "resamples": resamples, "seed": seed})
+    return _metrics(log, {"log": log.format, "file": str(path), "resamples": resamples, "seed": seed})
 
 
 def verdict_metrics(
@@ -167,15 +169,9 @@ def verdict_metrics(
     """
     from verdictscope.judgments.recorded.log import Account, views_by_part
 
+    whole(resamples, "resamples"), whole(seed, "seed")
     checked = check_verdicts(table)
-    pairs = bool((checked["order"] != "").any())
-    if categories is None:
-        seen = sorted({v for c in ("verdict", "label") for v in checked[c] if isinstance(v, str)})
-        categories = ("A", "B", "tie") if pairs else seen
-    judges = tuple(dict.fromkeys(checked["judge"]))
-    several = not pairs and len(judges) > 1
-    views = views_by_part(View("all", "pairs" if pairs else "single", checked, tuple(categories), positive,
-                               judges if several else (), several and len(judges) > 2))  # fmt: skip
+    views = views_by_part(verdict_view(checked, categories, positive))
     log = Log("verdicts", checked, views, Account("verdicts").problems(), len(checked))
     return _metrics(log, {"log": "verdicts", "resamples": resamples, "seed": seed})
 

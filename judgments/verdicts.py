@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.values import truth
+from verdictscope.values import identity, missing, probabilities, text, truth, whole
 
 VERDICT_COLUMNS = (
     "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
@@ -65,21 +65,39 @@ def verdicts_frame(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     return frame[[*VERDICT_COLUMNS, *extra]]
 
 
+def _run(value: object, where: str) -> int:
+    """The number of a repeat; a gap is the first, and a file of text holds its digits."""
+    if missing(value):
+        return 0
+    return whole(int(value) if isinstance(value, str) and value.isdecimal() else value, where)
+
+
 def check_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """A table of verdicts with its gaps as ``None``, checked.
 
     Raises:
-        InputError: a column is missing, an order is unknown, or a (judge, item, order, run) stands there twice.
+        InputError: a column is missing, a value is none of its column's (a verdict or label that is no text, an order
+            that is unknown, a probability outside 0 to 1), or a (judge, item, order, run) stands there twice.
     """
     missing = [c for c in ("item", "verdict") if c not in table.columns]
     if missing:
         raise InputError(f"the table of verdicts lacks {', '.join(missing)}: see docs/formats.md for its columns")
     frame = table.copy()
+    called = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
     defaults = {"group": frame["item"], "judge": "", "order": "", "run": 0, "source": ""}
     for column, value in defaults.items():
         if column not in frame:
             frame[column] = value
     frame = verdicts_frame(frame.to_dict("records")) if len(frame) else frame.reindex(columns=list(VERDICT_COLUMNS))
+    for column, read in (("item", identity), ("group", identity), ("verdict", text), ("label", text)):
+        found = [read(value, f"{column} of {at}") for at, value in zip(called, frame[column], strict=True)]
+        frame[column] = pd.Series(found, index=frame.index, dtype=object)
+    if (gap := frame["item"].isna()).any():
+        raise InputError(f"item of {called[int(np.argmax(gap))]} is missing: name it")
+    frame["group"] = frame["group"].where(frame["group"].notna(), frame["item"])
+    frame["order"] = frame["order"].astype(object).where(frame["order"].notna(), "")
+    frame["run"] = [_run(value, f"run of {at}") for at, value in zip(called, frame["run"], strict=True)]
+    frame["probability"] = probabilities(frame["probability"], "probability", called)
     if unknown := sorted({str(o) for o in frame["order"]} - {"", *ORDERS}):
         raise InputError(f"unknown order {unknown[0]!r}: orders are AB, BA or empty")
     twice = frame.duplicated(["judge", "item", "order", "run"])

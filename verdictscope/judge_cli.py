@@ -14,7 +14,7 @@ judge_app = typer.Typer(
     help="Verdicts of judges: agreement, bias, calibration.", no_args_is_help=True, rich_markup_mode=None
 )
 
-FORMATS = "judgebench, judging_the_judges, pandalm, rbd, xstest or llmbar"
+FORMATS = "judgebench, judging_the_judges, pandalm, rbd, xstest, llmbar or verdicts"
 
 
 @judge_app.callback()
@@ -24,8 +24,13 @@ def judge() -> None:
 
 @judge_app.command("metrics")
 def metrics(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A log of verdicts: JSON, JSONL, CSV … or gzipped.")],
-    format: Annotated[str, typer.Option("--format", metavar="NAME", help=f"The log's format: {FORMATS}.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A folder of judge run, or a log: JSON, JSONL, CSV … or gzipped.")
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help=f"The log's format: {FORMATS}; own verdicts need none."),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="A second file with the labels (PandaLM's testset-v1.json).")
     ] = None,

@@ -138,8 +138,10 @@ def whole(value: Any, what: str, low: int = 0) -> int:
     return int(value)
 
 
-def probabilities(values: Sequence[Any] | np.ndarray | pd.Series, what: str) -> np.ndarray:
-    """Numbers from 0 to 1, gaps as NaN.
+def probabilities(
+    values: Sequence[Any] | np.ndarray | pd.Series, what: str, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """Numbers from 0 to 1, gaps as NaN; ``names`` are what the rows are called.
 
     Raises:
         InputError: one is outside: percents, log-odds and log-probabilities are no probabilities.
@@ -150,5 +152,6 @@ def probabilities(values: Sequence[Any] | np.ndarray | pd.Series, what: str) -> 
     if len(wrong):
         at = int(wrong[0])
         said = shown(given.iloc[at])
-        raise InputError(f"{what} of row {at + 1} is {said}: a probability lies between 0 and 1 (no percent)")
+        row = f"row {at + 1}" if names is None else names[at]
+        raise InputError(f"{what} of {row} is {said}: a probability lies between 0 and 1 (no percent)")
     return found.to_numpy(dtype=float, na_value=np.nan)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.recorded.log import PROBLEMS, Log, View
+from verdictscope.judgments.recorded.own import verdict_view, verdicts
 from verdictscope.judgments.recorded.pairs import judgebench, llmbar, pandalm
 from verdictscope.judgments.recorded.rbd import rbd
 from verdictscope.judgments.recorded.singles import judging_the_judges, xstest
 
-__all__ = ["LOG_FORMATS", "PROBLEMS", "Log", "View", "read_log"]
+__all__ = ["LOG_FORMATS", "PROBLEMS", "Log", "View", "read_log", "verdict_view"]
 
 LOG_FORMATS: Mapping[str, Callable[[Path, Path | None], Log]] = {
     "judgebench": judgebench,
@@ -20,16 +21,17 @@ LOG_FORMATS: Mapping[str, Callable[[Path, Path | None], Log]] = {
     "rbd": rbd,
     "xstest": xstest,
     "llmbar": llmbar,
+    "verdicts": verdicts,
 }
 """Readers of logs by format."""
 
 
-def read_log(path: str | Path, format: str, labels: str | Path | None = None) -> Log:
+def read_log(path: str | Path, format: str | None = None, labels: str | Path | None = None) -> Log:
     """Read recorded verdicts.
 
     Args:
-        path: JSON, JSONL, CSV, TSV or Parquet, gzipped or not.
-        format: one of :data:`LOG_FORMATS`.
+        path: JSON, JSONL, CSV, TSV or Parquet, gzipped or not; or a folder that ``judge run`` wrote.
+        format: one of :data:`LOG_FORMATS`; by default ``verdicts``, this package's own.
         labels: a second file with the labels, for formats that keep them apart (PandaLM).
 
     Returns:
@@ -38,6 +40,7 @@ def read_log(path: str | Path, format: str, labels: str | Path | None = None) ->
     Raises:
         InputError: an unknown format, a file that is none, or not one verdict in it.
     """
+    format = format or "verdicts"
     if format not in LOG_FORMATS:
         raise InputError(f"unknown format {format!r}: use {', '.join(LOG_FORMATS)}")
     if labels is not None and format != "pandalm":

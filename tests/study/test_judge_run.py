@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +62,46 @@ def test_errors_are_one_line(arguments: list[str], says: str, tmp_path: Path, ca
     assert done.code == 2
     assert says in done.err
     assert done.out == ""
+
+
+def installed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a process of its own."""
+    command = Path(sys.executable).with_name("verdictscope")
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_own_verdicts_are_measured_without_a_format(checkpoint: Path, tmp_path: Path, call: Callable[..., Any]) -> None:
+    file, out = tmp_path / "items.csv", tmp_path / "out"
+    rows = [{"id": k, "question": f"q{k}", "answer_a": "yes", "answer_b": "no", "label": "AB"[k % 2], "group": k // 2}
+            for k in range(4)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(file, index=False)
+    done = call("judge", "run", checkpoint, file, "--reader", "pairs", "--format", "arena_hard", "--out", out, "--json")
+    assert done.code == 0, done.err
+    measured = installed("judge", "metrics", out, "--json", "--resamples", "10")
+    assert (measured.returncode, measured.stderr) == (0, "")
+    found = json.loads(measured.stdout)
+    assert (found["log"], found["rows"], found["verdicts"], found["items"], found["groups"]) == ("verdicts", 8, 8, 4, 2)
+    figures = {row["name"]: row["estimate"] for row in found["figures"]}
+    accuracy = json.loads(done.out)["accuracy"]
+    assert figures["accuracy_ab"] == pytest.approx(accuracy["AB"])
+    assert figures["accuracy"] == pytest.approx((accuracy["AB"] + accuracy["BA"]) / 2)
+    table = pd.read_parquet(out / "verdicts.parquet")
+    assert verdict_metrics(table, resamples=10).value("ece") == pytest.approx(figures["ece"])
+    in_words = call("judge", "metrics", out / "verdicts.parquet", "--resamples", "10")
+    assert in_words.code == 0
+    assert "accuracy" in in_words.out
+
+    spoiled = tmp_path / "percent.csv"
+    table.assign(probability=table["probability"] * 100).to_csv(spoiled, index=False)
+    refused = call("judge", "metrics", spoiled)
+    assert refused.code == 2
+    assert "probability of line 2" in refused.err
+    table.to_csv(spoiled, index=False)
+    assert (
+        json.loads(call("judge", "metrics", spoiled, "--json", "--resamples", "10").out)["figures"] == found["figures"]
+    )
+    assert call("judge", "metrics", file).code == 2  # items are no verdicts
+    (out / "request.json").unlink()
+    unfinished = installed("judge", "metrics", out)
+    assert unfinished.returncode == 2
+    assert "no finished verdicts" in unfinished.stderr
