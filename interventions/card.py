@@ -25,6 +25,7 @@ from verdictscope.probes import select
 from verdictscope.probes.splits import part_rows
 from verdictscope.rollouts import Rollout, pieces
 from verdictscope.stats import Effect, effects_frame, mean_effect
+from verdictscope.values import truth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,8 +213,9 @@ def _probe(
     model: Model, rollouts: Sequence[Rollout], head: Head, labels: Mapping[str, Any], at: Any, seed: int
 ) -> Effect:
     """AUROC of a probe on the head's ``z`` alone, on the test half of the prompt groups."""
-    known = [r for r in rollouts if labels.get(r.id) is not None]
-    if len({bool(labels[r.id]) for r in known}) < 2:
+    labels = {r.id: truth(labels.get(r.id), f"label of rollout {r.id!r}") for r in rollouts}
+    known = [r for r in rollouts if labels[r.id] is not None]
+    if len({labels[r.id] for r in known}) < 2:
         raise InputError("the head's own probe needs rollouts of both labels; give them as labelled=…")
     read = Site("z", head[0]) @ at
     done = forward(model, known, [read])

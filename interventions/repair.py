@@ -25,6 +25,7 @@ from verdictscope.judgments import label_rollouts
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts import Rollout, Sampling, generate
 from verdictscope.stats import Effect, difference_effect, effects_frame, rate_effect
+from verdictscope.values import truths
 
 __all__ = ["MEASURES", "Repair", "Training", "measure", "need_trainer", "repair_model"]
 
@@ -166,8 +167,10 @@ def repair_model(
 
 def _unseen(prompts: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> tuple[pd.DataFrame, int]:
     """The requests whose group was not trained on, and how many were."""
-    if "harm" not in prompts.columns or prompts["harm"].isna().any():
+    if "harm" not in prompts.columns:
         raise InputError("the prompts need a column harm (true or false) in every row: it says what is to be refused")
+    names = [f"prompt {name!r}" for name in prompts["id"]]
+    prompts = prompts.assign(harm=truths(prompts["harm"], "harm", names, gaps=False).astype(bool))
     groups = prompts["group"] if "group" in prompts.columns else prompts["id"]
     seen = groups.astype(str).isin({str(r["group"]) for r in rows if r.get("group") is not None})
     if seen.all():

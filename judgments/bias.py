@@ -16,6 +16,7 @@ from numpy import ndarray
 from verdictscope.judgments.agreement import cohen_kappa, confusion_measure
 from verdictscope.judgments.measure import Measure, absent, contrast, mean, share
 from verdictscope.judgments.verdicts import Pairs, known, other_side, same
+from verdictscope.values import shares
 
 
 def flip_noise(agreement: float | ndarray) -> Float[ndarray, "*any"]:
@@ -27,16 +28,17 @@ def flip_noise(agreement: float | ndarray) -> Float[ndarray, "*any"]:
     Args:
         agreement: chance that two runs agree; below one half there is no such q (NaN).
     """
-    value = np.asarray(agreement, dtype=float)
+    value = shares(agreement, "agreement")
     inside = 2 * value - 1
     return np.asarray(np.where(inside >= 0, (1 - np.sqrt(np.where(inside >= 0, inside, 0.0))) / 2, np.nan))
 
 
 def denoised(accuracy: float | ndarray, q: float | ndarray) -> Float[ndarray, "*any"]:
     """Accuracy without the flips: (accuracy - q) / (1 - 2q), for verdicts with two outcomes; NaN at q = 1/2."""
-    below = 1 - 2 * np.asarray(q, dtype=float)
+    accuracy, q = shares(accuracy, "accuracy"), shares(q, "q")
+    below = 1 - 2 * q
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((np.asarray(accuracy, dtype=float) - q) / np.where(below == 0, np.nan, below))
+        return np.asarray((accuracy - q) / np.where(below == 0, np.nan, below))
 
 
 def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:

@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.special import digamma
 
+from verdictscope.errors import InputError
 from verdictscope.judgments.measure import Measure, absent, mean, share
 from verdictscope.stats.bootstrap import Column
+from verdictscope.values import probabilities, truths, whole_number
 
 BINS = 10
 """Equal-width bins of the expected calibration error: [low, high), the last one closed."""
@@ -24,20 +26,33 @@ def bin_of(confidence: Float[ndarray, " unit"], bins: int = BINS) -> ndarray:
     return np.searchsorted(edges, confidence, side="right")
 
 
+def _checked(confidence: Column, right: Column, bins: int) -> tuple[Float[ndarray, " unit"], Bool[ndarray, " unit"]]:
+    """Probabilities with gaps as NaN, and which verdicts are right: false where that is missing, and NaN then."""
+    whole_number(bins, "bins", 1)
+    values = probabilities(confidence, "confidence")
+    hits = truths(right, "right").to_numpy(dtype=float, na_value=np.nan)
+    if len(values) != len(hits):
+        raise InputError(f"{len(values)} probabilities and {len(hits)} verdicts: give one of each per row")
+    return np.where(np.isnan(hits), np.nan, values), hits == 1
+
+
 def reliability(confidence: Column, right: Column, bins: int = BINS) -> pd.DataFrame:
     """Confidence against the share that is right, a row per bin.
 
     Args:
         confidence: probability of each verdict, 0 to 1; NaN rows are left out.
-        right: whether it was right.
+        right: whether it was right; rows where that is missing are left out.
         bins: number of equal-width bins.
 
     Returns:
         Columns bin, low, high (edges), n, confidence (mean), accuracy, accuracy_low, accuracy_high (Wilson).
+
+    Raises:
+        InputError: a probability outside 0 to 1 (percents), ``right`` is neither true nor false, or no bins.
     """
     from verdictscope.stats import wilson
 
-    values, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
+    values, hits = _checked(confidence, right, bins)
     keep = np.isfinite(values)
     values, hits = values[keep], hits[keep]
     at = bin_of(values, bins)
@@ -88,7 +103,7 @@ def risk_coverage_area(
     Returns:
         One area per row of weights; NaN with fewer than two verdicts.
     """
-    values, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
+    values, hits = np.asarray(confidence, dtype=float), truths(right, "right", gaps=False).to_numpy(dtype=bool)
     weights = np.ones((1, values.size)) if weights is None else np.asarray(weights, dtype=float)
     if values.size == 0:
         return np.full(len(weights), np.nan)
@@ -123,7 +138,7 @@ def calibration_measures(
         among: verdicts that were read and have a label.
         bins: of the calibration error.
     """
-    values, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
+    values, hits = _checked(confidence, right, bins)
     used = np.asarray(among, dtype=bool) & np.isfinite(values)
     names = {
         "ece": f"expected calibration error, {bins} equal-width bins, the last one closed",

@@ -13,6 +13,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.measure import Measure, share
 from verdictscope.judgments.verdicts import known
 from verdictscope.stats.bootstrap import Column
+from verdictscope.values import number
 
 RELATIONS = ("larger", "equal", "smaller")
 
@@ -28,6 +29,7 @@ def relation_of_orders(ab: ndarray, ba: ndarray) -> ndarray:
 
 def relation_of_scores(first: Column, second: Column, tolerance: float = 0.0) -> ndarray:
     """Relation of two scores, equal within ``tolerance``; ``None`` where one is NaN."""
+    number(tolerance, "tolerance", 0)
     gap = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     said = np.where(gap > tolerance, "larger", np.where(gap < -tolerance, "smaller", "equal")).astype(object)
     said[~np.isfinite(gap)] = None

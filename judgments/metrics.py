@@ -22,7 +22,7 @@ from verdictscope.judgments.ranking import candidate_measures
 from verdictscope.judgments.recorded import Log, View, read_log, verdict_view
 from verdictscope.judgments.verdicts import check_verdicts, known, paired, same
 from verdictscope.stats import RESAMPLES
-from verdictscope.values import whole
+from verdictscope.values import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,7 +142,7 @@ def log_metrics(
     Raises:
         InputError: the file cannot be read in this format.
     """
-    whole(resamples, "resamples"), whole(seed, "seed")
+    whole_number(resamples, "resamples"), whole_number(seed, "seed")
     log = read_log(path, format, labels)
     return _metrics(log, {"log": log.format, "file": str(path), "resamples": resamples, "seed": seed})
 
@@ -169,7 +169,7 @@ def verdict_metrics(
     """
     from verdictscope.judgments.recorded.log import Account, views_by_part
 
-    whole(resamples, "resamples"), whole(seed, "seed")
+    whole_number(resamples, "resamples"), whole_number(seed, "seed")
     checked = check_verdicts(table)
     views = views_by_part(verdict_view(checked, categories, positive))
     log = Log("verdicts", checked, views, Account("verdicts").problems(), len(checked))

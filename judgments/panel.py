@@ -17,6 +17,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.agreement import UNREAD, cohen_kappa
 from verdictscope.judgments.measure import Measure, mean, share
 from verdictscope.judgments.verdicts import known
+from verdictscope.values import number, whole_number
 
 
 def votes_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -94,9 +95,9 @@ def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measu
     """
     values = votes.to_numpy(dtype=object)
     counts = np.stack([(values == c).sum(axis=1) for c in categories], axis=1).astype(float)
-    whole = counts.sum(axis=1) == votes.shape[1]
+    full = counts.sum(axis=1) == votes.shape[1]
     top = counts.max(axis=1)
-    parts = np.where(whole[:, None], _fleiss_parts(counts), 0.0)
+    parts = np.where(full[:, None], _fleiss_parts(counts), 0.0)
     k, pairs = len(categories), list(combinations(range(votes.shape[1]), 2))
     tables = np.stack([_cells(values[:, i], values[:, j], categories) for i, j in pairs], axis=1)
 
@@ -106,10 +107,10 @@ def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measu
     return [
         Measure("pairwise_kappa", "coefficient", f"mean Cohen's kappa of {len(pairs)} pairs of judges, each over the "
                 "units both were read on", tables.any(axis=(1, 2)), tables.reshape(len(values), -1), mean_kappa),
-        share("unanimous", top == votes.shape[1], whole, f"all {votes.shape[1]} judges agree, units all were read on"),
-        mean("majority_share", np.where(whole, top / votes.shape[1], np.nan), "rate",
+        share("unanimous", top == votes.shape[1], full, f"all {votes.shape[1]} judges agree, units all were read on"),
+        mean("majority_share", np.where(full, top / votes.shape[1], np.nan), "rate",
              "share of judges that say the most frequent verdict, units all were read on"),
-        Measure("fleiss_kappa", "coefficient", "Fleiss' kappa of the judges, units all were read on", whole, parts,
+        Measure("fleiss_kappa", "coefficient", "Fleiss' kappa of the judges, units all were read on", full, parts,
                 _fleiss),
     ]  # fmt: skip
 
@@ -180,8 +181,11 @@ def combine_judges(
         tolerance: largest change of a rate at which the fit rests.
 
     Raises:
-        InputError: fewer than three judges are left: two cannot be told apart without labels.
+        InputError: fewer than three judges are left (two cannot be told apart without labels), a setting is out of
+            range, or a score is infinite.
     """
+    number(threshold, "threshold", 0, 1), number(extreme, "extreme", 0, 0.5), number(correlated, "correlated", 0, 1)
+    number(tolerance, "tolerance", 0), whole_number(iterations, "iterations", 1)
     votes, marginal = _binary(scores, threshold)
     dropped = _dropped(votes, marginal, extreme, correlated)
     kept = [c for c in votes.columns if c not in dropped]
@@ -203,6 +207,8 @@ def combine_judges(
 
 def _binary(scores: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, pd.Series]:
     values = scores.to_numpy(dtype=float)
+    if np.isinf(values).any():
+        raise InputError(f"judge {scores.columns[int(np.isinf(values).any(axis=0).argmax())]!r} has an infinite score")
     low, high = np.nanmin(values, axis=0, initial=np.inf), np.nanmax(values, axis=0, initial=-np.inf)
     width = np.where(high > low, high - low, 1.0)
     scaled = np.where((low < 0) | (high > 1), (values - low) / width, values)

@@ -19,6 +19,7 @@ from verdictscope.judgments.items import PairItem
 from verdictscope.judgments.judge import judge_items
 from verdictscope.judgments.labels import label_logprobs, tokens_after
 from verdictscope.rollouts import Forcer, Rollout, Span, find_markers, render_messages
+from verdictscope.values import number, whole_number
 
 TIE = 0.01
 """Differences within it are reported as ties, as in the ranking accuracy of arXiv 2405.19534 (there on probabilities of
@@ -54,6 +55,7 @@ def sequence_preference(
     Raises:
         InputError: no items, or a blank answer.
     """
+    number(tie, "tie", 0), whole_number(token_budget, "token_budget", 1)
     held, prefixes, strings = as_model(model), [], []
     for item in items:
         if not item.a.strip() or not item.b.strip():
@@ -99,6 +101,7 @@ def reward_preference(
     Raises:
         InputError: the model has no such head, or a conversation does not render.
     """
+    number(tie, "tie", 0)
     readout = reward_readout(model, label)
     rollouts = []
     for item in items:

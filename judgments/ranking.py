@@ -21,6 +21,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.measure import Measure
 from verdictscope.judgments.verdicts import known
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
+from verdictscope.values import shares
 
 
 def corrected_share(observed: float | ndarray, tpr: float | ndarray, fpr: float | ndarray) -> ndarray:
@@ -28,9 +29,10 @@ def corrected_share(observed: float | ndarray, tpr: float | ndarray, fpr: float 
 
     Not clipped: a value outside 0 to 1 says that the confusion does not fit the candidate.
     """
-    gap = np.asarray(np.asarray(tpr, dtype=float) - fpr)
+    observed, tpr, fpr = shares(observed, "observed"), shares(tpr, "tpr"), shares(fpr, "fpr")
+    gap = np.asarray(tpr - fpr)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(gap > 1e-12, (np.asarray(observed) - fpr) / np.where(gap > 1e-12, gap, np.nan), np.nan)
+        return np.where(gap > 1e-12, (observed - fpr) / np.where(gap > 1e-12, gap, np.nan), np.nan)
 
 
 def corrected_levels(
@@ -121,11 +123,18 @@ def rank_candidates(
         seed: of the draws.
 
     Raises:
-        InputError: three or more levels without labels.
+        InputError: three or more levels without labels, columns of unlike lengths, levels that repeat or are none, a
+            label or verdict that is no level, or values that are not one per level.
     """
     said, names = np.asarray(verdict, dtype=object), np.asarray(candidate, dtype=object)
     truth = np.full(len(said), None, dtype=object) if label is None else np.asarray(label, dtype=object)
     k = len(levels)
+    if k < 2 or len(set(levels)) < k or (values is not None and len(values) != k):
+        raise InputError(f"levels {', '.join(map(str, levels))}: give two or more, each once, and one value for each")
+    if not len(said) == len(names) == len(truth) == len(groups):
+        raise InputError("verdict, candidate, groups and label have unlike lengths: give one of each per item")
+    if other := sorted({v for v in (*said, *truth) if isinstance(v, str)} - set(levels)):
+        raise InputError(f"{other[0]!r} is none of the levels {', '.join(levels)}")
     worth = np.linspace(1, 0, k) if values is None else np.asarray(values, dtype=float)
     labelled = known(truth) & known(said)
     if not labelled.any() and k > 2:

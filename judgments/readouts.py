@@ -17,6 +17,7 @@ from verdictscope.activations.readouts import LogOddsReadout
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Markers, Rollout, find_markers, render_prompt
 from verdictscope.rollouts.templates import renderer
+from verdictscope.values import number, truth, whole_number
 
 IdString = tuple[int, ...]
 
@@ -113,7 +114,7 @@ def refusal_readout(
 
 def first_tokens(
     rollouts: Sequence[Rollout],
-    labels: pd.DataFrame | Mapping[str, bool | None],
+    labels: pd.DataFrame | Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     length: int = 1,
@@ -134,12 +135,13 @@ def first_tokens(
     """
     if isinstance(labels, pd.DataFrame):
         labels = dict(zip(labels["rollout"], labels["refused"], strict=True))
+    whole_number(length, "length", 1)
     counts: dict[bool, Counter[IdString]] = {True: Counter(), False: Counter()}
     for rollout in rollouts:
-        refused, span = labels.get(rollout.id), rollout.span("answer")
-        if refused is None or refused is pd.NA or span is None:
+        refused, span = truth(labels.get(rollout.id), f"refused of rollout {rollout.id!r}"), rollout.span("answer")
+        if refused is None or span is None:
             continue
-        counts[bool(refused)][tuple(rollout.ids[span.start : min(span.stop, span.start + length)])] += 1
+        counts[refused][tuple(rollout.ids[span.start : min(span.stop, span.start + length)])] += 1
     rows = []
     for refused, counter in counts.items():
         total, other, covered = counter.total(), counts[not refused], 0
@@ -154,7 +156,7 @@ def first_tokens(
 
 def readout_from_rollouts(
     rollouts: Sequence[Rollout],
-    labels: pd.DataFrame | Mapping[str, bool | None],
+    labels: pd.DataFrame | Mapping[str, Any],
     *,
     name: str = "refusal",
     coverage: float = 0.8,
@@ -177,6 +179,8 @@ def readout_from_rollouts(
     Raises:
         InputError: a class is empty, or no length tells the classes apart.
     """
+    number(coverage, "coverage", 0, 1, above=True), number(purity, "purity", 0, 1, above=True)
+    whole_number(longest, "longest", 1)
     best: dict[bool, float] = {}
     for length in range(1, longest + 1):
         table = first_tokens(rollouts, labels, length=length)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.values import number, shares
 
 EPSILON = 1e-9
 """Keeps the logits of certain labels finite."""
@@ -62,8 +63,7 @@ def distribution_sensitive(
         InputError: p is no distribution, the temperature is not positive, or an unknown form.
     """
     values, at = _distribution(p, scores)
-    if temperature <= 0:
-        raise InputError(f"temperature {temperature} must be positive")
+    number(temperature, "temperature", 0, above=True)
     if form not in ("logit", "probability"):
         raise InputError(f"form {form!r} is neither logit nor probability")
     z = values if form == "probability" else np.log((values + EPSILON) / (1 - values + EPSILON))
@@ -96,6 +96,11 @@ def likelihood_aware(
     Returns:
         The verdict in the item's own frame, and the mean probability of each. An exact draw is a tie.
     """
+    number(tolerance, "tolerance", 0)
+    for side, given in (("ab", ab), ("ba", ba)):
+        if unknown := sorted(set(given) - {"first", "second", "tie"}):
+            raise InputError(f"{side} has a probability of {unknown[0]!r}: verdicts are first, second and tie")
+        shares(np.array(list(given.values())), side)
     turned = {"first": "second", "second": "first", "tie": "tie"}
     own = {"first": "A", "second": "B", "tie": "tie"}
     merged = {own[v]: (ab.get(v, 0.0) + ba.get(turned[v], 0.0)) / 2 for v in own}

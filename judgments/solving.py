@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
+from verdictscope.errors import InputError
 from verdictscope.judgments.measure import Measure, measured, share
 from verdictscope.stats.bootstrap import Column
+from verdictscope.values import number, probabilities, truths
 
 
 def solve_to_judge(
@@ -22,7 +24,8 @@ def solve_to_judge(
 
     Args:
         solved: whether the judge's own answer is right; ``None`` where unknown.
-        judged: whether its verdict is right; ``None`` where unread (missing, not wrong).
+        judged: whether its verdict is right; ``None`` where unread (missing, not wrong). Both are truth values
+            (:func:`verdictscope.values.truth`).
         groups: questions drawn together.
         settings: of :func:`measured`: resamples, seed.
 
@@ -30,9 +33,11 @@ def solve_to_judge(
         Figures solve_judge_gap (wrong verdict, of questions solved), judge_without_solving (right verdict, of those not
         solved) and the four cells.
     """
-    s, j = (np.array([v is True or v == 1 for v in x], dtype=bool) for x in (solved, judged))
-    there = np.array([a is not None and b is not None and a == a and b == b
-                      for a, b in zip(solved, judged, strict=True)], dtype=bool)  # fmt: skip
+    both = [truths(values, name) for values, name in ((solved, "solved"), (judged, "judged"))]
+    s, j = (one.fillna(False).to_numpy(dtype=bool) for one in both)
+    if len(s) != len(j):
+        raise InputError(f"{len(s)} answers and {len(j)} verdicts: give one of each per question")
+    there = np.asarray(both[0].notna().to_numpy() & both[1].notna().to_numpy())
     rows = [
         share("solve_judge_gap", ~j, there & s, "judged wrong, of the questions the judge solves"),
         share("judge_without_solving", j, there & ~s, "judged right, of the questions the judge does not solve"),
@@ -64,6 +69,9 @@ def ranking_accuracy(
         rejected_tokens: of the other.
         band: differences up to this size are ties, which are no hits and have a figure of their own.
     """
+    number(band, "band", 0)
+    if (chosen_tokens is None) != (rejected_tokens is None):
+        raise InputError("token counts of one side alone: give chosen_tokens and rejected_tokens")
     made = _ranked(np.asarray(chosen, float) - np.asarray(rejected, float), "ranking", "log-probability", band)
     if chosen_tokens is not None and rejected_tokens is not None:
         per = [np.asarray(x, float) / np.asarray(n, float) for x, n in
@@ -97,6 +105,8 @@ def idealised_ranking(
         beta: strength of the penalty.
         preferred: alpha, one for all or per pair.
     """
+    number(beta, "beta", 0, above=True)
+    probabilities(np.atleast_1d(preferred), "preferred")
     alpha = np.broadcast_to(np.asarray(preferred, dtype=float), np.shape(chosen))
     gap = np.asarray(chosen, float) - np.asarray(rejected, float) + np.log(alpha / (1 - alpha)) / beta
     words = f"the same for the ideal model at beta = {beta:g}"

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.values import identity, missing, probabilities, text, truth, whole
+from verdictscope.values import identity, missing, probabilities, text, truth, whole_number
 
 VERDICT_COLUMNS = (
     "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
@@ -69,7 +69,7 @@ def _run(value: object, where: str) -> int:
     """The number of a repeat; a gap is the first, and a file of text holds its digits."""
     if missing(value):
         return 0
-    return whole(int(value) if isinstance(value, str) and value.isdecimal() else value, where)
+    return whole_number(int(value) if isinstance(value, str) and value.isdecimal() else value, where)
 
 
 def check_verdicts(table: pd.DataFrame) -> pd.DataFrame:

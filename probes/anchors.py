@@ -21,6 +21,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.landmarks import one_readout
 from verdictscope.probes.trace import WRITTEN
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
+from verdictscope.values import truths
 
 FINAL = "rel_answer"
 WINDOW = "rel_think_end"
@@ -288,8 +289,10 @@ def anchor_rollouts(
     if missing:
         raise InputError(f"labels lack {', '.join(missing)}")
     rows = labels[labels["part"].isin([part] if isinstance(part, str) else list(part))]
-    refused = rows["refused"].eq(True).fillna(False).astype(bool)
-    complied = rows["refused"].eq(False).fillna(False).astype(bool) & ~rows["harm"].astype(bool)
+    names = [f"rollout {name!r}" for name in rows["rollout"]]
+    verdict, harm = truths(rows["refused"], "refused", names), truths(rows["harm"], "harm", names, gaps=False)
+    refused = verdict.fillna(False).astype(bool)
+    complied = ~verdict.fillna(True).astype(bool) & ~harm.astype(bool)
     return frozenset(rows["rollout"][complied].astype(str)), frozenset(rows["rollout"][refused].astype(str))
 
 

@@ -23,6 +23,7 @@ from verdictscope.probes.splits import PARTS
 from verdictscope.probes.sweep import one_standard_error
 from verdictscope.rollouts.prompts import near_duplicates
 from verdictscope.stats import Column, permutation_p
+from verdictscope.values import truths
 
 PERMUTATIONS = 999
 """Exchanges of labels behind each p-value."""
@@ -143,8 +144,7 @@ def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray,
     y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
     if not len(y) == len(group) == len(where):
         raise InputError(f"{len(y)} labels, {len(group)} groups, {len(where)} parts: give one of each per row")
-    if not all(v in (0, 1) for v in y):
-        raise InputError("labels must be 0/1 or False/True; drop rows without a label")
+    y = truths(y, "label", gaps=False).to_numpy(dtype=int)
     unknown = sorted(set(map(str, where)) - set(PARTS))
     if unknown:
         raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")

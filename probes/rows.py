@@ -14,6 +14,7 @@ from numpy import ndarray
 from verdictscope.errors import InputError
 from verdictscope.probes.splits import PARTS
 from verdictscope.stats import Column
+from verdictscope.values import truths
 
 Balance = Literal["cells", "classes", "none"]
 """What gets equal weight in the fit: the cells label x held columns, the two labels, or every rollout."""
@@ -140,11 +141,7 @@ def prompt_of(rollout_ids: Column) -> list[str]:
 
 
 def _binary(labels: pd.Series) -> ndarray:
-    values = labels.to_numpy(dtype=object)
-    if not all(v in (0, 1) for v in values):
-        seen = ", ".join(sorted({repr(v) for v in values})[:4])
-        raise InputError(f"labels must be 0/1 or False/True, these hold {seen}; map them first")
-    return values.astype(int)
+    return truths(labels, "label", gaps=False).to_numpy(dtype=int)
 
 
 def _joined(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:

@@ -24,6 +24,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.anchors import Anchors, windows
 from verdictscope.probes.trace import one_readout
 from verdictscope.rollouts import near_duplicates
+from verdictscope.values import truths
 
 METHODS: Mapping[str, str] = {
     "anchored": "anchored plateau minus anchored final score",
@@ -296,7 +297,8 @@ def _scores(table: pd.DataFrame, by: str, seed: int, words: Sequence[str]) -> pd
         found = [mentions(text, words) for text in table["thinking"]]
         return pd.Series(found, dtype=float)
     if by == "complied":
-        return 1 - table["refused"].astype("boolean").astype("Float64").astype(float)
+        names = [f"pool id {name!r}" for name in table["id"]]
+        return 1 - truths(table["refused"], "refused", names).astype("Float64").astype(float)
     score = pd.to_numeric(table[by]).astype(float)
     return -score if by == "final" else score
 

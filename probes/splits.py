@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.prompts import merge_groups
+from verdictscope.rollouts.prompts.duplicates import LARGE
 from verdictscope.stats import Column
 
 PARTS = ("train", "validation", "test")
@@ -89,6 +91,7 @@ def part_rows(
 
     Returns:
         ``rollout group label part given_group`` and the columns of ``hold``; ``given_group`` is the group as given.
+        Warns with the numbers where near duplicates change the groups, or the parts' shares of them, by over a tenth.
 
     Raises:
         InputError: columns of unlike lengths, or see `split_groups`.
@@ -112,7 +115,21 @@ def part_rows(
     profile = pd.concat([table[["label"]], held], axis=1)
     split = split_groups(table["group"], profile, shares, seed) if part is None else None
     table["part"] = np.asarray(part, dtype=object) if split is None else table["group"].map(split)
+    _tell_joined(given.astype(str), table, None if split is None else shares)
     return pd.concat([table.assign(given_group=given.astype(str)), held], axis=1)
+
+
+def _tell_joined(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] | None) -> None:
+    """Warn where joining near duplicates changed the groups, or what the parts hold of them, by more than a tenth."""
+    own = pd.DataFrame({"own": given, "group": table["group"], "part": table["part"]}).drop_duplicates("own")
+    n, joined, largest = len(own), own["group"].nunique(), int(own["group"].value_counts().iloc[0])
+    held = [int((own["part"] == part).sum()) for part in PARTS]
+    wanted = held if shares is None else _part_sizes(n, shares).tolist()
+    off = max(abs(a - b) for a, b in zip(held, wanted, strict=True))
+    if joined < n and (n - joined > LARGE * n or off > LARGE * n):
+        parts = ", ".join(f"{part} {a} (asked {b})" for part, a, b in zip(PARTS, held, wanted, strict=True))
+        warnings.warn(f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by part: {parts}",
+                      stacklevel=3)  # fmt: skip
 
 
 def _stratified_order(

@@ -16,6 +16,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.estimators import LogisticProbe
 from verdictscope.probes.splits import PARTS
 from verdictscope.stats import Column, Effect, auroc, auroc_effect
+from verdictscope.values import truths
 
 TEXT_CS = (0.01, 0.1, 1.0, 10.0)
 """Penalties the text readers may choose from on validation, so that they are not beaten by a bad setting."""
@@ -177,9 +178,7 @@ def _aligned(
     y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
     if not len(x) == len(y) == len(group) == len(where):
         raise InputError(f"{name}: {len(x)} rows, {len(y)} labels, {len(group)} groups, {len(where)} parts")
-    if not all(v in (0, 1) for v in y):
-        raise InputError(f"{name}: labels must be 0/1 or False/True; drop rows without a label")
-    y = y.astype(int)
+    y = truths(y, f"{name}: label", gaps=False).to_numpy(dtype=int)
     parts_of: dict[str, str] = {}
     for g, p in zip(group, where, strict=True):
         if parts_of.setdefault(str(g), p) != p:

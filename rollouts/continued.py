@@ -16,6 +16,7 @@ from verdictscope.rollouts.generate import writer
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.writing import Job, Progress, Writer
+from verdictscope.values import whole_number
 
 
 def continue_rollouts(
@@ -86,8 +87,9 @@ def prolong(
     Raises:
         InputError: as :func:`continue_rollouts`; ``times`` is less than 1, or ``phrase`` is blank.
     """
-    if times < 1 or not phrase.strip():
-        raise InputError(f"cannot prolong thinking {times} times by {phrase!r}: use at least once, and a phrase")
+    whole_number(times, "cannot prolong: times", 1)
+    if not phrase.strip():
+        raise InputError(f"cannot prolong thinking by the phrase {phrase!r}: give words")
     forcer, name = Forcer(tokenizer, markers), f"wait{times}"
     whole = {f"{r.id}~{name}": r for r in rollouts}
     done: dict[str, Rollout] = {}

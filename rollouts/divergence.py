@@ -17,6 +17,7 @@ from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.huggingface import decode
 from verdictscope.rollouts.engines.requests import Request
 from verdictscope.rollouts.rollout import Rollout
+from verdictscope.values import whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,9 @@ def measure_divergence(
         InputError: none of them was drawn in this process.
     """
     drawn = [r for r in rollouts if r.sampling is not None and r.engine == "huggingface"]
-    if not drawn or count < 1:
-        raise InputError(
-            "no rollout here was drawn in this process: give what generate made, and a count of at least 1"
-        )
+    whole_number(count, "count", 1), whole_number(tokens, "tokens", 1)
+    if not drawn:
+        raise InputError("no rollout here was drawn in this process: give what generate made")
     picked = [drawn[k] for k in sorted({int(k) for k in np.linspace(0, len(drawn) - 1, count)})]
     first = [_first_difference(model, rollout, tokens) for rollout in picked]
     return Divergence(tuple(first), tokens, str(model.dtype).removeprefix("torch."))

@@ -25,7 +25,7 @@ from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rollouts.templates import PINNED_DATE, render_prompt
 from verdictscope.rollouts.turn_end import turn_end
 from verdictscope.rollouts.writing import Job, Progress, Writer
-from verdictscope.values import identity, text, whole
+from verdictscope.values import identity, text, whole_number
 
 _OURS = ("id", "group", "system", "user")
 
@@ -97,6 +97,7 @@ def writer(
 ) -> Writer:
     """What turns jobs into rollouts; arguments as of :func:`generate`."""
     model = bare(model)
+    whole_number(batch_tokens, "batch_tokens", 1)
     if isinstance(engine, str):
         if engine != "huggingface":
             raise InputError(f"unknown engine {engine!r}: use huggingface, or give a verdictscope.rollouts.Server")
@@ -123,7 +124,7 @@ def _jobs(
         raise InputError(
             f"prompt id {prompts['id'][prompts['id'].duplicated()].iloc[0]!r} occurs twice: make ids unique"
         )
-    whole(samples, "samples", 1)
+    whole_number(samples, "samples", 1)
     ids = [identity(value, f"id of prompt {k}") for k, value in enumerate(prompts["id"], 1)]
     if None in ids:
         raise InputError(f"prompt {ids.index(None) + 1} of the table has no id: name it")

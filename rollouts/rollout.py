@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from verdictscope.errors import InputError
+from verdictscope.values import number, whole_number
 
 SEGMENTS = ("system", "user", "template", "thinking", "think_end", "answer", "verdict")
 """Names a token can carry. ``think_end`` runs from the closing token to the last token before the answer."""
@@ -43,15 +44,24 @@ class Sampling:
 
     Attributes:
         temperature: 0 is greedy.
-        top_p: nucleus mass, 1 keeps the whole distribution.
-        max_new_tokens: limit on generated tokens.
-        seed: seed of the noise; with the rollout's id it fixes every draw.
+        top_p: nucleus mass, above 0; 1 keeps the whole distribution.
+        max_new_tokens: limit on generated tokens, at least 1.
+        seed: seed of the noise, 0 or more; with the rollout's id it fixes every draw.
+
+    Raises:
+        InputError: a value out of range or of another type.
     """
 
     temperature: float = 0.7
     top_p: float = 1.0
     max_new_tokens: int = 1024
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        number(self.temperature, "cannot sample: temperature", 0)
+        number(self.top_p, "cannot sample: top_p", 0, 1, above=True)
+        whole_number(self.max_new_tokens, "cannot sample: max_new_tokens", 1)
+        whole_number(self.seed, "cannot sample: seed")
 
 
 @dataclass(frozen=True, slots=True)

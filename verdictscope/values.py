@@ -66,6 +66,8 @@ def truths(values: Iterable[Any], what: str, names: Iterable[str] | None = None,
         InputError: a value that is neither true nor false, by its row; a gap where there may be none.
     """
     series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
+    if series.dtype == bool:  # of any length at no cost
+        return series.astype("boolean")
     called = [f"row {k}" for k in range(1, len(series) + 1)] if names is None else list(names)
     found = [truth(value, f"{what} of {name}") for value, name in zip(series, called, strict=True)]
     if not gaps and None in found:
@@ -119,7 +121,7 @@ def number(
         InputError: no number, NaN, or out of range.
     """
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool | np.bool_)
-    if not real or not low <= value <= high or (above and value == low):
+    if not real or not math.isfinite(value) or not low <= value <= high or (above and value == low):
         bounds = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (
             high < math.inf
         )
@@ -127,7 +129,7 @@ def number(
     return float(value)
 
 
-def whole(value: Any, what: str, low: int = 0) -> int:
+def whole_number(value: Any, what: str, low: int = 0) -> int:
     """A whole number of at least ``low``.
 
     Raises:
@@ -141,17 +143,23 @@ def whole(value: Any, what: str, low: int = 0) -> int:
 def probabilities(
     values: Sequence[Any] | np.ndarray | pd.Series, what: str, names: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Numbers from 0 to 1, gaps as NaN; ``names`` are what the rows are called.
+    """Numbers from 0 to 1 (to 1e-6, which sums are off by), gaps as NaN; ``names`` are what the rows are called.
 
     Raises:
         InputError: one is outside: percents, log-odds and log-probabilities are no probabilities.
     """
     given = pd.Series(values)
     found = pd.to_numeric(given, errors="coerce")
-    wrong = np.flatnonzero((found < 0) | (found > 1) | (found.isna() & given.notna()))
+    wrong = np.flatnonzero((found < -1e-6) | (found > 1 + 1e-6) | (found.isna() & given.notna()))
     if len(wrong):
         at = int(wrong[0])
         said = shown(given.iloc[at])
         row = f"row {at + 1}" if names is None else names[at]
         raise InputError(f"{what} of {row} is {said}: a probability lies between 0 and 1 (no percent)")
     return found.to_numpy(dtype=float, na_value=np.nan)
+
+
+def shares(values: float | int | np.ndarray, what: str) -> np.ndarray:
+    """A share, or an array of any shape of them, checked as :func:`probabilities` checks a column."""
+    found = np.asarray(values, dtype=float)
+    return probabilities(found.ravel(), what).reshape(found.shape)

@@ -18,7 +18,7 @@ from verdictscope.judgments.readers.reading import PROBLEMS, Account, BadRow, No
 from verdictscope.judgments.readers.rows import hub_rows
 from verdictscope.rows import ENDINGS, read_rows
 from verdictscope.rows import Row as Placed
-from verdictscope.values import whole
+from verdictscope.values import whole_number
 
 __all__ = ["PROBLEMS", "READERS", "BadRow", "Reader", "Reading", "known_readers", "read_items"]
 
@@ -123,7 +123,7 @@ def read_items(
     """
     how = _reader(reader)
     if limit is not None:
-        whole(limit, "limit", 1)
+        whole_number(limit, "limit", 1)
     if isinstance(source, str) and source == "hub":
         part = part or (how.parts[0] if how.parts else how.name)
         rows = _from_hub(how, part)

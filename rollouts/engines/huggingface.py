@@ -122,7 +122,6 @@ def decode(
     """
     model = bare(model)
     on_device(model)
-    _check_sampling(sampling)
     _check_context(model, requests, sampling)
     check_ids(model, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
     longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens
@@ -203,14 +202,6 @@ class _Queue:
         self._most = max(len(self.outstanding) // 2, 1)
         self.waiting = self._sorted([*self.outstanding, *self.waiting])
         self.outstanding.clear()
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.max_new_tokens < 1:
-        raise InputError(
-            f"cannot sample with temperature {sampling.temperature}, top_p {sampling.top_p}, max_new_tokens "
-            f"{sampling.max_new_tokens}: use temperature >= 0, 0 < top_p <= 1, at least one token"
-        )
 
 
 def _check_context(model: PreTrainedModel, requests: Sequence[Request], sampling: Sampling) -> None:

@@ -9,6 +9,7 @@ Datasets*, ch. 3), every candidate is then compared exactly.
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -18,11 +19,17 @@ from jaxtyping import Float, Int, UInt
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from verdictscope.errors import InputError
+from verdictscope.values import number
+
 SHINGLE = 5
 """Characters of one shingle."""
 
 _HASHES, _BAND = 160, 4
 """160 hashes in 40 bands of 4 miss a pair of Jaccard .7 with probability (1 - .7⁴)⁴⁰ = 2e-5."""
+
+LARGE = 0.1
+"""Share of prompts or groups from which on a cleaning step says what it did."""
 
 _CHUNK = 50_000
 
@@ -38,7 +45,7 @@ def normal_form(text: str) -> str:
     return folded[start:stop] or folded
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> pd.DataFrame:
+def near_duplicates(texts: Sequence[str], threshold: float | int = 0.7) -> pd.DataFrame:
     """Pairs of texts that say the same, exactly (after :func:`normal_form`) or nearly.
 
     Args:
@@ -50,10 +57,9 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> pd.DataFram
         of identical texts only the pairs with the first one are listed.
 
     Raises:
-        ValueError: the threshold is out of range.
+        InputError: the threshold is out of range.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold} is no Jaccard index: use more than 0 and at most 1")
+    number(threshold, "threshold (a Jaccard index)", 0, 1, above=True)
     first: dict[str, int] = {}
     rows: list[tuple[int, int, float, bool]] = []
     for at, text in enumerate(map(normal_form, texts)):
@@ -90,7 +96,12 @@ def merge_groups(groups: Sequence[str], texts: Sequence[str], threshold: float =
 
     Returns:
         One group a text: the name of the first group of those that were joined.
+
+    Raises:
+        InputError: another number of groups than of texts, or the threshold is out of range.
     """
+    if len(groups) != len(texts):
+        raise InputError(f"{len(groups)} groups for {len(texts)} texts: give one per text")
     pairs = near_duplicates(texts, threshold)
     names, codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     first = {int(code): str(group) for code, group in zip(codes[::-1], list(groups)[::-1], strict=True)}
@@ -130,7 +141,7 @@ def without_duplicates(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.Data
     """A prompt table with the first prompt of every crowd of (near) duplicates.
 
     Two prompts stay together where one was dropped between them only if both are no duplicates of what stays: kept
-    prompts are never duplicates of one another.
+    prompts are never duplicates of one another. Warns where more than a tenth of the prompts goes.
     """
     pairs = near_duplicates(prompts["user"].to_list(), threshold)
     # An exact copy goes whether its first stays or not: what drops the first, of which alone near pairs are listed,
@@ -142,6 +153,9 @@ def without_duplicates(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.Data
         earlier[int(b)].append(int(a))
     for at in range(len(prompts)):
         kept[at] &= not any(kept[a] for a in earlier.get(at, ()))
+    if (dropped := int((~kept).sum())) > LARGE * len(prompts):
+        warnings.warn(f"{dropped} of {len(prompts)} prompts repeat an earlier one and are dropped: "
+                      f"{len(prompts) - dropped} are left (threshold {threshold:g})", stacklevel=2)  # fmt: skip
     return prompts[kept].reset_index(drop=True)
 
 

@@ -66,8 +66,10 @@ def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Several prompt tables as one, ids kept unique.
 
     Raises:
-        InputError: an id occurs in two tables.
+        InputError: no tables, or an id occurs in two.
     """
+    if not len(tables):
+        raise InputError("there are no prompt tables to join")
     joined = pd.concat(tables, ignore_index=True)
     again = joined["id"][joined["id"].duplicated()]
     if len(again):

@@ -188,7 +188,7 @@ def test_many_rows_of_a_prompt_are_one_prompt() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"labels": ["x"]}, "0/1"), ({"part": ["dev"]}, "unknown part"), ({"texts": ["a", "b"]}, "texts has 2 rows"),
+    [({"labels": ["x"]}, "label of"), ({"part": ["dev"]}, "unknown part"), ({"texts": ["a", "b"]}, "texts has 2"),
      ({"groups": ["a", "b"]}, "1 labels, 2 groups")],
 )  # fmt: skip
 def test_wrong_input(change: dict, message: str) -> None:

@@ -202,7 +202,7 @@ def broken(rows: pd.DataFrame, what: str) -> pd.DataFrame:
         ("no groups", "prompt group and part"),
         ("leak", "two parts"),
         ("missing label", "no label"),
-        ("string label", "0/1"),
+        ("string label", "label of row "),
         ("one class", "part validation has only rows labelled 1"),
         ("empty cell", "could stand in"),
         ("two labels", "two labels"),

@@ -82,7 +82,7 @@ def test_the_penalty_comes_from_validation(rows: dict[str, np.ndarray]) -> None:
     ("change", "message"),
     [
         ({"labels": np.zeros(N)}, "two classes"),
-        ({"labels": ["x"] * N}, "0/1"),
+        ({"labels": ["x"] * N}, "label of row 1 is .x."),
         ({"groups": ["one"] * N}, "two parts"),
         ({"part": ["train"] * N}, "part test"),
         ({"texts": ["a"]}, "1 rows"),

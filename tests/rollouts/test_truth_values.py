@@ -11,7 +11,7 @@ import pytest
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Sampling, cells, design, generate, soft_labels
-from verdictscope.values import identity, number, probabilities, text, truth, truths, whole
+from verdictscope.values import identity, number, probabilities, text, truth, truths, whole_number
 
 YES: list[Any] = [
     True,
@@ -89,7 +89,7 @@ def test_ids_texts_and_numbers() -> None:
             number(bad, "top_p", 0, 1)
     for bad in (0, -1, 1.0, True, "2", None):
         with pytest.raises(InputError, match="samples"):
-            whole(bad, "samples", 1)
+            whole_number(bad, "samples", 1)
     assert np.isnan(probabilities([0.0, 1.0, None], "p")[2])
     for bad in (87.5, -0.1, float("inf"), "0.5x"):
         with pytest.raises(InputError, match="p of row 2"):
