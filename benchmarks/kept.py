@@ -15,7 +15,7 @@ from verdictscope.activations import Site, forward
 from verdictscope.kept import model_facts
 from verdictscope.weights_digest import weights_digest
 
-ROLLOUTS, TOKENS = 64, 256
+ROLLOUTS, TOKENS = 16, 256
 
 
 def run(repeats: int, small: bool = False) -> Result:
