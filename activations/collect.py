@@ -25,6 +25,7 @@ from verdictscope.activations.store import Store
 from verdictscope.activations.writing import Behind, StoreWriter
 from verdictscope.errors import InputError
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
+from verdictscope.rollouts.engines.state import kept_again
 from verdictscope.rollouts.rollout import Rollout
 
 
@@ -73,7 +74,9 @@ def collect(
         again = BatchPlan(store.plan.batches[: store.batches_done], store.plan.token_budget)
         if moments and again.batches:
             _catch_up(model, rollouts, again, moments)
-        if not store.finished:
+        if store.finished:
+            kept_again()
+        else:
             _fill(store, wanted, progress, moments)
     return Store.open(path)
 

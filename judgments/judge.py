@@ -32,6 +32,7 @@ from verdictscope.provenance import digest, whole, write_json
 from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine
+from verdictscope.rollouts.engines.state import kept_again
 
 Progress = Callable[[int, int], None]
 MORE = ("rollout", "format", "said", "mass", "n_thinking", "answer")
@@ -141,6 +142,7 @@ def judge_items(
         }  # fmt: skip
         request |= model_facts(held.hf, like=_kept_weights(folder)) | tokenizer_facts(tokenizer)
         if (kept := _kept(folder, request)) is not None:
+            kept_again()
             return kept
     readings = how.readings(held, cases, prompts, folder)
     judged = _judged(held, form, readings, name, whole_labels, batch_tokens, progress)
