@@ -327,7 +327,8 @@ def _records(text: str, sep: str, path: Path) -> list[tuple[int, list[str]]]:
     """
     cell = re.compile(rf'(?:"((?:[^"]++|"")*+)"|([^"\r\n{sep}]*+))({sep}|\r\n|\n|\r|\Z)')
     found: list[tuple[int, list[str]]] = []
-    at, line, begin, cells = 0, 1, 1, []
+    cells: list[str] = []
+    at, line, begin = 0, 1, 1
     while at < len(text) or cells:
         match = cell.match(text, at)
         if match is None:

@@ -90,12 +90,8 @@ def identity(value: Any, where: str) -> str | None:
             f"{where} is the number {value!r}, and an id is text or a whole number: write it as text, or as integers "
             "(pandas turns integers with a gap to floats: use its type Int64)"
         )
-    return text(value, where) if isinstance(value, str) and value.strip() else _none(value, where, "text or a number")
-
-
-def _none(value: Any, where: str, wanted: str) -> None:
-    if not isinstance(value, str):
-        raise InputError(f"{where} is {shown(value)}, not {wanted}")
+    found = text(value, where)
+    return found if found is not None and found.strip() else None
 
 
 def text(value: Any, where: str) -> str | None:
@@ -106,7 +102,8 @@ def text(value: Any, where: str) -> str | None:
     """
     if missing(value):
         return None
-    _none(value, where, "text")
+    if not isinstance(value, str):
+        raise InputError(f"{where} is {shown(value)}, not text")
     if half := _HALF.search(value):
         raise InputError(f"{where} holds half of a surrogate pair (\\u{ord(half[0]):x}): it was cut inside a character")
     return str(value)

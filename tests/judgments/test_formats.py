@@ -15,7 +15,7 @@ from verdictscope.judgments.asking import control_tokens, own_to_shown, shown_to
 from verdictscope.judgments.formats import from_prompts, read_format
 from verdictscope.judgments.labels import tokens_after
 from verdictscope.rollouts import Rollout, Segmenter, answer_text
-from verdictscope.rollouts.prompts.files import read_file
+from verdictscope.rows import read_frame
 
 NAMES = list(known_formats()["name"])
 
@@ -190,7 +190,7 @@ def test_errors(tmp_path: Path) -> None:
 def test_the_published_wording_is_taken_from_the_users_file() -> None:
     if not (DATA / "mt_bench").is_dir():
         pytest.skip(f"no shared data at {DATA}")
-    prompts = read_file(DATA / "mt_bench" / "judge_prompts.jsonl").to_dict("records")
+    prompts = read_frame(DATA / "mt_bench" / "judge_prompts.jsonl").to_dict("records")
     slots = {"answer_a": "first", "answer_b": "second", "ref_answer_1": "reference"}
     for name in ("pair-v2", "pair-math-v1"):
         form = from_prompts(prompts, "mt_bench_pair", name, slots)

@@ -209,3 +209,86 @@ def test_unreadable_files_are_one_line(tmp_path: Path, name: str, content: bytes
         file.write_bytes(content)
     with pytest.raises(InputError, match=message):
         import_transcripts(file, byte_tokenizer())
+
+
+GOOD = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "ok"}]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"messages": [{"role": "user", "content": 12}, GOOD[1]]},
+        {"messages": [{"role": "user", "content": {"text": "How?"}}, GOOD[1]]},
+        {"messages": [{"role": "user", "content": None}, GOOD[1]]},
+        {"messages": [{"role": "user", "content": True}, GOOD[1]]},
+        {"messages": [{"role": "user", "content": ["How?"]}, GOOD[1]]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}, GOOD[1]]},
+        {"messages": [{"role": ["user"], "content": "How?"}, GOOD[1]]},
+        {"messages": [{"content": "How?"}, GOOD[1]]},
+        {"messages": [GOOD[0], {"role": "assistant", "content": "ok", "reasoning": ["hm"]}]},
+        {"messages": [GOOD[0], {"role": "assistant", "content": 0.5}]},
+        {"messages": ["How?", "ok"]},
+        {"messages": {"role": "user"}},
+        {"messages": 3},
+        {"conversations": ["How?"]},
+        {"conversations": [{"from": ["human"], "value": "How?"}, {"from": "gpt", "value": "ok"}]},
+        {"conversations": [{"from": "human", "value": 3}, {"from": "gpt", "value": "ok"}]},
+        {"messages": GOOD, "id": ["a"]},
+        {"messages": GOOD, "id": 1.5},
+        {"messages": GOOD, "id": True},
+        {"messages": GOOD, "group": {"a": 1}},
+        {"messages": GOOD, "token_ids": "abc"},
+        {"messages": GOOD, "token_ids": [1.0]},
+        {"messages": GOOD, "note": float("nan")},
+        {"messages": [{"role": "user", "content": "cut \ud83d"}, GOOD[1]]},
+    ],
+    ids=repr,
+)
+def test_one_bad_record_is_left_out_and_the_others_read(tmp_path: Path, bad: dict[str, Any]) -> None:
+    file = tmp_path / "t.jsonl"
+    rows = [{"id": 0, "messages": GOOD}, {"id": "bad", **bad}, {"id": "1", "messages": GOOD, "group": 7}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = import_transcripts(file, byte_tokenizer())
+    assert [(r.id, r.group) for r in found.rollouts] == [("0", "0"), ("1", "7")]
+    (left,) = found.report[found.report["status"] == "left out"].to_dict("records")
+    assert left["rollout"] == "line 2"
+    assert len(left["reason"]) > 5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"id": "bad", "messages": [{"role": "user", "content": "caf\xe9"}]}',
+        b'{"id": "bad", "id": "worse", "messages": []}',
+        b'{"id": "bad"\x00}',
+        b'{"id": "bad", "messages": [',
+    ],
+)
+def test_a_line_that_is_damaged_is_left_out(tmp_path: Path, bad: bytes) -> None:
+    file = tmp_path / "t.jsonl"
+    good = [json.dumps({"id": k, "messages": GOOD}).encode() for k in range(2)]
+    file.write_bytes(b"\n".join([good[0], bad, b"", good[1]]))
+    found = import_transcripts(file, byte_tokenizer())
+    assert [r.id for r in found.rollouts] == ["0", "1"]
+    assert found.report["rollout"].tolist() == ["0", "line 2", "1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"output": []}, {"output": {"choices": "stop"}}, {"epoch": "first"}, {"epoch": 0}, {"metadata": [1]},
+     {"scores": ["C"]}, {"messages": [{"role": "user", "content": 1}]}, {"id": {"a": 1}}],
+    ids=repr,
+)  # fmt: skip
+def test_one_bad_sample_of_a_log_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    samples = [sample(1, 1), sample(2, 1) | change, sample(3, 1)]
+    plain, packed = tmp_path / "log.json", tmp_path / "log.eval"
+    plain.write_text(json.dumps({"eval": {"model": "m"}, "samples": samples}))
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("header.json", json.dumps({"eval": {"model": "m"}}))
+        for k, one in enumerate(samples):
+            archive.writestr(f"samples/{k}.json", json.dumps(one))
+        archive.writestr("samples/9.json", '{"id": 9, "messages": [')
+    for file, left in ((plain, 1), (packed, 2)):
+        found = import_transcripts(file, byte_tokenizer())
+        assert [r.group for r in found.rollouts] == ["1", "3"]
+        assert (found.report["status"] == "left out").sum() == left
