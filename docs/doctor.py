@@ -14,6 +14,29 @@ EVIDENCE = DOCS / "evidence" / "families.json"
 BLOCK_ORDER = ("supported", "degraded", "unsupported", "not built", "silently wrong", "error")
 
 
+LENGTHS = (
+    "## Lengths",
+    "",
+    "LongRoPE and dynamic NTK scaling give a row other position embeddings beyond a length (the *switch*). "
+    "transformers chooses them once a call, by the longest row of the batch, and dynamic NTK keeps them for later calls. "
+    "Here every row has those of its own length, in whatever batch and after whatever call, so *read alone* means: one pass over "
+    "the whole rollout, prompt and all that was written, as transformers makes it with this rollout and a fresh model. "
+    "A label is scored token by token, each as after the tokens before it.",
+    "",
+    "A rollout that was written across the switch was not read like that while it was written. `generate` gives the "
+    "tokens of transformers' own cached `generate`: Phi-3, PhiMoE and Phi-4 multimodal read the whole row again at the "
+    "switch; all others go on from the keys of a shorter row, and `generate` warns that what it wrote beyond the "
+    "switch is read otherwise than it was written. To read a rollout as it was before the switch, cut it there.",
+    "",
+    "A rollout that is longer than the model's positions is an error in every pass, and a prompt that does not fit "
+    "with its new tokens is one in `generate`. The limit is the length of a table of learned positions, else "
+    "`max_position_embeddings` (for LongRoPE, Llama 3 and YaRN the length after scaling), times the factor of a linear "
+    "or dynamic scaling, or YaRN's factor times its original length where that is more. To read a rope model further, "
+    "set `model.hf.config.max_position_embeddings`.",
+    "",
+)
+
+
 def main() -> None:
     """Write the page."""
     found = json.loads(EVIDENCE.read_text(encoding="utf-8")) if EVIDENCE.is_file() else None
@@ -46,6 +69,7 @@ def page(found: dict[str, Any] | None) -> str:
         "What this does not show: that a model is any good, that a chat template is right, or that a site means what a "
         "study takes it to mean.",
         "",
+        *LENGTHS,
         "## Families",
         "",
         *(families(found) if found else ["Not measured yet: `make families`."]),

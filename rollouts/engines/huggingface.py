@@ -6,6 +6,7 @@ on the prompt and on every decoding step, and nothing of the model or of torch i
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from verdictscope.rollouts.engines.limits import check_ids, position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
 from verdictscope.rollouts.engines.requests import Request, Written
+from verdictscope.rollouts.engines.rope import switch_lengths, written_otherwise
 from verdictscope.rollouts.engines.state import bare, evaluating, on_device
 from verdictscope.rollouts.rollout import Sampling
 
@@ -132,6 +134,7 @@ def decode(
         if watch is not None:
             watch([[requests[row.index].id for row in of_one] for of_one in rows])
 
+    quiet = not switch_lengths(model)
     batch = LiveBatch(model, sampling, eos, how.refill, told)
     while queue.outstanding or queue.waiting:
         with evaluating(model):  # for a step, not for all: between two the model is its owner's
@@ -141,7 +144,22 @@ def decode(
             torch.cuda.empty_cache()
         elif done:
             queue.outstanding -= {row.index for row in done}
+            quiet = quiet or _warn_of_switch(model, done)
             yield [Written(row.index, tuple(row.written), row.finish or "length") for row in done]
+
+
+def _warn_of_switch(model: PreTrainedModel, rows: Sequence[Row]) -> bool:
+    """Says that rollouts were written across a switch of the position embeddings; whether it was said."""
+    for row in rows:
+        switch = written_otherwise(model, len(row.prompt), len(row.prompt) + len(row.written))
+        if switch is not None:
+            warnings.warn(
+                f"rollouts of more than {switch} tokens were written, as by transformers' generate, from keys with the "
+                "position embeddings of a shorter row: one pass over the whole rollout reads them otherwise",
+                stacklevel=2,
+            )
+            return True
+    return False
 
 
 def _turn(batch: LiveBatch, queue: _Queue, refill: bool) -> list[Row] | None:
@@ -206,9 +224,10 @@ class _Queue:
 
 def _check_context(model: PreTrainedModel, requests: Sequence[Request], sampling: Sampling) -> None:
     limit = position_limit(model)
-    longest = max((len(r.prompt) for r in requests), default=0)
-    if limit is not None and longest + sampling.max_new_tokens > limit:
+    widest = max(requests, key=lambda r: len(r.prompt), default=None)
+    longest = 0 if widest is None else len(widest.prompt)
+    if limit is not None and widest is not None and longest + sampling.max_new_tokens > limit:
         raise InputError(
-            f"the longest prompt ({longest} tokens) and max_new_tokens {sampling.max_new_tokens} exceed "
+            f"the longest prompt ({widest.id}, {longest} tokens) and max_new_tokens {sampling.max_new_tokens} exceed "
             f"the model's {limit} positions: lower max_new_tokens to {max(limit - longest, 0)} or drop the long prompts"
         )

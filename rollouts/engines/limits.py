@@ -69,10 +69,12 @@ def check_ids(
         tokenizer: names the token in the error.
 
     Raises:
-        InputError: a token is outside the model's vocabulary.
+        InputError: there is no token, or one is outside the model's vocabulary.
     """
     vocab = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     for name, ids in named:
+        if not ids:
+            raise InputError(f"{name} has 0 tokens: leave it out")
         wrong = next((i for i in (min(ids), max(ids)) if not 0 <= i < vocab), None)
         if wrong is None:
             continue

@@ -152,6 +152,22 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
     return out
 
 
+def written_otherwise(model: PreTrainedModel, prompt: int, tokens: int) -> int | None:
+    """The switch beyond which a rollout was written from keys with other position embeddings than it is read with.
+
+    Args:
+        model: the model that wrote it.
+        prompt: tokens it was given.
+        tokens: tokens in all.
+    """
+    again = reads_again_after(model)
+    fed = tokens - 1  # nothing is drawn from the last one
+    for at, each in {switch for module in changing(model) for switch in _switches(module)}:
+        if at != again and fed > at and fed > prompt and (each or prompt <= at):
+            return at
+    return None
+
+
 class _Held(DynamicCache):
     """A cache that says how many tokens it holds, and holds none."""
 

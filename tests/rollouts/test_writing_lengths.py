@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -57,6 +59,18 @@ def test_sampled_tokens_do_not_depend_on_the_batch(name: str) -> None:
         return {w.index: w.ids for part in decode(shared(name), asked, sampling, frozenset(), budget) for w in part}
 
     assert drawn(1) == drawn(10_000)
+
+
+@pytest.mark.parametrize("name", [*CHANGING, *FIXED])
+def test_a_rollout_that_is_read_otherwise_than_it_was_written_is_named(name: str) -> None:
+    """As transformers' own ``generate`` writes: the keys before the switch stay those of a shorter row."""
+    other = name in CHANGING and reads_again_after(shared(name)) is None
+    for size, crosses in ((SWITCH - 9, other), (SWITCH - 12, False), (SWITCH + 1, other and "longrope" not in name)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            asked = [Request("r", tuple(tokens(size)))]
+            list(decode(shared(name), asked, Sampling(0.0, 1.0, 12), frozenset(), 10_000))
+        assert any(f"more than {SWITCH} tokens" in str(w.message) for w in said) == crosses
 
 
 @pytest.mark.parametrize(("name", "limit"), [("llama dynamic", 4 * SWITCH), ("phi3", 256), ("llama yarn", 256)])
