@@ -18,9 +18,9 @@ LENGTHS = (
     "## Lengths",
     "",
     "LongRoPE and dynamic NTK scaling give a row other position embeddings beyond a length (the *switch*). "
-    "transformers chooses them once a call, by the longest row of the batch, and dynamic NTK keeps them for later calls. "
-    "Here every row has those of its own length, in whatever batch and after whatever call, so *read alone* means: one pass over "
-    "the whole rollout, prompt and all that was written, as transformers makes it with this rollout and a fresh model. "
+    "transformers chooses them once a call, by the longest row of the batch; dynamic NTK keeps them for later ones. "
+    "Here every row has those of its own length, in whatever batch and after whatever call, so *read alone* means one "
+    "pass over the whole rollout, prompt and all that was written, as transformers makes it with a fresh model. "
     "A label is scored token by token, each as after the tokens before it.",
     "",
     "A rollout that was written across the switch was not read like that while it was written. `generate` gives the "

@@ -31,6 +31,7 @@ from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.provenance import digest, whole, write_json
 from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
 from verdictscope.rollouts.engines.huggingface import HuggingFace
+from verdictscope.rollouts.engines.limits import position_limit
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.engines.state import kept_again
 
@@ -180,7 +181,7 @@ def _judged(
 
 def _check_context(model: Model, prefixes: Sequence[Rollout]) -> None:
     """A prompt beyond the model's positions would be read, and read wrongly."""
-    limit = getattr(model.hf.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = position_limit(model.hf)
     if limit is not None and (long := [r for r in prefixes if len(r) > limit]):
         raise InputError(
             f"{len(long)} of {len(prefixes)} prompts do not fit the judge's context of {limit} tokens, {long[0].id} "

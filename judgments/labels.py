@@ -20,6 +20,8 @@ from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts.engines.limits import check_ids, check_lengths
+from verdictscope.rollouts.engines.rope import changing
 from verdictscope.rollouts.frames import ids_after
 
 IdString = tuple[int, ...]
@@ -147,7 +149,8 @@ def label_logprobs(
     """Log-probability of every label string after its prefix, each token teacher-forced after those before it.
 
     One sequence per prefix and distinct ``label[:-1]``; labels of one token share one. :func:`distinct` makes labels
-    of many tokens cheaper.
+    of many tokens cheaper. Where the model's position embeddings depend on a row's length, every token of a label has
+    a sequence of its own, which ends before it.
 
     Args:
         model: the model.
@@ -157,17 +160,27 @@ def label_logprobs(
         token_budget: padded tokens of a batch.
         progress: called with (tokens done, tokens in all).
 
+    Raises:
+        InputError: a prefix and its labels are longer than the model's positions.
+
     Returns:
         Per prefix the log-probabilities [label], float64, in nats.
     """
+    each = bool(changing(model.hf))
     jobs: list[tuple[int, IdString]] = []
     for i, labels in enumerate(strings):
+        if each:
+            jobs += [(i, s) for s in sorted({s[:k] for s in labels for k in range(len(s))})]
+            continue
         stems = {s[:-1] for s in labels}
         jobs += [(i, s) for s in sorted(stems) if not any(len(t) > len(s) and t[: len(s)] == s for t in stems)]
     if not jobs:
         return []
+    check_lengths(model.hf, ((prefixes[i].id, len(prefixes[i]) + len(stem)) for i, stem in jobs))
+    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in prefixes), model.tokenizer)
     made = [extended(prefixes[i], stem, f"{k}") for k, (i, stem) in enumerate(jobs)]
-    places = {r.id: list(range(len(prefixes[i]) - 1, len(r))) for r, (i, _) in zip(made, jobs, strict=True)}
+    begins = [len(r) - 1 if each else len(prefixes[i]) - 1 for r, (i, _) in zip(made, jobs, strict=True)]
+    places = {r.id: list(range(begin, len(r))) for r, begin in zip(made, begins, strict=True)}
     given: dict[tuple[int, IdString], dict[int, float]] = {}
     plan = None if token_budget is None else BatchPlan.make([len(r) for r in made], token_budget)
     done, total = 0, sum(map(len, made))
@@ -177,7 +190,7 @@ def label_logprobs(
         wanted = part.logit_rows.reset_index(drop=True)
         for name, rows in wanted.groupby("rollout", sort=False):
             i, stem = jobs[int(str(name))]
-            for depth, row in enumerate(rows.sort_values("pos").index):
+            for depth, row in enumerate(rows.sort_values("pos").index, len(stem) + 1 - len(rows)):
                 _keep(given.setdefault((i, stem[:depth]), {}), part.logits[row], strings[i], stem[:depth])
         done += sum(len(made[j]) for j in part.batch)
         if progress is not None:

@@ -80,6 +80,16 @@ def fresh(name: str) -> hf.PreTrainedModel:
 shared = functools.cache(fresh)
 
 
+def scaled(kind: str, vocab: int, switch: int) -> hf.PreTrainedModel:
+    """A Llama of a given vocabulary that switches at a given length, by ``longrope`` or ``dynamic``; it reads eight
+    times as far, or four."""
+    rope = dict(_DYNAMIC) if kind == "dynamic" else _LONG | {"original_max_position_embeddings": switch}
+    longest = switch if kind == "dynamic" else 8 * switch
+    config = hf.LlamaConfig(**_small(vocab_size=vocab, max_position_embeddings=longest), rope_parameters=rope)
+    torch.manual_seed(5)
+    return hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
 def tokens(n: int, seed: int = 0) -> list[int]:
     """Random token ids."""
     return torch.randint(3, 95, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
