@@ -18,7 +18,8 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.formats.format import KINDS
 from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, DebateItem, Item, PairItem
-from verdictscope.rollouts import RenderedPrompt, Span, find_markers, render_messages
+from verdictscope.rollouts import RenderedPrompt, Span, render_messages
+from verdictscope.rollouts.discover import tellable_markers
 from verdictscope.rollouts.frames import ids_after
 
 ORDERS = ("AB", "BA")
@@ -190,7 +191,7 @@ def _folded(asked: Asked) -> Asked:
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Added tokens with a meaning of their own: special ones, thinking markers and tags; not runs of spaces."""
-    markers = find_markers(tokenizer)
+    markers = tellable_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     own = {i for side in sides for string in side for i in string}
     found = {}

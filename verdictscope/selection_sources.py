@@ -64,7 +64,9 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
         decided = run.table(names)
         decided = decided[decided["arm"].eq(place) & decided["refused"].eq(True).fillna(False).astype(bool)]
         written = load_rollouts(run, place, table)
-        said = {i: answer_text(written[i], model.tokenizer) for i in decided["rollout"] if i in written}
+        # a refusal that was cut is labelled, but nothing to train on
+        whole = [i for i in decided["rollout"] if i in written and written[i].finish != "length"]
+        said = {i: answer_text(written[i], model.tokenizer) for i in whole}
         answers[place] = {i: text for i, text in said.items() if text}
     return Source(
         str(folder), model.tokenizer, pool, labels.set_index("rollout")["refused"], answers,
