@@ -32,7 +32,7 @@ from verdictscope.activations.forward import forward
 from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import Block
 from verdictscope.activations.sites import Site
-from verdictscope.activations.weights import head_output_weight
+from verdictscope.activations.weights import head_output_weight, refuse_adapters
 from verdictscope.errors import InputError
 
 Values = dict[str, Tensor]
@@ -72,6 +72,7 @@ def _layers(model: Model) -> list[int]:
 
 
 def _change_one(model: Model, layer: int, check: str, change: Change) -> Finding:
+    refuse_adapters(model, "changing heads in place")
     before = _observe(model, layer)
     with undone() as undo:
         expect = change(model, layer, before, undo)
