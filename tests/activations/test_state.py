@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -478,18 +475,6 @@ def test_a_tokenizer_larger_than_the_embedding_is_named():
     hf = fresh("llama")
     hf.resize_token_embeddings(VOCAB + 2)
     assert doctor(wrap(hf, tokenizer), only=["repetition"]).status("the tokenizer fits") == "supported"
-
-
-def test_the_installed_command_exits_with_1_on_weights_that_are_no_numbers(tmp_path):
-    hf = fresh("llama")
-    hf.get_parameter("model.layers.0.mlp.up_proj.weight").data[0, 0] = float("nan")
-    hf.save_pretrained(tmp_path)
-    command = [sys.executable, "-m", "verdictscope", "doctor", str(tmp_path), "--json", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert [c["check"] for c in told["checks"] if c["status"] == "silently wrong"] == ["weights are finite"]
-    assert "model.layers.0.mlp.up_proj.weight" in done.stdout
 
 
 def test_families_without_an_adapter_of_the_usual_layout_are_found():
