@@ -93,7 +93,10 @@ def check_hooks(model: nn.Module) -> None:
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             for fn in module.__dict__.get(kind, {}).values():
                 _allow(fn, f"a hook on module {path or 'model'}")
-        if "forward" in module.__dict__ and not _is_offloading(module):
+        for one in _accelerate_hooks(module):
+            _allow(type(one).post_forward, f"a {type(one).__qualname__} on module {path or 'model'}")
+            _allow(type(one).pre_forward, f"a {type(one).__qualname__} on module {path or 'model'}")
+        if "forward" in module.__dict__:
             _allow(module.__dict__["forward"], f"a changed forward of module {path or 'model'}")
     for fn in [*globally._global_forward_pre_hooks.values(), *globally._global_forward_hooks.values()]:
         _allow(fn, "a hook on all modules")
@@ -133,10 +136,10 @@ def _root(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _is_offloading(module: nn.Module) -> bool:
+def _accelerate_hooks(module: nn.Module) -> tuple[Any, ...]:
+    """What accelerate runs around a module; its own move weights, a user's may do anything."""
     hook = module.__dict__.get("_hf_hook")
-    hooks = getattr(hook, "hooks", (hook,))
-    return hook is not None and all(type(one).__module__.startswith("accelerate.") for one in hooks)
+    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
 
 
 def identity(what: Any) -> str:

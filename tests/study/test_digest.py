@@ -86,6 +86,15 @@ def test_offloaded_weights_are_read_where_they_lie_and_lost_ones_refused() -> No
     assert any(p.is_meta for p in model.parameters())
     assert weights_digest(model) == before
     check_hooks(model)
+
+    class Steer(accelerate.hooks.ModelHook):
+        def post_forward(self, module: nn.Module, output: torch.Tensor) -> torch.Tensor:
+            return output * 2
+
+    steered = build()
+    accelerate.hooks.add_hook_to_module(steered.model.layers[0].mlp, Steer(), append=True)
+    with pytest.raises(InputError, match="Steer"):
+        check_hooks(steered)
     with pytest.raises(InputError, match="meta device"):
         weights_digest(build().to("meta"))
 
