@@ -16,11 +16,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from verdictscope.activations.precision import dtype_here
 from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.engines.state import bare
 
@@ -55,7 +57,12 @@ def read_checkpoint(
     if (adapter := adapter_config(name, revision)) is not None:
         return _with_adapter(name, adapter, dtype, device, common)
     try:
-        hf, found = _auto_class(name, common).from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
+        config = AutoConfig.from_pretrained(name, **common)
+        packed = getattr(config, "quantization_config", None) is not None  # for the type that it is loaded in
+        dtype = dtype if packed else dtype_here(dtype, getattr(config, "dtype", None), device)
+        hf, found = _auto_class(config).from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
+        if dtype == "auto" and not packed and (late := dtype_here(dtype, hf.dtype, device)) != dtype:
+            hf.to(late)  # the config named no type: the weights' own 16 bits are exact in float32
         hf.to(device)  # type: ignore[arg-type]
     except _UNLOADABLE as error:
         if "mismatched_sizes" in str(error):
@@ -139,9 +146,8 @@ def no_such_folder(name: str) -> str | None:
     return f"cannot load model {name!r}: no such folder; give a checkpoint folder or a hub name"
 
 
-def _auto_class(name: str, common: dict[str, Any]) -> Any:
+def _auto_class(config: PretrainedConfig) -> Any:
     """Reward models say in their config that they end in a classification head; everything else is a language model."""
-    config = AutoConfig.from_pretrained(name, **common)
     named = getattr(config, "architectures", None) or []
     classifies = any(n.endswith("ForSequenceClassification") for n in named)
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM

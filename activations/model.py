@@ -135,7 +135,8 @@ def load(
 
     Args:
         name_or_path: a local checkpoint folder or a hub name; of an adapter, its base is loaded and it is merged in.
-        dtype: ``"auto"`` (as stored), or a torch dtype or its name.
+        dtype: ``"auto"`` (as stored; float32 on a CPU that is slow in the stored type, which is said in a warning),
+            or a torch dtype or its name.
         device: where to run; CUDA if there is any, else the CPU.
         revision: hub branch, tag or commit.
         trust_remote_code: run Python code that comes with the checkpoint.

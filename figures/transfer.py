@@ -109,11 +109,13 @@ def transfer_caption(table: pd.DataFrame, over: str = "place") -> str:
     if moved.empty:
         text.append("No cell could be filled away from where the probe was fitted.")
     else:
-        clear = moved["low"].astype(float) > _bar(moved)
-        low = moved.loc[(moved["low"].astype(float) - _bar(moved)).idxmin()]
-        text.append(f"{int(clear.sum())} of {len(moved)} transfers lie, 95 % interval and all, above 0.5 and above "
-                    f"every relabelling of their own null; the weakest, fitted at {low['fit']} and read at "
-                    f"{low['read']}, is {interval(low, 'auroc')}.")
+        over_bar = moved["low"].astype(float) - _bar(moved)  # missing where too few groups allow no interval
+        text.append(f"{int((over_bar > 0).sum())} of {len(moved)} transfers lie, 95 % interval and all, above 0.5 and "
+                    "above every relabelling of their own null")
+        if over_bar.notna().any():
+            low = moved.loc[over_bar.idxmin()]
+            text[-1] += f"; the weakest, fitted at {low['fit']} and read at {low['read']}, is {interval(low, 'auroc')}"
+        text[-1] += "."
     if len(filled):
         spread = (filled["high"] - filled["low"]).max()
         text.append(f"Per cell {counts(filled['n'])} prompt groups read, {counts(filled['n_fit'])} rollouts fitted on; "

@@ -199,6 +199,7 @@ def plan(
     prompts: Annotated[
         int | None, typer.Option("--prompts", metavar="N", help="Plan for N requests without reading the study's.")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Also generations, tokens and passes of every stage.")] = False,
     as_json: Json = False,
 ) -> None:
     """What a study will need: memory, hours, disk, generations and passes by stage. Loads no weights."""
@@ -212,7 +213,7 @@ def plan(
     else:
         from rich.console import Console
 
-        print_plan(made, Console())
+        print_plan(made, Console(), wide=wide)
 
 
 @app.command()
@@ -258,7 +259,7 @@ def doctor(
     position_ids: Annotated[
         bool, typer.Option("--position-ids/--no-position-ids", help="Whether your own batches give position ids.")
     ] = True,
-    dtype: Annotated[str, typer.Option("--dtype", help="As stored (auto), or a torch dtype.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Or auto: as stored, float32 on a slow CPU.")] = "auto",
     device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
     references: Annotated[
         bool, typer.Option("--references/--no-references", help="Compare with TransformerLens and nnsight too.")

@@ -31,7 +31,7 @@ def run(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first rows.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the verdicts; an existing one goes on.")] = None,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1)] = 16_384,
-    dtype: Annotated[str, typer.Option("--dtype", help="As stored (auto), or a torch dtype.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="Or auto: as stored, float32 on a slow CPU.")] = "auto",
     device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")

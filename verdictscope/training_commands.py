@@ -43,7 +43,7 @@ def select(
     duplicates: Annotated[float, typer.Option("--duplicates", help="Similarity that makes a duplicate.")] = 0.7,
     seed: Annotated[int, typer.Option("--seed", help="Of ties, random ranks and the order of the rows.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder of the training files.")] = Path("selection"),
-    dtype: Annotated[str, typer.Option("--dtype", help="With a pool: as stored (auto), or a torch dtype.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="With a pool: a torch dtype, or auto (as stored).")] = "auto",
     device: Device = None,
     as_json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import h5py
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
@@ -21,8 +23,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.pipeline import STAGES, run_study
-from verdictscope.planning import ASSUMED, WORK, Counting, Outlook, plan_study, read_shape
+from verdictscope.planning import ASSUMED, WORK, Counting, Outlook, Plan, plan_study, print_plan, read_shape
 from verdictscope.planning.shape import stored_parameters
+from verdictscope.planning.show import hours, size
 from verdictscope.rollouts import from_frame
 from verdictscope.run import Run
 from verdictscope.sources import models_folder
@@ -232,6 +235,28 @@ def test_the_table_explains_itself_and_says_that_hours_are_an_estimate(
         assert word in done.out, word
 
 
+@pytest.fixture(scope="module")
+def small() -> Plan:
+    return plan_study(read_study("refusal_cliff"), device="h100", prompts=6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_nothing_of_the_table_is_cut(small: Plan, columns: int, wide: bool) -> None:
+    out = io.StringIO()  # no terminal: as in a pipe
+    print_plan(small, Console(file=out, width=columns), wide=wide)
+    told = out.getvalue().splitlines()
+    for number in (hours(small.total.hours), size(small.total.memory), size(small.total.disk)):
+        assert number in told[0]
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told if "│" in line]
+    for line, row in zip(lines, [*small.rows, small.total], strict=True):
+        sizes = [size(n) if n else "" for n in (row.memory, row.disk)]
+        assert line[:4] == [row.stage, hours(row.hours) if row.passes else "", *sizes]
+        assert len(line) == (8 if wide else 4)
+    if not wide:
+        assert max(len(line) for line in told if "│" in line) <= 80
+
+
 def test_the_plan_as_json(call: Callable[..., Any]) -> None:
     done = call("plan", "refusal_cliff", "--json", "--written", "80", "--device", "a100")
     plan = json.loads(done.out)
@@ -256,7 +281,7 @@ def test_a_plan_touches_no_weights(call: Callable[..., Any], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--set", "model=/no/such/model"], "it needs a config.json"),
+        (["--set", "model=/no/such/model"], "no such folder"),
         (["--set", "sampling.max_new_tokens=9000"], "lower sampling.max_new_tokens to"),
         (["--set", "prompts.file=/no/such.csv"], "/no/such.csv"),
         (["--device", "abacus"], "no device 'abacus'"),

@@ -115,7 +115,9 @@ def plan_study(
     if study.kind != "refusal":
         raise InputError(f"{study.name} is a {study.kind} study: the plan knows refusal studies only")
     quiet()
-    options = {"dtype": study.dtype, "trust_remote_code": study.trust_remote_code}
+    kind = _device(study)
+    planned = kind if device is None or measured else ("cpu" if device == "cpu" else "cuda")
+    options = {"dtype": study.dtype, "trust_remote_code": study.trust_remote_code, "device": planned}
     shape = read_shape(study.model, revision=study.revision, **options)
     twin = read_shape(study.twin, revision=study.twin_revision, **options) if study.twin else None
     most = study.sampling.max_new_tokens
@@ -124,13 +126,12 @@ def plan_study(
     tokenizer = _tokenizer(study) if prompts is None else None
     outlook = assume(study, _prompts(study, prompts), tokenizer, written or most)
     _check_context(shape, outlook, most)
-    kind = _device(study)
     if measured:
         config = read_config(locate(study.model), study.revision, study.trust_remote_code)
         rates = measure(config, shape.dtype, study.device or kind, study.trust_remote_code)
     else:
         rates = assumed(device or ("h100" if kind == "cuda" else "cpu"), tflops)
-        kind = kind if device is None else ("cpu" if device == "cpu" else "cuda")
+        kind = planned
     counting = Counting(study, shape, outlook, kind, twin)
     rows = [row(counting, WORK[stage](counting), rates) for stage in STAGES]
     return Plan(study.name, shape, twin, rates, tuple(rows), (*outlook.notes, *dict.fromkeys(counting.notes)))

@@ -99,8 +99,9 @@ class Shape:
 
 
 def read_shape(
-    model: str, *, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False
-) -> Shape:
+    model: str, *, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False,
+    device: str = "cuda",
+) -> Shape:  # fmt: skip
     """Sizes of a model from its ``config.json`` and, where its files are here, the headers of its weights.
 
     Raises:
@@ -116,7 +117,7 @@ def read_shape(
     heads = int(getattr(text, "num_attention_heads", 0) or 0)
     d_model = int(getattr(text, "hidden_size", 0) or skeleton.get_input_embeddings().weight.shape[1])
     parameters = sum(p.numel() for p in skeleton.parameters())
-    told = _dtype(dtype, config)
+    told = _dtype(dtype, config, device)
     held = _checkpoint(Path(name))
     packed = getattr(config, "quantization_config", None) is not None and held is not None
     return Shape(
@@ -205,8 +206,14 @@ def _checkpoint(folder: Path) -> int | None:
     return sum(file.stat().st_size for file in files) or None
 
 
-def _dtype(asked: str, config: PretrainedConfig) -> str:
-    told = asked if asked != "auto" else str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+def _dtype(asked: str, config: PretrainedConfig, device: str) -> str:
+    import torch
+
+    from verdictscope.activations.precision import dtype_here
+
+    stored = getattr(config, "dtype", None) or torch.float32
+    loaded = dtype_here(asked, stored, torch.device(device))
+    told = str(stored if loaded == "auto" else loaded).removeprefix("torch.")
     return told if told in BYTES else "float32"
 
 

@@ -13,22 +13,44 @@ if TYPE_CHECKING:
     from verdictscope.planning.plan import Plan, Row
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """Print a plan: a row a stage, what the numbers are made of, what was assumed."""
+COUNTS = ("generations", "tokens written", "tokens read", "passes")
+ASKED = ("hours", "memory", "disk")
+"""What the command is asked for, and what fits a terminal of 80 columns."""
+
+
+def print_plan(plan: Plan, console: Console, *, wide: bool = False) -> None:
+    """Print a plan: what it comes to, a row a stage, what the numbers are made of, what was assumed.
+
+    Args:
+        plan: the plan.
+        console: where to.
+        wide: the counts of every stage too: generations, tokens, passes.
+    """
+    from rich.measure import Measurement
     from rich.table import Table
 
-    about = f"{plan.study}: {plan.shape.name} ({plan.shape.architecture}, {plan.shape.dtype})"
-    table = Table(title=about, title_justify="left", title_style="bold", header_style="bold")
-    heads = ("stage", "generations", "tokens written", "tokens read", "passes", "memory", "disk", "hours")
-    for head in heads:
+    console.print(f"{in_short(plan)}\n", style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(header_style="bold")
+    for head in ("stage", *ASKED, *(COUNTS if wide else ())):
         table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
     for row in plan.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, wide))
     table.add_section()
-    table.add_row(*_cells(plan.total), style="bold")
+    table.add_row(*_cells(plan.total, wide), style="bold")
+    # Rich cuts a table to the console's width; a line too long for a terminal can still be read, a cut number cannot.
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1_000), table).maximum)
     console.print(table)
     for line in explained(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def in_short(plan: Plan) -> str:
+    """The totals as a sentence."""
+    total, shape = plan.total, plan.shape
+    return (
+        f"{plan.study}: about {hours(total.hours)} h on {plan.rates.name}, {size(total.memory)} of memory and "
+        f"{size(total.disk)} of disk, for {shape.name} ({shape.architecture}, {shape.dtype})."
+    )
 
 
 def as_text(plan: Plan, width: int = 110) -> str:
@@ -36,14 +58,14 @@ def as_text(plan: Plan, width: int = 110) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    print_plan(plan, Console(file=out, width=width, no_color=True))
+    print_plan(plan, Console(file=out, width=width, no_color=True), wide=True)
     return out.getvalue().rstrip("\n")
 
 
-def _cells(row: Row) -> list[str]:
-    counts = [f"{n:,}" if n else "" for n in (row.generations, row.written, row.read, row.passes)]
+def _cells(row: Row, wide: bool) -> list[str]:
     sizes = [size(n) if n else "" for n in (row.memory, row.disk)]
-    return [row.stage, *counts, *sizes, hours(row.hours) if row.passes else ""]
+    counts = [f"{n:,}" if n else "" for n in (row.generations, row.written, row.read, row.passes)]
+    return [row.stage, hours(row.hours) if row.passes else "", *sizes, *(counts if wide else ())]
 
 
 def size(n: int | float) -> str:
@@ -56,6 +78,8 @@ def size(n: int | float) -> str:
 
 def hours(n: int | float) -> str:
     """Hours with as many digits as an estimate bears."""
+    if 0 < n < 0.001:
+        return "< 0.001"
     return f"{n:,.0f}" if n >= 20 else f"{n:.1f}" if n >= 0.1 else f"{n:.3f}"
 
 

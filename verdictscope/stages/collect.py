@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from verdictscope.activations import Site, collect
 from verdictscope.run import Run
+from verdictscope.stages.parsed import need_answers
 from verdictscope.stages.rollouts import load_rollouts
 
 
 def run_collect(run: Run) -> None:
     """Write ``activations.h5``; a stopped collection goes on where it stopped."""
+    need_answers(run)
     rollouts = list(load_rollouts(run).values())
     section = run.study.collect
     reads = [Site("resid_post") @ section.resid_post, Site("z") @ section.z]

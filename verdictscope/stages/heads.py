@@ -23,6 +23,7 @@ from verdictscope.interventions import (
 )
 from verdictscope.rollouts import Rollout, until_answer
 from verdictscope.run import Run
+from verdictscope.stages.parsed import told
 from verdictscope.stages.rollouts import load_labels, load_rollouts
 from verdictscope.stats import Effect, sign_flip_test
 
@@ -156,10 +157,12 @@ def complied_targets(run: Run, half: str) -> list[Rollout]:
     rollouts = load_rollouts(run)
     cut = [until_answer(rollouts[i]) for i in labels.loc[chosen.fillna(False), "rollout"]]
     cut = [r for r in cut if r is not None][: run.study.heads.rollouts]
-    if not cut:
+    if len({r.group for r in cut}) < 2:
+        base = labels[labels["target"]]
         raise InputError(
-            f"no target request of the {half} half was complied with: there is nothing to restore. "
-            "The model may refuse all of them; ask about other requests in prompts.target"
+            f"{len({r.group for r in cut}) or 'no'} group of target requests of the {half} half was complied with, and "
+            f"a test of heads takes two. {told('target requests', base)}; or ask about more in prompts.target, "
+            "or about others: the model may refuse these"
         )
     return cut
 

@@ -24,6 +24,7 @@ from verdictscope.rollouts import (
 )
 from verdictscope.run import Run
 from verdictscope.sources import locate
+from verdictscope.stages.parsed import warn
 from verdictscope.study import Study
 
 TRANSPLANTED = "transplanted"
@@ -44,6 +45,7 @@ def run_rollouts(run: Run) -> None:
     everything["part"] = everything["group"].map(part)
     run.write("rollouts", pd.concat(tables, ignore_index=True))
     run.write("labels", everything)
+    warn(everything)
 
 
 def read_study_prompts(run: Run) -> pd.DataFrame:

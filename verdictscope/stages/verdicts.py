@@ -35,6 +35,7 @@ from verdictscope.rollouts import Sampling
 from verdictscope.run import Run
 from verdictscope.schema.judge import CueSection
 from verdictscope.sources import locate
+from verdictscope.stages.parsed import need_verdicts
 from verdictscope.stats import mean_effect
 
 PLAIN, CONTROL = "plain", "control"
@@ -60,6 +61,7 @@ def run_verdicts(run: Run) -> None:
     table["target"] = table["item"].map(facts["target"]).where(table["condition"] != PLAIN)
     first = ["arm", "condition", "thinking", "target", "part"]
     run.write("verdicts", table[[*first, *(name for name in table.columns if name not in first)]])
+    need_verdicts(table)
     run.write("bias_parts", bias_parts(run))
 
 
