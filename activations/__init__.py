@@ -15,7 +15,7 @@ from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict as readout_from_dict
 from verdictscope.activations.reward import reward_readout
-from verdictscope.activations.select import Selected
+from verdictscope.activations.select import Selected, reader
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.sites import SITES, Read, Site
 from verdictscope.activations.store import Store
@@ -62,6 +62,7 @@ __all__ = [
     "logit_difference",
     "moments_of",
     "passes",
+    "reader",
     "reading",
     "readout_from_dict",
     "resolve",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verdictscope.errors import InputError, reason
+
+if TYPE_CHECKING:
+    from verdictscope.activations.store import Store
 
 Condition = str | Mapping[str, Any] | Callable[[pd.DataFrame], Any] | Sequence[bool] | np.ndarray | pd.Series | None
 """Which rows: a pandas query, column to value (or values), a function of the table, or a mask."""
@@ -46,18 +49,25 @@ def with_tags(rows: pd.DataFrame, tags: pd.DataFrame | pd.Series | None) -> pd.D
         tags: one line a rollout; the id is the index or a column ``rollout``.
 
     Raises:
-        InputError: a rollout has two lines, or a column of the rows is named again.
+        InputError: a rollout has two lines, none of the rollouts has one, or a column of the rows is named again.
     """
     if tags is None:
         return rows
     table = tags.to_frame() if isinstance(tags, pd.Series) else tags
     table = table.set_index("rollout") if "rollout" in table.columns else table
+    table = table.set_axis(table.index.astype(str))
     if table.index.has_duplicates:
         again = table.index[table.index.duplicated()][0]
         raise InputError(f"the tags have two lines for rollout {again}; keep one line a rollout")
     clash = [name for name in table.columns if name in rows.columns]
     if clash:
         raise InputError(f"the tags name a column {clash[0]!r}, which every store has; rename it")
+    known = table.index.isin(rows["rollout"].unique())
+    if len(rows) and not known.any():
+        raise InputError(
+            f"no rollout of the store is among the tags (they begin {list(table.index[:2])}, the store "
+            f"{rows['rollout'].iloc[0]!r}): give rollout ids as the index or a column rollout"
+        )
     return rows.join(table, on="rollout")
 
 
@@ -74,7 +84,13 @@ def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
     elif isinstance(where, Mapping):
         mask = _equal(rows, where)
     else:
-        mask = np.asarray(where(rows) if callable(where) else where)
+        made = where(rows) if callable(where) else where
+        if isinstance(made, pd.Series) and not made.index.equals(rows.index):
+            raise InputError(
+                f"the mask is indexed by {list(made.index[:2])}, …, the rows of the store by 0 to {len(rows) - 1} in "
+                "their own order: make it from store.rows(), or pass .to_numpy()"
+            )
+        mask = np.asarray(made)
     if mask.shape != (len(rows),) or mask.dtype != bool:
         raise InputError(
             f"a condition must give {len(rows)} truth values, one a row; it gave {mask.dtype} {mask.shape}"
@@ -101,3 +117,38 @@ def _equal(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> np.ndarray:
 
 def _names(rows: pd.DataFrame) -> str:
     return ", ".join(map(str, rows.columns))
+
+
+def reader(store: Store, site: str, rows: pd.DataFrame) -> Callable[[int], Float[np.ndarray, "row ..."]]:
+    """A reader of a store's layers in the order of the caller's table, for `verdictscope.probes.sweep` and the like.
+
+    The rows of a store come in the order of its plan. Here they are found by rollout and position, so that a table
+    that was sorted, filtered or joined with labels still goes with its activations.
+
+    Args:
+        store: a store.
+        site: one of its sites.
+        rows: columns ``rollout`` and ``pos`` (``pos`` may be left out where each rollout has one row), in any order.
+
+    Returns:
+        layer -> values ``[row d_model]``, row by row those of the table.
+
+    Raises:
+        InputError: a row of the table is not in the store, or stands in the table twice.
+    """
+    stored = store.rows(site)
+    keys = ["rollout", "pos"] if "pos" in rows.columns else ["rollout"]
+    if "rollout" not in rows.columns:
+        raise InputError(f"rows have no column rollout to find them by; columns are {_names(rows)}")
+    if keys == ["rollout"] and stored["rollout"].duplicated().any():
+        raise InputError(f"{store.path} holds several rows a rollout: give the column pos as well")
+    wanted = rows[keys].assign(rollout=rows["rollout"].astype(str))
+    if wanted.duplicated().any():
+        again = wanted[wanted.duplicated()].iloc[0]
+        raise InputError(f"the table has two rows for {' at '.join(map(str, again))}; keep one")
+    at = pd.MultiIndex.from_frame(stored[keys]).get_indexer(pd.MultiIndex.from_frame(wanted))
+    if (at < 0).any():
+        lost = wanted.iloc[int(np.argmax(at < 0))]
+        many = int((at < 0).sum())
+        raise InputError(f"{store.path} has no row for {' at '.join(map(str, lost))} ({many} rows are missing)")
+    return lambda layer: store.numpy(site, layer, at)

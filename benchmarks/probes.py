@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.common import Result, Timings, interleave, say, timed
 from verdictscope.probes import LogisticFits, solve_layers
-from verdictscope.probes.transfer import many_auroc
+from verdictscope.stats import auroc_many
 
 SPECTRA = {"1/i": 1.0, "isotropic": 0.0, "1/i^2": 2.0}
 """Exponent of the fall of the features' eigenvalues; the first is the headline's."""
@@ -206,7 +206,7 @@ def _scores(_: int, X: ndarray, fits: LogisticFits) -> ndarray:
 
 
 def _held_out(_: int, X: ndarray, fits: LogisticFits, *, labels: ndarray, test: ndarray) -> ndarray:
-    return many_auroc(labels, fits.scores(X[test])[0, 0])
+    return auroc_many(labels, fits.scores(X[test])[0, 0])
 
 
 def _within(rng: np.random.Generator, y: ndarray, train: ndarray) -> ndarray:

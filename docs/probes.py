@@ -57,6 +57,19 @@ def permutation(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def designs(data: dict[str, Any]) -> str:
+    """The same by design and the scheme it got."""
+    lines = [
+        "| design | scheme | data sets | refits | KS p | p ≤ .01 | p ≤ .05 | p ≤ .1 | p ≤ .5 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        shares = " | ".join(f"{row[f'share_below_{level}']:.3f}" for level in (0.01, 0.05, 0.1, 0.5))
+        facts = f"{row['design']} | {row['scheme']} | {row['data_sets']} | {row['refits']}"
+        lines.append(f"| {facts} | {row['ks_p']:.2f} | {shares} |")
+    return "\n".join(lines)
+
+
 def linter(data: dict[str, Any]) -> str:
     """False alarms on clean data, and how often each planted leak is named."""
     clean = data["clean"]
@@ -78,6 +91,7 @@ def linter(data: dict[str, Any]) -> str:
 TABLES: Tables = {
     "coverage": ("probes_coverage", coverage),
     "permutation": ("probes_permutation", permutation),
+    "designs": ("permutation_designs", designs),
     "linter": ("probes_linter", linter),
 }
 

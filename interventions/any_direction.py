@@ -6,7 +6,7 @@ of the strongest head is set beside the same number for random directions and fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from verdictscope.errors import InputError
 from verdictscope.interventions.direct import head_writes
 from verdictscope.interventions.edits import Head
 from verdictscope.rollouts import Rollout
-from verdictscope.stats import permutation_p
+from verdictscope.stats import permutation_of, permutation_p
 
 KINDS = ("random", "permuted")
 """Random directions, and difference-of-means probes fitted to labels exchanged between prompts."""
@@ -84,10 +84,16 @@ def writer_control(
         seed: of the draws.
 
     Raises:
-        InputError: another readout, or positions that exist nowhere.
+        InputError: another readout, positions that exist nowhere, a rollout of both labels, or labels that no scheme
+            can permute (see `permutation_of`).
     """
     if readout.site != "resid_post" or readout.layer is None:
         raise InputError(f"readout {readout.name!r} reads {readout.site}: its writers are known for resid_post")
+    both = {r.id for r in above} & {r.id for r in below}
+    if both:
+        raise InputError(f"rollout {min(both)!r} is given as above and as below: it has one label")
+    if draws < 19:
+        raise InputError(f"{draws} draws cannot show p <= .05; ask for at least 19")
     top, rng = readout.layer % model.n_layers, np.random.default_rng(seed)
     directions = {
         "readout": _pulled(model, readout)[None],
@@ -132,17 +138,34 @@ def _permuted(
     model: Model, rollouts: Sequence[Rollout], n_above: int, layer: int, positions: str, draws: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draw d_model"]:  # fmt: skip
-    """Differences of means along labels exchanged between prompt groups, one label a group and draw."""
+    """Rows of the label's rollouts, and `permuted_directions` of them."""
     resid = Site("resid_post", layer) @ positions
     done = forward(model, rollouts, read=[resid])
-    rows, values = done.rows[resid], done.values[resid][0].double().cpu().numpy()
-    label = {r.id: i < n_above for i, r in enumerate(rollouts)}
+    label = {r.id: int(i < n_above) for i, r in enumerate(rollouts)}
     group = {r.id: r.group for r in rollouts}
-    groups, codes = np.unique(rows["rollout"].map(group).to_numpy(dtype=str), return_inverse=True)
-    real = rows["rollout"].map(label).to_numpy(dtype=float)
-    sums, sizes = np.zeros((len(groups), values.shape[1])), np.bincount(codes)
-    np.add.at(sums, codes, values)
-    share = np.bincount(codes, real) / sizes  # of a group's rollouts, those with the first label
-    given = np.stack([rng.permutation(share) for _ in range(draws)])
-    first, second = given @ sums, (1 - given) @ sums
-    return first / (given @ sizes)[:, None] - second / ((1 - given) @ sizes)[:, None]
+    of, values = done.rows[resid]["rollout"].to_numpy(dtype=str), done.values[resid][0].double().cpu().numpy()
+    return permuted_directions(values, of, label, group, draws, rng)
+
+
+def permuted_directions(
+    values: Float[np.ndarray, "row d_model"], rollout: np.ndarray, label: Mapping[str, int], group: Mapping[str, str],
+    draws: int, rng: np.random.Generator,
+) -> Float[np.ndarray, "draw d_model"]:  # fmt: skip
+    """Differences of means along labels permuted as the design of prompt groups allows.
+
+    Args:
+        values: states.
+        rollout: the rollout of every row.
+        label: 0 or 1 by rollout.
+        group: prompt group by rollout.
+        draws: relabelings drawn.
+        rng: what is drawn from.
+
+    Raises:
+        InputError: see `permutation_of`.
+    """
+    known, codes = np.unique(rollout, return_inverse=True)
+    plan = permutation_of([label[i] for i in known], [group[i] for i in known], symmetric=True, unit="prompt")
+    given = plan.draws(draws, rng)[:, codes].astype(float)
+    one, other = given.sum(axis=1)[:, None], (1 - given).sum(axis=1)[:, None]
+    return given @ values / one - (1 - given) @ values / other

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval, wilson
+from verdictscope.stats import BOUNDS, RESAMPLES, draw_clusters, drawn_interval, wilson
 from verdictscope.stats.bootstrap import Column, Draws
 
 COLUMNS = ("name", "estimate", "low", "high", "n", "groups", "missing", "unit", "definition")
@@ -40,6 +40,7 @@ class Measure:
         formula: sums to the number; NaN where it is not defined.
         statistic: instead of parts and formula, weights of the units to the number.
         rate: whether it is a plain share, whose interval at 0 or 1 is Wilson's (no resample would differ there).
+        pair: the two measures whose difference this is, for the interval where no resample differs.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Measure:
     formula: Formula | None = None
     statistic: Statistic | None = None
     rate: bool = False
+    pair: tuple[Measure, Measure] | None = None
 
     def named(self, name: str, definition: str | None = None) -> Measure:
         """The same measure under another name."""
@@ -88,7 +90,8 @@ def contrast(name: str, first: Measure, second: Measure, definition: str, unit: 
     def formula(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample"]:
         return before(sums[..., :width]) - after(sums[..., width:])
 
-    return Measure(name, unit, definition, one.used | two.used, np.concatenate([one.parts, two.parts], axis=1), formula)
+    parts = np.concatenate([one.parts, two.parts], axis=1)
+    return Measure(name, unit, definition, one.used | two.used, parts, formula, pair=(first, second))
 
 
 def absent(name: str, unit: str, units: int, definition: str) -> Measure:
@@ -131,13 +134,16 @@ def measured(
         estimate = low = high = float("nan")
         if drawn is not None and n:
             estimate, draws = _drawn(measure, drawn)
-            low, high = _interval(measure, estimate, draws, clusters, confidence)
+            halves = measure.pair
+            pair = (_drawn(halves[0], drawn)[0], _drawn(halves[1], drawn)[0]) if halves else None
+            low, high = _interval(measure, estimate, draws, clusters, confidence, pair)
         rows.append((measure.name, estimate, low, high, n, clusters, len(groups) - n, measure.unit, measure.definition))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _interval(
-    measure: Measure, estimate: float, draws: ndarray, clusters: int, confidence: float
+    measure: Measure, estimate: float, draws: ndarray, clusters: int, confidence: float,
+    pair: tuple[float, float] | None,
 ) -> tuple[float, float]:
     if not np.isfinite(estimate) or clusters < 2:
         return float("nan"), float("nan")
@@ -145,8 +151,10 @@ def _interval(
         return wilson(estimate * clusters, clusters, confidence)
     if not len(draws):
         return float("nan"), float("nan")
-    low, high = percentile_interval(draws, clusters, confidence)
-    return float(low), float(high)
+    bounds = BOUNDS.get(measure.unit)
+    if bounds is not None and not all(bounds[0] <= value <= bounds[1] for value in pair or (estimate,)):
+        bounds = None
+    return drawn_interval(draws, estimate, clusters, bounds, confidence, pair=pair)
 
 
 def _drawn(measure: Measure, drawn: Draws) -> tuple[float, Float[ndarray, " resample"]]:

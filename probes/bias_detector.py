@@ -26,7 +26,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.nulls import REFITS, permuted_measures
-from verdictscope.probes.rows import to_array
+from verdictscope.probes.rows import check_rows, rollout_permutation, to_array
 from verdictscope.probes.sweep import DEFAULT_CS, select
 from verdictscope.probes.text import bag_of_words_auroc, position_auroc
 from verdictscope.probes.verdict_states import VerdictStates, item_parts
@@ -281,10 +281,16 @@ class _Fit:
             against = [labels if own else np.broadcast_to(real, labels.shape) for own in same]
             return np.stack([auroc_many(y[:, at], scores[:, at]) for y, at in zip(against, where, strict=True)])
 
-        layers = self.states.layers
-        chosen = select(read, rows, layers, self.Cs, **_CLASSES)
         # Every item is shown with the cue and without: only within an item can these labels be exchanged.
         unit, within = ("rollout", ("type", "item")) if self.label == "cued" else ("unit", ("type",))
+        try:
+            rollout_permutation(rows, check_rows(rows, (), "classes"), unit, within)
+        except InputError as error:
+            for cell in cells:
+                cell["reason"] = f"no null: {error}"
+            return
+        layers = self.states.layers
+        chosen = select(read, rows, layers, self.Cs, **_CLASSES)
         null = permuted_measures(read, rows, layers, self.Cs, measure, refits=self.refits, unit=unit, within=within,
                                  seed=self.seed, **_CLASSES)[1:]  # fmt: skip
         scores = chosen.probe.decision_function(read(chosen.layer)[test])

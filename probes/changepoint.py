@@ -22,6 +22,7 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.probes.step_fit import EDGE, StepFit, coloured, correlation, fit_step, slow_basis, whitened
+from verdictscope.stats import permutation_p
 
 WINDOW = (256, 1024)
 """Fewest and most tokens on either side of the first guess that the fit rests on: levels drift over thousands of
@@ -186,7 +187,7 @@ def _interval(
     def stands(t: int) -> bool:
         again = fit_step(_placed(y, basis, t, white), basis, float(correlation(y, np.array([t]), basis)[0]))
         observed, null = _beyond(lacking, fit.location, t), _beyond(again.lacking(), again.location, t)
-        return (1 + int((null >= observed[0]).sum())) / (resamples + 1) > 1 - confidence
+        return permutation_p(observed[0], null) > 1 - confidence
 
     behind, ahead = lacking[0, at::-1], lacking[0, at:]
     return at - _farthest(lambda t: stands(at - t), behind), at + _farthest(lambda t: stands(at + t), ahead)

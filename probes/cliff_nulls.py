@@ -21,9 +21,10 @@ from verdictscope.errors import InputError
 from verdictscope.probes.anchors import FINAL, WINDOW, windows
 from verdictscope.probes.cliff import Cliff, anchor_variance
 from verdictscope.probes.landmarks import one_readout
-from verdictscope.stats import permutation_p
+from verdictscope.stats import permutation_of, permutation_p
 
 DRAWS = 999
+_FEWEST = 20  # turns of all rollouts together, below which no p-value reaches .05
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def exchange_null(
 
     Raises:
         InputError: a prompt group stands in both cells, so that exchanging it says nothing; pair such cells with
-            `drop_difference`. Or anchored drops rest on different anchors.
+            `drop_difference`. Or too few prompts for p = .05, or anchored drops that rest on different anchors.
     """
     tables = first.table, second.table
     shared = set(tables[0]["group"].astype(str)) & set(tables[1]["group"].astype(str))
@@ -95,6 +96,7 @@ def exchange_null(
     if min(map(len, own)) < 2:
         return CliffNull(name, "exchange", np.nan, np.array([]), np.nan, len(total), left_out)
     label: Bool[ndarray, " group"] = np.repeat([True, False], [len(o) for o in own])
+    permutation_of(label, unit="prompt")  # enough prompts for a p-value
     order = np.argsort(np.random.default_rng(seed).random((draws, len(label))), axis=1)
     chosen = np.concatenate([label[None], label[order]])
     parts = [_mean_and_variance(c.astype(float), total, count) for c in (chosen, ~chosen)]
@@ -102,7 +104,8 @@ def exchange_null(
     error[0] += anchor_variance(first, second, value) if value.startswith("anchored") else 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         null = drop[1:] / np.sqrt(error[1:]) * np.sqrt(error[0])
-    null = np.where(error[1:] > 0, null, drop[1:])  # cells without spread: nothing to scale by
+    # Cells without spread: nothing to scale by.
+    null = np.where(error[1:] > 0, null, drop[1:]) if error[0] > 0 else drop[1:]
     return CliffNull(name, "exchange", float(drop[0]), null, permutation_p(drop[0], null, "two-sided"), len(label),
                      left_out)  # fmt: skip
 
@@ -131,7 +134,7 @@ def shift_null(aligned: pd.DataFrame, m: int, *, name: str = "", draws: int = DR
         seed: of the draws.
 
     Raises:
-        InputError: as `windows`.
+        InputError: as `windows`; too few turns for p = .05.
     """
     cut = windows(aligned, m)
     left_out = dict(cut.left_out)
@@ -148,6 +151,12 @@ def shift_null(aligned: pd.DataFrame, m: int, *, name: str = "", draws: int = DR
         groups.add(str(own["group"].iloc[0]))
     if not series:
         return CliffNull(name, "shift", np.nan, np.array([]), np.nan, 0, left_out)
+    turns = np.prod([float(len(scores) - closing - m + 1) for scores, closing in series])
+    if turns < _FEWEST:
+        raise InputError(
+            f"{len(series)} rollouts can be turned in {turns:.0f} ways: no p can reach .05; give longer thinking, more "
+            f"rollouts or a shorter plateau than m={m}"
+        )
     observed, drawn = turned(series, m, draws, np.random.default_rng(seed))
     return CliffNull(name, "shift", observed, drawn, permutation_p(observed, drawn, "two-sided"), len(groups), left_out)
 

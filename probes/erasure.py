@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.stats import same_order
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -183,6 +184,7 @@ def fit_eraser(
         classes: values the concept takes; by default as many as the largest code says.
         shrinkage: as in `EraserFitter`.
     """
+    same_order(beside="X", concept=concept, weight=weight)
     concept = np.asarray(concept).astype(int)
     classes = classes if classes is not None else int(concept.max()) + 1
     return EraserFitter(X.shape[1], classes, shrinkage=shrinkage).update(X, concept, weight).eraser()

@@ -18,15 +18,15 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.shortcuts import Shortcut, exchanged, looked_for
+from verdictscope.probes.shortcuts import Shortcut, looked_for
 from verdictscope.probes.splits import PARTS
 from verdictscope.probes.sweep import one_standard_error
 from verdictscope.rollouts.prompts import near_duplicates
-from verdictscope.stats import Column, permutation_p
+from verdictscope.stats import Column, Permutation, permutation_of, permutation_p, same_order
 from verdictscope.values import truths
 
 PERMUTATIONS = 999
-"""Exchanges of labels behind each p-value."""
+"""Relabelings behind each p-value."""
 ALPHA = 0.01
 """Probability that the shortcuts of clean data raise any alarm."""
 
@@ -112,13 +112,23 @@ def lint(
         choice: the table of candidates, ``layer C auroc_validation se chosen``: was it validation that chose?
         similar: least Jaccard index of character 5-grams of near duplicates.
         alpha: level of all shortcut tests together (Holm).
-        permutations: exchanges of labels between groups behind each p-value.
-        seed: seed of the exchanges.
+        permutations: relabelings behind each p-value, at least 19: labels exchanged between groups, or permuted within
+            them, as the design allows (`permutation_of`).
+        seed: seed of the relabelings.
+
+    Returns:
+        findings and checks; where no scheme can move the labels the shortcuts are not tested, and ``skipped`` says so.
 
     Raises:
-        InputError: columns of unlike lengths, labels other than 0 and 1, or unknown parts.
+        InputError: columns of unlike lengths, labels other than 0 and 1, unknown parts, or too few permutations.
     """
+    same_order(labels=labels, groups=groups, part=part, texts=texts, lengths=lengths, source=source,
+               positions=positions, held=held)  # fmt: skip
     y, group, where = _columns(labels, groups, part)
+    if not (0 < similar <= 1 and 0 < alpha < 1):
+        raise InputError(f"similar is {similar:g} and alpha {alpha:g}: a Jaccard index up to 1, a level below 1")
+    if permutations < 19:
+        raise InputError(f"{permutations} permutations cannot show p <= .05; ask for at least 19")
     optional = {"texts": texts, "lengths": lengths, "source": source, "positions": positions, "held": held}
     given = {k: np.asarray(v, dtype=object) for k, v in optional.items() if v is not None}
     for name, values in given.items():
@@ -134,10 +144,13 @@ def lint(
     if choice is not None:
         checks.append(_choice(choice))
     shortcuts = looked_for(given, label_words)
-    checks += _tested(shortcuts, y, group, alpha, permutations, seed)
+    scheme, why = _scheme(y, group)
+    if scheme is not None and shortcuts:
+        checks += _tested(shortcuts, y, scheme, alpha, permutations, seed)
     table = pd.DataFrame(checks, columns=COLUMNS)
     found = table[table["severity"] != "none"].reset_index(drop=True)
-    return Leaks(found, table, _not_made(given, shortcuts, chosen_on, choice))
+    untested = tuple(f"{shortcut.check} ({why})" for shortcut in shortcuts if why)
+    return Leaks(found, table, _not_made(given, shortcuts, chosen_on, choice) + untested)
 
 
 def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray, " row"], ndarray, ndarray]:
@@ -211,17 +224,23 @@ def _choice(table: pd.DataFrame) -> dict[str, Any]:
     return _row("choice by validation", what, "none" if right else "leak", "candidates", len(table), len(table))
 
 
+def _scheme(y: Int[ndarray, " row"], group: ndarray) -> tuple[Permutation | None, str]:
+    """How labels are permuted, or why they cannot be."""
+    try:
+        return permutation_of(y, group, symmetric=True), ""
+    except InputError as error:
+        return None, str(error)
+
+
 def _tested(
-    shortcuts: Sequence[Shortcut], y: ndarray, group: ndarray, alpha: float, permutations: int, seed: int
+    shortcuts: Sequence[Shortcut], y: ndarray, scheme: Permutation, alpha: float, permutations: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Every shortcut against the same exchanges of labels, p-values adjusted by Holm."""
-    if not shortcuts or len(set(y)) < 2:
-        return []
+    """Every shortcut against the same relabelings, p-values adjusted by Holm."""
     rng, step = np.random.default_rng(seed), max(1, _AT_ONCE // len(y))
     real = [shortcut.measure(y[None]) for shortcut in shortcuts]
     drawn: list[list[ndarray]] = [[] for _ in shortcuts]
     for done in range(0, permutations, step):
-        labels = exchanged(y, group, min(step, permutations - done), rng).astype(float)  # for fast products
+        labels = scheme.draws(min(step, permutations - done), rng).astype(float)  # for fast products
         for values, shortcut in zip(drawn, shortcuts, strict=True):
             values.append(shortcut.measure(labels)[0])
     p = np.array([permutation_p(at[0], np.concatenate(null)) for (at, _), null in zip(real, drawn, strict=True)])
@@ -230,7 +249,7 @@ def _tested(
     for shortcut, (_, value), raw, fair in zip(shortcuts, real, p, adjusted, strict=True):
         found = fair <= alpha and value >= shortcut.least
         words = f"{shortcut.what} tells the label" if found else f"{shortcut.what} does not tell the label"
-        row = _row(shortcut.check, words, "confounded" if found else "none", shortcut.statistic, value, len(set(group)))
+        row = _row(shortcut.check, words, "confounded" if found else "none", shortcut.statistic, value, scheme.units)
         rows.append(row | {"p": float(raw), "p_adjusted": float(fair)})
     return rows
 

@@ -1,4 +1,4 @@
-"""What a probe scores when there is nothing to find: the same fit with labels exchanged between prompts.
+"""What a probe scores when there is nothing to find: the same fit with labels permuted as the design allows.
 
 Where the reported number was chosen among layers and penalties, the choice is made anew for every set of permuted
 labels: the best of many reads more than chance by being the best of many.
@@ -16,15 +16,16 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.exchange import Exchange
-from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
+from verdictscope.probes.rows import Balance, Rows, check_rows, rollout_permutation, to_array
 from verdictscope.probes.solver import LogisticFits, solve_layers
 from verdictscope.probes.sweep import ReadLayer
-from verdictscope.stats import auroc_many, auroc_se_many, permutation_p
+from verdictscope.stats import Permutation, Scheme, auroc_many, auroc_se_many, permutation_p, tie_slack
 
 _FEWEST = 19  # below this no p-value can reach .05
 REFITS = 200
 """Refits behind a null unless the caller says otherwise."""
+WORDS = {"between": "between", "within": "within", "both": "between and within", "rows": "between"}
+"""How each scheme moves labels, in words: a row that is a prompt of its own is permuted between prompts."""
 
 Measure = Callable[[Int[ndarray, "fit row"], Float[ndarray, "fit row"]], Float[ndarray, "stat fit"]]
 """From labels and scores of the test rows, a line per fit, to figures of each fit."""
@@ -43,10 +44,13 @@ class PermutedControl:
         high: largest of the refits.
         p: (1 + refits at least as good as the real fit) / (refits + 1).
         values: AUROC of every refit; NaN where a part was left with one class, which counts against the probe.
-        unit: what was exchanged.
+        unit: what was exchanged, or within what labels were permuted.
         within: columns within whose values labels were exchanged.
         seed: seed of the permutations.
         candidates: layers times penalties among which every refit chose.
+        scheme: how labels were permuted: ``between`` units, ``within`` them, ``both``, or ``rows``.
+        relabelings: number of distinct relabelings there are.
+        kept: share of the real labels that a relabeling keeps beyond chance.
     """
 
     observed: float
@@ -59,6 +63,14 @@ class PermutedControl:
     within: tuple[str, ...]
     seed: int
     candidates: int = 1
+    scheme: str = "between"
+    relabelings: float = float("inf")
+    kept: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What was permuted, in words."""
+        return f"labels permuted {WORDS[self.scheme]} {'prompt' if self.unit == 'group' else self.unit}s"
 
     @property
     def refits(self) -> int:
@@ -73,7 +85,7 @@ class PermutedControl:
         inside = f" within {' '.join(self.within)}" if self.within else ""
         chosen = f", each the choice of {self.candidates} candidates" if self.candidates > 1 else ""
         return (
-            f"PermutedControl: real AUROC {self.observed:.3f}; labels permuted between {self.unit}s{inside}, "
+            f"PermutedControl: real AUROC {self.observed:.3f}; {self.name}{inside}, "
             f"{self.refits} refits{chosen}: mean {self.mean:.3f}, range [{self.low:.3f}, {self.high:.3f}], "
             f"p = {self.p:.2g}"
         )
@@ -89,6 +101,7 @@ def permuted_control(
     refits: int = REFITS,
     unit: str = "prompt",
     within: Sequence[str] = (),
+    scheme: Scheme = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PermutedControl:
@@ -103,6 +116,7 @@ def permuted_control(
         refits: likewise.
         unit: likewise.
         within: likewise.
+        scheme: likewise.
         seed: likewise.
         progress: likewise.
 
@@ -110,8 +124,8 @@ def permuted_control(
         InputError: see `permuted_selection`.
     """
     return permuted_selection(
-        lambda _: X, rows, [-1], [C], balance=balance, hold=hold, refits=refits, unit=unit, within=within, seed=seed,
-        progress=progress,
+        lambda _: X, rows, [-1], [C], balance=balance, hold=hold, refits=refits, unit=unit, within=within,
+        scheme=scheme, seed=seed, progress=progress,
     )  # fmt: skip
 
 
@@ -126,14 +140,16 @@ def permuted_selection(
     refits: int = REFITS,
     unit: str = "prompt",
     within: Sequence[str] = (),
+    scheme: Scheme = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PermutedControl:
     """Fit, choose and test as `select` does, on labels permuted between prompts.
 
-    All rollouts and token rows of a prompt move together: a prompt gets the labels of another prompt's rollouts. The
-    split stays, and labels are exchanged within each part, so the null keeps its class shares. Prompts with different
-    numbers of rollouts exchange theirs cyclically from a random start. All refits of a layer share one decomposition.
+    All token rows of a rollout move together. Labels stay within each part of the split, so the null keeps its class
+    shares. What else moves is chosen from the design (`permutation_of`): a prompt gets the labels of another prompt's
+    rollouts; where every prompt holds the same labels (contrast pairs), they change places within it. A design whose
+    labels cannot move is an error. All refits of a layer share one decomposition.
 
     Args:
         read_layer: layer -> activations of all rows, ``[row d]``.
@@ -143,19 +159,23 @@ def permuted_selection(
         balance: as in the sweep.
         hold: as in the sweep.
         refits: number of permutations, at least 19 (the reports use 200).
-        unit: column of the unit that moves as one; ``group`` for the coarser one.
+        unit: column of the unit that moves as one, or within which labels move; ``group`` for the coarser one.
         within: exchange labels only between units with equal values of these columns: with ``("harm",)`` the null
             keeps what harm tells about the label, and p asks whether the probe reads more than harm.
+        scheme: ``auto``, or the scheme to use, as in `permutation_of`.
         seed: seed of the permutations.
         progress: called with layers done and layers in all.
 
     Raises:
-        InputError: see `check_rows`; too few refits; a unit with rows in two parts; a refit that did not converge.
+        InputError: see `check_rows`; too few refits; a unit with rows in two parts; a scheme that cannot move the
+            labels; a null that is the observed number; a refit that did not converge.
     """
-    values = permuted_measures(
-        read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], balance=balance, hold=hold,
-        refits=refits, unit=unit, within=within, seed=seed, progress=progress,
+    given: dict[str, Any] = {"balance": balance, "hold": hold, "refits": refits, "seed": seed, "progress": progress}
+    plan = _scheme(rows, hold, balance, unit, within, scheme)
+    values = _measures(
+        read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], plan, **given
     )[:, 0]  # fmt: skip
+    _check_null(values)
     wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
     return PermutedControl(
         observed=float(values[0]),
@@ -168,6 +188,9 @@ def permuted_selection(
         within=tuple(within),
         seed=seed,
         candidates=len(wanted) * len(penalties),
+        scheme=plan.scheme,
+        relabelings=plan.relabelings,
+        kept=plan.kept,
     )
 
 
@@ -183,6 +206,7 @@ def permuted_measures(
     refits: int = REFITS,
     unit: str = "prompt",
     within: Sequence[str] = (),
+    scheme: Scheme = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[ndarray, "fit stat"]:
@@ -199,6 +223,7 @@ def permuted_measures(
         refits: likewise.
         unit: likewise.
         within: likewise.
+        scheme: likewise.
         seed: likewise.
         progress: likewise.
 
@@ -208,15 +233,34 @@ def permuted_measures(
     Raises:
         InputError: see `permuted_selection`.
     """
+    plan = _scheme(rows, hold, balance, unit, within, scheme)
+    return _measures(
+        read_layer, rows, layers, Cs, measure, plan, balance=balance, hold=hold, refits=refits, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _scheme(
+    rows: pd.DataFrame, hold: Sequence[str], balance: Balance, unit: str, within: Sequence[str], scheme: Scheme
+) -> Permutation:
+    """The scheme over rollouts."""
+    return rollout_permutation(rows, check_rows(rows, hold, balance), unit, within, scheme)
+
+
+def _measures(
+    read_layer: ReadLayer, rows: pd.DataFrame, layers: Sequence[int], Cs: Sequence[float | int], measure: Measure,
+    plan: Permutation, *, balance: Balance, hold: Sequence[str], refits: int, seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Float[ndarray, "fit stat"]:  # fmt: skip
     if refits < _FEWEST:
         raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
     checked = check_rows(rows, hold, balance)
-    plan = Exchange.of(rows, checked, unit, within)
-    rng = np.random.default_rng(seed)
-    labels = np.stack([checked.label, *(plan.permuted(rng)[checked.rollout] for _ in range(refits))])
+    drawn = plan.draws(refits, np.random.default_rng(seed))[:, checked.rollout]
+    every = np.concatenate([checked.label[None], drawn])
     train, validation, test = (checked.at(part) for part in ("train", "validation", "test"))
-    usable = np.all([(labels[:, at].min(1) < labels[:, at].max(1)) for at in (train, validation, test)], axis=0)
-    labels = labels[usable]
+    usable = np.all([(every[:, at].min(1) < every[:, at].max(1)) for at in (train, validation, test)], axis=0)
+    # Equal labels are fitted once: a draw of the real labels is the real fit, not that up to rounding.
+    labels, copies = _distinct(every[usable])
     wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
     refit = _Refits(checked, labels, measure, choose=len(wanted) * len(penalties) > 1)
     held_out: dict[int, tuple[ndarray, ndarray]] = {}
@@ -233,8 +277,27 @@ def permuted_measures(
     )  # fmt: skip
     found = _chosen([done[layer] for layer in wanted])
     values = np.full((1 + refits, found.shape[1]), np.nan)
-    values[usable] = found
+    values[usable] = found[copies]
     return values
+
+
+def _distinct(labels: Int[ndarray, "fit row"]) -> tuple[Int[ndarray, "distinct row"], Int[ndarray, " fit"]]:
+    """Distinct labelings in the order of their first occurrence, and which of them each is."""
+    codes, _ = pd.factorize(np.array([row.tobytes() for row in np.ascontiguousarray(labels, np.int8)], dtype=object))
+    _, first = np.unique(codes, return_index=True)
+    return labels[first], codes
+
+
+def _check_null(values: Float[ndarray, " fit"]) -> None:
+    """Refuse a null that says nothing: no refit with both classes, or the observed number in every one."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    if not len(drawn):
+        raise InputError("no relabeling leaves both labels in every part: add prompts of either label to each part")
+    if (np.abs(drawn - values[0]) <= tie_slack(values[0])).all():
+        raise InputError(
+            f"every refit with permuted labels gives the observed AUROC {values[0]:.3f}: the activations do not vary, "
+            "or the test part holds too few rows; capture other positions or add prompts"
+        )
 
 
 @dataclass(frozen=True)

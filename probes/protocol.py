@@ -24,7 +24,7 @@ from verdictscope.probes.selectivity import NullDraws, random_directions
 from verdictscope.probes.splits import part_rows
 from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
 from verdictscope.probes.text import bag_of_words_auroc, length_auroc, tfidf_auroc
-from verdictscope.stats import Column, Effect
+from verdictscope.stats import Column, Effect, index_of, joined, same_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ class ProtocolResult:
         keys: every candidate, in order.
         sweep: the choice and the test; ``sweep.table`` numbers the candidates by their place in ``keys``.
         merit: figures of merit on the test rows, the threshold taken from validation.
-        permuted: refits with labels permuted between prompts, each choosing anew; ``None`` if ``refits=0``.
+        permuted: refits with labels permuted as the design allows, each choosing again; ``None`` if ``refits=0``.
         nulls: random directions.
         baselines: what the texts and lengths tell, where they were given.
         leaks: what the linter found.
@@ -93,7 +93,7 @@ class ProtocolResult:
         if self.permuted is not None:
             c = self.permuted
             rows[0]["p"] = c.p
-            rows.append(_row("permuted", "labels permuted between prompts", c.mean, c.low, c.high, c.refits))
+            rows.append(_row("permuted", c.name, c.mean, c.low, c.high, c.refits))
         rows += [_row("control", d.name, d.mean, d.low, d.high, len(d.values)) for d in self.nulls]
         rows += [_row("baseline", e.name, e.estimate, e.low, e.high, e.n) for e in self.baselines]
         return pd.DataFrame(rows, columns=["kind", "name", "estimate", "low", "high", "n", "p"])
@@ -143,13 +143,17 @@ def protocol(
 
     Args:
         X: activations ``[row d]``, or a mapping from candidates (a layer, or a layer and a position) to such arrays,
-            all with the same rows; the later of equally good candidates is taken.
-        y: two labels of any kind, one per row; scores grow towards the second in sorted order.
+            all with the same rows; the later of equally good candidates is taken. The rows of a store come in the
+            order of its plan (``store.rows``), not in that of the rollouts collected.
+        y: two labels of any kind, one per row; scores grow towards the second in sorted order. Bare values are taken
+            in the order of ``X``; a pandas column indexed by rollout ids is joined to ``rollouts`` by id, as are all
+            other columns, and refused where ``X`` has no ids.
         groups: the prompt of every row: rows of one prompt (tokens, samples, paraphrases) never stand on both sides of
             the split. It must be given; ``None`` says that every row is a prompt of its own.
         texts: the prompt's text of every row: near duplicates are kept on one side of the split, and what the words
             and the length tell stands beside the probe.
-        rollouts: the rollout of every row, where rows are tokens; a row is a rollout of its own otherwise.
+        rollouts: the rollout of every row: where rows are tokens, or where columns are to be joined by id; a row is a
+            rollout of its own otherwise.
         hold: columns that must not stand in for the label, by name (``{"harm": harm}``): the cells label x column
             weigh equally in the fit, and the AUROC with them held fixed is reported.
         lengths: a length per row, for a baseline and the linter.
@@ -170,6 +174,12 @@ def protocol(
             "groups is missing: rows of one prompt on both sides of a split are remembered, not read; give the prompt "
             "of every row, or groups=None to say that every row is a prompt of its own"
         )
+    y, groups, texts, rollouts, hold, lengths, source, part = _in_order_of(
+        X, rollouts, y=y, groups=groups, texts=texts, hold=hold, lengths=lengths, source=source, part=part
+    )
+    taken = [name for name in dict(hold or {}) if name in ("rollout", "group", "label", "part", "given_group")]
+    if taken:
+        raise InputError(f"a held column is called {taken[0]!r}, as a column of the rows is: give it another name")
     codes, classes = _two_classes(y)
     keys, read = _candidates(X, len(codes))
     rows = part_rows(codes, groups, texts=texts, rollouts=rollouts, hold=hold, part=part, shares=shares, seed=seed)
@@ -207,6 +217,21 @@ def _row(kind: str, name: str, estimate: float, low: float, high: float, n: int)
     return {"kind": kind, "name": name, "estimate": estimate, "low": low, "high": high, "n": n, "p": float("nan")}
 
 
+def _in_order_of(X: Any, rollouts: Column | None, **columns: Any) -> tuple[Any, ...]:
+    """Columns in the order of the activations: joined by id where they carry ids, refused where that cannot be done."""
+    table = next(iter(X.values()), None) if isinstance(X, Mapping) else X
+    names = index_of(table) if rollouts is None else pd.Index(np.asarray(rollouts, dtype=object))
+    flat = {name: column for name, column in columns.items() if name != "hold"}
+    flat |= {f"hold {name}": column for name, column in dict(columns["hold"] or {}).items()}
+    if names is None:
+        same_order(beside="X", **flat)
+    else:
+        flat = {name: joined(column, names, name) for name, column in flat.items()}
+    held = {k.removeprefix("hold "): v for k, v in flat.items() if k.startswith("hold ")} or None
+    order = [flat[k] for k in ("y", "groups", "texts")]
+    return (*order, rollouts, held, *(flat[k] for k in ("lengths", "source", "part")))
+
+
 def _two_classes(y: Column) -> tuple[ndarray, tuple[Any, Any]]:
     """Labels as 0 and 1, and what they stand for."""
     values = pd.Series(np.asarray(y, dtype=object))
@@ -232,16 +257,9 @@ def _candidates(X: Any, n: int) -> tuple[tuple[Hashable, ...], Callable[[int], n
     def read(place: int) -> ndarray:
         key = keys[place]
         try:
-            array = to_array(named[key], n, layer=place)
+            return to_array(named[key], n, layer=place)
         except InputError as error:
             raise InputError(f"candidate {key!r}: {str(error).partition(': ')[2]}") from error
-        broken = int((~np.isfinite(array)).any(axis=1).sum())
-        if broken:
-            raise InputError(
-                f"candidate {key!r}: {broken} of {n} rows hold NaN or infinity; drop them or capture again (fp16 "
-                "overflows on massive activations)"
-            )
-        return array
 
     return keys, read
 

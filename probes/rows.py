@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.splits import PARTS
-from verdictscope.stats import Column
+from verdictscope.stats import Column, Permutation, Scheme, permutation_of
 from verdictscope.values import truths
 
 Balance = Literal["cells", "classes", "none"]
@@ -100,6 +100,12 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
     for column in need:
         if rows[column].isna().any():
             raise InputError(f"{int(rows[column].isna().sum())} rows have no {column}; drop or label them first")
+    index = rows.index
+    if pd.api.types.is_integer_dtype(index.dtype) and not index.is_monotonic_increasing:
+        raise InputError(
+            f"the rows were put in another order (their index begins {index[0]}, {index[1]}), and activations come in "
+            "that of the store: bring the rows back with sort_index(), or read with reader(store, site, rows)"
+        )
     label = _binary(rows["label"])
     held, held_names = pd.factorize(_joined(rows, hold), sort=True)
     rollout, rollout_ids = pd.factorize(rows["rollout"].astype(str), sort=True)
@@ -119,11 +125,65 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
     return checked
 
 
-def to_array(value: Any, n: int, layer: int) -> Float[ndarray, "row d"]:
-    """Activations as a float array with one row per row of the table; tensors of any float type are taken.
+def rollout_permutation(
+    rows: pd.DataFrame,
+    checked: Rows,
+    unit: str,
+    within: Sequence[str],
+    scheme: Scheme = "auto",
+    *,
+    label: ndarray | None = None,
+    symmetric: bool = True,
+) -> Permutation:
+    """How the labels of rollouts are permuted: whole units, or inside them, never between parts of the split.
+
+    Args:
+        rows: the table; a ``prompt`` column, or ``PROMPT/SAMPLE`` rollout ids, name the prompts; ``turned``, where
+            there is such a column, marks rows seen from the other side (`mirrored_rows`).
+        checked: the same table, checked.
+        unit: column of the unit that moves as one, or within which labels move.
+        within: columns within whose values labels stay.
+        scheme: as in `permutation_of`.
+        label: labels by row to permute instead of the real ones.
+        symmetric: as in `permutation_of`.
+
+    Returns:
+        the scheme over rollouts, in the order of ``checked.rollout_ids``.
 
     Raises:
-        InputError: not two-dimensional, or another number of rows.
+        InputError: a column is missing, a unit stands in two parts, or see `permutation_of`.
+    """
+    missing = [c for c in within if c not in rows.columns]
+    if unit not in rows.columns and unit != "prompt":
+        missing.append(unit)
+    if missing:
+        raise InputError(f"rows lack {', '.join(missing)}; name columns of the table")
+    _, first = np.unique(checked.rollout, return_index=True)
+    names = rows[unit].iloc[first].astype(str) if unit in rows.columns else prompt_of(checked.rollout_ids)
+    stratum = pd.Series(checked.part[first])
+    for column in within:
+        stratum += "|" + rows[column].iloc[first].astype(str).reset_index(drop=True)
+    labels = (checked.label if label is None else label)[first]
+    turned = rows["turned"].to_numpy()[first] if "turned" in rows.columns else None
+    return permutation_of(
+        labels, np.asarray(names, dtype=object), strata=stratum, scheme=scheme, turned=turned, symmetric=symmetric,
+        unit=unit,
+    )  # fmt: skip
+
+
+def to_array(
+    value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None = None
+) -> Float[ndarray, "row d"]:
+    """Activations as a float array with one row per row of the table; tensors of any float type are taken.
+
+    Args:
+        value: the activations.
+        n: rows of the table.
+        layer: for messages.
+        used: rows that must be finite; all by default. The others are not looked at.
+
+    Raises:
+        InputError: not two-dimensional, another number of rows, or NaN or infinite values.
     """
     if hasattr(value, "detach"):
         value = value.detach().to("cpu").float().numpy()
@@ -132,6 +192,13 @@ def to_array(value: Any, n: int, layer: int) -> Float[ndarray, "row d"]:
         array = array.astype(np.float64)
     if array.ndim != 2 or len(array) != n:
         raise InputError(f"layer {layer}: activations have shape {array.shape}, the table has {n} rows; give [row, d]")
+    finite = np.isfinite(array if used is None else array[used])
+    if not finite.all():
+        broken = int((~finite).any(axis=1).sum())
+        raise InputError(
+            f"layer {layer}: {broken} of {n} rows hold NaN or infinity; drop them or capture again (fp16 overflows on "
+            "massive activations)"
+        )
     return array
 
 

@@ -107,9 +107,12 @@ def control_task(
     Raises:
         InputError: see `check_rows`; no such column, too few types, or none of the test part that occurs in train.
     """
+    _check_draws(draws)
     checked = check_rows(rows, hold, balance)
     if by not in rows.columns:
         raise InputError(f"rows have no column {by!r} to draw a control task by")
+    if rows[by].isna().any():
+        raise InputError(f"{int(rows[by].isna().sum())} rows have no {by}: name it or drop them")
     X = to_array(X, len(rows), layer=-1)
     train, test = checked.at("train"), checked.at("test")
     types, names = pd.factorize(rows[by].astype(str))
@@ -122,6 +125,8 @@ def control_task(
     observed = draw_aurocs(X, checked, checked.label[None], C, checked.weights(train, balance)[None], test)
     weight = np.stack([checked.weights(train, "classes", y) for y in coins])
     values = draw_aurocs(X, checked, coins, C, weight, known)
+    if not np.isfinite(values).any():
+        raise InputError(f"no random labelling of {by} leaves both labels in train and test: too few kinds")
     share = known.sum() / test.sum()
     about = (
         f"the same probe trained on a random label per {by} ({len(names)} of them; {share:.0%} of the test rows are of "
@@ -145,6 +150,7 @@ def random_directions(
     Arguments and errors as `control_task`. In features that mostly vary along the label, a random direction reads it
     too; the probe has to read more than these.
     """
+    _check_draws(draws)
     checked = check_rows(rows, hold, balance)
     X = to_array(X, len(rows), layer=-1).astype(np.float64)
     train, test = checked.at("train"), checked.at("test")
@@ -158,6 +164,11 @@ def random_directions(
     values = auroc_many(labels[:, test], drawn @ X[test].T)
     about = "directions at random in the standardised features, turned to suit the train part"
     return NullDraws("random directions", float(observed[0]), np.where(fitted < 0.5, 1 - values, values), about, seed)
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise InputError(f"{draws} draws make no null: ask for at least one, better {DRAWS}")
 
 
 def draw_aurocs(

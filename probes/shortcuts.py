@@ -1,4 +1,4 @@
-"""Shortcuts to a label: how well its length, source, position or words tell it, against exchanged labels."""
+"""Shortcuts to a label: how well its length, source, position or words tell it, against permuted labels."""
 
 from __future__ import annotations
 
@@ -59,26 +59,6 @@ def looked_for(given: dict[str, ndarray], label_words: Sequence[str]) -> list[Sh
     if texts is not None and label_words:
         found.append(_words(texts, label_words))
     return [shortcut for shortcut in found if shortcut is not None]
-
-
-def exchanged(
-    y: Int[ndarray, " row"], group: ndarray, draws: int, rng: np.random.Generator
-) -> Int[ndarray, "draw row"]:
-    """Labels exchanged between groups: the rows of a group take over the labels of another group's rows, in order.
-
-    Groups of unlike sizes repeat or cut what they are given.
-    """
-    codes, _ = pd.factorize(group)
-    order = np.argsort(codes, kind="stable")
-    size = np.bincount(codes)
-    start = np.r_[0, np.cumsum(size)[:-1]]
-    place = np.empty(len(y), dtype=np.int32)
-    place[order] = np.arange(len(y)) - np.repeat(start, size)
-    # what a giver's row number j is, for every group and j: one look-up per label drawn
-    longest = int(size.max())
-    given = y[order][(start[:, None] + np.arange(longest) % size[:, None])].ravel()
-    giver = rng.permuted(np.tile(np.arange(len(size), dtype=np.int32), (draws, 1)), axis=1)
-    return given[giver[:, codes] * np.int32(longest) + place]
 
 
 def _number(check: str, what: str, x: Float[ndarray, " row"]) -> Shortcut | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.rollouts.prompts import merge_groups
 from verdictscope.rollouts.prompts.duplicates import LARGE
-from verdictscope.stats import Column
+from verdictscope.stats import Column, same_order
 
 PARTS = ("train", "validation", "test")
 """Train fits, validation chooses, test reports."""
@@ -41,10 +41,11 @@ def split_groups(
     Raises:
         InputError: fewer groups than parts, a row without group, labels of another length, or odd shares.
     """
+    same_order(groups=groups, labels=labels)
     keys = pd.Series(np.asarray(groups, dtype=object))
     if keys.isna().any():
         raise InputError("a row has no group; give every row the name of its prompt group")
-    if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+    if len(shares) != len(PARTS) or min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-9:
         raise InputError(f"shares {tuple(shares)} must be {len(PARTS)} positive numbers that sum to 1")
     keys = keys.astype(str)
     names = sorted(keys.unique())
@@ -97,6 +98,7 @@ def part_rows(
         InputError: columns of unlike lengths, or see `split_groups`.
     """
     n = len(labels)
+    same_order(labels=labels, groups=groups, texts=texts, rollouts=rollouts, part=part, **dict(hold or {}))
     held = pd.DataFrame({name: np.asarray(values, dtype=object) for name, values in dict(hold or {}).items()})
     columns = {"groups": groups, "texts": texts, "rollouts": rollouts, "part": part, **dict(held)}
     for name, values in columns.items():

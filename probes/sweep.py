@@ -91,7 +91,7 @@ class Selection:
         known = sorted(set(checked.group[where]) & self._seen)
         if known:
             raise InputError(f"test group {known[0]!r} was used to fit or choose this probe; keep the split as it was")
-        X = to_array(read_layer(self.layer), len(rows), self.layer)[where]
+        X = to_array(read_layer(self.layer), len(rows), self.layer, where)[where]
         scores = self.probe.decision_function(X)
         result = evaluate(scores, checked, where)
         return Sweep(self, result)
@@ -203,7 +203,8 @@ def select(
     """Fit a probe per layer and penalty on train rows and choose one on validation rows.
 
     Args:
-        read_layer: layer -> activations of all rows, ``[row d]``.
+        read_layer: layer -> activations of all rows, ``[row d]``, in the order of ``rows``. A store has an order of its
+            own: take ``rows`` from ``store.rows``, or read with `verdictscope.activations.reader`.
         rows: ``rollout group label part`` and the columns of ``hold``, one row per activation.
         layers: layers to try.
         Cs: inverse penalties to try.
@@ -219,7 +220,8 @@ def select(
         groups.
 
     Raises:
-        InputError: see `check_rows`; also no layers or penalties, or activations that are NaN or infinite.
+        InputError: see `check_rows`; also no layers or penalties, or activations that are NaN, infinite or the same
+            in every row.
     """
     if not len(layers) or not len(Cs):
         raise InputError("name at least one layer and one C")
@@ -228,9 +230,12 @@ def select(
     label, group = checked.label[validation], checked.group[validation]
     penalties, held_out = sorted({float(C) for C in Cs}), {}
 
+    varied: list[bool] = []
+
     def read(layer: int) -> np.ndarray:
-        X = to_array(read_layer(layer), len(rows), layer)
+        X = to_array(read_layer(layer), len(rows), layer, train | validation)
         held_out[layer] = X[validation]
+        varied.append(bool((X[train] != X[train][0]).any()))
         return X[train]
 
     def then(layer: int, X: np.ndarray, fits: LogisticFits) -> tuple[LogisticFits, np.ndarray]:
@@ -240,6 +245,8 @@ def select(
         read, sorted(set(layers)), checked.label[train], penalties, weight=checked.weights(train, balance),
         scale_weight=checked.weights(train, "none"), tol=TOLERANCE, max_iter=1000, then=then, progress=progress,
     )  # fmt: skip
+    if not any(varied):
+        raise InputError("no activation differs between train rows, in any layer: there is nothing to read here")
     found = []
     for layer, (_, scores) in sorted(fitted.items()):
         for C, of_C in zip(penalties, scores, strict=True):

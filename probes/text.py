@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from verdictscope.errors import InputError
 from verdictscope.probes.estimators import LogisticProbe
 from verdictscope.probes.splits import PARTS
-from verdictscope.stats import Column, Effect, auroc, auroc_effect
+from verdictscope.stats import Column, Effect, auroc, auroc_effect, same_order
 from verdictscope.values import truths
 
 TEXT_CS = (0.01, 0.1, 1.0, 10.0)
@@ -50,6 +50,7 @@ def bag_of_words_auroc(
     Raises:
         InputError: lengths differ, a group in two parts, one class in train or test, or texts without a word.
     """
+    same_order(texts=texts, labels=labels, groups=groups, part=part)
     counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
     return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, _fit_text(counter), Cs)
 
@@ -68,6 +69,7 @@ def tfidf_auroc(
 
     Arguments and errors as `bag_of_words_auroc`; the inverse document frequencies are those of the train part.
     """
+    same_order(texts=texts, labels=labels, groups=groups, part=part)
     weigh = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams), sublinear_tf=True)
     # rows have unit length here, so the same penalty weighs more than on counts
     stronger = [100.0 * C for C in Cs]
@@ -87,6 +89,7 @@ def token_auroc(
 
     Arguments and errors as `bag_of_words_auroc`, with one id per row. A token that train never had scores as the mean.
     """
+    same_order(token_ids=token_ids, labels=labels, groups=groups, part=part)
     ids = np.array([str(token) for token in np.asarray(token_ids, dtype=object)], dtype=object)
     return _baseline(name, ids, labels, groups, part, _fit_text(CountVectorizer(token_pattern=r"\S+")), Cs)
 
@@ -104,6 +107,7 @@ def length_auroc(
 
     Arguments and errors as `bag_of_words_auroc`, with one length per row.
     """
+    same_order(lengths=lengths, labels=labels, groups=groups, part=part)
     x = np.asarray(lengths, dtype=float)
     if not np.isfinite(x).all() or (x < 0).any():
         raise InputError(f"{name}: lengths must be finite and not negative")
@@ -123,6 +127,7 @@ def position_auroc(
 
     Arguments and errors as `bag_of_words_auroc`, with one position per row.
     """
+    same_order(positions=positions, labels=labels, groups=groups, part=part)
     x = np.asarray(positions, dtype=float)
     if not np.isfinite(x).all():
         raise InputError(f"{name}: positions must be finite")
@@ -137,6 +142,9 @@ def _fit_text(vectorizer: CountVectorizer) -> _Fit:
     """A logistic regression on what a vectorizer learns from the train texts."""
 
     def fit(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.ndarray], np.ndarray]:
+        odd = [v for v in x if not isinstance(v, str)]
+        if odd:
+            raise InputError(f"a text is {odd[0]!r}, which is no text: give one per row")
         words = clone(vectorizer)
         try:
             counts = words.fit_transform(x)
@@ -162,6 +170,8 @@ def _baseline(
     Cs: Sequence[float | int],
 ) -> Effect:
     """Fit on train, choose C on validation (the smallest among equals), AUROC on test."""
+    if not len(Cs) or not all(0 < C < np.inf for C in Cs):
+        raise InputError(f"{name}: C must be positive and finite, got {list(Cs)}")
     y, group, where = _aligned(name, x, labels, groups, part)
     train, validation, test = (where == p for p in PARTS)
     chosen = Cs[0]

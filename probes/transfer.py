@@ -1,7 +1,7 @@
 """Whether a probe reads where it was not fitted: at another place of the rollout, on another set of prompts.
 
 Each cell of a matrix is a probe fitted on training rows of one kind and read on test rows of another. Beside it stands
-its own null: the same fit and the same reading after labels were exchanged between prompts, every relabelling used for
+its own null: the same fit and the same reading after labels were permuted between prompts, every relabelling used for
 all cells, so that a p-value can also be corrected for how many cells there are.
 """
 
@@ -17,13 +17,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.stats import rankdata
 
 from verdictscope.errors import InputError
-from verdictscope.probes.exchange import Exchange
-from verdictscope.probes.rows import Balance, Rows, check_rows, to_array
+from verdictscope.probes.rows import Balance, Rows, check_rows, rollout_permutation, to_array
 from verdictscope.probes.solver import solve_logistic
-from verdictscope.stats import auroc_effect
+from verdictscope.stats import Scheme, auroc_effect, auroc_many, permutation_p, tie_slack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,6 +136,7 @@ def position_transfer(
     relabellings: int = FEWEST,
     unit: str = "prompt",
     within: Sequence[str] = (),
+    scheme: Scheme = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransferMatrix:
@@ -153,8 +152,9 @@ def position_transfer(
         balance: what each fit weighs equally, as in `sweep`.
         hold: columns held fixed, as in `sweep`.
         relabellings: how often labels are exchanged and everything is done again, at least 200.
-        unit: column of the unit that moves as one; ``group`` for the coarser one.
+        unit: column of the unit that moves as one, or within which labels move; ``group`` for the coarser one.
         within: exchange labels only between units with equal values of these columns.
+        scheme: how labels are permuted, as in `permutation_of`; by default chosen from the design.
         seed: seed of the relabellings.
         progress: called with fits done and fits in all.
 
@@ -166,7 +166,7 @@ def position_transfer(
     missing = sorted(set(known) - set(names))
     if missing:
         raise InputError(f"no row is at {place} {missing[0]!r}; there are {', '.join(sorted(set(names)))}")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, seed)
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, scheme, seed)
     masks = {name: names == name for name in known}
     pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
     return _matrix(given, masks, masks, pairs, place, (unit, tuple(within), tuple(hold)), progress)
@@ -183,6 +183,7 @@ def ood_transfer(
     relabellings: int = FEWEST,
     unit: str = "prompt",
     within: Sequence[str] = (),
+    scheme: Scheme = "auto",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransferMatrix:
@@ -201,6 +202,7 @@ def ood_transfer(
         relabellings: as in `position_transfer`.
         unit: as in `position_transfer`.
         within: as in `position_transfer`.
+        scheme: as in `position_transfer`.
         seed: as in `position_transfer`.
         progress: as in `position_transfer`.
 
@@ -211,7 +213,7 @@ def ood_transfer(
     known = [str(value) for value in sorted(rows[by].unique())]
     if len(known) < 2:
         raise InputError(f"column {by!r} holds one set, {known[0]!r}; a transfer needs two")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, seed)
+    given = _given(X, rows, C, balance, hold, relabellings, unit, within, scheme, seed)
     reads = {name: names == name for name in known}
     fits = dict(reads)
     pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
@@ -237,14 +239,13 @@ def _in_order(rows: pd.DataFrame, names: ndarray) -> list[str]:
 
 def _given(
     X: Any, rows: pd.DataFrame, C: float | int, balance: Balance, hold: Sequence[str], relabellings: int, unit: str,
-    within: Sequence[str], seed: int,
+    within: Sequence[str], scheme: Scheme, seed: int,
 ) -> _Given:  # fmt: skip
     if relabellings < FEWEST:
         raise InputError(f"{relabellings} relabellings are too few for a range; ask for at least {FEWEST}")
     checked = check_rows(rows, hold, balance)
-    exchange = Exchange.of(rows, checked, unit, within)
-    rng = np.random.default_rng(seed)
-    labels = np.stack([exchange.label, *(exchange.permuted(rng) for _ in range(relabellings))])
+    plan = rollout_permutation(rows, checked, unit, within, scheme)
+    labels = np.concatenate([plan.labels[None], plan.draws(relabellings, np.random.default_rng(seed))])
     features = to_array(X, len(rows), layer=-1).astype(np.float64)
     return _Given(features, checked, labels, float(C), balance, bool(hold), seed)
 
@@ -316,25 +317,18 @@ def _read(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[
         return cell, nothing
     scores = probe.direction @ given.X[test].T + probe.bias[:, None]
     effect = auroc_effect("AUROC", label[0], scores[0], group)
-    null = many_auroc(label[1:], scores[1:])
+    null = auroc_many(label[1:], scores[1:])
+    drawn = null[np.isfinite(null)]
+    if not len(drawn):
+        return cell | {"reason": "no relabeling leaves both labels"}, nothing
     cell |= {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
-    cell |= {"null_mean": null.mean(), "null_low": null.min(), "null_high": null.max()}
-    cell["selectivity"] = effect.estimate - null.mean()
-    cell["p"] = (1 + int((null >= effect.estimate).sum())) / (1 + len(null))
+    cell |= {"null_mean": drawn.mean(), "null_low": drawn.min(), "null_high": drawn.max()}
+    cell["selectivity"] = effect.estimate - drawn.mean()
+    cell["p"] = permutation_p(effect.estimate, null)
     if given.held:
         held = auroc_effect("AUROC, held fixed", label[0], scores[0], group, strata=checked.held[test])
         cell |= {"held": held.estimate, "held_low": held.low, "held_high": held.high}
     return cell, null
-
-
-def many_auroc(labels: Int[ndarray, "fit row"], scores: Float[ndarray, "fit row"]) -> Float[ndarray, " fit"]:
-    """AUROC of every row of labels and scores; .5 where a class is missing or a fit has no scores."""
-    n1 = labels.sum(axis=1)
-    pairs = n1 * (labels.shape[1] - n1)
-    ranks = rankdata(np.nan_to_num(scores), axis=1)
-    above = (ranks * labels).sum(axis=1) - n1 * (n1 + 1) / 2
-    known = (pairs > 0) & np.isfinite(scores).all(axis=1)
-    return np.where(known, above / np.where(pairs > 0, pairs, 1), 0.5)
 
 
 def _adjusted(table: pd.DataFrame, null: Float[ndarray, "refit cell"]) -> ndarray:
@@ -347,9 +341,10 @@ def _adjusted(table: pd.DataFrame, null: Float[ndarray, "refit cell"]) -> ndarra
     out = np.full(len(table), np.nan)
     if not of.any():
         return out
-    mean, spread = null[:, of].mean(axis=0), null[:, of].std(axis=0)
+    mean, spread = np.nanmean(null[:, of], axis=0), np.nanstd(null[:, of], axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    largest = ((null[:, of] - mean) / spread).max(axis=1)
+    # a relabeling without a number in some cell counts as extreme there, as it does in that cell's own p
+    largest = np.nan_to_num((null[:, of] - mean) / spread, nan=np.inf).max(axis=1)
     excess = (table["auroc"].to_numpy()[of] - mean) / spread
-    out[of] = (1 + (largest[:, None] >= excess).sum(axis=0)) / (1 + len(null))
+    out[of] = (1 + (largest[:, None] >= excess - tie_slack(excess)).sum(axis=0)) / (1 + len(null))
     return out

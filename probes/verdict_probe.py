@@ -179,7 +179,7 @@ def _parts(
     """The reading of what was shown first: by the part that turns with the answers, by the part that stays, by both."""
     table = every.table
     both = every.where(table["verdict_ab"].isin(["A", "B"]) & table["verdict_ba"].isin(["A", "B"]))
-    rows = mirrored_rows(both, np.ones(len(both)), part)
+    rows = mirrored_rows(both, np.ones(len(both)), part).drop(columns="turned")  # labels by place, not by answer
     rows["label"] = np.r_[both.table["verdict_ab"] == "A", both.table["verdict_ba"] == "B"].astype(int)
     test = (rows["part"] == "test").to_numpy()
     w = swept.probe.direction_

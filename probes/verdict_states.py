@@ -150,7 +150,7 @@ def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataF
         part: part of the split by item.
 
     Returns:
-        ``rollout prompt group label part condition``, first all pairs as they are, then all exchanged.
+        ``rollout prompt group label part condition turned``, first all pairs as they are, then all exchanged.
 
     Raises:
         InputError: an item has no part.
@@ -162,7 +162,7 @@ def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataF
     name = table["condition"] + "/" + table["item"]
     made = [
         pd.DataFrame({"rollout": name + end, "prompt": table["item"], "group": table["group"], "label": value,
-                      "part": table["item"].map(dict(part)), "condition": table["condition"]})
+                      "part": table["item"].map(dict(part)), "condition": table["condition"], "turned": end == "/BA"})
         for end, value in (("/AB", y), ("/BA", 1 - y))
     ]  # fmt: skip
     return pd.concat(made, ignore_index=True)

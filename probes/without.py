@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.erasure import Eraser, fit_eraser, random_eraser
-from verdictscope.probes.exchange import Exchange
-from verdictscope.probes.rows import Rows, check_rows, to_array
+from verdictscope.probes.rows import Rows, check_rows, rollout_permutation, to_array
 from verdictscope.probes.solver import solve_logistic
 from verdictscope.stats import Effect, auroc, auroc_effect, effects_frame
 
@@ -221,9 +220,9 @@ def _nulls(
     rng = np.random.default_rng(seed)
     train = data.checked.at("train")
     found = [("random", random_eraser(eraser.mean, max(1, eraser.rank), rng)) for _ in range(draws)]
-    exchange = Exchange.of(rows, replace(data.checked, label=data.concept), unit, ())
+    plan = rollout_permutation(rows, data.checked, unit, (), label=data.concept)
     for _ in range(draws):
-        concept = exchange.permuted(rng)[data.checked.rollout][train]
+        concept = plan.draw(rng)[data.checked.rollout][train]
         found.append(("permuted", fit_eraser(data.X[train], concept, data.weight, classes=2)))
     return found
 

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from verdictscope.errors import InputError
+from verdictscope.stats import same_order
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -55,6 +56,7 @@ class Probe(BaseEstimator):
         self, X: Any, y: Any, sample_weight: Any, *, numeric: bool = False
     ) -> tuple[Float[ndarray, "row d"], ndarray, Float[ndarray, " row"]]:
         """Checked rows of positive weight."""
+        same_order(beside="" if isinstance(X, pd.DataFrame) else "X", X=X, y=y, sample_weight=sample_weight)
         if y is not None:
             missing = pd.isna(np.asarray(y, dtype=object)).sum()
             if missing:

@@ -12,8 +12,7 @@ from scipy import stats
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.probes import permuted_control, permuted_selection, split_groups, sweep
-from verdictscope.probes.exchange import Exchange
-from verdictscope.probes.rows import check_rows
+from verdictscope.probes.rows import check_rows, rollout_permutation
 
 
 def rows_of(
@@ -55,12 +54,12 @@ def test_prompts_move_whole_and_parts_keep_their_labels() -> None:
     rows, _ = rows_of(rng, prompts=60)
     rows.loc[rows["rollout"].str.endswith("/1"), "label"] = 1  # prompts with unlike samples among them
     checked = check_rows(rows, (), "classes")
-    plan = Exchange.of(rows, checked, "prompt", ())
-    first = pd.Series(plan.label, index=checked.rollout_ids)
+    plan = rollout_permutation(rows, checked, "prompt", (), "between")
+    first = pd.Series(plan.labels, index=checked.rollout_ids)
     part = rows.drop_duplicates("rollout").set_index("rollout")["part"]
     profiles = {tuple(first[[f"p{i}/0", f"p{i}/1"]]) for i in range(60)}
     for _ in range(20):
-        new = pd.Series(plan.permuted(rng), index=checked.rollout_ids)
+        new = pd.Series(plan.draw(rng), index=checked.rollout_ids)
         assert {tuple(new[[f"p{i}/0", f"p{i}/1"]]) for i in range(60)} <= profiles
         for name in ("train", "validation", "test"):
             ids = part.index[part == name]
@@ -72,14 +71,14 @@ def test_labels_stay_within_a_stratum_if_asked() -> None:
     rng = np.random.default_rng(2)
     rows, _ = rows_of(rng, prompts=60)
     checked = check_rows(rows, ("harm",), "classes")
-    plan = Exchange.of(rows, checked, "prompt", ("harm",))
+    plan = rollout_permutation(rows, checked, "prompt", ("harm",))
     _, at = np.unique(checked.rollout, return_index=True)
     harm, part = rows["harm"].to_numpy()[at], rows["part"].to_numpy()[at]
-    new = plan.permuted(rng)
+    new = plan.draw(rng)
     for h in (True, False):
         for name in ("train", "test"):
             where = (harm == h) & (part == name)
-            assert new[where].sum() == plan.label[where].sum()
+            assert new[where].sum() == plan.labels[where].sum()
 
 
 def test_prompts_with_other_numbers_of_rollouts_can_exchange() -> None:
@@ -152,7 +151,7 @@ def test_the_choice_is_made_anew_in_every_refit() -> None:
     assert many.observed == pytest.approx(swept.test.estimate, abs=1e-3)
     # the first refit, done again by hand with the sweep itself
     checked = check_rows(rows, (), "cells")
-    label = Exchange.of(rows, checked, "prompt", ()).permuted(np.random.default_rng(0))[checked.rollout]
+    label = rollout_permutation(rows, checked, "prompt", ()).draw(np.random.default_rng(0))[checked.rollout]
     again = sweep(X.__getitem__, rows.assign(label=label), range(6), [0.1, 1.0], hold=())
     assert many.values[0] == pytest.approx(again.test.estimate, abs=1e-3)
 
@@ -172,6 +171,95 @@ def test_p_is_uniform_under_the_null() -> None:
     for row in rows:
         assert row["ks_p"] > 0.01, row
         assert abs(row["share_below_0.05"] - 0.05) < 3 * np.sqrt(0.05 * 0.95 / data_sets), row
+
+
+DESIGNS = ("grouped", "matched", "unbalanced", "one class per group")
+
+
+def design_of_nothing(design: str, i: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """A design whose labels have nothing to do with the activations; rows of a prompt are alike."""
+    rng = np.random.default_rng([13, DESIGNS.index(design), i])
+    prompts = 40
+    size = {"matched": np.full(prompts, 2), "unbalanced": rng.integers(1, 8, prompts)}.get(design, np.full(prompts, 4))
+    prompt = np.repeat(np.arange(prompts), size)
+    label = (rng.random(len(prompt)) < rng.beta(0.5, 0.5, prompts)[prompt]).astype(int)
+    if design == "matched":
+        label = np.tile([1, 0], prompts)
+    elif design == "one class per group":
+        label = rng.permutation(np.arange(prompts) % 2)[prompt]
+    sample = np.arange(len(prompt)) - np.r_[0, np.cumsum(size)[:-1]][prompt]
+    rows = pd.DataFrame({"rollout": [f"p{p}/{s}" for p, s in zip(prompt, sample, strict=True)],
+                         "group": [f"p{p}" for p in prompt], "label": label})  # fmt: skip
+    rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"], seed=i))
+    return rows, rng.normal(size=(len(rows), 3)) + rng.normal(size=(prompts, 3))[prompt]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_p_is_uniform_in_every_design() -> None:
+    data_sets, refits, found = 500, 99, []
+    for design in DESIGNS:
+        made = [design_of_nothing(design, i) for i in range(data_sets)]
+        controls = [permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=refits, seed=i)
+                    for i, (rows, X) in enumerate(made)]  # fmt: skip
+        p = np.array([control.p for control in controls])
+        schemes = sorted({control.scheme for control in controls})
+        shares = {f"share_below_{level}": float((p <= level).mean()) for level in (0.01, 0.05, 0.1, 0.5)}
+        about = {"design": design, "scheme": " ".join(schemes), "data_sets": data_sets, "refits": refits}
+        kept = max(control.kept for control in controls)
+        found.append(about | {"ks_p": uniform(p, refits), "mean_p": p.mean(), "kept": kept} | shares)
+    write_evidence("permutation_designs", {"rows": found})
+    for row in found:
+        assert row["ks_p"] > 0.01, row
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_each_design_gets_a_null_that_moves(design: str) -> None:
+    rows, X = design_of_nothing(design, 0)
+    X[:, 0] += 6 * rows["label"]
+    control = permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=39)
+    assert control.scheme == {"grouped": "between", "matched": "within", "unbalanced": "both"}.get(design, "between")
+    assert control.p == pytest.approx(1 / 40)
+    assert control.high < control.observed
+    assert abs(control.mean - 0.5) < 0.15
+    assert abs(control.kept) < 0.3
+
+
+def test_contrast_pairs_are_permuted_within_their_pair() -> None:
+    """Exchanged between pairs, the "null" was the observed number to the last bit, and p was 1."""
+    n, rng = 80, np.random.default_rng(2)
+    pair = np.repeat(np.arange(n), 2)
+    rows = pd.DataFrame({"rollout": [f"q{i}" for i in range(2 * n)], "group": [f"p{p}" for p in pair],
+                         "prompt": [f"p{p}" for p in pair], "label": np.tile([1, 0], n)})  # fmt: skip
+    rows["part"] = rows["group"].map(split_groups(rows["group"]))
+    X = rng.normal(size=(2 * n, 5)) + 2 * rng.normal(size=(n, 5))[pair]
+    X[:, 0] += 4 * rows["label"]
+    control = permuted_control(X, rows, 1.0, hold=(), refits=39)
+    assert control.scheme == "within"
+    assert "within prompts" in repr(control)
+    assert control.p == pytest.approx(1 / 40)
+    assert control.high < control.observed - 0.1
+    with pytest.raises(InputError, match="scheme='within'"):
+        permuted_control(X, rows, 1.0, hold=(), refits=39, scheme="between")
+    order = rng.permutation(2 * n)  # whichever row comes first
+    again = permuted_control(X[order], rows.iloc[order].reset_index(drop=True), 1.0, hold=(), refits=39)
+    assert again.scheme == "within"
+    assert again.p == pytest.approx(1 / 40)
+
+
+def test_a_null_that_says_nothing_is_no_number() -> None:
+    rows, X = rows_of(np.random.default_rng(0))
+    with pytest.raises(InputError, match="do not vary|gives the observed AUROC"):
+        permuted_control(np.ones_like(X), rows, 1.0, hold=(), refits=19)
+    few = rows[rows["group"].isin([f"p{i}" for i in range(6)])].reset_index(drop=True)
+    few["part"] = few["group"].map({f"p{i}": ("train", "validation", "test")[i // 2] for i in range(6)})
+    few["label"] = few["group"].str[1:].astype(int) % 2
+    with pytest.raises(InputError, match="8 relabelings"):
+        permuted_control(X[: len(few)], few, 1.0, hold=(), refits=19)
+    broken = X.copy()
+    broken[np.flatnonzero(rows["part"] == "test")[0]] = np.inf
+    with pytest.raises(InputError, match="NaN or infinity"):
+        permuted_control(broken, rows, 1.0, hold=(), refits=19)
 
 
 @pytest.mark.slow

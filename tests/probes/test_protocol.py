@@ -120,16 +120,17 @@ def test_text_labels_are_two_classes_in_sorted_order() -> None:
     assert protocol(X[7, "last"], y.astype(bool), groups=GROUPS, refits=0).test == found.test
 
 
-def test_constant_features_get_no_weight_and_constant_activations_read_half() -> None:
+def test_constant_features_get_no_weight_and_constant_activations_are_refused() -> None:
     X, y = data()
     padded = np.concatenate([X[7, "last"], np.full((len(y), 2), 5.0)], axis=1)
     found = protocol(padded, y, groups=GROUPS, refits=0)
     np.testing.assert_array_equal(found.probe.direction_[-2:], 0.0)
     plain = protocol(X[7, "last"], y, groups=GROUPS, refits=0)
     assert found.test.estimate == pytest.approx(plain.test.estimate)
-    flat = protocol(np.ones((len(y), 3)), y, groups=GROUPS, refits=19)
-    assert flat.test.estimate == 0.5
-    assert flat.permuted.p == 1.0
+    with pytest.raises(InputError, match="no activation differs"):
+        protocol(np.ones((len(y), 3)), y, groups=GROUPS, refits=19)
+    flat = np.ones_like(X[7, "last"])  # one flat layer among others is a candidate like any
+    assert protocol({0: flat, 1: X[7, "last"]}, y, groups=GROUPS, refits=0).key == 1
 
 
 def broken(what: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from verdictscope.errors import InputError
 from verdictscope.probes import ood_transfer, position_transfer
 from verdictscope.probes.rows import check_rows
-from verdictscope.probes.transfer import COLUMNS, many_auroc
-from verdictscope.stats import auroc
+from verdictscope.probes.transfer import COLUMNS
+from verdictscope.stats import auroc, auroc_many
 
 PLACES = ("early", "late", "other")
 
@@ -133,9 +133,9 @@ def test_areas_of_many_fits_are_those_of_one() -> None:
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 2, (7, 40)), rng.integers(0, 9, (7, 40)).astype(float)
     labels[5], scores[6] = 1, np.nan
-    found = many_auroc(labels, scores)
+    found = auroc_many(labels, scores)
     assert np.allclose(found[:5], [auroc(y, s) for y, s in zip(labels[:5], scores[:5], strict=True)])
-    assert found[5:].tolist() == [0.5, 0.5]
+    assert np.isnan(found[5:]).all()  # a refit without a class has no number, and .5 would be one
 
 
 def test_what_is_wrong_is_one_clear_error() -> None:

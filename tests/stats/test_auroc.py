@@ -151,7 +151,8 @@ def test_a_few_groups_that_carry_the_variance_widen_the_interval() -> None:
 
 def test_a_score_that_never_varies_is_exactly_a_half() -> None:
     effect = auroc_effect("x", np.repeat([0, 1], 10), np.ones(20), np.arange(20))
-    assert (effect.estimate, effect.low, effect.high) == (0.5, 0.5, 0.5)
+    assert effect.estimate == 0.5
+    assert effect.low < 0.45 < 0.55 < effect.high  # no spread was seen, which is no certainty
 
 
 def test_every_row_needs_a_group() -> None:

@@ -99,7 +99,11 @@ def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, anchors: Anchors, seed: i
             continue
         for kind, unit in (("anchored", "anchored"), ("raw", "logit")):
             name = f"{kind} drop minus that of {cell}"
-            found = exchange_null(asked, beside, value=f"{kind}_drop", name=name, seed=seed)
+            try:
+                found = exchange_null(asked, beside, value=f"{kind}_drop", name=name, seed=seed)
+            except InputError as error:
+                yield _row("exchange", str(cell), name, np.nan, 0, unit, about=str(error))
+                continue
             told = found.to_row()
             about = f"null {told['null_low']:.3g} to {told['null_high']:.3g}"
             yield _row("exchange", str(cell), found.name, found.estimate, found.n, unit, p=found.p, about=about)
@@ -107,10 +111,15 @@ def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, anchors: Anchors, seed: i
 
 def _turned(hero: pd.DataFrame, m: int, seed: int) -> Iterator[Row]:
     """The headline's raw drop against that at other places of the same rollouts."""
-    found = shift_null(hero, m, name="raw drop against other places", seed=seed)
+    name, cell = "raw drop against other places", str(hero["cell"].iloc[0])
+    try:
+        found = shift_null(hero, m, name=name, seed=seed)
+    except InputError as error:
+        yield _row("shift", cell, name, np.nan, 0, "logit", about=str(error))
+        return
     told = found.to_row()
     about = f"null {told['null_low']:.3g} to {told['null_high']:.3g}; a raw drop alone is no cliff"
-    yield _row("shift", str(hero["cell"].iloc[0]), found.name, found.estimate, found.n, "logit", p=found.p, about=about)
+    yield _row("shift", cell, found.name, found.estimate, found.n, "logit", p=found.p, about=about)
 
 
 def _other_anchors(run: Run, hero: pd.DataFrame) -> Iterator[Row]:

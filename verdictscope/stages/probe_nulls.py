@@ -78,7 +78,7 @@ def null_table(
     draws = [control_task(X, typed, C, by=by, seed=seed) for by in columns]
     draws.append(random_directions(X, typed, C, seed=seed))
     permuted = {
-        "kind": "permuted", "name": "labels permuted between prompts", "estimate": control.mean, "low": control.low,
+        "kind": "permuted", "name": control.name, "estimate": control.mean, "low": control.low,
         "high": control.high, "n": control.refits, "p": control.p,
         "about": f"mean and range over refits, each the choice of {control.candidates} layers x penalties",
     }  # fmt: skip

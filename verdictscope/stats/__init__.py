@@ -9,29 +9,38 @@ from verdictscope.stats.bootstrap import (
     cluster_bootstrap,
     draw_clusters,
     percentile_interval,
-    permutation_p,
 )
+from verdictscope.stats.columns import index_of, joined, same_order
 from verdictscope.stats.degenerate import ends_to_show
 from verdictscope.stats.effect import Effect, effects_frame
 from verdictscope.stats.intervals import (
+    BOUNDS,
     difference_effect,
+    drawn_interval,
     independent_difference,
     mean_effect,
     rate_effect,
     ratio_effect,
     ratio_interval,
+    unseen_spread,
     wilson,
 )
+from verdictscope.stats.p_values import TOLERANCE, permutation_p, tie_slack
+from verdictscope.stats.permutation import Permutation, Scheme, permutation_of
 from verdictscope.stats.sign_flips import FLIPS, SignFlips, sign_flip_test
 
 __all__ = [
+    "BOUNDS",
     "FLIPS",
     "RESAMPLES",
+    "TOLERANCE",
     "AurocBootstrap",
     "ClusteredAuroc",
     "Column",
     "Draws",
     "Effect",
+    "Permutation",
+    "Scheme",
     "SignFlips",
     "auroc",
     "auroc_bootstrap",
@@ -42,15 +51,22 @@ __all__ = [
     "cluster_bootstrap",
     "difference_effect",
     "draw_clusters",
+    "drawn_interval",
     "effects_frame",
     "ends_to_show",
     "independent_difference",
+    "index_of",
+    "joined",
     "mean_effect",
     "percentile_interval",
+    "permutation_of",
     "permutation_p",
     "rate_effect",
     "ratio_effect",
     "ratio_interval",
+    "same_order",
     "sign_flip_test",
+    "tie_slack",
+    "unseen_spread",
     "wilson",
 ]

@@ -15,6 +15,7 @@ from scipy import sparse, stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import RESAMPLES, Column, draw_clusters
+from verdictscope.stats.columns import same_order
 
 _CELLS = 4_000_000  # numbers one block of the [score cluster] table may hold, 32 MB
 
@@ -107,6 +108,7 @@ def auroc_bootstrap(
         InputError: as `auroc`, or a row has no group.
     """
     y, s = check_scores(labels, scores)
+    same_order(labels=labels, scores=scores, groups=groups, strata=strata)
     if y.size == 0:
         return AurocBootstrap(float("nan"), np.full(resamples, np.nan), 0, 0, 0, seed)
     drawn = draw_clusters(groups, resamples, seed)
@@ -155,6 +157,7 @@ def check_scores(labels: Column, scores: Column) -> tuple[ndarray, ndarray]:
     Raises:
         InputError: shapes differ, a score is NaN, or a label is neither 0 nor 1.
     """
+    same_order(labels=labels, scores=scores)
     y, s = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
     if y.shape != s.shape or y.ndim != 1:
         raise InputError(f"labels {y.shape} and scores {s.shape} must be two lists of one length")

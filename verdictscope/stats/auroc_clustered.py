@@ -16,7 +16,8 @@ from scipy import special, stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats.auroc import check_scores
-from verdictscope.stats.bootstrap import Column
+from verdictscope.stats.bootstrap import Column, check_confidence
+from verdictscope.stats.columns import same_order
 from verdictscope.stats.effect import Effect
 
 
@@ -57,6 +58,7 @@ class ClusteredAuroc:
         Returns:
             low and high; NaN with one class, or with one group of either class.
         """
+        check_confidence(confidence)
         a, tail = self.estimate, (1 - confidence) / 2
         smaller = min(self.positive_clusters, self.negative_clusters)
         if not np.isfinite(a) or self.clusters < 2:
@@ -66,6 +68,9 @@ class ClusteredAuroc:
             return (low, 1.0) if a == 1.0 else (0.0, 1 - low)
         if smaller < 2:
             return float("nan"), float("nan")
+        if self.variance <= 0:  # every group is placed alike, as where all scores are equal: the same bound, both ways
+            reach = 1 - tail ** (1 / smaller)
+            return a - reach * a, a + reach * (1 - a)
         half = stats.t.ppf(1 - tail, self.df) * np.sqrt(self.variance) / (a * (1 - a))
         return float(special.expit(special.logit(a) - half)), float(special.expit(special.logit(a) + half))
 
@@ -97,6 +102,7 @@ def auroc_clustered(
         InputError: shapes differ, a score is NaN, a label is neither 0 nor 1, or a row has no group.
     """
     y, s = check_scores(labels, scores)
+    same_order(labels=labels, scores=scores, groups=groups, strata=strata)
     g = np.asarray(groups, dtype=object)
     if g.shape != y.shape:
         raise InputError(f"{g.size} groups but {y.size} rows")

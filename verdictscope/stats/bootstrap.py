@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,6 +109,7 @@ def percentile_interval(
     Returns:
         low and high, of the shape of one draw; NaN where fewer than two clusters stand behind a number.
     """
+    check_confidence(confidence)
     draws = np.asarray(draws, dtype=float)
     flat = draws.reshape(len(draws), -1)
     n = np.broadcast_to(np.asarray(clusters, dtype=float), draws.shape[1:]).reshape(-1)
@@ -123,6 +124,16 @@ def percentile_interval(
         quantile = np.nanquantile if np.isnan(columns).any() else np.quantile
         low[at], high[at] = quantile(columns, [tail, 1 - tail], axis=0)
     return low.reshape(draws.shape[1:]), high.reshape(draws.shape[1:])
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no coverage.
+
+    Raises:
+        InputError: not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence:g}: give a share between 0 and 1, such as .95")
 
 
 def cluster_bootstrap(
@@ -151,31 +162,3 @@ def cluster_bootstrap(
     draws = np.concatenate(parts)
     low, high = percentile_interval(draws, drawn.n, confidence)
     return estimate, float(low), float(high), draws
-
-
-def permutation_p(observed: SupportsFloat, null: Column, alternative: str = "greater") -> float:
-    """p = (1 + number of null values at least as extreme) / (R + 1).
-
-    The observed value counts as one of its own null draws, so p is never 0 and the test keeps its level (Phipson and
-    Smyth 2010). Values equal up to rounding count as at least as extreme; a null draw that is NaN does too.
-
-    Args:
-        observed: the real statistic.
-        null: the statistic in R permutations.
-        alternative: ``greater``, ``less`` or ``two-sided`` (twice the smaller tail, at most 1).
-
-    Raises:
-        InputError: no null draws, or an unknown alternative.
-    """
-    observed, values = float(observed), np.asarray(null, dtype=float).ravel()
-    if values.size == 0:
-        raise InputError("no null draws")
-    if not np.isfinite(observed):
-        return float("nan")
-    slack = 1e-12 * max(1.0, abs(observed))
-    greater = (1 + np.sum(~(values < observed - slack))) / (values.size + 1)
-    less = (1 + np.sum(~(values > observed + slack))) / (values.size + 1)
-    tails = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
-    if alternative not in tails:
-        raise InputError(f"unknown alternative {alternative!r}; known are {', '.join(tails)}")
-    return float(tails[alternative])

@@ -10,8 +10,23 @@ from numpy import ndarray
 from scipy import stats
 
 from verdictscope.errors import InputError
-from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, draw_clusters, percentile_interval
+from verdictscope.stats.bootstrap import (
+    RESAMPLES,
+    Column,
+    Draws,
+    check_confidence,
+    draw_clusters,
+    percentile_interval,
+)
+from verdictscope.stats.columns import same_order
 from verdictscope.stats.effect import Effect
+from verdictscope.stats.p_values import tie_slack
+
+BOUNDS = {
+    "rate": (0.0, 1.0), "share": (0.0, 1.0), "share of thinking": (0.0, 1.0), "probability": (0.0, 1.0),
+    "probability^2": (0.0, 1.0), "AUROC": (0.0, 1.0), "coefficient": (-1.0, 1.0),
+}  # fmt: skip
+"""Least and largest value by unit; other units have none."""
 
 
 def wilson(successes: SupportsFloat, n: SupportsFloat, confidence: float = 0.95) -> tuple[float, float]:
@@ -33,6 +48,7 @@ def wilson(successes: SupportsFloat, n: SupportsFloat, confidence: float = 0.95)
     successes, n = float(successes), float(n)
     if not 0 <= successes <= n:
         raise InputError(f"{successes:g} successes of {n:g} trials")
+    check_confidence(confidence)
     if n == 0:
         return float("nan"), float("nan")
     z = stats.norm.ppf((1 + confidence) / 2)
@@ -42,6 +58,74 @@ def wilson(successes: SupportsFloat, n: SupportsFloat, confidence: float = 0.95)
     # at the ends rounding would leave 1e-17 where the formula gives 0 or 1
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
+    return float(low), float(high)
+
+
+def unseen_spread(
+    estimate: float, clusters: int, bounds: tuple[float, float], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a bounded number that came out the same in every group.
+
+    No resample differs, which is no certainty: a share ``p`` of further groups may differ, p the upper end of Wilson's
+    interval for none of so many groups, and differ as far as the bounds allow. At a bound this is Wilson's interval.
+
+    Args:
+        estimate: what every group gave.
+        clusters: number of groups.
+        bounds: least and largest possible value.
+        confidence: coverage aimed at.
+
+    Returns:
+        low and high; NaN with fewer than two groups.
+    """
+    if clusters < 2:
+        return float("nan"), float("nan")
+    p = wilson(0, clusters, confidence)[1]
+    low, high = bounds
+    return float(estimate - p * (estimate - low)), float(estimate + p * (high - estimate))
+
+
+def unseen_difference(
+    first: float, second: float, clusters: int, bounds: tuple[float, float], confidence: float = 0.95
+) -> tuple[float, float]:
+    """`unseen_spread` of a difference of two bounded numbers, each with its own (`independent_difference`).
+
+    Args:
+        first: the number.
+        second: what is taken from it.
+        clusters: number of groups.
+        bounds: least and largest possible value of either.
+        confidence: coverage aimed at.
+    """
+    ends = [(value, *unseen_spread(value, clusters, bounds, confidence)) for value in (first, second)]
+    return independent_difference(*ends)[1:]
+
+
+def drawn_interval(
+    draws: Float[ndarray, " resample"],
+    estimate: float,
+    clusters: int,
+    bounds: tuple[float, float] | None,
+    confidence: float = 0.95,
+    *,
+    pair: tuple[float, float] | None = None,
+) -> tuple[float, float]:
+    """`percentile_interval`; where no resample differs and the number is bounded, `unseen_spread`.
+
+    Args:
+        draws: the statistic in every resample, NaN where it is not defined.
+        estimate: the statistic.
+        clusters: number of groups.
+        bounds: least and largest possible value (of either of a pair); ``None`` where there is none.
+        confidence: coverage aimed at.
+        pair: the two numbers whose difference the statistic is.
+    """
+    known = draws[np.isfinite(draws)]
+    if bounds is not None and known.size and (np.abs(known - estimate) <= tie_slack(estimate)).all():
+        if pair is not None:
+            return unseen_difference(*pair, clusters, bounds, confidence)
+        return unseen_spread(estimate, clusters, bounds, confidence)
+    low, high = percentile_interval(draws, clusters, confidence)
     return float(low), float(high)
 
 
@@ -64,6 +148,7 @@ def rate_effect(
     Returns:
         the rate; n is the number of groups. NaN without rows, bounds NaN with one group of several rows.
     """
+    same_order(hits=hits, groups=groups)
     values = np.asarray(hits, dtype=float)
     if values.size == 0:
         return Effect.missing(name, unit)
@@ -104,14 +189,18 @@ def mean_effect(
         confidence: coverage aimed at.
 
     Returns:
-        the mean; n counts groups. NaN without rows, bounds NaN with one group.
+        the mean; n counts groups. NaN without rows, bounds NaN with one group. Where all groups agree on a number
+        whose unit is bounded (`BOUNDS`), the interval is that of `unseen_spread`.
     """
     x, g = _finite(values, groups)
     if x.size == 0:
         return Effect.missing(name, unit, seed=seed)
     drawn = draw_clusters(g, resamples, seed)
-    low, high = percentile_interval(_weighted_mean(drawn, x), drawn.n, confidence)
-    return Effect(name, float(x.mean()), float(low), float(high), drawn.n, unit, seed)
+    bounds = BOUNDS.get(unit)
+    if bounds and not (bounds[0] <= x.min() and x.max() <= bounds[1]):
+        bounds = None  # a difference of shares, say
+    low, high = drawn_interval(_weighted_mean(drawn, x), float(x.mean()), drawn.n, bounds, confidence)
+    return Effect(name, float(x.mean()), low, high, drawn.n, unit, seed)
 
 
 def difference_effect(
@@ -150,8 +239,12 @@ def difference_effect(
     is_first = np.arange(a.size + b.size) < a.size
     x = np.concatenate([a, b])
     draws = _weighted_mean(drawn, x, is_first) - _weighted_mean(drawn, x, ~is_first)
-    low, high = percentile_interval(draws, n, confidence)
-    return Effect(name, float(a.mean() - b.mean()), float(low), float(high), n, unit, seed)
+    pair = float(a.mean()), float(b.mean())
+    bounds = BOUNDS.get(unit)
+    if bounds and not all(bounds[0] <= value <= bounds[1] for value in pair):
+        bounds = None
+    low, high = drawn_interval(draws, float(a.mean() - b.mean()), n, bounds, confidence, pair=pair)
+    return Effect(name, float(a.mean() - b.mean()), low, high, n, unit, seed)
 
 
 def independent_difference(
@@ -240,6 +333,7 @@ def _weighted_mean(
 
 def _finite(values: Column, groups: Column, also: Column | None = None) -> tuple[ndarray, ndarray]:
     """Rows whose value (and the one beside it) is a number, with their groups."""
+    same_order(values=values, groups=groups, also=also)
     x, g = np.asarray(values, dtype=float), np.asarray(groups, dtype=object)
     if x.shape != g.shape:
         raise InputError(f"{x.size} values but {g.size} groups")

@@ -17,6 +17,7 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import Column
+from verdictscope.stats.p_values import tie_slack
 
 FLIPS = 9999
 """Random sign vectors behind a p-value unless the caller says otherwise."""
@@ -99,8 +100,13 @@ def sign_flip_test(
         the tests; a candidate all of whose sums equal delta has p = 1.
 
     Raises:
-        InputError: no rows, a row without a number, or fewer than two clusters.
+        InputError: no rows, a row without a number, fewer than two clusters, too few flips, or a delta that is no
+            number. With fewer than five clusters no p can reach .05 (`SignFlips.smallest_p`).
     """
+    if flips < 19:
+        raise InputError(f"{flips} flips cannot show p <= .05; ask for at least 19")
+    if not np.isfinite(delta):
+        raise InputError(f"delta is {delta}: give a number in the unit of the values")
     values = np.asarray(values, dtype=float)
     sums = _cluster_sums(values - delta, groups)
     n = sums.shape[1]
@@ -152,7 +158,7 @@ def _count(
     observed = _statistic(scaled, np.ones((1, scaled.shape[1])), skewness)[0]
     order = np.argsort(observed, kind="stable")  # weakest first: a running maximum is that of the step-down
     scaled, bar = scaled[order], observed[order]
-    bar = bar - 1e-9 * np.where(np.isfinite(bar), np.maximum(1.0, np.abs(bar)), 0.0)  # equal up to rounding is reached
+    bar = bar - tie_slack(bar)
     alone, together = (np.zeros(len(order), dtype=int) for _ in range(2))
     rows = max(1, _CHUNK // len(order))
     for block in signs:

@@ -1,0 +1,79 @@
+"""Columns that must be about the same rows in the same order: what pandas indexes say is believed, never dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.errors import InputError
+
+
+def index_of(column: Any) -> pd.Index | None:
+    """The index of a pandas column, where it names its rows; ``None`` for bare values and for plain row numbers."""
+    if not isinstance(column, pd.Series | pd.DataFrame):
+        return None
+    index = column.index
+    numbers = isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
+    return None if numbers else index
+
+
+def same_order(*, beside: str = "", **columns: Any) -> None:
+    """Refuse columns whose indexes name other rows, or the same rows in another order.
+
+    Args:
+        beside: what else stands row by row beside them without names (``X``). Then the index must be that of a table
+            in its own order: whole numbers that rise. Names cannot be compared with what has none.
+        columns: by name; only pandas columns with an index of their own are looked at.
+
+    Raises:
+        InputError: two indexes differ, or an index that cannot be the order of what stands beside it.
+    """
+    named = {name: index for name, column in columns.items() if (index := index_of(column)) is not None}
+    if not named:
+        return
+    first, index = next(iter(named.items()))
+    for name, other in named.items():
+        if len(other) == len(index) and not other.equals(index):
+            at = int(np.argmax(np.asarray(other != index)))
+            raise InputError(
+                f"{first} and {name} are indexed in different orders: row {at} is {index[at]!r} in one and "
+                f"{other[at]!r} in the other; join them by index, or pass .to_numpy() where the order is the same"
+            )
+    if beside and not _risen(index):
+        raise InputError(
+            f"{first} is indexed by {index[0]!r}, {index[min(1, len(index) - 1)]!r}, …, and {beside} has no names to "
+            f"join them by: bring {first} into the order of {beside} and pass .to_numpy()"
+        )
+
+
+def _risen(index: pd.Index) -> bool:
+    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.is_monotonic_increasing and index.is_unique)
+
+
+def joined(column: Any, rows: pd.Index, name: str) -> Any:
+    """A column in the order of rows that have names: joined by its index where it has one, else as it is.
+
+    Args:
+        column: bare values, one per row; or a pandas column indexed by the rows' names, one line a name.
+        rows: the name of every row; a name may occur several times (the tokens of a rollout).
+        name: of the column, for messages.
+
+    Raises:
+        InputError: a name has two lines or none.
+    """
+    index = index_of(column)
+    if index is None:
+        return column
+    if len(index) == len(rows) and (index.astype(str) == rows.astype(str)).all():
+        return column.reset_index(drop=True)
+    labelled = column.set_axis(index.astype(str))
+    wanted = rows.astype(str)
+    if labelled.index.has_duplicates:
+        again = labelled.index[labelled.index.duplicated()][0]
+        raise InputError(f"{name} has two lines for {again!r}; keep one a name, or give one value per row in its order")
+    missing = wanted[~wanted.isin(labelled.index)]
+    if len(missing):
+        raise InputError(f"{name} has no line for {missing[0]!r} ({missing.nunique()} rollouts are missing)")
+    return labelled.loc[wanted].reset_index(drop=True)
