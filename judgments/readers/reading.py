@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope import values
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, reason
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.problems import COLUMNS, counted, told
 from verdictscope.judgments.verdicts import correctness
@@ -74,8 +74,8 @@ class Account:
             self._places.append(place)
             notes = Notes()
             if not isinstance(row, Mapping):
-                reason = str(row) if isinstance(row, RowError) else f"{type(row).__name__}, no object"
-                self.problem(number, str(number), "malformed", False, reason)
+                why = str(row) if isinstance(row, RowError) else f"{type(row).__name__}, no object"
+                self.problem(number, str(number), "malformed", False, why)
                 continue
             try:
                 made = make(row, notes, number)
@@ -84,8 +84,7 @@ class Account:
                 self.problem(number, str(row.get("id", number)), "malformed", False, str(error))
                 continue
             except (KeyError, IndexError, TypeError, ValueError, AttributeError, SyntaxError) as error:
-                reason = f"{type(error).__name__}: {error}"
-                self.problem(number, str(number), "malformed", False, reason.splitlines()[0])
+                self.problem(number, str(number), "malformed", False, reason(error))
                 continue
             for item in made:
                 self._add(number, item, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -176,3 +177,20 @@ def test_an_error_without_words_is_given_some(error: BaseException) -> None:
 def test_an_error_with_words_keeps_them() -> None:
     assert reason(InputError("the file is empty\nand more")) == "the file is empty"
     assert "qwen9" in reason(KeyError("qwen9"))
+
+
+ROOMS = ("rollouts", "activations", "judgments", "probes", "interventions", "figures", "organisms", "verdictscope")
+
+
+def test_no_message_is_made_of_the_name_of_an_exception() -> None:
+    """What an exception says is asked of ``reason``: its own text may be empty, and its first line missing."""
+    found = []
+    for file in sorted(f for room in ROOMS for f in (ROOT / room).rglob("*.py") if f.name != "errors.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ExceptHandler) or node.name is None:
+                continue
+            text = "\n".join(ast.unparse(line) for line in node.body)
+            named = f"type({node.name}).__name__" in text and "OutOfMemoryError" not in text
+            if named or f"str({node.name}).splitlines()[0]" in text:
+                found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert found == []
