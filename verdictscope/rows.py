@@ -117,7 +117,7 @@ def json_value(text: str | bytes) -> Any:
     """One JSON value, read strictly.
 
     Raises:
-        RowError: no JSON, a key twice in one object, NaN or an infinite number, half a surrogate pair, a NUL character.
+        RowError: no JSON, a key twice in one object, NaN or an infinite number, half a surrogate pair.
     """
     value = _loaded(text)
     if (why := _flaw(value)) is not None:
@@ -211,8 +211,6 @@ def _flaw(value: Any) -> str | None:
         if isinstance(one, str):
             if half := _HALF.search(one):
                 return f"holds half of a surrogate pair (\\u{ord(half[0]):x}): its text was cut inside a character"
-            if "\0" in one:
-                return "holds a NUL character"
         elif isinstance(one, Mapping):
             waiting += [*one.values(), *one]
         elif isinstance(one, list | tuple):

@@ -143,7 +143,6 @@ OBJECTS: dict[str, str | bytes] = {
     "too large": '{"id": "n", "user": "a", "p": 1e999}',
     "half a pair": '{"id": "n", "user": "cut \\ud83d"}',
     "half a pair in a key": '{"id": "n", "user": "a", "\\udc00": 1}',
-    "NUL": '{"id": "n", "user": "a\\u0000"}',
     "list": '{"id": "n", "user": ["a"]}',
     "number": '{"id": "n", "user": 12}',
     "truth": '{"id": "n", "user": true}',
@@ -185,8 +184,8 @@ def test_items_keep_the_good_lines_and_account_for_the_bad_one(
     path = folder / "items.jsonl"
     k, bad = data.draw(st.integers(0, len(rows) - 1)), OBJECTS[how]
     lines = [json.dumps({"id": r["id"], "question": r["user"], "answer_a": "a", "answer_b": ""}).encode() for r in rows]
-    renamed = (bad if isinstance(bad, bytes) else bad.encode()).replace(b'"user":', b'"answer_a": "", "question":', 1)
-    lines[k] = renamed.replace(b"{", b'{"answer_b": "", ', 1)
+    asked = (bad if isinstance(bad, bytes) else bad.encode()).replace(b'"user":', b'"question":')
+    lines[k] = asked.replace(b"{", b'{"answer_a": "", "answer_b": "", ', 1)
     path.write_bytes(b"\n".join(lines))
     found = read_items(path, "pairs")
     good = [r for j, r in enumerate(rows) if j != k]
@@ -220,7 +219,6 @@ COLUMNS: dict[str, Callable[[list[Prompt], int], tuple[str, list[Any]]]] = {
     "harm a half": lambda rows, k: ("harm", [0.5 if j == k else 1.0 for j in range(len(rows))]),
     "harm missing": lambda rows, k: ("harm", [None if j == k else True for j in range(len(rows))]),
     "harm a word": lambda rows, k: ("harm", ["maybe" if j == k else "yes" for j in range(len(rows))]),
-    "NUL": lambda rows, k: ("note", ["a\0" if j == k else "a" for j in range(len(rows))]),
     "id twice": lambda rows, k: ("id", ["n" if j in (0, k) else r["id"] for j, r in enumerate(rows)]),
 }  # fmt: skip
 WHOLE = {"user a number", "user bytes", "id true"}
