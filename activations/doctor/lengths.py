@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def _after(model: Model, sequences: Sequence[Ids], alone: Sequence[Tensor]) -> F
     for ids in sequences[:-1]:
         _read(model, [sequences[-1]])
         again.append(_read(model, [ids]))
-    return _held(model, AFTER, torch.cat(again, 1), torch.cat(alone[:-1], 1))
+    return _held(model, AFTER, torch.cat(again, 1), torch.cat([*alone[:-1]], 1))
 
 
 def _stock(model: Model, ids: Ids) -> Tensor:
@@ -83,7 +84,7 @@ def _cached(model: Model, ids: Ids, switch: int, alone: Tensor) -> Finding:
     cuts = [0, *range(switch, len(ids) + 1)]
     with torch.no_grad(), as_loaded(model.hf):
         for start, stop in zip(cuts, cuts[1:], strict=False):
-            call = {"past_key_values": cache, "use_cache": True, "output_hidden_states": True}
+            call: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "output_hidden_states": True}
             if takes_positions(model):
                 call["position_ids"] = torch.arange(start, stop, device=model.device)[None]
             out = model.hf(input_ids=torch.tensor([ids[start:stop]], device=model.device), **call)
