@@ -1,7 +1,9 @@
 """Imports of libraries that change global state while they are imported, and what puts it back.
 
-TransformerLens sets the transformers logger to ERROR and adds a warning filter. nnsight mounts ``.save`` on every
-object and replaces ``torch.Tensor.backward``. Where the user has imported them already, they stay as they are.
+TransformerLens sets the transformers logger to ERROR, adds a warning filter, and installs torchvision with pip when it
+boots a multimodal model and finds none; that can replace the installed torch, so it is kept from it. nnsight mounts
+``.save`` on every object and replaces ``torch.Tensor.backward``. Where the user has imported them already, they stay as
+they are.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
+from unittest import mock
 
 import torch
 from transformers.utils import logging as hf_logging
@@ -18,9 +21,13 @@ from transformers.utils import logging as hf_logging
 
 @contextlib.contextmanager
 def import_transformer_lens() -> Iterator[ModuleType]:
-    """``transformer_lens.model_bridge`` for the ``with`` block; logger and warning filters as before from the start."""
+    """``transformer_lens.model_bridge`` for the ``with`` block; logger and warning filters as before from the start.
+
+    Inside the block it installs nothing.
+    """
     level, filters = hf_logging.get_verbosity(), list(warnings.filters)
     import transformer_lens.model_bridge as bridge
+    import transformer_lens.model_bridge.sources.transformers.helpers as helpers
 
     def restore() -> None:
         hf_logging.set_verbosity(level)
@@ -28,7 +35,8 @@ def import_transformer_lens() -> Iterator[ModuleType]:
 
     restore()
     try:
-        yield bridge
+        with mock.patch.object(helpers, "_ensure_torchvision", return_value=False, create=True):
+            yield bridge
     finally:
         restore()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,6 +104,22 @@ def test_imports_leave_nothing_behind():
         pass
     assert not hasattr(object, "save")
     assert hf_logging.get_verbosity() == level
+
+
+def test_the_doctor_installs_nothing_for_a_multimodal_model(monkeypatch):
+    """TransformerLens runs pip for torchvision when it boots one, which can replace the installed torch."""
+    commands = []
+    monkeypatch.setattr(subprocess, "check_call", commands.append)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    from transformer_lens.model_bridge.sources.transformers import helpers
+
+    cfg = SimpleNamespace(is_multimodal=True)
+    helpers.load_modality_processor(SimpleNamespace(), cfg, "no/such", False, None)
+    assert commands, "TransformerLens no longer installs torchvision: take the guard out"
+    commands.clear()
+    with import_transformer_lens():
+        helpers.load_modality_processor(SimpleNamespace(), cfg, "no/such", False, None)
+    assert not commands
 
 
 def test_anything_else_is_no_model():
