@@ -22,6 +22,7 @@ from families import build, build_scaled, listed
 
 from verdictscope.activations import Site
 from verdictscope.activations.doctor import Diagnosis, doctor
+from verdictscope.activations.doctor.report import SITE_MAP
 from verdictscope.activations.model import unchecked
 from verdictscope.activations.sites import SITES
 from verdictscope.errors import InputError
@@ -51,8 +52,8 @@ def examine(name: str, references: bool = True) -> dict[str, Any]:
     except InputError as error:
         return {"status": "unsupported", "reason": str(error)} | about
     about |= {"checks": {f.check: _told(f) for f in found.findings}}
-    if found.findings[0].check == "site map":
-        first = found.findings[0]
+    first = next((f for f in found.findings if f.check == SITE_MAP), None)
+    if first is not None:
         return {"status": first.status, "reason": first.detail} | about
     model = unchecked(hf)
     about |= {"layers": model.n_layers, "sites": _sites(model)}
