@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,12 +111,18 @@ def test_a_planted_writer_stands_out_of_any_direction_and_a_random_one_does_not(
     others = np.linalg.qr(np.array([w for i, w in enumerate(written) if i != 9]).T)[0]
     alone = written[9] - others @ (others.T @ written[9])  # along it no other head writes
     readout = LinearReadout("planted", "resid_post", 2, alone)
-    found = writer_control(qwen3, rollouts, readout, rollouts[:2], rollouts[2:], draws=99)
+    shifted = [replace(r, ids=tuple((token + 1) % 61 for token in r.ids)) for r in rollouts]
+    labelled = [replace(r, id=f"l{i}/0", group=f"l{i}") for i, r in enumerate([*rollouts, *shifted])]  # 70 relabelings
+    found = writer_control(qwen3, rollouts, readout, labelled[:4], labelled[4:], draws=99)
     assert found.head == (2, 1)
     table = found.to_frame().set_index("kind")
     assert (table["n"] == 99).all()
     assert table.loc["random", "p"] <= 0.05
     assert found.top > table.loc["random", "null_mean"]
     noise = LinearReadout("noise", "resid_post", 2, np.random.default_rng(8).normal(size=qwen3.d_model))
-    plain = writer_control(qwen3, rollouts, noise, rollouts[:2], rollouts[2:], draws=99).to_frame()
+    plain = writer_control(qwen3, rollouts, noise, labelled[:4], labelled[4:], draws=99).to_frame()
     assert plain.set_index("kind").loc["random", "p"] > 0.01
+    with pytest.raises(InputError, match="2 relabelings of 2 prompts"):
+        writer_control(qwen3, rollouts, noise, rollouts[:2], rollouts[2:], draws=99)
+    with pytest.raises(InputError, match="as above and as below"):
+        writer_control(qwen3, rollouts, noise, rollouts[:2], rollouts[1:], draws=99)

@@ -165,6 +165,18 @@ def test_many_groups_in_many_strata_are_checked_fast() -> None:
     assert time.process_time() - begin < 4  # it was quadratic once: minutes
 
 
+def test_much_may_be_kept_only_where_no_scheme_keeps_less() -> None:
+    """Groups of unlike sizes and mostly one label each: exact, but little can move; that is said and not refused."""
+    size = np.arange(1, 25)
+    groups = np.repeat(np.arange(24), size)
+    labels = (groups % 2).astype(int)
+    labels[groups == 9] = np.arange(10) % 2
+    labels[groups == 20] = np.arange(21) % 2
+    made = permutation_of(labels, groups)
+    assert made.scheme == "both"
+    assert 0.5 < made.kept < 0.9
+
+
 def test_ties_are_counted_up_to_rounding() -> None:
     value = 0.1 + 0.2
     assert permutation_p(value, [0.3] * 19) == 1.0

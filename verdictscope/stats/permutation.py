@@ -34,7 +34,7 @@ the design."""
 
 FEWEST = 20
 """Relabelings needed for a p-value of .05."""
-_STUCK = 0.5  # agreement with the real labels beyond chance above which the draws are nearly those labels
+_STUCK, _MUCH = 0.9, 0.5  # agreement with the real labels beyond chance: nearly those labels; more than is needed
 _ALIKE = 0.25  # agreement above which `auto` also permutes within groups
 
 
@@ -49,7 +49,8 @@ class Permutation:
         units: number of groups.
         relabelings: number of distinct relabelings, the real one among them (infinity beyond 1e300).
         kept: mean agreement of a relabeling with the real labels beyond that of shuffled rows: 0 where nothing of the
-            real labels is left, 1 where the draws are the real labels.
+            real labels is left, 1 where the draws are the real labels. The p-value is right whatever it is; where it is
+            large (few groups share a size) the range of the null lies near the real number and the test has less power.
         smallest_p: the least p-value that so many relabelings allow.
     """
 
@@ -314,7 +315,8 @@ class _Design:
             if scheme != "within" and len(self.units) == len(self.strata):
                 why = f"there is one {self.unit} to a part or stratum"
             return f"{how} gives the real labels back ({why})"
-        if kept > _STUCK:
+        better = min(self.kept(s) for s in ("between", "within", "both") if self.count(s) >= FEWEST or s == scheme)
+        if kept > _STUCK or kept > _MUCH > 2 * better:
             return f"{how} leaves the labels nearly as they are ({kept:.0%} kept beyond chance)"
         least = self.smallest(scheme, symmetric)
         if least > 1 / FEWEST:
