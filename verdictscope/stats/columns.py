@@ -24,7 +24,7 @@ def same_order(*, beside: str = "", **columns: Any) -> None:
 
     Args:
         beside: what else stands row by row beside them without names (``X``). Then the index must be that of a table
-            in its own order: whole numbers that rise. Names cannot be compared with what has none.
+            in its own order: whole numbers that never fall. Names cannot be compared with what has none.
         columns: by name; only pandas columns with an index of their own are looked at.
 
     Raises:
@@ -49,7 +49,7 @@ def same_order(*, beside: str = "", **columns: Any) -> None:
 
 
 def _risen(index: pd.Index) -> bool:
-    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.is_monotonic_increasing and index.is_unique)
+    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.is_monotonic_increasing)
 
 
 def joined(column: Any, rows: pd.Index, name: str) -> Any:
