@@ -92,8 +92,8 @@ class LogOddsReadout:
         positions: the tokens after which the label would come.
 
     Raises:
-        InputError: a side or a string is empty, or one string begins another, which would count its
-            probability twice.
+        InputError: a side or a string is empty, a token id is negative, or one string begins another, which would
+            count its probability twice.
     """
 
     name: str
@@ -108,6 +108,8 @@ class LogOddsReadout:
         parse(self.positions)
         if not self.positive or not self.negative or not all(self.strings):
             raise InputError(f"readout {self.name}: both sides need at least one label, none empty")
+        if (least := min(min(s) for s in self.strings)) < 0:
+            raise InputError(f"readout {self.name}: a label's token id is {least}, outside every vocabulary")
         for a, b in permutations(self.strings, 2):
             if b[: len(a)] == a:
                 raise InputError(f"readout {self.name}: label {list(a)} begins (or is) {list(b)}; keep one")

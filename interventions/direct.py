@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from verdictscope.activations import BatchPlan, LinearReadout, Model, Readout, Site, forward
+from verdictscope.activations.scoring import check_vocabulary
 from verdictscope.activations.weights import (
     attention_gain,
     final_norm,
@@ -185,6 +186,7 @@ def _reader(model: Model, readout: Readout) -> tuple[Reader, int]:
     head, norm = unembedding(model), final_norm(model)
     if head.capped:
         raise InputError("the logits are soft-capped: the direct path is not computed through a cap")
+    check_vocabulary(readout, len(head.weight), readout.strings)
     ids, n = [string[0] for string in readout.strings], len(readout.positive)
     rows, offset = head.weight[ids].double(), None if head.bias is None else head.bias[ids].double()
 

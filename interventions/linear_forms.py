@@ -20,6 +20,7 @@ from scipy.special import logsumexp, softmax
 
 from verdictscope.activations import LogOddsReadout, Model, Readout, unembedding
 from verdictscope.activations.batch import head_logits
+from verdictscope.activations.scoring import check_vocabulary
 from verdictscope.errors import InputError
 
 DIVISIBLE = ("resid_pre", "resid_mid", "resid_post", "final_norm", "attn_out", "mlp_out", "z")
@@ -134,6 +135,7 @@ def _of_log_odds(model: Model, readout: LogOddsReadout) -> LinearForm:
             "positions; give labels of one token, or logit_difference(model, readout) of the first ones"
         )
     head, tokens = unembedding(model), [s[0] for s in readout.strings]
+    check_vocabulary(readout, len(head.weight), readout.strings)
     weight = head.weight[tokens].double().cpu().numpy().T
     bias = np.zeros(len(tokens)) if head.bias is None else head.bias[tokens].double().cpu().numpy()
     cap, n = soft_cap(model) if head.capped else None, len(readout.positive)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from verdictscope.judgments.measure import Measure, share
-from verdictscope.judgments.verdicts import known, same
+from verdictscope.judgments.verdicts import known, same, within
 
 UNREAD = "unread"
 
@@ -140,7 +140,11 @@ def agreement_measures(
         categories: labels and verdicts there can be.
         positive: for two categories, the one that leniency, TPR and TNR take as positive.
         macros: whether to give macro precision, recall and F1.
+
+    Raises:
+        InputError: a verdict or label is none of the categories.
     """
+    within(verdict, categories, "verdict"), within(label, categories, "label")
     read, labelled = known(verdict), known(label)
     right = same(verdict, label)
     made = [

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from verdictscope.judgments.agreement import cohen_kappa, confusion_measure
 from verdictscope.judgments.measure import Measure, absent, contrast, mean, share
-from verdictscope.judgments.verdicts import Pairs, known, other_side, same
+from verdictscope.judgments.verdicts import Pairs, known, one_case, other_side, same, within
 from verdictscope.values import shares
 
 
@@ -50,6 +50,7 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
     Returns:
         Measures over prompts (item and order), and the groups of those prompts.
     """
+    one_case([*table["verdict"], *table["label"]])
     prompts = table.groupby(["item", "order"], sort=True)
     about = prompts[["group", "label"]].first()
     read = table[known(table["verdict"].to_numpy(dtype=object))]
@@ -95,7 +96,13 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
     Args:
         pairs: verdicts with both orders side by side.
         verdicts: verdicts there can be.
+
+    Raises:
+        InputError: a verdict or label is none of them.
     """
+    allowed = tuple(dict.fromkeys((*verdicts, "A", "B", "tie")))
+    for name, values in (("verdict (AB)", pairs.ab), ("verdict (BA)", pairs.ba), ("label", pairs.label)):
+        within(values, allowed, name)
     labelled, both = known(pairs.label), pairs.both
     right_ab, right_ba = same(pairs.ab, pairs.label), same(pairs.ba, pairs.label)
     made = [
@@ -226,8 +233,12 @@ def cue_measures(cued: Cued) -> list[Measure]:
 
     A flip is a changed verdict, also from one wrong answer to another (in earlier code "robust" meant the same letter
     in some files and the same correctness in others).
+
+    Raises:
+        InputError: two verdicts or labels differ in case alone.
     """
     c, t, label = cued.control, cued.cued, cued.label
+    one_case([*c, *t, *label, *cued.target])
     labelled, read = known(label), known(c) & known(t)
     right, right_cued, agree = same(c, label), same(t, label), same(c, t)
     before = share("accuracy_control", right, labelled, "right without the cue; unread is not right")

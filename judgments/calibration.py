@@ -72,10 +72,17 @@ def expected_calibration_error(confidence: Column, right: Column, bins: int = BI
     """Mean over verdicts of the gap between a bin's mean confidence and its share right.
 
     Args:
-        confidence: probability of each verdict; NaN rows are left out.
+        confidence: probability of each verdict.
         right: whether it was right.
         bins: number of equal-width bins.
+
+    Raises:
+        InputError: as :func:`reliability`, or a row has a gap (a bare number cannot say how many were left out).
     """
+    for name, values in (("confidence", confidence), ("right", right)):
+        if (gaps := pd.isna(pd.Series(values)).to_numpy()).any():
+            at = int(np.argmax(gaps)) + 1
+            raise InputError(f"{name} of row {at} is missing: drop such rows, or use reliability, which counts them")
     table = reliability(confidence, right, bins)
     filled = table[table["n"] > 0]
     if filled.empty:
@@ -102,9 +109,18 @@ def risk_coverage_area(
 
     Returns:
         One area per row of weights; NaN with fewer than two verdicts.
+
+    Raises:
+        InputError: a confidence is NaN or infinite, ``right`` is neither true nor false, or shapes differ.
     """
     values, hits = np.asarray(confidence, dtype=float), truths(right, "right", gaps=False).to_numpy(dtype=bool)
+    if len(values) != len(hits):
+        raise InputError(f"{len(values)} confidences and {len(hits)} verdicts: give one of each per row")
+    if not np.isfinite(values).all():
+        raise InputError(f"confidence of row {int(np.argmin(np.isfinite(values))) + 1} is missing or infinite")
     weights = np.ones((1, values.size)) if weights is None else np.asarray(weights, dtype=float)
+    if weights.ndim != 2 or weights.shape[1] != values.size:
+        raise InputError(f"weights have the shape {weights.shape}: give [resample row] for {values.size} rows")
     if values.size == 0:
         return np.full(len(weights), np.nan)
     order = np.argsort(-values, kind="stable")

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.measure import Measure, share
-from verdictscope.judgments.verdicts import known
+from verdictscope.judgments.verdicts import known, within
 from verdictscope.stats.bootstrap import Column
 from verdictscope.values import number
 
@@ -21,6 +21,8 @@ RELATIONS = ("larger", "equal", "smaller")
 def relation_of_orders(ab: ndarray, ba: ndarray) -> ndarray:
     """Relation of A to B from verdicts in both orders (item's own frame): larger if both say A, smaller if both say B,
     else equal; ``None`` where one was not read (earlier code counted that as equal)."""
+    for name, values in (("verdict (AB)", ab), ("verdict (BA)", ba)):
+        within(values, ("A", "B", "tie"), name)
     said = {("A", "A"): "larger", ("B", "B"): "smaller"}
     both = known(ab) & known(ba)
     return np.array([said.get((a, b), "equal") if ok else None for a, b, ok in zip(ab, ba, both, strict=True)],
@@ -45,6 +47,7 @@ def conflict_ratio(by_pair: ndarray, by_score: ndarray) -> Measure:
         by_pair: relations from :func:`relation_of_orders`.
         by_score: relations from :func:`relation_of_scores`.
     """
+    within(by_pair, RELATIONS, "by_pair"), within(by_score, RELATIONS, "by_score")
     both = known(by_pair) & known(by_score)
     words = "relation by pair verdict differs from relation by single scores, pairs where both were read"
     return share("conflict_ratio", by_pair != by_score, both, words)

@@ -11,8 +11,9 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.bias import cue_measures, cued_of, repeat_measures
 from verdictscope.judgments.measure import Measure, contrast, measured
 from verdictscope.judgments.metrics import CALIBRATION, JudgeMetrics, framed
-from verdictscope.judgments.verdicts import verdicts_frame
+from verdictscope.judgments.verdicts import check_verdicts, one_vocabulary
 from verdictscope.stats import RESAMPLES
+from verdictscope.values import whole_number
 
 
 def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> JudgeMetrics:
@@ -28,11 +29,14 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
         seed: of the draws.
 
     Raises:
-        InputError: a column is missing, or there is no control or no cued verdict.
+        InputError: a column is missing or holds what it cannot (see :func:`check_verdicts`), no verdict is ever a
+            label, or there is no control or no cued verdict.
     """
     if "arm" not in table:
         raise InputError("the table has no column arm: it needs control and cued verdicts of the same items")
-    rows = verdicts_frame(table.to_dict("records"))
+    whole_number(resamples, "resamples"), whole_number(seed, "seed")
+    rows = check_verdicts(table, key=[])
+    one_vocabulary(rows["verdict"], rows["label"])
     absent_arms = {"control", "cued"} - set(rows["arm"])
     if absent_arms:
         raise InputError(f"the table has no {' and no '.join(sorted(absent_arms))} verdicts: a cue needs both")

@@ -161,11 +161,17 @@ def label_logprobs(
         progress: called with (tokens done, tokens in all).
 
     Raises:
-        InputError: a prefix and its labels are longer than the model's positions.
+        InputError: a prefix and its labels are longer than the model's positions, a label is empty or has a token
+            outside the model's vocabulary, or there are not as many lists of labels as prefixes.
 
     Returns:
         Per prefix the log-probabilities [label], float64, in nats.
     """
+    if len(strings) != len(prefixes):
+        raise InputError(f"{len(prefixes)} prefixes and labels for {len(strings)}: give label strings for each prefix")
+    named = ((f"label {k} of rollout {r.id}", s) for r, own in zip(prefixes, strings, strict=True)
+             for k, s in enumerate(own, 1))  # fmt: skip
+    check_ids(model.hf, named, model.tokenizer)
     each = bool(changing(model.hf))
     jobs: list[tuple[int, IdString]] = []
     for i, labels in enumerate(strings):

@@ -169,4 +169,4 @@ def _drawn(measure: Measure, drawn: Draws) -> tuple[float, Float[ndarray, " resa
         measure.statistic(drawn.counts[i : i + step][:, drawn.codes].astype(float))
         for i in range(0, len(drawn.counts), step)
     ]
-    return float(measure.statistic(np.ones((1, units)))[0]), np.concatenate(blocks)
+    return float(measure.statistic(np.ones((1, units)))[0]), np.concatenate([np.zeros(0), *blocks])

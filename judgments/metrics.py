@@ -165,13 +165,15 @@ def verdict_metrics(
         seed: of the draws.
 
     Raises:
-        InputError: a column is missing or a verdict stands there twice.
+        InputError: a column is missing, a verdict stands there twice, or a verdict or label is none of the
+            categories, by its row; no verdict is ever a label (``a`` for ``A``).
     """
     from verdictscope.judgments.recorded.log import Account, views_by_part
 
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
     checked = check_verdicts(table)
-    views = views_by_part(verdict_view(checked, categories, positive))
+    names = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
+    views = views_by_part(verdict_view(checked, categories, positive, names))
     log = Log("verdicts", checked, views, Account("verdicts").problems(), len(checked))
     return _metrics(log, {"log": "verdicts", "resamples": resamples, "seed": seed})
 

@@ -16,7 +16,7 @@ from numpy import ndarray
 from verdictscope.errors import InputError
 from verdictscope.judgments.agreement import UNREAD, cohen_kappa
 from verdictscope.judgments.measure import Measure, mean, share
-from verdictscope.judgments.verdicts import known
+from verdictscope.judgments.verdicts import known, within
 from verdictscope.values import number, whole_number
 
 
@@ -25,6 +25,11 @@ def votes_of(table: pd.DataFrame) -> pd.DataFrame:
     wide = table.set_index(["item", "order", "run", "judge"])["verdict"].unstack("judge")
     judges = list(dict.fromkeys(table["judge"]))
     return wide.sort_index()[judges].astype(object).where(wide.notna(), None)
+
+
+def _within(votes: pd.DataFrame, categories: Sequence[str]) -> None:
+    for judge in votes.columns:
+        within(votes[judge], categories, f"vote of judge {judge!r}")
 
 
 def vote_shares(votes: pd.DataFrame, categories: Sequence[str]) -> pd.DataFrame:
@@ -51,6 +56,7 @@ def conjunction(votes: pd.DataFrame, positive: str, negative: str) -> ndarray:
 
     Negative where one judge says so, also if another is unread; ``None`` where none does and one is unread.
     """
+    _within(votes, (positive, negative))
     values = votes.to_numpy(dtype=object)
     fails = (values == negative).any(axis=1)
     passes = (values == positive).all(axis=1)
@@ -93,6 +99,7 @@ def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measu
         votes: a row per unit, a column per judge.
         categories: labels there can be.
     """
+    _within(votes, categories)
     values = votes.to_numpy(dtype=object)
     counts = np.stack([(values == c).sum(axis=1) for c in categories], axis=1).astype(float)
     full = counts.sum(axis=1) == votes.shape[1]
@@ -122,6 +129,7 @@ def _cells(first: ndarray, second: ndarray, categories: Sequence[str]) -> Float[
 
 def pairwise_kappa(votes: pd.DataFrame, categories: Sequence[str]) -> pd.DataFrame:
     """Cohen's kappa of every two judges over the units both were read on; columns first, second, kappa, n."""
+    _within(votes, categories)
     rows = []
     for i, first in enumerate(votes.columns):
         for second in votes.columns[i + 1 :]:

@@ -6,7 +6,8 @@ no figure counts it as a tie, as right, or as consistent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,16 @@ VERDICT_COLUMNS = (
 """Columns of a table of verdicts, in order."""
 
 ORDERS = ("AB", "BA")
+
+VOCABULARIES = tuple(map(frozenset, (
+    ("A", "B", "tie"), ("first", "second", "tie"), ("correct", "incorrect"), ("right", "wrong"), ("yes", "no"),
+    ("Yes", "No"), ("true", "false"), ("safe", "unsafe"), ("refuse", "comply"),
+    ("refusal", "compliance"), ("refusal", "partial_refusal", "compliance"), ("larger", "equal", "smaller"),
+)))  # fmt: skip
+"""Verdicts that belong together: a judge that only ever says one and is right with another is wrong, not misread."""
+
+_GAPS = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT"})
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _OTHER = {"A": "B", "B": "A"}
 _SHOWN = {("AB", "A"): "first", ("AB", "B"): "second", ("BA", "A"): "second", ("BA", "B"): "first"}
 
@@ -65,6 +76,75 @@ def verdicts_frame(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
     return frame[[*VERDICT_COLUMNS, *extra]]
 
 
+def _word(value: object, where: str) -> str | None:
+    """A verdict or a label: its text; ``None`` for a gap or a blank text.
+
+    Raises:
+        InputError: no text, text that a gap became, or text with blanks around it, which equals no other.
+    """
+    found = text(value, where)
+    if found is None or not found.strip():
+        return None
+    if found in _GAPS:
+        raise InputError(f"{where} is the text {found!r}, which a gap became: leave it empty where there is none")
+    if found != found.strip():
+        raise InputError(f"{where} is {found!r}: drop the blanks around it")
+    return found
+
+
+def within(values: Iterable[object], allowed: Sequence[str], what: str, names: Sequence[str] | None = None) -> None:
+    """That every verdict or label that is known is one of those there can be.
+
+    Args:
+        values: verdicts or labels; gaps are passed over.
+        allowed: those there can be.
+        what: name of the column, for the error.
+        names: what the rows are called; their numbers from 1 by default.
+
+    Raises:
+        InputError: one is another, by its row.
+    """
+    for k, value in enumerate(values):
+        if isinstance(value, str) and value not in allowed:
+            row = f"row {k + 1}" if names is None else names[k]
+            raise InputError(f"{what} of {row} is {value!r}: write one of {', '.join(allowed)}")
+
+
+def one_case(values: Iterable[object]) -> None:
+    """That no two verdicts or labels differ in case alone.
+
+    Raises:
+        InputError: two do.
+    """
+    folded: dict[str, str] = {}
+    for word in dict.fromkeys(v for v in values if isinstance(v, str)):
+        if folded.setdefault(word.casefold(), word) != word:
+            raise InputError(f"{folded[word.casefold()]!r} and {word!r} differ in case alone: write one of them")
+
+
+def one_vocabulary(verdict: Iterable[object], label: Iterable[object]) -> None:
+    """That verdicts and labels are written alike: ``a`` is never ``A``, and an accuracy of 0 would say nothing.
+
+    Verdicts that are never a label are an error, except where both are of one well-known vocabulary (a judge can be
+    wrong throughout): letters, whole numbers, or one of :data:`VOCABULARIES`.
+
+    Raises:
+        InputError: they differ in case alone, or have no word in common.
+    """
+    said, right = (list(dict.fromkeys(v for v in values if isinstance(v, str))) for values in (verdict, label))
+    one_case([*said, *right])
+    if not said or not right or set(said) & set(right):
+        return
+    both = {*said, *right}
+    letters = all(len(v) == 1 and v.isalpha() and v.isupper() for v in both - {"tie"})
+    if letters or all(_NUMBER.fullmatch(v) for v in both) or any(both <= one for one in VOCABULARIES):
+        return
+    raise InputError(
+        f"no verdict is ever a label: verdicts are {', '.join(map(repr, said[:3]))} and labels "
+        f"{', '.join(map(repr, right[:3]))}; write both in the same words"
+    )
+
+
 def _run(value: object, where: str) -> int:
     """The number of a repeat; a gap is the first, and a file of text holds its digits."""
     if missing(value):
@@ -72,24 +152,30 @@ def _run(value: object, where: str) -> int:
     return whole_number(int(value) if isinstance(value, str) and value.isdecimal() else value, where)
 
 
-def check_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = ("judge", "item", "order", "run")) -> pd.DataFrame:
     """A table of verdicts with its gaps as ``None``, checked.
 
+    Args:
+        table: a row per verdict.
+        key: columns that no two rows share.
+
     Raises:
-        InputError: a column is missing, a value is none of its column's (a verdict or label that is no text, an order
-            that is unknown, a probability outside 0 to 1), or a (judge, item, order, run) stands there twice.
+        InputError: a column is missing, a value is none of its column's (a verdict or label that is no text or the text
+            ``nan``, an order that is unknown, a probability outside 0 to 1), or two rows share the key.
     """
     missing = [c for c in ("item", "verdict") if c not in table.columns]
     if missing:
         raise InputError(f"the table of verdicts lacks {', '.join(missing)}: see docs/formats.md for its columns")
     frame = table.copy()
     called = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
+    if "probability" in frame:
+        frame["probability"] = probabilities(frame["probability"], "probability", called)
     defaults = {"group": frame["item"], "judge": "", "order": "", "run": 0, "source": ""}
     for column, value in defaults.items():
         if column not in frame:
             frame[column] = value
     frame = verdicts_frame(frame.to_dict("records")) if len(frame) else frame.reindex(columns=list(VERDICT_COLUMNS))
-    for column, read in (("item", identity), ("group", identity), ("verdict", text), ("label", text)):
+    for column, read in (("item", identity), ("group", identity), ("verdict", _word), ("label", _word)):
         found = [read(value, f"{column} of {at}") for at, value in zip(called, frame[column], strict=True)]
         frame[column] = pd.Series(found, index=frame.index, dtype=object)
     if (gap := frame["item"].isna()).any():
@@ -97,10 +183,9 @@ def check_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     frame["group"] = frame["group"].where(frame["group"].notna(), frame["item"])
     frame["order"] = frame["order"].astype(object).where(frame["order"].notna(), "")
     frame["run"] = [_run(value, f"run of {at}") for at, value in zip(called, frame["run"], strict=True)]
-    frame["probability"] = probabilities(frame["probability"], "probability", called)
     if unknown := sorted({str(o) for o in frame["order"]} - {"", *ORDERS}):
         raise InputError(f"unknown order {unknown[0]!r}: orders are AB, BA or empty")
-    twice = frame.duplicated(["judge", "item", "order", "run"])
+    twice = frame.duplicated(list(key)) if key else pd.Series(False, frame.index)
     if twice.any():
         row = frame[twice].iloc[0]
         raise InputError(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
-from verdictscope.errors import InputError
+from verdictscope.errors import InputError, disk_error
 from verdictscope.organisms.judge.card import measure_judge, ticks, write_judge_card
 from verdictscope.organisms.judge.items import FORMAT, held_out_pairs, items_frame
 from verdictscope.organisms.languages import JUDGE, LANGUAGES
@@ -41,10 +41,14 @@ def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | 
         The folder of each model by name.
 
     Raises:
-        InputError: the recipe is unknown.
+        InputError: the recipe is unknown, or ``out`` cannot be made.
     """
     if recipe not in RECIPES:
         raise InputError(f"no recipe named {recipe!r}; there are: {', '.join(sorted(RECIPES))}")
+    try:  # now, not after the minutes of training
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) or error from error
     plan = RECIPES[recipe] if seed is None else replace(RECIPES[recipe], seed=seed)
     with _deterministic(plan.threads):
         began = time.monotonic()

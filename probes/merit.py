@@ -16,6 +16,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.calibration import Calibration, calibrate
 from verdictscope.stats import Column, Effect, auroc_effect, effects_frame, mean_effect, rate_effect, wilson
 from verdictscope.stats.auroc import check_scores
+from verdictscope.values import number, probabilities, whole_number
 
 FEWEST_NEGATIVES = 300
 """Negative prompts below which a true-positive rate at 1 % false positives is not estimable: three errors."""
@@ -104,8 +105,9 @@ def merit(
         leaves otherwise (`rate_effect`); the Brier score's is a cluster bootstrap.
 
     Raises:
-        InputError: shapes differ, one class, or scores that are not finite.
+        InputError: shapes differ, one class, scores that are not finite, an ``fpr`` outside 0 to 1, or no bins.
     """
+    number(fpr, "fpr", 0, 1, above=True), whole_number(bins, "bins", 1)
     y, s = check_scores(labels, scores)
     if len(set(y)) < 2:
         raise InputError("figures of merit need rows of two classes")
@@ -145,8 +147,15 @@ def reliability_curve(labels: Column, probability: Column, groups: Column, *, bi
 
     Returns:
         ``probability rate low high n``, n counts rows, low and high are 95 % intervals over prompts.
+
+    Raises:
+        InputError: shapes differ, a probability outside 0 to 1 (percents), or no bins.
     """
+    whole_number(bins, "bins", 1)
+    probabilities(np.asarray(probability), "probability")
     y, p = check_scores(labels, probability)
+    if len(groups) != len(y):
+        raise InputError(f"{len(groups)} groups but {len(y)} rows")
     g = np.asarray(groups, dtype=object)
     count = max(1, min(bins, len(y) // _ROWS_PER_BIN))
     edges = np.quantile(p, np.arange(1, count) / count)

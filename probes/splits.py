@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.prompts import merge_groups
-from verdictscope.rollouts.prompts.duplicates import LARGE
+from verdictscope.rollouts.prompts.duplicates import LARGE, joined_groups
 from verdictscope.stats import Column, same_order
 
 PARTS = ("train", "validation", "test")
@@ -111,7 +110,7 @@ def part_rows(
     table = pd.DataFrame({"rollout": own if rollouts is None else list(rollouts), "group": given.astype(str)})
     if texts is not None:
         distinct = pd.DataFrame({"group": table["group"], "text": np.asarray(texts, dtype=object)}).drop_duplicates()
-        merged = merge_groups(distinct["group"].to_list(), distinct["text"].astype(str).to_list())
+        merged = joined_groups(distinct["group"].to_list(), distinct["text"].astype(str).to_list())
         table["group"] = table["group"].map(dict(zip(distinct["group"], merged, strict=True)))
     table["label"] = np.asarray(labels)
     profile = pd.concat([table[["label"]], held], axis=1)

@@ -8,9 +8,11 @@ is searched for in the message itself, and a text that quotes the template's own
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -32,6 +34,8 @@ REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 """Names under which templates look for a past turn's thinking."""
 
 _NEIGHBOURHOOD = 60
+_GLOBALS = ("raise_exception", "strftime_now", "range", "namespace", "dict", "lipsum", "cycler", "joiner")
+"""What every template of a tokenizer is given beside its switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,12 @@ def render_messages(
         template_kwargs: switches of the template.
 
     Raises:
-        InputError: there is no chat template, it refuses the conversation, leaves a message out or rewrites
-            it, the tokenizer gives no offsets, or the beginning-of-sequence token stands twice.
+        InputError: there is no chat template, it does not read one of the switches, refuses the conversation, leaves
+            a message out or rewrites it, the tokenizer gives no offsets, or the beginning-of-sequence token stands
+            twice.
     """
     render = renderer(tokenizer, pinned_date, template_kwargs)
+    _check_switches(tokenizer, template_kwargs or {})
     turns = [dict(m) for m in messages]
     unknown = [t["role"] for t in turns if t["role"] not in SEGMENT_OF_ROLE]
     if unknown:
@@ -115,6 +121,33 @@ def render_messages(
     start_char = len(body) if text.startswith(body) else max((stop for _, stop, _ in places), default=0)
     generation_start = next((k for k, (a, b) in enumerate(offsets) if a >= start_char and b > a), len(ids))
     return RenderedPrompt(text, ids, _spans(offsets, places), generation_start)
+
+
+def _check_switches(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> None:
+    """That the template reads every switch: one it does not know would change nothing, in silence.
+
+    An empty value (no tools) asks for nothing, and any template does that.
+    """
+    asked = [name for name, value in given.items() if value is not None and value not in ("", [], {}, ())]
+    if not asked:
+        return
+    known = _switches(str(tokenizer.get_chat_template(tools=given.get("tools"))))
+    if unknown := [name for name in asked if name not in known]:
+        own = sorted(known - {"messages", "add_generation_prompt", *tokenizer.special_tokens_map, *_GLOBALS})
+        raise InputError(
+            f"template_kwargs has {unknown[0]!r}, which the chat template does not read: "
+            + (f"it reads {', '.join(own)}" if own else "it reads no switch at all, so leave template_kwargs out")
+        )
+
+
+@lru_cache(maxsize=64)
+def _switches(template: str) -> frozenset[str]:
+    """Names a template takes from outside, also those that only its macros read."""
+    from jinja2 import Environment, meta  # loaded where it is needed: the command line starts without it
+
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # transformers' own tag
+    tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)  # parsed, never rendered
+    return frozenset(meta.find_undeclared_variables(tree))
 
 
 Render = Callable[[Sequence[Mapping[str, str]], bool], str]

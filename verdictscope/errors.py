@@ -15,6 +15,11 @@ _DISK = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
 }
+_PATH = {
+    errno.EEXIST: "a file stands there, and a folder is wanted",
+    errno.ENOTDIR: "a part of that path is a file, not a folder",
+    errno.EISDIR: "a folder stands there, and a file is wanted",
+}
 
 
 class InputError(ValueError):
@@ -31,7 +36,9 @@ def disk_error(error: OSError, path: Path | str | None = None) -> InputError | N
         error: what was raised. Arrow and HDF5 name the error number in their text alone.
         path: the file that was meant, where the error does not name it.
     """
-    number = error.errno if error.errno in _DISK else _number(str(error))
+    number = error.errno if error.errno in _DISK | _PATH else _number(str(error))
+    if number in _PATH:
+        return InputError(f"cannot write or read {path or error.filename}: {_PATH[number]}; give another path")
     if number not in _DISK:
         return None
     file = path or error.filename

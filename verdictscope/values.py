@@ -150,7 +150,8 @@ def probabilities(
     wrong = np.flatnonzero((found < -1e-6) | (found > 1 + 1e-6) | (found.isna() & given.notna()))
     if len(wrong):
         at = int(wrong[0])
-        said = shown(given.iloc[at])
+        value = given.iloc[at]
+        said = shown(value.item() if isinstance(value, np.generic) else value)
         row = f"row {at + 1}" if names is None else names[at]
         raise InputError(f"{what} of {row} is {said}: a probability lies between 0 and 1 (no percent)")
     return found.to_numpy(dtype=float, na_value=np.nan)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.recorded.log import Account, BadRow, Log, Notes, Record, Row, View, views_by_part
-from verdictscope.judgments.verdicts import check_verdicts
+from verdictscope.judgments.verdicts import check_verdicts, one_vocabulary, within
 from verdictscope.rows import read_rows
 
 
@@ -37,17 +37,24 @@ def verdicts(path: Path, labels: Path | None = None) -> Log:
     if not good:
         raise InputError(f"{path} is no table of verdicts (columns item, verdict …): name its format (--format)")
     lost = set(account.problems()["place"])
-    table = check_verdicts(pd.DataFrame(good, dtype=object, index=[r.place for r in rows if r.place not in lost]))
-    return Log("verdicts", table, views_by_part(verdict_view(table)), account.problems(), len(rows))
+    places = [r.place for r in rows if r.place not in lost]
+    table = check_verdicts(pd.DataFrame(good, dtype=object, index=places))
+    return Log("verdicts", table, views_by_part(verdict_view(table, names=places)), account.problems(), len(rows))
 
 
-def verdict_view(table: pd.DataFrame, categories: Sequence[str] | None = None, positive: str | None = None) -> View:
+def verdict_view(
+    table: pd.DataFrame,
+    categories: Sequence[str] | None = None,
+    positive: str | None = None,
+    names: Sequence[str] | None = None,
+) -> View:
     """What is measured together of a checked table.
 
     ``categories`` are by default A, B and tie where rows have an order, else those that occur.
 
     Raises:
-        InputError: categories that are none or lack the positive one.
+        InputError: categories that are none or lack the positive one; a verdict or label that is none of them, by its
+            row (``names``); verdicts and labels in different words.
     """
     pairs = bool((table["order"] != "").any())
     if categories is None:
@@ -55,6 +62,9 @@ def verdict_view(table: pd.DataFrame, categories: Sequence[str] | None = None, p
         categories = ("A", "B", "tie") if pairs else seen
     elif not categories:
         raise InputError("categories is empty: name the labels there can be, or leave it out")
+    for column in ("verdict", "label"):
+        within(table[column], categories, column, names)
+    one_vocabulary(table["verdict"], table["label"])
     if positive is not None and positive not in categories:
         raise InputError(f"positive {positive!r} is none of the categories {', '.join(categories)}")
     judges = tuple(dict.fromkeys(table["judge"]))

@@ -89,6 +89,8 @@ def _pairs(rows: list[tuple[int, int, float, bool]]) -> pd.DataFrame:
 def merge_groups(groups: Sequence[str], texts: Sequence[str], threshold: float = 0.7) -> list[str]:
     """Groups joined wherever two of their texts are duplicates, so that a grouped split cannot part them.
 
+    Warns where more than a tenth of the groups goes.
+
     Args:
         groups: the group of each text.
         texts: the prompts.
@@ -100,6 +102,16 @@ def merge_groups(groups: Sequence[str], texts: Sequence[str], threshold: float =
     Raises:
         InputError: another number of groups than of texts, or the threshold is out of range.
     """
+    found = joined_groups(groups, texts, threshold)
+    n = len(set(map(str, groups)))
+    if (joined := n - len(set(found))) > LARGE * n:
+        warnings.warn(f"{n} groups became {n - joined}: {joined} share a text, or nearly, with an earlier one "
+                      f"(threshold {threshold:g})", stacklevel=2)  # fmt: skip
+    return found
+
+
+def joined_groups(groups: Sequence[str], texts: Sequence[str], threshold: float = 0.7) -> list[str]:
+    """:func:`merge_groups` for a caller that says itself what it did."""
     if len(groups) != len(texts):
         raise InputError(f"{len(groups)} groups for {len(texts)} texts: give one per text")
     pairs = near_duplicates(texts, threshold)

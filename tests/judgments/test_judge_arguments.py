@@ -12,21 +12,33 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
+    Cued,
     combine_judges,
+    conflict_ratio,
+    conjunction,
     corrected_share,
+    cue_measures,
+    cue_metrics,
     denoised,
     expected_calibration_error,
     flip_noise,
     idealised_ranking,
     likelihood_aware,
+    order_measures,
+    paired,
+    pairwise_kappa,
     rank_candidates,
     ranking_accuracy,
     read_items,
+    relation_of_orders,
     reliability,
+    repeat_measures,
     risk_coverage_area,
     solve_to_judge,
     verdict_metrics,
 )
+from verdictscope.judgments.agreement import agreement_measures
+from verdictscope.judgments.panel import panel_measures
 from verdictscope.judgments.readouts import first_tokens
 from verdictscope.judgments.verdicts import verdicts_frame
 from verdictscope.probes.splits import part_rows
@@ -45,6 +57,9 @@ PERCENT, LOGPROBS = [87.5, 50.0], [-0.2, -1.1]
 SCORES = pd.DataFrame({name: [0.0, 1.0, 1.0, 0.0] for name in "abc"})
 TABLE = verdicts_frame([{"item": f"i{k}", "group": "g", "judge": "j", "order": "AB", "run": 0, "verdict": "A",
                          "label": "AB"[k % 2], "probability": 0.9, "status": "ok"} for k in range(4)])  # fmt: skip
+SINGLE, CUED = TABLE.assign(order=""), TABLE.assign(arm=["control", "cued"] * 2, item=["i0", "i0", "i1", "i1"])
+UPPER, LOWER = np.array(["A", "B"], dtype=object), np.array(["a", "b"], dtype=object)
+VOTES = pd.DataFrame({"x": UPPER, "y": LOWER})
 PAIRS = [{"id": 3, "question": "q", "answer_a": "a", "answer_b": "b"}]
 
 
@@ -57,7 +72,33 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: expected_calibration_error(LOGPROBS, [True, False]), "confidence of row 1"),
     (lambda: expected_calibration_error([0.5, 0.5], ["True", "maybe"]), "right of row 2"),
     (lambda: expected_calibration_error([0.5, 0.5], [True]), "2 probabilities and 1"),
+    (lambda: expected_calibration_error([0.5, np.nan], [True, False]), "confidence of row 2"),
+    (lambda: expected_calibration_error([0.5, 0.5], [None, False]), "right of row 1"),
     (lambda: reliability([0.5], [True], bins=0), "bins"),
+    (lambda: risk_coverage_area([0.5, np.inf], [True, False]), "confidence of row 2"),
+    (lambda: risk_coverage_area([np.nan, 0.5], [True, False]), "confidence of row 1"),
+    (lambda: risk_coverage_area([0.5], [True, False]), "1 confidences and 2"),
+    (lambda: risk_coverage_area([0.5, 0.4], [True, False], np.ones((1, 3))), "weights"),
+    (lambda: verdict_metrics(TABLE.assign(verdict="a")), "verdict of row 1 is 'a'"),
+    (lambda: verdict_metrics(TABLE.assign(label="A>B")), "label of row 1 is 'A>B'"),
+    (lambda: verdict_metrics(TABLE.assign(verdict=["A", "nan", "A", "B"])), "verdict of row 2 is the text 'nan'"),
+    (lambda: verdict_metrics(TABLE.assign(verdict=["A", "A ", "A", "B"])), "verdict of row 2"),
+    (lambda: verdict_metrics(TABLE, categories=["A", "tie"]), "label of row 2 is 'B'"),
+    (lambda: verdict_metrics(SINGLE.assign(verdict="good", label="correct")), "no verdict is ever a label"),
+    (lambda: verdict_metrics(SINGLE.assign(verdict="Correct", label="correct")), "case alone"),
+    (lambda: verdict_metrics(TABLE.assign(probability=["0.5", "0.5", "90%", "0.5"])), "probability of row 3"),
+    (lambda: cue_metrics(CUED.assign(label="A>B")), "no verdict is ever a label"),
+    (lambda: cue_metrics(CUED.assign(verdict="None")), "verdict of row 1"),
+    (lambda: cue_metrics(CUED, resamples=-1), "resamples"),
+    (lambda: agreement_measures(LOWER, UPPER, ("A", "B")), "verdict of row 1 is 'a'"),
+    (lambda: order_measures(paired(TABLE.assign(label="B>A"))), "label of row 1 is 'B>A'"),
+    (lambda: repeat_measures(TABLE.assign(verdict="a")), "case alone"),
+    (lambda: cue_measures(Cued(UPPER, UPPER, UPPER, LOWER, UPPER)), "case alone"),
+    (lambda: relation_of_orders(UPPER, LOWER), "verdict (BA) of row 1 is 'a'"),
+    (lambda: conflict_ratio(UPPER, UPPER), "by_pair of row 1"),
+    (lambda: pairwise_kappa(VOTES, ["A", "B"]), "vote of judge 'y' of row 1 is 'a'"),
+    (lambda: panel_measures(VOTES, ["A", "B"]), "vote of judge 'y'"),
+    (lambda: conjunction(VOTES, "A", "B"), "vote of judge 'y'"),
     (lambda: reliability([0.5], [True], bins=True), "bins"),
     (lambda: risk_coverage_area([0.5, 0.4], ["yes", "perhaps"]), "right of row 2"),
     (lambda: verdict_metrics(TABLE.assign(probability=90.0)), "probability of row 1"),
@@ -119,9 +160,26 @@ def test_values_out_of_range_are_errors(k: int) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_groups_that_duplicates_join_are_reported() -> None:
+    texts = [f"Write a python function that returns the {x} of a list of numbers please" for x in ("sum", "mean")] * 10
+    with pytest.warns(UserWarning, match="20 groups became 1: 19"):
+        assert len(set(merge_groups([f"g{k}" for k in range(20)], texts))) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert merge_groups(["a", "b"], ["how to bake bread", "why is the sky blue"]) == ["a", "b"]
+
+
+def test_a_judge_wrong_throughout_is_wrong_not_misread() -> None:
+    for verdict, label in (("A", "B"), ("correct", "incorrect"), ("7", "8"), ("D", "A"), ("refusal", "compliance")):
+        table = verdict_metrics(SINGLE.assign(verdict=verdict, label=label), resamples=0).table.set_index("name")
+        assert table.loc["accuracy", ["estimate", "n"]].tolist() == [0.0, 4]
+    blank = verdict_metrics(TABLE.assign(verdict=["A", "", " ", None]), resamples=0).table.set_index("name")
+    assert blank.loc["unread", "estimate"] == 0.75
+
+
 def test_words_and_gaps_are_read_as_truth_values() -> None:
     assert expected_calibration_error([1.0, 0.0], ["True", "False"]) == 0.0
-    assert expected_calibration_error([1.0, 0.0, 0.7, None], ["yes", 0, None, True]) == 0.0
+    assert reliability([1.0, 0.0, 0.7, None], ["yes", 0, None, True])["n"].sum() == 2
     table = solve_to_judge(["True", "False", None], [1, "yes", True], resamples=10).set_index("name")
     assert table.loc["solved", ["estimate", "n"]].tolist() == [0.5, 2]
     beginnings = first_tokens([rollout("a"), rollout("b")], {"a": "False", "b": None})

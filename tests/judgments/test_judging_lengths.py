@@ -33,6 +33,17 @@ def test_labels_are_scored_as_after_the_tokens_before_them(name: str) -> None:
             assert logp == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("labels", [[(-1,), (4,)], [(4, -1), (5,)], [(), (4,)], [(3000,), (4,)], [(4, 3000), (5,)]])
+def test_labels_outside_the_vocabulary_are_errors(labels: list[tuple[int, ...]]) -> None:
+    with pytest.raises(InputError, match="label [12] of rollout p20 has (token|0 tokens)"):
+        label_logprobs(wrap(shared("phi3")), PREFIXES[:1], [labels])
+
+
+def test_labels_of_another_number_of_prefixes_are_an_error() -> None:
+    with pytest.raises(InputError, match="2 prefixes and labels for 1"):
+        label_logprobs(wrap(shared("phi3")), PREFIXES[:2], [LABELS])
+
+
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(kind: str) -> None:
     tok = byte_tokenizer()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import date
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.real_tokenizers import DATA, template, tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import RenderedPrompt, render_messages, render_prompt
+from verdictscope.rollouts import RenderedPrompt, generate, render_messages, render_prompt
 
 REAL = {
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": ("llama3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),
@@ -194,3 +197,40 @@ def test_errors_name_the_trouble(message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         render_prompt(tok, user, system)
     assert "\n" not in str(caught.value)
+
+
+MACROS = """{%- macro head(role) -%}{{ '<|im_start|>' + role }}{{ flavour if flavour is defined }}
+{% endmacro -%}{%- if not style is defined %}{%- set style = 'plain' %}{%- endif -%}
+{%- for m in messages %}{{ head(m.role) }}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>
+{% if loop.index > 99 %}{% break %}{% endif %}{% endfor -%}
+{%- if add_generation_prompt %}{{ head('assistant') }}{{ style }}
+{% endif -%}"""
+
+
+@pytest.mark.parametrize(
+    ("template", "switches", "unknown"),
+    [
+        (CHATML, {"enable_thinkng": False}, "enable_thinkng"),
+        (CHATML, {"m": 1}, "'m'"),  # a name of the template's own
+        (CHATML, {"tools": [{"name": "f"}]}, "tools"),
+        (MACROS, {"flavour": "x", "flavor": "x"}, "'flavor'"),
+        (MACROS, {"flavour": "x"}, None),  # read in a macro alone
+        (MACROS, {"style": "x"}, None),  # read where it is not set
+        ({"default": CHATML, "tool_use": MACROS}, {"flavour": "x"}, "flavour"),
+        ({"default": CHATML, "tool_use": MACROS}, {"flavour": "x", "tools": [{"name": "f"}]}, "tools"),
+        ({"default": MACROS, "tool_use": CHATML}, {"flavour": "x"}, None),
+    ],
+)
+def test_a_switch_the_template_does_not_read_is_an_error(template: Any, switches: dict[str, Any], unknown: Any) -> None:
+    tok = copy.deepcopy(byte_tokenizer())
+    tok.chat_template = template
+    if unknown is None:
+        assert render_prompt(tok, "Hi", template_kwargs=switches).text != render_prompt(tok, "Hi").text
+        return
+    with pytest.raises(InputError) as caught:
+        render_prompt(tok, "Hi", template_kwargs=switches)
+    assert unknown in str(caught.value)
+    assert "it reads" in str(caught.value)
+    prompts = pd.DataFrame({"id": ["a"], "user": ["Hi"]})
+    with pytest.raises(InputError, match="template_kwargs"):
+        generate(None, tok, prompts, template_kwargs=switches)
