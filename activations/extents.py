@@ -7,12 +7,15 @@ no chunk cache, and Python's lock is free meanwhile. What lies in the file is th
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
+_RUN = 1 << 15
+"""Bytes from which a run of neighbours is worth a read of its own, straight into place."""
 Span = tuple[int, int, int]
 """First row, row after the last, and where the first lies in the file (in bytes)."""
 
@@ -81,16 +84,24 @@ class Extents:
         return out
 
     def pick(self, at: int, rows: np.ndarray) -> np.ndarray:
-        """Scattered rows of one layer, in the order given; each run of neighbours is one read."""
+        """Scattered rows of one layer, in the order given.
+
+        Where they come in long runs of neighbours, each is read into place; short ones are read in the order of the
+        file and then gathered.
+        """
+        if len(rows) * self.row_bytes >= _RUN * len(_runs(rows)):
+            return self._pick_runs(at, rows)
         wanted, back = np.unique(rows, return_inverse=True)
-        found = np.empty((len(wanted), *self._shape[2:]), dtype=self.dtype)
-        raw, cuts = _bytes(found), [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1), len(wanted)]
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True):
-            if a < b:
-                part = raw[a * self.row_bytes : b * self.row_bytes]
-                self._read_into(at, int(wanted[a]), int(wanted[b - 1]) + 1, part)
+        found = self._pick_runs(at, wanted)
         ascending = len(wanted) == len(rows) and bool((back == np.arange(len(rows))).all())
         return found if ascending else found[back]
+
+    def _pick_runs(self, at: int, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self._shape[2:]), dtype=self.dtype)
+        raw = _bytes(out)
+        for a, b in _runs(rows):
+            self._read_into(at, int(rows[a]), int(rows[b - 1]) + 1, raw[a * self.row_bytes : b * self.row_bytes])
+        return out
 
     def _read_into(self, at: int, start: int, stop: int, raw: memoryview) -> None:
         for first, after, place in self.spans(at, start, stop):
@@ -100,6 +111,12 @@ class Extents:
                 if not done:
                     raise OSError("the file ends before its rows do; it was cut short, restore or delete it")
                 part, place = part[done:], place + done
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """Where runs of neighbours begin and end among rows."""
+    cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return list(itertools.pairwise(cuts)) if len(rows) else []
 
 
 def _bytes(array: np.ndarray) -> memoryview:

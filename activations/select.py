@@ -25,8 +25,8 @@ class Selected:
     """Chosen rows of one site and layer.
 
     Attributes:
-        rows: rollout, position, token id, segment and the caller's columns; the index is the row's number in the
-            store.
+        rows: rollout, position, token id, segment and the caller's columns; the index is the row's number in
+            ``Store.rows``.
         values: ``[row ...]``, row by row the same, in the stored dtype.
     """
 
@@ -122,8 +122,8 @@ def _names(rows: pd.DataFrame) -> str:
 def reader(store: Store, site: str, rows: pd.DataFrame) -> Callable[[int], Float[np.ndarray, "row ..."]]:
     """A reader of a store's layers in the order of the caller's table, for `verdictscope.probes.sweep` and the like.
 
-    The rows of a store come in the order of its plan. Here they are found by rollout and position, so that a table
-    that was sorted, filtered or joined with labels still goes with its activations.
+    The rows of a store come in the order of the rollouts given to ``collect``. Here they are found by rollout and
+    position, so that a table that was sorted, filtered or joined with labels still goes with its activations.
 
     Args:
         store: a store.

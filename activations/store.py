@@ -10,8 +10,9 @@ Layout::
     /commits/...      per batch: rollouts done, rows done and checksum per site; state = (batches, finished);
                       cuts: where a batch begins in the plan's order
 
-``writing.py`` says how it is written and why a kill does no harm. bfloat16 is kept bit for bit as uint16; float16 would
-overflow on massive activations.
+Rows lie in the file in the plan's order, as they were made, and are read in the order of the rollouts that were given
+to ``collect``: the plan in the header holds the place of each. ``writing.py`` says how a store is written and why a
+kill does no harm. bfloat16 is kept bit for bit as uint16; float16 would overflow on massive activations.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _BLOCK = 1 << 24
 class Store:
     """An activation store, open for reading. Use it as a context manager, or ``close`` it.
 
+    Rows, values and scores come in the order of the rollouts given to ``collect``, and within a rollout by position,
+    whatever batches it was written in; of an unfinished store, those that were committed.
+
     Attributes:
         path: the file.
         header: what was collected: model, reads, readouts, plan, digest of the rollouts.
@@ -58,10 +62,12 @@ class Store:
         self._extents: dict[str, Extents] = {}
         self._columns = [*header["sites"], *(f"scores/{i}" for i in range(len(header.get("scores", ()))))]
         self._about: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._orders: dict[str, np.ndarray | None] = {}
         self._note_commits()
 
     def _note_commits(self) -> None:
         """Counts what is committed; only a writer changes that, and no reader can open a file that is written."""
+        self._orders.clear()
         commits = self._file["commits"]
         self._batches, flag = (int(x) for x in commits["state"][:])
         self._rollouts = int(commits["rollouts"][self._batches - 1]) if self._batches else 0
@@ -202,11 +208,23 @@ class Store:
             self._extents[site] = Extents(self._values(site))
         return self._extents[site]
 
+    def _order(self, site: str) -> np.ndarray | None:
+        """Where in the file the rows of a site lie, in the caller's order; ``None`` where the file has that order."""
+        if site not in self._orders:
+            place = np.asarray(self._planned.order[: self._rollouts], dtype=np.int64)
+            if (place[1:] > place[:-1]).all():
+                self._orders[site] = None
+            else:
+                with damage_told(self.path):
+                    rollout = self._file[site]["rows/rollout"][: self.n_rows(site)]
+                    self._orders[site] = np.argsort(place[rollout], kind="stable")
+        return self._orders[site]
+
     # -- reading
     # -------------------------------------------------------------------------------------------------------
 
     def rows(self, site: str | None = None, tags: pd.DataFrame | pd.Series | None = None) -> pd.DataFrame:
-        """Rollout, position, token id and segment of every committed row, in the order of ``read``.
+        """Rollout, position, token id and segment of every committed row, in the order of ``read``: rollouts as given.
 
         Args:
             site: may be left out when every site was read at the same positions.
@@ -220,24 +238,27 @@ class Store:
             if len({json.dumps(s["positions"]) for s in self.header["sites"].values()}) > 1:
                 raise InputError(f"the sites of {self.path} were read at different positions; name one")
             site = self._columns[0]
-        n = self.n_rows(site)
+        n, order = self.n_rows(site), self._order(site)
         with damage_told(self.path):
-            group = self._file[site]["rows"]
+            stored = {name: self._file[site]["rows"][name][:n] for name in ROW_TYPES}
+            if order is not None:
+                stored = {name: column[order] for name, column in stored.items()}
             columns = {
-                "rollout": self._ids[group["rollout"][:n]],
-                "pos": group["pos"][:n].astype(np.int64),
-                "token_id": group["token_id"][:n].astype(np.int64),
-                "segment": np.array(SEGMENTS, dtype=object)[group["segment"][:n]],
+                "rollout": self._ids[stored["rollout"]],
+                "pos": stored["pos"].astype(np.int64),
+                "token_id": stored["token_id"].astype(np.int64),
+                "segment": np.array(SEGMENTS, dtype=object)[stored["segment"]],
             }
         return with_tags(pd.DataFrame(columns), tags)
 
     def read(self, site: str, layer: int, rows: Rows = None) -> Float[Tensor, "row ..."]:
-        """Values of one layer, bit for bit as the model made them.
+        """Values of one layer, bit for bit as the model made them, row by row those of ``rows``.
 
         Args:
             site: site name.
             layer: the model's layer number.
-            rows: which committed rows: a slice, indices in any order, or a mask; all of them by default.
+            rows: which committed rows, numbered as in ``rows``: a slice, indices in any order, or a mask; all of them
+                by default.
 
         Returns:
             A tensor ``[row d_model]`` (``[row head d_head]`` for z) in the stored dtype.
@@ -250,8 +271,10 @@ class Store:
             raise InputError(f"{self.path} has no layer {layer} of {site}; it has {list(layers)}")
         n, at, raw = self.n_rows(site), layers.index(layer), self._raw(site)
         start, stop, step = (rows if isinstance(rows, slice) else slice(None)).indices(n)
-        unbroken = rows is None or (isinstance(rows, slice) and step == 1)
-        wanted = None if unbroken else np.arange(n)[rows if isinstance(rows, slice) else np.asarray(rows)]
+        order, index = self._order(site), slice(None) if rows is None else rows
+        unbroken = order is None and isinstance(index, slice) and step == 1
+        places = np.arange(n) if order is None else order
+        wanted = None if unbroken else places[index if isinstance(index, slice) else np.asarray(index)]
         with damage_told(self.path):
             part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
         return from_stored(part, self._kind(site)[1])
@@ -293,7 +316,10 @@ class Store:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCORE_COLUMNS)
 
     def verify(self) -> pd.DataFrame:
-        """Checks every committed batch against its checksum: one line per batch and site with ``ok``."""
+        """Checks every committed batch against its checksum: one line per batch and site with ``ok``.
+
+        ``start`` and ``stop`` number the rows as they lie in the file, batch after batch.
+        """
         lines, sums = [], self._file["commits"].get("xxh3", self._file["commits"].get("checksum"))
         summed = crc32 if "checksum" in self._file["commits"] else xxh3
         stops = self._file["commits/rows"][: self.batches_done]

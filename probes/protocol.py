@@ -144,7 +144,7 @@ def protocol(
     Args:
         X: activations ``[row d]``, or a mapping from candidates (a layer, or a layer and a position) to such arrays,
             all with the same rows; the later of equally good candidates is taken. The rows of a store come in the
-            order of its plan (``store.rows``), not in that of the rollouts collected.
+            order of the rollouts given to ``collect`` (``store.rows``).
         y: two labels of any kind, one per row; scores grow towards the second in sorted order. Bare values are taken
             in the order of ``X``; a pandas column indexed by rollout ids is joined to ``rollouts`` by id, as are all
             other columns, and refused where ``X`` has no ids.

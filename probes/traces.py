@@ -105,18 +105,20 @@ class TraceFile:
         path: the file.
         readouts: name and layer of every readout, in the order of the columns.
         columns: the name of each readout's column.
+        rollouts: ids of the rollouts in the order in which they were given; the file holds them batch by batch.
     """
 
     path: Path
     readouts: tuple[Key, ...]
     columns: tuple[str, ...]
+    rollouts: tuple[str, ...]
 
     @classmethod
     def open(cls, path: str | Path) -> TraceFile:
         """Look into a file that `store_traces` wrote.
 
         Raises:
-            InputError: no such file, or a Parquet file of something else.
+            InputError: no such file, a Parquet file of something else, or one without the order of its rollouts.
         """
         path = Path(path)
         if not path.is_file():
@@ -124,13 +126,20 @@ class TraceFile:
         about = (pq.read_schema(path).metadata or {}).get(_META)
         if about is None:
             raise InputError(f"{path} holds no traces in columns; read a tidy table with pandas")
-        readouts = json.loads(about)["readouts"]
-        return cls(path, tuple((r["name"], r["layer"]) for r in readouts), tuple(r["column"] for r in readouts))
+        about = json.loads(about)
+        if "rollouts" not in about:
+            raise InputError(f"{path} does not say in which order its rollouts were given: write it with store_traces")
+        readouts = about["readouts"]
+        keys, columns = tuple((r["name"], r["layer"]) for r in readouts), tuple(r["column"] for r in readouts)
+        return cls(path, keys, columns, tuple(about["rollouts"]))
 
     def to_frame(
         self, readout: str | None = None, layer: int | None = None, rollouts: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """The tidy table of some readouts and rollouts; other columns are not read. Arguments as `Traces.to_frame`."""
+        """The tidy table of some readouts and rollouts; other columns are not read. Arguments as `Traces.to_frame`.
+
+        Rollouts come in the order in which they were given to `store_traces`.
+        """
         index = _wanted(self.readouts, readout, layer)
         columns = [self.columns[k] for k in index]
         chosen = None if rollouts is None else [("rollout", "in", sorted(map(str, rollouts)))]
@@ -138,11 +147,14 @@ class TraceFile:
         missing = set(map(str, rollouts or ())) - set(wide["rollout"].astype(str))
         if missing:
             raise InputError(f"rollout {min(missing)!r} was not traced")
+        place = wide["rollout"].map({name: i for i, name in enumerate(self.rollouts)}).to_numpy(dtype=np.int64)
+        if (place[1:] < place[:-1]).any():
+            wide = wide.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
         ids = wide[list(_IDS)].astype({"rollout": object, "segment": object})
         return _tidy(ids, [(self.readouts[k], wide[c].to_numpy()) for k, c in zip(index, columns, strict=True)])
 
     def batches(self) -> Iterator[tuple[pd.DataFrame, Float[ndarray, "readout token"]]]:
-        """Every batch as it was written: its tokens' ids, and the scores of all readouts at them."""
+        """Every batch as written, in the plan's order: its tokens' ids, and the scores of all readouts at them."""
         with pq.ParquetFile(self.path) as file:
             for i in range(file.num_row_groups):
                 wide = file.read_row_group(i).to_pandas()
@@ -208,7 +220,7 @@ def store_traces(
             names = [_column(key) for key in keys]
             data = {**_id_columns([rollouts[i] for i in members]), **dict(zip(names, block, strict=True))}
             if writer is None:
-                schema = _schema(keys, names)
+                schema = _schema(keys, names, rollouts)
                 # scores are as good as noise to a compressor
                 packed = {name: "zstd" if name in _IDS else "none" for name in schema.names}
                 writer = pq.ParquetWriter(part, schema, compression=packed, use_dictionary=["rollout", "segment"])
@@ -310,10 +322,11 @@ def _column(key: Key) -> str:
     return name if layer is None else f"{name}@{layer}"
 
 
-def _schema(keys: Sequence[Key], names: Sequence[str]) -> pa.Schema:
+def _schema(keys: Sequence[Key], names: Sequence[str], rollouts: Sequence[Rollout]) -> pa.Schema:
     clash = {n for n in names if n in _IDS or list(names).count(n) > 1}
     if clash:
         raise InputError(f"a readout may not be called {min(clash)!r}; give it another name")
     about = [{"name": n, "layer": layer, "column": c} for (n, layer), c in zip(keys, names, strict=True)]
     ids = [("rollout", pa.string()), ("pos", pa.int32()), ("segment", pa.string()), ("token_id", pa.int32())]
-    return pa.schema([*ids, *((name, pa.float32()) for name in names)], {_META: json.dumps({"readouts": about})})
+    described = json.dumps({"readouts": about, "rollouts": [r.id for r in rollouts]})
+    return pa.schema([*ids, *((name, pa.float32()) for name in names)], {_META: described})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, forward, wrap
@@ -53,12 +55,12 @@ def test_a_file_holds_the_same_batch_by_batch(tmp_path: Path) -> None:
     model = wrapped("qwen3")
     file = store_traces(tmp_path / "traces.parquet", model, ROLLOUTS, readouts(), plan=PLAN)
     held = trace_rollouts(model, ROLLOUTS, readouts(), plan=PLAN)
-    keys = ["readout", "layer", "rollout", "pos"]
+    assert file.rollouts == tuple(r.id for r in ROLLOUTS)
     for asked in ({}, {"readout": "probe", "layer": 1}, {"readout": "odds"}, {"rollouts": ["p2/0", "p0/0"]}):
-        both = [t.to_frame(**asked).sort_values(keys, ignore_index=True) for t in (held, TraceFile.open(file.path))]
-        pd.testing.assert_frame_equal(*both, check_dtype=False)
+        pd.testing.assert_frame_equal(*(t.to_frame(**asked) for t in (held, TraceFile.open(file.path))), check_dtype=False)
     parts = list(file.batches())
     assert [len(ids) for ids, _ in parts] == [44, 40]
+    assert [list(ids["rollout"].unique()) for ids, _ in parts] == [["p3/0", "p0/0"], ["p1/0", "p2/0"]]
     assert parts[0][1].shape == (5, 44)
     assert [p.name for p in tmp_path.iterdir()] == ["traces.parquet"]
 
@@ -88,6 +90,12 @@ def test_wrong_input(tmp_path: Path) -> None:
     traces.to_frame().to_parquet(tmp_path / "tidy.parquet")
     with pytest.raises(InputError, match="no traces in columns"):
         TraceFile.open(tmp_path / "tidy.parquet")
+    file = store_traces(tmp_path / "s.parquet", model, ROLLOUTS, probes(1), plan=PLAN)
+    table = pq.read_table(file.path)
+    about = {b"verdictscope.traces": json.dumps({"readouts": []})}  # without the order of the rollouts
+    pq.write_table(table.replace_schema_metadata(about), file.path)
+    with pytest.raises(InputError, match="in which order"):
+        TraceFile.open(file.path)
     with pytest.raises(InputError, match="may not be called 'pos'"):
         store_traces(tmp_path / "t.parquet", model, ROLLOUTS, [LogOddsReadout("pos", [3], [7])])
 
