@@ -24,7 +24,7 @@ from verdictscope.interventions.training import Training, need_trainer, read_row
 from verdictscope.judgments import label_rollouts
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts import Rollout, Sampling, generate
-from verdictscope.stats import Effect, difference_effect, effects_frame, rate_effect
+from verdictscope.stats import Effect, difference_effect, effects_frame, group_names, rate_effect
 from verdictscope.values import truths
 
 __all__ = ["MEASURES", "Repair", "Training", "measure", "need_trainer", "repair_model"]
@@ -172,7 +172,8 @@ def _unseen(prompts: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> tuple[pd.D
     names = [f"prompt {name!r}" for name in prompts["id"]]
     prompts = prompts.assign(harm=truths(prompts["harm"], "harm", names, gaps=False).astype(bool))
     groups = prompts["group"] if "group" in prompts.columns else prompts["id"]
-    seen = groups.astype(str).isin({str(r["group"]) for r in rows if r.get("group") is not None})
+    trained = group_names([r["group"] for r in rows if r.get("group") is not None])
+    seen = pd.Series(group_names(groups), index=groups.index).isin(trained)
     if seen.all():
         raise InputError("every request's group was trained on: give requests that were not in the pool")
     return prompts[~seen].reset_index(drop=True), int(seen.sum())

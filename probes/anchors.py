@@ -20,7 +20,7 @@ from numpy import ndarray
 from verdictscope.errors import InputError
 from verdictscope.probes.landmarks import one_readout
 from verdictscope.probes.trace import WRITTEN
-from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
+from verdictscope.stats import RESAMPLES, draw_clusters, group_names, percentile_interval
 from verdictscope.values import truths
 
 FINAL = "rel_answer"
@@ -97,7 +97,7 @@ def windows(aligned: pd.DataFrame, m: int) -> Windows:
     table = each.reset_index()[["rollout", "group", "n_thinking", "reason"]]
     return Windows(
         table, cut.to_numpy(), final.to_numpy(), maximum.to_numpy(), used.to_numpy(dtype=object),
-        each.loc[used, "group"].astype(str).to_numpy(dtype=object),
+        group_names(each.loc[used, "group"]),
     )  # fmt: skip
 
 
@@ -161,10 +161,10 @@ class Anchors:
         usable = set(windows(own, m).rollout)
         places = [(WINDOW, t) for t in range(min(window[0], -m), max(window[1], -1) + 1)] + [(FINAL, -1)]
         rows = _placed(own[own["rollout"].isin(usable)], places)
-        names = tuple(sorted(rows["group"].astype(str).unique()))
+        names = tuple(sorted(set(group_names(rows["group"]))))
         sums, counts = np.zeros((2, len(names), len(places))), np.zeros((2, len(names), len(places)))
         kind = rows["rollout"].isin(kinds[1]).to_numpy(dtype=int)
-        index = kind, np.searchsorted(names, rows["group"].astype(str)), rows["place"].to_numpy(dtype=int)
+        index = kind, np.searchsorted(names, group_names(rows["group"])), rows["place"].to_numpy(dtype=int)
         np.add.at(sums, index, rows["score"].to_numpy(dtype=float))
         np.add.at(counts, index, 1.0)
         table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)

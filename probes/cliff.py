@@ -20,7 +20,7 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.probes.anchors import Anchors, Windows, windows
-from verdictscope.stats import Effect, draw_clusters, effects_frame, percentile_interval, ratio_interval
+from verdictscope.stats import Effect, draw_clusters, effects_frame, group_names, percentile_interval, ratio_interval
 
 ANCHORED = ("anchored_plateau", "anchored_final", "anchored_drop")
 RAW = ("raw_plateau", "raw_final", "raw_drop", "as_published")
@@ -116,7 +116,7 @@ def cliff(
         if absent:
             raise InputError(f"cell {name}: rollout {min(absent)!r} has no scores")
         aligned = aligned[aligned["rollout"].isin(wanted)]
-    shared = sorted(set(aligned["group"].astype(str)) & anchors.groups)
+    shared = sorted(set(group_names(aligned["group"])) & anchors.groups)
     if shared:
         raise InputError(
             f"cell {name}: group {shared[0]!r} is one the anchors were fitted on; measure rollouts of another part"

@@ -21,7 +21,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.anchors import FINAL, WINDOW, windows
 from verdictscope.probes.cliff import Cliff, anchor_variance
 from verdictscope.probes.landmarks import one_readout
-from verdictscope.stats import permutation_of, permutation_p
+from verdictscope.stats import group_names, permutation_of, permutation_p
 
 DRAWS = 999
 _FEWEST = 20  # turns of all rollouts together, below which no p-value reaches .05
@@ -87,10 +87,11 @@ def exchange_null(
             `drop_difference`. Or too few prompts for p = .05, or anchored drops that rest on different anchors.
     """
     tables = first.table, second.table
-    shared = set(tables[0]["group"].astype(str)) & set(tables[1]["group"].astype(str))
+    shared = set(group_names(tables[0]["group"])) & set(group_names(tables[1]["group"]))
     if shared:
         raise InputError(f"group {min(shared)!r} stands in both cells; compare them with drop_difference, which pairs")
-    own = [t[t[value].notna()].groupby(t["group"].astype(str))[value].agg(["sum", "size"]) for t in tables]
+    kept = [t[t[value].notna()] for t in tables]
+    own = [t.groupby(group_names(t["group"]))[value].agg(["sum", "size"]) for t in kept]
     left_out = {"without a drop": int(sum(t[value].isna().sum() for t in tables))}
     total, count = (np.concatenate([o[c].to_numpy(dtype=float) for o in own]) for c in ("sum", "size"))
     if min(map(len, own)) < 2:

@@ -22,7 +22,7 @@ from verdictscope.probes.shortcuts import Shortcut, looked_for
 from verdictscope.probes.splits import PARTS
 from verdictscope.probes.sweep import one_standard_error
 from verdictscope.rollouts.prompts import near_duplicates
-from verdictscope.stats import Column, Permutation, permutation_of, permutation_p, same_order
+from verdictscope.stats import Column, Permutation, group_names, permutation_of, permutation_p, same_order
 from verdictscope.values import truths
 
 PERMUTATIONS = 999
@@ -161,7 +161,7 @@ def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray,
     unknown = sorted(set(map(str, where)) - set(PARTS))
     if unknown:
         raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
-    return y.astype(int), group.astype(str), where.astype(str)
+    return y.astype(int), group_names(group).astype(str), where.astype(str)
 
 
 def _row(check: str, what: str, severity: str, statistic: str, value: float | int, n: int) -> dict[str, Any]:

@@ -14,7 +14,16 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.calibration import Calibration, calibrate
-from verdictscope.stats import Column, Effect, auroc_effect, effects_frame, mean_effect, rate_effect, wilson
+from verdictscope.stats import (
+    Column,
+    Effect,
+    auroc_effect,
+    effects_frame,
+    group_names,
+    mean_effect,
+    rate_effect,
+    wilson,
+)
 from verdictscope.stats.auroc import check_scores
 from verdictscope.values import number, probabilities, whole_number
 
@@ -111,7 +120,7 @@ def merit(
     y, s = check_scores(labels, scores)
     if len(set(y)) < 2:
         raise InputError("figures of merit need rows of two classes")
-    g = np.asarray(groups, dtype=object).astype(str)
+    g = group_names(groups)
     other_y, other_s = (y, s) if fitted_on is None else check_scores(*fitted_on)
     calibration = calibrate(other_y, other_s)
     probability = calibration.probability(s)

@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.splits import PARTS
-from verdictscope.stats import Column, Permutation, Scheme, permutation_of
+from verdictscope.stats import Column, Permutation, Scheme, group_names, permutation_of
 from verdictscope.values import truths
 
 Balance = Literal["cells", "classes", "none"]
@@ -112,7 +112,7 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
     checked = Rows(
         label=label,
         part=rows["part"].astype(str).to_numpy(dtype=object),
-        group=rows["group"].astype(str).to_numpy(dtype=object),
+        group=group_names(rows["group"]),
         rollout=rollout,
         held=held,
         held_names=tuple(map(str, held_names)),
@@ -159,7 +159,7 @@ def rollout_permutation(
     if missing:
         raise InputError(f"rows lack {', '.join(missing)}; name columns of the table")
     _, first = np.unique(checked.rollout, return_index=True)
-    names = rows[unit].iloc[first].astype(str) if unit in rows.columns else prompt_of(checked.rollout_ids)
+    names = rows[unit].iloc[first] if unit in rows.columns else prompt_of(checked.rollout_ids)
     stratum = pd.Series(checked.part[first])
     for column in within:
         stratum += "|" + rows[column].iloc[first].astype(str).reset_index(drop=True)

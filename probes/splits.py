@@ -10,7 +10,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.prompts.duplicates import LARGE, joined_groups
-from verdictscope.stats import Column, same_order
+from verdictscope.stats import Column, group_names, same_order
 
 PARTS = ("train", "validation", "test")
 """Train fits, validation chooses, test reports."""
@@ -41,12 +41,9 @@ def split_groups(
         InputError: fewer groups than parts, a row without group, labels of another length, or odd shares.
     """
     same_order(groups=groups, labels=labels)
-    keys = pd.Series(np.asarray(groups, dtype=object))
-    if keys.isna().any():
-        raise InputError("a row has no group; give every row the name of its prompt group")
+    keys = pd.Series(group_names(groups))
     if len(shares) != len(PARTS) or min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-9:
         raise InputError(f"shares {tuple(shares)} must be {len(PARTS)} positive numbers that sum to 1")
-    keys = keys.astype(str)
     names = sorted(keys.unique())
     if len(names) < len(PARTS):
         raise InputError(
@@ -104,10 +101,8 @@ def part_rows(
         if values is not None and len(values) != n:
             raise InputError(f"{name} has {len(values)} rows, there are {n} labels")
     own = [f"row {i}" for i in range(n)]
-    given = pd.Series(own if groups is None else np.asarray(groups, dtype=object), name="given_group")
-    if given.isna().any():
-        raise InputError("a row has no group; give every row the name of its prompt group")
-    table = pd.DataFrame({"rollout": own if rollouts is None else list(rollouts), "group": given.astype(str)})
+    given = pd.Series(own if groups is None else group_names(groups), name="given_group", dtype=object)
+    table = pd.DataFrame({"rollout": own if rollouts is None else list(rollouts), "group": given})
     if texts is not None:
         distinct = pd.DataFrame({"group": table["group"], "text": np.asarray(texts, dtype=object)}).drop_duplicates()
         merged = joined_groups(distinct["group"].to_list(), distinct["text"].astype(str).to_list())
@@ -116,8 +111,8 @@ def part_rows(
     profile = pd.concat([table[["label"]], held], axis=1)
     split = split_groups(table["group"], profile, shares, seed) if part is None else None
     table["part"] = np.asarray(part, dtype=object) if split is None else table["group"].map(split)
-    _tell_joined(given.astype(str), table, None if split is None else shares)
-    return pd.concat([table.assign(given_group=given.astype(str)), held], axis=1)
+    _tell_joined(given, table, None if split is None else shares)
+    return pd.concat([table.assign(given_group=given), held], axis=1)
 
 
 def _tell_joined(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] | None) -> None:

@@ -20,6 +20,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from verdictscope.errors import InputError
+from verdictscope.stats import group_names
 from verdictscope.values import number
 
 SHINGLE = 5
@@ -115,8 +116,8 @@ def joined_groups(groups: Sequence[str], texts: Sequence[str], threshold: float 
     if len(groups) != len(texts):
         raise InputError(f"{len(groups)} groups for {len(texts)} texts: give one per text")
     pairs = near_duplicates(texts, threshold)
-    names, codes = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    first = {int(code): str(group) for code, group in zip(codes[::-1], list(groups)[::-1], strict=True)}
+    names, codes = np.unique(group_names(groups).astype(str), return_inverse=True)
+    first = {code: str(name) for code, name in enumerate(names)}
     links = (np.ones(len(pairs)), (codes[pairs["a"]], codes[pairs["b"]]))
     _, component = connected_components(coo_array(links, shape=(len(names), len(names))), directed=False)
     name_of: dict[int, str] = {}

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from verdictscope.errors import InputError
 from verdictscope.probes import PARTS, LogisticProbe, split_groups
-from verdictscope.stats import auroc
+from verdictscope.probes.rows import check_rows
+from verdictscope.probes.splits import part_rows
+from verdictscope.rollouts.prompts import merge_groups
+from verdictscope.stats import auroc, auroc_clustered, draw_clusters, group_names, permutation_of, sign_flip_test
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +68,11 @@ def test_near_every_group_reaches_every_part_over_seeds() -> None:
     ("given", "message"),
     [
         ({"groups": ["a", "b", "a"]}, "2 prompt groups cannot make 3 parts"),
-        ({"groups": ["a", None, "c"]}, "no group"),
+        ({"groups": ["a", None, "c"]}, "row 2 has no group"),
+        ({"groups": [1.0, 2.0, 3.0, float("nan")]}, "row 4 has no group"),
+        ({"groups": [1, 2, 2.5, 3]}, "group of row 3 is 2.5"),
+        ({"groups": ["a", "b", True]}, "group of row 3 is True"),
+        ({"groups": ["a", " ", "c"]}, "row 2 has no group"),
         ({"groups": ["a", "b", "c"], "labels": [1]}, "1 labels for 3 rows"),
         ({"groups": ["a", "b", "c"], "shares": (0.5, 0.5)}, "shares"),
         ({"groups": ["a", "b", "c"], "shares": (0.5, 0.6, -0.1)}, "shares"),
@@ -92,3 +99,26 @@ def test_a_random_split_of_activations_reads_prompts_and_the_grouped_one_does_no
 
     assert score(random, ~random) > 0.8
     assert 0.2 < score(part == "train", part == "test") < 0.8
+
+
+def test_whole_numbers_and_their_floats_are_one_group() -> None:
+    whole = np.repeat(np.arange(40), 2)
+    mixed = np.array([float(g) if i % 2 else int(g) for i, g in enumerate(whole)], dtype=object)
+    label = whole % 2
+    assert group_names(mixed).tolist() == [str(g) for g in whole]
+    assert group_names(pd.Series([7, np.int32(7), np.float32(7), "7", "07"])).tolist() == ["7"] * 4 + ["07"]
+    for groups in (mixed, whole.astype(float), pd.Series(whole, dtype="Int64"), whole.astype(str)):
+        pd.testing.assert_series_equal(split_groups(groups, label), split_groups(whole, label))
+        table = part_rows(label, groups)
+        assert (table.groupby("group")["part"].nunique() == 1).all()
+        assert table["group"].nunique() == 40
+        assert set(check_rows(table.assign(group=groups), (), "none").group) == set(map(str, whole))
+        assert permutation_of(label, groups).units == 40
+        assert draw_clusters(groups, 10, 0).names == draw_clusters(whole, 10, 0).names
+        assert auroc_clustered(label, np.arange(80.0), groups).clusters == 40
+        assert sign_flip_test(np.arange(80.0)[None], groups).n == 40
+        assert len(set(merge_groups(list(groups), [f"text number {g} of its kind" for g in whole], 1.0))) == 40
+    for statistic in (lambda g: draw_clusters(g, 10, 0), lambda g: sign_flip_test(np.ones((1, 3)), g)):
+        for bad in ([1, 2, 2.5], [1, 2, True], [1, 2, None], [1, 2, np.inf], [1, 2, (3,)]):
+            with pytest.raises(InputError, match="row 3"):
+                statistic(pd.Series(bad, dtype=object))

@@ -114,7 +114,7 @@ def _by_name(first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
         ([1] * 8, np.repeat(range(4), 2), "auto", "all labels are 1"),
         (CONTRAST, PAIRS[1:], "auto", "59 groups for 60 labels"),
         ([1, None, 0], [0, 1, 2], "auto", "missing"),
-        ([1, 0, 0], [0, None, 2], "auto", "no group"),
+        ([1, 0, 0], [0, None, 2], "auto", "row 2 has no group"),
         ([], [], "auto", "no labels"),
     ],
 )

@@ -17,6 +17,7 @@ from verdictscope.probes import Passport, balanced_threshold, ood_transfer, posi
 from verdictscope.run import Run
 from verdictscope.stages.probe import probe_rows
 from verdictscope.stages.rollouts import read_study_prompts
+from verdictscope.stats import group_names
 
 
 def run_transfer(run: Run) -> None:
@@ -67,7 +68,7 @@ def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.Da
         layer=probe["layer"],
         norm="pre",
         positions=study.collect.resid_post,
-        trained={str(part): sorted(set(of["group"].astype(str))) for part, of in rows.groupby("part")},
+        trained={str(part): sorted(set(group_names(of["group"]))) for part, of in rows.groupby("part")},
         split={"shares": list(study.split.shares), "seed": study.seed, "grouped by": "group"},
         fit={"C": probe["C"], "balance": "cells", "hold": ["harm"]},
         threshold=balanced_threshold(scores, rows.loc[validation, "label"]),

@@ -10,7 +10,7 @@ from verdictscope.stats.bootstrap import (
     draw_clusters,
     percentile_interval,
 )
-from verdictscope.stats.columns import index_of, joined, same_order
+from verdictscope.stats.columns import group_names, index_of, joined, same_order
 from verdictscope.stats.degenerate import ends_to_show
 from verdictscope.stats.effect import Effect, effects_frame
 from verdictscope.stats.intervals import (
@@ -55,6 +55,7 @@ __all__ = [
     "effects_frame",
     "ends_to_show",
     "independent_difference",
+    "group_names",
     "index_of",
     "joined",
     "mean_effect",

@@ -17,7 +17,7 @@ from scipy import special, stats
 from verdictscope.errors import InputError
 from verdictscope.stats.auroc import check_scores
 from verdictscope.stats.bootstrap import Column, check_confidence
-from verdictscope.stats.columns import same_order
+from verdictscope.stats.columns import group_names, same_order
 from verdictscope.stats.effect import Effect
 
 
@@ -106,9 +106,7 @@ def auroc_clustered(
     g = np.asarray(groups, dtype=object)
     if g.shape != y.shape:
         raise InputError(f"{g.size} groups but {y.size} rows")
-    if pd.isna(g).any():
-        raise InputError("a row has no group; every row needs the name of its prompt group")
-    codes, names = pd.factorize(pd.Series(g).astype(str))
+    codes, names = pd.factorize(group_names(g))
     clusters = len(names)
     stratum = np.zeros(y.size, int) if strata is None else pd.factorize(np.asarray(strata, dtype=object))[0]
     estimates, positive, negative, smallest = [], np.zeros(clusters), np.zeros(clusters), (0, 0)
@@ -147,7 +145,7 @@ def auroc_se_many(
     labels: Int[ndarray, "set row"], scores: Float[ndarray, "set row"], groups: Column
 ) -> Float[ndarray, " set"]:
     """``auroc_clustered(...).se`` of many labellings with scores of their own, at once; nothing is checked."""
-    codes, names = pd.factorize(pd.Series(np.asarray(groups, dtype=object)).astype(str))
+    codes, names = pd.factorize(group_names(groups))
     member = np.zeros((len(codes), len(names)))
     member[np.arange(len(codes)), codes] = 1.0
     positive = labels == 1

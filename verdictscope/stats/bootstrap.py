@@ -19,6 +19,7 @@ from numpy import ndarray
 from scipy import stats
 
 from verdictscope.errors import InputError
+from verdictscope.stats.columns import group_names
 
 RESAMPLES = 2000
 """Resamples behind an interval unless the caller says otherwise."""
@@ -74,12 +75,9 @@ def draw_clusters(groups: Column, resamples: int = RESAMPLES, seed: int = 0) -> 
     Raises:
         InputError: a row has no group, or there are no rows.
     """
-    series = pd.Series(np.asarray(groups, dtype=object))
-    if series.empty:
+    if not len(groups):
         raise InputError("no rows to resample")
-    if series.isna().any():
-        raise InputError("a row has no group; every row needs the name of its prompt group")
-    codes, names = pd.factorize(series.astype(str), sort=True)
+    codes, names = pd.factorize(group_names(groups), sort=True)
     return Draws(tuple(names), np.asarray(codes), _counts(len(names), resamples, seed), seed)
 
 

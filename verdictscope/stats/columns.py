@@ -10,6 +10,40 @@ import pandas as pd
 from verdictscope.errors import InputError
 
 
+def group_names(groups: Any, what: str = "group") -> np.ndarray:
+    """The name of every row's group as text, by one rule: text as it is, a whole number by its digits.
+
+    1 and 1.0 are one group: a merge with a gap turns whole numbers to floats. ``"1"`` is the same one, as in files.
+
+    Args:
+        groups: the group of every row.
+        what: the word for a group, for messages.
+
+    Returns:
+        An array of str, ``[row]``.
+
+    Raises:
+        InputError: a row, named by its number from 1, whose group is missing, blank, a fraction or a truth value.
+    """
+    values = np.asarray(groups, dtype=object)
+    text = pd.api.types.infer_dtype(values, skipna=False) == "string"
+    names = values if text else np.array([_group_name(value) for value in values], dtype=object)
+    for row, name in enumerate(names, start=1):
+        if name is None or not name.strip():
+            value = values[row - 1]
+            if isinstance(value, str) or (np.ndim(value) == 0 and pd.isna(value)):
+                raise InputError(f"row {row} has no {what}: give every row the name of its prompt group")
+            raise InputError(f"the {what} of row {row} is {value!r}: give text or a whole number")
+    return names
+
+
+def _group_name(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value == value // 1)
+    return str(int(value)) if whole and not isinstance(value, bool) and abs(value) < np.inf else None
+
+
 def index_of(column: Any) -> pd.Index | None:
     """The index of a pandas column, where it names its rows; ``None`` for bare values and for plain row numbers."""
     if not isinstance(column, pd.Series | pd.DataFrame):

@@ -24,7 +24,7 @@ from scipy.special import gammaln
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import Column
-from verdictscope.stats.columns import same_order
+from verdictscope.stats.columns import group_names, same_order
 
 Scheme = Literal["auto", "between", "within", "both", "rows"]
 """``between``: whole groups exchange their labels (as whole vectors, between groups of one size; where every group has
@@ -183,13 +183,13 @@ class _Design:
         cls, labels: Column, groups: Column | None, strata: Column | None, side: ndarray | None, unit: str
     ) -> _Design:
         y = pd.Series(np.asarray(labels))
-        g = np.arange(len(y)) if groups is None else np.asarray(groups, dtype=object).astype(str)
+        g = np.arange(len(y)) if groups is None else group_names(groups, unit)
         s = np.zeros(len(y), int) if strata is None else np.asarray(strata, dtype=object).astype(str)
         for name, values in ((f"{unit}s", groups), ("strata", strata)):
             if values is not None and len(values) != len(y):
                 raise InputError(f"{len(values)} {name} for {len(y)} labels")
-            if values is not None and pd.isna(np.asarray(values, dtype=object)).any():
-                raise InputError(f"a row has no {unit if name != 'strata' else 'stratum'}: it cannot be permuted")
+        if strata is not None and pd.isna(np.asarray(strata, dtype=object)).any():
+            raise InputError("a row has no stratum: it cannot be permuted")
         if y.isna().any():
             raise InputError(f"{int(y.isna().sum())} of {len(y)} labels are missing: drop these rows")
         codes, classes = pd.factorize(y, sort=True)

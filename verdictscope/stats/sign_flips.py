@@ -17,6 +17,7 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import Column
+from verdictscope.stats.columns import group_names
 from verdictscope.stats.p_values import tie_slack
 
 FLIPS = 9999
@@ -125,7 +126,7 @@ def sign_flip_test(
 
 
 def _cluster_sums(values: Float[ndarray, "candidate row"], groups: Column) -> Float[ndarray, "candidate cluster"]:
-    codes, names = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[::-1]
+    codes, names = np.unique(group_names(groups).astype(str), return_inverse=True)[::-1]
     if values.shape[1] != len(codes) or not len(codes):
         raise InputError(f"{values.shape[1]} numbers for {len(codes)} rows with a group: give one per row, and some")
     if not len(values):
