@@ -12,7 +12,6 @@ from verdictscope.errors import InputError
 from verdictscope.probes import PARTS, LogisticProbe, split_groups
 from verdictscope.probes.rows import check_rows
 from verdictscope.probes.splits import part_rows
-from verdictscope.rollouts.prompts import merge_groups
 from verdictscope.stats import auroc, auroc_clustered, draw_clusters, group_names, permutation_of, sign_flip_test
 
 
@@ -117,7 +116,6 @@ def test_whole_numbers_and_their_floats_are_one_group() -> None:
         assert draw_clusters(groups, 10, 0).names == draw_clusters(whole, 10, 0).names
         assert auroc_clustered(label, np.arange(80.0), groups).clusters == 40
         assert sign_flip_test(np.arange(80.0)[None], groups).n == 40
-        assert len(set(merge_groups(list(groups), [f"text number {g} of its kind" for g in whole], 1.0))) == 40
     for statistic in (lambda g: draw_clusters(g, 10, 0), lambda g: sign_flip_test(np.ones((1, 3)), g)):
         for bad in ([1, 2, 2.5], [1, 2, True], [1, 2, None], [1, 2, np.inf], [1, 2, (3,)]):
             with pytest.raises(InputError, match="row 3"):
