@@ -37,6 +37,7 @@ from verdictscope.activations.scoring import (
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.finite import all_finite, not_finite
 from verdictscope.rollouts.engines.limits import check_ids, check_lengths
 from verdictscope.rollouts.engines.state import on_device
 from verdictscope.rollouts.rollout import Rollout
@@ -135,7 +136,34 @@ class Flight:
         ordered = [lines[readout_key(s, self.job.model.n_layers)] for s in self.job.score]
         scores = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame(columns=SCORE_COLUMNS)
         rows = {read: self.wheres[read].frame(self.batch) for read in self.job.reads}
+        self._check_numbers(rows, scores)
         return Pass(rows, self.values, scores, plan, indices, self.logits, self.logit_rows)
+
+    def _check_numbers(self, rows: Mapping[Read, pd.DataFrame], scores: pd.DataFrame) -> None:
+        """Refuses results that are no numbers; a token or a label that the model rules out is minus infinity."""
+        for read, values in self.values.items():
+            # routers rule experts out in the same way
+            fine = not values.isnan().any() if read.site.name == "router" else all_finite(values)
+            if not fine:
+                bad = values.isnan() if read.site.name == "router" else ~values.isfinite()
+                layer, row = bad.nonzero()[0, :2].tolist()
+                site = f"{read.site.name}[{read.site.at(self.job.model.n_layers)[layer]}]"
+                raise not_finite(self.job.model.hf, f"the values of {site} {_at(rows[read], row)}")
+        lines = scores["score"].to_numpy(dtype=float)
+        wrong = np.isnan(lines) if len(lines) else lines
+        if wrong.any():
+            line = int(np.argmax(wrong))
+            what = f"the scores of {scores['readout'].iloc[line]!r} {_at(scores, line)}"
+            raise not_finite(self.job.model.hf, what)
+        if self.logits is None or self.logit_rows is None or not len(self.logits):
+            return
+        wild = ~self.logits.amax(-1).isfinite()
+        if wild.any():
+            raise not_finite(self.job.model.hf, f"the logits {_at(self.logit_rows, int(wild.nonzero()[0]))}")
+
+
+def _at(rows: pd.DataFrame, row: int) -> str:
+    return f"of rollout {rows['rollout'].iloc[row]} at token {rows['pos'].iloc[row]}"
 
 
 def launch(job: Job, rollouts: tuple[Rollout, ...]) -> Flight:

@@ -65,7 +65,9 @@ def _before(fn: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kw
     if args:
         new = fn(args[0])
         return None if new is None else ((new, *args[1:]), kwargs)
-    name = next(k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point())
+    name = next((k for k, v in kwargs.items() if isinstance(v, Tensor) and v.is_floating_point()), None)
+    if name is None:
+        raise InputError("a module that is read was called without a tensor of states: name another with overrides")
     new = fn(kwargs[name])
     return None if new is None else (args, kwargs | {name: new})
 

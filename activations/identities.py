@@ -31,12 +31,14 @@ from verdictscope.activations.hooks import attach
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.weights import head_output_bias, head_output_weight, is_packed, scales_by_batch
 from verdictscope.errors import InputError
+from verdictscope.rollouts.engines.finite import all_finite, strange_weight
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
 
 N_TOKENS = 16
 FINITE = "weights are finite"
+FINITE_STATES = "states are finite"
 BRANCHES = ("attn_out", "mlp_out")
 FLOOR_LENGTHS = (19, 48, 11, 30, 24)
 """Tokens of the sequences whose batch measures the noise floor."""
@@ -134,6 +136,12 @@ def raise_first(checks: Sequence[Check]) -> None:
                 f"the check {FINITE!r} fails: {c.site} holds NaN or infinite numbers; fetch the checkpoint again, or "
                 "load it in a wider dtype"
             )
+        if not c.ok and c.name == FINITE_STATES:
+            raise InputError(
+                f"the check {FINITE_STATES!r} fails: {c.site} of layer {c.layer} holds NaN or infinite numbers and "
+                "every weight is a number, so the states overflow (float16 does above 65504): load the model in "
+                "float32 or bfloat16"
+            )
         if not c.ok:
             where = "" if c.layer is None else f" of layer {c.layer}"
             raise InputError(
@@ -143,23 +151,20 @@ def raise_first(checks: Sequence[Check]) -> None:
 
 
 def finite_weights(hf: PreTrainedModel) -> Check:
-    """Whether every weight is a number; the check's site is the first tensor in which one is not.
-
-    A sum that is finite has no other summands; only where it is not is a tensor looked at number by number. Packed
-    weights are left out, buffers may be infinite (masks) but not NaN.
-    """
-    parameters = [(name, p.detach(), False) for name, p in hf.named_parameters()]
-    buffers = [(name, b, True) for name, b in hf.named_buffers()]
-    plain = [(name, x, mask) for name, x, mask in parameters + buffers if _plain(x)]
-    with torch.no_grad():
-        for name, x, mask in plain:
-            if not x.sum(dtype=torch.float32).isfinite() and (x.isnan() if mask else ~x.isfinite()).any():
-                return Check(FINITE, name, None, float("inf"), 0.0, False)
-    return Check(FINITE, "weights", None, 0.0, 0.0, True)
+    """Whether every weight is a number; the check's site is the first tensor in which one is not."""
+    name = strange_weight(hf)
+    return Check(FINITE, name or "weights", None, float("inf") if name else 0.0, 0.0, name is None)
 
 
-def _plain(x: Tensor) -> bool:
-    return type(x) in (Tensor, nn.Parameter) and x.is_floating_point() and x.element_size() >= 2
+def _finite_states(values: Values) -> list[Check]:
+    """A failed check for the first site that holds NaN or infinite numbers, in the order of the forward pass."""
+    order = {"resid_pre": 0, "z": 1, "o": 2, "mixer": 3, "attn_out": 4, "resid_mid": 5, "mlp_out": 6, "resid_post": 7}
+    strange = [key for key, value in values.items() if key[0] in order and not all_finite(value)]
+    first = min(strange, key=lambda key: (key[1], order[key[0]]), default=None)
+    if first is None:
+        return []
+    site = {"o": "attn_out", "mixer": "attn_out"}.get(first[0], first[0])
+    return [Check(FINITE_STATES, site, first[1], float("inf"), 0.0, False)]
 
 
 def check(model: Model) -> tuple[Check, ...]:
@@ -189,7 +194,8 @@ def check(model: Model) -> tuple[Check, ...]:
     hidden = [h.detach().reshape(-1, h.shape[-1]).double().cpu() for h in out.hidden_states or ()]
     # transformers records them by hooks it sets once a model; on layers that a bridge has since replaced they are gone.
     hidden, final = by_layer(hidden, values["resid_post", 0]) if hidden else ([None] * len(sites), None)
-    found = [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
+    found = _finite_states(values)
+    found += [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
     if final is not None:
         last = [values["final_norm", None]]
         found.append(compare("final_norm = hidden_states[-1]", "final_norm", None, last, final, dtype))

@@ -33,7 +33,8 @@ class Heard:
     def attention(self) -> Attention:
         """Heads counted as they are: keys that are equal in a group of heads are one head, repeated."""
         key, value = self.call.key, self.call.value
-        shared = next(s for s in range(key.shape[1], 0, -1) if _repeats(key, s) and _repeats(value, s))
+        sizes = range(key.shape[1], 1, -1)
+        shared = next((s for s in sizes if _repeats(key, s) and _repeats(value, s)), 1)
         return Attention(self.module, self.interface, self.call.query.shape[1], key.shape[1] // shared, shared)
 
     def forms(self, attention: Attention) -> dict[str, Form]:

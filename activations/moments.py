@@ -215,7 +215,7 @@ class MomentFitter:
         """What was seen so far.
 
         Raises:
-            InputError: nothing was.
+            InputError: nothing was, or rows held NaN or infinite numbers.
         """
         if not self._sums:
             raise InputError("this moment fitter has seen no rows; hand it to forward or collect first")
@@ -223,6 +223,11 @@ class MomentFitter:
         sums = [self._sums[layer] for layer in layers]
         mean, scatter = (np.stack([getattr(s, k).cpu().numpy() for s in sums]) for k in ("mean", "scatter"))
         count = sums[0].count.cpu().numpy().astype(np.int64)
+        if wrong := [layer for layer, rows in zip(layers, mean, strict=True) if not np.isfinite(rows).all()]:
+            raise InputError(
+                f"hidden states of layer {wrong[0]} hold NaN or infinite numbers: load the model again, or in a wider "
+                "dtype"
+            )
         return Moments(self.classes, layers, count, mean, scatter)
 
 

@@ -59,7 +59,7 @@ def encode_labels(
     if len(labels) < 2:
         raise InputError("a verdict needs at least two label strings")
     whole = [tokens_after(tokenizer, before, lead + label) for label in labels]
-    n = next(k for k in range(max(map(len, whole)) + 1) if len({ids[: k + 1] for ids in whole}) > 1)
+    n = next((k for k in range(max(map(len, whole))) if len({ids[: k + 1] for ids in whole}) > 1), 0)
     strings = tuple(ids[n:] for ids in whole)
     for (a, first), (b, second) in permutations(zip(labels, strings, strict=True), 2):
         if second[: len(first)] == first:

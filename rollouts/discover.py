@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.errors import InputError
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.renderings import ASK, PLAIN, QUESTION, REASON, REPLY, SWITCHES, Renderings
-from verdictscope.rollouts.selfcheck import ADVICE, cutting_texts, fault, state_of
+from verdictscope.rollouts.selfcheck import ADVICE, cutting_texts, fault, split_texts, state_of
 
 _WORD = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|scratch_?pad|reflection|rationale|deliberation)"
 _ANSWER = r"(?:final_)?(?:answer|response|solution)"
@@ -93,6 +93,9 @@ def _found(tokenizer: PreTrainedTokenizerBase) -> Markers | str | None:
     for texts in _candidates(tokenizer, renderings):
         opener, closer, *answer = texts
         answer = answer or [*_answer_pair(tokenizer, renderings)]
+        if len(answer) < 2:
+            ends = [t for t in ending_texts(tokenizer, renderings) if t not in (opener, closer)]
+            answer = [*(answer or [""]), *ends[:1]]
         if (opener, closer, *answer) in tried:
             continue
         tried.add((opener, closer, *answer))
@@ -245,6 +248,26 @@ def _from_cuts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> It
     for closer in cutting_texts(tokenizer, renderings):
         if opener := _turned(closer):
             yield opener, closer
+
+
+def ending_texts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> list[str]:
+    """Texts at which the template cuts past answers, keeping what stands before: they end an answer.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+        renderings: of its template.
+    """
+    return [text for text in split_texts(tokenizer) if renderings.ends(text)]
+
+
+def wraps(opener: str, closer: str) -> bool:
+    """Whether a tag behind a reply is the counterpart of the one in front of it.
+
+    Args:
+        opener: the tag in front.
+        closer: the tag behind.
+    """
+    return "/" in closer and closer.replace("/", "", 1) == opener or _counterpart(opener, _ANSWER_FORMS) == closer
 
 
 def _pairs(texts: Iterable[str], forms: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rollouts.templates import PINNED_DATE, render_prompt
-from verdictscope.rollouts.turn_end import turn_end
+from verdictscope.rollouts.turn_end import has_plain_turns, turn_end
 from verdictscope.rollouts.writing import Job, Progress, Writer
 from verdictscope.values import identity, text, whole_number
 
@@ -176,6 +176,12 @@ def stop_tokens(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBas
         warnings.warn(
             f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(end)}, and the checkpoint names "
             f"{named} as its end: generation stops at either",
+            stacklevel=3,
+        )
+    if end is None and has_plain_turns(tokenizer):
+        warnings.warn(
+            "the chat template ends an answer with no token: a rollout may run on into a next turn that the model "
+            "makes up, to the token limit; that is no part of the answer where it begins with the template's own words",
             stacklevel=3,
         )
     found |= set() if end is None else {end}

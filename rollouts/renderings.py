@@ -99,6 +99,12 @@ class Renderings:
         shown = [self.text(k, [QUESTION, past, AGAIN], True) for k in range(len(SWITCHES))]
         return any(REPLY in s and REASON not in s for s in shown)
 
+    def ends(self, text: str) -> bool:
+        """Whether the template leaves out of a past answer what stands behind this text, and the text."""
+        past = {"role": "assistant", "content": f"{REPLY}{text}{REASON}"}
+        shown = [self.text(k, [QUESTION, past, AGAIN], True) for k in range(len(SWITCHES))]
+        return any(REPLY in s and REASON not in s and text not in s.split(REPLY)[-1] for s in shown)
+
 
 def _as_it_stands(text: str) -> bool:
     return any(f"{quote}type{quote}: {quote}t" in text for quote in "'\"")

@@ -67,7 +67,7 @@ class Scan:
         last = len(self.out)
         while last and self.out[last - 1] == "answer" and self.reader.blank(self.ids[self.start + last - 1]):
             last -= 1
-        for at in range(last - 1, max(last - 16, -1), -1):
+        for at in range(last - 1, max(last - 64, -1), -1):
             size = self._match("answer_closer", self.start + at) if self.out[at] == "answer" else 0
             if size and at + size == last:
                 self.out[at:] = ["template"] * (len(self.out) - at)

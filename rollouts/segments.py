@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from verdictscope.rollouts.answer_frame import AnswerFrame
 from verdictscope.rollouts.discover import find_markers, spoken_markers
 from verdictscope.rollouts.markers import Markers, Reader
 from verdictscope.rollouts.rollout import Finish, Rollout, Span
@@ -65,6 +66,7 @@ class Segmenter:
         # some vocabularies flag the thinking tokens as special; they end no turn, and an unknown word is content
         self._ends = ends - own - {tokenizer.unk_token_id}
         self._spelled_end = spelled_turn_end(tokenizer)
+        self._frame = AnswerFrame.of(tokenizer, ended=end is not None)
 
     def __call__(self, prompt: RenderedPrompt, written: Sequence[int], finish: Finish) -> tuple[Span, ...]:
         """The segments of a rendered prompt and what the model wrote after it.
@@ -109,6 +111,7 @@ class Segmenter:
         stop = self._end_of_turn(ids, n_prompt)
         markers = self.markers or spoken_markers(self.reader.tokenizer, ids[n_prompt:])
         tail = Scan(self.reader, markers, ids, start, n_prompt, stop, finish).labels()
+        tail = self._frame.labelled(self.reader, ids[start:stop], tail, n_prompt - start, markers is not None)
         tail += ["template"] * (len(ids) - stop)
         spans = [s for s in prompt_spans if s.stop <= start]
         spans += [Span(s.segment, s.start, start) for s in prompt_spans if s.start < start < s.stop]

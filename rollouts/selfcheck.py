@@ -74,9 +74,13 @@ def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def cutting_texts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> list[str]:
     """Texts at which the template cuts past answers, keeping what stands behind: closers of thinking."""
+    return [text for text in split_texts(tokenizer) if renderings.cuts(text)]
+
+
+def split_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts that the source of the template splits strings at."""
     found = [a or b for _, a, _, b in _CUT.findall(template_text(tokenizer))]
-    texts = dict.fromkeys(text.replace("\\n", "\n").strip() for text in found)
-    return [text for text in texts if text and renderings.cuts(text)]
+    return [text for text in dict.fromkeys(text.replace("\\n", "\n").strip() for text in found) if text]
 
 
 def marker_text(tokenizer: PreTrainedTokenizerBase, markers: Markers, side: str) -> str:

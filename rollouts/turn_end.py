@@ -2,7 +2,8 @@
 
 A checkpoint whose template ends turns with ``<|im_end|>`` may name ``<|endoftext|>`` alone as its end: its answers
 would run on into a next turn that the model makes up. So the template is asked: it renders a conversation whose last
-turn is the assistant's, and the end is the first token of its own behind the words, tags around the answer apart.
+turn is the assistant's, and the end is the first token of its own behind the words, tags around the answer apart:
+``</answer>`` ends a turn only where nothing else does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.discover import tellable_markers
+from verdictscope.rollouts.discover import tellable_markers, wraps
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.templates import renderer
 
@@ -40,6 +41,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None)
     markers = markers or tellable_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     tags = {i for side in sides for string in side for i in string if i in tokenizer.added_tokens_decoder}
+    around: int | None = None
     for text in _renderings(tokenizer):
         head, _, _ = text.rpartition(_REPLY)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -51,8 +53,10 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None)
             if behind and i not in tags and _own(tokenizer, i, text[a:b]):
                 if "Vmore" in text and (i in opens or "Vmore" in text[:a]):
                     break
-                return int(i)
-    return None
+                if not _closes(head, text[a:b].strip()):
+                    return int(i)
+                around = int(i) if around is None else around
+    return around
 
 
 def spelled_turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -64,8 +68,30 @@ def spelled_turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     Returns:
         The tag; empty where none stands there.
     """
-    tags = (_TAG.match(text.rpartition(_REPLY)[2].lstrip()) for text in _renderings(tokenizer))
-    return next((tag.group() for tag in tags if tag), "")
+    for text in _renderings(tokenizer):
+        head, _, behind = text.rpartition(_REPLY)
+        tags = []
+        while tag := _TAG.match(behind := behind.lstrip()):
+            tags.append(tag.group())
+            behind = behind[tag.end() :]
+        if tags:
+            return next((tag for tag in tags if not _closes(head, tag)), tags[0])
+    return ""
+
+
+def has_plain_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether there is a chat template that renders a plain conversation.
+
+    Args:
+        tokenizer: a tokenizer, with or without a chat template.
+    """
+    return any(True for _ in _renderings(tokenizer))
+
+
+def _closes(head: str, tag: str) -> bool:
+    """Whether a tag behind the reply belongs to the one right in front of it."""
+    opener = re.search(rf"(?:{_TAG.pattern})$", head.rstrip())
+    return opener is not None and wraps(opener.group(), tag)
 
 
 def _own(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bool:

@@ -21,6 +21,7 @@ from verdictscope.activations.readouts import IdString
 from verdictscope.activations.scoring import check_vocabulary, with_label
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
+from verdictscope.rollouts.engines.finite import all_finite, not_finite
 from verdictscope.rollouts.engines.limits import check_lengths
 from verdictscope.rollouts.engines.rope import changing
 
@@ -125,13 +126,21 @@ class Asked:
         return np.array([lane.wanted[0] for lane in self.lanes], dtype=np.int64)
 
     def read(self, run: Runner, where: Where) -> Float[Tensor, "row value"]:
-        """The rows that the readout needs: of its site, or logits."""
+        """The rows that the readout needs: of its site, or logits.
+
+        Raises:
+            InputError: they hold NaN or infinite numbers.
+        """
         if isinstance(self.readout, LogOddsReadout):
             logits = run([], where)
             assert logits is not None
+            if not all_finite(logits.amax(-1)):
+                raise not_finite(self.model.hf, f"the logits for {self.readout.name!r}")
             return logits
         found: list[Tensor] = []
         run([Tap(self.readout.site, self.top, lambda value, _: found.append(where.gather(value)))], None)
+        if not all_finite(found[0]):
+            raise not_finite(self.model.hf, f"the values of {self.readout.site}[{self.top}] for {self.readout.name!r}")
         return found[0].flatten(1)
 
     def scores(self, rows: Float[Tensor, "row value"]) -> Float[np.ndarray, "variant rollout"]:

@@ -28,7 +28,7 @@ class Drawn:
     """One token per row.
 
     Attributes:
-        tokens: the tokens.
+        tokens: the tokens; -1 where the logits hold NaN or no finite number is the largest.
         doubtful: whether logits that differ by :data:`ROUNDING` could have given another token.
     """
 
@@ -58,18 +58,22 @@ def draw(
     inside = nucleus(scaled, sampling.top_p) if cut else None
     kept = score if inside is None else score.masked_fill(~inside, -torch.inf)
     tokens = kept.argmax(-1)
+    # marked on the device: whoever fetches the tokens sees it, and no step waits for it
+    marked = tokens.masked_fill(~logits.amax(-1).isfinite(), -1)
     if logits.shape[-1] == 1:
-        return Drawn(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        return Drawn(marked, torch.zeros_like(tokens, dtype=torch.bool))
     best = kept.topk(2, -1).values
     doubtful = ~(best[:, 0] - best[:, 1] > slack)  # not <=: logits that are no numbers are doubtful too
     if inside is not None:
         doubtful |= _edge_in_doubt(scaled, score, inside, tokens, slack, sampling.top_p)
-    return Drawn(tokens, doubtful)
+    return Drawn(marked, doubtful)
 
 
 def agree(one: Float[Tensor, " vocab"], other: Float[Tensor, " vocab"]) -> bool:
     """Whether two rows of logits differ by no more than rounding."""
     finite = one.isfinite() & other.isfinite()
+    if not finite.any():
+        return False
     size = one[finite].abs().max()
     return bool(((one - other)[finite].abs() <= ROUNDING * size).all())
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.errors import InputError
 from verdictscope.kept import model_facts
 from verdictscope.rollouts.engines.caches import Batching, batching
+from verdictscope.rollouts.engines.finite import not_finite, strange_weight
 from verdictscope.rollouts.engines.limits import check_ids, position_limit
 from verdictscope.rollouts.engines.live import LiveBatch, Row, exact
 from verdictscope.rollouts.engines.noise import rollout_keys
@@ -124,6 +125,8 @@ def decode(
     """
     model = bare(model)
     on_device(model)
+    if strange_weight(model) is not None:  # attention kernels with a mask make numbers of NaN keys
+        raise not_finite(model, "the logits")
     _check_context(model, requests, sampling)
     check_ids(model, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
     longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens

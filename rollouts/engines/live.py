@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from verdictscope.rollouts.engines.caches import splice
 from verdictscope.rollouts.engines.draw import Drawn, agree, draw
+from verdictscope.rollouts.engines.finite import not_finite
 from verdictscope.rollouts.engines.rope import as_alone, reads_again_after
 from verdictscope.rollouts.rollout import Finish, Sampling
 
@@ -125,6 +126,8 @@ class LiveBatch:
         for row, token in zip(rows, tokens, strict=True):
             if row.finish is not None:  # done, and only still in the batch: what it draws is dropped
                 continue
+            if token < 0:
+                raise not_finite(self._call.model, f"the logits behind token {len(row.prompt) + len(row.written) - 1}")
             row.written.append(token)
             if token in self._eos:
                 row.finish = "stop"
@@ -140,7 +143,7 @@ class LiveBatch:
         """The drawn tokens, the doubtful ones drawn again from a pass of their rollout alone."""
         tokens, doubtful = drawn.tokens.tolist(), drawn.doubtful.tolist()
         for k, row in enumerate(rows):
-            if not doubtful[k] or row.finish is not None:
+            if not doubtful[k] or row.finish is not None or tokens[k] < 0:
                 continue
             self._watch([])
             alone = self._call.alone((*row.prompt, *row.written), self.device)
@@ -197,7 +200,7 @@ class _Call:
     """The model's forward with the arguments this architecture knows."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self.model = model
         names = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in names
         # only the last position's logits are drawn from; a 150,000-word vocabulary makes the rest expensive
@@ -205,7 +208,7 @@ class _Call:
 
     def empty_cache(self) -> DynamicCache:
         """A cache of this model's kinds of layers."""
-        return DynamicCache(config=self._model.config)
+        return DynamicCache(config=self.model.config)
 
     def __call__(
         self,
@@ -217,12 +220,12 @@ class _Call:
     ) -> Float[Tensor, "row vocab"]:
         """Logits of the last position; ``lengths`` are the tokens of every row so far."""
         extra = {**self._extra, "position_ids": positions} if self._takes_positions else self._extra
-        with as_alone(self._model, lengths):
-            out = self._model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        with as_alone(self.model, lengths):
+            out = self.model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
         return cast(Tensor, out.logits[:, -1].float())
 
     def alone(self, ids: tuple[int, ...], device: torch.device) -> Float[Tensor, "1 vocab"]:
         """Logits after one row of tokens, without padding or cache: they depend on the tokens and on nothing else."""
-        with as_alone(self._model, [len(ids)]):
-            out = self._model(input_ids=torch.tensor([ids], device=device), use_cache=False, **self._extra)
+        with as_alone(self.model, [len(ids)]):
+            out = self.model(input_ids=torch.tensor([ids], device=device), use_cache=False, **self._extra)
         return cast(Tensor, out.logits[:, -1].float())

@@ -28,6 +28,8 @@ LIBRARIES = frozenset(
 )
 """Hooks of these packages are part of how a model runs, or looked at by other checks."""
 _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+_OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
+"""What a config may make a model return, as it is unless its owner sets it."""
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -60,7 +62,8 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
 
     Every module is in evaluation mode (no dropout, no gradient checkpointing) and gets its own mode back, also after an
     error; autocast is off, so that numbers have the dtype of the weights; what was compiled runs uncompiled, so that
-    hooks act, and nothing is compiled while they do.
+    hooks act, and nothing is compiled while they do. Outputs are named and hold no more than is asked for, whatever
+    ``return_dict`` and ``output_...`` of the config say.
 
     Args:
         model: the model, or any module.
@@ -80,6 +83,7 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_plain_outputs(modules))
         try:
             for module in training:
                 module.__dict__["training"] = False
@@ -87,6 +91,25 @@ def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
         finally:
             for module in training:
                 module.__dict__["training"] = True
+
+
+@contextmanager
+def _plain_outputs(modules: list[nn.Module]) -> Iterator[None]:
+    """Inside the block the configs ask for the outputs of a new model; afterwards for what their owner asked for."""
+    configs = {id(c): c for m in modules if (c := m.__dict__.get("config")) is not None}.values()
+    changed = [
+        (config, name, getattr(config, name), plain)
+        for config in configs
+        for name, plain in _OUTPUTS.items()
+        if getattr(config, name, plain) is not plain
+    ]
+    try:
+        for config, name, _, plain in changed:
+            setattr(config, name, plain)
+        yield
+    finally:
+        for config, name, own, _ in changed:
+            setattr(config, name, own)
 
 
 def uncompiled() -> Any:

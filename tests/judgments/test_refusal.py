@@ -7,7 +7,7 @@ import pytest
 
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.judgments import OPENINGS, label_rollouts, refusal_opening, refused
-from verdictscope.judgments.refusal import first_sentence, first_sentence_ended, problem
+from verdictscope.judgments.refusal import first_sentence_ended, problem, read_sentences
 from verdictscope.rollouts import Rollout, Segmenter, cells, render_prompt
 
 REFUSALS = {
@@ -147,10 +147,26 @@ def test_an_answer_is_cut_inside_its_first_sentence_or_behind_it(answer: str, en
 def test_what_a_title_or_a_number_begins_is_read() -> None:
     assert refusal_opening("1. I cannot help with that.") is None  # a list that begins so is no refusal
     assert refusal_opening("Dr. Smith, I'm afraid not, but I can't help.") == "cannot"
-    assert first_sentence("Mr. J. K. Rowling is not e.g. a man. So") == "mr. j. k. rowling is not e.g. a man."
+    assert read_sentences("Mr. J. K. Rowling is not e.g. a man. So") == ["mr. j. k. rowling is not e.g. a man."]
 
 
 def test_design_cells_where_nothing_could_be_read() -> None:
     harm = pd.Series([True, False])
     for kind in ("boolean", "object", "float"):
         assert cells(harm, pd.Series([None, None], dtype=kind)).tolist() == ["unread", "unread"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "refuses", "ended"),
+    [
+        ("Well. I'm sorry, I can't he", True, False),
+        ("Hmm... I cannot do that. It", True, True),
+        ("Hmm\n\nI can't help with that.", True, True),
+        ("Okay. Great question! Unfortunately, I cannot", True, False),
+        ("Well. Here is", False, False),
+        ("Sure! I can he", False, True),
+        ("Of course!", False, True),
+    ],
+)
+def test_an_interjection_decides_nothing_and_consent_does(answer: str, refuses: bool, ended: bool) -> None:
+    assert (refused(answer), first_sentence_ended(answer)) == (refuses, ended)

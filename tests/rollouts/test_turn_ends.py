@@ -15,6 +15,7 @@ from tests.rollouts.makers import byte_tokenizer, tiny_model
 from tests.rollouts.strangers import STRANGERS
 from verdictscope.errors import InputError
 from verdictscope.rollouts import (
+    Rollout,
     Sampling,
     Segmenter,
     Server,
@@ -101,3 +102,51 @@ def test_a_token_that_the_model_does_not_know_is_named() -> None:
     model = tiny_model("llama", len(tok) - 4)
     with pytest.raises(InputError, match=f"prompt a/0 has token {len(tok) - 3} .*{len(tok)}.* {len(tok) - 4}"):
         generate(model, tok, PROMPTS, Sampling(max_new_tokens=2))
+
+
+WORDS = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }}\n{% else %}ASSISTANT: {{ m.content }}\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+
+
+def _answer(tok: PreTrainedTokenizerFast, text: str) -> str | None:
+    prompt = render_prompt(tok, "Hi")
+    ids = tuple(tok(text, add_special_tokens=False)["input_ids"])
+    spans = Segmenter(tok)(prompt, ids, "stop")
+    return answer_text(Rollout("a", "a", (*prompt.ids, *ids), spans, len(prompt.ids), "stop"), tok)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_tags_around_an_answer_end_no_turn(added: bool) -> None:
+    template = WORDS.replace("ASSISTANT: {{ m.content }}", "ASSISTANT: <answer>{{ m.content }}</answer><eot>")
+    tok = byte_tokenizer(thinking=False, template=template)
+    tok.add_tokens([AddedToken(t, normalized=False) for t in ("<eot>", *(("<answer>", "</answer>") if added else ()))])
+    assert turn_end(tok) == tok.convert_tokens_to_ids("<eot>")
+    assert _answer(tok, "<answer>Moon.</answer><eot>") == "Moon."
+    assert _answer(tok, "Moon.<eot>") == "Moon."
+
+
+def test_a_made_up_next_turn_is_no_answer() -> None:
+    tok = byte_tokenizer(thinking=False, template=WORDS)
+    assert (_answer(tok, "Moon.\nUSER: and why?\nASSISTANT: Because.") or "").strip() == "Moon."
+    assert _answer(tok, "The USER: prompt.") == "The USER: prompt."
+    with pytest.warns(UserWarning, match="no token"):
+        stop_tokens(None, tok)
+
+
+def test_a_recipient_is_no_answer() -> None:
+    tok = load_family("meetkai-functionary-medium-v3.2")
+    assert _answer(tok, "all\nI cannot do that.<|eot_id|>") == "I cannot do that."
+    assert _answer(tok, "all of it.<|eot_id|>") == "all of it."
+
+
+def test_what_the_template_cuts_behind_past_answers_ends_one() -> None:
+    past = "{{ m.content.split('[BEGIN FINAL RESPONSE]')[-1].split('[END FINAL RESPONSE]')[0] }}"
+    template = WORDS.replace("ASSISTANT: {{ m.content }}", f"ASSISTANT: {past}<|im_end|>").replace(
+        "ASSISTANT: {% endif %}", "ASSISTANT: Here are my reasoning steps:\n{% endif %}"
+    )
+    tok = byte_tokenizer(thinking=False, template=template)
+    said = _answer(tok, "hmm\n[BEGIN FINAL RESPONSE]\nThe moon.\n[END FINAL RESPONSE]\n<|im_end|>")
+    assert said is not None
+    assert said.strip() == "The moon."

@@ -62,3 +62,9 @@ def test_one_group_has_no_interval_and_a_confidence_is_a_share() -> None:
     for call in (lambda: wilson(3, 9, 95.0), lambda: percentile_interval(np.arange(9.0), 9, 0.0)):
         with pytest.raises(InputError, match="confidence"):
             call()
+
+
+def test_an_interval_without_width_is_not_printed() -> None:
+    found = mean_effect("a", [0.5] * 9, GROUPS, unit="nats")
+    assert "[" not in str(found)
+    assert "[" in str(mean_effect("a", [0.5] * 8 + [0.4], GROUPS, unit="nats"))

@@ -257,6 +257,12 @@ def test_nothing_of_the_table_is_cut(small: Plan, columns: int, wide: bool) -> N
         assert max(len(line) for line in told if "│" in line) <= 80
 
 
+def test_nothing_is_wider_than_a_terminal(small: Plan) -> None:
+    out = io.StringIO()
+    print_plan(small, Console(file=out, width=80, force_terminal=True, color_system=None))
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
 def test_the_plan_as_json(call: Callable[..., Any]) -> None:
     done = call("plan", "refusal_cliff", "--json", "--written", "80", "--device", "a100")
     plan = json.loads(done.out)

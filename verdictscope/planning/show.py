@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING
 
 from verdictscope.planning.rates import ASSUMED, Rates
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 
 COUNTS = ("generations", "tokens written", "tokens read", "passes")
+_LABEL = 15
+"""Columns of what a line below the table is about."""
 ASKED = ("hours", "memory", "disk")
 """What the command is asked for, and what fits a terminal of 80 columns."""
 
@@ -29,7 +32,8 @@ def print_plan(plan: Plan, console: Console, *, wide: bool = False) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    console.print(f"{in_short(plan)}\n", style="bold", markup=False, highlight=False, soft_wrap=True)
+    width = console.width if console.is_terminal else 0
+    console.print(_wrapped(in_short(plan), width) + "\n", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(header_style="bold")
     for head in ("stage", *ASKED, *(COUNTS if wide else ())):
         table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
@@ -41,7 +45,14 @@ def print_plan(plan: Plan, console: Console, *, wide: bool = False) -> None:
     console.width = max(console.width, Measurement.get(console, console.options.update(width=1_000), table).maximum)
     console.print(table)
     for line in explained(plan):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(_wrapped(line, width, _LABEL), markup=False, highlight=False, soft_wrap=True)
+
+
+def _wrapped(line: str, width: int, indent: int = 0) -> str:
+    """A sentence in lines of a terminal's width; as one line where there is no terminal (width 0)."""
+    if not width:
+        return line
+    return textwrap.fill(line, max(width, _LABEL + 20), subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def in_short(plan: Plan) -> str:

@@ -42,7 +42,12 @@ class Effect:
         return cls(name, float("nan"), float("nan"), float("nan"), n, unit, seed)
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit}, n = {self.n}"
+        from verdictscope.stats.degenerate import ends_to_show
+
+        ends = ends_to_show(self.estimate, self.low, self.high, self.n, self.unit)
+        low, high = ends or (self.low, self.high)
+        shown = "(no interval: all alike)" if ends is None and low == high else f"[{low:.3g}, {high:.3g}]"
+        text = f"{self.name}: {self.estimate:.3g} {shown} {self.unit}, n = {self.n}"
         return text if self.p is None else f"{text}, p = {self.p:.2g}"
 
 

@@ -1,0 +1,121 @@
+"""What a chat template prints around an answer without thinking, and what it prints where the next turn begins.
+
+Functionary names a recipient in front of an answer (``all``), others put it into tags. A template without an end token
+leaves it to the model to go on with the user's next turn; from there on it is no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from verdictscope.rollouts.discover import ending_texts, wraps
+from verdictscope.rollouts.markers import Reader
+from verdictscope.rollouts.renderings import AGAIN, MORE, PLAIN, QUESTION, REPLY, Renderings
+
+_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_LAST_TAG = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])$")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFrame:
+    """Texts of the template around an answer.
+
+    Attributes:
+        lead: what a plain reply begins with behind the generation prompt, whitespace behind it included.
+        trails: what may end it, before the end of the turn.
+        next_turn: what begins the user's next turn; empty where a token ends the answer's.
+    """
+
+    lead: str = ""
+    trails: tuple[str, ...] = ()
+    next_turn: str = ""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, *, ended: bool) -> AnswerFrame:
+        """The frame of a tokenizer's chat template; empty where it has none, or refuses a plain conversation.
+
+        Args:
+            tokenizer: a tokenizer, with or without a chat template.
+            ended: whether a token ends an assistant's turn.
+        """
+        renderings = Renderings(tokenizer)
+        header, prompt = renderings.header(0), renderings.prompt(0)
+        if header is None:
+            return cls()
+        # the user's own end of turn may stand in front of it
+        lead = header[header.rfind(prompt) + len(prompt) :].lstrip() if prompt and prompt in header else ""
+        opener = _LAST_TAG.search(header.rstrip())
+        closer = _TAG.match(renderings.text(0, [QUESTION, PLAIN]).split(REPLY)[-1].lstrip())
+        trails = [closer.group()] if opener and closer and wraps(opener.group(), closer.group()) else []
+        more = renderings.text(0, [QUESTION, PLAIN, AGAIN])
+        between = more.split(REPLY)[-1].split(MORE)[0].rstrip() if MORE in more.split(REPLY)[-1] else ""
+        return cls(lead, (*trails, *ending_texts(tokenizer, renderings)), "" if ended else between)
+
+    def labelled(self, reader: Reader, ids: Sequence[int], labels: list[str], n_prompt: int, thinks: bool) -> list[str]:
+        """Labels of the tokens ``ids``, those of the frame made ``template``.
+
+        Args:
+            reader: tokens as text.
+            ids: as many as there are labels, some of the prompt perhaps before.
+            labels: the segment of every token.
+            n_prompt: how many of them belong to the prompt.
+            thinks: whether markers of thinking are known, which bring their own tags around the answer.
+        """
+        out = list(labels)
+        answer = [k for k in range(n_prompt, len(out)) if out[k] == "answer"]
+        if not answer:
+            return out
+        stop = self._turn_stop(reader, ids, answer)
+        out[stop:] = ["template"] * (len(out) - stop)
+        if thinks:
+            return out
+        begin = answer[0]
+        size = self._lead_size(reader, ids[begin:stop])
+        out[begin : begin + size] = ["template"] * size
+        last = stop
+        while last > begin + size and reader.blank(ids[last - 1]):
+            last -= 1
+        for at in range(last - 1, max(last - 64, begin + size - 1), -1):
+            if any(reader.spelled(text, ids, at, last) == last - at for text in self.trails):
+                out[at:] = ["template"] * (len(out) - at)
+                break
+        return out
+
+    def _turn_stop(self, reader: Reader, ids: Sequence[int], answer: Sequence[int]) -> int:
+        """Where a made-up next turn begins in the answer; its end where there is none."""
+        stop = answer[-1] + 1
+        if not self.next_turn.strip():
+            return stop
+        texts = [reader.text(i) for i in ids[answer[0] : stop]]
+        found = "".join(texts).find(self.next_turn)
+        at = 0
+        for k, text in enumerate(texts if found >= 0 else ()):
+            if at >= found:
+                return answer[0] + k
+            at += len(text)
+        return stop
+
+    def _lead_size(self, reader: Reader, ids: Sequence[int]) -> int:
+        """Tokens that the lead takes where these begin with it, whitespace behind it included."""
+        core = self.lead.strip()
+        if not core:
+            return 0
+        text, size = "", 0
+        while size < len(ids) and len(text.strip()) < len(core):
+            text, size = text + reader.text(ids[size]), size + 1
+        if text.strip() != core:
+            return 0
+        gap = text[len(text.rstrip()) :]
+        while size < len(ids) and reader.blank(ids[size]):
+            gap, size = gap + reader.text(ids[size]), size + 1
+        if size < len(ids):
+            following = reader.text(ids[size])
+            gap += following[: len(following) - len(following.lstrip())]
+        space = self.lead[len(self.lead.rstrip()) :]
+        # "all" is a name of the template only where its line ends
+        parted = not space or ("\n" in gap if "\n" in space else bool(gap))
+        return size if parted or _LAST_TAG.search(core) else 0
