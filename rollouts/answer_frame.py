@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.rollouts.discover import ending_texts, wraps
 from verdictscope.rollouts.markers import Reader
 from verdictscope.rollouts.renderings import AGAIN, MORE, PLAIN, QUESTION, REPLY, Renderings
+from verdictscope.rollouts.selfcheck import state_of
 
 _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _LAST_TAG = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])$")
@@ -36,12 +38,20 @@ class AnswerFrame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, ended: bool) -> AnswerFrame:
-        """The frame of a tokenizer's chat template; empty where it has none, or refuses a plain conversation.
+        """The frame of a tokenizer's chat template, found once; empty where there is none or it refuses plain turns.
 
         Args:
             tokenizer: a tokenizer, with or without a chat template.
             ended: whether a token ends an assistant's turn.
         """
+        known = _known.setdefault(tokenizer, {})
+        key = (*state_of(tokenizer), ended)
+        if key not in known:
+            known[key] = cls._found(tokenizer, ended)
+        return known[key]
+
+    @classmethod
+    def _found(cls, tokenizer: PreTrainedTokenizerBase, ended: bool) -> AnswerFrame:
         renderings = Renderings(tokenizer)
         header, prompt = renderings.header(0), renderings.prompt(0)
         if header is None:
@@ -70,7 +80,8 @@ class AnswerFrame:
         if not answer:
             return out
         stop = self._turn_stop(reader, ids, answer)
-        out[stop:] = ["template"] * (len(out) - stop)
+        if stop <= answer[-1]:  # what stands behind the answer may be thinking again
+            out[stop:] = ["template"] * (len(out) - stop)
         if thinks:
             return out
         begin = answer[0]
@@ -119,3 +130,6 @@ class AnswerFrame:
         # "all" is a name of the template only where its line ends
         parted = not space or ("\n" in gap if "\n" in space else bool(gap))
         return size if parted or _LAST_TAG.search(core) else 0
+
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[object, ...], AnswerFrame]] = WeakKeyDictionary()
