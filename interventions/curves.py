@@ -13,10 +13,19 @@ from verdictscope.interventions.edits import Head, HeadEdit
 from verdictscope.interventions.effects import effects
 from verdictscope.interventions.random_sets import layer_matched_sets
 from verdictscope.rollouts import Rollout
+from verdictscope.values import number as check_number
+from verdictscope.values import whole_number
 
 
 def curve_steps(n_heads: int, shares: Sequence[float] = tuple(np.arange(1, 11) / 100)) -> list[int]:
-    """Numbers of heads that are 1 to 10 % of all, each once: few for a small model, ten for a large one."""
+    """Numbers of heads that are 1 to 10 % of all, each once: few for a small model, ten for a large one.
+
+    Raises:
+        InputError: no heads, or a share outside 0 to 1.
+    """
+    whole_number(n_heads, "n_heads", 1)
+    for share in shares:
+        check_number(share, "share", 0, 1, above=True)
     return sorted({max(1, round(share * n_heads)) for share in shares})
 
 

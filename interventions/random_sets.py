@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits import Head
+from verdictscope.values import number, whole_number
 
 WITHIN = 1.5
 """Factor by which the norm that a matched set writes may differ from the selected one's."""
@@ -56,9 +57,14 @@ def matched_sets(
         norm. The note says which.
 
     Raises:
-        InputError: no layer-matched set exists beside the selected heads.
+        InputError: no layer-matched set exists beside the selected heads, a head is none of the model's, a norm is not
+            finite, or a setting is out of range.
     """
+    number(within, "within (a factor)", 1), whole_number(n_sets, "n_sets", 1)
+    if not np.isfinite(norms).all():
+        raise InputError("a head's norm is NaN or infinite: measure them again (write_norms)")
     n_heads = norms.shape[1]
+    _check_heads(selected, n_heads, len(norms))
     possible = _possible(selected, n_heads)
     if not possible:
         raise InputError("no random set exists: in some layer fewer heads are left than were selected")
@@ -78,6 +84,15 @@ def matched_sets(
         tuple(drawn[i] for i in chosen), tuple(float(ratio[i]) for i in chosen), n_sets,
         f"{len(chosen)} sets of the same layers, {how}: {span}{fewer}",
     )  # fmt: skip
+
+
+def _check_heads(selected: Sequence[Head], n_heads: int, n_layers: int | None = None) -> None:
+    if not selected:
+        raise InputError("no heads are selected: there is nothing to match")
+    for layer, head in selected:
+        if not 0 <= head < n_heads or layer < 0 or (n_layers is not None and layer >= n_layers):
+            raise InputError(f"head ({layer}, {head}) does not exist: a layer has heads 0 to {n_heads - 1}"
+                             + ("" if n_layers is None else f", and layers are 0 to {n_layers - 1}"))  # fmt: skip
 
 
 def _possible(selected: Sequence[Head], n_heads: int) -> int:
@@ -111,8 +126,11 @@ def layer_matched_sets(
         ``n_sets`` sets of sorted (layer, head) pairs, in the order drawn.
 
     Raises:
-        InputError: fewer distinct sets exist than were asked for.
+        InputError: fewer distinct sets exist than were asked for, a head is none of the model's, or no sets are asked
+            for.
     """
+    whole_number(n_sets, "n_sets", 0 if fewer else 1), whole_number(seed, "seed")
+    _check_heads(selected, n_heads)
     per_layer = Counter(layer for layer, _ in selected)
     taken = {*selected, *beside}
     free = {layer: [h for h in range(n_heads) if (layer, h) not in taken] for layer in sorted(per_layer)}

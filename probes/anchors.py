@@ -283,12 +283,16 @@ def anchor_rollouts(
             1, and the validation part gives better anchors.
 
     Raises:
-        InputError: a column is missing.
+        InputError: a column is missing, or no rollout is of the part.
     """
     missing = [c for c in ("rollout", "part", "harm", "refused") if c not in labels.columns]
     if missing:
         raise InputError(f"labels lack {', '.join(missing)}")
-    rows = labels[labels["part"].isin([part] if isinstance(part, str) else list(part))]
+    parts = [part] if isinstance(part, str) else list(part)
+    if absent := [p for p in parts or [""] if p not in set(labels["part"])]:
+        known = ", ".join(map(str, labels["part"].unique()))
+        raise InputError(f"no rollout is of the part {absent[0]!r}: parts are {known}")
+    rows = labels[labels["part"].isin(parts)]
     names = [f"rollout {name!r}" for name in rows["rollout"]]
     verdict, harm = truths(rows["refused"], "refused", names), truths(rows["harm"], "harm", names, gaps=False)
     refused = verdict.fillna(False).astype(bool)

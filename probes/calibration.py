@@ -81,8 +81,10 @@ def calibrate(labels: Column, scores: Column, method: Method = "platt") -> Calib
         method: ``platt`` (slope and offset) or ``temperature`` (slope).
 
     Raises:
-        InputError: one class, scores that are not finite, or shapes that differ.
+        InputError: one class, scores that are not finite, shapes that differ, or an unknown method.
     """
+    if method not in ("platt", "temperature"):
+        raise InputError(f"method {method!r} is neither platt nor temperature")
     y, s = check_scores(labels, scores)
     if not np.isfinite(s).all():
         raise InputError("a score is infinite; a calibration needs finite scores")
@@ -117,7 +119,15 @@ def calibrate_segments(
         scores: logits.
         segment: the segment of every row.
         method: as in `calibrate`.
+
+    Raises:
+        InputError: as `calibrate` (but for one class), or a row has no segment.
     """
+    if not len(labels) == len(scores) == len(segment):
+        raise InputError(f"{len(labels)} labels, {len(scores)} scores and {len(segment)} segments: give one per row")
+    if (gaps := pd.isna(pd.Series(np.asarray(segment, dtype=object))).to_numpy()).any():
+        raise InputError(f"segment of row {int(np.argmax(gaps)) + 1} is missing: name it")
+    check_scores(labels, scores)
     table = pd.DataFrame({"y": labels, "s": scores, "segment": np.asarray(segment, dtype=object).astype(str)})
     fitted = {
         str(name): calibrate(rows["y"].to_numpy(), rows["s"].to_numpy(), method)

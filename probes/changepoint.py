@@ -23,6 +23,7 @@ from scipy import stats
 from verdictscope.errors import InputError
 from verdictscope.probes.step_fit import EDGE, StepFit, coloured, correlation, fit_step, slow_basis, whitened
 from verdictscope.stats import permutation_p
+from verdictscope.values import number, whole_number
 
 WINDOW = (256, 1024)
 """Fewest and most tokens on either side of the first guess that the fit rests on: levels drift over thousands of
@@ -99,8 +100,10 @@ def change_point(
             neighbours are correlated by .9 it is about 90 %: so few do not tell how alike they are.
 
     Raises:
-        InputError: scores are not finite.
+        InputError: scores are not finite, or a setting is out of range.
     """
+    whole_number(trend, "trend"), whole_number(resamples, "resamples", 1), whole_number(seed, "seed")
+    number(confidence, "confidence", 0, 1, above=True)
     y = np.asarray(list(scores), dtype=float)
     if not np.isfinite(y).all():
         raise InputError("the scores hold NaN or infinity; leave such tokens out")
@@ -136,7 +139,11 @@ def change_points(
         trend: as of `change_point`.
         resamples: likewise.
         seed: each sequence gets a stream of its own from it.
+
+    Raises:
+        InputError: as `change_point`.
     """
+    whole_number(seed, "seed")
     rows = []
     for i, (name, scores) in enumerate(series):
         stream = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])

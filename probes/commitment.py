@@ -188,6 +188,14 @@ def commitment(readings: pd.DataFrame, rollouts: Sequence[Rollout]) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns).astype({"commit": "Int64"})
 
 
+def _check_readers(times: pd.DataFrame, *readers: str) -> None:
+    if lost := [c for c in ("rollout", "group", "reader", "commit", "reason", "sign", "n_thinking") if c not in times]:
+        raise InputError(f"the times lack {', '.join(lost)}; call commitment first")
+    known = list(map(str, times["reader"].unique()))
+    if unknown := [name for name in readers if name not in known]:
+        raise InputError(f"no reader {unknown[0]!r}: there are {', '.join(known)}")
+
+
 def commitment_gap(
     times: pd.DataFrame,
     first: str,
@@ -209,7 +217,13 @@ def commitment_gap(
 
     Returns:
         the mean gap, and how many rollouts do not count, by reason: censored, or the two settle on different signs.
+
+    Raises:
+        InputError: columns are missing, no such reader, or the same one twice.
     """
+    _check_readers(times, first, second)
+    if first == second:
+        raise InputError(f"both readers are {first!r}: give two")
     wide = {name: times[times["reader"] == name].set_index("rollout") for name in (first, second)}
     both = wide[first].join(wide[second], lsuffix="_1", rsuffix="_2", how="inner")
     reasons = both["reason_1"].where(both["reason_1"] != "", both["reason_2"])
@@ -232,7 +246,11 @@ def commitment_time(times: pd.DataFrame, reader: str, *, resamples: int = RESAMP
         reader: a reader.
         resamples: bootstrap resamples of prompt groups.
         seed: of the draws.
+
+    Raises:
+        InputError: columns are missing, or no such reader.
     """
+    _check_readers(times, reader)
     own = times[(times["reader"] == reader) & times["commit"].notna()]
     share = own["commit"].astype(float) / own["n_thinking"].clip(lower=1)
     name = f"{reader} settled"

@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.stats import same_order
+from verdictscope.values import whole_number
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -100,6 +101,7 @@ class EraserFitter:
     def __init__(self, d: int, classes: int = 2, *, shrinkage: bool = True) -> None:
         if classes < 2:
             raise InputError(f"a concept needs two values or more, this one has {classes}")
+        whole_number(d, "d", 1)
         self.d, self.classes, self.shrinkage = d, classes, shrinkage
         k = 1 if classes == 2 else classes
         self._n, self._weight = 0, 0.0
@@ -185,6 +187,8 @@ def fit_eraser(
         shrinkage: as in `EraserFitter`.
     """
     same_order(beside="X", concept=concept, weight=weight)
+    if not len(X):
+        raise InputError("there are no rows to fit an eraser on")
     concept = np.asarray(concept).astype(int)
     classes = classes if classes is not None else int(concept.max()) + 1
     return EraserFitter(X.shape[1], classes, shrinkage=shrinkage).update(X, concept, weight).eraser()

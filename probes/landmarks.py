@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.rollout import Rollout, Span
+from verdictscope.rollouts.rollout import SEGMENTS, Rollout, Span
+from verdictscope.values import whole_number
 
 SCORE_COLUMNS = ("rollout", "pos", "segment", "token_id", "readout", "layer", "score")
 """Columns of the scores a forward pass gives."""
@@ -146,10 +147,11 @@ def relative_time(aligned: pd.DataFrame, segment: str = "thinking", bins: int = 
         to `aggregate` with ``on="bin", window=(0, bins - 1)``.
 
     Raises:
-        InputError: bins is not positive, or `align` was not called.
+        InputError: bins is not a positive whole number, an unknown segment, or `align` was not called.
     """
-    if bins < 1:
-        raise InputError(f"bins = {bins}: a segment has at least one part")
+    whole_number(bins, "bins", 1)
+    if segment not in SEGMENTS:
+        raise InputError(f"segment is {segment!r}: it is one of {', '.join(SEGMENTS)}")
     if "group" not in aligned:
         raise InputError("the scores lack group; call align first")
     rows = aligned[aligned["segment"].eq(segment) & aligned["score"].notna()]

@@ -24,6 +24,7 @@ from verdictscope.activations.forward import passes
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
+from verdictscope.values import number
 
 if TYPE_CHECKING:
     from verdictscope.activations import BatchPlan
@@ -234,14 +235,15 @@ def weigh_layers(
         penalty: on half the squared θ.
 
     Raises:
-        InputError: shapes that do not fit, or a mix outside 0 to 1.
+        InputError: shapes that do not fit, a value that is not finite, a mix outside 0 to 1, or a negative penalty.
     """
     y, v = np.asarray(target), np.asarray(values, dtype=float)
     n, k = lens.logits.shape[1:]
     if y.shape != (n,) or v.shape != (k,) or not np.isin(y, np.arange(k)).all():
         raise InputError(f"give one target from 0 to {k - 1} for each of {n} rows and {k} values")
-    if not 0 <= mix <= 1:
-        raise InputError(f"mix = {mix} must lie between 0 and 1")
+    number(mix, "mix", 0, 1), number(penalty, "penalty", 0)
+    if not np.isfinite(v).all():
+        raise InputError("a value is NaN or infinite: give a number for every token")
 
     def loss(w: ndarray) -> tuple[float, ndarray]:
         """Of layer weights, with its gradient."""

@@ -120,7 +120,7 @@ def merit(
     y, s = check_scores(labels, scores)
     if len(set(y)) < 2:
         raise InputError("figures of merit need rows of two classes")
-    g = group_names(groups)
+    g = _groups(groups, len(y))
     other_y, other_s = (y, s) if fitted_on is None else check_scores(*fitted_on)
     calibration = calibrate(other_y, other_s)
     probability = calibration.probability(s)
@@ -163,9 +163,9 @@ def reliability_curve(labels: Column, probability: Column, groups: Column, *, bi
     whole_number(bins, "bins", 1)
     probabilities(np.asarray(probability), "probability")
     y, p = check_scores(labels, probability)
-    if len(groups) != len(y):
-        raise InputError(f"{len(groups)} groups but {len(y)} rows")
-    g = np.asarray(groups, dtype=object)
+    g = _groups(groups, len(y))
+    if not len(y):
+        raise InputError("there are no rows")
     count = max(1, min(bins, len(y) // _ROWS_PER_BIN))
     edges = np.quantile(p, np.arange(1, count) / count)
     place = np.searchsorted(np.unique(edges), p, side="left")
@@ -175,6 +175,13 @@ def reliability_curve(labels: Column, probability: Column, groups: Column, *, bi
         rate = _rate("rate", y[here], g[here])
         rows.append((float(p[here].mean()), rate.estimate, rate.low, rate.high, int(here.sum())))
     return pd.DataFrame(rows, columns=["probability", "rate", "low", "high", "n"])
+
+
+def _groups(groups: Column, rows: int) -> ndarray:
+    """The group of every row as text."""
+    if len(groups) != rows:
+        raise InputError(f"{len(groups)} groups but {rows} rows")
+    return group_names(groups)
 
 
 def _rate(name: str, hits: ndarray, groups: ndarray) -> Effect:

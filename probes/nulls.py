@@ -20,6 +20,7 @@ from verdictscope.probes.rows import Balance, Rows, check_rows, rollout_permutat
 from verdictscope.probes.solver import LogisticFits, solve_layers
 from verdictscope.probes.sweep import ReadLayer
 from verdictscope.stats import Permutation, Scheme, auroc_many, auroc_se_many, permutation_p, tie_slack
+from verdictscope.values import whole_number
 
 _FEWEST = 19  # below this no p-value can reach .05
 REFITS = 200
@@ -170,6 +171,7 @@ def permuted_selection(
         InputError: see `check_rows`; too few refits; a unit with rows in two parts; a scheme that cannot move the
             labels; a null that is the observed number; a refit that did not converge.
     """
+    whole_number(seed, "seed")
     given: dict[str, Any] = {"balance": balance, "hold": hold, "refits": refits, "seed": seed, "progress": progress}
     plan = _scheme(rows, hold, balance, unit, within, scheme)
     values = _measures(

@@ -17,6 +17,7 @@ import numpy as np
 
 from verdictscope import provenance
 from verdictscope.errors import InputError, reason
+from verdictscope.stats.auroc import check_scores
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -255,9 +256,9 @@ def balanced_threshold(scores: Any, labels: Any) -> float:
         labels: 0 or 1 per row.
 
     Raises:
-        InputError: one class.
+        InputError: one class, a label that is neither 0 nor 1, NaN, or shapes that differ.
     """
-    s, y = np.asarray(scores, dtype=float), np.asarray(labels).astype(int)
+    y, s = check_scores(labels, scores)
     if len(set(y.tolist())) < 2:
         raise InputError("a threshold needs rows of both labels")
     order = np.argsort(s, kind="stable")

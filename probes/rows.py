@@ -120,6 +120,8 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
     )
     _check_parts(checked)
     _check_rollouts(checked)
+    if balance not in ("cells", "classes", "none"):
+        raise InputError(f"balance {balance!r} is none of cells, classes and none")
     if balance == "cells":
         _check_cells(checked, hold)
     return checked

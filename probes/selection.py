@@ -24,7 +24,7 @@ from verdictscope.errors import InputError
 from verdictscope.probes.anchors import Anchors, windows
 from verdictscope.probes.trace import one_readout
 from verdictscope.rollouts import near_duplicates
-from verdictscope.values import truths
+from verdictscope.values import number, truths, whole_number
 
 METHODS: Mapping[str, str] = {
     "anchored": "anchored plateau minus anchored final score",
@@ -116,10 +116,22 @@ def _anchored(window: ndarray, final: ndarray, anchors: Anchors) -> Float[ndarra
 
 @dataclass(frozen=True)
 class Budget:
-    """How many rows to take: a number, or a share of the pool."""
+    """How many rows to take: a number, or a share of the pool.
+
+    Raises:
+        InputError: neither or both are given, or one is out of range.
+    """
 
     count: int | None = None
     share: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.share is None):
+            raise InputError("a budget is a count or a share: give one of them")
+        if self.count is not None:
+            whole_number(self.count, "count", 1)
+        if self.share is not None:
+            number(self.share, "share", 0, 1, above=True)
 
     @classmethod
     def parse(cls, text: str | int | float) -> Budget:

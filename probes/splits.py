@@ -11,6 +11,7 @@ import pandas as pd
 from verdictscope.errors import InputError
 from verdictscope.rollouts.prompts.duplicates import LARGE, joined_groups
 from verdictscope.stats import Column, group_names, same_order
+from verdictscope.values import whole_number
 
 PARTS = ("train", "validation", "test")
 """Train fits, validation chooses, test reports."""
@@ -41,6 +42,7 @@ def split_groups(
         InputError: fewer groups than parts, a row without group, labels of another length, or odd shares.
     """
     same_order(groups=groups, labels=labels)
+    whole_number(seed, "seed")
     keys = pd.Series(group_names(groups))
     if len(shares) != len(PARTS) or min(shares) <= 0 or not abs(sum(shares) - 1) <= 1e-9:
         raise InputError(f"shares {tuple(shares)} must be {len(PARTS)} positive numbers that sum to 1")

@@ -19,7 +19,9 @@ from scipy.special import expit
 
 from verdictscope.errors import InputError
 from verdictscope.probes.landmarks import one_readout
+from verdictscope.rollouts.rollout import SEGMENTS
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
+from verdictscope.values import whole_number
 
 WRITTEN = ("thinking", "think_end", "answer", "verdict")
 """Segments a curve is made of unless asked: 40 tokens before the end of short thinking lies the prompt."""
@@ -65,12 +67,20 @@ def aggregate(
         fewer than eight groups are left.
 
     Raises:
-        InputError: columns are missing, or a curve would hold two scores of one token.
+        InputError: columns are missing, a setting is out of range, an unknown segment, or a curve would hold two
+            scores of one token.
     """
     missing = [c for c in ("rollout", "group", "segment", on, value, *by) if c not in aligned.columns]
     if missing:
         raise InputError(f"the aligned scores lack {', '.join(missing)}; call align first and merge what `by` names")
+    whole_number(resamples, "resamples"), whole_number(seed, "seed")
     low, high = window
+    if not low <= high:
+        raise InputError(f"window {tuple(window)}: give the first and the last relative position, in this order")
+    if unknown := sorted({str(s) for s in segments} - set(SEGMENTS)):
+        raise InputError(f"segments has {unknown[0]!r}: a segment is one of {', '.join(SEGMENTS)}")
+    if not segments:
+        raise InputError("segments is empty: name those that count")
     rows = aligned[aligned[value].notna() & aligned["segment"].isin(segments)]
     rows = rows[rows[on].between(low, high).fillna(False).astype(bool)]
     if rows.duplicated([*by, "rollout", on]).any():

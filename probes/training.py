@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.errors import InputError, reason
 from verdictscope.provenance import whole
 from verdictscope.rollouts import Rollout, answer_text, find_markers, thinking_text
+from verdictscope.values import number, whole_number
 
 FORMATS = ("prompt-completion", "messages", "sharegpt", "alpaca")
 """TRL's two, then LLaMA-Factory's two."""
@@ -184,8 +185,7 @@ def mix(
     Raises:
         InputError: the ratio is negative, or there is nothing to mix in.
     """
-    if ratio < 0:
-        raise InputError(f"benign ratio {ratio:g}: give benign rows per safety row, 0 or more")
+    number(ratio, "benign ratio (benign rows per safety row)", 0), whole_number(seed, "seed")
     asked = round(ratio * len(safety))
     if asked and not benign:
         raise InputError("no benign rows to mix in: give some (--benign FILE), or --benign-ratio 0")

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from verdictscope.errors import InputError
 from verdictscope.probes.estimators.base import BinaryProbe, Probe
+from verdictscope.values import number
 
 Shrinkage = float | int | Literal["ledoit-wolf"]
 
@@ -137,8 +138,7 @@ def ledoit_wolf_share(Z: Float[ndarray, "row d"], weight: Float[ndarray, " row"]
 
 
 def _ridge(X: ndarray, y: ndarray, weight: ndarray, alpha: float | int) -> tuple[ndarray, float]:
-    if not alpha > 0:
-        raise InputError(f"alpha = {alpha} must be positive")
+    number(alpha, "alpha", 0, above=True)
     scaler = StandardScaler().fit(X, sample_weight=weight)
     # Cholesky of the smaller of the two Gram matrices
     model = Ridge(alpha=alpha, solver="cholesky").fit(scaler.transform(X), y, sample_weight=weight)

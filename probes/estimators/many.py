@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from verdictscope.errors import InputError
 from verdictscope.probes.estimators.base import Probe, linear_readout
 from verdictscope.probes.estimators.logistic import LogisticProbe
+from verdictscope.values import number, whole_number
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
@@ -59,6 +60,7 @@ class MulticlassProbe(ClassifierMixin, Probe):
         Raises:
             InputError: NaN or infinite values, missing labels, one class, or wrong shapes.
         """
+        _check_settings(self.C, self.tol, self.max_iter)
         X, y, weight = self._rows(X, y, sample_weight)
         used = weight > 0
         self.classes_, codes = _classes(y, used)
@@ -129,6 +131,7 @@ class OrdinalProbe(ClassifierMixin, Probe):
         Raises:
             InputError: NaN or infinite values, missing labels, one class, or wrong shapes.
         """
+        _check_settings(self.C, self.tol, self.max_iter)
         X, y, weight = self._rows(X, y, sample_weight)
         used = weight > 0
         self.classes_, codes = _classes(y, used)
@@ -221,6 +224,10 @@ class _Ordinal:
         reach = np.cumsum(slope_theta[::-1])[::-1]  # a gap moves every threshold above it
         gaps = np.exp(x[len(x) - self.k + 1 :])
         return value, np.concatenate([w + self.F.T @ slope_f, reach[:1], reach[1:] * gaps])
+
+
+def _check_settings(C: float | int, tol: float | int, max_iter: int) -> None:
+    number(C, "C", 0, above=True), number(tol, "tol", 0, above=True), whole_number(max_iter, "max_iter", 1)
 
 
 def _classes(y: ndarray, used: ndarray) -> tuple[ndarray, ndarray]:

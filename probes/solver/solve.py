@@ -22,6 +22,7 @@ from verdictscope.probes.solver.features import Fold, fold_features
 from verdictscope.probes.solver.fits import LogisticFits
 from verdictscope.probes.solver.newton import newton_path, polish_offset
 from verdictscope.probes.solver.span import decompose, newton_span
+from verdictscope.values import number, whole_number
 
 _FEW = 4
 """Labellings of one fold up to which a Cholesky factor per fit is cheaper than an eigendecomposition per fold."""
@@ -81,11 +82,12 @@ def solve_logistic(
 
     Raises:
         InputError: NaN or infinite values, shapes that do not fit, labels other than 0 and 1, a fold that trains on one
-            class, negative weights, or C not positive.
+            class, negative weights, C or ``tol`` not positive, or no steps or threads.
     """
+    number(tol, "tol", 0, above=True), whole_number(max_iter, "max_iter", 1)
     X = to_numpy(X)
     problem = _check(X, y, Cs, weight, folds, scale_weight, tol, max_iter, device)
-    threads = _cores() if threads is None else threads
+    threads = _cores() if threads is None else whole_number(threads, "threads", 1)
     if threads == 1 or len(problem.folds) == 1:
         parts = [_solve_fold(fold, problem) for fold in fold_features(X, problem.folds, problem.scale_weight)]
     else:

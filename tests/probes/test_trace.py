@@ -216,7 +216,7 @@ def test_relative_time_is_the_mean_of_each_part() -> None:
     curve = aggregate(parts, on="bin", window=(0, 3))
     assert curve["n"].tolist() == [3, 2, 2, 2]
     assert curve["estimate"].iloc[1] == pytest.approx((2.5 + 1) / 2)
-    with pytest.raises(InputError, match="at least one part"):
+    with pytest.raises(InputError, match="bins is 0"):
         relative_time(scored, bins=0)
 
 

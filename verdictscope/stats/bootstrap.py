@@ -75,6 +75,9 @@ def draw_clusters(groups: Column, resamples: int = RESAMPLES, seed: int = 0) -> 
     Raises:
         InputError: a row has no group, or there are no rows.
     """
+    for name, value in (("resamples", resamples), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"{name} is {value}: give a whole number of at least 0")
     if not len(groups):
         raise InputError("no rows to resample")
     codes, names = pd.factorize(group_names(groups), sort=True)
