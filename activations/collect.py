@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,12 @@ class Wanted:
     @classmethod
     def of(cls, model: Model, rollouts: list[Rollout], reads: Sequence[Read], score: Sequence[Readout]) -> Wanted:
         job, _ = prepare(model, rollouts, reads, None, score, None)
+        for asked in (*job.reads.values(), *job.score):
+            if not any(len(resolve(asked.positions, rollout)) for rollout in rollouts):
+                held = sorted({span.segment for rollout in rollouts for span in rollout.spans})
+                what = asked.positions if isinstance(asked.positions, str) else "the positions asked for"
+                said = f"no rollout has {what}, so no row is stored for it: they hold {', '.join(held)}"
+                warnings.warn(said, stacklevel=3)
         return cls(model, rollouts, dict(job.reads), job.score)
 
     def job(self, budget: int, moments: Sequence[MomentFitter]) -> Job:

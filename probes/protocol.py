@@ -152,8 +152,9 @@ def protocol(
             the split. It must be given; ``None`` says that every row is a prompt of its own.
         texts: the prompt's text of every row: near duplicates are kept on one side of the split, and what the words
             and the length tell stands beside the probe.
-        rollouts: the rollout of every row: where rows are tokens, or where columns are to be joined by id; a row is a
-            rollout of its own otherwise.
+        rollouts: the rollout of every row: where rows are tokens, or where columns are to be joined by id. Needed
+            where a prompt has several rows of both labels: the null exchanges labels between rollouts, and a
+            rollout's tokens exchanged one by one would make noise significant.
         hold: columns that must not stand in for the label, by name (``{"harm": harm}``): the cells label x column
             weigh equally in the fit, and the AUROC with them held fixed is reported.
         lengths: a length per row, for a baseline and the linter.
@@ -166,8 +167,8 @@ def protocol(
         progress: called with candidates done and in all.
 
     Raises:
-        InputError: no groups; missing labels, one class or more than two; NaN or infinite activations; too few prompts
-            for three parts with both classes; columns of unlike lengths.
+        InputError: no groups, or no rollouts where they are needed; missing labels, one class or more than two; NaN
+            or infinite activations; too few prompts for three parts with both classes; columns of unlike lengths.
     """
     if groups is REQUIRED:
         raise InputError(
@@ -183,6 +184,8 @@ def protocol(
     codes, classes = _two_classes(y)
     keys, read = _candidates(X, len(codes))
     rows = part_rows(codes, groups, texts=texts, rollouts=rollouts, hold=hold, part=part, shares=shares, seed=seed)
+    if rollouts is None:
+        _independent(rows)
     held = tuple(rows.columns.drop(["rollout", "group", "label", "part", "given_group"]))
     given: dict[str, Any] = {"balance": "cells" if held else "classes", "hold": held}
     selection = select(read, rows, range(len(keys)), Cs, progress=progress, **given)
@@ -211,6 +214,17 @@ def protocol(
         joined=int(rows["given_group"].nunique() - rows["group"].nunique()),
         seed=seed,
     )  # fmt: skip
+
+
+def _independent(rows: pd.DataFrame) -> None:
+    held = rows.groupby("given_group", sort=False)["label"].agg(["size", "nunique"])
+    mixed = held[(held["nunique"] > 1) & (held["size"] > 2)]
+    if len(mixed):
+        raise InputError(
+            f"prompt {mixed.index[0]!r} has {mixed['size'].iloc[0]} rows of both labels: give rollouts=, the rollout "
+            "of every row, since tokens of one rollout are not independent; rollouts=range(n) says that each of the n "
+            "rows is a rollout of its own"
+        )
 
 
 def _row(kind: str, name: str, estimate: float, low: float, high: float, n: int) -> dict[str, Any]:

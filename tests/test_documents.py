@@ -162,7 +162,7 @@ def states() -> dict[str, Any]:
         "position": np.where(np.arange(n) % 2, "early", "late"), "category": np.where(np.arange(n) % 4 < 2, "a", "b"),
     })  # fmt: skip
     return {"layers": (0, 1), "layer": 1, "hidden": hidden, "refused": refused, "harm": harm, "prompts": prompts,
-            "texts": texts, "X": hidden[1], "rows": rows, "C": 0.1}  # fmt: skip
+            "rollouts": rows["rollout"].to_list(), "texts": texts, "X": hidden[1], "rows": rows, "C": 0.1}  # fmt: skip
 
 
 @pytest.mark.parametrize("block", [name for name in PROBES if name != "bias_detector"])

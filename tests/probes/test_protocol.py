@@ -185,3 +185,15 @@ def test_what_is_wrong_is_one_clear_error(what: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         protocol(**broken(what), refits=0)
     assert "\n" not in str(error.value)
+
+
+def test_rows_of_both_labels_in_a_prompt_need_their_rollouts() -> None:
+    """Tokens exchanged one by one would make noise significant."""
+    rng = np.random.default_rng(0)
+    prompts, samples = np.repeat(np.arange(60), 10), np.repeat(np.arange(120), 5)  # two rollouts a prompt, five tokens
+    X, y = rng.normal(size=(120, 6))[samples] + 0.1 * rng.normal(size=(600, 6)), samples % 2
+    with pytest.raises(InputError, match="rollouts="):
+        protocol(X, y, groups=prompts, refits=0)
+    found = protocol(X, y, groups=prompts, rollouts=samples, refits=39)
+    assert found.permuted is not None
+    assert found.permuted.p > 0.05

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, forward, wrap
 from verdictscope.errors import InputError
@@ -129,6 +130,6 @@ def test_online_takes_linear_readouts_and_its_own_engine() -> None:
     with pytest.raises(InputError, match="give linear readouts"), online_traces(model, readouts()[-1:]):
         pass
     with online_traces(model, probes(2)) as online:
-        pass
+        model.hf(torch.tensor([ROLLOUTS[0].ids]))  # a pass of nobody's engine
     with pytest.raises(InputError, match="online.engine"):
         online.traces(ROLLOUTS)

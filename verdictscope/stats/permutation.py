@@ -315,7 +315,7 @@ class _Design:
             if scheme != "within" and len(self.units) == len(self.strata):
                 why = f"there is one {self.unit} to a part or stratum"
             return f"{how} gives the real labels back ({why})"
-        better = min(self.kept(s) for s in ("between", "within", "both") if self.count(s) >= FEWEST or s == scheme)
+        better = min([kept, *(self.kept(s) for s in ("between", "within", "both") if self.count(s) >= FEWEST)])
         if kept > _STUCK or kept > _MUCH > 2 * better:
             return f"{how} leaves the labels nearly as they are ({kept:.0%} kept beyond chance)"
         least = self.smallest(scheme, symmetric)
