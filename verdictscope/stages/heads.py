@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,19 @@ def with_self_repair(
     return table.merge(found[["layer", "head", *names]], on=["layer", "head"], how="left"), None
 
 
+WRITERS = ["readout", "layer", "head", "kind", "n", "top", "null_mean", "null_low", "null_high", "p", "same_head"]
+
+
 def writers(run: Run, rollouts: list[Rollout]) -> pd.DataFrame:
     """How much of the probe's logit its strongest head writes, beside directions that mean nothing."""
     probe = from_dict(run.read_json("readouts")["probe"])
     assert isinstance(probe, LinearReadout)
     refused, complied = explored(run)
-    found = writer_control(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
+    try:
+        found = writer_control(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
+    except InputError as error:  # too few prompts for a null: the run goes on without this control
+        warnings.warn(f"no null for the probe's strongest writer: {error}", stacklevel=2)
+        return pd.DataFrame(columns=WRITERS)
     table = found.to_frame()
     table.insert(0, "readout", probe.name)
     table.insert(1, "layer", found.head[0])
