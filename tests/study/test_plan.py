@@ -43,7 +43,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     table[table["group"].isin(keep)].to_csv(file, index=False)
     sets = [
         f"prompts.file={file}",
-        "heads.rollouts=3",
+        "heads.rollouts=6",
         "ablation.generated_sets=1",
         "batch_tokens=4096",
         "probe.C=[0.1]",
