@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 from tests.rollouts.makers import byte_tokenizer, tiny_model
@@ -111,7 +112,7 @@ def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.Monk
     again = effects(wrap(exchanged), rollouts, readout, [])
     assert np.allclose(again.base, found.edited[0], atol=1e-5)
     with applied(model, swap):
-        pass
+        model.hf(torch.tensor([rollouts[0].ids]))
     monkeypatch.setitem(KINDS, "swap", edit)
     assert edit_from_dict(edit_to_dict(swap)) == swap
 

@@ -192,11 +192,15 @@ def test_a_head_with_a_transform_of_its_own_has_no_linear_form():
 
 
 def test_unknown_architectures_say_what_to_do():
+    """A class that TransformerLens does not know, whose blocks lie where no usual decoder has them."""
+
     class Strange(type(hf_model("llama"))):
         pass
 
     hf = copy.deepcopy(hf_model("llama"))
     hf.__class__ = Strange
+    hf.model.blocks = hf.model.layers
+    del hf.model.layers
     with pytest.raises(InputError, match="overrides"):
         wrap(hf)
 

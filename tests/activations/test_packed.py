@@ -73,7 +73,7 @@ PACKINGS: dict[str, Callable] = {
 
 
 def packed(how: str, family: str = "llama") -> nn.Module:
-    return PACKINGS[how](copy.deepcopy(hf_model(family)))
+    return PACKINGS[how](copy.deepcopy(hf_model(family))).eval()
 
 
 @pytest.mark.parametrize("how", list(PACKINGS))
@@ -112,7 +112,7 @@ def test_the_command_says_it_too(monkeypatch, tmp_path, call):
 
     def quantised(*args, **options):
         hf, tokenizer = stock(*args, **options)
-        return PACKINGS["a weight of bytes"](hf), tokenizer
+        return PACKINGS["a weight of bytes"](hf).eval(), tokenizer
 
     hf_model("llama").save_pretrained(tmp_path / "m")
     monkeypatch.setattr(examine, "read_checkpoint", quantised)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 import warnings
@@ -31,8 +32,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def stored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, torch.dtype]:
-    hf_model("llama").to(torch.float32).to(request.param).save_pretrained(tmp_path / "m")
-    hf_model("llama").to(torch.float32)
+    copy.deepcopy(hf_model("llama")).to(request.param).save_pretrained(tmp_path / "m")
     return tmp_path / "m", request.param
 
 

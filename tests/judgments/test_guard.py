@@ -19,7 +19,9 @@ from verdictscope.rollouts.engines.huggingface import Request, Written
 @pytest.fixture(scope="module")
 def model() -> Model:
     tokenizer = byte_tokenizer()
-    return wrap(tiny_model("llama", len(tokenizer)), tokenizer, name="guard")
+    hf = tiny_model("llama", len(tokenizer))
+    hf.config.max_position_embeddings = 4096  # the answers below are long in bytes
+    return wrap(hf, tokenizer, name="guard")
 
 
 def rollout(name: str, text: str, finish: str = "stop") -> Rollout:

@@ -327,7 +327,8 @@ def test_anchors_from_prompts_the_probe_was_fitted_on_read_too_far_apart() -> No
     train = (labels["part"] == "train").to_numpy()
     states = {r.id: states for r, states in zip(rollouts, x, strict=True)}
     fit = np.stack([s[8:16] for s in x])[train].reshape(-1, 48)
-    probe = LogisticProbe(C=1.0).fit(fit, np.repeat(labels["refused"][train].astype(int), 8), np.full(len(fit), 1 / 8))
+    refused = np.repeat(labels["refused"][train].to_numpy(int), 8)
+    probe = LogisticProbe(C=1.0).fit(fit, refused, np.full(len(fit), 1 / 8))
     scored = {name: probe.decision_function(s) for name, s in states.items()}
     aligned = align(make_scores(rollouts, lambda r, pos, segment: scored[r.id][pos]), rollouts)
     test = labels["part"] == "test"
