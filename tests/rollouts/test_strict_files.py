@@ -256,7 +256,7 @@ def test_broken_parquet(folder: Path, rows: list[Prompt], data: st.DataObject, h
         ("p.json", '[{"id": 1, "user": "a"}, {"id": 2, "id": 2}]', "record 2 has the key 'id' twice"),
         ("p.json", '[{"id": 1, "user": "a"}, 3]', "record 2 is no JSON object"),
         ("p.json", '{"id": 1, "user": "a"}\n{"id": 2, "user": "b"}', "a .jsonl file"),
-        ("p.csv.gz", gzip.compress(b"id,user\n1,a\n")[:-4], "damaged gzip"),
+        ("p.csv.gz", gzip.compress(b"id,user\n1,a\n", mtime=0)[:-4], "damaged gzip"),
         ("p.parquet", b"PAR1 and so on", "cannot be read as Parquet"),
         ("p.xlsx", b"PK", "cannot read .xlsx"),
     ],
