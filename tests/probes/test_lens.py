@@ -133,7 +133,7 @@ def test_what_is_wrong_is_one_clear_error() -> None:
         lens.expected([1, 2])
     with pytest.raises(InputError, match="one target from 0 to 4"):
         weigh_layers(lens, y + 3, [1, 2, 3, 4, 5])
-    with pytest.raises(InputError, match="mix = 2"):
+    with pytest.raises(InputError, match="mix is 2"):
         weigh_layers(lens, y, [1, 2, 3, 4, 5], mix=2)
     found = weigh_layers(lens, y, [1, 2, 3, 4, 5])
     with pytest.raises(InputError, match="do not fit"):
