@@ -214,7 +214,7 @@ def _by_script(text: str) -> str | None:
             script = unicodedata.name(letter, "LATIN").split()[0].split("-")[0]
             counts[script] = counts.get(script, 0) + 1
     other = {
-        script: n for script, n in counts.items() if script not in ("LATIN", "FULLWIDTH", "MATHEMATICAL", "MODIFIER")
+        script: n for script, n in counts.items() if script not in _LATIN
     }
     if sum(other.values()) <= sum(counts.values()) / 2 or not other:
         return None
