@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+# No test asks a model hub: one that cannot be reached is tried again for minutes. Before anything imports the client.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import pytest
 from hypothesis import settings
 
