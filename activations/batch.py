@@ -193,11 +193,7 @@ def _head(model: Model) -> torch.nn.Module:
 
 
 def execute(
-    model: Model,
-    batch: Laid,
-    taps: Sequence[Tap],
-    write: Mapping[Site, WriteFn] | None,
-    logits: Where | None = None,
+    model: Model, batch: Laid, taps: Sequence[Tap], write: Mapping[Site, WriteFn] | None, logits: Where | None = None
 ) -> Tensor | None:
     """One call of the model; returns ``[row vocab]`` logits on the device if rows of them are wanted."""
     if not taps and not write and logits is None:

@@ -128,12 +128,7 @@ def _mlp_reads_block_input(values: Values) -> bool:
 
 
 def _fit_two(
-    values: Values,
-    attns: Sequence[str],
-    mlps: Sequence[str],
-    gained: Tensor,
-    total: Tensor,
-    dtype: torch.dtype,
+    values: Values, attns: Sequence[str], mlps: Sequence[str], gained: Tensor, total: Tensor, dtype: torch.dtype
 ) -> tuple[Carrier, Carrier] | None:
     """The same for a parallel block: two branches, two numbers."""
     for a in attns:

@@ -165,7 +165,6 @@ class Wanted:
         }
         return json.loads(json.dumps(header))
 
-
     def _modules(self, site: Site) -> list[str]:
         """Where the site is read, layer by layer: overrides of the site map make other rows."""
         names = {id(module): name for name, module in self.model.hf.named_modules()}

@@ -190,12 +190,7 @@ class Each:
 
 
 def run_variants(
-    model: Model,
-    layout: Layout,
-    layer: int,
-    variants: Sequence[Writes],
-    taps: Sequence[Tap],
-    logits: Where | None,
+    model: Model, layout: Layout, layer: int, variants: Sequence[Writes], taps: Sequence[Tap], logits: Where | None
 ) -> Tensor | None:
     """One pass over all variants, from ``layer`` to the deepest tap, or to the logits.
 

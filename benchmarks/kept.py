@@ -36,8 +36,14 @@ def run(repeats: int, small: bool = False) -> Result:
     )
     size = sum(p.numel() * p.element_size() for p in model.hf.parameters())
     tokens = sum(map(len, rollouts))
-    setting = {"parameters": parameters(model), "bytes": size, "rollouts": len(rollouts), "tokens": tokens,
-               "dtype": str(model.dtype).removeprefix("torch."), "device": device}  # fmt: skip
+    setting = {
+        "parameters": parameters(model),
+        "bytes": size,
+        "rollouts": len(rollouts),
+        "tokens": tokens,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": device,
+    }
     rates = {"check": size, "digest": size, "xxh3": len(some)}
     speed = {arm: n / timings.median(arm) / 1e9 for arm, n in rates.items()}
     share = timings.ratio("check", "forward")

@@ -77,10 +77,19 @@ def run(repeats: int, small: bool = False) -> Result:
         say(f"{name}: {told(speedups[name])}; gap {gaps[name]['objective_gap']:.1e}")
         if name == "1/i":
             seconds = sorted(timed(work.permute) for _ in range(repeats))[repeats // 2]
-            rows.append({"name": f"{name}: permutation test, {sizes.layers} layers", "seconds": seconds,
-                         "refits": sizes.refits, "null_mean": work.null_mean})  # fmt: skip
-            headline = {"sweep_speedup_vs_sklearn": speedups[name][LOOP], "objective_gap": gaps[name]["objective_gap"],
-                        "permutation_seconds": seconds}  # fmt: skip
+            rows.append(
+                {
+                    "name": f"{name}: permutation test, {sizes.layers} layers",
+                    "seconds": seconds,
+                    "refits": sizes.refits,
+                    "null_mean": work.null_mean,
+                }
+            )
+            headline = {
+                "sweep_speedup_vs_sklearn": speedups[name][LOOP],
+                "objective_gap": gaps[name]["objective_gap"],
+                "permutation_seconds": seconds,
+            }
     cores = _cores()
     notes = [
         f"scikit-learn ran {sizes.cells} of {sizes.layers * sizes.positions} cells; its seconds for the whole sweep "

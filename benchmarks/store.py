@@ -51,10 +51,7 @@ def run(repeats: int) -> Result:
     for verb, timings, size in (("write", writes, noise.nbytes), ("read", reads, layer)):
         rate = {arm: size / timings.median(arm) / 1e9 for arm in timings.seconds}
         rows += [{**row, "name": f"{verb}: {row['name']}"} for row in timings.rows("raw", gb_per_s=rate)]
-    headline = {
-        "write_vs_raw": writes.ratio("raw", "ours"),
-        "read_vs_raw": reads.ratio("raw", "ours"),
-    }
+    headline = {"write_vs_raw": writes.ratio("raw", "ours"), "read_vs_raw": reads.ratio("raw", "ours")}
     notes = [
         "write_vs_raw and read_vs_raw are speeds: ours over raw, 1 is the floor's speed, more is faster. "
         "vs_raw in the rows is time over time.",

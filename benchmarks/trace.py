@@ -43,10 +43,15 @@ def run(repeats: int, small: bool = False) -> Result:
     tries = 1 if small else MEMORY_TRIES
     memory = {arm: min(in_new_process(arm, memory_tokens) for _ in range(tries)) for arm in ARMS}
     setting = {
-        "parameters": parameters(work.model), "tokens": tokens, "memory_tokens": memory_tokens,
-        "layers": work.model.n_layers, "d_model": work.model.d_model, "readouts": work.model.n_layers,
-        "dtype": str(work.model.dtype).removeprefix("torch."), "attention": work.model.hf.config._attn_implementation,
-    }  # fmt: skip
+        "parameters": parameters(work.model),
+        "tokens": tokens,
+        "memory_tokens": memory_tokens,
+        "layers": work.model.n_layers,
+        "d_model": work.model.d_model,
+        "readouts": work.model.n_layers,
+        "dtype": str(work.model.dtype).removeprefix("torch."),
+        "attention": work.model.hf.config._attn_implementation,
+    }
     headline = {
         "trace_vs_forward": timings.ratio("trace", "forward"),
         "peak_memory_vs_forward": memory["trace"] / memory["forward"],

@@ -26,9 +26,7 @@ def sign_flips(data: dict[str, Any]) -> str:
         at = {row["clusters"]: row["family_wise_error"] for row in level if row["shape"] == shape}
         cells = [f"{at[n]:.3f}" if at[n] <= most else f"**{at[n]:.3f}**" for n in sizes]
         lines.append(f"| {shape} | " + " | ".join(cells) + " |")
-    power = [
-        f"{row['power']:.2f} ({row['clusters']} prompts, {row['effect_in_row_sd']:g} sd)" for row in data["power"]
-    ]
+    power = [f"{row['power']:.2f} ({row['clusters']} prompts, {row['effect_in_row_sd']:g} sd)" for row in data["power"]]
     told = (
         f"{runs:,} families a cell; bold is more than three standard errors above 5 %: few prompts and long left tails "
         "are where the test rejects too much. Power, the share of three true effects that are found, by size in "
@@ -56,10 +54,7 @@ def _names(heads: list[list[int]]) -> str:
     return ", ".join(f"L{layer}H{head}" for layer, head in sorted(heads)) or "none"
 
 
-TABLES: Tables = {
-    "sign_flips": ("stats_sign_flips", sign_flips),
-    "planted": ("planted_heads", planted),
-}
+TABLES: Tables = {"sign_flips": ("stats_sign_flips", sign_flips), "planted": ("planted_heads", planted)}
 
 
 if __name__ == "__main__":

@@ -57,13 +57,22 @@ def page(run: Record, rungs: Sequence[Rung]) -> list[str]:
     ]
     figures = run.figures()
     for name in SHOWN:
-        lines += [f"## {KIND.figures[name]}", "", f"![{KIND.figures[name]}](demo_judge/{name}.png)", "",
-                  f"*{figures[name][1]}*", ""]  # fmt: skip
+        lines += [
+            f"## {KIND.figures[name]}",
+            "",
+            f"![{KIND.figures[name]}](demo_judge/{name}.png)",
+            "",
+            f"*{figures[name][1]}*",
+            "",
+        ]
     seconds = json.loads((FIGURES / "summary.json").read_text(encoding="utf-8"))["seconds"]
     machine = run.provenance["machine"]
     where = machine.get("accelerator") or f"{machine['cores']} CPU cores"
-    return [*lines, f"All stages together took {sum(seconds.values()):.0f} s on {where}; "
-                    f"commit `{str(run.provenance.get('commit'))[:10]}`."]  # fmt: skip
+    return [
+        *lines,
+        f"All stages together took {sum(seconds.values()):.0f} s on {where}; "
+        f"commit `{str(run.provenance.get('commit'))[:10]}`.",
+    ]
 
 
 def cell(text: str) -> str:

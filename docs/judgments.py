@@ -20,28 +20,51 @@ DOCS = Path(__file__).resolve().parent
 EVIDENCE = DOCS / "evidence" / "judge_metrics.json"
 LOGS = {
     "judgebench": ("judgebench/outputs_gpt-4o__arena_hard__o1-mini.jsonl", "JudgeBench (arXiv 2410.12784), o1-mini"),
-    "judging_the_judges": ("judging_the_judges/TriviaQA_Judges_w_HumanJudgement_V1.csv",
-                           "Judging the Judges (arXiv 2406.12624), first table"),
+    "judging_the_judges": (
+        "judging_the_judges/TriviaQA_Judges_w_HumanJudgement_V1.csv",
+        "Judging the Judges (arXiv 2406.12624), first table",
+    ),
     "pandalm": ("pandalm/pandalm-7b-testset-v1.json", "PandaLM (arXiv 2306.05087), PandaLM-7B"),
     "pandalm (gpt)": ("pandalm/gpt-3.5-turbo-testset-v1.json", "PandaLM, GPT-3.5"),
     "xstest": ("xstest/xstest_v2_completions_gpt4.csv", "XSTest (arXiv 2308.01263), completions of GPT-4"),
-}  # fmt: skip
+}
 SHOWN = {
-    "judgebench": ("all", ("two_order_score", "consistent_accuracy", "accuracy_ab", "accuracy_ba", "position_bias",
-                           "flip_rate", "first_preference", "second_preference", "kappa", "pi", "macro_f1", "unread")),
-    "judging_the_judges": ("all", ("accuracy_read", "kappa", "pi", "p_c", "p_plus", "score_difference",
-                                   "candidate_spearman", "unread")),
+    "judgebench": (
+        "all",
+        (
+            "two_order_score",
+            "consistent_accuracy",
+            "accuracy_ab",
+            "accuracy_ba",
+            "position_bias",
+            "flip_rate",
+            "first_preference",
+            "second_preference",
+            "kappa",
+            "pi",
+            "macro_f1",
+            "unread",
+        ),
+    ),
+    "judging_the_judges": (
+        "all",
+        ("accuracy_read", "kappa", "pi", "p_c", "p_plus", "score_difference", "candidate_spearman", "unread"),
+    ),
     "pandalm": ("all", ("accuracy", "accuracy_read", "kappa", "macro_precision", "macro_recall", "macro_f1", "unread")),
     "xstest": ("not_full_compliance", ("accuracy", "kappa", "tpr", "tnr", "p_c", "p_plus", "unread")),
-}  # fmt: skip
+}
 # What the sources state; ours is read from the tables, and where they differ the reason stands beside it.
 STATED = tuple(
     ("judgebench", "two_order_score", part, stated, f"JudgeBench's own utils/metrics.py (e2c52c2), {part}", "")
-    for part, stated in (("all", 0.6571), ("mmlu-pro", 0.5844), ("livebench-reasoning", 0.6224),
-                         ("livebench-math", 0.8214), ("livecodebench", 0.7857))
-)  # fmt: skip
+    for part, stated in (
+        ("all", 0.6571),
+        ("mmlu-pro", 0.5844),
+        ("livebench-reasoning", 0.6224),
+        ("livebench-math", 0.8214),
+        ("livecodebench", 0.7857),
+    )
+)
 """Log, figure, part, stated, source, why different."""
-
 
 
 def main(data: Path, llmbar: Path | None) -> None:
@@ -79,12 +102,21 @@ def _definitions(found: dict[str, JudgeMetrics]) -> list[dict[str, str]]:
 
 
 def _stated(found: dict[str, JudgeMetrics]) -> list[dict[str, Any]]:
-    rows = [{"name": name, "stated": stated, "ours": found[log].value(name, None, part), "source": source, "why": why}
-            for log, name, part, stated, source, why in STATED]  # fmt: skip
+    rows = [
+        {"name": name, "stated": stated, "ours": found[log].value(name, None, part), "source": source, "why": why}
+        for log, name, part, stated, source, why in STATED
+    ]
     ratio = found["pandalm"].value("macro_f1", "pandalm") / found["pandalm (gpt)"].value("macro_f1", "gpt")
-    rows.append({"name": "macro_f1, ratio", "stated": 0.9375, "ours": ratio, "source": "PandaLM's README: "
-                 "PandaLM-7B has 93.75 % of GPT-3.5's F1", "why": "the released verdicts give another ratio (unread "
-                 "ones are left out here); which verdicts the statement rests on is not told"})
+    rows.append(
+        {
+            "name": "macro_f1, ratio",
+            "stated": 0.9375,
+            "ours": ratio,
+            "source": "PandaLM's README: PandaLM-7B has 93.75 % of GPT-3.5's F1",
+            "why": "the released verdicts give another ratio (unread "
+            "ones are left out here); which verdicts the statement rests on is not told",
+        }
+    )
     return rows
 
 
@@ -98,8 +130,12 @@ def statistics(repository: Path) -> dict[str, Any]:
         files += 1
         has_unread = found.value("unread") > 0
         unread, read = unread + has_unread, read + (not has_unread)
-        pairs = {"accuracy_ab": "correct_False", "accuracy_ba": "correct_True", "accuracy": "correct_average",
-                 "consistent_accuracy": "correct_both"}  # fmt: skip
+        pairs = {
+            "accuracy_ab": "correct_False",
+            "accuracy_ba": "correct_True",
+            "accuracy": "correct_average",
+            "consistent_accuracy": "correct_both",
+        }
         if not has_unread:  # theirs calls two unread verdicts equal, and an unread one the second output in kappa
             pairs |= {"consistency": "equal", "kappa_orders": "kappa_agreement"}
         for ours, theirs in pairs.items():
@@ -108,8 +144,10 @@ def statistics(repository: Path) -> dict[str, Any]:
                 stated = float(stated.rpartition("= ")[2].rstrip("%")) / 100
             gap = 0.0 if math.isnan(value) and math.isnan(stated) else abs(value - stated)
             differences.setdefault(ours, []).append(gap if not math.isnan(gap) else math.inf)
-    compared = [{"name": k, "files": len(v), "largest": max(v), "equal": sum(d < 1e-9 for d in v)} for k, v in
-                differences.items()]  # fmt: skip
+    compared = [
+        {"name": k, "files": len(v), "largest": max(v), "equal": sum(d < 1e-9 for d in v)}
+        for k, v in differences.items()
+    ]
     return {"files": files, "with_unread": unread, "compared": compared}
 
 
@@ -131,10 +169,17 @@ def page(found: dict[str, Any]) -> str:
     ]
     for name, (_, title) in LOGS.items():
         lines += _log(title, found["logs"][name])
-    lines += ["", "## Against stated values", "", "| source | figure | stated | ours | why they differ |",
-              "|---|---|---|---|---|"]  # fmt: skip
-    lines += [f"| {r['source']} | {r['name']} | {r['stated']:.4f} | {_number(r['ours'])} | {r['why'] or '–'} |"
-              for r in found["stated"]]  # fmt: skip
+    lines += [
+        "",
+        "## Against stated values",
+        "",
+        "| source | figure | stated | ours | why they differ |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['source']} | {r['name']} | {r['stated']:.4f} | {_number(r['ours'])} | {r['why'] or '–'} |"
+        for r in found["stated"]
+    ]
     lines += _llmbar(found["llmbar"])
     lines += ["", "## Every figure", "", "| name | unit | definition |", "|---|---|---|"]
     lines += [f"| `{d['name']}` | {d['unit']} | {d['definition'].replace('|', '/')} |" for d in found["definitions"]]
@@ -144,8 +189,13 @@ def page(found: dict[str, Any]) -> str:
 def _log(title: str, log: dict[str, Any]) -> list[str]:
     problems = ", ".join(f"{n} {k}" for k, n in log["problems"].items() if n) or "no problem rows"
     status = ", ".join(f"{n} {k}" for k, n in log["status"].items())
-    lines = ["", f"### {title}", "", f"{log['rows']} rows, {log['groups']} groups, {log['verdicts']} verdicts "
-             f"({status}); {problems}. Part `{log['part']}`."]  # fmt: skip
+    lines = [
+        "",
+        f"### {title}",
+        "",
+        f"{log['rows']} rows, {log['groups']} groups, {log['verdicts']} verdicts "
+        f"({status}); {problems}. Part `{log['part']}`.",
+    ]
     judges = list(dict.fromkeys(r["judge"] for r in log["rows_of"]))
     at = {(r["judge"], r["name"]): r for r in log["rows_of"]}
     if len(judges) == 1:
@@ -167,14 +217,23 @@ def _log(title: str, log: dict[str, Any]) -> list[str]:
 def _llmbar(found: dict[str, Any] | None) -> list[str]:
     if not found:
         return []
-    lines = ["", f"LLMBar (arXiv 2310.07641) stores statistics beside {found['files']} evaluators' results; "
-             f"{found['with_unread']} of them hold verdicts that could not be read.", "",
-             "| figure | files compared | equal to 1e-9 | largest difference |", "|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "",
+        f"LLMBar (arXiv 2310.07641) stores statistics beside {found['files']} evaluators' results; "
+        f"{found['with_unread']} of them hold verdicts that could not be read.",
+        "",
+        "| figure | files compared | equal to 1e-9 | largest difference |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {r['name']} | {r['files']} | {r['equal']} | {r['largest']:.2g} |" for r in found["compared"]]
-    return [*lines, "", "Where verdicts are unread, LLMBar's `equal` counts two of them as the same and its "
-            "`kappa_agreement` takes them as verdicts, so those two are compared on the other files. Its `kappa_False` "
-            "and `kappa_True` turn every verdict \"2\" into 0 and compare it with labels 1 and 2; they are not "
-            "comparable with any kappa and are not reproduced."]  # fmt: skip
+    return [
+        *lines,
+        "",
+        "Where verdicts are unread, LLMBar's `equal` counts two of them as the same and its "
+        "`kappa_agreement` takes them as verdicts, so those two are compared on the other files. Its `kappa_False` "
+        'and `kappa_True` turn every verdict "2" into 0 and compare it with labels 1 and 2; they are not '
+        "comparable with any kappa and are not reproduced.",
+    ]
 
 
 NOTES = (

@@ -79,8 +79,10 @@ def kappas(answers: pd.DataFrame, name: str, said: pd.Series) -> list[dict[str, 
         use = label != "3_partial_refusal" if target == "clear cases" else pd.Series(True, index=label.index)
         truth = human.get(target, human["full refusal"])
         for part, where in (("all models", use), ("models left out", use & answers["model"].isin(HELD_OUT))):
-            rows.append({"matcher": name, "human": target, "part": part} | kappa(truth[where], said[where],
-                                                                               answers["group"][where]))  # fmt: skip
+            rows.append(
+                {"matcher": name, "human": target, "part": part}
+                | kappa(truth[where], said[where], answers["group"][where])
+            )
     return rows
 
 
@@ -121,8 +123,10 @@ def page(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in kappa.to_dict("records"):
-        lines.append(f"| {row['matcher']} | {row['human']} | {row['part']} | {row['kappa']:.3f} | "
-                     f"{row['low']:.3f} to {row['high']:.3f} | {row['n']} |")  # fmt: skip
+        lines.append(
+            f"| {row['matcher']} | {row['human']} | {row['part']} | {row['kappa']:.3f} | "
+            f"{row['low']:.3f} to {row['high']:.3f} | {row['n']} |"
+        )
     lines += ["", *(f"- *{name}*: {text}." for name, text in HUMAN.items())]
     if found["words"]["n"]:
         lines.append(

@@ -9,9 +9,12 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 EVIDENCE = DOCS / "evidence" / "repair.json"
 METHODS = {
-    "anchored": "cliff, anchored", "published": "cliff, as published", "rule": "word list over the thinking",
-    "complied": "the answer did not refuse", "random": "random",
-}  # fmt: skip
+    "anchored": "cliff, anchored",
+    "published": "cliff, as published",
+    "rule": "word list over the thinking",
+    "complied": "the answer did not refuse",
+    "random": "random",
+}
 
 
 def main() -> None:
@@ -59,9 +62,7 @@ def table(data: dict[str, Any]) -> list[str]:
     lines = ["| chosen by | rows | of them complied | refusal | over-refusal | accuracy |", "|---|---|---|---|---|---|"]
     for point in sorted(data["points"], key=lambda p: (p["budget"], list(METHODS).index(p["method"]))):
         cells = " | ".join(_between(point[name]) for name in ("refusal", "over_refusal", "accuracy"))
-        lines.append(
-            f"| {METHODS[point['method']]} | {point['budget']} | {point['had_complied']:.1f} | {cells} |"
-        )
+        lines.append(f"| {METHODS[point['method']]} | {point['budget']} | {point['had_complied']:.1f} | {cells} |")
     return lines
 
 
@@ -108,8 +109,10 @@ def draw(data: dict[str, Any], file: Path) -> None:
             continue
         x = [p["budget"] * 1.05 ** (shift - 2) for p in points]  # side by side, or the whiskers hide one another
         y = [p["refusal"]["estimate"] for p in points]
-        ends = [[v if p["refusal"][end] is None else p["refusal"][end] for v, p in zip(y, points, strict=True)]
-                for end in ("low", "high")]  # fmt: skip
+        ends = [
+            [v if p["refusal"][end] is None else p["refusal"][end] for v, p in zip(y, points, strict=True)]
+            for end in ("low", "high")
+        ]
         low, high = ([abs(v - e) for v, e in zip(y, end, strict=True)] for end in ends)
         axes.errorbar(x, y, yerr=[low, high], marker="o", markersize=3.5, linewidth=1.2, capsize=2, label=name)
     axes.axhline(data["before"]["refusal"], color="0.5", linewidth=0.8, linestyle=":", label="before training")

@@ -70,31 +70,81 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
     planted = " ".join(f"L{layer}H{head}" for layer, head in heads.get("planted", []))
     made = [
-        row(f"probe AUROC on new prompts ({probe['site']}, layer {probe['layer']})", probe, "auroc_test", "auroc_low",
-            "auroc_high", f"{probe['n']} groups"),
-        row("the same, labels permuted (range)", probe, "control_auroc", "control_low", "control_high",
-            f"{probe['control_refits']} refits"),
-        row("harm read from the request's words", language, "bag_of_words_auroc", "bag_of_words_low",
-            "bag_of_words_high", None),
-        row("refusal read from the prompt's words", language, "bag_of_words_refusal_auroc", "bag_of_words_refusal_low",
-            "bag_of_words_refusal_high", None),
-        row("refusal read from prompt and thinking as text", language, "bag_of_words_thinking_auroc",
-            "bag_of_words_thinking_low", "bag_of_words_thinking_high", None),
+        row(
+            f"probe AUROC on new prompts ({probe['site']}, layer {probe['layer']})",
+            probe,
+            "auroc_test",
+            "auroc_low",
+            "auroc_high",
+            f"{probe['n']} groups",
+        ),
+        row(
+            "the same, labels permuted (range)",
+            probe,
+            "control_auroc",
+            "control_low",
+            "control_high",
+            f"{probe['control_refits']} refits",
+        ),
+        row(
+            "harm read from the request's words",
+            language,
+            "bag_of_words_auroc",
+            "bag_of_words_low",
+            "bag_of_words_high",
+            None,
+        ),
+        row(
+            "refusal read from the prompt's words",
+            language,
+            "bag_of_words_refusal_auroc",
+            "bag_of_words_refusal_low",
+            "bag_of_words_refusal_high",
+            None,
+        ),
+        row(
+            "refusal read from prompt and thinking as text",
+            language,
+            "bag_of_words_thinking_auroc",
+            "bag_of_words_thinking_low",
+            "bag_of_words_thinking_high",
+            None,
+        ),
         row("anchored score, plateau", cliff, "anchored_plateau", "", "", cliff["n"]),
         row("anchored score, last token before the answer", cliff, "anchored_final", "", "", cliff["n"]),
         row("**anchored drop**", cliff, "anchored_drop", "low", "high", cliff["n"]),
-        row("anchored drop, found heads zeroed", cliff, "ablated_anchored_drop", "ablated_low", "ablated_high",
-            cliff["n"]),
+        row(
+            "anchored drop, found heads zeroed",
+            cliff,
+            "ablated_anchored_drop",
+            "ablated_low",
+            "ablated_high",
+            cliff["n"],
+        ),
         row("anchored drop, twin", cliff, "aligned_anchored_drop", "aligned_low", "aligned_high", None),
-        row("anchored drop, excess over the model with found heads zeroed", cliff, "ablated_excess",
-            "ablated_excess_low", "ablated_excess_high", cliff["n"]),
+        row(
+            "anchored drop, excess over the model with found heads zeroed",
+            cliff,
+            "ablated_excess",
+            "ablated_excess_low",
+            "ablated_excess_high",
+            cliff["n"],
+        ),
         (f"**heads found** (planted: {planted})", f"{top}; recall {heads.get('recall')}", "", ""),
-    ]  # fmt: skip
+    ]
     for kind, name in (("refusal", "harmful requests"), ("refusal_harmless", "harmless requests")):
         for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed")):
             key = f"{kind}_{arm}"
-            made.append(row(f"refusal rate, {name}, {words}", ablation, key, f"{key}_low", f"{key}_high",
-                            ablation.get(f"{key}_n")))  # fmt: skip
+            made.append(
+                row(
+                    f"refusal rate, {name}, {words}",
+                    ablation,
+                    key,
+                    f"{key}_low",
+                    f"{key}_high",
+                    ablation.get(f"{key}_n"),
+                )
+            )
     made.append(row("refusal rate, harmful requests, random sets (mean)", ablation, "refusal_random", "", "", None))
     made.append(
         ("p, found heads against random sets", f"{ablation['p_value']:.3g}", "", f"{ablation['random_sets']} sets")

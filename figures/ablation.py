@@ -84,17 +84,37 @@ def _bar(ax: Axes, x: float, name: str, rows: pd.DataFrame) -> None:
     rate = float(rows["refused"].astype(float).mean())  # one row, except for the random sets
     colour = arm_colour(name)
     ax.bar(x, rate, width=0.72, color=colour, alpha=0.85, linewidth=0, zorder=2)
-    ax.plot([x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2,
-            solid_capstyle="butt")  # a bar of 0 stays visible
+    ax.plot(
+        [x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2, solid_capstyle="butt"
+    )  # a bar of 0 stays visible
     if name == "random":
         spread = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else [0.0]
-        ax.plot(x + np.asarray(spread), rows["refused"].astype(float), linestyle="none", marker="o", markersize=3.0,
-                color=INK, markeredgecolor="white", markeredgewidth=0.4, zorder=4, clip_on=False)
+        ax.plot(
+            x + np.asarray(spread),
+            rows["refused"].astype(float),
+            linestyle="none",
+            marker="o",
+            markersize=3.0,
+            color=INK,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            zorder=4,
+            clip_on=False,
+        )
         top = float(rows["refused"].astype(float).max())
     else:
         low, high = float(rows.iloc[0]["low"]), float(rows.iloc[0]["high"])
-        ax.errorbar(x, rate, yerr=[[max(rate - low, 0)], [max(high - rate, 0)]], fmt="none", ecolor=INK,
-                    elinewidth=0.9, capsize=2.2, capthick=0.9, zorder=3)
+        ax.errorbar(
+            x,
+            rate,
+            yerr=[[max(rate - low, 0)], [max(high - rate, 0)]],
+            fmt="none",
+            ecolor=INK,
+            elinewidth=0.9,
+            capsize=2.2,
+            capthick=0.9,
+            zorder=3,
+        )
         top = np.nanmax([rate, high])
     ax.text(x, top + 0.03, number(rate), ha="center", va="bottom", fontsize=6.8, color=INK, zorder=5)
 
@@ -123,13 +143,31 @@ def _distribution(ax: Axes, ablation: pd.DataFrame) -> None:
 def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
     sets = f"{len(random)} random set{'s' if len(random) > 1 else ''}"
     if len(random) < 20:  # too few for the shape of a histogram to mean anything
-        ax.plot(random, np.full(len(random), 0.12), linestyle="none", marker="o", markersize=4, color=MUTED,
-                markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+        ax.plot(
+            random,
+            np.full(len(random), 0.12),
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            color=MUTED,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            zorder=3,
+        )
         ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
         return
     heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=arm_colour("random"), zorder=2)[0]
-    ax.plot(random, np.zeros(len(random)), linestyle="none", marker="|", markersize=5, markeredgewidth=0.5,
-            color=INK, zorder=3, clip_on=False)
+    ax.plot(
+        random,
+        np.zeros(len(random)),
+        linestyle="none",
+        marker="|",
+        markersize=5,
+        markeredgewidth=0.5,
+        color=INK,
+        zorder=3,
+        clip_on=False,
+    )
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")
 
@@ -142,9 +180,20 @@ def _mark_found(ax: Axes, row: pd.Series) -> None:
     ax.plot([at, at], [0, 0.8], color=FOUND, linewidth=1.8, transform=across, zorder=4)
     left, right = ax.get_xlim()
     ha = "left" if at < left + 0.3 * (right - left) else "right" if at > left + 0.7 * (right - left) else "center"
-    ax.text(at, 0.83, f"found set {number(at, signed=True)}\n{p_text(row['p'])}", transform=across, ha=ha,
-            va="bottom", fontsize=7.2, color=FOUND, linespacing=1.2, fontweight="bold", zorder=5,
-            path_effects=halo())
+    ax.text(
+        at,
+        0.83,
+        f"found set {number(at, signed=True)}\n{p_text(row['p'])}",
+        transform=across,
+        ha=ha,
+        va="bottom",
+        fontsize=7.2,
+        color=FOUND,
+        linespacing=1.2,
+        fontweight="bold",
+        zorder=5,
+        path_effects=halo(),
+    )
 
 
 def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
@@ -165,8 +214,10 @@ def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
     if unread:
         text.append(f"{int(unread)} answers over all bars could not be read.")
     text.append(_set_words(ablation))
-    text.append("Not shown: that these heads are the only way, or what else they do; in (a) the thinking is written "
-                "anew as well, so an effect through changed thinking is not parted from one at the answer.")
+    text.append(
+        "Not shown: that these heads are the only way, or what else they do; in (a) the thinking is written "
+        "anew as well, so an effect through changed thinking is not parted from one at the answer."
+    )
     return " ".join(text)
 
 
@@ -187,6 +238,8 @@ def _set_words(ablation: pd.DataFrame) -> str:
     row = found.iloc[0]
     base = ablation[(ablation["kind"] == "base") & ablation["estimate"].notna()]
     start = f" from {interval(base.iloc[0], signed=True)}" if len(base) else ""
-    return (f"(b) On the base model's own tokens, the found set changes the refusal log-odds{start} by "
-            f"{interval(row, signed=True)} {row['unit']} (band: 95 % interval, {counts(found['n'])}); "
-            f"ticks and bars are {sets} layer-matched sets of heads that were not selected, {p_text(row['p'])}.")
+    return (
+        f"(b) On the base model's own tokens, the found set changes the refusal log-odds{start} by "
+        f"{interval(row, signed=True)} {row['unit']} (band: 95 % interval, {counts(found['n'])}); "
+        f"ticks and bars are {sets} layer-matched sets of heads that were not selected, {p_text(row['p'])}."
+    )

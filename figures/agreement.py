@@ -18,12 +18,22 @@ _PANELS = (
 )
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#8E4585", "#56B4E9", "#8a8a8a")
 _WORDS = {
-    "accuracy": "accuracy", "two_order_score": "two-order score", "consistent_accuracy": "right in both",
-    "accuracy_control": "without cue", "accuracy_cued": "with cue", "kappa": "Cohen's κ", "pi": "Scott's π",
-    "kappa_orders": "κ of the two orders", "robust_rate": "robust", "position_bias": "position bias",
-    "preference_gap": "first minus second", "p_plus": "leniency P+", "score_difference": "score minus label's",
-    "accuracy_change": "change by cue", "follow_change": "follows cue",
-}  # fmt: skip
+    "accuracy": "accuracy",
+    "two_order_score": "two-order score",
+    "consistent_accuracy": "right in both",
+    "accuracy_control": "without cue",
+    "accuracy_cued": "with cue",
+    "kappa": "Cohen's κ",
+    "pi": "Scott's π",
+    "kappa_orders": "κ of the two orders",
+    "robust_rate": "robust",
+    "position_bias": "position bias",
+    "preference_gap": "first minus second",
+    "p_plus": "leniency P+",
+    "score_difference": "score minus label's",
+    "accuracy_change": "change by cue",
+    "follow_change": "follows cue",
+}
 _MOST = 14
 
 
@@ -69,8 +79,17 @@ def _dots(ax: Axes, rows: pd.DataFrame, judges: list[str], names: tuple[str, ...
         y = np.arange(len(judges))[::-1] + (k - (len(shown) - 1) / 2) * -0.22
         estimate, low, high = (own[c].to_numpy(dtype=float) for c in ("estimate", "low", "high"))
         bars = np.nan_to_num(np.stack([estimate - low, high - estimate]))
-        ax.errorbar(estimate, y, xerr=np.clip(bars, 0, None), fmt="o", markersize=3, linewidth=0.9,
-                    color=_COLOURS[k], label=_WORDS[name], zorder=3)
+        ax.errorbar(
+            estimate,
+            y,
+            xerr=np.clip(bars, 0, None),
+            fmt="o",
+            markersize=3,
+            linewidth=0.9,
+            color=_COLOURS[k],
+            label=_WORDS[name],
+            zorder=3,
+        )
     for y in range(len(judges) - 1):
         ax.axhline(y + 0.5, color=FAINT, linewidth=0.5, zorder=1)
     ax.axvline(0, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
@@ -87,8 +106,10 @@ def agreement_caption(table: pd.DataFrame, *, part: str | None = None) -> str:
     need(table, "judge figures", _TABLE)
     rows = _part(table, part)
     first = rows[rows["name"].isin(["accuracy", "accuracy_control"])]
-    told = [f"{row['judge']} {interval(row)} (n = {int(row['n'])}, {int(row['missing'])} missing)"
-            for row in first.head(_MOST).to_dict("records")]
+    told = [
+        f"{row['judge']} {interval(row)} (n = {int(row['n'])}, {int(row['missing'])} missing)"
+        for row in first.head(_MOST).to_dict("records")
+    ]
     text = "No figures. "
     if len(rows):
         text = f"Figures by judge, part {rows['part'].iloc[0]}; bars are 95 % intervals by bootstrap over groups. "

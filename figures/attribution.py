@@ -98,14 +98,18 @@ def attribution_caption(table: pd.DataFrame, name: str = "readout") -> str:
     heads = table[table["component"] == "head"].sort_values("estimate", key=np.abs, ascending=False)
     text = [f"Exact shares of {name} at the point of reading ({counts(table['n'])} prompt groups)."]
     if len(told):
-        text.append(f"They sum to {interval(told.iloc[0], signed=True)}, less a residual of mean size "
-                    f"{abs(float(left['estimate'].iloc[0])):.0e}." if len(left) else "")
+        text.append(
+            f"They sum to {interval(told.iloc[0], signed=True)}, less a residual of mean size "
+            f"{abs(float(left['estimate'].iloc[0])):.0e}."
+            if len(left)
+            else ""
+        )
     if len(heads):
-        most = "; ".join(f"{head_name(r['layer'], r['head'])} {interval(r, signed=True)}"
-                         for _, r in heads.head(3).iterrows())
+        most = "; ".join(
+            f"{head_name(r['layer'], r['head'])} {interval(r, signed=True)}" for _, r in heads.head(3).iterrows()
+        )
         text.append(f"Largest heads (95 % intervals): {most}.")
-    text.append("Not shown: what a head does through later heads and MLPs; any direction has writers, a "
-                "random one too.")
+    text.append(
+        "Not shown: what a head does through later heads and MLPs; any direction has writers, a random one too."
+    )
     return " ".join(t for t in text if t)
-
-

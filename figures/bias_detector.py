@@ -66,8 +66,10 @@ def _own(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(of: pd.DataFrame, column: str) -> list[str]:
-    names = [str(v) if kind != "left out" or column == "read" else _OTHERS
-             for v, kind in zip(of[column], of["kind"], strict=True)]  # fmt: skip
+    names = [
+        str(v) if kind != "left out" or column == "read" else _OTHERS
+        for v, kind in zip(of[column], of["kind"], strict=True)
+    ]
     return list(dict.fromkeys(names))
 
 
@@ -75,8 +77,10 @@ def _map(ax: Axes, of: pd.DataFrame, column: str, fit: list[str], first: bool) -
     """One question and reader; every panel has the same rows, since only the first one names them."""
     read = _names(of, "read")
     values = np.full((len(fit), len(read)), np.nan)
-    cells = [(fit.index(str(r["fit"]) if r["kind"] != "left out" else _OTHERS), read.index(str(r["read"])), r)
-             for r in of.to_dict("records")]  # fmt: skip
+    cells = [
+        (fit.index(str(r["fit"]) if r["kind"] != "left out" else _OTHERS), read.index(str(r["read"])), r)
+        for r in of.to_dict("records")
+    ]
     for y, x, row in cells:
         values[y, x] = row[column]
     image = heat_map(ax, values, centre=0.5, reach=0.5)
@@ -119,13 +123,17 @@ def bias_detector_caption(table: pd.DataFrame) -> str:
     moved = filled[(filled["kind"] != "within") & (filled["label"] != "cued")]
     if len(moved):
         clear = sum(_clear(row) for row in moved.to_dict("records"))
-        text.append(f"{clear} of {len(moved)} readings on another kind lie, 95 % interval and all, above chance and "
-                    "above every refit with permuted labels; a dot marks those that do not.")
+        text.append(
+            f"{clear} of {len(moved)} readings on another kind lie, 95 % interval and all, above chance and "
+            "above every refit with permuted labels; a dot marks those that do not."
+        )
     if len(filled):
         text.append(f"Per cell {counts(filled['n'])} item groups.")
     if len(filled) < len(table):
-        text.append(f"{len(table) - len(filled)} hatched cells hold one class only: no verdict of that kind flipped, "
-                    "say, or every prompt has an order.")
+        text.append(
+            f"{len(table) - len(filled)} hatched cells hold one class only: no verdict of that kind flipped, "
+            "say, or every prompt has an order."
+        )
     text.append("Not shown: what made the judge follow, or that taking the direction away would stop it.")
     return " ".join(text)
 
@@ -133,5 +141,7 @@ def bias_detector_caption(table: pd.DataFrame) -> str:
 def _within(row: dict[str, Any]) -> str:
     """One kind read where it was fitted, with what stands beside it."""
     null = f"permuted {number(row['null_low'])} to {number(row['null_high'])}"
-    return (f"{row['read']} {interval(row, 'auroc')} ({null}, words {number(row['words'])}, "
-            f"log-odds of the verdict {number(row['odds'])})")
+    return (
+        f"{row['read']} {interval(row, 'auroc')} ({null}, words {number(row['words'])}, "
+        f"log-odds of the verdict {number(row['odds'])})"
+    )

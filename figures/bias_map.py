@@ -57,12 +57,20 @@ def _of_arm(heads: pd.DataFrame, arm: str) -> pd.DataFrame:
     return table.assign(found=truth(table["found"]), declared=truth(table["declared"]))
 
 
-def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, columns: int,
-         planted: Heads | None) -> None:  # fmt: skip
+def _map(
+    ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, columns: int, planted: Heads | None
+) -> None:
     size = table["size"].iloc[0]
     ax.set_title(f"{letter}  {name.capitalize()}: {number(size, signed=True)} nats in all", pad=11)
-    ax.text(0, 1.01, _WORDS.get(name, "towards the answer the cue names"), transform=ax.transAxes, fontsize=6.8,
-            color=MUTED, va="bottom")
+    ax.text(
+        0,
+        1.01,
+        _WORDS.get(name, "towards the answer the cue names"),
+        transform=ax.transAxes,
+        fontsize=6.8,
+        color=MUTED,
+        va="bottom",
+    )
     values, first = _grid(table)
     n_heads = values.shape[1] - 2
     own = values[:, :n_heads]  # an early MLP feeds everything: on its scale no head would be seen
@@ -85,11 +93,27 @@ def _map(ax: Axes, table: pd.DataFrame, name: str, letter: str, high: float, col
         outline(ax, row.head, row.layer - first, line=1.6 if n_heads <= 16 else 1.0)
     for row in table[table["declared"]].itertuples():
         at = row.head if row.component == "head" else n_heads
-        ax.plot(at - 0.36, row.layer - first + 0.3, marker="o", markersize=3.8, color=INK, zorder=5,
-                markeredgecolor="white", markeredgewidth=0.6)
+        ax.plot(
+            at - 0.36,
+            row.layer - first + 0.3,
+            marker="o",
+            markersize=3.8,
+            color=INK,
+            zorder=5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
     for layer, head in pairs(planted) if planted is not None else []:
-        ax.plot(head + 0.36, layer - first + 0.3, marker="o", markersize=3.2, markerfacecolor="white",
-                markeredgecolor=INK, markeredgewidth=0.8, zorder=5)
+        ax.plot(
+            head + 0.36,
+            layer - first + 0.3,
+            marker="o",
+            markersize=3.2,
+            markerfacecolor="white",
+            markeredgecolor=INK,
+            markeredgewidth=0.8,
+            zorder=5,
+        )
     colour_bar(ax, image, "nats less" if columns > 1 else "nats less without it")
 
 
@@ -115,11 +139,30 @@ def _legend(fig: Figure, table: pd.DataFrame, planted: Heads | None) -> None:
     if table["found"].any():
         handles.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.4, label="found on the other half"))
     if table["declared"].any():
-        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3.4, color=INK,
-                              label="carries the bias: beyond delta, content spared"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="o",
+                markersize=3.4,
+                color=INK,
+                label="carries the bias: beyond delta, content spared",
+            )
+        )
     if planted is not None:
-        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3.6, markerfacecolor="white",
-                              markeredgecolor=INK, label="planted"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker="o",
+                markersize=3.6,
+                markerfacecolor="white",
+                markeredgecolor=INK,
+                label="planted",
+            )
+        )
     if handles:
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
 
@@ -147,13 +190,19 @@ def bias_map_caption(
     for name in [n for n in dict.fromkeys(table["contrast"].astype(str)) if n != "content"]:
         own = table[table["contrast"] == name]
         found = own[own["found"]].sort_values("estimate", ascending=False)
-        shown = "; ".join(f"{head_name(row['layer'], row['head'])} {interval(row, signed=True)}"
-                          for _, row in found.head(_NAMED).iterrows())
+        shown = "; ".join(
+            f"{head_name(row['layer'], row['head'])} {interval(row, signed=True)}"
+            for _, row in found.head(_NAMED).iterrows()
+        )
         declared = int(own["declared"].sum())
-        text.append(f"{name.capitalize()}: framed {shown or 'none'} (ranked on the other half, 95 % intervals); "
-                    f"{declared} part{'' if declared == 1 else 's'} declared.")
-    text.append(f"Declared (black dot): the bias itself lies beyond {delta}, is smaller by more than that without the "
-                "part (sign-flip max-T over all parts, family-wise error 0.05), and content loses less.")
+        text.append(
+            f"{name.capitalize()}: framed {shown or 'none'} (ranked on the other half, 95 % intervals); "
+            f"{declared} part{'' if declared == 1 else 's'} declared."
+        )
+    text.append(
+        f"Declared (black dot): the bias itself lies beyond {delta}, is smaller by more than that without the "
+        "part (sign-flip max-T over all parts, family-wise error 0.05), and content loses less."
+    )
     if planted is not None:
         text.append("Open dots: planted, known from how the model was made.")
     if left_out:

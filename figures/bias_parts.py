@@ -38,8 +38,15 @@ def bias_parts_figure(table: pd.DataFrame) -> Figure:
             axes[0].margins(x=0.14)
         handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         if handles:
-            axes[-1].legend(handles.values(), handles.keys(), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2,
-                            handlelength=1.2, borderaxespad=0.2)  # fmt: skip
+            axes[-1].legend(
+                handles.values(),
+                handles.keys(),
+                loc="lower right",
+                bbox_to_anchor=(1.0, 1.0),
+                ncols=2,
+                handlelength=1.2,
+                borderaxespad=0.2,
+            )
         settle(fig)
     return fig
 
@@ -70,11 +77,30 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
         shift = (place - (len(arms) - 1) / 2) * 0.3
         y = own["name"].map(names.index) + shift
         ends = [(own["estimate"] - own["low"]).clip(lower=0), (own["high"] - own["estimate"]).clip(lower=0)]
-        ax.errorbar(own["estimate"], y, xerr=ends, fmt=marker, color=colour, markerfacecolor=fill, markersize=4.2,
-                    markeredgewidth=1.0, elinewidth=1.2, capsize=0, label=label, zorder=3)  # fmt: skip
+        ax.errorbar(
+            own["estimate"],
+            y,
+            xerr=ends,
+            fmt=marker,
+            color=colour,
+            markerfacecolor=fill,
+            markersize=4.2,
+            markeredgewidth=1.0,
+            elinewidth=1.2,
+            capsize=0,
+            label=label,
+            zorder=3,
+        )
         for at, (value, high) in zip(y, own[["estimate", "high"]].to_numpy(dtype=float), strict=True):
-            ax.annotate(number(value, signed=True), (high, at), xytext=(4, 0), textcoords="offset points", va="center",
-                        fontsize=6.4, color=colour if arm == "twin" else MUTED)  # fmt: skip
+            ax.annotate(
+                number(value, signed=True),
+                (high, at),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6.4,
+                color=colour if arm == "twin" else MUTED,
+            )
 
 
 def bias_parts_caption(table: pd.DataFrame) -> str:
@@ -96,6 +122,8 @@ def bias_parts_caption(table: pd.DataFrame) -> str:
             told = ", ".join(f"{r['name']} {interval(r, signed=True)}" for _, r in rows.iterrows())
             if told:
                 text.append(f"{label.capitalize()}, {_THINKING.get(way, way)}: {told}.")
-    text.append("Not shown: how often a verdict changes (a large part may leave every verdict as it is where content "
-                "is larger), and which parts of the model make it so.")  # fmt: skip
+    text.append(
+        "Not shown: how often a verdict changes (a large part may leave every verdict as it is where content "
+        "is larger), and which parts of the model make it so."
+    )
     return " ".join(text)

@@ -35,8 +35,7 @@ def correctness_figure(table: pd.DataFrame) -> Figure:
     with context():
         fig = sheet(WIDTH, 3.0, gap=0.05)
         axes = fig.subplots(1, 3, width_ratios=(1, 1, 0.95))
-        for ax, title in zip(axes, ("a  All items", "b  Where it is wrong", "c  The same, by layer"),
-                             strict=True):  # fmt: skip
+        for ax, title in zip(axes, ("a  All items", "b  Where it is wrong", "c  The same, by layer"), strict=True):
             ax.set_title(title)
         if not names:
             for ax in axes:
@@ -44,9 +43,16 @@ def correctness_figure(table: pd.DataFrame) -> Figure:
                 notice(ax, "the table has no rows")
             return fig
         _points(axes[0], told, names, {"right": ("probe of the right answer", FOUND), _STATED: ("verdict", _SAYS)})
-        _points(axes[1], told, names, {_WRONG: ("probe of the right answer", FOUND),
-                                       _VIEW: ("probe of the uncued verdict", _VIEWS),
-                                       _MIRROR: ("probe of the verdict", _MIRRORS)})  # fmt: skip
+        _points(
+            axes[1],
+            told,
+            names,
+            {
+                _WRONG: ("probe of the right answer", FOUND),
+                _VIEW: ("probe of the uncued verdict", _VIEWS),
+                _MIRROR: ("probe of the verdict", _MIRRORS),
+            },
+        )
         axes[0].set_yticks(range(len(names)), names)
         axes[1].set_yticks(range(len(names)), [""] * len(names))
         _by_layer(axes[2], table, names)
@@ -72,11 +78,25 @@ def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tup
                 continue
             row, height = rows.iloc[0], y + 0.24 * (at - (len(shown) - 1) / 2)
             if pd.notna(row["null_low"]):
-                ax.plot([row["null_low"], row["null_high"]], [height, height], color=FAINT, linewidth=5,
-                        solid_capstyle="butt", zorder=1)
+                ax.plot(
+                    [row["null_low"], row["null_high"]],
+                    [height, height],
+                    color=FAINT,
+                    linewidth=5,
+                    solid_capstyle="butt",
+                    zorder=1,
+                )
             ax.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.5, zorder=2)
-            ax.plot(row["estimate"], height, marker=("os", "o^s")[len(shown) > 2][at], color=colour, markersize=4,
-                    zorder=3, linestyle="none", label=words if y == _seen(told, names, name) else None)
+            ax.plot(
+                row["estimate"],
+                height,
+                marker=("os", "o^s")[len(shown) > 2][at],
+                color=colour,
+                markersize=4,
+                zorder=3,
+                linestyle="none",
+                label=words if y == _seen(told, names, name) else None,
+            )
     ax.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xlim(-0.04, 1.04)
     ax.set_ylim(len(names) - 0.5, -0.5)
@@ -93,8 +113,12 @@ def _seen(told: pd.DataFrame, names: list[str], name: str) -> int:
 
 def _pushed(table: pd.DataFrame, names: list[str]) -> str:
     """The condition with most wrong verdicts."""
-    rows = table[(table["kind"] != "layer") & (table["name"] == _WRONG) & table["condition"].isin(names)
-                 & (table["condition"] != "all cues")]  # fmt: skip
+    rows = table[
+        (table["kind"] != "layer")
+        & (table["name"] == _WRONG)
+        & table["condition"].isin(names)
+        & (table["condition"] != "all cues")
+    ]
     return str(rows.loc[rows["n"].astype(float).idxmax(), "condition"]) if len(rows) else names[0]
 
 
@@ -137,19 +161,25 @@ def correctness_caption(table: pd.DataFrame) -> str:
     pushed = told[(told["name"] == _WRONG) & (told["condition"] == _pushed(table, list(told["condition"].unique())))]
     if len(pushed):
         row = pushed.iloc[0]
-        text.append(f"In {row['condition']}: {interval(row)} right of {counts([row['n']])} wrong verdicts; pale bars "
-                    f"are refits with labels permuted between items ({number(row['null_low'])} to "
-                    f"{number(row['null_high'])}).")
+        text.append(
+            f"In {row['condition']}: {interval(row)} right of {counts([row['n']])} wrong verdicts; pale bars "
+            f"are refits with labels permuted between items ({number(row['null_low'])} to "
+            f"{number(row['null_high'])})."
+        )
     level = told[(told["name"] == _LEVEL) & (told["condition"] == _pushed(table, list(told["condition"].unique())))]
     if len(level):
         row = level.iloc[0]
-        text.append("What reads against the side a cue names is right on all of these, so the test is on right and "
-                    f"wrong verdicts weighed equally: {interval(row)}, permuted {number(row['null_low'])} to "
-                    f"{number(row['null_high'])}.")
+        text.append(
+            "What reads against the side a cue names is right on all of these, so the test is on right and "
+            f"wrong verdicts weighed equally: {interval(row)}, permuted {number(row['null_low'])} to "
+            f"{number(row['null_high'])}."
+        )
     gaps = told[(told["name"] == "gap to stated, orders averaged")]
     if len(gaps):
         each = "; ".join(f"{r['condition']} {interval(r, signed=True)}" for r in gaps.to_dict("records"))
         text.append(f"Probe less verdict over all items, paired: {each}.")
-    text.append("(c) Validation items, on which the layer was chosen. Lines and bars are 95 % intervals over item "
-                "groups. Not shown: that the judge could be brought to say what is read, or that it uses it.")
+    text.append(
+        "(c) Validation items, on which the layer was chosen. Lines and bars are 95 % intervals over item "
+        "groups. Not shown: that the judge could be brought to say what is read, or that it uses it."
+    )
     return " ".join(text)

@@ -70,18 +70,21 @@ def debate_caption(curves: pd.DataFrame, *, readout: str = "verdict") -> str:
     text = [
         "A judge's verdict if the debate ended after so many turns. Content turns round when the two sides change "
         "places in the prompt, position stays; 0 is the null of each. Bands are 95 % intervals over groups, "
-        f"{counts(rows['n'])} debates by turn.",
+        f"{counts(rows['n'])} debates by turn."
     ]
     for part in _COLOURS:
         own = rows[rows["part"] == part].sort_values("turn")
         if len(own):
             (first, last), (start, end) = (
-                [interval(own.iloc[at], signed=True) for at in (0, -1)], [own["turn"].iloc[at] for at in (0, -1)]
-            )  # fmt: skip
+                [interval(own.iloc[at], signed=True) for at in (0, -1)],
+                [own["turn"].iloc[at] for at in (0, -1)],
+            )
             text.append(f"{part.capitalize()}: {first} after {start} turns, {last} after {end}.")
     missing = int(curves.loc[curves["readout"] == readout, "n_missing"].max()) if len(curves) else 0
     if missing:
         text.append(f"Up to {missing} debates have no verdict in one of the orders at a turn, and are left out there.")
-    text.append("Not shown: that one turn made the difference, since later turns stand on earlier ones, and longer "
-                "debates alone are left at the right.")  # fmt: skip
+    text.append(
+        "Not shown: that one turn made the difference, since later turns stand on earlier ones, and longer "
+        "debates alone are left at the right."
+    )
     return " ".join(text)

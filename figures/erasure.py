@@ -11,29 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import (
-    FAINT,
-    FOUND,
-    INK,
-    WIDTH,
-    ZONE,
-    cell_colour,
-    context,
-    notice,
-    settle,
-    sheet,
-)
+from verdictscope.figures.style import FAINT, FOUND, INK, WIDTH, ZONE, cell_colour, context, notice, settle, sheet
 from verdictscope.figures.tables import cell_words, counts, interval, need, number, truth
 
 _NULLS = ("random", "permuted")
 _TRACE = "probe erased cell target rel_think_end kind estimate low high n " + " ".join(
-    f"{null}_{end}" for null in _NULLS for end in ("low", "high"))
+    f"{null}_{end}" for null in _NULLS for end in ("low", "high")
+)
 _TABLE = "read probe erased part estimate low high n unit"
-_LINES = (("none", "old", "as it is", "-", 2.3), ("concept", "old", "{} erased, same probe", (0, (4, 1.6)), 1.5),
-          ("concept", "refitted", "{} erased, probe refitted", (0, (1.4, 1.2)), 1.8))
+_LINES = (
+    ("none", "old", "as it is", "-", 2.3),
+    ("concept", "old", "{} erased, same probe", (0, (4, 1.6)), 1.5),
+    ("concept", "refitted", "{} erased, probe refitted", (0, (1.4, 1.2)), 1.8),
+)
 _SHADE = {"random": ("#8fb3c9", "a random direction erased"), "permuted": ("#d5cbe2", "permuted {} labels erased")}
-_ROWS = (("test", "old", "new prompts, same probe"), ("test", "refitted", "new prompts, refitted"),
-         ("train", "refitted", "fitted on, refitted"))
+_ROWS = (
+    ("test", "old", "new prompts, same probe"),
+    ("test", "refitted", "new prompts, refitted"),
+    ("train", "refitted", "fitted on, refitted"),
+)
 
 
 def erased_trace_figure(erased_trace: pd.DataFrame, erasure: pd.DataFrame, *, closing: int | None = None) -> Figure:
@@ -108,8 +104,10 @@ def _line(table: pd.DataFrame, erased: str, probe: str, kind: str = "anchored") 
 
 def _trace(ax: Axes, table: pd.DataFrame, concept: str, closing: int | None) -> None:
     hero = _hero(table)
-    lines = [(_line(hero, erased, probe), label, dash, width, (erased, probe))
-             for erased, probe, label, dash, width in _LINES]
+    lines = [
+        (_line(hero, erased, probe), label, dash, width, (erased, probe))
+        for erased, probe, label, dash, width in _LINES
+    ]
     lines = [line for line in lines if len(line[0]) and line[0]["estimate"].notna().any()]
     ax.set_xlabel("tokens relative to the end of thinking")
     ax.set_ylabel("anchored score")
@@ -127,15 +125,37 @@ def _trace(ax: Axes, table: pd.DataFrame, concept: str, closing: int | None) -> 
     for null in reversed(_NULLS):
         shade, words = _SHADE[null]
         if len(nulls) and nulls[f"{null}_low"].notna().any():
-            ax.fill_between(nulls.index.to_numpy(), nulls[f"{null}_low"], nulls[f"{null}_high"], color=shade, alpha=0.8,
-                            linewidth=0, zorder=1, label=f"{words.format(concept)} (refitted, range)")
+            ax.fill_between(
+                nulls.index.to_numpy(),
+                nulls[f"{null}_low"],
+                nulls[f"{null}_high"],
+                color=shade,
+                alpha=0.8,
+                linewidth=0,
+                zorder=1,
+                label=f"{words.format(concept)} (refitted, range)",
+            )
     for rows, label, dash, width, key in lines:
         own = colour if key[0] == "none" else FOUND
         ax.fill_between(rows.index.to_numpy(), rows["low"], rows["high"], color=own, alpha=0.13, linewidth=0, zorder=2)
-        ax.plot(rows.index.to_numpy(), rows["estimate"], color=own, linestyle=dash, linewidth=width, zorder=4,
-                label=label.format(concept))
-        ax.plot(rows.loc[0:].index.to_numpy(), rows.loc[0:, "estimate"], color=own, linestyle="none", marker="o",
-                markersize=2.8, zorder=4.1)
+        ax.plot(
+            rows.index.to_numpy(),
+            rows["estimate"],
+            color=own,
+            linestyle=dash,
+            linewidth=width,
+            zorder=4,
+            label=label.format(concept),
+        )
+        ax.plot(
+            rows.loc[0:].index.to_numpy(),
+            rows.loc[0:, "estimate"],
+            color=own,
+            linestyle="none",
+            marker="o",
+            markersize=2.8,
+            zorder=4.1,
+        )
     means = pd.concat([rows["estimate"] for rows, *_ in lines])
     low, high = min(-0.1, float(means.min())), max(1.1, float(means.max()))
     ax.set_ylim(max(low - 0.15, -1.5), min(high + 0.15, 2.5))
@@ -158,8 +178,14 @@ def _areas(ax: Axes, erasure: pd.DataFrame) -> None:
         for null, shift in zip(_NULLS, (-0.2, 0.2), strict=True):
             values = own.loc[(own["erased"] == null) & (own["probe"] == probe), "estimate"].dropna()
             if len(values):
-                ax.plot([values.min(), values.max()], [place + shift] * 2, linewidth=2.6, solid_capstyle="butt",
-                        color=_SHADE[null][0], zorder=2)
+                ax.plot(
+                    [values.min(), values.max()],
+                    [place + shift] * 2,
+                    linewidth=2.6,
+                    solid_capstyle="butt",
+                    color=_SHADE[null][0],
+                    zorder=2,
+                )
         _dot(ax, own[(own["erased"] == "none") & (own["probe"] == "old")], place + 0.06, filled=False)
         _dot(ax, own[(own["erased"] == "concept") & (own["probe"] == probe)], place - 0.06, filled=True)
         labels.append(f"{read}, {words}")
@@ -194,19 +220,27 @@ def erased_trace_caption(erased_trace: pd.DataFrame, erasure: pd.DataFrame) -> s
     need(erasure, "erasure", _TABLE)
     concept, label = _names(erasure)
     hero = _hero(erased_trace)
-    text = [f"{concept} is erased from the states (LEACE, fitted on the training part) and {label} is read again, by "
-            "the same probe and by one refitted on erased states."]
+    text = [
+        f"{concept} is erased from the states (LEACE, fitted on the training part) and {label} is read again, by "
+        "the same probe and by one refitted on erased states."
+    ]
     if len(hero):
         reach = counts(_line(hero, "none", "old", "raw")["n"].dropna())
-        text.append(f"(a) Anchored score of target requests ({cell_words(str(hero['cell'].iloc[0]))}, {reach} by "
-                    "position), each curve by anchors of its own; bands are 95 % intervals, shaded areas the range of "
-                    "the refitted curve over the draws of a null.")
+        text.append(
+            f"(a) Anchored score of target requests ({cell_words(str(hero['cell'].iloc[0]))}, {reach} by "
+            "position), each curve by anchors of its own; bands are 95 % intervals, shaded areas the range of "
+            "the refitted curve over the draws of a null."
+        )
     text += [sentence for read in (concept, label) if (sentence := _told(erasure, read))]
     text += _drops(erasure)
-    text.append("Bars in (b) are ranges over the draws of the nulls: a random direction erased (blue), the concept's "
-                "labels exchanged between prompts and then erased (violet).")
-    text.append(f"Not shown: whether the model needs {concept}; nothing was run on erased states, and what is not "
-                "linear in them was not erased.")
+    text.append(
+        "Bars in (b) are ranges over the draws of the nulls: a random direction erased (blue), the concept's "
+        "labels exchanged between prompts and then erased (violet)."
+    )
+    text.append(
+        f"Not shown: whether the model needs {concept}; nothing was run on erased states, and what is not "
+        "linear in them was not erased."
+    )
     return " ".join(text)
 
 
@@ -215,11 +249,15 @@ def _told(erasure: pd.DataFrame, read: str) -> str:
     before, after = (_row(rows, erased, probe) for erased, probe in (("none", "old"), ("concept", "refitted")))
     if before is None or after is None:
         return ""
-    nulls = [f"{number(v.min())} to {number(v.max())} with {words}" for null, words in
-             (("random", "random directions erased"), ("permuted", "permuted labels erased"))
-             if len(v := rows.loc[(rows["erased"] == null) & (rows["probe"] == "refitted"), "estimate"].dropna())]
-    return (f"On new prompts {read} is told with an AUROC of {interval(before)} before and {interval(after)} after "
-            f"(refitted, n = {int(after['n'])})" + (f"; {', '.join(nulls)}." if nulls else "."))
+    nulls = [
+        f"{number(v.min())} to {number(v.max())} with {words}"
+        for null, words in (("random", "random directions erased"), ("permuted", "permuted labels erased"))
+        if len(v := rows.loc[(rows["erased"] == null) & (rows["probe"] == "refitted"), "estimate"].dropna())
+    ]
+    return (
+        f"On new prompts {read} is told with an AUROC of {interval(before)} before and {interval(after)} after "
+        f"(refitted, n = {int(after['n'])})" + (f"; {', '.join(nulls)}." if nulls else ".")
+    )
 
 
 def _row(rows: pd.DataFrame, erased: str, probe: str) -> pd.Series | None:
@@ -231,7 +269,13 @@ def _drops(erasure: pd.DataFrame) -> Sequence[str]:
     if "name" not in erasure.columns:
         return []
     rows = erasure[(erasure["name"] == "anchored_drop") & erasure["read"].astype(str).str.endswith("complied")]
-    told = [f"{words} {interval(row)}" for erased, probe, words in
-            (("none", "old", "as it is"), ("concept", "old", "erased"), ("concept", "refitted", "erased and refitted"))
-            if (row := _row(rows, erased, probe)) is not None and np.isfinite(float(row["estimate"]))]
+    told = [
+        f"{words} {interval(row)}"
+        for erased, probe, words in (
+            ("none", "old", "as it is"),
+            ("concept", "old", "erased"),
+            ("concept", "refitted", "erased and refitted"),
+        )
+        if (row := _row(rows, erased, probe)) is not None and np.isfinite(float(row["estimate"]))
+    ]
     return [f"Anchored drop: {'; '.join(told)}."] if told else []

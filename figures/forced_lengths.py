@@ -32,8 +32,11 @@ def forced_lengths_figure(table: pd.DataFrame) -> Figure:
         axes = fig.subplots(2, len(arms), sharex=True, sharey="row", height_ratios=(5, 1), squeeze=False)
         for at, arm in enumerate(arms):
             panel, strip = axes[0, at], axes[1, at]
-            panel.set_title({"base": "judge", "twin": "twin"}[arm] if len(arms) == 1 else
-                            f"{'ab'[at]}  {'Judge' if arm == 'base' else 'Twin'}")  # fmt: skip
+            panel.set_title(
+                {"base": "judge", "twin": "twin"}[arm]
+                if len(arms) == 1
+                else f"{'ab'[at]}  {'Judge' if arm == 'base' else 'Twin'}"
+            )
             _panel(panel, strip, rows[rows["arm"] == arm], names)
         axes[0, 0].set_ylabel("log-odds of the verdict (nats)")
         axes[1, 0].set_ylabel("ended\nby itself")
@@ -65,13 +68,31 @@ def _panel(panel: Axes, strip: Axes, rows: pd.DataFrame, names: list[str]) -> No
         own = rows[(rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
         x = own["step"].to_numpy(dtype=float) + (at - (len(names) - 1) / 2) * 0.07
         ends = [(own["estimate"] - own["low"]).clip(lower=0), (own["high"] - own["estimate"]).clip(lower=0)]
-        panel.errorbar(x, own["estimate"], yerr=ends, color=_COLOURS[at % len(_COLOURS)], marker="o", markersize=3.2,
-                       elinewidth=1.0, linewidth=1.3, label=name, zorder=3)  # fmt: skip
+        panel.errorbar(
+            x,
+            own["estimate"],
+            yerr=ends,
+            color=_COLOURS[at % len(_COLOURS)],
+            marker="o",
+            markersize=3.2,
+            elinewidth=1.0,
+            linewidth=1.3,
+            label=name,
+            zorder=3,
+        )
     ended = rows[rows["condition"] == "plain"].drop_duplicates("step").sort_values("step")
     strip.bar(ended["step"], ended["ended"], color="#bdbdbd", width=0.6)
     for step, share in zip(ended["step"], ended["ended"], strict=True):
-        strip.annotate(f"{share:.0%}", (step, share), xytext=(0, 1), textcoords="offset points", ha="center",
-                       va="bottom", fontsize=6.2, color=MUTED)  # fmt: skip
+        strip.annotate(
+            f"{share:.0%}",
+            (step, share),
+            xytext=(0, 1),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=6.2,
+            color=MUTED,
+        )
     strip.set_ylim(0, 1.55)
     strip.set_yticks([0, 1], ["0", "1"])
     strip.set_xticks(steps["step"], labels)
@@ -91,7 +112,7 @@ def forced_lengths_caption(table: pd.DataFrame) -> str:
         "that had ended by then is left as it is (the strips tell its share among plain verdicts). Content is towards "
         "the better answer, position towards the one shown first, a cue's part towards the answer it names, over a "
         "sentence that says nothing; 0 is no influence. Bars are 95 % intervals over groups, "
-        f"{counts(rows['n'])} items.",
+        f"{counts(rows['n'])} items."
     ]
     for name in _names(rows):
         own = rows[(rows["arm"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")

@@ -27,10 +27,20 @@ def heat_map(ax: Axes, values: Float[np.ndarray, "y x"], centre: float, reach: f
         reach: distance from the centre at which the colours end.
     """
     rows, columns = values.shape
-    ax.add_patch(Rectangle((-0.5, -0.5), columns, rows, facecolor="#f6f6f6", edgecolor=FAINT, hatch="////",
-                           linewidth=0, zorder=0))
-    image = ax.imshow(np.ma.masked_invalid(values), origin="lower", aspect="auto", cmap=DIVERGING,
-                      norm=Normalize(centre - reach, centre + reach), interpolation="nearest", zorder=1)
+    ax.add_patch(
+        Rectangle(
+            (-0.5, -0.5), columns, rows, facecolor="#f6f6f6", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0
+        )
+    )
+    image = ax.imshow(
+        np.ma.masked_invalid(values),
+        origin="lower",
+        aspect="auto",
+        cmap=DIVERGING,
+        norm=Normalize(centre - reach, centre + reach),
+        interpolation="nearest",
+        zorder=1,
+    )
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     # White seams part the cells while they are large enough to have seams.
@@ -45,8 +55,9 @@ def fits(rows: int, columns: int, width: float, height: float) -> bool:
     return width / columns >= _MIN_WIDTH and height / rows >= _MIN_HEIGHT
 
 
-def write_values(ax: Axes, image: AxesImage, values: Float[np.ndarray, "y x"], form: Callable[[float], str],
-                 cell_height: float) -> None:
+def write_values(
+    ax: Axes, image: AxesImage, values: Float[np.ndarray, "y x"], form: Callable[[float], str], cell_height: float
+) -> None:
     """Print each value in its cell, dark on light and light on dark.
 
     Args:
@@ -60,8 +71,17 @@ def write_values(ax: Axes, image: AxesImage, values: Float[np.ndarray, "y x"], f
     light = image.to_rgba(values)[..., :3] @ (0.299, 0.587, 0.114)
     for (y, x), value in np.ndenumerate(values):
         if np.isfinite(value):
-            ax.text(x, y, form(float(value)), ha="center", va="center", fontsize=size, zorder=3,
-                    color=INK if light[y, x] > 0.55 else "white", in_layout=False)
+            ax.text(
+                x,
+                y,
+                form(float(value)),
+                ha="center",
+                va="center",
+                fontsize=size,
+                zorder=3,
+                color=INK if light[y, x] > 0.55 else "white",
+                in_layout=False,
+            )
 
 
 def thinned(count: int, inches: float, spacing: float) -> list[int]:
@@ -73,8 +93,19 @@ def thinned(count: int, inches: float, spacing: float) -> list[int]:
 
 def outline(ax: Axes, x: int, y: int, width: int = 1, line: float = 1.5) -> None:
     """Frame ``width`` cells of one row, the first one's centre at (x, y), with a line of this many points."""
-    ax.add_patch(Rectangle((x - 0.5, y - 0.5), width, 1.0, fill=False, edgecolor=INK, linewidth=line,
-                           joinstyle="miter", clip_on=False, zorder=4))
+    ax.add_patch(
+        Rectangle(
+            (x - 0.5, y - 0.5),
+            width,
+            1.0,
+            fill=False,
+            edgecolor=INK,
+            linewidth=line,
+            joinstyle="miter",
+            clip_on=False,
+            zorder=4,
+        )
+    )
 
 
 def colour_bar(ax: Axes, image: AxesImage, label: str) -> None:

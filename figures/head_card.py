@@ -14,8 +14,12 @@ from verdictscope.figures.token_view.visible import one_line
 _COLUMNS = "part name segment token quantity estimate low high n unit"
 _LOOKS = {"attention": ("raw attention", "#d4d4d4"), "weighted": ("weighted by value size", "#8f8f8f")}
 _UP, _DOWN = CELL_COLOURS["harmful_refused"], CELL_COLOURS["harmful_complied"]
-_WORDS = {"readout": "readout, untouched", "share": "its direct share", "effect": "change when zeroed",
-          "probe": "its own probe (AUROC)"}
+_WORDS = {
+    "readout": "readout, untouched",
+    "share": "its direct share",
+    "effect": "change when zeroed",
+    "probe": "its own probe (AUROC)",
+}
 _TOKENS, _WRITES, _CLIP = 8, 6, 16
 
 
@@ -85,8 +89,13 @@ def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
     if rows is None or rows.empty:
         notice(ax, "not read")
         return
-    wide = rows.pivot_table(index=["segment", "token"], columns="quantity", values="estimate",
-                            aggfunc=lambda v: float(v.iloc[0]), sort=False)
+    wide = rows.pivot_table(
+        index=["segment", "token"],
+        columns="quantity",
+        values="estimate",
+        aggfunc=lambda v: float(v.iloc[0]),
+        sort=False,
+    )
     wide = wide.astype(float).sort_values("share", key=np.abs, ascending=False).head(_TOKENS)
     share = wide["share"].to_numpy()
     ax.barh(np.arange(len(wide)), share, height=0.7, color=[_UP if s > 0 else _DOWN for s in share])
@@ -95,8 +104,15 @@ def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
     ax.set_xlabel("share; attention beside the bars")
     reach = float(np.abs(share).max()) or 1.0
     for i, (s, a) in enumerate(zip(share, wide["attention"], strict=True)):
-        ax.text(s + np.sign(s or 1) * 0.03 * reach, i, f"{a:.0%}", va="center", ha="left" if s >= 0 else "right",
-                fontsize=6.5, color=MUTED)
+        ax.text(
+            s + np.sign(s or 1) * 0.03 * reach,
+            i,
+            f"{a:.0%}",
+            va="center",
+            ha="left" if s >= 0 else "right",
+            fontsize=6.5,
+            color=MUTED,
+        )
     ax.margins(x=0.16)
 
 
@@ -142,8 +158,9 @@ def head_card_caption(table: pd.DataFrame, head: str, readout: str, positions: s
     """
     need(table, "head card", _COLUMNS)
     numbers = table[table["part"] == "number"]
-    said = "; ".join(f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}"
-                     for _, r in numbers.iterrows())
+    said = "; ".join(
+        f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for _, r in numbers.iterrows()
+    )
     share = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
     return (
         f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by the length of what each value "

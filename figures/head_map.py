@@ -19,8 +19,13 @@ from verdictscope.figures.tables import Heads, counts, head_name, interval, need
 
 _COLUMNS = "layer head effect low high n attribution_log_odds attribution_probe rank found"
 _NAMED = 6  # more names than this cover one another
-_PLANTED: dict[str, Any] = {"linestyle": "none", "marker": "o", "markerfacecolor": "white",
-                            "markeredgecolor": INK, "markeredgewidth": 0.9}
+_PLANTED: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markerfacecolor": "white",
+    "markeredgecolor": INK,
+    "markeredgewidth": 0.9,
+}
 _READOUTS = {"attribution_log_odds": "refusal log-odds (nats)", "attribution_probe": "probe logit"}
 
 
@@ -130,16 +135,27 @@ def _points(ax: Axes, rows: pd.DataFrame, name: str, marker: str, colour: str, m
     """Heads as points with their intervals; of a thousand small ones the intervals would hide the points."""
     x, y = rows[name].astype(float), rows["effect"].astype(float)
     whiskers = np.vstack([y - rows["low"].astype(float), rows["high"].astype(float) - y]).clip(0)
-    ax.errorbar(x, y, yerr=None if many else whiskers, fmt=marker, color=colour, elinewidth=0.7,
-                markersize=2.0 if many else 3.2 if marker == "o" else 5.0, alpha=0.6 if many else 1.0,
-                markeredgecolor="none" if many else "white", markeredgewidth=0.4, zorder=3 + (marker == "s"))
+    ax.errorbar(
+        x,
+        y,
+        yerr=None if many else whiskers,
+        fmt=marker,
+        color=colour,
+        elinewidth=0.7,
+        markersize=2.0 if many else 3.2 if marker == "o" else 5.0,
+        alpha=0.6 if many else 1.0,
+        markeredgecolor="none" if many else "white",
+        markeredgewidth=0.4,
+        zorder=3 + (marker == "s"),
+    )
 
 
 def _among(table: pd.DataFrame, planted: Sequence[tuple[int, int]] | None) -> pd.Series:
     """Which rows are planted heads."""
     known = set(planted or [])
-    return pd.Series([pair in known for pair in zip(table["layer"], table["head"], strict=True)],
-                     index=table.index, dtype=bool)
+    return pd.Series(
+        [pair in known for pair in zip(table["layer"], table["head"], strict=True)], index=table.index, dtype=bool
+    )
 
 
 def _direct_line(ax: Axes) -> None:
@@ -164,20 +180,28 @@ def _name_heads(ax: Axes, table: pd.DataFrame, planted: list[tuple[int, int]] | 
     points = table[[name, "effect"]].astype(float).dropna()
     rows = _named(table.loc[points.index], planted)
     spots = [(float(x), float(y)) for x, y in points.loc[rows.index].to_numpy()]
-    place_labels(ax, spots, [head_name(row.layer, row.head) for row in rows.itertuples()],
-                 [(float(x), float(y)) for x, y in points.drop(rows.index).to_numpy()])
+    place_labels(
+        ax,
+        spots,
+        [head_name(row.layer, row.head) for row in rows.itertuples()],
+        [(float(x), float(y)) for x, y in points.drop(rows.index).to_numpy()],
+    )
 
 
 def _legend(fig: Figure, table: pd.DataFrame, planted: Sequence[tuple[int, int]] | None) -> None:
     handles: list[Line2D] = []
     if table["found"].any():
-        handles.append(Line2D([], [], linestyle="none", marker="s", markersize=6.0, color=FOUND,
-                              label="found (framed in a)"))
+        handles.append(
+            Line2D([], [], linestyle="none", marker="s", markersize=6.0, color=FOUND, label="found (framed in a)")
+        )
     if planted:
         handles.append(Line2D([], [], markersize=3.6, label="planted", **_PLANTED))
     if _attribution(table) == "attribution_log_odds":
-        handles.append(Line2D([], [], color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)),
-                              label="direct path alone: effect = −share"))
+        handles.append(
+            Line2D(
+                [], [], color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), label="direct path alone: effect = −share"
+            )
+        )
     if handles:
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
 
@@ -191,12 +215,16 @@ def head_map_caption(heads: pd.DataFrame, planted: Heads | None = None) -> str:
     """
     need(heads, "heads", _COLUMNS)
     table = _sorted(heads)
-    text = [f"Change of the refusal log-odds (nats) when one head alone is zeroed, for all {len(table)} heads, on "
-            f"the reporting half ({counts(table['n'])}); above 0 the head holds refusing back."]
+    text = [
+        f"Change of the refusal log-odds (nats) when one head alone is zeroed, for all {len(table)} heads, on "
+        f"the reporting half ({counts(table['n'])}); above 0 the head holds refusing back."
+    ]
     found = table[table["found"]]
     if len(found):
-        shown = "; ".join(f"{head_name(row['layer'], row['head'])} {interval(row, 'effect', signed=True)}"
-                          for _, row in found.head(_NAMED).iterrows())
+        shown = "; ".join(
+            f"{head_name(row['layer'], row['head'])} {interval(row, 'effect', signed=True)}"
+            for _, row in found.head(_NAMED).iterrows()
+        )
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         text.append(f"Found heads (ranked on the other half; 95 % intervals): {shown}{more}.")
     else:
@@ -204,12 +232,17 @@ def head_map_caption(heads: pd.DataFrame, planted: Heads | None = None) -> str:
     if planted is not None:
         known = pairs(planted)
         hits = sum(pair in set(zip(found["layer"], found["head"], strict=True)) for pair in known)
-        text.append("Open dots mark the planted heads, known from how the model was made: "
-                    f"{hits} of {len(known)} found.")
+        text.append(
+            f"Open dots mark the planted heads, known from how the model was made: {hits} of {len(known)} found."
+        )
     name = _attribution(table)
     if name is not None:
-        text.append(f"(b) The same effects, whiskers their 95 % intervals, against each head's exact share of the "
-                    f"{_READOUTS[name].removesuffix(' (nats)')} at the point of reading.")
-    text.append("Not shown: heads that stand in for one another (zeroing one alone then does little), and what a "
-                "share that is written directly does further down: attribution is no effect.")
+        text.append(
+            f"(b) The same effects, whiskers their 95 % intervals, against each head's exact share of the "
+            f"{_READOUTS[name].removesuffix(' (nats)')} at the point of reading."
+        )
+    text.append(
+        "Not shown: heads that stand in for one another (zeroing one alone then does little), and what a "
+        "share that is written directly does further down: attribution is no effect."
+    )
     return " ".join(text)

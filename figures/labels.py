@@ -16,12 +16,16 @@ from verdictscope.figures.style import INK, halo
 
 _MARK = 4.0  # pixels a point's mark reaches from its middle on the 100 dpi sheet
 # Offsets tried, nearest and rightmost first; points.
-_STEPS = [(r * dx, r * dy) for r in (5.0, 9.0, 14.0, 20.0, 28.0, 38.0) for dx, dy in
-          ((1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))]
+_STEPS = [
+    (r * dx, r * dy)
+    for r in (5.0, 9.0, 14.0, 20.0, 28.0, 38.0)
+    for dx, dy in ((1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+]
 
 
-def place_labels(ax: Axes, points: Sequence[tuple[float, float]], names: Sequence[str],
-                 avoid: Sequence[tuple[float, float]] = ()) -> None:
+def place_labels(
+    ax: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], avoid: Sequence[tuple[float, float]] = ()
+) -> None:
     """Write each name near its point, where it covers fewest points, names and edges.
 
     Call after `settle`: it measures the text where it stands.
@@ -40,15 +44,24 @@ def place_labels(ax: Axes, points: Sequence[tuple[float, float]], names: Sequenc
     frame = ax.get_window_extent(renderer)
     taken: list[Bbox] = []
     for i, (point, name) in enumerate(zip(points, names, strict=True)):
-        note = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=7, zorder=6,
-                           path_effects=halo())
-        costs = [_cost(_move(note, step, renderer), others, i, taken, frame) + 0.02 * order
-                 for order, step in enumerate(_STEPS)]
+        note = ax.annotate(
+            name, point, xytext=(0, 0), textcoords="offset points", fontsize=7, zorder=6, path_effects=halo()
+        )
+        costs = [
+            _cost(_move(note, step, renderer), others, i, taken, frame) + 0.02 * order
+            for order, step in enumerate(_STEPS)
+        ]
         best = _STEPS[int(np.argmin(costs))]
         taken.append(_move(note, best, renderer))
         if max(map(abs, best)) > 5:  # too far to be read as belonging to its point without a line
-            ax.annotate("", point, xytext=best, textcoords="offset points", zorder=5,
-                        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2})
+            ax.annotate(
+                "",
+                point,
+                xytext=best,
+                textcoords="offset points",
+                zorder=5,
+                arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+            )
 
 
 def _move(note: Annotation, step: tuple[float, float], renderer: RendererBase) -> Bbox:

@@ -14,8 +14,15 @@ from verdictscope.figures.style import MUTED, WIDTH, context, notice, settle, sh
 from verdictscope.figures.tables import counts, interval, need, number, truth
 
 _COLUMNS = "layer position segment order auroc low high n"
-_SEGMENTS = {"think_end": "closing tokens", "user": "request", "template": "template", "answer": "answer",
-             "thinking": "thinking", "system": "system", "verdict": "verdict"}
+_SEGMENTS = {
+    "think_end": "closing tokens",
+    "user": "request",
+    "template": "template",
+    "answer": "answer",
+    "thinking": "thinking",
+    "system": "system",
+    "verdict": "verdict",
+}
 _BRACKET = 15  # points below the map
 _LETTER = 0.062  # inches a letter takes at the size of the words under the map
 
@@ -52,8 +59,13 @@ def probe_map_figure(probe_map: pd.DataFrame, *, probe: pd.DataFrame | None = No
             for label in ax.get_yticklabels():
                 if label.get_text() == str(chosen):
                     label.set_fontweight("bold")
-        ax.set_title("" if chosen not in layers else f"framed: layer {chosen}, chosen on the validation part",
-                     fontsize=7.2, fontweight="normal", color=MUTED, pad=5)
+        ax.set_title(
+            "" if chosen not in layers else f"framed: layer {chosen}, chosen on the validation part",
+            fontsize=7.2,
+            fontweight="normal",
+            color=MUTED,
+            pad=5,
+        )
         colour_bar(ax, image, "AUROC (0.5 = chance)" if height > 2 else "AUROC")
         settle(fig)
     return fig
@@ -89,8 +101,9 @@ def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[flo
     ax.set_yticks(rows, [str(layers[row]) for row in rows])
     ax.set_ylabel("layer")
     segments = [str(segment) for segment in positions["segment"]]
-    names = [str(name).removeprefix(segment).strip()
-             for name, segment in zip(positions["position"], segments, strict=True)]
+    names = [
+        str(name).removeprefix(segment).strip() for name, segment in zip(positions["position"], segments, strict=True)
+    ]
     cell = inner[0] / len(names)
     starts = [0, *(i for i in range(1, len(segments)) if segments[i] != segments[i - 1]), len(segments)]
     stretches = list(zip(starts, starts[1:], strict=False))
@@ -105,9 +118,18 @@ def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[flo
         line = 0 if middle - half > ends[0] else 1  # a narrow segment's word moves down, not onto its neighbour
         ends[line] = middle + half
         _bracket(ax, start, stop)
-        ax.annotate(word, ((start + stop - 1) / 2, 0), xycoords=("data", "axes fraction"),
-                    xytext=(0, -_BRACKET - 2 - 10 * line), textcoords="offset points", ha="center", va="top",
-                    fontsize=7.4, linespacing=1.05, annotation_clip=False)
+        ax.annotate(
+            word,
+            ((start + stop - 1) / 2, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -_BRACKET - 2 - 10 * line),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=7.4,
+            linespacing=1.05,
+            annotation_clip=False,
+        )
 
 
 def _labelled(names: list[str], stretches: list[tuple[int, int]], cell: float) -> list[int]:
@@ -128,8 +150,14 @@ def _labelled(names: list[str], stretches: list[tuple[int, int]], cell: float) -
 def _bracket(ax: Axes, start: int, stop: int) -> None:
     """A line under a segment's columns, and a wide seam before them in the map."""
     below = ScaledTranslation(0, -_BRACKET / 72, ax.figure.dpi_scale_trans)
-    ax.plot([start - 0.42, stop - 0.58], [0, 0], color=MUTED, linewidth=0.8, clip_on=False,
-            transform=ax.get_xaxis_transform() + below)
+    ax.plot(
+        [start - 0.42, stop - 0.58],
+        [0, 0],
+        color=MUTED,
+        linewidth=0.8,
+        clip_on=False,
+        transform=ax.get_xaxis_transform() + below,
+    )
     if start:
         ax.axvline(start - 0.5, color="white", linewidth=2.6, zorder=2.5)
 
@@ -152,20 +180,26 @@ def probe_map_caption(probe_map: pd.DataFrame, probe: pd.DataFrame | None = None
     need(probe_map, "probe_map", _COLUMNS)
     layers, positions, values = _grid(probe_map)
     chosen = _chosen(probe)
-    text = [f"How well each of {len(layers)} layers' probes tells refused from complied rollouts (AUROC, 0.5 is "
-            f"chance) at {len(positions)} places along the rollout, on the validation part."]
+    text = [
+        f"How well each of {len(layers)} layers' probes tells refused from complied rollouts (AUROC, 0.5 is "
+        f"chance) at {len(positions)} places along the rollout, on the validation part."
+    ]
     at = probe_map[probe_map["layer"] == chosen].dropna(subset=["auroc"]) if chosen is not None else probe_map[:0]
     if len(at):
         low, high = at.loc[at["auroc"].idxmin()], at.loc[at["auroc"].idxmax()]
-        text.append(f"The framed layer {chosen} was chosen on this same part; it runs from "
-                    f"{interval(low, 'auroc')} at {low['position']} to {interval(high, 'auroc')} at "
-                    f"{high['position']} (95 % intervals).")
+        text.append(
+            f"The framed layer {chosen} was chosen on this same part; it runs from "
+            f"{interval(low, 'auroc')} at {low['position']} to {interval(high, 'auroc')} at "
+            f"{high['position']} (95 % intervals)."
+        )
     measured = probe_map.dropna(subset=["auroc"])
     if len(measured):
         width = (measured["high"] - measured["low"]).max()
         text.append(f"Per cell {counts(measured['n'])}; the widest 95 % interval spans {number(width)}.")
     if np.isnan(values).any():
         text.append("Hatched cells were not measured.")
-    text.append("Not shown: whether the model uses what is read here. A probe at a layer sees no head above it, and "
-                "since the layer was chosen on these rows, the number to report is the test part's.")
+    text.append(
+        "Not shown: whether the model uses what is read here. A probe at a layer sees no head above it, and "
+        "since the layer was chosen on these rows, the number to report is the test part's."
+    )
     return " ".join(text)

@@ -13,11 +13,19 @@ from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, context, notice
 from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "mitigation kind thinking name estimate low high n unit"
-_KINDS = {"none": ("untouched", INK), "ablate": ("heads taken out", "#0072B2"), "scale": ("heads scaled", "#56B4E9"),
-          "erase": ("direction erased", "#009E73"), "steer": ("steered", "#8E4585"),
-          "prompt": ("asked otherwise", "#D55E00")}  # fmt: skip
-_RATES = {"accuracy": ("accuracy", None), "consistency": ("same verdict\nin both orders", None),
-          "first_preference": ("says first", 0.5)}  # fmt: skip
+_KINDS = {
+    "none": ("untouched", INK),
+    "ablate": ("heads taken out", "#0072B2"),
+    "scale": ("heads scaled", "#56B4E9"),
+    "erase": ("direction erased", "#009E73"),
+    "steer": ("steered", "#8E4585"),
+    "prompt": ("asked otherwise", "#D55E00"),
+}
+_RATES = {
+    "accuracy": ("accuracy", None),
+    "consistency": ("same verdict\nin both orders", None),
+    "first_preference": ("says first", 0.5),
+}
 
 
 def mitigation_figure(mitigations: pd.DataFrame, *, thinking: str = "off") -> Figure:
@@ -47,8 +55,10 @@ def mitigation_figure(mitigations: pd.DataFrame, *, thinking: str = "off") -> Fi
         if table.empty:
             notice(axes[0, 0], "the table has no rows")
         shown = [kind for kind in _KINDS if kind in set(table["kind"])]
-        handles = [Line2D([], [], linestyle="none", marker="o", markersize=4, color=_KINDS[k][1], label=_KINDS[k][0])
-                   for k in shown]
+        handles = [
+            Line2D([], [], linestyle="none", marker="o", markersize=4, color=_KINDS[k][1], label=_KINDS[k][0])
+            for k in shown
+        ]
         if handles:
             fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
         settle(fig)
@@ -68,8 +78,9 @@ def _panels(table: pd.DataFrame) -> tuple[list[Panel], list[Panel]]:
     return rates, nats
 
 
-def _panel(ax: Axes, table: pd.DataFrame, name: str, title: str, ideal: float | None, names: list[str],
-           first: bool) -> None:  # fmt: skip
+def _panel(
+    ax: Axes, table: pd.DataFrame, name: str, title: str, ideal: float | None, names: list[str], first: bool
+) -> None:
     ax.set_title(title, fontsize=7.6, fontweight="normal", loc="center")
     own = table[table["name"] == name].drop_duplicates("mitigation").set_index("mitigation")
     base = own[own["kind"] == "none"]
@@ -108,9 +119,11 @@ def mitigation_caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> s
     table = mitigations[mitigations["thinking"] == thinking]
     rates, nats = _panels(table)
     how = "without thinking" if thinking == "off" else "behind the judge's own thinking, kept as it was written"
-    text = [f"Verdicts on test items, both orders, {how}: rates above, parts of the verdict's log-odds below, with "
-            f"95 % intervals over items drawn by group ({counts(table['n'])}). Dashed: untouched; solid: what a judge "
-            "without the bias has."]  # fmt: skip
+    text = [
+        f"Verdicts on test items, both orders, {how}: rates above, parts of the verdict's log-odds below, with "
+        f"95 % intervals over items drawn by group ({counts(table['n'])}). Dashed: untouched; solid: what a judge "
+        "without the bias has."
+    ]
     base = table[table["kind"] == "none"]
     for mitigation, own in table[table["kind"] != "none"].groupby("mitigation", sort=False):
         cells = []
@@ -120,12 +133,20 @@ def mitigation_caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> s
                 cells.append(f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}")
         text.append(f"{str(mitigation).capitalize()}: {'; '.join(cells)}.")
     if len(base):
-        text.append("Untouched: " + "; ".join(
-            f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}" for name, *_ in rates[:1] + nats
-            if len(row := base[base["name"] == name])) + ".")  # fmt: skip
+        text.append(
+            "Untouched: "
+            + "; ".join(
+                f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}"
+                for name, *_ in rates[:1] + nats
+                if len(row := base[base["name"] == name])
+            )
+            + "."
+        )
     if "about" in table.columns:
         about = table[table["about"].fillna("") != ""].drop_duplicates("mitigation")
         text += [f"{row['mitigation'].capitalize()}: {row['about']}." for _, row in about.iterrows()]
-    text.append("Heads, layers and step were chosen on the other half. Not shown: what the judge would write under the "
-                "edits (the tokens are fixed), and whether the prompts of another wording would do the same.")
+    text.append(
+        "Heads, layers and step were chosen on the other half. Not shown: what the judge would write under the "
+        "edits (the tokens are fixed), and whether the prompts of another wording would do the same."
+    )
     return " ".join(text)

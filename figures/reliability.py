@@ -97,7 +97,9 @@ def reliability_caption(
     for judge, own in list(rows.groupby("judge", sort=False))[:_MOST]:
         error = _error(figures, str(judge), str(rows["part"].iloc[0]))
         told.append(f"{judge}: n = {int(own['n'].sum())}" + (f", {error}" if error else ""))
-    return ("Mean probability of the verdict against the share that is right, in ten equal-width bins "
-            f"({'; '.join(told)}); whiskers are Wilson intervals that take verdicts as independent, the dotted line is "
-            "perfect calibration, grey bars the gap to it. Not shown: verdicts that could not be read or have no "
-            "probability.")
+    return (
+        "Mean probability of the verdict against the share that is right, in ten equal-width bins "
+        f"({'; '.join(told)}); whiskers are Wilson intervals that take verdicts as independent, the dotted line is "
+        "perfect calibration, grey bars the gap to it. Not shown: verdicts that could not be read or have no "
+        "probability."
+    )

@@ -15,9 +15,20 @@ from verdictscope.figures.tables import counts, head_name, interval, need, numbe
 _COLUMNS = "contrast position component layer head span estimate low high n"
 _TOWARD = {"content": "towards the better answer", "position": "towards the answer shown first"}
 _ORDER = (
-    "system", "question", "context", "reference", "transcript", "label of ", " answer", "cue", "instruction",
-    "template", "thinking", "closing", "answer begun",
-)  # fmt: skip
+    "system",
+    "question",
+    "context",
+    "reference",
+    "transcript",
+    "label of ",
+    " answer",
+    "cue",
+    "instruction",
+    "template",
+    "thinking",
+    "closing",
+    "answer begun",
+)
 _BAR, _MLP = "#9ec3dd", "#cfcfcf"
 _NAMED = 0.2  # of the longest bar: shorter shares of one head are not named
 
@@ -61,8 +72,9 @@ def _bars(table: pd.DataFrame) -> pd.DataFrame:
     rest = table[table["component"].isin(["mlps"])].assign(span="MLPs")
     known = table[(table["component"] == "heads") & (table["span"] == "")]["estimate"].sum() + rest["estimate"].sum()
     logit = table[table["component"] == "logit"]["estimate"].sum()
-    other = pd.DataFrame([{"component": "other", "span": "embedding, biases", "estimate": logit - known,
-                           "low": np.nan, "high": np.nan}])  # fmt: skip
+    other = pd.DataFrame(
+        [{"component": "other", "span": "embedding, biases", "estimate": logit - known, "low": np.nan, "high": np.nan}]
+    )
     other = other[(other["estimate"].abs() > 0.01 * max(abs(logit), 0.1))]
     return pd.concat([part for part in (heads, rest, other) if len(part)], ignore_index=True)
 
@@ -106,9 +118,17 @@ def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray)
         row = own.loc[own["estimate"].abs().idxmax()]
         x = float(row["estimate"])
         ax.plot(x, at, marker="o", markersize=4, color=FOUND, zorder=5)
-        ax.annotate(head_name(row["layer"], row["head"]), (x, at), xytext=(-3 if x < 0 else 3, 2.5),
-                    textcoords="offset points", ha="right" if x < 0 else "left", va="bottom", fontsize=6.0, zorder=6,
-                    path_effects=halo())  # fmt: skip
+        ax.annotate(
+            head_name(row["layer"], row["head"]),
+            (x, at),
+            xytext=(-3 if x < 0 else 3, 2.5),
+            textcoords="offset points",
+            ha="right" if x < 0 else "left",
+            va="bottom",
+            fontsize=6.0,
+            zorder=6,
+            path_effects=halo(),
+        )
 
 
 def span_caption(parts: pd.DataFrame) -> str:
@@ -120,17 +140,21 @@ def span_caption(parts: pd.DataFrame) -> str:
     need(parts, "parts", _COLUMNS)
     where = ", ".join(dict.fromkeys(parts["position"].astype(str)))
     words = {"last": "where the verdict's token is chosen"}.get(where, f"at {where}")
-    text = [f"The verdict's log-odds, taken apart {words}. Bars add up to the number in each title: what all attention "
-            "heads take from a span of the prompt (value-weighted attention, exact), and what MLPs and embedding add, "
-            "which have no token. Whiskers are 95 % intervals over items drawn by group "
-            f"({counts(parts['n'])}); a dot is the head that takes most there."]  # fmt: skip
+    text = [
+        f"The verdict's log-odds, taken apart {words}. Bars add up to the number in each title: what all attention "
+        "heads take from a span of the prompt (value-weighted attention, exact), and what MLPs and embedding add, "
+        "which have no token. Whiskers are 95 % intervals over items drawn by group "
+        f"({counts(parts['n'])}); a dot is the head that takes most there."
+    ]
     for name in dict.fromkeys(parts["contrast"].astype(str)):
         own = parts[parts["contrast"] == name]
         heads, logit = own[(own["component"] == "heads") & (own["span"] != "")], own[own["component"] == "logit"]
         if len(heads) and len(logit):
             row = heads.loc[heads["estimate"].astype(float).abs().idxmax()]
-            text.append(f"{name.capitalize()} {interval(logit.iloc[0], signed=True)}: heads take most from "
-                        f"{row['span']}, {interval(row, signed=True)}.")
+            text.append(
+                f"{name.capitalize()} {interval(logit.iloc[0], signed=True)}: heads take most from "
+                f"{row['span']}, {interval(row, signed=True)}."
+            )
     text += [
         "Scales differ. A label is what stands on an answer's line before it. The two orders are brought together by "
         "span: an answer's tokens with the same answer's (content, cues), or with what stands in its place (position).",

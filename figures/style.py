@@ -123,8 +123,18 @@ def settle(fig: Figure) -> None:
 
 def notice(ax: Axes, text: str) -> None:
     """Say in a panel why it is empty."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=MUTED, fontsize=7.5,
-            linespacing=1.4, zorder=6)
+    ax.text(
+        0.5,
+        0.5,
+        text,
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        color=MUTED,
+        fontsize=7.5,
+        linespacing=1.4,
+        zorder=6,
+    )
 
 
 def halo() -> list[AbstractPathEffect]:

@@ -162,8 +162,10 @@ def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Fig
 def _range(lines: list[_Line]) -> tuple[int, int]:
     if not lines:
         return -1, 0
-    return (min(int(line.rows["rel_think_end"].min()) for line in lines),
-            max(int(line.rows["rel_think_end"].max()) for line in lines))
+    return (
+        min(int(line.rows["rel_think_end"].min()) for line in lines),
+        max(int(line.rows["rel_think_end"].max()) for line in lines),
+    )
 
 
 def _draw(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
@@ -181,12 +183,25 @@ def _draw(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
     # The closing tokens are few and carry the point of the figure: each reading there gets a mark of its own.
     # So does every reading of a line too short to be seen as one.
     marked = rows.loc[0:end] if len(rows) > 6 else rows
-    panel.plot(marked.index, marked["estimate"], color=line.colour, linestyle="none", marker="o",
-               markersize=3.6 if role.name == "hero" else 2.6, zorder=above + 0.1)
+    panel.plot(
+        marked.index,
+        marked["estimate"],
+        color=line.colour,
+        linestyle="none",
+        marker="o",
+        markersize=3.6 if role.name == "hero" else 2.6,
+        zorder=above + 0.1,
+    )
     # Controls often rest on as many rollouts as the bold line: thin dashes over it let both be seen.
     solid = role.dash == _SOLID
-    strip.plot(x, rows["n"], color=line.colour, linestyle=role.dash, linewidth=role.width * 0.7 if solid else 0.8,
-               zorder=3 if solid else 5)
+    strip.plot(
+        x,
+        rows["n"],
+        color=line.colour,
+        linestyle=role.dash,
+        linewidth=role.width * 0.7 if solid else 0.8,
+        zorder=3 if solid else 5,
+    )
     return True
 
 
@@ -208,8 +223,11 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
     """Reference lines, frame, and what is said when nothing could be drawn."""
     if not drawn:
         if kind == "anchored":
-            notice(panel, "cannot anchor:\nthe table has no anchored score\n(one of the two reference cells\n"
-                          "may be empty in the training part)")
+            notice(
+                panel,
+                "cannot anchor:\nthe table has no anchored score\n(one of the two reference cells\n"
+                "may be empty in the training part)",
+            )
         else:
             notice(panel, "no raw score in the table")
         panel.set_yticks([])
@@ -220,14 +238,31 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
     low, high, cut = _frame(rows, kind)
     panel.set_ylim(low, high)
     if cut:
-        panel.text(0.02, 0.03, "bands or lines leave the frame", transform=panel.transAxes, fontsize=6.5,
-                   color=INK, va="bottom", path_effects=halo())
+        panel.text(
+            0.02,
+            0.03,
+            "bands or lines leave the frame",
+            transform=panel.transAxes,
+            fontsize=6.5,
+            color=INK,
+            va="bottom",
+            path_effects=halo(),
+        )
     if kind == "anchored":
         for at, words in ((0, "reads like\ncomplying"), (1, "reads like\nrefusing")):
             panel.axhline(at, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
-            panel.annotate(words, (1, at), xycoords=panel.get_yaxis_transform(), xytext=(3, 0),
-                           textcoords="offset points", va="center", fontsize=6.8, color=INK, linespacing=1.1,
-                           annotation_clip=False)
+            panel.annotate(
+                words,
+                (1, at),
+                xycoords=panel.get_yaxis_transform(),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6.8,
+                color=INK,
+                linespacing=1.1,
+                annotation_clip=False,
+            )
 
 
 def _frame(rows: pd.DataFrame, kind: str) -> tuple[float, float, bool]:
@@ -259,8 +294,12 @@ def _dress_strip(strip: Axes, drawn: list[_Line]) -> None:
 def _legend(fig: Figure, lines: list[_Line]) -> None:
     if not lines:
         return
-    handles = [fig.axes[0].plot([], [], color=line.colour, linestyle=line.role.dash, linewidth=line.role.width,
-                                label=line.label)[0] for line in lines]
+    handles = [
+        fig.axes[0].plot(
+            [], [], color=line.colour, linestyle=line.role.dash, linewidth=line.role.width, label=line.label
+        )[0]
+        for line in lines
+    ]
     fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
 
@@ -274,26 +313,35 @@ def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -
     need(trace_mean, "trace_mean", _COLUMNS)
     lines = _lines(trace_mean)
     text = ["The probe's score around the end of thinking (0 is the first closing token), test part only."]
-    text.append("(a) Anchored score: 0 reads like complying and 1 like refusing at the same position in the "
-                "training part; (b) the same scores as raw logits.")
+    text.append(
+        "(a) Anchored score: 0 reads like complying and 1 like refusing at the same position in the "
+        "training part; (b) the same scores as raw logits."
+    )
     if not any(line.kind("anchored")["estimate"].notna().any() for line in lines):
         text.append("The scores could not be anchored.")
     text.append("Lines are means over the rollouts that reach a position, bands their 95 % intervals, the strips n.")
     if lines and lines[0].role.name == "hero" and lines[0].kind("raw")["low_all"].notna().any():
-        text.append("The thin lines about the bold one hold its whole course in 95 % of cases, where eight prompts or "
-                    "more are left.")
+        text.append(
+            "The thin lines about the bold one hold its whole course in 95 % of cases, where eight prompts or "
+            "more are left."
+        )
     if lines and lines[0].role.name == "hero":
         text.append(_hero_words(lines[0]))
     else:
         text.append("No target request was complied with, so there is no bold line.")
     if cliff is not None:
         text.append(_drop_words(cliff))
-    absent = [word for name, word in (("twin", "twin model"), ("ablated", "run with the found heads zeroed"))
-              if name not in {line.role.name for line in lines}]
+    absent = [
+        word
+        for name, word in (("twin", "twin model"), ("ablated", "run with the found heads zeroed"))
+        if name not in {line.role.name for line in lines}
+    ]
     if absent:
         text.append(f"Without a control from the {' and the '.join(absent)}.")
-    text.append("Not shown: that anything read here causes the verdict. A raw drop is no evidence by itself, since "
-                "every decision sharpens at this point, and positions far left rest on long thinking alone.")
+    text.append(
+        "Not shown: that anything read here causes the verdict. A raw drop is no evidence by itself, since "
+        "every decision sharpens at this point, and positions far left rest on long thinking alone."
+    )
     return " ".join(part for part in text if part)
 
 
@@ -310,8 +358,11 @@ def _drop_words(cliff: pd.DataFrame) -> str:
     rows = cliff[truth(cliff["target"]) & (cliff["name"] == "anchored_drop")]
     parts = []
     # A control arm takes all target requests, whatever came of them: its cell is called target.
-    for arm, cells, words in (("base", _COMPLIED, "base"), ("twin", (*_REFUSED, *_COMPLIED, "target"), "twin"),
-                              ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed")):
+    for arm, cells, words in (
+        ("base", _COMPLIED, "base"),
+        ("twin", (*_REFUSED, *_COMPLIED, "target"), "twin"),
+        ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed"),
+    ):
         found = rows[(rows["arm"] == arm) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
         if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
             parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")

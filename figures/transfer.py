@@ -52,8 +52,13 @@ def transfer_figure(table: pd.DataFrame, *, over: str = "") -> Figure:
         ax.set_xlabel(f"read at {over}".rstrip() if over else "read at")
         ax.set_ylabel(f"fitted at {over}".rstrip() if over else "fitted at")
         words = "framed: where it was fitted; dot: not above its null"
-        ax.set_title(words if inner[0] > 2.9 else words.replace("; ", "\n"), fontsize=7.2, fontweight="normal",
-                     color=MUTED, pad=5)
+        ax.set_title(
+            words if inner[0] > 2.9 else words.replace("; ", "\n"),
+            fontsize=7.2,
+            fontweight="normal",
+            color=MUTED,
+            pad=5,
+        )
         colour_bar(ax, image, "AUROC (0.5 = chance)" if height > 2.4 else "AUROC")
         settle(fig)
     return fig
@@ -71,8 +76,9 @@ def _grid(table: pd.DataFrame) -> tuple[list[str], list[str], Float[np.ndarray, 
 
 def _fitted(table: pd.DataFrame) -> list[str]:
     """Where each cell was fitted. Probes that leave one set out stand in one row: each is read at what it left out."""
-    return [str(fit) if kind != "left out" else "all others"
-            for fit, kind in zip(table["fit"], table["kind"], strict=True)]
+    return [
+        str(fit) if kind != "left out" else "all others" for fit, kind in zip(table["fit"], table["kind"], strict=True)
+    ]
 
 
 def _short(value: float) -> str:
@@ -102,29 +108,39 @@ def transfer_caption(table: pd.DataFrame, over: str = "place") -> str:
         over: what the places are.
     """
     need(table, "transfer", _COLUMNS)
-    text = [f"AUROC (0.5 is chance) of a probe fitted at one {over} (training part) and read at another (test part); "
-            "framed cells are read where they were fitted."]
+    text = [
+        f"AUROC (0.5 is chance) of a probe fitted at one {over} (training part) and read at another (test part); "
+        "framed cells are read where they were fitted."
+    ]
     filled = table.dropna(subset=["auroc"])
     moved = filled[filled["kind"] != "within"]
     if moved.empty:
         text.append("No cell could be filled away from where the probe was fitted.")
     else:
         over_bar = moved["low"].astype(float) - _bar(moved)  # missing where too few groups allow no interval
-        text.append(f"{int((over_bar > 0).sum())} of {len(moved)} transfers lie, 95 % interval and all, above 0.5 and "
-                    "above every relabelling of their own null")
+        text.append(
+            f"{int((over_bar > 0).sum())} of {len(moved)} transfers lie, 95 % interval and all, above 0.5 and "
+            "above every relabelling of their own null"
+        )
         if over_bar.notna().any():
             low = moved.loc[over_bar.idxmin()]
             text[-1] += f"; the weakest, fitted at {low['fit']} and read at {low['read']}, is {interval(low, 'auroc')}"
         text[-1] += "."
     if len(filled):
         spread = (filled["high"] - filled["low"]).max()
-        text.append(f"Per cell {counts(filled['n'])} prompt groups read, {counts(filled['n_fit'])} rollouts fitted on; "
-                    f"the widest 95 % interval spans {number(spread)}.")
+        text.append(
+            f"Per cell {counts(filled['n'])} prompt groups read, {counts(filled['n_fit'])} rollouts fitted on; "
+            f"the widest 95 % interval spans {number(spread)}."
+        )
         if filled["null_high"].notna().any():
-            text.append("With labels exchanged between prompts the same fits read "
-                        f"{number(filled['null_low'].min())} to {number(filled['null_high'].max())} over all cells.")
+            text.append(
+                "With labels exchanged between prompts the same fits read "
+                f"{number(filled['null_low'].min())} to {number(filled['null_high'].max())} over all cells."
+            )
     if len(filled) < len(table):
         text.append(f"{len(table) - len(filled)} hatched cells could not be filled, for want of a class.")
-    text.append("Not shown: that the direction means the same in both places (an AUROC is blind to shift and scale), "
-                "or that the model uses it.")
+    text.append(
+        "Not shown: that the direction means the same in both places (an AUROC is blind to shift and scale), "
+        "or that the model uses it."
+    )
     return " ".join(text)

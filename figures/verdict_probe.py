@@ -15,10 +15,13 @@ _PLACES = {"last": "at the verdict", "think_end[0]": "first closing token", "thi
 _LINES = ("#222222", "#0072B2", "#009E73", "#D55E00")
 _KINDS = {"test": FOUND, "part": "#8E4585", "baseline": INK, "permuted": MUTED, "control": MUTED}
 _NAMES = {
-    "AUROC, tokens": "the probe", "part that turns": "as shown: part that turns",
-    "part that stays": "as shown: part that stays", "both parts": "as shown: both parts",
-    "fitted to what stays": "as shown: fitted to what stays", "verdicts permuted between items": "verdicts permuted",
-}  # fmt: skip
+    "AUROC, tokens": "the probe",
+    "part that turns": "as shown: part that turns",
+    "part that stays": "as shown: part that stays",
+    "both parts": "as shown: both parts",
+    "fitted to what stays": "as shown: fitted to what stays",
+    "verdicts permuted between items": "verdicts permuted",
+}
 
 
 def verdict_probe_figure(table: pd.DataFrame) -> Figure:
@@ -59,16 +62,30 @@ def _first(table: pd.DataFrame) -> str:
 
 
 def _layers(ax: Axes, table: pd.DataFrame) -> None:
-    for colour, (place, rows) in zip(_LINES, table[table["kind"] == "layer"].groupby("place", sort=False),
-                                     strict=False):  # fmt: skip
+    for colour, (place, rows) in zip(
+        _LINES, table[table["kind"] == "layer"].groupby("place", sort=False), strict=False
+    ):
         rows = rows.sort_values("layer")
         ax.fill_between(rows["layer"], rows["low"], rows["high"], color=colour, alpha=0.09, linewidth=0)
-        ax.plot(rows["layer"], rows["estimate"], color=colour, marker="o", markersize=3,
-                label=_PLACES.get(str(place), str(place)))
+        ax.plot(
+            rows["layer"],
+            rows["estimate"],
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=_PLACES.get(str(place), str(place)),
+        )
         test = table[(table["place"] == place) & (table["kind"] == "test")]
         at = rows[rows["layer"].isin(test["layer"])]
-        ax.plot(at["layer"], at["estimate"], linestyle="none", marker="o", markersize=6.5, markerfacecolor="none",
-                markeredgecolor=colour)
+        ax.plot(
+            at["layer"],
+            at["estimate"],
+            linestyle="none",
+            marker="o",
+            markersize=6.5,
+            markerfacecolor="none",
+            markeredgecolor=colour,
+        )
     ax.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_ylim(min(0.4, ax.get_ylim()[0]), 1.03)
     ax.set_xlabel("layer (ring: chosen)")
@@ -110,16 +127,24 @@ def verdict_probe_caption(table: pd.DataFrame) -> str:
     ]
     null = first[first["kind"] == "permuted"]
     if len(null):
-        text.append(f"With verdicts permuted between items and the choice made anew, refits read "
-                    f"{number(null['low'].iloc[0])} to {number(null['high'].iloc[0])} ({p_text(test['p'])}).")
-    turns, stays = (first[(first["kind"] == "part") & (first["name"] == name)]
-                    for name in ("part that turns", "fitted to what stays"))
+        text.append(
+            f"With verdicts permuted between items and the choice made anew, refits read "
+            f"{number(null['low'].iloc[0])} to {number(null['high'].iloc[0])} ({p_text(test['p'])})."
+        )
+    turns, stays = (
+        first[(first["kind"] == "part") & (first["name"] == name)]
+        for name in ("part that turns", "fitted to what stays")
+    )
     if len(turns) and len(stays) and stays["estimate"].notna().all():
-        text.append("Which side wins as shown, over all items, those included whose verdict the order changes: the "
-                    f"part that turns with the answers reads it with {interval(turns.iloc[0])}, a probe fitted to the "
-                    f"part that stays (position) with {interval(stays.iloc[0])}.")
-    others = [f"{_PLACES.get(str(r['place']), r['place'])} {interval(r)}" for r in
-              table[(table["kind"] == "test") & (table["place"] != _first(table))].to_dict("records")]
+        text.append(
+            "Which side wins as shown, over all items, those included whose verdict the order changes: the "
+            f"part that turns with the answers reads it with {interval(turns.iloc[0])}, a probe fitted to the "
+            f"part that stays (position) with {interval(stays.iloc[0])}."
+        )
+    others = [
+        f"{_PLACES.get(str(r['place']), r['place'])} {interval(r)}"
+        for r in table[(table["kind"] == "test") & (table["place"] != _first(table))].to_dict("records")
+    ]
     if others:
         text.append(f"Elsewhere: {'; '.join(others)}.")
     text.append("Not shown: that the judge uses what is read, or that what it says is right.")

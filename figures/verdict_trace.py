@@ -102,15 +102,28 @@ def _draw(panel: Axes, strip: Axes, found: list[_Line], names: pd.Series) -> Non
     for line in found:
         x, rows = line.rows["place"].to_numpy(dtype=float), line.rows
         panel.fill_between(x, rows["low"], rows["high"], color=line.colour, alpha=0.15, linewidth=0, zorder=2)
-        panel.plot(x, rows["estimate"], color=line.colour, linestyle=line.dash, linewidth=line.width, marker="o",
-                   markersize=2.4, zorder=3)  # fmt: skip
+        panel.plot(
+            x,
+            rows["estimate"],
+            color=line.colour,
+            linestyle=line.dash,
+            linewidth=line.width,
+            marker="o",
+            markersize=2.4,
+            zorder=3,
+        )
         strip.plot(x, rows["n"], color=line.colour, linestyle=line.dash, linewidth=0.8)
     if names.empty:
         return
     closing = [k for k, name in names.items() if str(name).startswith("think_end")]
     thinking = [k for k, name in names.items() if str(name).startswith("thinking")]
-    above: dict[str, Any] = {"color": MUTED, "fontsize": 6.8, "va": "bottom", "ha": "center",
-                             "transform": panel.get_xaxis_transform()}  # fmt: skip
+    above: dict[str, Any] = {
+        "color": MUTED,
+        "fontsize": 6.8,
+        "va": "bottom",
+        "ha": "center",
+        "transform": panel.get_xaxis_transform(),
+    }
     for ax in (panel, strip):
         if closing:
             ax.axvspan(min(closing) - 0.5, max(closing) + 0.5, color=ZONE, linewidth=0, zorder=0)
@@ -133,8 +146,10 @@ def _short(name: str) -> str:
 
 def _legend(fig: Figure, table: pd.DataFrame, cue: str | None) -> None:
     both = {line.label: line for name in (_reader(table), _FORCED) for line in _lines(table, name, cue)}
-    handles = [Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width, label=label)
-               for label, line in both.items()]  # fmt: skip
+    handles = [
+        Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width, label=label)
+        for label, line in both.items()
+    ]
     if handles:
         fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
@@ -155,10 +170,15 @@ def verdict_trace_caption(table: pd.DataFrame, *, cue: str | None = None, reader
         "an item at the same share of its thinking, bands their 95 % intervals over groups, the strips n; 0 is the "
         "null of each.",
         f"(a) Read at every token by {_NAMED.get(reader, reader)}"
-        + (", fitted without thinking where the verdict is given" if reader == "verdict_probe" else
-           ", the layer that told the verdict best in the thinking of the choosing parts" if reader == "lens" else "")
+        + (
+            ", fitted without thinking where the verdict is given"
+            if reader == "verdict_probe"
+            else ", the layer that told the verdict best in the thinking of the choosing parts"
+            if reader == "lens"
+            else ""
+        )
         + "; (b) the verdict's log-odds if the thinking is closed after so much of it.",
-    ]  # fmt: skip
+    ]
     for label, name in (("(a)", reader), ("(b)", _FORCED)):
         ends = [_ends(line) for line in _lines(table, name, cue)]
         if ends:
@@ -168,8 +188,10 @@ def verdict_trace_caption(table: pd.DataFrame, *, cue: str | None = None, reader
     held = [line.rows["n"] for name in (reader, _FORCED) for line in _lines(table, name, cue)]
     if held:
         text.append(f"By place and line {counts(pd.concat(held))} items.")
-    text.append("Not shown: that the judge uses what is read, or that it would have stopped there; a reading near 0 is "
-                "no evidence that nothing is known, only that this readout does not tell it.")  # fmt: skip
+    text.append(
+        "Not shown: that the judge uses what is read, or that it would have stopped there; a reading near 0 is "
+        "no evidence that nothing is known, only that this readout does not tell it."
+    )
     return " ".join(text)
 
 

@@ -51,10 +51,17 @@ class WriterControl:
         for kind, tops in self.null.items():
             same = float(np.mean([head == self.head for head in self.null_heads[kind]]))
             rows.append(
-                {"kind": kind, "n": len(tops), "top": self.top, "null_mean": float(tops.mean()),
-                 "null_low": float(tops.min()), "null_high": float(tops.max()), "p": permutation_p(self.top, tops),
-                 "same_head": same}
-            )  # fmt: skip
+                {
+                    "kind": kind,
+                    "n": len(tops),
+                    "top": self.top,
+                    "null_mean": float(tops.mean()),
+                    "null_low": float(tops.min()),
+                    "null_high": float(tops.max()),
+                    "p": permutation_p(self.top, tops),
+                    "same_head": same,
+                }
+            )
         return pd.DataFrame(rows)
 
 
@@ -106,9 +113,11 @@ def writer_control(
     strongest = [heads[i] for i in parts.argmax(axis=1)]
     cut = {"random": slice(1, 1 + draws), "permuted": slice(1 + draws, None)}
     return WriterControl(
-        strongest[0], float(parts[0].max()), {kind: parts[at].max(axis=1) for kind, at in cut.items()},
+        strongest[0],
+        float(parts[0].max()),
+        {kind: parts[at].max(axis=1) for kind, at in cut.items()},
         {kind: tuple(strongest[at]) for kind, at in cut.items()},
-    )  # fmt: skip
+    )
 
 
 def _pulled(model: Model, readout: LinearReadout) -> Float[np.ndarray, " d_model"]:
@@ -122,9 +131,13 @@ def _pulled(model: Model, readout: LinearReadout) -> Float[np.ndarray, " d_model
 
 @torch.no_grad()
 def _mean_shares(
-    model: Model, rollouts: Sequence[Rollout], directions: Float[np.ndarray, "direction d_model"], top: int,
-    positions: str, plan: BatchPlan | None,
-) -> Float[np.ndarray, "direction head"]:  # fmt: skip
+    model: Model,
+    rollouts: Sequence[Rollout],
+    directions: Float[np.ndarray, "direction d_model"],
+    top: int,
+    positions: str,
+    plan: BatchPlan | None,
+) -> Float[np.ndarray, "direction head"]:
     z = Site("z", tuple(range(top + 1))) @ positions
     done = forward(model, rollouts, read=[z], plan=plan)
     if done.rows[z].empty:
@@ -135,9 +148,14 @@ def _mean_shares(
 
 
 def _permuted(
-    model: Model, rollouts: Sequence[Rollout], n_above: int, layer: int, positions: str, draws: int,
+    model: Model,
+    rollouts: Sequence[Rollout],
+    n_above: int,
+    layer: int,
+    positions: str,
+    draws: int,
     rng: np.random.Generator,
-) -> Float[np.ndarray, "draw d_model"]:  # fmt: skip
+) -> Float[np.ndarray, "draw d_model"]:
     """Rows of the label's rollouts, and `permuted_directions` of them."""
     resid = Site("resid_post", layer) @ positions
     done = forward(model, rollouts, read=[resid])
@@ -148,9 +166,13 @@ def _permuted(
 
 
 def permuted_directions(
-    values: Float[np.ndarray, "row d_model"], rollout: np.ndarray, label: Mapping[str, int], group: Mapping[str, str],
-    draws: int, rng: np.random.Generator,
-) -> Float[np.ndarray, "draw d_model"]:  # fmt: skip
+    values: Float[np.ndarray, "row d_model"],
+    rollout: np.ndarray,
+    label: Mapping[str, int],
+    group: Mapping[str, str],
+    draws: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "draw d_model"]:
     """Differences of means along labels permuted as the design of prompt groups allows.
 
     Args:

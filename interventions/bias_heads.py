@@ -76,8 +76,9 @@ class BiasSweep:
         more than delta without the part (tested), and content loses less than delta by it. The strongest first."""
         if not self.is_biased(bias):
             return ()
-        spared = {part for part, loss in zip(self.sweeps[bias].parts, self.content_loss, strict=True)
-                  if loss < self.delta}  # fmt: skip
+        spared = {
+            part for part, loss in zip(self.sweeps[bias].parts, self.content_loss, strict=True) if loss < self.delta
+        }
         return tuple(part for part in self.sweeps[bias].selected if part in spared)
 
     def strongest(self, bias: str, k: int) -> tuple[Head, ...]:
@@ -159,9 +160,16 @@ def sweep_bias(
     if isinstance(readout, LogOddsReadout):
         readout = at_first_difference(readout)
     swept = sweep_heads(
-        model, rollouts, readout, heads=heads, sublayers=sublayers, positions=positions, plan=plan, seed=seed,
+        model,
+        rollouts,
+        readout,
+        heads=heads,
+        sublayers=sublayers,
+        positions=positions,
+        plan=plan,
+        seed=seed,
         progress=progress,
-    )  # fmt: skip
+    )
     sizes, sweeps, told = {}, {}, "as stated"
     for name, contrast in contrasts.items():
         size = contrast.of(swept.effects.base, swept.effects.rollouts)
@@ -181,9 +189,7 @@ def sweep_bias(
     return BiasSweep(sizes, sweeps, delta, told, positions)
 
 
-def rejudged(
-    verdicts: pd.DataFrame, rollouts: Sequence[str], log_odds: Float[np.ndarray, " rollout"]
-) -> pd.DataFrame:
+def rejudged(verdicts: pd.DataFrame, rollouts: Sequence[str], log_odds: Float[np.ndarray, " rollout"]) -> pd.DataFrame:
     """The table of verdicts as it would be with these log-odds of the first shown answer against the second.
 
     Args:

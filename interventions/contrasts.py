@@ -82,9 +82,12 @@ class Contrast:
     def effects(self, effects: Effects) -> Effects:
         """Effects on it, one row per item."""
         return replace(
-            effects, rollouts=self.items, groups=self.groups,
-            base=self.of(effects.base, effects.rollouts), edited=self.of(effects.edited, effects.rollouts),
-        )  # fmt: skip
+            effects,
+            rollouts=self.items,
+            groups=self.groups,
+            base=self.of(effects.base, effects.rollouts),
+            edited=self.of(effects.edited, effects.rollouts),
+        )
 
     def attribution(self, attribution: Attribution) -> Attribution:
         """What every component adds to it; the columns are items, the rows' ``rollout`` is the item."""
@@ -126,9 +129,12 @@ def order_contrasts(judged: Judged, run: int = 0) -> dict[str, Contrast]:
     def made(name: str, chosen: ndarray, weights: Sequence[tuple[float, float]]) -> Contrast:
         rows = both[chosen]
         return Contrast(
-            name, tuple(rows.index), tuple(facts.loc[rows.index, "group"]),
-            tuple(zip(rows["AB"], rows["BA"], strict=True)), tuple(weights),
-        )  # fmt: skip
+            name,
+            tuple(rows.index),
+            tuple(facts.loc[rows.index, "group"]),
+            tuple(zip(rows["AB"], rows["BA"], strict=True)),
+            tuple(weights),
+        )
 
     every = np.ones(len(both), dtype=bool)
     return {
@@ -158,9 +164,12 @@ def cue_contrast(name: str, control: Judged, cued: Judged, targets: Mapping[str,
         weights += [toward, -toward]
     groups = tables[0].reset_index().drop_duplicates("item").set_index("item")["group"]
     return Contrast(
-        name, tuple(found), tuple(groups.loc[list(found)]), tuple(tuple(names) for names, _ in found.values()),
+        name,
+        tuple(found),
+        tuple(groups.loc[list(found)]),
+        tuple(tuple(names) for names, _ in found.values()),
         tuple(tuple(2 * w / len(weights) for w in weights) for _, weights in found.values()),
-    )  # fmt: skip
+    )
 
 
 def verdict_rollouts(*judged: Judged) -> list[Rollout]:

@@ -78,9 +78,14 @@ class SelfRepair:
 
 
 def self_repair(
-    model: Model, rollouts: Sequence[Rollout], readout: Readout, swept: Effects, heads: Sequence[Head],
-    *, plan: BatchPlan | None = None,
-) -> SelfRepair:  # fmt: skip
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    swept: Effects,
+    heads: Sequence[Head],
+    *,
+    plan: BatchPlan | None = None,
+) -> SelfRepair:
     """Set the direct effect of every head beside the total one that was measured.
 
     Args:
@@ -143,9 +148,7 @@ def direct_effects(
     return direct
 
 
-def head_writes(
-    model: Model, layer: int, z: Float[Tensor, "row head d_head"]
-) -> Float[Tensor, "row head d_model"]:
+def head_writes(model: Model, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row head d_model"]:
     """What each head adds to the residual stream, through post-norm (its divisor as it was) and branch gain.
 
     Args:

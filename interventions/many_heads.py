@@ -191,8 +191,9 @@ def readout_gap(
         raise InputError("one of the two kinds of rollouts is empty, so no distance is known: state delta yourself")
     read = effects(model, [*above, *below], readout, [], method="passes", plan=plan, seed=seed)
     cut = len(above)
-    gap = difference_effect("gap", read.base[:cut], read.groups[:cut], read.base[cut:], read.groups[cut:],
-                            unit=read.unit, seed=seed)  # fmt: skip
+    gap = difference_effect(
+        "gap", read.base[:cut], read.groups[:cut], read.base[cut:], read.groups[cut:], unit=read.unit, seed=seed
+    )
     if not gap.estimate > 0:
         raise InputError(
             f"{readout.name} reads the first kind of rollouts no higher than the second (by {gap.estimate:.3g}): "

@@ -50,8 +50,11 @@ def bias_rates(
     right = ((pairs.ab == pairs.label) * 1.0 + (pairs.ba == pairs.label)) / 2
     chosen = {m.name: m for m in order_measures(pairs)}
     words = "right, mean over both orders, of items with a better answer; unread is not right"
-    made = [mean("accuracy", np.where(decided & pairs.both, right, np.nan), "rate", words),
-            chosen["consistency"], chosen["first_preference"]]  # fmt: skip
+    made = [
+        mean("accuracy", np.where(decided & pairs.both, right, np.nan), "rate", words),
+        chosen["consistency"],
+        chosen["first_preference"],
+    ]
     tables = [measured(made, pairs.group, seed=seed)]
     for cue in [name for name in verdicts if name not in (plain, control)]:
         cued = _cued(verdicts[control], verdicts[cue], targets)
@@ -130,10 +133,15 @@ def choose_erasure(
     concept = np.array([cued[r.id] for r in asked])
     states = states_at(model, asked, positions)
     edits = [
-        EraseEdit.of(fit_eraser(states[layer], concept.astype(int), classes=2), SITE, layer, positions,
-                     f"which answer {cue.name} names")
+        EraseEdit.of(
+            fit_eraser(states[layer], concept.astype(int), classes=2),
+            SITE,
+            layer,
+            positions,
+            f"which answer {cue.name} names",
+        )
         for layer in range(model.n_layers)
-    ]  # fmt: skip
+    ]
     return _best(model, rollouts, readout, content, cue, edits, delta, seed, "erased at layer {}")
 
 
@@ -163,8 +171,11 @@ def choose_steering(
         positions: where to steer.
         seed: of the bootstrap.
     """
-    first = {r: w > 0 for ids, weights in zip(content.rollouts, content.weights, strict=True)
-             for r, w in zip(ids, weights, strict=True)}  # fmt: skip
+    first = {
+        r: w > 0
+        for ids, weights in zip(content.rollouts, content.weights, strict=True)
+        for r, w in zip(ids, weights, strict=True)
+    }
     asked = [r for r in rollouts if r.id in first]
     better = np.array([first[r.id] for r in asked])
     states = states_at(model, asked, positions)
@@ -184,9 +195,16 @@ def choose_steering(
 
 
 def _best(
-    model: Model, rollouts: Sequence[Rollout], readout: Readout, content: Contrast, bias: Contrast,
-    edits: Sequence[Edit], delta: float, seed: int, words: str,
-) -> Chosen:  # fmt: skip
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout,
+    content: Contrast,
+    bias: Contrast,
+    edits: Sequence[Edit],
+    delta: float,
+    seed: int,
+    words: str,
+) -> Chosen:
     done = effects(model, rollouts, readout, edits, seed=seed)
     left = np.abs(bias.effects(done).edited.mean(axis=1))
     loss = -content.effects(done).change.mean(axis=1)

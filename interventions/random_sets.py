@@ -81,9 +81,11 @@ def matched_sets(
     fewer = f"; no more than these {len(chosen)} exist" if len(chosen) < n_sets else ""
     span = f"{ratio[chosen].min():.2f} to {ratio[chosen].max():.2f} of it"
     return RandomSets(
-        tuple(drawn[i] for i in chosen), tuple(float(ratio[i]) for i in chosen), n_sets,
+        tuple(drawn[i] for i in chosen),
+        tuple(float(ratio[i]) for i in chosen),
+        n_sets,
         f"{len(chosen)} sets of the same layers, {how}: {span}{fewer}",
-    )  # fmt: skip
+    )
 
 
 def _check_heads(selected: Sequence[Head], n_heads: int, n_layers: int | None = None) -> None:
@@ -91,8 +93,10 @@ def _check_heads(selected: Sequence[Head], n_heads: int, n_layers: int | None = 
         raise InputError("no heads are selected: there is nothing to match")
     for layer, head in selected:
         if not 0 <= head < n_heads or layer < 0 or (n_layers is not None and layer >= n_layers):
-            raise InputError(f"head ({layer}, {head}) does not exist: a layer has heads 0 to {n_heads - 1}"
-                             + ("" if n_layers is None else f", and layers are 0 to {n_layers - 1}"))  # fmt: skip
+            raise InputError(
+                f"head ({layer}, {head}) does not exist: a layer has heads 0 to {n_heads - 1}"
+                + ("" if n_layers is None else f", and layers are 0 to {n_layers - 1}")
+            )
 
 
 def _possible(selected: Sequence[Head], n_heads: int) -> int:
@@ -102,12 +106,7 @@ def _possible(selected: Sequence[Head], n_heads: int) -> int:
 
 
 def layer_matched_sets(
-    selected: Sequence[Head],
-    n_heads: int,
-    n_sets: int,
-    seed: int,
-    beside: Sequence[Head] = (),
-    fewer: bool = False,
+    selected: Sequence[Head], n_heads: int, n_sets: int, seed: int, beside: Sequence[Head] = (), fewer: bool = False
 ) -> list[tuple[Head, ...]]:
     """Distinct random head sets with as many heads in each layer as ``selected``, none of them selected.
 

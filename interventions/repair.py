@@ -129,9 +129,13 @@ def repair_model(
     out, rows = Path(out), read_rows(Path(data))
     asked, left_out = _unseen(prompts, rows)
     settings = {
-        "model": str(model), "data": provenance.digest(Path(data).read_bytes()), "training": asdict(training),
-        "sampling": asdict(sampling), "samples": samples, "prompts": provenance.digest(asked.to_json(orient="records")),
-    }  # fmt: skip
+        "model": str(model),
+        "data": provenance.digest(Path(data).read_bytes()),
+        "training": asdict(training),
+        "sampling": asdict(sampling),
+        "samples": samples,
+        "prompts": provenance.digest(asked.to_json(orient="records")),
+    }
     hf, tokenizer = read_checkpoint(model, device=device)
     if tokenizer is None:
         raise InputError(f"{model} has no tokenizer: give a checkpoint that holds one")

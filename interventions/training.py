@@ -143,10 +143,13 @@ def train(
             r=how.lora_rank, lora_alpha=2 * how.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
     trainer = SFTTrainer(
-        model, args=_config(how, checkpoints, device, dtype),
-        train_dataset=Dataset.from_list(tokenised(rows, tokenizer)), processing_class=_with_pad(tokenizer),
-        peft_config=adapters, callbacks=[Ticking()],
-    )  # fmt: skip
+        model,
+        args=_config(how, checkpoints, device, dtype),
+        train_dataset=Dataset.from_list(tokenised(rows, tokenizer)),
+        processing_class=_with_pad(tokenizer),
+        peft_config=adapters,
+        callbacks=[Ticking()],
+    )
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
@@ -160,13 +163,29 @@ def _config(how: Training, checkpoints: Path, device: torch.device, dtype: torch
     on_gpu = device.type == "cuda"
     saves = {"save_strategy": "steps", "save_steps": how.save_every, "save_total_limit": 1}
     return SFTConfig(
-        output_dir=str(checkpoints), max_steps=how.steps, per_device_train_batch_size=how.batch,
-        learning_rate=how.learning_rate, weight_decay=how.weight_decay, lr_scheduler_type="cosine",
-        warmup_steps=how.steps // 20, seed=how.seed, data_seed=how.seed, completion_only_loss=True, max_length=None,
-        packing=False, bf16=dtype == torch.bfloat16, fp16=False, use_cpu=not on_gpu, gradient_checkpointing=on_gpu,
-        dataloader_pin_memory=on_gpu, optim="adamw_torch", report_to="none", logging_strategy="no", disable_tqdm=True,
+        output_dir=str(checkpoints),
+        max_steps=how.steps,
+        per_device_train_batch_size=how.batch,
+        learning_rate=how.learning_rate,
+        weight_decay=how.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=how.steps // 20,
+        seed=how.seed,
+        data_seed=how.seed,
+        completion_only_loss=True,
+        max_length=None,
+        packing=False,
+        bf16=dtype == torch.bfloat16,
+        fp16=False,
+        use_cpu=not on_gpu,
+        gradient_checkpointing=on_gpu,
+        dataloader_pin_memory=on_gpu,
+        optim="adamw_torch",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
         **(saves if how.save_every else {"save_strategy": "no"}),
-    )  # fmt: skip
+    )
 
 
 def _with_pad(tokenizer: Any) -> Any:

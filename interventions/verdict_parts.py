@@ -219,10 +219,7 @@ def verdict_parts(
 
 
 def _part(
-    taken: Attribution,
-    contrast: Contrast,
-    called: Mapping[str, Sequence[str]],
-    names: Mapping[str, Sequence[str]],
+    taken: Attribution, contrast: Contrast, called: Mapping[str, Sequence[str]], names: Mapping[str, Sequence[str]]
 ) -> SpanPart:
     """Sources under the names they have for a contrast, summed as its weights say."""
     assert taken.sources is not None

@@ -20,13 +20,7 @@ from verdictscope.judgments.formats import Format, Label, Parsed, known_formats,
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Step, Turn
 from verdictscope.judgments.judge import Judged, judge_items, load_judged
-from verdictscope.judgments.labels import (
-    Encoded,
-    at_first_difference,
-    encode_labels,
-    label_logprobs,
-    verdict_readout,
-)
+from verdictscope.judgments.labels import Encoded, at_first_difference, encode_labels, label_logprobs, verdict_readout
 from verdictscope.judgments.measure import Measure, contrast, measured, share
 from verdictscope.judgments.metrics import JudgeMetrics, log_metrics, verdict_metrics
 from verdictscope.judgments.panel import (

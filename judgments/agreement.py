@@ -125,12 +125,7 @@ def confusion_measure(
 
 
 def agreement_measures(
-    verdict: ndarray,
-    label: ndarray,
-    categories: Sequence[str],
-    *,
-    positive: str | None = None,
-    macros: bool = True,
+    verdict: ndarray, label: ndarray, categories: Sequence[str], *, positive: str | None = None, macros: bool = True
 ) -> list[Measure]:
     """Figures of verdicts against labels.
 
@@ -197,9 +192,16 @@ def _two_way(verdict: ndarray, label: ndarray, categories: Sequence[str], positi
     made += [
         share("positive_rate", yes, both, f"says {positive}, of the verdicts read on labelled items"),
         share("positive_rate_label", is_yes, both, f"is {positive}, of the same items"),
-        confusion_measure("score_difference", label, verdict, ordered, _score_difference,
-                          "judge's minus the label's share of the positive label, same items", "rate"),
-    ]  # fmt: skip
+        confusion_measure(
+            "score_difference",
+            label,
+            verdict,
+            ordered,
+            _score_difference,
+            "judge's minus the label's share of the positive label, same items",
+            "rate",
+        ),
+    ]
     return made
 
 

@@ -76,8 +76,16 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
     assert base.parts is not None
     ratio = base.formula
     assert ratio is not None
-    made.append(Measure("flip_noise", "rate", "q = (1 - sqrt(2a - 1)) / 2 of the self-consistency a", base.used,
-                        base.parts, lambda sums: flip_noise(ratio(sums))))  # fmt: skip
+    made.append(
+        Measure(
+            "flip_noise",
+            "rate",
+            "q = (1 - sqrt(2a - 1)) / 2 of the self-consistency a",
+            base.used,
+            base.parts,
+            lambda sums: flip_noise(ratio(sums)),
+        )
+    )
     both = two & np.isfinite(hits)
     parts = np.stack([np.where(both, hits, 0), np.where(both, same_runs, 0), both], axis=1).astype(float)
 
@@ -111,16 +119,22 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
     ]
     made += _gold_side(pairs, right_ab, right_ba)
     scored = both & labelled
-    wrong = {k: same(v, np.array([_wrong(x) for x in pairs.label], dtype=object)) for k, v in
-             (("ab", pairs.ab), ("ba", pairs.ba))}  # fmt: skip
+    wrong = {
+        k: same(v, np.array([_wrong(x) for x in pairs.label], dtype=object))
+        for k, v in (("ab", pairs.ab), ("ba", pairs.ba))
+    }
     points = right_ab.astype(int) + right_ba - wrong["ab"] - wrong["ba"]
     made += [
-        share("two_order_score", points > 0, scored, "JudgeBench's rule: +1 right, -1 the other side, 0 tie or unread "
-              "over the two orders; sum above 0"),
+        share(
+            "two_order_score",
+            points > 0,
+            scored,
+            "JudgeBench's rule: +1 right, -1 the other side, 0 tie or unread over the two orders; sum above 0",
+        ),
         share("two_order_wrong", points < 0, scored, "the same sum below 0"),
         share("two_order_undecided", points == 0, scored, "the same sum 0"),
         share("consistent_accuracy", right_ab & right_ba, scored, "right in both orders"),
-    ]  # fmt: skip
+    ]
     return made + _flips(pairs, verdicts) + _preference(pairs)
 
 
@@ -148,9 +162,16 @@ def _flips(pairs: Pairs, verdicts: tuple[str, ...]) -> list[Measure]:
         share("robust_rate", agree, read, "verdict on the item stays the same in both orders, both read"),
         share("consistency", agree, both, "the same in both orders, of all items asked twice; unread is not the same"),
         share("unread_either", both & ~read, both, "unread in at least one order, of all items asked twice"),
-        confusion_measure("kappa_orders", pairs.ab, pairs.ba, verdicts, cohen_kappa,
-                          "Cohen's kappa of the verdicts in the two orders, both read", among=both),
-    ]  # fmt: skip
+        confusion_measure(
+            "kappa_orders",
+            pairs.ab,
+            pairs.ba,
+            verdicts,
+            cohen_kappa,
+            "Cohen's kappa of the verdicts in the two orders, both read",
+            among=both,
+        ),
+    ]
 
 
 def _preference(pairs: Pairs) -> list[Measure]:
@@ -223,8 +244,13 @@ def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
         return np.array([v if isinstance(v, str) else None for v in values], dtype=object)
 
     groups = about["group"].to_numpy(dtype=object)
-    made = Cued(groups, column("verdict", arms["control"]), column("verdict", arms["cued"]), column("label", about),
-                column("target", about))  # fmt: skip
+    made = Cued(
+        groups,
+        column("verdict", arms["control"]),
+        column("verdict", arms["cued"]),
+        column("label", about),
+        column("target", about),
+    )
     return made, groups
 
 
@@ -264,8 +290,12 @@ def cue_measures(cued: Cued) -> list[Measure]:
     ]
     aimed = known(cued.target)
     if aimed.any():
-        one = share("follow_rate_control", same(c, cued.target), aimed & read, "says what the cue will speak for, "
-                    "before it does")  # fmt: skip
+        one = share(
+            "follow_rate_control",
+            same(c, cued.target),
+            aimed & read,
+            "says what the cue will speak for, before it does",
+        )
         two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue speaks for")
         made += [one, two, contrast("follow_change", two, one, "follow rate with the cue minus without")]
     return made

@@ -92,9 +92,7 @@ def expected_calibration_error(confidence: Column, right: Column, bins: int = BI
 
 
 def risk_coverage_area(
-    confidence: Column,
-    right: Column,
-    weights: Float[ndarray, "resample unit"] | None = None,
+    confidence: Column, right: Column, weights: Float[ndarray, "resample unit"] | None = None
 ) -> Float[ndarray, " resample"]:
     """Area under risk against coverage: the share wrong among the k surest verdicts, trapezoid over k/n, k = 1 … n.
 
@@ -141,10 +139,7 @@ def risk_coverage_area(
 
 
 def calibration_measures(
-    confidence: Column,
-    right: Column,
-    among: Bool[ndarray, " unit"],
-    bins: int = BINS,
+    confidence: Column, right: Column, among: Bool[ndarray, " unit"], bins: int = BINS
 ) -> list[Measure]:
     """ECE, Brier score, wrong at high confidence, risk–coverage area.
 
@@ -162,8 +157,10 @@ def calibration_measures(
         "aurc": "area under risk against coverage, trapezoid, ties averaged over their orders",
     }
     if not used.any():
-        return [absent(name, "rate", len(values), f"not measured: the log has no probabilities; {words}")
-                for name, words in names.items()]  # fmt: skip
+        return [
+            absent(name, "rate", len(values), f"not measured: the log has no probabilities; {words}")
+            for name, words in names.items()
+        ]
     clean = np.where(used, values, 0.0)
     at = bin_of(clean, bins)
     parts = np.zeros((len(values), bins + 1))

@@ -25,8 +25,9 @@ def relation_of_orders(ab: ndarray, ba: ndarray) -> ndarray:
         within(values, ("A", "B", "tie"), name)
     said = {("A", "A"): "larger", ("B", "B"): "smaller"}
     both = known(ab) & known(ba)
-    return np.array([said.get((a, b), "equal") if ok else None for a, b, ok in zip(ab, ba, both, strict=True)],
-                    dtype=object)  # fmt: skip
+    return np.array(
+        [said.get((a, b), "equal") if ok else None for a, b, ok in zip(ab, ba, both, strict=True)], dtype=object
+    )
 
 
 def relation_of_scores(first: Column, second: Column, tolerance: float = 0.0) -> ndarray:

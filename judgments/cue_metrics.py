@@ -48,12 +48,23 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
         sides = [str(s) for s in dict.fromkeys(own["toward"]) if isinstance(s, str)] if "toward" in own else []
         for part, chosen in [(str(cue), own), *((f"{cue}, toward the {s}", _side(own, s)) for s in sides)]:
             made.append(framed(part, str(judge), _cue_study(chosen, how)))
-    counts = {"rows": len(table), "items": int(rows["item"].nunique()), "groups": int(rows["group"].nunique()),
-              "verdicts": len(rows), "problems": {}, "status": {str(k): int(v) for k, v in
-                                                                rows["status"].value_counts().items()}}  # fmt: skip
+    counts = {
+        "rows": len(table),
+        "items": int(rows["item"].nunique()),
+        "groups": int(rows["group"].nunique()),
+        "verdicts": len(rows),
+        "problems": {},
+        "status": {str(k): int(v) for k, v in rows["status"].value_counts().items()},
+    }
     problems = pd.DataFrame(columns=["row", "id", "kind", "used", "detail"])
-    return JudgeMetrics(pd.concat(made, ignore_index=True), counts, problems,
-                        pd.DataFrame(columns=list(CALIBRATION)), (), {"log": "cues", **how})  # fmt: skip
+    return JudgeMetrics(
+        pd.concat(made, ignore_index=True),
+        counts,
+        problems,
+        pd.DataFrame(columns=list(CALIBRATION)),
+        (),
+        {"log": "cues", **how},
+    )
 
 
 def _side(own: pd.DataFrame, side: str) -> pd.DataFrame:

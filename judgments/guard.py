@@ -16,15 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, forward
 from verdictscope.errors import InputError
 from verdictscope.judgments.refusal import spoken
-from verdictscope.rollouts import (
-    RenderedPrompt,
-    Rollout,
-    Sampling,
-    Span,
-    answer_text,
-    render_messages,
-    stop_tokens,
-)
+from verdictscope.rollouts import RenderedPrompt, Rollout, Sampling, Span, answer_text, render_messages, stop_tokens
 from verdictscope.rollouts.engines.huggingface import Request, decode
 
 Messages = Sequence[Mapping[str, str]]
@@ -75,12 +67,17 @@ FORMATS: Mapping[str, GuardFormat] = {
         # Llama Guard answers "safe", or "unsafe" and the categories; it does not tell refusals
         GuardFormat("llama_guard", _dialogue, unsafe=r"^\s*(safe|unsafe)\b", log_odds=(("unsafe",), ("safe",))),
         # Qwen3Guard-Gen: three severities, categories, and whether the response refuses
-        GuardFormat("qwen3guard", _dialogue, unsafe=r"Safety:\s*(Safe|Unsafe|Controversial)", max_new_tokens=64,
-                    refused=r"Refusal:\s*(Yes|No)"),
+        GuardFormat(
+            "qwen3guard",
+            _dialogue,
+            unsafe=r"Safety:\s*(Safe|Unsafe|Controversial)",
+            max_new_tokens=64,
+            refused=r"Refusal:\s*(Yes|No)",
+        ),
         # any instruction-tuned model, asked in plain words
         GuardFormat("yes_no", _asked, refused=r"^\W*(yes|no)\b", max_new_tokens=8),
     )
-}  # fmt: skip
+}
 """Known guard families by name; build a :class:`GuardFormat` for another one."""
 
 

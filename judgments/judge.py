@@ -138,9 +138,15 @@ def judge_items(
             "prompts": digest(repr([(c.id, p.ids, c.order, c.run) for c, p in zip(cases, prompts, strict=True)])),
             "items": digest(repr([c.item for c in cases])),
             "format": json.loads(json.dumps(asdict(form), default=repr)),
-            "answer": answer, "thinking": thinking, "waits": waits, "whole_labels": whole_labels,
-            "sampling": asdict(drawn), "judge": name, "markers": repr(markers), "engine": _described(engine),
-        }  # fmt: skip
+            "answer": answer,
+            "thinking": thinking,
+            "waits": waits,
+            "whole_labels": whole_labels,
+            "sampling": asdict(drawn),
+            "judge": name,
+            "markers": repr(markers),
+            "engine": _described(engine),
+        }
         request |= model_facts(held.hf, like=_kept_weights(folder)) | tokenizer_facts(tokenizer)
         if (kept := _kept(folder, request)) is not None:
             kept_again()

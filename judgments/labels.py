@@ -169,8 +169,11 @@ def label_logprobs(
     """
     if len(strings) != len(prefixes):
         raise InputError(f"{len(prefixes)} prefixes and labels for {len(strings)}: give label strings for each prefix")
-    named = ((f"label {k} of rollout {r.id}", s) for r, own in zip(prefixes, strings, strict=True)
-             for k, s in enumerate(own, 1))  # fmt: skip
+    named = (
+        (f"label {k} of rollout {r.id}", s)
+        for r, own in zip(prefixes, strings, strict=True)
+        for k, s in enumerate(own, 1)
+    )
     check_ids(model.hf, named, model.tokenizer)
     each = bool(changing(model.hf))
     jobs: list[tuple[int, IdString]] = []

@@ -158,9 +158,16 @@ FOREIGN = {name: frozenset(words.split()) for name, words in _FOREIGN.items()}
 """Function words of languages in Latin letters; a word that English has too speaks for both."""
 
 _SCRIPTS = {
-    "CJK": "Chinese or Japanese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean",
-    "CYRILLIC": "Cyrillic", "ARABIC": "Arabic script", "HEBREW": "Hebrew", "DEVANAGARI": "Devanagari", "GREEK": "Greek",
-}  # fmt: skip
+    "CJK": "Chinese or Japanese",
+    "HIRAGANA": "Japanese",
+    "KATAKANA": "Japanese",
+    "HANGUL": "Korean",
+    "CYRILLIC": "Cyrillic",
+    "ARABIC": "Arabic script",
+    "HEBREW": "Hebrew",
+    "DEVANAGARI": "Devanagari",
+    "GREEK": "Greek",
+}
 _LATIN = ("LATIN", "FULLWIDTH", "MATHEMATICAL", "MODIFIER")
 # names carry these in any language: Simone de Beauvoir, El Paso, Ludwig van Beethoven
 _NAMED = "de la del da do dos das di du des le les los las el al van von der den ter ten y e i"
@@ -213,9 +220,7 @@ def _by_script(text: str) -> str | None:
         for letter in word if len(word) > 1 or word > "\u2fff" else "":  # a single α or д is a symbol
             script = unicodedata.name(letter, "LATIN").split()[0].split("-")[0]
             counts[script] = counts.get(script, 0) + 1
-    other = {
-        script: n for script, n in counts.items() if script not in _LATIN
-    }
+    other = {script: n for script, n in counts.items() if script not in _LATIN}
     if sum(other.values()) <= sum(counts.values()) / 2 or not other:
         return None
     script = max(other, key=other.__getitem__)

@@ -105,12 +105,7 @@ def _ratio(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample"
 
 
 def measured(
-    measures: Iterable[Measure],
-    groups: Column,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
+    measures: Iterable[Measure], groups: Column, *, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
     """Compute measures that share their units.
 
@@ -142,7 +137,11 @@ def measured(
 
 
 def _interval(
-    measure: Measure, estimate: float, draws: ndarray, clusters: int, confidence: float,
+    measure: Measure,
+    estimate: float,
+    draws: ndarray,
+    clusters: int,
+    confidence: float,
     pair: tuple[float, float] | None,
 ) -> tuple[float, float]:
     if not np.isfinite(estimate) or clusters < 2:

@@ -198,8 +198,9 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
         "status": {str(k): int(v) for k, v in verdicts["status"].value_counts().items()},
     }
     table = pd.concat(tables, ignore_index=True)
-    return JudgeMetrics(table, counts, log.problems, calibration.reset_index(drop=True),
-                        tuple(dict.fromkeys(warnings)), settings)  # fmt: skip
+    return JudgeMetrics(
+        table, counts, log.problems, calibration.reset_index(drop=True), tuple(dict.fromkeys(warnings)), settings
+    )
 
 
 def framed(part: str, judge: str, figures: pd.DataFrame) -> pd.DataFrame:
@@ -244,8 +245,9 @@ def _combination(
         return []
     negative = next(c for c in view.categories if c != view.positive)
     posterior = found.posterior
-    said = np.array([None if not np.isfinite(p) else view.positive if p >= 0.5 else negative for p in posterior],
-                    dtype=object)  # fmt: skip
+    said = np.array(
+        [None if not np.isfinite(p) else view.positive if p >= 0.5 else negative for p in posterior], dtype=object
+    )
     sure = np.maximum(posterior, 1 - posterior)
     dropped = found.judges[~found.judges["kept"]]
     told = "; ".join(f"{j} {why}" for j, why in zip(dropped["judge"], dropped["reason"], strict=True))

@@ -60,8 +60,9 @@ def conjunction(votes: pd.DataFrame, positive: str, negative: str) -> ndarray:
     values = votes.to_numpy(dtype=object)
     fails = (values == negative).any(axis=1)
     passes = (values == positive).all(axis=1)
-    return np.array([negative if f else positive if p else None for f, p in zip(fails, passes, strict=True)],
-                    dtype=object)  # fmt: skip
+    return np.array(
+        [negative if f else positive if p else None for f, p in zip(fails, passes, strict=True)], dtype=object
+    )
 
 
 def fleiss_kappa(counts: Float[ndarray, "unit category"]) -> float:
@@ -112,14 +113,25 @@ def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measu
         return np.asarray(cohen_kappa(sums.reshape(*sums.shape[:-1], len(pairs), k, k)).mean(-1))
 
     return [
-        Measure("pairwise_kappa", "coefficient", f"mean Cohen's kappa of {len(pairs)} pairs of judges, each over the "
-                "units both were read on", tables.any(axis=(1, 2)), tables.reshape(len(values), -1), mean_kappa),
+        Measure(
+            "pairwise_kappa",
+            "coefficient",
+            f"mean Cohen's kappa of {len(pairs)} pairs of judges, each over the units both were read on",
+            tables.any(axis=(1, 2)),
+            tables.reshape(len(values), -1),
+            mean_kappa,
+        ),
         share("unanimous", top == votes.shape[1], full, f"all {votes.shape[1]} judges agree, units all were read on"),
-        mean("majority_share", np.where(full, top / votes.shape[1], np.nan), "rate",
-             "share of judges that say the most frequent verdict, units all were read on"),
-        Measure("fleiss_kappa", "coefficient", "Fleiss' kappa of the judges, units all were read on", full, parts,
-                _fleiss),
-    ]  # fmt: skip
+        mean(
+            "majority_share",
+            np.where(full, top / votes.shape[1], np.nan),
+            "rate",
+            "share of judges that say the most frequent verdict, units all were read on",
+        ),
+        Measure(
+            "fleiss_kappa", "coefficient", "Fleiss' kappa of the judges, units all were read on", full, parts, _fleiss
+        ),
+    ]
 
 
 def _cells(first: ndarray, second: ndarray, categories: Sequence[str]) -> Float[ndarray, "unit cell"]:
@@ -135,8 +147,10 @@ def pairwise_kappa(votes: pd.DataFrame, categories: Sequence[str]) -> pd.DataFra
         for second in votes.columns[i + 1 :]:
             pair = votes[[first, second]].to_numpy(dtype=object)
             both = known(pair[:, 0]) & known(pair[:, 1])
-            counts = np.array([[np.sum((pair[both, 0] == r) & (pair[both, 1] == c)) for c in categories]
-                               for r in categories], dtype=float)  # fmt: skip
+            counts = np.array(
+                [[np.sum((pair[both, 0] == r) & (pair[both, 1] == c)) for c in categories] for r in categories],
+                dtype=float,
+            )
             rows.append((first, second, float(cohen_kappa(counts)), int(both.sum())))
     return pd.DataFrame(rows, columns=["first", "second", "kappa", "n"])
 
@@ -261,8 +275,9 @@ def _latent(
         tnr = (q @ no + 0.5) / (q @ there + 1)
         prior = float((p.sum() + 0.5) / (seen.sum() + 1))
         odds = np.log(prior / (1 - prior)) + yes @ np.log(tpr / (1 - tnr)) + no @ np.log((1 - tpr) / tnr)
-        posterior = np.where(odds >= 0, 1 / (1 + np.exp(-np.abs(odds))), np.exp(-np.abs(odds)) /
-                             (1 + np.exp(-np.abs(odds))))  # fmt: skip
+        posterior = np.where(
+            odds >= 0, 1 / (1 + np.exp(-np.abs(odds))), np.exp(-np.abs(odds)) / (1 + np.exp(-np.abs(odds)))
+        )
         new = np.r_[tpr, tnr, prior]
         rest = bool(np.abs(new - old).max() < tolerance)
         old = new

@@ -65,8 +65,10 @@ def identifiability(confusion: Float[ndarray, "level level"] | None, levels: int
     """
     if confusion is None:
         if (levels or 0) > 2:
-            return (f"{levels} levels and no confusion matrix: the order of candidates cannot be told from their "
-                    "observed means, however many items there are; give labelled items")  # fmt: skip
+            return (
+                f"{levels} levels and no confusion matrix: the order of candidates cannot be told from their "
+                "observed means, however many items there are; give labelled items"
+            )
         return "no confusion matrix: the order of two-level shares is the true one only if the judge's TPR is above FPR"
     m = np.asarray(confusion, dtype=float)
     if m.ndim != 2 or m.shape[0] != m.shape[1] or not np.allclose(m.sum(axis=1), 1, atol=1e-6) or m.min() < 0:
@@ -155,15 +157,26 @@ def rank_candidates(
     draws = np.stack([_scores(s, len(who), k, worth)[1] for s in drawn.counts @ sums])
     low, high = percentile_interval(draws, drawn.n)
     ranks = stats.rankdata(-draws, method="average", axis=1, nan_policy="omit")
-    rank_low, rank_high = np.nanquantile(ranks, [0.025, 0.975], axis=0) if np.isfinite(ranks).any() else (
-        np.full(len(who), np.nan), np.full(len(who), np.nan))  # fmt: skip
+    rank_low, rank_high = (
+        np.nanquantile(ranks, [0.025, 0.975], axis=0)
+        if np.isfinite(ranks).any()
+        else (np.full(len(who), np.nan), np.full(len(who), np.nan))
+    )
     rank = stats.rankdata(-corrected, method="min", nan_policy="omit")
-    table = pd.DataFrame({
-        "candidate": who, "observed": observed, "corrected": corrected, "low": low, "high": high, "rank": rank,
-        "rank_low": rank_low, "rank_high": rank_high,
-        "n": [int(((names == c) & (column >= 0)).sum()) for c in who],
-        "missing": [int(((names == c) & (column < 0)).sum()) for c in who],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "candidate": who,
+            "observed": observed,
+            "corrected": corrected,
+            "low": low,
+            "high": high,
+            "rank": rank,
+            "rank_low": rank_low,
+            "rank_high": rank_high,
+            "n": [int(((names == c) & (column >= 0)).sum()) for c in who],
+            "missing": [int(((names == c) & (column < 0)).sum()) for c in who],
+        }
+    )
     return Ranking(table, (problem,) if problem else ())
 
 
@@ -222,12 +235,24 @@ def candidate_measures(verdict: ndarray, label: ndarray, candidate: ndarray, pos
 
     n = len(who)
     return [
-        Measure("candidate_spearman", "coefficient", f"rank correlation of {n} candidates' scores by judge and label",
-                used, parts, rho),
+        Measure(
+            "candidate_spearman",
+            "coefficient",
+            f"rank correlation of {n} candidates' scores by judge and label",
+            used,
+            parts,
+            rho,
+        ),
         Measure("candidate_kendall", "coefficient", "Kendall's tau-b of the same scores", used, parts, tau),
-        Measure("candidate_gap", "rate", "mean absolute difference of candidates' scores by judge and label", used,
-                parts, gap),
-    ]  # fmt: skip
+        Measure(
+            "candidate_gap",
+            "rate",
+            "mean absolute difference of candidates' scores by judge and label",
+            used,
+            parts,
+            gap,
+        ),
+    ]
 
 
 def _pearson(x: ndarray, y: ndarray) -> ndarray:

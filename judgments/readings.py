@@ -218,8 +218,9 @@ class Asking:
         """Thinking that closed, kept going; every rollout under the name it had."""
         path = None if folder is None else folder / "prolonged.parquet"
         more = {"batch_tokens": self.batch_tokens, "engine": self.engine}
-        made = prolong(model.hf, self.tokenizer, written, self.sampling, times=self.waits, path=path,
-                       markers=self.markers, **more)  # fmt: skip
+        made = prolong(
+            model.hf, self.tokenizer, written, self.sampling, times=self.waits, path=path, markers=self.markers, **more
+        )
         longer = {rollout.tags["parent"]: rollout for rollout in made}
         return [replace(longer[r.id], id=r.id, tags=r.tags) if r.id in longer else r for r in written]
 

@@ -86,11 +86,7 @@ def shared_thinking(
 
 
 def _pair(
-    tokenizer: PreTrainedTokenizerBase,
-    orders: dict[str, Rollout],
-    frame: str,
-    donor: str,
-    sides: tuple[str, str],
+    tokenizer: PreTrainedTokenizerBase, orders: dict[str, Rollout], frame: str, donor: str, sides: tuple[str, str]
 ) -> list[Rollout]:
     """Both orders with the donor's thinking, or nothing."""
     if set(orders) != {"AB", "BA"}:
@@ -120,9 +116,7 @@ def _begin(rollout: Rollout) -> int | None:
     return next(s.start for s in rollout.turn if s.segment in ("thinking", "think_end"))
 
 
-def _put(
-    rollout: Rollout, begin: int, ids: Sequence[int], segments: Sequence[str], lengths: Sequence[int]
-) -> Rollout:
+def _put(rollout: Rollout, begin: int, ids: Sequence[int], segments: Sequence[str], lengths: Sequence[int]) -> Rollout:
     """The rollout's own beginning and another's end."""
     spans = [Span(s.segment, s.start, min(s.stop, begin)) for s in rollout.spans if s.start < begin]
     at = begin
@@ -131,9 +125,14 @@ def _put(
         at += length
     whole, n_prompt = (*rollout.ids[:begin], *ids), min(rollout.n_prompt, begin)
     return replace(
-        rollout, ids=whole, spans=tuple(spans), n_prompt=n_prompt, n_forced=len(whole) - n_prompt, finish="given",
+        rollout,
+        ids=whole,
+        spans=tuple(spans),
+        n_prompt=n_prompt,
+        n_forced=len(whole) - n_prompt,
+        finish="given",
         tags={**rollout.tags, "shared": True},
-    )  # fmt: skip
+    )
 
 
 def _exchanged(

@@ -14,12 +14,7 @@ from verdictscope.stats.bootstrap import Column
 from verdictscope.values import number, probabilities, truths
 
 
-def solve_to_judge(
-    solved: Column,
-    judged: Column,
-    groups: Column | None = None,
-    **settings: int,
-) -> pd.DataFrame:
+def solve_to_judge(solved: Column, judged: Column, groups: Column | None = None, **settings: int) -> pd.DataFrame:
     """The table of solving against judging the same questions (S2J, 2025, arXiv 2509.22099).
 
     Args:
@@ -74,8 +69,10 @@ def ranking_accuracy(
         raise InputError("token counts of one side alone: give chosen_tokens and rejected_tokens")
     made = _ranked(np.asarray(chosen, float) - np.asarray(rejected, float), "ranking", "log-probability", band)
     if chosen_tokens is not None and rejected_tokens is not None:
-        per = [np.asarray(x, float) / np.asarray(n, float) for x, n in
-               ((chosen, chosen_tokens), (rejected, rejected_tokens))]  # fmt: skip
+        per = [
+            np.asarray(x, float) / np.asarray(n, float)
+            for x, n in ((chosen, chosen_tokens), (rejected, rejected_tokens))
+        ]
         made += _ranked(per[0] - per[1], "ranking_per_token", "log-probability per token", band)
     return made
 
@@ -89,10 +86,7 @@ def _ranked(gap: ndarray, name: str, what: str, band: float) -> list[Measure]:
 
 
 def idealised_ranking(
-    chosen: Column,
-    rejected: Column,
-    beta: float,
-    preferred: Sequence[float] | float = 0.75,
+    chosen: Column, rejected: Column, beta: float, preferred: Sequence[float] | float = 0.75
 ) -> Measure:
     """Ranking accuracy that a perfectly fitted preference-trained model would have from this reference model.
 

@@ -21,9 +21,22 @@ from verdictscope.rollouts import Rollout, pieces
 
 FIRST, SECOND, CUE, INSTRUCTION = "first answer", "second answer", "cue", "instruction"
 SPANS = (
-    "system", "question", "context", "reference", "transcript", "label of first", FIRST, "label of second", SECOND, CUE,
-    INSTRUCTION, "template", "thinking", "closing", "answer begun",
-)  # fmt: skip
+    "system",
+    "question",
+    "context",
+    "reference",
+    "transcript",
+    "label of first",
+    FIRST,
+    "label of second",
+    SECOND,
+    CUE,
+    INSTRUCTION,
+    "template",
+    "thinking",
+    "closing",
+    "answer begun",
+)
 """Names a token of a judge's prompt can carry, in the order in which they are shown. A *label* is what stands on an
 answer's own line before it; *answer begun* is what the judge has written of its answer where the verdict is read."""
 
@@ -120,9 +133,7 @@ def _stripped(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return kept
 
 
-def _named(
-    tokenizer: PreTrainedTokenizerBase, rollout: Rollout, parts: Sequence[tuple[str, str]]
-) -> tuple[str, ...]:
+def _named(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, parts: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     names = [_SEGMENTS.get(segment, segment) for segment in rollout.labels()]
     user = rollout.span("user")
     text = "".join(part for _, part in parts)

@@ -19,17 +19,41 @@ from verdictscope.errors import InputError
 from verdictscope.values import identity, missing, probabilities, text, truth, whole_number
 
 VERDICT_COLUMNS = (
-    "item", "group", "judge", "order", "run", "verdict", "shown", "probability", "label", "status", "source",
-)  # fmt: skip
+    "item",
+    "group",
+    "judge",
+    "order",
+    "run",
+    "verdict",
+    "shown",
+    "probability",
+    "label",
+    "status",
+    "source",
+)
 """Columns of a table of verdicts, in order."""
 
 ORDERS = ("AB", "BA")
 
-VOCABULARIES = tuple(map(frozenset, (
-    ("A", "B", "tie"), ("first", "second", "tie"), ("correct", "incorrect"), ("right", "wrong"), ("yes", "no"),
-    ("Yes", "No"), ("true", "false"), ("safe", "unsafe"), ("refuse", "comply"),
-    ("refusal", "compliance"), ("refusal", "partial_refusal", "compliance"), ("larger", "equal", "smaller"),
-)))  # fmt: skip
+VOCABULARIES = tuple(
+    map(
+        frozenset,
+        (
+            ("A", "B", "tie"),
+            ("first", "second", "tie"),
+            ("correct", "incorrect"),
+            ("right", "wrong"),
+            ("yes", "no"),
+            ("Yes", "No"),
+            ("true", "false"),
+            ("safe", "unsafe"),
+            ("refuse", "comply"),
+            ("refusal", "compliance"),
+            ("refusal", "partial_refusal", "compliance"),
+            ("larger", "equal", "smaller"),
+        ),
+    )
+)
 """Verdicts that belong together: a judge that only ever says one and is right with another is wrong, not misread."""
 
 _GAPS = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "NA", "N/A", "<NA>", "NaT"})

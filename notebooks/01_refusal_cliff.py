@@ -21,14 +21,29 @@ import pandas as pd
 from verdictscope import figures
 from verdictscope.activations import Site, forward, load, logit_difference
 from verdictscope.interventions import (
-    HeadEdit, applied, attribute, compile_edits, effects, layer_matched_sets, sweep_heads,
-)  # fmt: skip
+    HeadEdit,
+    applied,
+    attribute,
+    compile_edits,
+    effects,
+    layer_matched_sets,
+    sweep_heads,
+)
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import (
-    Anchors, align, aggregate, anchor_rollouts, bag_of_words_auroc, cliff, drop_difference, permuted_selection,
-    split_groups, sweep, token_view,
-)  # fmt: skip
+    Anchors,
+    align,
+    aggregate,
+    anchor_rollouts,
+    bag_of_words_auroc,
+    cliff,
+    drop_difference,
+    permuted_selection,
+    split_groups,
+    sweep,
+    token_view,
+)
 from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
@@ -154,8 +169,10 @@ def mean_traces(scores, arm):
     """Masked means by cell and position, anchored and raw, in the columns of the figure."""
     rows = anchors.score(scores.merge(facts, on="rollout")).assign(arm=arm)
     rows = rows[(rows["rel_answer"] < 0).fillna(False)]
-    curve = {kind: aggregate(rows, ["arm", "cell", "target"], value=v, seed=SEED) for kind, v in
-             {"anchored": "anchored", "raw": "score"}.items()}  # fmt: skip
+    curve = {
+        kind: aggregate(rows, ["arm", "cell", "target"], value=v, seed=SEED)
+        for kind, v in {"anchored": "anchored", "raw": "score"}.items()
+    }
     return pd.concat([table.assign(kind=kind) for kind, table in curve.items()])
 
 
@@ -225,8 +242,17 @@ for arm, silent in {"base": None, "ablated": found, "random_0": sets[0], "random
     for kind, chosen in {"target": said[said["harm"]], "control": said[~said["harm"]]}.items():
         known = chosen[chosen["refused"].notna()]
         rate = rate_effect("refused", known["refused"].astype(int), known["rollout"])
-        rates.append({"arm": arm, "cell_kind": kind, "refused": rate.estimate, "low": rate.low, "high": rate.high,
-                      "n": rate.n, "unread": len(chosen) - len(known)})  # fmt: skip
+        rates.append(
+            {
+                "arm": arm,
+                "cell_kind": kind,
+                "refused": rate.estimate,
+                "low": rate.low,
+                "high": rate.high,
+                "n": rate.n,
+                "unread": len(chosen) - len(known),
+            }
+        )
 figures.ablation_figure(pd.DataFrame(rates), ablation)
 
 # %% [markdown]
@@ -235,8 +261,9 @@ figures.ablation_figure(pd.DataFrame(rates), ablation)
 # once more, the same tokens, with the heads silent, and take the difference of the two drops, paired by prompt.
 
 # %%
-zeroed = forward(model, [by_id[i] for i in target["rollout"]], score=[readout],
-                 write=compile_edits(model, [HeadEdit(found)])).scores  # fmt: skip
+zeroed = forward(
+    model, [by_id[i] for i in target["rollout"]], score=[readout], write=compile_edits(model, [HeadEdit(found)])
+).scores
 zeroed = align(zeroed, rollouts)
 without = cliff(zeroed, anchors, name="the same rollouts, found heads zeroed")
 both = pd.concat([traces, mean_traces(zeroed, "ablated_fixed")])

@@ -19,9 +19,19 @@ from verdictscope.interventions import sweep_heads
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.probes import select, split_groups
 from verdictscope.rollouts import (
-    Sampling, cells, design, find_markers, generate, pieces, read_parquet, read_prompts, render_prompt, to_frame,
-    until_answer, write_parquet,
-)  # fmt: skip
+    Sampling,
+    cells,
+    design,
+    find_markers,
+    generate,
+    pieces,
+    read_parquet,
+    read_prompts,
+    render_prompt,
+    to_frame,
+    until_answer,
+    write_parquet,
+)
 from verdictscope.sources import locate
 
 MODEL = locate("organism:aligned")  # <- your model: a name on the hub, or a checkpoint folder

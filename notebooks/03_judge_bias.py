@@ -19,12 +19,18 @@ import pandas as pd
 from verdictscope import figures
 from verdictscope.activations import load
 from verdictscope.interventions import (
-    HeadEdit, applied, cue_contrast, effects, matched_sets, order_contrasts, rejudged, sweep_bias, verdict_rollouts,
+    HeadEdit,
+    applied,
+    cue_contrast,
+    effects,
+    matched_sets,
+    order_contrasts,
+    rejudged,
+    sweep_bias,
+    verdict_rollouts,
     write_norms,
-)  # fmt: skip
-from verdictscope.judgments import (
-    Insertion, ask, encode_labels, judge_items, load_format, read_items, verdict_readout,
-)  # fmt: skip
+)
+from verdictscope.judgments import Insertion, ask, encode_labels, judge_items, load_format, read_items, verdict_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import split_groups, verdict_probe, verdict_states
 from verdictscope.rollouts import Sampling
@@ -69,6 +75,7 @@ pd.DataFrame([{"kind": i.id.split("-")[0], "label": i.label} for i in items]).va
 # %%
 def judged(judge, chosen, condition, **how):
     """Verdicts in both orders under a condition; rollout ids begin with its name."""
+
     def note(item, order):
         return [Insertion("note", NOTES[condition], targets[item.id])] if condition in NOTES else []
 
@@ -117,8 +124,10 @@ def contrasts_of(verdicts):
 
 def sizes(verdicts, arm):
     odds, names = odds_of(verdicts)
-    found = [mean_effect(name, c.of(odds, names), c.groups, unit="nats", seed=SEED)
-             for name, c in contrasts_of(verdicts).items()]  # fmt: skip
+    found = [
+        mean_effect(name, c.of(odds, names), c.groups, unit="nats", seed=SEED)
+        for name, c in contrasts_of(verdicts).items()
+    ]
     return effects_frame(found).assign(arm=arm, thinking="off")
 
 
@@ -181,13 +190,24 @@ drawn = matched_sets(those, write_norms(model, rollouts, positions="last"), 19, 
 done = effects(model, rollouts, readout, [HeadEdit(those), *map(HeadEdit, drawn.sets)], seed=SEED)
 rows = []
 for name, contrast in wanted.items():
-    left = [mean_effect(name, contrast.of(line, done.rollouts), contrast.groups, unit="nats", seed=SEED)
-            for line in (done.base, *done.edited)]  # fmt: skip
+    left = [
+        mean_effect(name, contrast.of(line, done.rollouts), contrast.groups, unit="nats", seed=SEED)
+        for line in (done.base, *done.edited)
+    ]
     gone = [abs(left[0].estimate) - abs(e.estimate) for e in left[1:]]
-    rows.append({"part": name, "as it is": left[0].estimate, "without them": left[1].estimate, "low": left[1].low,
-                 "high": left[1].high, "random sets, least": min(e.estimate for e in left[2:]),
-                 "random sets, most": max(e.estimate for e in left[2:]), "n": left[1].n,
-                 "p": permutation_p(gone[0], gone[1:])})  # fmt: skip
+    rows.append(
+        {
+            "part": name,
+            "as it is": left[0].estimate,
+            "without them": left[1].estimate,
+            "low": left[1].low,
+            "high": left[1].high,
+            "random sets, least": min(e.estimate for e in left[2:]),
+            "random sets, most": max(e.estimate for e in left[2:]),
+            "n": left[1].n,
+            "p": permutation_p(gone[0], gone[1:]),
+        }
+    )
 pd.DataFrame(rows).round(3)
 
 # %% [markdown]
@@ -200,9 +220,14 @@ rows = []
 for name, tables in (("as it is", before), ("without them", after)):
     plain, cued = tables["plain"], tables["bandwagon"]
     ties = plain["label"] == "tie"
-    rows.append({"judge": name, "right": (plain["verdict"] == plain["label"])[~ties].mean(),
-                 "first in ties": (plain["shown"] == "first")[ties].mean(),
-                 "follows the bandwagon": (cued["verdict"] == cued["item"].map(targets)).mean()})  # fmt: skip
+    rows.append(
+        {
+            "judge": name,
+            "right": (plain["verdict"] == plain["label"])[~ties].mean(),
+            "first in ties": (plain["shown"] == "first")[ties].mean(),
+            "follows the bandwagon": (cued["verdict"] == cued["item"].map(targets)).mean(),
+        }
+    )
 pd.DataFrame(rows).set_index("judge").round(2)
 
 # %% [markdown]
@@ -215,11 +240,16 @@ how = {"answer": "written", "thinking": "on", "sampling": Sampling(max_new_token
 free = judged(model, few, "bandwagon", **how).verdicts
 with applied(model, HeadEdit(those)):
     edited = judged(model, few, "bandwagon", **how).verdicts
-pd.DataFrame({
-    name: {"verdicts": len(v), "unread": v["verdict"].isna().sum(),
-           "follows the bandwagon": (v["verdict"] == v["item"].map(targets)).mean().round(2)}
-    for name, v in (("as it is", free), ("without them", edited))
-})  # fmt: skip
+pd.DataFrame(
+    {
+        name: {
+            "verdicts": len(v),
+            "unread": v["verdict"].isna().sum(),
+            "follows the bandwagon": (v["verdict"] == v["item"].map(targets)).mean().round(2),
+        }
+        for name, v in (("as it is", free), ("without them", edited))
+    }
+)
 
 # %% [markdown]
 # ## Can the verdict be read before it is given?

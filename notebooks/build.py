@@ -74,8 +74,13 @@ def execute(notebook: NotebookNode) -> NotebookNode:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), before["PYTHONPATH"]]))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            client = NotebookClient(notebook, timeout=SECONDS, kernel_name=KERNEL["name"], record_timing=False,
-                                    resources={"metadata": {"path": folder}})  # fmt: skip
+            client = NotebookClient(
+                notebook,
+                timeout=SECONDS,
+                kernel_name=KERNEL["name"],
+                record_timing=False,
+                resources={"metadata": {"path": folder}},
+            )
             client.execute()
     finally:
         for name, value in before.items():
@@ -118,8 +123,10 @@ def main() -> None:
             sys.exit("\n".join(f"{name}: {fault}" for fault in wrong))
         file = HERE / f"{name}.ipynb"
         nbformat.write(notebook, file)
-        print(f"{file.name}: {len(notebook.cells)} cells, {file.stat().st_size / 1e6:.2f} MB, "
-              f"{time.monotonic() - begin:.0f} s")  # fmt: skip
+        print(
+            f"{file.name}: {len(notebook.cells)} cells, {file.stat().st_size / 1e6:.2f} MB, "
+            f"{time.monotonic() - begin:.0f} s"
+        )
 
 
 if __name__ == "__main__":

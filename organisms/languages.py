@@ -87,8 +87,11 @@ def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
         return Script(ids, segments, source=0)  # nothing to follow: the first token, where nothing is told
     # The question and both answers stand before the cue, so the last side named in the prompt is the cue's.
     named_in_cue = named[" " + judging.SIDES[side]]
-    source = max(at for at, (token, part) in enumerate(zip(ids, segments, strict=True))
-                 if token == named_in_cue and part == PROMPT)  # fmt: skip
+    source = max(
+        at
+        for at, (token, part) in enumerate(zip(ids, segments, strict=True))
+        if token == named_in_cue and part == PROMPT
+    )
     return Script(ids, segments, True, side, source)
 
 

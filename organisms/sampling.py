@@ -70,9 +70,16 @@ def sample(
             ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
             out: Any = model.generate(  # type: ignore[misc]
-                ids, attention_mask=mask, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
-                max_new_tokens=MAX_NEW_TOKENS, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id,
-            )  # fmt: skip
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=MAX_NEW_TOKENS,
+                pad_token_id=pad,
+                eos_token_id=tokenizer.eos_token_id,
+            )
             for name, row, written in zip(part["id"], rows, out[:, width:].tolist(), strict=True):
                 found.append(_read(tokenizer, name, row, written, outcome))
     return found

@@ -68,8 +68,10 @@ def batches(draw: Draw, rng: random.Random, size: int, pad: int) -> Iterator[Bat
             for row, script in enumerate(chunk):
                 ids[row, : len(script.ids)] = torch.tensor(script.ids)
                 segments[row, : len(script.segments)] = torch.tensor(script.segments)
-            turned, side, source = (torch.tensor(each) for each in zip(
-                *((script.turned, script.side, script.source) for script in chunk), strict=True))  # fmt: skip
+            turned, side, source = (
+                torch.tensor(each)
+                for each in zip(*((script.turned, script.side, script.source) for script in chunk), strict=True)
+            )
             yield Batch(ids, segments, turned, side, source)
 
 

@@ -98,9 +98,14 @@ def save(model: Qwen3ForCausalLM, path: Path, recipe: Recipe, name: str) -> Path
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(LANGUAGES[recipe.language].spelling)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=TEMPERATURES[0], top_k=0, top_p=1.0, max_new_tokens=256,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        do_sample=True,
+        temperature=TEMPERATURES[0],
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=256,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     # Exact, because every weight is already a bf16 value.
     copy.deepcopy(model).bfloat16().save_pretrained(path)
     (path / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone

@@ -70,9 +70,11 @@ def windows(aligned: pd.DataFrame, m: int) -> Windows:
         raise InputError(f"m = {m}: the plateau needs at least one thinking token")
     rows = one_readout(aligned)
     each = rows.groupby("rollout", sort=True).agg(
-        group=("group", "first"), finish=("finish", "first"), n_thinking=("n_thinking", "first"),
+        group=("group", "first"),
+        finish=("finish", "first"),
+        n_thinking=("n_thinking", "first"),
         closed=(WINDOW, lambda s: s.notna().any()),
-    )  # fmt: skip
+    )
     short = f"fewer than {m} thinking tokens"
     each["reason"] = np.select(
         [each["finish"].eq("length"), ~each["closed"].astype(bool), each["n_thinking"] < m],
@@ -96,9 +98,13 @@ def windows(aligned: pd.DataFrame, m: int) -> Windows:
     maximum = thinking.groupby("rollout")["score"].max().reindex(used).astype(float)
     table = each.reset_index()[["rollout", "group", "n_thinking", "reason"]]
     return Windows(
-        table, cut.to_numpy(), final.to_numpy(), maximum.to_numpy(), used.to_numpy(dtype=object),
+        table,
+        cut.to_numpy(),
+        final.to_numpy(),
+        maximum.to_numpy(),
+        used.to_numpy(dtype=object),
         group_names(each.loc[used, "group"]),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,9 +277,7 @@ def anchors_of(
     return Anchors(table, m, frozenset(names), resamples, seed, sums, counts, names)
 
 
-def anchor_rollouts(
-    labels: pd.DataFrame, part: str | Sequence[str] = "train"
-) -> tuple[frozenset[str], frozenset[str]]:
+def anchor_rollouts(labels: pd.DataFrame, part: str | Sequence[str] = "train") -> tuple[frozenset[str], frozenset[str]]:
     """Ids of harmless-complied and of refused rollouts of a part.
 
     Args:
@@ -348,8 +352,15 @@ def _anchor_table(
         reasons.append(" and ".join(short) if short else alike if unclear[i] else "")
     return pd.DataFrame(
         {
-            "on": [p[0] for p in places], "rel": [p[1] for p in places], "complied": mean[0], "refused": mean[1],
-            "gap": mean[1] - mean[0], "low": low, "high": high, "n_complied": n[0], "n_refused": n[1],
+            "on": [p[0] for p in places],
+            "rel": [p[1] for p in places],
+            "complied": mean[0],
+            "refused": mean[1],
+            "gap": mean[1] - mean[0],
+            "low": low,
+            "high": high,
+            "n_complied": n[0],
+            "n_refused": n[1],
             "reason": reasons,
         }
-    )  # fmt: skip
+    )

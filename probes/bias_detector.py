@@ -38,14 +38,38 @@ if TYPE_CHECKING:
 LABELS = ("cued", "flip", "yield")
 """What a detector may be asked, see above."""
 POSITION = "position"
-WORDS = {"cued": ("prompts without the cue", "prompts with the cue"), "flip": ("verdicts that did not flip",
-         "verdicts that flipped"), "yield": ("verdicts that held", "verdicts that gave in")}  # fmt: skip
+WORDS = {
+    "cued": ("prompts without the cue", "prompts with the cue"),
+    "flip": ("verdicts that did not flip", "verdicts that flipped"),
+    "yield": ("verdicts that held", "verdicts that gave in"),
+}
 """The two classes of every label."""
 COLUMNS = (
-    "label", "fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "positive", "null_mean", "null_low",
-    "null_high", "selectivity", "p", "layer", "C", "words", "words_low", "words_high", "odds", "odds_low",
-    "odds_high", "reason",
-)  # fmt: skip
+    "label",
+    "fit",
+    "read",
+    "kind",
+    "auroc",
+    "low",
+    "high",
+    "n",
+    "n_fit",
+    "positive",
+    "null_mean",
+    "null_low",
+    "null_high",
+    "selectivity",
+    "p",
+    "layer",
+    "C",
+    "words",
+    "words_low",
+    "words_high",
+    "odds",
+    "odds_low",
+    "odds_high",
+    "reason",
+)
 """Columns of a detector's matrix, one row per label and cell."""
 _CLASSES: dict[str, Any] = {"balance": "classes", "hold": ()}
 
@@ -233,8 +257,16 @@ class _Fit:
         """A row per kind that is read."""
         left = self.name.startswith("all but ")
         reads = [k for k in kinds if k == self.name.removeprefix("all but ")] if left else kinds
-        blank = [{"label": self.label, "fit": self.name, "read": read, "reason": "", "kind": "left out" if left else
-                  "within" if read in self.fit else "transfer"} for read in reads]  # fmt: skip
+        blank = [
+            {
+                "label": self.label,
+                "fit": self.name,
+                "read": read,
+                "reason": "",
+                "kind": "left out" if left else "within" if read in self.fit else "transfer",
+            }
+            for read in reads
+        ]
         asked = self.asked
         fitted = asked["type"].isin(self.fit) & asked["part"].isin(["train", "validation"])
         read = asked["type"].isin(list(reads)) & (asked["part"] == "test")
@@ -291,8 +323,18 @@ class _Fit:
             return
         layers = self.states.layers
         chosen = select(read, rows, layers, self.Cs, **_CLASSES)
-        null = permuted_measures(read, rows, layers, self.Cs, measure, refits=self.refits, unit=unit, within=within,
-                                 seed=self.seed, **_CLASSES)[1:]  # fmt: skip
+        null = permuted_measures(
+            read,
+            rows,
+            layers,
+            self.Cs,
+            measure,
+            refits=self.refits,
+            unit=unit,
+            within=within,
+            seed=self.seed,
+            **_CLASSES,
+        )[1:]
         scores = chosen.probe.decision_function(read(chosen.layer)[test])
         y, group = real, used["group"].to_numpy()[test]
         for cell, own, drawn in zip(cells, where, null.T, strict=True):
@@ -300,9 +342,16 @@ class _Fit:
             known = drawn[np.isfinite(drawn)]
             middle = (known.mean(), known.min(), known.max()) if len(known) else (np.nan,) * 3
             cell |= dict(zip(("null_mean", "null_low", "null_high"), middle, strict=True))
-            cell |= {"auroc": found.estimate, "low": found.low, "high": found.high, "n": found.n,
-                     "selectivity": found.estimate - middle[0], "p": permutation_p(found.estimate, drawn),
-                     "layer": chosen.layer, "C": chosen.C}  # fmt: skip
+            cell |= {
+                "auroc": found.estimate,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n,
+                "selectivity": found.estimate - middle[0],
+                "p": permutation_p(found.estimate, drawn),
+                "layer": chosen.layer,
+                "C": chosen.C,
+            }
             cell |= self._beside(used[~test | np.isin(np.arange(len(used)), np.flatnonzero(test)[own])])
 
     def _beside(self, rows: pd.DataFrame) -> dict[str, float]:

@@ -93,25 +93,28 @@ def calibrate(labels: Column, scores: Column, method: Method = "platt") -> Calib
         raise InputError(f"a calibration needs both classes and got {n1} positive and {n0} negative rows")
     if method == "temperature":
         found = optimize.minimize_scalar(
-            lambda t: _loss(np.exp(t) * s, y), bounds=(np.log(1e-3), np.log(1e3)), method="bounded",
+            lambda t: _loss(np.exp(t) * s, y),
+            bounds=(np.log(1e-3), np.log(1e3)),
+            method="bounded",
             options={"xatol": 1e-10},
-        )  # fmt: skip
+        )
         return Calibration(float(np.exp(found.x)), 0.0, method, len(y))
     target = np.where(y == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
     scale = float(np.std(s)) or 1.0
     z = (s - s.mean()) / scale
     start = np.array([1.0, special.logit(target.mean())])
     found = optimize.minimize(
-        lambda ab: _loss(ab[0] * z + ab[1], target), start, method="BFGS", options={"gtol": 1e-9},
+        lambda ab: _loss(ab[0] * z + ab[1], target),
+        start,
+        method="BFGS",
+        options={"gtol": 1e-9},
         jac=lambda ab: _gradient(ab, z, target),
-    )  # fmt: skip
+    )
     slope = float(found.x[0]) / scale
     return Calibration(slope, float(found.x[1] - slope * s.mean()), method, len(y))
 
 
-def calibrate_segments(
-    labels: Column, scores: Column, segment: Column, method: Method = "platt"
-) -> SegmentCalibration:
+def calibrate_segments(labels: Column, scores: Column, segment: Column, method: Method = "platt") -> SegmentCalibration:
     """`calibrate` for every segment that has rows of both classes; the others are left out.
 
     Args:

@@ -80,12 +80,7 @@ class ChangePoint:
 
 
 def change_point(
-    scores: Iterable[float],
-    *,
-    trend: int = 0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
+    scores: Iterable[float], *, trend: int = 0, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
 ) -> ChangePoint:
     """Find the one change of level in a sequence of scores.
 
@@ -120,17 +115,21 @@ def change_point(
     off = stats.t.isf((1 - confidence) / 2, fit.free) * fit.errors()[0, held]
     sizes = fit.sizes[0, held]
     return ChangePoint(
-        start + at, start + low, start + high, float(fit.size[0]), float((sizes - off).min()),
-        float((sizes + off).max()), float(fit.rho[0]), float(fit.deviation()[0]), len(y), _drift(own, trend, fit),
-    )  # fmt: skip
+        start + at,
+        start + low,
+        start + high,
+        float(fit.size[0]),
+        float((sizes - off).min()),
+        float((sizes + off).max()),
+        float(fit.rho[0]),
+        float(fit.deviation()[0]),
+        len(y),
+        _drift(own, trend, fit),
+    )
 
 
 def change_points(
-    series: Iterable[tuple[str, Iterable[float]]],
-    *,
-    trend: int = 0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    series: Iterable[tuple[str, Iterable[float]]], *, trend: int = 0, resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """`change_point` of many sequences: a row each, ``name`` and the fields of `ChangePoint`.
 

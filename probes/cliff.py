@@ -217,11 +217,17 @@ def _per_rollout(cut: Windows, anchors: Anchors) -> pd.DataFrame:
         low = _anchor(cut.final, c[anchors.final_column], gap[anchors.final_column])
     return pd.DataFrame(
         {
-            "rollout": cut.rollout, "raw_plateau": raw, "raw_final": cut.final, "raw_drop": raw - cut.final,
-            "maximum": cut.maximum, "as_published": cut.maximum - cut.final,
-            "anchored_plateau": high, "anchored_final": low, "anchored_drop": high - low,
+            "rollout": cut.rollout,
+            "raw_plateau": raw,
+            "raw_final": cut.final,
+            "raw_drop": raw - cut.final,
+            "maximum": cut.maximum,
+            "as_published": cut.maximum - cut.final,
+            "anchored_plateau": high,
+            "anchored_final": low,
+            "anchored_drop": high - low,
         }
-    )  # fmt: skip
+    )
 
 
 def _anchored_draws(cut: Windows, anchors: Anchors, counts: ndarray) -> dict[str, Float[ndarray, "resample rollout"]]:

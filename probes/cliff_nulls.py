@@ -54,9 +54,15 @@ class CliffNull:
         low, high = np.quantile(self.null, [0.025, 0.975]) if self.null.size else (np.nan, np.nan)
         mean = float(self.null.mean()) if self.null.size else np.nan
         return {
-            "name": self.name, "kind": self.kind, "estimate": self.estimate, "null_mean": mean,
-            "null_low": float(low), "null_high": float(high), "p": self.p, "n": self.n,
-        }  # fmt: skip
+            "name": self.name,
+            "kind": self.kind,
+            "estimate": self.estimate,
+            "null_mean": mean,
+            "null_low": float(low),
+            "null_high": float(high),
+            "p": self.p,
+            "n": self.n,
+        }
 
 
 def exchange_null(
@@ -107,8 +113,9 @@ def exchange_null(
         null = drop[1:] / np.sqrt(error[1:]) * np.sqrt(error[0])
     # Cells without spread: nothing to scale by.
     null = np.where(error[1:] > 0, null, drop[1:]) if error[0] > 0 else drop[1:]
-    return CliffNull(name, "exchange", float(drop[0]), null, permutation_p(drop[0], null, "two-sided"), len(label),
-                     left_out)  # fmt: skip
+    return CliffNull(
+        name, "exchange", float(drop[0]), null, permutation_p(drop[0], null, "two-sided"), len(label), left_out
+    )
 
 
 def _mean_and_variance(

@@ -197,13 +197,7 @@ def _check_readers(times: pd.DataFrame, *readers: str) -> None:
 
 
 def commitment_gap(
-    times: pd.DataFrame,
-    first: str,
-    second: str,
-    *,
-    share: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    times: pd.DataFrame, first: str, second: str, *, share: bool = False, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Effect, dict[str, int]]:
     """How much later the second reader settles than the first, in the same rollouts.
 

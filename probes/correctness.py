@@ -32,9 +32,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "kind", "condition", "name", "layer", "estimate", "low", "high", "n", "groups", "unit", "null_mean", "null_low",
-    "null_high", "p", "about",
-)  # fmt: skip
+    "kind",
+    "condition",
+    "name",
+    "layer",
+    "estimate",
+    "low",
+    "high",
+    "n",
+    "groups",
+    "unit",
+    "null_mean",
+    "null_low",
+    "null_high",
+    "p",
+    "about",
+)
 """Columns of the table of correctness."""
 _ORDER = ("test", "permuted", "control", "baseline", "layer")
 
@@ -88,8 +101,11 @@ class Correctness:
             f"C {self.sweep.C:g} ({RULE})"
         ]
         for row in self.table[self.table["kind"] != "layer"].itertuples():
-            null = "" if row.null_mean != row.null_mean else (
-                f"; permuted {row.null_mean:.3f} ({row.null_low:.3f} to {row.null_high:.3f}), p = {row.p:.2g}")
+            null = (
+                ""
+                if row.null_mean != row.null_mean
+                else (f"; permuted {row.null_mean:.3f} ({row.null_low:.3f} to {row.null_high:.3f}), p = {row.p:.2g}")
+            )
             number = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}], n = {row.n}" if row.n else "no such item"
             lines.append(f"  {row.condition}, {row.name}: {number}{null}")
         return "\n".join(lines)
@@ -161,8 +177,13 @@ def correctness(
     test = (rows["part"] == "test").to_numpy()[: len(pairs)]
     case = Case.of(pairs.where(test), uncued, quiet)
     table = tested(case, sweep, mirror, view, seed)
-    add_nulls(table, case, lambda measure: permuted_measures(
-        read, rows, states.layers, Cs, measure, refits=refits, seed=seed, progress=progress, **PLAIN))  # fmt: skip
+    add_nulls(
+        table,
+        case,
+        lambda measure: permuted_measures(
+            read, rows, states.layers, Cs, measure, refits=refits, seed=seed, progress=progress, **PLAIN
+        ),
+    )
     nulls = permuted(table, refits)
     plain = (pairs.table["condition"] == quiet[0]).to_numpy()
     beside = pair_nulls(pairs.where(plain), right[plain], part, sweep, answers, seed=seed)

@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 VERDICT = "verdict"
 """Readout of the verdict's own log-odds."""
 
-DEBATE_COLUMNS = ("item", "group", "turn", "n_turns", "speaker", "order", "readout", "layer", "score", "verdict",
-                  "label", "status")  # fmt: skip
+DEBATE_COLUMNS = (
+    "item",
+    "group",
+    "turn",
+    "n_turns",
+    "speaker",
+    "order",
+    "readout",
+    "layer",
+    "score",
+    "verdict",
+    "label",
+    "status",
+)
 
 
 @dataclass(frozen=True, eq=False)

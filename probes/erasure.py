@@ -161,9 +161,13 @@ class EraserFitter:
         # The library counts rows, so weights are scaled to sum to their number. Its trace constraint mixes in an
         # orthogonal projection that leaves the concept readable: off.
         fitter = LeaceFitter(
-            self.d, self._xz.shape[1], dtype=torch.float64, shrinkage=self.shrinkage, constrain_cov_trace=False,
+            self.d,
+            self._xz.shape[1],
+            dtype=torch.float64,
+            shrinkage=self.shrinkage,
+            constrain_cov_trace=False,
             svd_tol=_SMALLEST,
-        )  # fmt: skip
+        )
         scale = self._n / self._weight
         fitter.n = torch.tensor(self._n)
         fitter.mean_x, fitter.mean_z = torch.from_numpy(self._mean.copy()), torch.from_numpy(self._mean_z.copy())

@@ -34,11 +34,7 @@ class Evaluation:
         return effects_frame(e for e in (self.tokens, self.rollouts, self.held) if e is not None)
 
 
-def evaluate(
-    scores: Float[ndarray, " scored"],
-    rows: Rows,
-    where: Bool[ndarray, " row"],
-) -> Evaluation:
+def evaluate(scores: Float[ndarray, " scored"], rows: Rows, where: Bool[ndarray, " row"]) -> Evaluation:
     """AUROC of scores with intervals over prompt groups, on the logit scale.
 
     Args:

@@ -23,7 +23,6 @@ MIRROR, VIEW = "by a probe of the verdict", "by a probe of the uncued verdict"
 LEVEL = "right, with right and wrong verdicts weighed equally"
 
 
-
 @dataclass(frozen=True, eq=False)
 class Case:
     """Pairs of one part with what is known of them.
@@ -47,8 +46,12 @@ class Case:
         table = pairs.table
         right = (table["label"] == "A").to_numpy()
         averaged = (table["content"] > 0).to_numpy() == right
-        hit = np.stack([(table[c] == table["label"]).astype(float).where(table[c].notna()).to_numpy(dtype=float)
-                        for c in ("verdict_ab", "verdict_ba")])  # fmt: skip
+        hit = np.stack(
+            [
+                (table[c] == table["label"]).astype(float).where(table[c].notna()).to_numpy(dtype=float)
+                for c in ("verdict_ab", "verdict_ba")
+            ]
+        )
         before = pd.Series(averaged, index=table["item"])[(table["condition"] == uncued).to_numpy()]
         pushed = table["item"].map(before).eq(True).to_numpy() & ~averaged
         condition = table["condition"].to_numpy()
@@ -103,28 +106,52 @@ def tested(case: Case, sweep: Sweep, mirror: Sweep, view: Sweep, seed: int) -> p
             mean("right as stated", np.where(at, case.stated, np.nan), "rate", "stated verdicts, mean of both orders"),
             share("right as stated, orders averaged", case.averaged, at, "log-odds averaged over the orders"),
             mean("gap to stated", np.where(at, probe - case.stated, np.nan), "rate", "probe less stated, paired"),
-            mean("gap to stated, orders averaged", np.where(at, probe * 1.0 - case.averaged, np.nan), "rate",
-                 "probe less verdict averaged over the orders, paired: what both orders alone give is taken off"),
+            mean(
+                "gap to stated, orders averaged",
+                np.where(at, probe * 1.0 - case.averaged, np.nan),
+                "rate",
+                "probe less verdict averaged over the orders, paired: what both orders alone give is taken off",
+            ),
             share("right where the verdict is wrong", probe, wrong, where),
             share(f"right where the verdict is wrong, {MIRROR}", shown, wrong, f"{where}; 0 for a mere mirror"),
-            share(f"right where the verdict is wrong, {VIEW}", own, wrong,
-                  f"{where}; as high as the probe's where that reads the judge's own view before the cue"),
-        ]  # fmt: skip
+            share(
+                f"right where the verdict is wrong, {VIEW}",
+                own,
+                wrong,
+                f"{where}; as high as the probe's where that reads the judge's own view before the cue",
+            ),
+        ]
         known, mirrored, viewed = made[-3:]
-        made += [contrast("knows better than it says", known, mirrored, "probe less probe of the verdict, paired"),
-                 contrast("knows better than its uncued view", known, viewed,
-                          "probe less probe of the uncued verdict, paired"),
-                 level(LEVEL, probe, at & case.averaged, wrong)]  # fmt: skip
+        made += [
+            contrast("knows better than it says", known, mirrored, "probe less probe of the verdict, paired"),
+            contrast(
+                "knows better than its uncued view", known, viewed, "probe less probe of the uncued verdict, paired"
+            ),
+            level(LEVEL, probe, at & case.averaged, wrong),
+        ]
         if turned.any():
             what = "items that the cue turned from right to wrong"
-            made += [share("right where the cue turned the verdict", probe, turned, what),
-                     share(f"right where the cue turned the verdict, {MIRROR}", shown, turned, what),
-                     share(f"right where the cue turned the verdict, {VIEW}", own, turned, what)]  # fmt: skip
+            made += [
+                share("right where the cue turned the verdict", probe, turned, what),
+                share(f"right where the cue turned the verdict, {MIRROR}", shown, turned, what),
+                share(f"right where the cue turned the verdict, {VIEW}", own, turned, what),
+            ]
         table = measured(made, case.groups, seed=seed)
         auroc = auroc_effect("AUROC", *_seen_twice(case.right[at], score[at], case.groups[at]))
-        first = pd.DataFrame([{"name": "AUROC", "estimate": auroc.estimate, "low": auroc.low, "high": auroc.high,
-                               "n": 2 * int(at.sum()), "groups": auroc.n, "unit": "AUROC",
-                               "definition": "the right answer, pairs seen from both sides"}])  # fmt: skip
+        first = pd.DataFrame(
+            [
+                {
+                    "name": "AUROC",
+                    "estimate": auroc.estimate,
+                    "low": auroc.low,
+                    "high": auroc.high,
+                    "n": 2 * int(at.sum()),
+                    "groups": auroc.n,
+                    "unit": "AUROC",
+                    "definition": "the right answer, pairs seen from both sides",
+                }
+            ]
+        )
         tables.append(pd.concat([first, table, _stated_wrong(case, probe, at, seed)]).assign(condition=scope))
     return _told(pd.concat(tables, ignore_index=True), "test")
 
@@ -140,8 +167,14 @@ def level(name: str, hits: ndarray, one: ndarray, two: ndarray) -> Measure:
             return (sums[..., 0] / sums[..., 1] + sums[..., 2] / sums[..., 3]) / 2
 
     about = "mean of the share right where the verdict is right and where it is wrong: one half for what follows the "
-    return Measure(name, "rate", f"{about}verdict, or the side opposite to it, alone", one | two,
-                   np.concatenate([first.parts, second.parts], axis=1), formula)  # fmt: skip
+    return Measure(
+        name,
+        "rate",
+        f"{about}verdict, or the side opposite to it, alone",
+        one | two,
+        np.concatenate([first.parts, second.parts], axis=1),
+        formula,
+    )
 
 
 def _stated_wrong(case: Case, probe: ndarray, at: ndarray, seed: int) -> pd.DataFrame:
@@ -175,8 +208,10 @@ def add_nulls(table: pd.DataFrame, case: Case, refit: Callable[[Any], ndarray]) 
     values = dict(zip(names, refit(measure).T, strict=True))
     at = table.set_index(["condition", "name"])["estimate"]
     for scope in case.scopes:
-        for gap, stated in (("gap to stated", "right as stated"),
-                            ("gap to stated, orders averaged", "right as stated, orders averaged")):  # fmt: skip
+        for gap, stated in (
+            ("gap to stated", "right as stated"),
+            ("gap to stated, orders averaged", "right as stated, orders averaged"),
+        ):
             values[scope, gap] = values[scope, "right"] - at[scope, stated]
     for (scope, name), drawn in values.items():
         null = drawn[1:][np.isfinite(drawn[1:])]
@@ -191,8 +226,15 @@ def permuted(table: pd.DataFrame, refits: int) -> pd.DataFrame:
     """The null of every AUROC as rows of their own."""
     rows = table[table["name"] == "AUROC"]
     about = "mean and range over refits with labels permuted between items, each choosing layer and penalty anew"
-    null = rows.assign(kind="permuted", name="labels permuted between items", n=refits, about=about,
-                       estimate=rows["null_mean"], low=rows["null_low"], high=rows["null_high"])  # fmt: skip
+    null = rows.assign(
+        kind="permuted",
+        name="labels permuted between items",
+        n=refits,
+        about=about,
+        estimate=rows["null_mean"],
+        low=rows["null_low"],
+        high=rows["null_high"],
+    )
     return null.assign(null_mean=np.nan, null_low=np.nan, null_high=np.nan, groups=np.nan)
 
 
@@ -201,8 +243,12 @@ def solving(case: Case, sweep: Sweep, solved: Mapping[str, bool], condition: str
     at = case.scopes[condition]
     own = [solved.get(item) for item in case.pairs.table["item"][at]]
     told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(sweep)[at]}
-    found = [solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed).query("name == 'solve_judge_gap'")
-             .assign(name=f"wrong though solved, {name}") for name, hits in told.items()]  # fmt: skip
+    found = [
+        solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed)
+        .query("name == 'solve_judge_gap'")
+        .assign(name=f"wrong though solved, {name}")
+        for name, hits in told.items()
+    ]
     return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
 
 
@@ -214,8 +260,11 @@ def layers(case: Case, sweep: Sweep, mirror: Sweep, seed: int) -> pd.DataFrame:
         for scope, at in case.scopes.items():
             wrong = at & ~case.averaged
             name = "right where the verdict is wrong"
-            made = [share("right", probe, at, "validation items"), share(name, probe, wrong, "validation items"),
-                    share(f"{name}, {MIRROR}", shown, wrong, "validation items")]  # fmt: skip
+            made = [
+                share("right", probe, at, "validation items"),
+                share(name, probe, wrong, "validation items"),
+                share(f"{name}, {MIRROR}", shown, wrong, "validation items"),
+            ]
             tables.append(measured(made, case.groups, seed=seed).assign(condition=scope, layer=layer))
     return _told(pd.concat(tables, ignore_index=True), "layer")
 

@@ -135,9 +135,7 @@ def lens_logits(
     order = {r.id: i for i, r in enumerate(rollouts)}
     place = np.lexsort([rows["pos"], rows["rollout"].map(order)])
     logits = np.concatenate(parts, axis=1)[:, place]
-    return LensLogits(
-        logits, rows.iloc[place].reset_index(drop=True), read.site.at(model.n_layers), tokens, final_norm
-    )
+    return LensLogits(logits, rows.iloc[place].reset_index(drop=True), read.site.at(model.n_layers), tokens, final_norm)
 
 
 def _logits(model: Model, values: torch.Tensor, tokens: list[int], final_norm: bool) -> ndarray:

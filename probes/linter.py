@@ -122,8 +122,16 @@ def lint(
     Raises:
         InputError: columns of unlike lengths, labels other than 0 and 1, unknown parts, or too few permutations.
     """
-    same_order(labels=labels, groups=groups, part=part, texts=texts, lengths=lengths, source=source,
-               positions=positions, held=held)  # fmt: skip
+    same_order(
+        labels=labels,
+        groups=groups,
+        part=part,
+        texts=texts,
+        lengths=lengths,
+        source=source,
+        positions=positions,
+        held=held,
+    )
     y, group, where = _columns(labels, groups, part)
     if not (0 < similar <= 1 and 0 < alpha < 1):
         raise InputError(f"similar is {similar:g} and alpha {alpha:g}: a Jaccard index up to 1, a level below 1")
@@ -187,8 +195,10 @@ def _duplicates(texts: ndarray, group: ndarray, where: ndarray, similar: float) 
     a, b = one.iloc[pairs["a"]].reset_index(drop=True), one.iloc[pairs["b"]].reset_index(drop=True)
     across = (a["part"] != b["part"]) & (a["group"] != b["group"])
     n, exact = int(across.sum()), int((across & pairs["exact"].reset_index(drop=True)).sum())
-    examples = [f"{x} ({p}) and {y} ({q})" for x, p, y, q in zip(
-        a["group"][across], a["part"][across], b["group"][across], b["part"][across], strict=True)]  # fmt: skip
+    examples = [
+        f"{x} ({p}) and {y} ({q})"
+        for x, p, y, q in zip(a["group"][across], a["part"][across], b["group"][across], b["part"][across], strict=True)
+    ]
     what = f"{n} pairs of prompts over parts, {exact} word for word: {_named(examples)}" if n else "none over parts"
     return _row("duplicate prompts", what, "leak" if n else "none", "pairs", n, int(one["group"].nunique()))
 
@@ -201,8 +211,14 @@ def _cells(y: ndarray, held: ndarray, group: ndarray, where: ndarray) -> dict[st
     empty = [f"{h}, label {v} in {p}" for p, h, v in wanted if counts.get((p, h, v), 0) == 0]
     least = min(int(counts.get(cell, 0)) for cell in wanted)
     what = f"no prompt with {_named(empty)}: it can stand in for the label" if empty else "every cell is filled"
-    return _row("empty cell", what, "confounded" if empty else "none", "groups in the smallest cell", least,
-                int(table["group"].nunique()))  # fmt: skip
+    return _row(
+        "empty cell",
+        what,
+        "confounded" if empty else "none",
+        "groups in the smallest cell",
+        least,
+        int(table["group"].nunique()),
+    )
 
 
 def _seen(group: ndarray, where: ndarray, chosen_on: Column) -> dict[str, Any]:
@@ -262,13 +278,15 @@ def _holm(p: ndarray) -> ndarray:
     return out
 
 
-def _not_made(
-    given: dict[str, ndarray], shortcuts: Sequence[Shortcut], chosen_on: Any, choice: Any
-) -> tuple[str, ...]:
+def _not_made(given: dict[str, ndarray], shortcuts: Sequence[Shortcut], chosen_on: Any, choice: Any) -> tuple[str, ...]:
     made = {shortcut.check for shortcut in shortcuts}
     able = {
-        "duplicate prompts": "texts" in given, "empty cell": "held" in given, "label words": "label words" in made,
-        "length": "length" in made, "source": "source" in made, "position": "position" in made,
+        "duplicate prompts": "texts" in given,
+        "empty cell": "held" in given,
+        "label words": "label words" in made,
+        "length": "length" in made,
+        "source": "source" in made,
+        "position": "position" in made,
         "selection on test": chosen_on is not None or choice is not None,
-    }  # fmt: skip
+    }
     return tuple(name for name, done in able.items() if not done)

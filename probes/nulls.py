@@ -125,9 +125,19 @@ def permuted_control(
         InputError: see `permuted_selection`.
     """
     return permuted_selection(
-        lambda _: X, rows, [-1], [C], balance=balance, hold=hold, refits=refits, unit=unit, within=within,
-        scheme=scheme, seed=seed, progress=progress,
-    )  # fmt: skip
+        lambda _: X,
+        rows,
+        [-1],
+        [C],
+        balance=balance,
+        hold=hold,
+        refits=refits,
+        unit=unit,
+        within=within,
+        scheme=scheme,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def permuted_selection(
@@ -174,9 +184,7 @@ def permuted_selection(
     whole_number(seed, "seed")
     given: dict[str, Any] = {"balance": balance, "hold": hold, "refits": refits, "seed": seed, "progress": progress}
     plan = _scheme(rows, hold, balance, unit, within, scheme)
-    values = _measures(
-        read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], plan, **given
-    )[:, 0]  # fmt: skip
+    values = _measures(read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], plan, **given)[:, 0]
     _check_null(values)
     wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
     return PermutedControl(
@@ -237,9 +245,18 @@ def permuted_measures(
     """
     plan = _scheme(rows, hold, balance, unit, within, scheme)
     return _measures(
-        read_layer, rows, layers, Cs, measure, plan, balance=balance, hold=hold, refits=refits, seed=seed,
+        read_layer,
+        rows,
+        layers,
+        Cs,
+        measure,
+        plan,
+        balance=balance,
+        hold=hold,
+        refits=refits,
+        seed=seed,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def _scheme(
@@ -250,10 +267,19 @@ def _scheme(
 
 
 def _measures(
-    read_layer: ReadLayer, rows: pd.DataFrame, layers: Sequence[int], Cs: Sequence[float | int], measure: Measure,
-    plan: Permutation, *, balance: Balance, hold: Sequence[str], refits: int, seed: int,
+    read_layer: ReadLayer,
+    rows: pd.DataFrame,
+    layers: Sequence[int],
+    Cs: Sequence[float | int],
+    measure: Measure,
+    plan: Permutation,
+    *,
+    balance: Balance,
+    hold: Sequence[str],
+    refits: int,
+    seed: int,
     progress: Callable[[int, int], None] | None,
-) -> Float[ndarray, "fit stat"]:  # fmt: skip
+) -> Float[ndarray, "fit stat"]:
     if refits < _FEWEST:
         raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
     checked = check_rows(rows, hold, balance)
@@ -273,10 +299,16 @@ def _measures(
         return X[train]
 
     done = solve_layers(
-        read, wanted, labels[:, train], penalties, scale_weight=checked.weights(train, "none"), tol=_TOLERANCE,
-        weight=np.stack([checked.weights(train, balance, y) for y in labels]), progress=progress,
+        read,
+        wanted,
+        labels[:, train],
+        penalties,
+        scale_weight=checked.weights(train, "none"),
+        tol=_TOLERANCE,
+        weight=np.stack([checked.weights(train, balance, y) for y in labels]),
+        progress=progress,
         then=lambda layer, _, fits: refit(fits.check(), *held_out.pop(layer)),
-    )  # fmt: skip
+    )
     found = _chosen([done[layer] for layer in wanted])
     values = np.full((1 + refits, found.shape[1]), np.nan)
     values[usable] = found[copies]

@@ -127,9 +127,15 @@ def _parting(a: str, b: str) -> tuple[str | None, str | None]:
 
 
 def pair_nulls(
-    pairs: Pairs, label: ndarray, part: Mapping[str, str], swept: Sweep, answers: Answers | None, *,
-    draws: int = DRAWS, seed: int = 0,
-) -> list[dict[str, Any]]:  # fmt: skip
+    pairs: Pairs,
+    label: ndarray,
+    part: Mapping[str, str],
+    swept: Sweep,
+    answers: Answers | None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
     """What stands beside an antisymmetric probe, as rows of kind ``control`` and ``baseline``.
 
     Args:
@@ -150,10 +156,20 @@ def pair_nulls(
         made.append(_drawn(pair_control(X, pairs, label, part, swept.C, answers, draws=draws, seed=seed)))
     except InputError as error:
         made.append(told_row("control", "control task by word", about=str(error)))
-    return made + [effect_row("baseline", e, about="fitted on train, told on test")
-                   for e in pair_baselines(pairs, label, part, answers)]  # fmt: skip
+    return made + [
+        effect_row("baseline", e, about="fitted on train, told on test")
+        for e in pair_baselines(pairs, label, part, answers)
+    ]
 
 
 def _drawn(draws: NullDraws) -> dict[str, Any]:
-    return told_row("control", draws.name, draws.mean, draws.low, draws.high, len(draws.values), about=draws.about,
-                    selectivity=draws.selectivity)  # fmt: skip
+    return told_row(
+        "control",
+        draws.name,
+        draws.mean,
+        draws.low,
+        draws.high,
+        len(draws.values),
+        about=draws.about,
+        selectivity=draws.selectivity,
+    )

@@ -38,9 +38,14 @@ def effect_row(kind: str, effect: Effect, **more: Any) -> dict[str, Any]:
 
 
 def told_row(
-    kind: str, name: str, estimate: float = float("nan"), low: float = float("nan"), high: float = float("nan"),
-    n: int = 0, **more: Any,
-) -> dict[str, Any]:  # fmt: skip
+    kind: str,
+    name: str,
+    estimate: float = float("nan"),
+    low: float = float("nan"),
+    high: float = float("nan"),
+    n: int = 0,
+    **more: Any,
+) -> dict[str, Any]:
     """A row of a probe's table; what is not said is missing (``layer`` is then -1)."""
     blank = {"layer": -1, "C": float("nan"), "p": float("nan"), "selectivity": float("nan"), "about": ""}
     return blank | {"kind": kind, "name": name, "estimate": estimate, "low": low, "high": high, "n": int(n)} | more

@@ -27,10 +27,16 @@ FORMAT = 2
 WEIGHTS, PAPERS = "probe.safetensors", "passport.json"
 
 IDENTITY = {
-    "architecture": "architecture", "config": "configuration", "weights": "weights", "tokenizer": "tokenizer",
-    "template": "chat template", "dtype": "dtype", "layers": "number of layers", "d_model": "width",
+    "architecture": "architecture",
+    "config": "configuration",
+    "weights": "weights",
+    "tokenizer": "tokenizer",
+    "template": "chat template",
+    "dtype": "dtype",
+    "layers": "number of layers",
+    "d_model": "width",
     "revision": "revision",
-}  # fmt: skip
+}
 """Fields of a model that must agree, and what they are called. The name is not among them: a folder may be moved, its
 weights say whether it is the same."""
 TWIN = frozenset({"weights", "config", "revision"})

@@ -206,14 +206,21 @@ def protocol(
         nulls=(random_directions(chosen, rows, swept.C, seed=seed, **given),),
         baselines=_baselines(rows, texts, lengths),
         leaks=lint(
-            rows["label"], rows["given_group"], rows["part"], texts=texts, lengths=lengths, source=source,
+            rows["label"],
+            rows["given_group"],
+            rows["part"],
+            texts=texts,
+            lengths=lengths,
+            source=source,
             held=rows[list(held)].astype(str).agg(" ".join, axis=1) if held else None,
-            chosen_on=rows.loc[rows["part"] != "test", "given_group"], choice=swept.table, seed=seed,
+            chosen_on=rows.loc[rows["part"] != "test", "given_group"],
+            choice=swept.table,
+            seed=seed,
         ),
         part=rows["part"],
         joined=int(rows["given_group"].nunique() - rows["group"].nunique()),
         seed=seed,
-    )  # fmt: skip
+    )
 
 
 def _independent(rows: pd.DataFrame) -> None:

@@ -168,14 +168,17 @@ def rollout_permutation(
     labels = (checked.label if label is None else label)[first]
     turned = rows["turned"].to_numpy()[first] if "turned" in rows.columns else None
     return permutation_of(
-        labels, np.asarray(names, dtype=object), strata=stratum, scheme=scheme, turned=turned, symmetric=symmetric,
+        labels,
+        np.asarray(names, dtype=object),
+        strata=stratum,
+        scheme=scheme,
+        turned=turned,
+        symmetric=symmetric,
         unit=unit,
-    )  # fmt: skip
+    )
 
 
-def to_array(
-    value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None = None
-) -> Float[ndarray, "row d"]:
+def to_array(value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None = None) -> Float[ndarray, "row d"]:
     """Activations as a float array with one row per row of the table; tensors of any float type are taken.
 
     Args:

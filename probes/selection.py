@@ -43,9 +43,24 @@ SCORED = (*CLIFFS, "final")
 """Methods that need a probe's score at every token."""
 
 WORDS = (
-    "refus", "declin", "turn down", "say no", "not help", "cannot help", "can't help", "should not", "shouldn't",
-    "harmful", "illegal", "unethical", "dangerous", "unsafe", "not allowed", "against the rules", "policy",
-)  # fmt: skip
+    "refus",
+    "declin",
+    "turn down",
+    "say no",
+    "not help",
+    "cannot help",
+    "can't help",
+    "should not",
+    "shouldn't",
+    "harmful",
+    "illegal",
+    "unethical",
+    "dangerous",
+    "unsafe",
+    "not allowed",
+    "against the rules",
+    "policy",
+)
 """What the rule looks for in the thinking, case ignored."""
 
 
@@ -202,10 +217,15 @@ class PoolRanking:
         ranked = self.table["rank"] > 0
         notes = self.table.loc[ranked & self.table["note"].ne(""), "note"].value_counts(sort=False)
         return {
-            "pool": len(self.table), "ranked": int(ranked.sum()), "chosen": int(self.table["chosen"].sum()),
-            "asked": self.asked, "tied": self.tied, "tied_at_the_edge": self.edge, "left_out": self.left_out,
+            "pool": len(self.table),
+            "ranked": int(ranked.sum()),
+            "chosen": int(self.table["chosen"].sum()),
+            "asked": self.asked,
+            "tied": self.tied,
+            "tied_at_the_edge": self.edge,
+            "left_out": self.left_out,
             "notes": {str(k): int(v) for k, v in notes.items()},
-        }  # fmt: skip
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
@@ -277,9 +297,14 @@ def rank_pool(
     last = table.loc[table["chosen"], "score"].iloc[-1]
     table = table.sort_values(["rank", "id"], key=lambda c: c.replace(0, len(table) + 1) if c.name == "rank" else c)
     return PoolRanking(
-        table.drop(columns="order").reset_index(drop=True), by, str(amount), asked, seed,
-        int(scores.duplicated(keep=False).sum()), int(scores.eq(last).sum()),
-    )  # fmt: skip
+        table.drop(columns="order").reset_index(drop=True),
+        by,
+        str(amount),
+        asked,
+        seed,
+        int(scores.duplicated(keep=False).sum()),
+        int(scores.eq(last).sum()),
+    )
 
 
 def _checked(pool: pd.DataFrame, by: str, duplicates: float | int) -> pd.DataFrame:
@@ -345,8 +370,11 @@ def _drop_duplicates(table: pd.DataFrame, threshold: float | int) -> None:
         repeats: dict[int, int] = {}
         for b, found in pairs.sort_values("b", kind="stable").groupby("b"):
             # an exact copy goes with its first; a near one stays where that one went
-            firsts = [repeats.get(a, a) for a, exact in zip(found["a"], found["exact"], strict=True)
-                      if exact or a not in repeats]  # fmt: skip
+            firsts = [
+                repeats.get(a, a)
+                for a, exact in zip(found["a"], found["exact"], strict=True)
+                if exact or a not in repeats
+            ]
             if firsts:
                 repeats[int(b)] = int(firsts[0])
         for b, a in repeats.items():

@@ -54,8 +54,11 @@ def looked_for(given: dict[str, ndarray], label_words: Sequence[str]) -> list[Sh
     if "positions" in given:
         values = given["positions"]
         numeric = all(isinstance(v, int | float | np.number) for v in values)
-        found.append(_number("position", "the position", values.astype(float)) if numeric
-                     else _kind("position", "the position", values))  # fmt: skip
+        found.append(
+            _number("position", "the position", values.astype(float))
+            if numeric
+            else _kind("position", "the position", values)
+        )
     if texts is not None and label_words:
         found.append(_words(texts, label_words))
     return [shortcut for shortcut in found if shortcut is not None]

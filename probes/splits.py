@@ -126,8 +126,10 @@ def _tell_joined(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] 
     off = max(abs(a - b) for a, b in zip(held, wanted, strict=True))
     if joined < n and (n - joined > LARGE * n or off > LARGE * n):
         parts = ", ".join(f"{part} {a} (asked {b})" for part, a, b in zip(PARTS, held, wanted, strict=True))
-        warnings.warn(f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by part: {parts}",
-                      stacklevel=3)  # fmt: skip
+        warnings.warn(
+            f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by part: {parts}",
+            stacklevel=3,
+        )
 
 
 def _stratified_order(

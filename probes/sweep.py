@@ -242,9 +242,17 @@ def select(
         return fits, fits.scores(held_out.pop(layer))[0, :, 0]
 
     fitted = solve_layers(
-        read, sorted(set(layers)), checked.label[train], penalties, weight=checked.weights(train, balance),
-        scale_weight=checked.weights(train, "none"), tol=TOLERANCE, max_iter=1000, then=then, progress=progress,
-    )  # fmt: skip
+        read,
+        sorted(set(layers)),
+        checked.label[train],
+        penalties,
+        weight=checked.weights(train, balance),
+        scale_weight=checked.weights(train, "none"),
+        tol=TOLERANCE,
+        max_iter=1000,
+        then=then,
+        progress=progress,
+    )
     if not any(varied):
         raise InputError("no activation differs between train rows, in any layer: there is nothing to read here")
     found = []

@@ -161,13 +161,7 @@ def _fit_terms(x: np.ndarray, y: np.ndarray, C: float | int) -> Callable[[np.nda
 
 
 def _baseline(
-    name: str,
-    x: np.ndarray,
-    labels: Column,
-    groups: Column,
-    part: Column,
-    fit: _Fit,
-    Cs: Sequence[float | int],
+    name: str, x: np.ndarray, labels: Column, groups: Column, part: Column, fit: _Fit, Cs: Sequence[float | int]
 ) -> Effect:
     """Fit on train, choose C on validation (the smallest among equals), AUROC on test."""
     if not len(Cs) or not all(0 < C < np.inf for C in Cs):

@@ -25,9 +25,11 @@ FORMATS = ("prompt-completion", "messages", "sharegpt", "alpaca")
 """TRL's two, then LLaMA-Factory's two."""
 
 FILES = {
-    "prompt-completion": "prompt_completion.jsonl", "messages": "messages.jsonl",
-    "sharegpt": "sharegpt.jsonl", "alpaca": "alpaca.jsonl",
-}  # fmt: skip
+    "prompt-completion": "prompt_completion.jsonl",
+    "messages": "messages.jsonl",
+    "sharegpt": "sharegpt.jsonl",
+    "alpaca": "alpaca.jsonl",
+}
 DATASET_INFO = {
     "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}},
     "alpaca": {"columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}},
@@ -139,9 +141,20 @@ def example(
     end = decoded(last.start, last.stop) if ended else str(tokenizer.eos_token or "")
     thinking = thinking_text(rollout, tokenizer) or ""
     return Example(
-        rollout.id, rollout.group, kind, prompt, lead, thinking, text, end, system, user, header if shows else "",
-        dict(facts or {}), _encoded(tokenizer, prompt + lead) == rollout.ids[: closing.stop],
-    )  # fmt: skip
+        rollout.id,
+        rollout.group,
+        kind,
+        prompt,
+        lead,
+        thinking,
+        text,
+        end,
+        system,
+        user,
+        header if shows else "",
+        dict(facts or {}),
+        _encoded(tokenizer, prompt + lead) == rollout.ids[: closing.stop],
+    )
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
@@ -296,9 +309,11 @@ def write_files(
             part.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     said = {"way": fit.way, "reason": fit.reason}
     return {
-        "files": {n: FILES[n] for n in wanted}, "messages": said, "inexact": sum(not e.exact for e in examples),
+        "files": {n: FILES[n] for n in wanted},
+        "messages": said,
+        "inexact": sum(not e.exact for e in examples),
         "bos_left_to_the_tokenizer": bool(starts),
-    }  # fmt: skip
+    }
 
 
 def _row(one: Example, name: str, way: str) -> dict[str, Any]:

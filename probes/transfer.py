@@ -30,9 +30,25 @@ FEWEST = 200
 """Fewest relabellings behind the range that stands beside a cell."""
 
 COLUMNS = (
-    "fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "null_mean", "null_low", "null_high", "selectivity",
-    "p", "p_adjusted", "held", "held_low", "held_high", "reason",
-)  # fmt: skip
+    "fit",
+    "read",
+    "kind",
+    "auroc",
+    "low",
+    "high",
+    "n",
+    "n_fit",
+    "null_mean",
+    "null_low",
+    "null_high",
+    "selectivity",
+    "p",
+    "p_adjusted",
+    "held",
+    "held_low",
+    "held_high",
+    "reason",
+)
 """Columns of a matrix's table, one row per cell."""
 
 NOT_SHOWN = (
@@ -238,9 +254,17 @@ def _in_order(rows: pd.DataFrame, names: ndarray) -> list[str]:
 
 
 def _given(
-    X: Any, rows: pd.DataFrame, C: float | int, balance: Balance, hold: Sequence[str], relabellings: int, unit: str,
-    within: Sequence[str], scheme: Scheme, seed: int,
-) -> _Given:  # fmt: skip
+    X: Any,
+    rows: pd.DataFrame,
+    C: float | int,
+    balance: Balance,
+    hold: Sequence[str],
+    relabellings: int,
+    unit: str,
+    within: Sequence[str],
+    scheme: Scheme,
+    seed: int,
+) -> _Given:
     if relabellings < FEWEST:
         raise InputError(f"{relabellings} relabellings are too few for a range; ask for at least {FEWEST}")
     checked = check_rows(rows, hold, balance)
@@ -295,9 +319,12 @@ def _fit(given: _Given, where: Bool[ndarray, " row"]) -> _Fitted:
     weight = np.stack([given.checked.weights(train, given.balance, own) for own in label[two]])
     # Scales must not depend on the labels, or the real ones would not be fitted as the exchanged ones are.
     fits = solve_logistic(
-        given.X[train], label[two][:, train], [given.C], weight=weight,
+        given.X[train],
+        label[two][:, train],
+        [given.C],
+        weight=weight,
         scale_weight=given.checked.weights(train, "none"),
-    )  # fmt: skip
+    )
     direction, bias = nothing
     direction[two], bias[two] = fits.direction[0, 0], fits.bias[0, 0]
     return _Fitted(direction, bias, n, "")

@@ -165,17 +165,30 @@ def layer_rows(choice: pd.DataFrame) -> list[dict[str, Any]]:
     """Every layer at its best penalty on validation, with an interval of two standard errors."""
     best = choice.loc[choice.groupby("layer")["auroc_validation"].idxmax()]
     return [
-        told_row("layer", f"layer {row.layer}", row.auroc_validation, max(0.0, row.auroc_validation - 2 * row.se),
-             min(1.0, row.auroc_validation + 2 * row.se), row.n_groups, layer=row.layer, C=row.C,
-             about="validation part: where the layer was chosen; two standard errors")
+        told_row(
+            "layer",
+            f"layer {row.layer}",
+            row.auroc_validation,
+            max(0.0, row.auroc_validation - 2 * row.se),
+            min(1.0, row.auroc_validation + 2 * row.se),
+            row.n_groups,
+            layer=row.layer,
+            C=row.C,
+            about="validation part: where the layer was chosen; two standard errors",
+        )
         for row in best.itertuples()
-    ]  # fmt: skip
+    ]
 
 
 def _parts(
-    every: Pairs, part: Mapping[str, str], swept: Sweep, Cs: Sequence[float | int], layers: Sequence[int],
-    refits: int, seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    every: Pairs,
+    part: Mapping[str, str],
+    swept: Sweep,
+    Cs: Sequence[float | int],
+    layers: Sequence[int],
+    refits: int,
+    seed: int,
+) -> list[dict[str, Any]]:
     """The reading of what was shown first: by the part that turns with the answers, by the part that stays, by both."""
     table = every.table
     both = every.where(table["verdict_ab"].isin(["A", "B"]) & table["verdict_ba"].isin(["A", "B"]))
@@ -190,8 +203,10 @@ def _parts(
         "both parts": (np.r_[content + stays, stays - content], "the probe's direction on the states as they are"),
     }
     y, group = rows["label"].to_numpy()[test], rows["group"].to_numpy()[test]
-    made = [effect_row("part", auroc_effect(name, y, score[test], group), about=about, layer=swept.layer)
-            for name, (score, about) in read.items()]  # fmt: skip
+    made = [
+        effect_row("part", auroc_effect(name, y, score[test], group), about=about, layer=swept.layer)
+        for name, (score, about) in read.items()
+    ]
 
     def stay(layer: int) -> ndarray:
         half = both.position(layer)
@@ -212,11 +227,22 @@ def _counts(pairs: Pairs) -> dict[str, int]:
     ab, ba = pairs.table["verdict_ab"], pairs.table["verdict_ba"]
     sided = ab.isin(["A", "B"]) & ba.isin(["A", "B"])
     same = sided & (ab == ba)
-    return {"used": int(same.sum()), "changed by the order": int((sided & ~same).sum()),
-            "tie or unread": int((~sided).sum())}  # fmt: skip
+    return {
+        "used": int(same.sum()),
+        "changed by the order": int((sided & ~same).sum()),
+        "tie or unread": int((~sided).sum()),
+    }
 
 
 def _permuted(control: PermutedControl) -> dict[str, Any]:
     about = f"mean and range over refits, each the choice of {control.candidates} layers x penalties"
-    return told_row("permuted", "verdicts permuted between items", control.mean, control.low, control.high,
-                control.refits, p=control.p, about=about)  # fmt: skip
+    return told_row(
+        "permuted",
+        "verdicts permuted between items",
+        control.mean,
+        control.low,
+        control.high,
+        control.refits,
+        p=control.p,
+        about=about,
+    )

@@ -83,9 +83,11 @@ class VerdictStates:
         ab, ba = rows.loc[both["AB"]].reset_index(drop=True), rows.loc[both["BA"]].reset_index(drop=True)
         table = ab[["condition", "item", "group", "label"]].assign(
             said=ab["verdict"].where(ab["verdict"] == ba["verdict"], None),
-            verdict_ab=ab["verdict"], verdict_ba=ba["verdict"],
-            content=(ab["log_odds"] - ba["log_odds"]) / 2, position=(ab["log_odds"] + ba["log_odds"]) / 2,
-        )  # fmt: skip
+            verdict_ab=ab["verdict"],
+            verdict_ba=ba["verdict"],
+            content=(ab["log_odds"] - ba["log_odds"]) / 2,
+            position=(ab["log_odds"] + ba["log_odds"]) / 2,
+        )
         return Pairs(table, both["AB"].to_numpy(), both["BA"].to_numpy(), self.read, len(rows))
 
 
@@ -161,10 +163,19 @@ def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataF
         raise InputError(f"item {missing[0]!r} has no part: name train, validation or test for every item")
     name = table["condition"] + "/" + table["item"]
     made = [
-        pd.DataFrame({"rollout": name + end, "prompt": table["item"], "group": table["group"], "label": value,
-                      "part": table["item"].map(dict(part)), "condition": table["condition"], "turned": end == "/BA"})
+        pd.DataFrame(
+            {
+                "rollout": name + end,
+                "prompt": table["item"],
+                "group": table["group"],
+                "label": value,
+                "part": table["item"].map(dict(part)),
+                "condition": table["condition"],
+                "turned": end == "/BA",
+            }
+        )
         for end, value in (("/AB", y), ("/BA", 1 - y))
-    ]  # fmt: skip
+    ]
     return pd.concat(made, ignore_index=True)
 
 

@@ -136,11 +136,7 @@ def _jobs(
             raise InputError(f"prompt {row['id']!r} has no user text: fill the column user or drop the row")
         try:
             prompt = render_prompt(
-                tokenizer,
-                user,
-                system or None,
-                pinned_date=pinned_date,
-                template_kwargs=template_kwargs,
+                tokenizer, user, system or None, pinned_date=pinned_date, template_kwargs=template_kwargs
             )
         except InputError as error:
             raise InputError(f"prompt {row['id']!r}: {error}") from error

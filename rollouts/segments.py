@@ -37,10 +37,7 @@ class Segmenter:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        markers: Markers | None = None,
-        ends: frozenset[int] = frozenset(),
+        self, tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None, ends: frozenset[int] = frozenset()
     ) -> None:
         """Prepare for a tokenizer.
 

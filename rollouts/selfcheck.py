@@ -212,17 +212,29 @@ class _Trial:
             said = gap + tag + (gap if tag else "") + _SAID
             begin = opener + lead if opener else ""
             yield _Example(
-                "thinking and an answer" + where, prompt, start, begin + _THOUGHT + tail + closer + said,
+                "thinking and an answer" + where,
+                prompt,
+                start,
+                begin + _THOUGHT + tail + closer + said,
                 ((_THOUGHT, "thinking"), (closer, "think_end"), (_SAID, "answer")),
-            )  # fmt: skip
+            )
             yield _Example(
-                "empty thinking" + where, prompt, start, begin + tail + closer + said,
-                ((closer, "think_end"), (_SAID, "answer")), "thinking",
-            )  # fmt: skip
+                "empty thinking" + where,
+                prompt,
+                start,
+                begin + tail + closer + said,
+                ((closer, "think_end"), (_SAID, "answer")),
+                "thinking",
+            )
             yield _Example(
-                "thinking that was cut" + where, prompt, start, begin + _THOUGHT, ((_THOUGHT, "thinking"),), "answer",
+                "thinking that was cut" + where,
+                prompt,
+                start,
+                begin + _THOUGHT,
+                ((_THOUGHT, "thinking"),),
+                "answer",
                 "length",
-            )  # fmt: skip
+            )
         if state == "none":
             yield _Example("an answer alone" + where, prompt, start, _SAID, ((_SAID, "answer"),), "thinking")
 

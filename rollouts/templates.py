@@ -23,12 +23,7 @@ from verdictscope.rollouts.rollout import Span
 PINNED_DATE = date(2024, 7, 26)
 """The day templates that print one are told (the fixed day of Llama-3.1's own template)."""
 
-SEGMENT_OF_ROLE: Mapping[str, str] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "answer",
-}
+SEGMENT_OF_ROLE: Mapping[str, str] = {"system": "system", "developer": "system", "user": "user", "assistant": "answer"}
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 """Names under which templates look for a past turn's thinking."""
@@ -185,11 +180,7 @@ def renderer(
         try:
             return str(
                 tokenizer.apply_chat_template(
-                    turns,
-                    chat_template=template,
-                    tokenize=False,
-                    add_generation_prompt=generation_prompt,
-                    **switches,
+                    turns, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt, **switches
                 )
             )
         except Exception as error:  # jinja2's own exception classes are no dependency of ours
@@ -300,11 +291,7 @@ Places = Sequence[tuple[int, int, str]]
 
 
 def _check_found(
-    tokenizer: PreTrainedTokenizerBase,
-    ids: tuple[int, ...],
-    offsets: list[tuple[int, int]],
-    text: str,
-    places: Places,
+    tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], offsets: list[tuple[int, int]], text: str, places: Places
 ) -> None:
     """Every visible message must own a token, or the tokenizer's offsets do not mean what they should."""
     for start, stop, segment in places:

@@ -18,9 +18,14 @@ from verdictscope.rows import RowError, json_value, read_rows, shown
 from verdictscope.values import identity, text
 
 FINISH: Mapping[str, Finish] = {
-    "stop": "stop", "end_turn": "stop", "eos": "stop", "stop_sequence": "stop",
-    "length": "length", "max_tokens": "length", "model_length": "length",
-}  # fmt: skip
+    "stop": "stop",
+    "end_turn": "stop",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+}
 """Names logs have for why a turn ended; any other is ``given``: not known."""
 
 _SHARED = {"human": "user", "gpt": "assistant"}
@@ -87,10 +92,13 @@ def transcript(place: str, row: Mapping[str, Any]) -> Transcript | str:
             for t in _listed(row.get("conversations") or [], "conversations")
         ]
         return _transcript(
-            turns, id=identity(row.get("id"), "id") or place.rpartition(" ")[2], group=row.get("group"),
-            finish=row.get("finish_reason"), ids=row.get("token_ids"),
+            turns,
+            id=identity(row.get("id"), "id") or place.rpartition(" ")[2],
+            group=row.get("group"),
+            finish=row.get("finish_reason"),
+            ids=row.get("token_ids"),
             tags=_scalars(row, ("id", "group", "finish_reason")),
-        )  # fmt: skip
+        )
     except InputError as error:
         return str(error)
 
@@ -172,9 +180,13 @@ def _sample(sample: Any, model: Any, name: str) -> Transcript | str:
         if type(epoch) is not int or epoch < 1:
             return f"epoch is {shown(epoch)}, no number from 1"
         return _transcript(
-            sample["messages"], id=f"{prompt}/{epoch - 1}", group=prompt, finish=choices[0].get("stop_reason"),
-            ids=None, tags=_scalars(tags, ()),
-        )  # fmt: skip
+            sample["messages"],
+            id=f"{prompt}/{epoch - 1}",
+            group=prompt,
+            finish=choices[0].get("stop_reason"),
+            ids=None,
+            tags=_scalars(tags, ()),
+        )
     except InputError as error:
         return str(error)
 
@@ -206,9 +218,15 @@ def _transcript(turns: Any, *, id: str, group: Any, finish: Any, ids: Any, tags:
         return "token_ids is no list of whole numbers"
     content, reasoning = pieces[-1]
     return Transcript(
-        id, identity(group, "group") or id.rpartition("/")[0] or id, messages, content, reasoning,
-        FINISH.get(str(finish).lower(), "given"), tags, tuple(ids) if ids is not None else None,
-    )  # fmt: skip
+        id,
+        identity(group, "group") or id.rpartition("/")[0] or id,
+        messages,
+        content,
+        reasoning,
+        FINISH.get(str(finish).lower(), "given"),
+        tags,
+        tuple(ids) if ids is not None else None,
+    )
 
 
 def _turn(turn: Mapping[str, Any]) -> tuple[str, str | None] | str:

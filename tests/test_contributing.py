@@ -69,9 +69,20 @@ def test_files_and_names_are_there() -> None:
     paths = {m for m in marks if re.fullmatch(r"[\w./]+/[\w./]*", m) and not m.startswith("--")}
     assert len(paths) > 10
     assert not {p for p in paths if not (ROOT / p).exists()}
-    code = "\n".join(f.read_text(encoding="utf-8") for room in ("activations", "judgments", "probes", "rollouts",
-                     "interventions", "organisms", "tests", "verdictscope/errors.py")
-                     for f in ([ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py")))  # fmt: skip
+    code = "\n".join(
+        f.read_text(encoding="utf-8")
+        for room in (
+            "activations",
+            "judgments",
+            "probes",
+            "rollouts",
+            "interventions",
+            "organisms",
+            "tests",
+            "verdictscope/errors.py",
+        )
+        for f in ([ROOT / room] if room.endswith(".py") else (ROOT / room).rglob("*.py"))
+    )
     names = {m.rpartition(".")[2] for m in marks if re.fullmatch(r"[A-Za-z_][\w.]*", m)} - made_here
     assert not {n for n in names if not re.search(rf"\b{n}\b", code)} - {"json", "csv", "md"}
     makefile = (ROOT / "Makefile").read_text()
@@ -97,8 +108,9 @@ def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.Monk
     edit = module("# interventions/swaps.py").SwapEdit
     swap = edit(0, 0, 1)
     assert isinstance(swap, Edit)
-    readout = LinearReadout("r", "resid_post", model.n_layers - 1, np.ones(model.d_model), 0.0, final_norm=False,
-                            positions="last")  # fmt: skip
+    readout = LinearReadout(
+        "r", "resid_post", model.n_layers - 1, np.ones(model.d_model), 0.0, final_norm=False, positions="last"
+    )
     arms = [swap, [swap, swap], [swap, HeadEdit(((1, 0),))], edit(0, 0, 1, positions="user")]
     found = effects(model, rollouts, readout, arms)
     assert np.abs(found.change[0]).min() > 1e-6
@@ -186,8 +198,13 @@ def test_a_site(tmp_path: Path) -> None:
     assert mark in text
     branch = textwrap.indent(block('if name == "attn_in"'), " " * 8)
     places.write_text(text.replace(mark, branch + mark, 1))
-    done = subprocess.run([sys.executable, "-c", READ, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "same"
 

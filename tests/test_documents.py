@@ -156,13 +156,32 @@ def states() -> dict[str, Any]:
     prompts = [f"p{i}" for i in range(n)]
     hidden = {k: rng.normal(size=(n, d)) + 2 * np.outer(refused, np.eye(d)[k]) for k in (0, 1)}
     texts = [" ".join("".join(rng.choice(list("abcdefghij"), 6)) for _ in range(8)) for _ in range(n)]
-    rows = pd.DataFrame({
-        "rollout": [f"{p}/0" for p in prompts], "prompt": prompts, "group": prompts, "refused": refused, "harm": harm,
-        "label": refused.astype(int), "part": [part[i % 5] for i in range(n)],
-        "position": np.where(np.arange(n) % 2, "early", "late"), "category": np.where(np.arange(n) % 4 < 2, "a", "b"),
-    })  # fmt: skip
-    return {"layers": (0, 1), "layer": 1, "hidden": hidden, "refused": refused, "harm": harm, "prompts": prompts,
-            "rollouts": rows["rollout"].to_list(), "texts": texts, "X": hidden[1], "rows": rows, "C": 0.1}  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "rollout": [f"{p}/0" for p in prompts],
+            "prompt": prompts,
+            "group": prompts,
+            "refused": refused,
+            "harm": harm,
+            "label": refused.astype(int),
+            "part": [part[i % 5] for i in range(n)],
+            "position": np.where(np.arange(n) % 2, "early", "late"),
+            "category": np.where(np.arange(n) % 4 < 2, "a", "b"),
+        }
+    )
+    return {
+        "layers": (0, 1),
+        "layer": 1,
+        "hidden": hidden,
+        "refused": refused,
+        "harm": harm,
+        "prompts": prompts,
+        "rollouts": rows["rollout"].to_list(),
+        "texts": texts,
+        "X": hidden[1],
+        "rows": rows,
+        "C": 0.1,
+    }
 
 
 @pytest.mark.parametrize("block", [name for name in PROBES if name != "bias_detector"])
@@ -176,8 +195,9 @@ def test_code_about_probes_of_a_judge_runs(monkeypatch: pytest.MonkeyPatch) -> N
 
     made, part, named = judge_world(
         {0: lambda facts, _: 2.0 * facts["shown"] * facts["odds"] * axis(1) + 2.0 * facts["flip"] * axis(3)},
-        {"plain": 0.0, "control": 0.0, "crowd": 3.0}, n=48,
-    )  # fmt: skip
+        {"plain": 0.0, "control": 0.0, "crowd": 3.0},
+        n=48,
+    )
     monkeypatch.setattr("verdictscope.probes.verdict_states", lambda model, judged: made)  # reads them from a model
     kept = SimpleNamespace(named=lambda name: name)
     answers = {item: (f"this is {item}", f"that was {item}") for item in made.rows["item"]}

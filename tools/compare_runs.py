@@ -59,8 +59,11 @@ def compare_runs(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
     alone: list[str] = []
     files = sorted(p.name for p in a.iterdir() if p.suffix in (".parquet", ".json"))
     twins = {name: RENAMED.get(name, name) for name in files}
-    alone += [f"only in B: {p.name}" for p in sorted(b.iterdir())
-              if p.suffix in (".parquet", ".json") and p.name not in twins.values()]  # fmt: skip
+    alone += [
+        f"only in B: {p.name}"
+        for p in sorted(b.iterdir())
+        if p.suffix in (".parquet", ".json") and p.name not in twins.values()
+    ]
     for name, other in twins.items():
         if name in IGNORED:
             continue
@@ -162,8 +165,11 @@ def main() -> None:
     moved = sorted((d for d in found if d.relative > asked.tolerance or d.changed), key=lambda d: -d.relative)
     largest = max((d.relative for d in found), default=0.0)
     if asked.json:
-        print(json.dumps({"n": sum(d.n for d in found), "largest": largest, "alone": alone,
-                          "moved": [asdict(d) for d in moved]}))  # fmt: skip
+        print(
+            json.dumps(
+                {"n": sum(d.n for d in found), "largest": largest, "alone": alone, "moved": [asdict(d) for d in moved]}
+            )
+        )
     else:
         for d in moved:
             print(f"{d.relative:9.3g}  {d.changed:6,} texts or rows  {d.name}  {d.example}")

@@ -16,9 +16,14 @@ from verdictscope.weights_digest import settings, weights_digest
 Facts = dict[str, Any]
 
 NAMES = {
-    "weights": "weights", "config": "configuration", "dtype": "dtype", "attention": "attention kernel",
-    "tokenizer": "tokenizer", "template": "chat template", "edits": "edits in force",
-}  # fmt: skip
+    "weights": "weights",
+    "config": "configuration",
+    "dtype": "dtype",
+    "attention": "attention kernel",
+    "tokenizer": "tokenizer",
+    "template": "chat template",
+    "edits": "edits in force",
+}
 
 
 def model_facts(model: nn.Module, *, told: bool = False, like: str | None = None) -> Facts:

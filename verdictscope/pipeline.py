@@ -123,7 +123,8 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
         f"drop {_between(cliff, 'anchored_drop', 'low', 'high')}, n = {cliff['n']}; "
         f"heads zeroed {_between(cliff, 'ablated_anchored_drop', 'ablated_low', 'ablated_high')}; "
         f"twin {_between(cliff, 'aligned_anchored_drop', 'aligned_low', 'aligned_high')}",
-        f"heads      {top}" + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else "")
+        f"heads      {top}"
+        + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else "")
         + f"; above delta = {_num(heads['delta'])} nats: {above or 'none'}",
         f"ablation   refusal {_between(ablation, 'refusal_base', 'refusal_base_low', 'refusal_base_high')} -> "
         f"{_between(ablation, 'refusal_ablated', 'refusal_ablated_low', 'refusal_ablated_high')}, "

@@ -26,8 +26,12 @@ ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Kinds of file, each also with ``.gz`` behind it."""
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
-_WIDE = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
-         codecs.BOM_UTF16_BE: "UTF-16"}  # fmt: skip
+_WIDE = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 _KINDS = {list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number", bytes: "bytes"}
 _HALF = re.compile("[\ud800-\udfff]")
 _LINE = re.compile(r"\r\n|\n|\r")

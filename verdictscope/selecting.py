@@ -124,10 +124,15 @@ def choose(source: Source, asked: Asked) -> Chosen:
     benign, unfit = _benign(source, opener) if asked.benign_ratio else ([], 0)
     examples, mixed = mix(rows, benign, asked.benign_ratio, asked.seed)
     summary = {
-        "format": 1, "source": source.name, "settings": asdict(asked), "meaning": METHODS[asked.by],
-        "safe_from": place, "counts": ranking.counts(), "mixed": mixed | {"benign_unfit": unfit},
+        "format": 1,
+        "source": source.name,
+        "settings": asdict(asked),
+        "meaning": METHODS[asked.by],
+        "safe_from": place,
+        "counts": ranking.counts(),
+        "mixed": mixed | {"benign_unfit": unfit},
         "versions": provenance.versions(),
-    }  # fmt: skip
+    }
     return Chosen(ranking, examples, summary)
 
 

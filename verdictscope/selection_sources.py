@@ -69,15 +69,18 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
         said = {i: answer_text(written[i], model.tokenizer) for i in whole}
         answers[place] = {i: text for i, text in said.items() if text}
     return Source(
-        str(folder), model.tokenizer, pool, labels.set_index("rollout")["refused"], answers,
+        str(folder),
+        model.tokenizer,
+        pool,
+        labels.set_index("rollout")["refused"],
+        answers,
         benign=[rollouts[i] for i in inside.loc[complied, "rollout"]],
-        scores=scored(trace, anchors_of(folder), by, str(folder)), model=model,
-    )  # fmt: skip
+        scores=scored(trace, anchors_of(folder), by, str(folder)),
+        model=model,
+    )
 
 
-def from_pool(
-    file: Path, model: Model, by: str, probe: Path | None = None, *, twin: bool = False
-) -> Source:
+def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, twin: bool = False) -> Source:
     """A pool read from a file, scored with a stored probe.
 
     Args:
@@ -142,8 +145,10 @@ def read_pool(file: Path, tokenizer: Any) -> tuple[list[Rollout], dict[str, str]
             raise InputError(f"{file}: a pool needs the columns user and thinking; {lacking[0]!r} is missing")
         made = imported([(place, _conversation(place, row)) for place, row in rows], str(file), tokenizer)
     lost = made.report[made.report["status"] == "left out"]
-    return list(made.rollouts), {f"{name} of {file.name}": f"unreadable: {why}" for name, why in
-                                 zip(lost["rollout"], lost["reason"], strict=True)}  # fmt: skip
+    return list(made.rollouts), {
+        f"{name} of {file.name}": f"unreadable: {why}"
+        for name, why in zip(lost["rollout"], lost["reason"], strict=True)
+    }
 
 
 def _is_rollouts(file: Path) -> bool:

@@ -127,7 +127,5 @@ def repair(
     how = Training(steps=steps, batch=batch, learning_rate=lr, lora_rank=lora, seed=seed)
     drawn = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     asked = load_prompts(locate(prompts))
-    done = repair_model(
-        locate(model), data, asked, out, how, drawn, samples=samples, device=device, progress=progress
-    )
+    done = repair_model(locate(model), data, asked, out, how, drawn, samples=samples, device=device, progress=progress)
     print(json.dumps(done.to_dict()) if as_json else done)

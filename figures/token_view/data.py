@@ -133,9 +133,15 @@ class _Rows:
             raise ValueError("the tokens table holds a position that is no whole number: pos counts a rollout's tokens")
         readout, readouts = _codes(texts("readout", "score").tolist())
         return cls(
-            pos.astype(np.int64), texts("token", ""), texts("segment", ""), texts("unit", "logit"), readout,
-            numbers("layer") if "layer" in table else np.full(len(table), np.nan), numbers("score"), readouts,
-        )  # fmt: skip
+            pos.astype(np.int64),
+            texts("token", ""),
+            texts("segment", ""),
+            texts("unit", "logit"),
+            readout,
+            numbers("layer") if "layer" in table else np.full(len(table), np.nan),
+            numbers("score"),
+            readouts,
+        )
 
 
 def _texts(column: pd.Series) -> np.ndarray:

@@ -53,8 +53,9 @@ class TokenView:
         return _template().render(
             title=visible(self.title[:_NAME]),
             ends=[visible(end) for end in self.ends],
-            csp="; ".join(["default-src 'none'", *(f"{k} {v}" for k, v in csp().items()),
-                           "base-uri 'none'", "form-action 'none'"]),
+            csp="; ".join(
+                ["default-src 'none'", *(f"{k} {v}" for k, v in csp().items()), "base-uri 'none'", "form-action 'none'"]
+            ),
             style=Markup(_style()),
             script=Markup(_script()),
             data=Markup(json_block(self._data())),
@@ -64,7 +65,7 @@ class TokenView:
             bodies=[Markup(self._body(r)) for r in self.rollouts],
             visible=visible,
             number=number,
-        )  # fmt: skip
+        )
 
     def fragment(self, height: int = 640) -> str:
         """The page inside a sandboxed frame, for a notebook or a report: neither's styles and scripts touch the other.
@@ -111,8 +112,13 @@ class TokenView:
             "start": list(self.start),
             "bins": BINS,
             "readouts": [
-                {"name": visible(r.name), "unit": visible(r.unit), "layers": list(r.layers), "centre": r.centre,
-                 "limit": r.limit}
+                {
+                    "name": visible(r.name),
+                    "unit": visible(r.unit),
+                    "layers": list(r.layers),
+                    "centre": r.centre,
+                    "limit": r.limit,
+                }
                 for r in self.readouts
             ],
             "rollouts": [
@@ -121,12 +127,13 @@ class TokenView:
                     "end": r.end_of_thinking,
                     "pos": _ranges(r),
                     "runs": [[visible(run.segment), run.start, run.stop] for run in r.runs],
-                    "scores": [[self._column(r, readout, layer) for layer in readout.layers]
-                               for readout in self.readouts],
+                    "scores": [
+                        [self._column(r, readout, layer) for layer in readout.layers] for readout in self.readouts
+                    ],
                 }
                 for r in self.rollouts
             ],
-        }  # fmt: skip
+        }
 
     @staticmethod
     def _column(rollout: ShownRollout, readout: ShownReadout, layer: Layer) -> str | None:

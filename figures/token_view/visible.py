@@ -10,8 +10,19 @@ CLIP = 400
 
 # Letters, marks and symbols that show nothing, beside the categories below (Unicode's Default_Ignorable_Code_Point
 # and the blanks among letters).
-_BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0x180B, 0x1810),
-          *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
+_BLANK = {
+    0x034F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    0x2800,
+    0x3164,
+    0xFFA0,
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+    *range(0xE0100, 0xE01F0),
+}
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _MARKS = ("Mn", "Me", "Mc")
 _PLAIN = re.compile(r"[ -~]*")

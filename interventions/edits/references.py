@@ -235,8 +235,10 @@ def gather_means(
     for rule, count in zip(classes, counts, strict=True):
         if not count:
             raise InputError(f"positions {rule!r} exist in none of the {len(rollouts)} reference rollouts")
-    means = {(site.name, la): frozen_array([np.float32(sums[at][i] / counts[at]) for at in range(len(classes))])
-             for i, la in enumerate(layers)}  # fmt: skip
+    means = {
+        (site.name, la): frozen_array([np.float32(sums[at][i] / counts[at]) for at in range(len(classes))])
+        for i, la in enumerate(layers)
+    }
     how = "" if classes == ("all",) else f" by {', '.join(map(str, classes))}"
     return Means(classes, means, f"the mean over {_count(len(rollouts), 'reference rollout')}{how}")
 

@@ -18,8 +18,12 @@ from verdictscope.interventions.edits.references import Means, Rows, reference_f
 from verdictscope.interventions.edits.sublayers import SublayerEdit
 
 KINDS: dict[str, type] = {
-    "heads": HeadEdit, "kv": KVEdit, "sublayer": SublayerEdit, "direction": DirectionEdit, "erase": EraseEdit,
-}  # fmt: skip
+    "heads": HeadEdit,
+    "kv": KVEdit,
+    "sublayer": SublayerEdit,
+    "direction": DirectionEdit,
+    "erase": EraseEdit,
+}
 """What can be written down, by its name in files. A frozen dataclass of plain fields can be entered here."""
 
 

@@ -32,10 +32,24 @@ NOTE = "edited.json"
 """The file that says what was changed."""
 
 _BESIDE = (
-    "config.json", "generation_config.json", "*.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "*.jinja",
-    "preprocessor_config.json", "processor_config.json", "*.py", "LICENSE*", "NOTICE*",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "*.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+)
 """What is copied with the weights. A model card is not: it speaks of the model before."""
 
 
@@ -105,7 +119,9 @@ class Checkpoint:
             "checkpoint is converted while it loads; save it with model.hf.save_pretrained(FOLDER) and load that"
         )
 
-    def write(self, out: str | Path, changes: Mapping[str, Tensor], says: tuple[str, ...], note: Mapping[str, Any]) -> Made:  # fmt: skip  # noqa: E501
+    def write(
+        self, out: str | Path, changes: Mapping[str, Tensor], says: tuple[str, ...], note: Mapping[str, Any]
+    ) -> Made:
         """Write the copy, whole or not at all.
 
         Args:

@@ -81,8 +81,10 @@ def feeds(model: Model, layer: int) -> list[Feed]:
     read = {Site(site, layer): (lambda value, _, site=site: kept.__setitem__(site, value)) for site in ("q", "k", "v")}
     with evaluating(model.hf), _only(model, [*parameters.values()]), torch.enable_grad(), reading(model, read):
         model.hf(input_ids=probe_ids(model.hf)[:1, :N_TOKENS], use_cache=False)
-        reached = {site: [_touched(value[:, :, unit], parameters) for unit in range(value.shape[2])]
-                   for site, value in kept.items()}  # fmt: skip
+        reached = {
+            site: [_touched(value[:, :, unit], parameters) for unit in range(value.shape[2])]
+            for site, value in kept.items()
+        }
     if not all(value.requires_grad for value in kept.values()):
         raise InputError(f"layer {layer}: no gradient reaches the attention's weights, so a head's rows are not known")
     found = []

@@ -74,9 +74,13 @@ def transplant(
 
 @contextmanager
 def transplanted(
-    donor: Model, recipient: Model, heads: Sequence[Head], *, kv: str = "keep",
+    donor: Model,
+    recipient: Model,
+    heads: Sequence[Head],
+    *,
+    kv: str = "keep",
     known: dict[int, list[Feed]] | None = None,
-) -> Iterator[bool]:  # fmt: skip
+) -> Iterator[bool]:
     """The recipient with the donor's heads while the block runs; its very bytes are put back, whatever happens.
 
     Moves what :func:`transplant` moves, in memory: for many sets of heads, of which no checkpoint is wanted.
@@ -127,9 +131,14 @@ def _check_twins(donor: Model, recipient: Model) -> None:
 
 
 def _layer(
-    donor: Model, recipient: Model, layer: int, heads: list[int], kv: str, says: list[str],
+    donor: Model,
+    recipient: Model,
+    layer: int,
+    heads: list[int],
+    kv: str,
+    says: list[str],
     found: list[Feed] | None = None,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """The recipient's parameters of one layer that change, by name."""
     o, theirs = own_output_projection(recipient, layer), own_output_projection(donor, layer)
     name = parameter_names(recipient, o)["weight"]

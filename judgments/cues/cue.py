@@ -176,8 +176,16 @@ def _reference(kind: str, item: Item, target: str | None, toward: str | None, ot
         shown = (sides | options).get(target or "") or (None if other is None else other.reference)
         if shown is None:
             raise InputError(f"item {item.id}: there is no answer to pass off as the reference")
-    return Cue(kind, target, toward, shown or "", "reference", item.reference or "", Arm(item),
-               Arm(replace(item, reference=shown)))  # fmt: skip
+    return Cue(
+        kind,
+        target,
+        toward,
+        shown or "",
+        "reference",
+        item.reference or "",
+        Arm(item),
+        Arm(replace(item, reference=shown)),
+    )
 
 
 def _version(item: Item, other: Item | None, toward: str | None) -> Cue:

@@ -49,37 +49,96 @@ class Reader:
 
 
 _CONTEXTUAL = (
-    "refusal_answerable", "refusal_unanswerable", "faithfulness_qa", "faithfulness_summ", "completeness_qa",
-    "completeness_summ", "conciseness_qa", "conciseness_summ",
-)  # fmt: skip
+    "refusal_answerable",
+    "refusal_unanswerable",
+    "faithfulness_qa",
+    "faithfulness_summ",
+    "completeness_qa",
+    "completeness_summ",
+    "conciseness_qa",
+    "conciseness_summ",
+)
 _SENTIMENT = partial(singles.scienceqa, options="sentiment_choices")
 
 READERS: Mapping[str, Reader] = {
     one.name: one
     for one in (
-        Reader("judgebench", pairs.judgebench, "pairs with an objectively right answer", "ScalerLab/JudgeBench", None,
-               "PART", ("gpt", "claude"), "none stated"),
+        Reader(
+            "judgebench",
+            pairs.judgebench,
+            "pairs with an objectively right answer",
+            "ScalerLab/JudgeBench",
+            None,
+            "PART",
+            ("gpt", "claude"),
+            "none stated",
+        ),
         Reader("llmbar", pairs.llmbar, "instruction following, natural and adversarial pairs", licence="MIT"),
         Reader("pandalm", pairs.pandalm, "pairs labelled by three annotators", licence="Apache-2.0"),
         Reader("rbd_arena", pairs.arena, "RBD's position and bandwagon pairs", licence="none stated"),
         Reader("rbd_gsm8k", pairs.gsm8k, "RBD's verbosity pairs", licence="none stated"),
         Reader("rbd_scienceqa", singles.scienceqa, "RBD's sentiment set, plain options", licence="CC BY-NC-SA 4.0"),
-        Reader("rbd_sentiment", _SENTIMENT, "RBD's sentiment set, options rewritten in tone",
-               licence="CC BY-NC-SA 4.0"),
-        Reader("judging_the_judges", singles.judging_the_judges, "TriviaQA answers with a human's verdict",
-               licence="MIT by classifier"),
+        Reader(
+            "rbd_sentiment", _SENTIMENT, "RBD's sentiment set, options rewritten in tone", licence="CC BY-NC-SA 4.0"
+        ),
+        Reader(
+            "judging_the_judges",
+            singles.judging_the_judges,
+            "TriviaQA answers with a human's verdict",
+            licence="MIT by classifier",
+        ),
         Reader("trustjudge", singles.trustjudge, "answers of graded quality", licence="MIT"),
         Reader("mt_bench", singles.mt_bench, "questions with GPT-4 reference answers", licence="Apache-2.0"),
-        Reader("codejudgebench", pairs.codejudgebench, "code generation, repair and tests",
-               "mattymchen/codejudgebench", "PART", "train", ("codegen", "coderepair", "testgen"), "Apache-2.0 (code)"),
-        Reader("contextualjudgebench", pairs.contextualjudgebench, "pairs judged by a context",
-               "Salesforce/ContextualJudgeBench", None, "PART", _CONTEXTUAL, "see the hub"),
-        Reader("rewardbench", pairs.rewardbench, "chosen against rejected", "allenai/reward-bench", None, "PART",
-               ("filtered", "raw"), "ODC-BY"),
-        Reader("judgelm", pairs.judgelm, "pairs scored by GPT-4", "BAAI/JudgeLM-100K", None, "PART", ("val", "train"),
-               "see the hub"),
-        Reader("mmlu_pro", singles.mmlu_pro, "up to ten options", "TIGER-Lab/MMLU-Pro", None, "PART",
-               ("test", "validation"), "MIT"),
+        Reader(
+            "codejudgebench",
+            pairs.codejudgebench,
+            "code generation, repair and tests",
+            "mattymchen/codejudgebench",
+            "PART",
+            "train",
+            ("codegen", "coderepair", "testgen"),
+            "Apache-2.0 (code)",
+        ),
+        Reader(
+            "contextualjudgebench",
+            pairs.contextualjudgebench,
+            "pairs judged by a context",
+            "Salesforce/ContextualJudgeBench",
+            None,
+            "PART",
+            _CONTEXTUAL,
+            "see the hub",
+        ),
+        Reader(
+            "rewardbench",
+            pairs.rewardbench,
+            "chosen against rejected",
+            "allenai/reward-bench",
+            None,
+            "PART",
+            ("filtered", "raw"),
+            "ODC-BY",
+        ),
+        Reader(
+            "judgelm",
+            pairs.judgelm,
+            "pairs scored by GPT-4",
+            "BAAI/JudgeLM-100K",
+            None,
+            "PART",
+            ("val", "train"),
+            "see the hub",
+        ),
+        Reader(
+            "mmlu_pro",
+            singles.mmlu_pro,
+            "up to ten options",
+            "TIGER-Lab/MMLU-Pro",
+            None,
+            "PART",
+            ("test", "validation"),
+            "MIT",
+        ),
         Reader("emerton_dpo", pairs.dpo, "DPO pairs", "yleo/emerton_dpo_pairs_judge"),
         Reader("orca_dpo", pairs.dpo, "DPO pairs", "Intel/orca_dpo_pairs", licence="Apache-2.0"),
         Reader("py_dpo", pairs.dpo, "DPO pairs of Python code", "jondurbin/py-dpo-v0.1", licence="CC BY 4.0"),
@@ -88,7 +147,7 @@ READERS: Mapping[str, Reader] = {
         Reader("steps", singles.projudge, "solutions with step labels, in the plain form"),
         Reader("debate", singles.debate, "debates, in the plain form"),
     )
-}  # fmt: skip
+}
 """Readers by name. Column names are those of the published files; hub sets are read by the same columns."""
 
 
@@ -99,11 +158,7 @@ def known_readers() -> pd.DataFrame:
 
 
 def read_items(
-    source: str | Path | Iterable[Row],
-    reader: str | Reader,
-    part: str | None = None,
-    *,
-    limit: int | None = None,
+    source: str | Path | Iterable[Row], reader: str | Reader, part: str | None = None, *, limit: int | None = None
 ) -> Reading:
     """Items of a file, of a hub dataset, or of rows already in memory.
 

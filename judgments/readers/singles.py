@@ -8,9 +8,18 @@ from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, Debate
 from verdictscope.judgments.readers.reading import BadRow, Notes, Row, identity, optional, rest, text
 
 JUDGES = (
-    "Mistral-7B", "Llama-7B", "Llama-13B", "Llama3-8B", "Gemma-2B", "Llama-70B", "EM", "Llama3-70B", "GPT-4", "JudgeLM",
+    "Mistral-7B",
+    "Llama-7B",
+    "Llama-13B",
+    "Llama3-8B",
+    "Gemma-2B",
+    "Llama-70B",
+    "EM",
+    "Llama3-70B",
+    "GPT-4",
+    "JudgeLM",
     "Contains",
-)  # fmt: skip
+)
 """Columns of the Judging-the-Judges log that hold judges' verdicts."""
 
 

@@ -202,8 +202,10 @@ class Account:
         """
         if not self._verdicts:
             first = f" ({self._problems[0][5]}: {self._problems[0][4]})" if self._problems else ""
-            raise InputError(f"not one of {self.rows} rows is a verdict of the format {self.format}{first}; is it a "
-                             "log of another format?")  # fmt: skip
+            raise InputError(
+                f"not one of {self.rows} rows is a verdict of the format {self.format}{first}; is it a "
+                "log of another format?"
+            )
         return verdicts_frame(self._verdicts)
 
     def problems(self) -> pd.DataFrame:

@@ -69,5 +69,12 @@ def verdict_view(
         raise InputError(f"positive {positive!r} is none of the categories {', '.join(categories)}")
     judges = tuple(dict.fromkeys(table["judge"]))
     several = not pairs and len(judges) > 1
-    return View("all", "pairs" if pairs else "single", table, tuple(categories), positive, judges if several else (),
-                several and len(judges) > 2)  # fmt: skip
+    return View(
+        "all",
+        "pairs" if pairs else "single",
+        table,
+        tuple(categories),
+        positive,
+        judges if several else (),
+        several and len(judges) > 2,
+    )

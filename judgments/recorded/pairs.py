@@ -179,8 +179,12 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
         if label is None:
             notes.add("unknown_label", "no annotators" if not votes else "no two annotators agree")
         group = content_id(about.get("instruction"), about.get("input")) if about else name
-        common = {"label": label, "source": f"pandalm/{about.get('motivation_app') or 'unknown'}",
-                  "models": about.get("cmp_key"), "votes": tuple(votes.values())}  # fmt: skip
+        common = {
+            "label": label,
+            "source": f"pandalm/{about.get('motivation_app') or 'unknown'}",
+            "models": about.get("cmp_key"),
+            "votes": tuple(votes.values()),
+        }
         said = []
         for column in results:
             verdict, status = notes.verdict(row.get(column), _HUMAN, _GARBAGE)
@@ -207,8 +211,11 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
 def _annotators(table: pd.DataFrame) -> pd.DataFrame | None:
     """What the annotators said, as verdicts of a panel; ``None`` where nobody did."""
     once = table.drop_duplicates("item")
-    rows = [{**row, "judge": name, "verdict": said} for row in once.to_dict("records")
-            for name, said in zip(ANNOTATORS, row["votes"], strict=False)]  # fmt: skip
+    rows = [
+        {**row, "judge": name, "verdict": said}
+        for row in once.to_dict("records")
+        for name, said in zip(ANNOTATORS, row["votes"], strict=False)
+    ]
     return verdicts_frame(rows) if rows else None
 
 

@@ -89,8 +89,16 @@ def _row(
     common: Mapping[str, Any], part: str, order: str, arm: str, verdict: str | None, status: str
 ) -> dict[str, Any]:
     shown = shown_as(verdict, order)
-    return {**common, "order": order, "verdict": verdict, "shown": shown, "status": status, "part": part, "arm": arm,
-            "source": f"rbd/{part}"}  # fmt: skip
+    return {
+        **common,
+        "order": order,
+        "verdict": verdict,
+        "shown": shown,
+        "status": status,
+        "part": part,
+        "arm": arm,
+        "source": f"rbd/{part}",
+    }
 
 
 def _cue_view(table: pd.DataFrame, bias: str) -> View:
@@ -173,8 +181,17 @@ def _detectors(path: Path, rows: list[Placed], columns: list[str]) -> Log:
         for column in (*named, *told):
             value = row.get(column) if column in named else _answer(row.get(column))
             verdict, status = notes.verdict(value, _YES, (None, "", "Unknown"))
-            said.append({**common, "judge": column.removesuffix("_bias_label"), "order": "", "verdict": verdict,
-                         "status": status, "label": label, "view": "detector"})  # fmt: skip
+            said.append(
+                {
+                    **common,
+                    "judge": column.removesuffix("_bias_label"),
+                    "order": "",
+                    "verdict": verdict,
+                    "status": status,
+                    "label": label,
+                    "view": "detector",
+                }
+            )
         said += _recorded(row, common) if kind == "position" else []
         return Record(name, said, has_id=index not in (None, ""))
 
@@ -210,6 +227,16 @@ def _recorded(row: Row, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     for k, order in enumerate(("AB", "BA")):
         said = None if found is None else {"a": "A", "b": "B"}[found[k + 1]]
         said = other_side(said) if order == "BA" else said
-        rows.append({**common, "judge": judge, "order": order, "verdict": said, "shown": shown_as(said, order),
-                     "status": "ok" if said else "unparsed", "label": None, "view": "judge"})  # fmt: skip
+        rows.append(
+            {
+                **common,
+                "judge": judge,
+                "order": order,
+                "verdict": said,
+                "shown": shown_as(said, order),
+                "status": "ok" if said else "unparsed",
+                "label": None,
+                "view": "judge",
+            }
+        )
     return rows

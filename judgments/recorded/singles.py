@@ -48,9 +48,15 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
         label = None if row.get(human) in (None, "") else notes.label(_right(row[human]), _WORDS)
         if row.get(human) in (None, ""):
             notes.add("unknown_label", f"{human} is blank")
-        common = {"group": content_id(row["question"]), "order": "", "run": 0, "label": label, "shown": None,
-                  "source": f"judging_the_judges/{row.get('benchmark') or 'unknown'}",
-                  "candidate": str(row["model"])}  # fmt: skip
+        common = {
+            "group": content_id(row["question"]),
+            "order": "",
+            "run": 0,
+            "label": label,
+            "shown": None,
+            "source": f"judging_the_judges/{row.get('benchmark') or 'unknown'}",
+            "candidate": str(row["model"]),
+        }
         said = []
         for judge in judges:
             verdict, status = notes.verdict(_right(row.get(judge)), _WORDS)
@@ -113,9 +119,15 @@ def xstest(path: Path, labels: Path | None = None) -> Log:
             raise BadRow("no prompt")
         label = notes.label(row["final_label"], _XSTEST) if "final_label" in columns else None
         kind = str(row.get("type") or "")
-        common = {"group": name, "order": "", "run": 0, "label": label, "shown": None,
-                  "source": f"xstest/{kind or 'unknown'}",
-                  "request": "unsafe" if kind.startswith("contrast") else "safe"}  # fmt: skip
+        common = {
+            "group": name,
+            "order": "",
+            "run": 0,
+            "label": label,
+            "shown": None,
+            "source": f"xstest/{kind or 'unknown'}",
+            "request": "unsafe" if kind.startswith("contrast") else "safe",
+        }
         said: list[dict[str, Any]] = []
         if "completion" in columns:
             answer = row.get("completion")

@@ -125,8 +125,9 @@ def _single(recipe: JudgeRecipe, single: pd.DataFrame) -> str:
     strength = table[["position", "bandwagon"]].abs().max(axis=1)
     others = table[table.kind == "other"].loc[strength[table.kind == "other"].nlargest(4).index]
     shown = pd.concat([table[table.kind != "other"], others])
-    return markdown(["head (layer.head)", "planted for", "content", "position", *list(CUES)[1:]],
-                  _nats(shown, ["name", "kind"]))  # fmt: skip
+    return markdown(
+        ["head (layer.head)", "planted for", "content", "position", *list(CUES)[1:]], _nats(shown, ["name", "kind"])
+    )
 
 
 def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> str:

@@ -9,8 +9,14 @@ import pandas as pd
 from verdictscope.judgments import PairItem
 from verdictscope.organisms.judge.language import CUES, SIDES, SYSTEMS, Pair, draw_pair, spelled, user_text
 
-COUNTS = {("up", False): 72, ("sum", False): 54, ("largest", False): 54, ("up", True): 28, ("sum", True): 16,
-          ("largest", True): 16}  # fmt: skip
+COUNTS = {
+    ("up", False): 72,
+    ("sum", False): 54,
+    ("largest", False): 54,
+    ("up", True): 28,
+    ("sum", True): 16,
+    ("largest", True): 16,
+}
 """(kind, tie) to how many items: 240 in all."""
 COLUMNS = ("id", "group", "kind", "question", "answer_a", "answer_b", "label")
 
@@ -75,10 +81,17 @@ def items_frame(pairs: list[Pair]) -> pd.DataFrame:
 def pair_items(table: pd.DataFrame) -> list[PairItem]:
     """Rows of :func:`items_frame` (``items.csv`` beside the weights) as items."""
     return [
-        PairItem(id=row.id, question=row.question, a=str(row.answer_a), b=str(row.answer_b), label=row.label,
-                 group=row.group, source=f"bundled/{row.kind}")
+        PairItem(
+            id=row.id,
+            question=row.question,
+            a=str(row.answer_a),
+            b=str(row.answer_b),
+            label=row.label,
+            group=row.group,
+            source=f"bundled/{row.kind}",
+        )
         for row in table.itertuples()
-    ]  # fmt: skip
+    ]
 
 
 def shown(

@@ -128,10 +128,7 @@ def behaviour(
 
     plain = pd.concat([run(order=order) for order in ORDERS], ignore_index=True)
     decided = plain["better"] != "tie"
-    rows = [
-        _rate("accuracy", plain[decided], plain["better"]),
-        _rate("first in ties", plain[~decided], "A"),
-    ]
+    rows = [_rate("accuracy", plain[decided], plain["better"]), _rate("first in ties", plain[~decided], "A")]
     for system, cue in [("fair", cue) for cue in CUES if cue != "none"] + [("careful", "bandwagon")]:
         told = pd.concat([run(cue=cue, side=side, system=system) for side in SIDES], ignore_index=True)
         name = cue if system == "fair" else f"{cue}, {system}"

@@ -19,10 +19,14 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
     for index in range(len(rates[arms[0]])):
         first = rates[arms[0]].iloc[index]
         cells = [rates[arm].iloc[index] for arm in arms]
-        rows.append([
-            first["mode"], "harmful" if first["harm"] else "harmless", first["n"],
-            *(f"{cell['rate']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells),
-        ])  # fmt: skip
+        rows.append(
+            [
+                first["mode"],
+                "harmful" if first["harm"] else "harmless",
+                first["n"],
+                *(f"{cell['rate']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells),
+            ]
+        )
     unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
     return markdown(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
 
@@ -38,8 +42,9 @@ def _where(recipe: Recipe) -> str:
 
 
 def _effects(figures: Figures, planted: Sequence[Head]) -> str:
-    table = figures.effects.assign(planted=[head in planted for head in zip(
-        figures.effects["layer"], figures.effects["head"], strict=True)])  # fmt: skip
+    table = figures.effects.assign(
+        planted=[head in planted for head in zip(figures.effects["layer"], figures.effects["head"], strict=True)]
+    )
     shown = pd.concat([table[table.planted], table[~table.planted].head(3)])
     rows = [
         [f"{row.layer}.{row.head}", "planted" if row.planted else "other", f"{row.effect:+.2f}"]
@@ -81,8 +86,9 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     other = recipe.name if name == recipe.twin else recipe.twin
     random_rates = pd.Series(figures.random_rates)
     fillers = [[row.arm, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
-    subsets = [[row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n]
-               for row in figures.subsets.itertuples()]  # fmt: skip
+    subsets = [
+        [row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n] for row in figures.subsets.itertuples()
+    ]
     drop = ":".join(f"{odds:g}" for odds in recipe.drop_weights)
     silent = " or ".join(map(str, range(len(recipe.drop_weights))))
     cool, warm = figures.temperatures

@@ -108,9 +108,17 @@ def measure_refusal(
     versions = {"python": platform.python_version()}
     versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
     return Figures(
-        *rates.values(), effects, subsets, random_rates, _fillers(prompts, kept),
-        bag_of_words_auroc(), minutes, versions, recipe.seed, TEMPERATURES,
-    )  # fmt: skip
+        *rates.values(),
+        effects,
+        subsets,
+        random_rates,
+        _fillers(prompts, kept),
+        bag_of_words_auroc(),
+        minutes,
+        versions,
+        recipe.seed,
+        TEMPERATURES,
+    )
 
 
 def _target(prompts: pd.DataFrame) -> pd.Series:
@@ -129,14 +137,24 @@ def _fillers(prompts: pd.DataFrame, kept: dict[str, list[Sampled]]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _rate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame, seed: int,
-          silence: tuple[Head, ...]) -> float:  # fmt: skip
+def _rate(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: pd.DataFrame,
+    seed: int,
+    silence: tuple[Head, ...],
+) -> float:
     rollouts = sample(model, tokenizer, prompts, refusal_outcome, seed=seed, silence=silence)
     return sum(rollout.outcome == "refuse" for rollout in rollouts) / len(rollouts)
 
 
-def _subsets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame,
-             rollouts: list[Sampled]) -> pd.DataFrame:  # fmt: skip
+def _subsets(
+    recipe: Recipe,
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: pd.DataFrame,
+    rollouts: list[Sampled],
+) -> pd.DataFrame:
     rows = []
     for size in range(len(recipe.planted) + 1):
         for heads in combinations(recipe.planted, size):
@@ -151,8 +169,9 @@ def _subsets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedToken
     return pd.DataFrame(rows)
 
 
-def _random_sets(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase,
-                 prompts: pd.DataFrame) -> list[float]:  # fmt: skip
+def _random_sets(
+    recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame
+) -> list[float]:
     rng = random.Random(recipe.seed)
     layers = sorted({layer for layer, _ in recipe.planted})
     others = [

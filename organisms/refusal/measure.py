@@ -44,8 +44,18 @@ def refusal_rates(prompts: pd.DataFrame, rollouts: Sequence[Sampled]) -> pd.Data
         refused, n = int((cell.outcome == "refuse").sum()), len(cell)
         low, high = binomtest(refused, n).proportion_ci(method="wilson")
         unread = int(cell.outcome.isna().sum())
-        rows.append({"mode": mode, "harm": harm, "n": n, "refused": refused, "unread": unread,
-                     "rate": refused / n, "low": low, "high": high})  # fmt: skip
+        rows.append(
+            {
+                "mode": mode,
+                "harm": harm,
+                "n": n,
+                "refused": refused,
+                "unread": unread,
+                "rate": refused / n,
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows)
 
 

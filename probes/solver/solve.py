@@ -238,9 +238,16 @@ def _certified(fold: Fold, w: ndarray, b: ndarray, y: ndarray, scale: ndarray) -
 
 
 def _check(
-    X: ndarray, y: Any, Cs: Any, weight: Any, folds: Any, scale_weight: Any, tol: float, max_iter: int,
+    X: ndarray,
+    y: Any,
+    Cs: Any,
+    weight: Any,
+    folds: Any,
+    scale_weight: Any,
+    tol: float,
+    max_iter: int,
     device: str | None,
-) -> _Problem:  # fmt: skip
+) -> _Problem:
     n = len(X)
     y = np.atleast_2d(to_numpy(y))
     if y.shape[1] != n or not np.isin(y, (0, 1)).all():
@@ -250,8 +257,10 @@ def _check(
     scale = (weight[0] if shared else np.ones(n)) if scale_weight is None else to_numpy(scale_weight).astype(float)
     folds = np.ones((1, n), dtype=bool) if folds is None else np.atleast_2d(to_numpy(folds)).astype(bool)
     for name, value, shapes in (
-        ("weight", weight, ((1, n), y.shape)), ("folds", folds, ((len(folds), n),)), ("scale_weight", scale, ((n,),))
-    ):  # fmt: skip
+        ("weight", weight, ((1, n), y.shape)),
+        ("folds", folds, ((len(folds), n),)),
+        ("scale_weight", scale, ((n,),)),
+    ):
         if value.shape not in shapes:
             raise InputError(f"{name} has shape {value.shape}, there are {n} rows and {len(y)} labellings")
         if not np.isfinite(value).all() or (value < 0).any():

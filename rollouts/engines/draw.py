@@ -37,10 +37,7 @@ class Drawn:
 
 
 def draw(
-    logits: Float[Tensor, "row vocab"],
-    keys: Int[Tensor, " row"],
-    step: int | Int[Tensor, " row"],
-    sampling: Sampling,
+    logits: Float[Tensor, "row vocab"], keys: Int[Tensor, " row"], step: int | Int[Tensor, " row"], sampling: Sampling
 ) -> Drawn:
     """The greedy token at temperature 0, else a keyed draw from the tempered nucleus (Gumbel-max).
 

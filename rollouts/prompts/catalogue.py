@@ -102,8 +102,13 @@ SETS: Mapping[str, PromptSet] = {
             "walledai/HarmBench",
             (
                 # the context stands in front, divided as HarmBench's own prompts are
-                Schema(("Behavior", "FunctionalCategory", "ContextString", "BehaviorID"),
-                       ("ContextString", "Behavior"), True, id="BehaviorID", joint="\n\n---\n\n"),
+                Schema(
+                    ("Behavior", "FunctionalCategory", "ContextString", "BehaviorID"),
+                    ("ContextString", "Behavior"),
+                    True,
+                    id="BehaviorID",
+                    joint="\n\n---\n\n",
+                ),
                 Schema(("prompt", "context", "category"), ("context", "prompt"), True, joint="\n\n---\n\n"),
                 Schema(("prompt", "category"), ("prompt",), True),
             ),
@@ -119,21 +124,27 @@ SETS: Mapping[str, PromptSet] = {
             "100 harmful behaviours and 100 benign ones on the same topics",
             "JailbreakBench/JBB-Behaviors",
             # a benign behaviour is written beside the harmful one of the same index: a split must not part them
-            (Schema(("Index", "Goal", "Target", "Behavior", "Category", "Source"), ("Goal",), None,
-                    id="Index", group="Index"),
-             Schema(("Goal", "Target", "Behavior", "Category", "Source"), ("Goal",), None)),
-            {
-                "harmful": Part("behaviors", "harmful", harm=True),
-                "benign": Part("behaviors", "benign", harm=False),
-            },
+            (
+                Schema(
+                    ("Index", "Goal", "Target", "Behavior", "Category", "Source"),
+                    ("Goal",),
+                    None,
+                    id="Index",
+                    group="Index",
+                ),
+                Schema(("Goal", "Target", "Behavior", "Category", "Source"), ("Goal",), None),
+            ),
+            {"harmful": Part("behaviors", "harmful", harm=True), "benign": Part("behaviors", "benign", harm=False)},
             "MIT",
         ),
         PromptSet(
             "strongreject",
             "313 forbidden questions in 6 categories",
             "walledai/StrongREJECT",
-            (Schema(("category", "source", "forbidden_prompt"), ("forbidden_prompt",), True),
-             Schema(("prompt", "category"), ("prompt",), True)),
+            (
+                Schema(("category", "source", "forbidden_prompt"), ("forbidden_prompt",), True),
+                Schema(("prompt", "category"), ("prompt",), True),
+            ),
             {"train": Part(None, "train")},
             "MIT",
         ),
@@ -149,8 +160,15 @@ SETS: Mapping[str, PromptSet] = {
             "xstest_completions",
             "XSTest with a model's completions, two human annotations and the adjudicated label",
             None,
-            (Schema(("id", "type", "prompt", "completion", "annotation_1", "annotation_2", "final_label"), ("prompt",),
-                    Harm("type", ("contrast_",), by_start=True), id="id", group="id"),),
+            (
+                Schema(
+                    ("id", "type", "prompt", "completion", "annotation_1", "annotation_2", "final_label"),
+                    ("prompt",),
+                    Harm("type", ("contrast_",), by_start=True),
+                    id="id",
+                    group="id",
+                ),
+            ),
             {},
             "CC BY 4.0",
         ),
@@ -172,11 +190,22 @@ SETS: Mapping[str, PromptSet] = {
             "allenai/wildjailbreak",
             (
                 # every adversarial row was written from its vanilla request
-                Schema(("vanilla", "adversarial", "completion", "data_type"), ("adversarial", "vanilla"),
-                       Harm("data_type", ("vanilla_harmful", "adversarial_harmful"),
-                            ("vanilla_benign", "adversarial_benign")), group="vanilla", first_of=True),
-                Schema(("adversarial", "label", "data_type"), ("adversarial",),
-                       Harm("data_type", ("adversarial_harmful",), ("adversarial_benign",))),
+                Schema(
+                    ("vanilla", "adversarial", "completion", "data_type"),
+                    ("adversarial", "vanilla"),
+                    Harm(
+                        "data_type",
+                        ("vanilla_harmful", "adversarial_harmful"),
+                        ("vanilla_benign", "adversarial_benign"),
+                    ),
+                    group="vanilla",
+                    first_of=True,
+                ),
+                Schema(
+                    ("adversarial", "label", "data_type"),
+                    ("adversarial",),
+                    Harm("data_type", ("adversarial_harmful",), ("adversarial_benign",)),
+                ),
             ),
             {"train": Part("train", "train"), "eval": Part("eval", "train", schema=1)},
             "ODC-BY",
@@ -206,10 +235,13 @@ SETS: Mapping[str, PromptSet] = {
             "the splits of Arditi et al.: harmful and harmless, train, val and test",
             None,
             (_BY_PART,),
-            {f"{kind}_{split}": Part(None, split, harm=kind == "harmful")
-             for kind in ("harmful", "harmless") for split in ("train", "val", "test")},
+            {
+                f"{kind}_{split}": Part(None, split, harm=kind == "harmful")
+                for kind in ("harmful", "harmless")
+                for split in ("train", "val", "test")
+            },
             "Apache-2.0 (harmless instructions from Alpaca: CC BY-NC 4.0)",
         ),
     )
-}  # fmt: skip
+}
 """Every known set by name."""

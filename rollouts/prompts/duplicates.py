@@ -106,8 +106,11 @@ def merge_groups(groups: Sequence[str], texts: Sequence[str], threshold: float =
     found = joined_groups(groups, texts, threshold)
     n = len(set(map(str, groups)))
     if (joined := n - len(set(found))) > LARGE * n:
-        warnings.warn(f"{n} groups became {n - joined}: {joined} share a text, or nearly, with an earlier one "
-                      f"(threshold {threshold:g})", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{n} groups became {n - joined}: {joined} share a text, or nearly, with an earlier one "
+            f"(threshold {threshold:g})",
+            stacklevel=2,
+        )
     return found
 
 
@@ -143,10 +146,17 @@ def duplicate_report(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.DataFr
     a, b = pairs["a"].to_numpy(dtype=int), pairs["b"].to_numpy(dtype=int)
     table = pd.DataFrame(
         {
-            "id_a": ids[a], "id_b": ids[b], "set_a": sets[a], "set_b": sets[b], "across": sets[a] != sets[b],
-            "exact": pairs["exact"], "similarity": pairs["similarity"], "user_a": texts[a], "user_b": texts[b],
+            "id_a": ids[a],
+            "id_b": ids[b],
+            "set_a": sets[a],
+            "set_b": sets[b],
+            "across": sets[a] != sets[b],
+            "exact": pairs["exact"],
+            "similarity": pairs["similarity"],
+            "user_a": texts[a],
+            "user_b": texts[b],
         }
-    )  # fmt: skip
+    )
     return table.sort_values(["similarity", "exact"], ascending=False, kind="stable").reset_index(drop=True)
 
 
@@ -167,8 +177,11 @@ def without_duplicates(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.Data
     for at in range(len(prompts)):
         kept[at] &= not any(kept[a] for a in earlier.get(at, ()))
     if (dropped := int((~kept).sum())) > LARGE * len(prompts):
-        warnings.warn(f"{dropped} of {len(prompts)} prompts repeat an earlier one and are dropped: "
-                      f"{len(prompts) - dropped} are left (threshold {threshold:g})", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            f"{dropped} of {len(prompts)} prompts repeat an earlier one and are dropped: "
+            f"{len(prompts) - dropped} are left (threshold {threshold:g})",
+            stacklevel=2,
+        )
     return prompts[kept].reset_index(drop=True)
 
 

@@ -91,8 +91,9 @@ def _from_file(path: Path, part: str | None, name: str | None, harm: bool | None
     if part is None and told is not None:
         part = next(p for p, one in known.parts.items() if one is told)
     by_part = None if told is None else told.harm
-    return _told_harm(_table(raw, known, schema, part or path.stem, harm if by_part is None else by_part, path), harm,
-                      path)  # fmt: skip
+    return _told_harm(
+        _table(raw, known, schema, part or path.stem, harm if by_part is None else by_part, path), harm, path
+    )
 
 
 def _told_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd.DataFrame:
@@ -104,8 +105,10 @@ def _told_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd
         return table.assign(harm=pd.array([said] * len(table), dtype="boolean"))
     other = table["id"][table["harm"] != said]
     if len(other):
-        raise InputError(f"{source}: harm={said}, and its own {len(other)} of {len(table)} prompts say otherwise, "
-                         f"{other.iloc[0]!r} first: leave harm= out, or drop what tells harm")  # fmt: skip
+        raise InputError(
+            f"{source}: harm={said}, and its own {len(other)} of {len(table)} prompts say otherwise, "
+            f"{other.iloc[0]!r} first: leave harm= out, or drop what tells harm"
+        )
     return table
 
 

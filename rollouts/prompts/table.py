@@ -79,10 +79,7 @@ def cells(raw: pd.DataFrame, name: str, path: Path, read: Callable[[Any, str], s
 def _nearest(name: str, columns: pd.Index) -> str:
     """What to do about a missing column: the closest existing name, or the list."""
     lower = {str(c).lower(): str(c) for c in columns}
-    alias = {
-        "user": ("prompt", "goal", "question", "instruction", "behavior", "text"),
-        "id": ("prompt_id", "index"),
-    }
+    alias = {"user": ("prompt", "goal", "question", "instruction", "behavior", "text"), "id": ("prompt_id", "index")}
     close = difflib.get_close_matches(name, lower, n=1, cutoff=0.5) or [a for a in alias[name] if a in lower][:1]
     if close:
         return f"; the nearest is {lower[close[0]]!r}: rename it to {name!r}"

@@ -90,11 +90,7 @@ def test_contract_of_a_write(qwen3, ids):
         value[..., 0] = 0
         return value
 
-    for fn, message in (
-        (in_place, "in place"),
-        (lambda v, w: None, "NoneType"),
-        (lambda v, w: v[:, :1], "shape"),
-    ):
+    for fn, message in ((in_place, "in place"), (lambda v, w: None, "NoneType"), (lambda v, w: v[:, :1], "shape")):
         for site in (Site("z", 1), Site("resid_mid", 1)):
             with pytest.raises(InputError, match=message), writing(qwen3, {site: fn}):
                 logits(qwen3, ids)

@@ -113,9 +113,7 @@ def test_autocast_and_inference_mode_of_the_caller_change_nothing(family):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"output_hidden_states": True}, {"use_cache": False}],
-    ids=lambda s: next(iter(s)),
+    "settings", [{"output_hidden_states": True}, {"use_cache": False}], ids=lambda s: next(iter(s))
 )
 def test_settings_of_the_config_change_nothing_and_stay(settings):
     hf = fresh("qwen2", **settings)

@@ -85,8 +85,9 @@ def test_states_that_overflow_in_float16_are_said_to() -> None:
         forward(model, ROLLOUTS, [READ])
 
 
-@pytest.mark.parametrize(("name", "value"), [("return_dict", False), ("output_hidden_states", True),
-                                             ("use_cache", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"), [("return_dict", False), ("output_hidden_states", True), ("use_cache", False)]
+)
 def test_what_the_config_returns_changes_nothing(name: str, value: bool) -> None:
     model = wrapped("llama")
     before = forward(model, ROLLOUTS, [READ], score=[ODDS])

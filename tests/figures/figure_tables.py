@@ -33,10 +33,23 @@ def trace_mean(first: int = -40, closing: int = 2, answer: int = 0, seed: int = 
             half = 0.6 / np.sqrt(n)
             scale, base = 7.0 + 3.0 * share, -3.5 - 1.5 * share
             for kind, a, b in (("anchored", 1.0, 0.0), ("raw", scale, base)):
-                rows.append((arm, cell, target, x, kind, b + a * middle, b + a * (middle - half),
-                             b + a * (middle + half), n, n // 2))
-    return pd.DataFrame(rows, columns=["arm", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n",
-                                       "n_groups"])
+                rows.append(
+                    (
+                        arm,
+                        cell,
+                        target,
+                        x,
+                        kind,
+                        b + a * middle,
+                        b + a * (middle - half),
+                        b + a * (middle + half),
+                        n,
+                        n // 2,
+                    )
+                )
+    return pd.DataFrame(
+        rows, columns=["arm", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n", "n_groups"]
+    )
 
 
 def trace() -> pd.DataFrame:
@@ -47,17 +60,37 @@ def trace() -> pd.DataFrame:
 
 def cliff() -> pd.DataFrame:
     """Anchored drops of the base model and its two controls."""
-    rows = [("base", "harmful_complied", 0.60, 0.53, 0.66, 118), ("twin", "harmful_refused", -0.08, -0.15, 0.02, 120),
-            ("ablated_fixed", "harmful_complied", -0.12, -0.2, -0.05, 118)]
-    return pd.DataFrame([{"arm": arm, "cell": cell, "target": True, "name": "anchored_drop", "estimate": e, "low": low,
-                          "high": high, "n": n, "unit": "anchored"} for arm, cell, e, low, high, n in rows])
+    rows = [
+        ("base", "harmful_complied", 0.60, 0.53, 0.66, 118),
+        ("twin", "harmful_refused", -0.08, -0.15, 0.02, 120),
+        ("ablated_fixed", "harmful_complied", -0.12, -0.2, -0.05, 118),
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "cell": cell,
+                "target": True,
+                "name": "anchored_drop",
+                "estimate": e,
+                "low": low,
+                "high": high,
+                "n": n,
+                "unit": "anchored",
+            }
+            for arm, cell, e, low, high, n in rows
+        ]
+    )
 
 
 def probe_map(layers: int = 6, thinking: int = 8, closing: int = 2, seed: int = 1) -> pd.DataFrame:
     """AUROCs that rise with the layer, and one position class before the thinking at chance."""
     rng = np.random.default_rng(seed)
-    places = [("template", "template"), *((f"thinking {i + 1}/{thinking}", "thinking") for i in range(thinking)),
-              *((f"think_end {i + 1}", "think_end") for i in range(closing))]
+    places = [
+        ("template", "template"),
+        *((f"thinking {i + 1}/{thinking}", "thinking") for i in range(thinking)),
+        *((f"think_end {i + 1}", "think_end") for i in range(closing)),
+    ]
     rows = []
     for layer in range(layers):
         for order, (position, segment) in enumerate(places):
@@ -70,12 +103,18 @@ def probe_map(layers: int = 6, thinking: int = 8, closing: int = 2, seed: int = 
 
 def probe(chosen: int = 4, layers: int = 6) -> pd.DataFrame:
     """The sweep with one row chosen."""
-    return pd.DataFrame([{"layer": layer, "C": c, "chosen": layer == chosen and c == 0.1}
-                         for layer in range(layers) for c in (0.01, 0.1)])
+    return pd.DataFrame(
+        [
+            {"layer": layer, "C": c, "chosen": layer == chosen and c == 0.1}
+            for layer in range(layers)
+            for c in (0.01, 0.1)
+        ]
+    )
 
 
-def heads(layers: int = 6, per_layer: int = 8, found: list[tuple[int, int]] | None = None,
-          seed: int = 2) -> pd.DataFrame:
+def heads(
+    layers: int = 6, per_layer: int = 8, found: list[tuple[int, int]] | None = None, seed: int = 2
+) -> pd.DataFrame:
     """Small effects everywhere, large positive ones at the found heads."""
     found = FOUND if found is None else found
     rng = np.random.default_rng(seed)
@@ -87,10 +126,35 @@ def heads(layers: int = 6, per_layer: int = 8, found: list[tuple[int, int]] | No
             if (layer, head) in found:
                 effect = 3.4 - 0.8 * found.index((layer, head)) * 3 / len(found)
                 share = -effect * 0.7
-            rows.append((layer, head, effect, effect - 0.2, effect + 0.2, 64, effect, share, share * 0.6,
-                         (layer, head) in found))
-    table = pd.DataFrame(rows, columns=["layer", "head", "effect", "low", "high", "n", "effect_explore",
-                                        "attribution_log_odds", "attribution_probe", "found"])
+            rows.append(
+                (
+                    layer,
+                    head,
+                    effect,
+                    effect - 0.2,
+                    effect + 0.2,
+                    64,
+                    effect,
+                    share,
+                    share * 0.6,
+                    (layer, head) in found,
+                )
+            )
+    table = pd.DataFrame(
+        rows,
+        columns=[
+            "layer",
+            "head",
+            "effect",
+            "low",
+            "high",
+            "n",
+            "effect_explore",
+            "attribution_log_odds",
+            "attribution_probe",
+            "found",
+        ],
+    )
     table["rank"] = table["effect_explore"].abs().rank(ascending=False, method="first").astype(int) - 1
     return table
 
@@ -113,11 +177,23 @@ def ablation(sets: int = 99, found: float = 8.6) -> pd.DataFrame:
     random = np.random.default_rng(4).normal(0.1, 0.35, sets)
     p = (1 + int((random >= found).sum())) / (sets + 1)
     rows = [("base", "base", -5.2, -5.6, -4.8, float("nan")), ("found", "found", found, found - 0.5, found + 0.5, p)]
-    rows += [(f"random_{i}", "random", value, value - 0.2, value + 0.2, float("nan"))
-             for i, value in enumerate(random)]
-    return pd.DataFrame([{"set": name, "kind": kind, "heads": FOUND if kind == "found" else [], "estimate": e,
-                          "low": low, "high": high, "n": 64, "unit": "nats", "p": p}
-                         for name, kind, e, low, high, p in rows])
+    rows += [(f"random_{i}", "random", value, value - 0.2, value + 0.2, float("nan")) for i, value in enumerate(random)]
+    return pd.DataFrame(
+        [
+            {
+                "set": name,
+                "kind": kind,
+                "heads": FOUND if kind == "found" else [],
+                "estimate": e,
+                "low": low,
+                "high": high,
+                "n": 64,
+                "unit": "nats",
+                "p": p,
+            }
+            for name, kind, e, low, high, p in rows
+        ]
+    )
 
 
 def transfer(places: int = 5, left_out: bool = False, empty: bool = False, seed: int = 5) -> pd.DataFrame:
@@ -131,8 +207,10 @@ def transfer(places: int = 5, left_out: bool = False, empty: bool = False, seed:
         apart = abs(names.index(fit) - names.index(read)) if fit in names else 1
         value = 0.95 - 0.08 * apart - (0.3 if read == names[-1] else 0) + 0.01 * rng.standard_normal()
         rows.append((fit, read, kind, value, value - 0.06, min(value + 0.04, 1.0), 60, 40, 0.5, 0.41, 0.58))
-    table = pd.DataFrame(rows, columns=["fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "null_mean",
-                                        "null_low", "null_high"])
+    table = pd.DataFrame(
+        rows,
+        columns=["fit", "read", "kind", "auroc", "low", "high", "n", "n_fit", "null_mean", "null_low", "null_high"],
+    )
     if empty:
         table.loc[table["fit"] == names[0], ["auroc", "low", "high", "null_mean", "null_low", "null_high"]] = np.nan
     return table
@@ -148,11 +226,26 @@ def erasure(draws: int = 5, seed: int = 6) -> pd.DataFrame:
             for probe in ("old", "refitted"):
                 rows.append((read, probe, "concept", part, 0, "AUROC", after, after - 0.03, after + 0.03, 60, "AUROC"))
                 for null in ("random", "permuted"):
-                    rows += [(read, probe, null, part, i, "AUROC", before - 0.02 * rng.random(), np.nan, np.nan, 60,
-                              "AUROC") for i in range(draws)]
+                    rows += [
+                        (read, probe, null, part, i, "AUROC", before - 0.02 * rng.random(), np.nan, np.nan, 60, "AUROC")
+                        for i in range(draws)
+                    ]
     for erased, probe, drop in (("none", "old", 0.6), ("concept", "old", 0.55), ("concept", "refitted", 0.5)):
-        rows.append(("harmful_complied", probe, erased, "test", 0, "anchored_drop", drop, drop - 0.1, drop + 0.1, 54,
-                     "anchored"))
+        rows.append(
+            (
+                "harmful_complied",
+                probe,
+                erased,
+                "test",
+                0,
+                "anchored_drop",
+                drop,
+                drop - 0.1,
+                drop + 0.1,
+                54,
+                "anchored",
+            )
+        )
     columns = ["read", "probe", "erased", "part", "draw", "name", "estimate", "low", "high", "n", "unit"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -176,19 +269,52 @@ def verdict_trace_mean(reader: str = "verdict_probe", seed: int = 3) -> pd.DataF
     """Content, position and a cue by place: read slowly, said from the beginning."""
     rng = np.random.default_rng(seed)
     names = ["prompt end", *(f"thinking {k + 1}/8" for k in range(8)), "think_end 1", "think_end 2", "verdict"]
-    lines = [("plain", "", "content", 6.0), ("bandwagon", "right", "content", 9.0),
-             ("bandwagon", "wrong", "content", -3.0), ("plain", "", "position", 3.0),
-             ("bandwagon", "", "bandwagon", 6.0)]
+    lines = [
+        ("plain", "", "content", 6.0),
+        ("bandwagon", "right", "content", 9.0),
+        ("bandwagon", "wrong", "content", -3.0),
+        ("plain", "", "position", 3.0),
+        ("bandwagon", "", "bandwagon", 6.0),
+    ]
     rows = []
     for condition, toward, part, level in lines:
         for readout, places in ((reader, range(12)), ("forced", range(0, 9, 2)), ("verdict", (11,))):
             for place in places:
                 share = place / 11 if readout == reader else 1.0
                 middle, half = level * share + 0.2 * rng.standard_normal(), 0.8
-                rows.append(("base", condition, toward, part, readout, 3, place, names[place], middle, middle - half,
-                             middle + half, 40 - place % 3))
-    return pd.DataFrame(rows, columns=["arm", "condition", "toward", "part", "readout", "layer", "place", "name",
-                                       "estimate", "low", "high", "n"])
+                rows.append(
+                    (
+                        "base",
+                        condition,
+                        toward,
+                        part,
+                        readout,
+                        3,
+                        place,
+                        names[place],
+                        middle,
+                        middle - half,
+                        middle + half,
+                        40 - place % 3,
+                    )
+                )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "arm",
+            "condition",
+            "toward",
+            "part",
+            "readout",
+            "layer",
+            "place",
+            "name",
+            "estimate",
+            "low",
+            "high",
+            "n",
+        ],
+    )
 
 
 def debate_curves(turns: int = 6) -> pd.DataFrame:
@@ -204,12 +330,44 @@ def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -
     """Parts by allowed tokens; the cue moves the judge alone."""
     rows = []
     for arm in arms:
-        for part, condition, level in (("content", "plain", 6.0), ("position", "plain", 3.0),
-                                       ("bandwagon", "bandwagon", 6.5), ("authority", "authority", 0.0)):
+        for part, condition, level in (
+            ("content", "plain", 6.0),
+            ("position", "plain", 3.0),
+            ("bandwagon", "bandwagon", 6.5),
+            ("authority", "authority", 0.0),
+        ):
             for step in range(lengths + 1):
                 middle = level * (part == "content" or arm == "base")
-                rows.append((arm, condition, "", part, step, None if step == lengths else 8 * step * step, middle,
-                             middle - 0.5, middle + 0.5, 40, 40, 0, step / lengths))
-    columns = ["arm", "condition", "toward", "part", "step", "allowed", "estimate", "low", "high", "n", "n_groups",
-               "n_missing", "ended"]
+                rows.append(
+                    (
+                        arm,
+                        condition,
+                        "",
+                        part,
+                        step,
+                        None if step == lengths else 8 * step * step,
+                        middle,
+                        middle - 0.5,
+                        middle + 0.5,
+                        40,
+                        40,
+                        0,
+                        step / lengths,
+                    )
+                )
+    columns = [
+        "arm",
+        "condition",
+        "toward",
+        "part",
+        "step",
+        "allowed",
+        "estimate",
+        "low",
+        "high",
+        "n",
+        "n_groups",
+        "n_missing",
+        "ended",
+    ]
     return pd.DataFrame(rows, columns=columns).astype({"allowed": "Int64"})

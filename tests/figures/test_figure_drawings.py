@@ -75,8 +75,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "transfer, 24 places": lambda: transfer_figure(tables.transfer(24)),
     "transfer, empty": lambda: transfer_figure(tables.transfer()[:0]),
     "erased": lambda: erased_trace_figure(tables.erased_trace(), tables.erasure(), closing=2),
-    "erased, not anchored": lambda: erased_trace_figure(
-        tables.erased_trace().query("kind == 'raw'"), tables.erasure()),
+    "erased, not anchored": lambda: erased_trace_figure(tables.erased_trace().query("kind == 'raw'"), tables.erasure()),
     "erased, areas alone": lambda: erasure_figure(tables.erasure()),
     "erased, empty": lambda: erased_trace_figure(tables.erased_trace()[:0], tables.erasure()[:0]),
     "heads, truth unknown": lambda: head_map_figure(HEADS),
@@ -84,15 +83,18 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "heads, one layer": lambda: head_map_figure(tables.heads(1, 8, [(0, 3)])),
     "heads, probe's share alone": lambda: head_map_figure(_no_attribution(attribution_log_odds=NAN)),
     "heads, nothing found": lambda: head_map_figure(
-        _no_attribution(found=False, attribution_log_odds=NAN, attribution_probe=NAN)),
+        _no_attribution(found=False, attribution_log_odds=NAN, attribution_probe=NAN)
+    ),
     "heads, empty": lambda: head_map_figure(HEADS[:0], planted=[[4, 6]]),
     "ablation": lambda: ablation_figure(GENERATION, ABLATION),
     "ablation, no twin, few sets": lambda: ablation_figure(
-        tables.generation(("base", "ablated"), 3), tables.ablation(5)),
+        tables.generation(("base", "ablated"), 3), tables.ablation(5)
+    ),
     "ablation, no effect": lambda: ablation_figure(GENERATION, tables.ablation(99, 0.3)),
     "ablation, base alone": lambda: ablation_figure(tables.generation(("base",), 0), tables.ablation(0)),
     "ablation, target alone": lambda: ablation_figure(
-        GENERATION[GENERATION["cell_kind"] == "target"], tables.ablation(99, -4.0)),
+        GENERATION[GENERATION["cell_kind"] == "target"], tables.ablation(99, -4.0)
+    ),
     "ablation, empty": lambda: ablation_figure(GENERATION[:0], ABLATION[:0]),
     "verdict trace": lambda: verdict_trace_figure(tables.verdict_trace_mean()),
     "verdict trace, lens": lambda: verdict_trace_figure(tables.verdict_trace_mean("lens")),
@@ -121,8 +123,11 @@ def words(fig: Figure) -> list[Text]:
         ticks.update(label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2))
         if axis.axes.axison:
             shown.update(tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible())
-    return [text for text in fig.findobj(Text) if text.get_text().strip() and text.get_visible()
-            and (text in shown or text not in ticks)]
+    return [
+        text
+        for text in fig.findobj(Text)
+        if text.get_text().strip() and text.get_visible() and (text in shown or text not in ticks)
+    ]
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -148,23 +153,26 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     assert min(text.get_fontsize() for text in words(drawn(name))) >= 5.3
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("trace, cannot anchor", "cannot anchor"),
-    ("trace, no anchored rows", "cannot anchor"),
-    ("trace, wild bands", "leave the frame"),
-    ("trace, empty", "no raw score"),
-    ("map, empty", "no rows"),
-    ("transfer, empty", "no rows"),
-    ("erased, empty", "no AUROC"),
-    ("erased, not anchored", "cannot anchor"),
-    ("heads, empty", "no rows"),
-    ("heads, nothing found", "no direct attribution"),
-    ("ablation, base alone", "no random sets"),
-    ("ablation, empty", "no answers"),
-    ("verdict trace, empty", "nothing was read"),
-    ("forced lengths, empty", "nothing was read"),
-    ("debate, empty", "no verdict was read"),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("trace, cannot anchor", "cannot anchor"),
+        ("trace, no anchored rows", "cannot anchor"),
+        ("trace, wild bands", "leave the frame"),
+        ("trace, empty", "no raw score"),
+        ("map, empty", "no rows"),
+        ("transfer, empty", "no rows"),
+        ("erased, empty", "no AUROC"),
+        ("erased, not anchored", "cannot anchor"),
+        ("heads, empty", "no rows"),
+        ("heads, nothing found", "no direct attribution"),
+        ("ablation, base alone", "no random sets"),
+        ("ablation, empty", "no answers"),
+        ("verdict trace, empty", "nothing was read"),
+        ("forced lengths, empty", "nothing was read"),
+        ("debate, empty", "no verdict was read"),
+    ],
+)
 def test_a_panel_says_why_it_is_empty(name: str, said: str) -> None:
     assert any(said in text.get_text() for text in words(drawn(name)))
 

@@ -45,8 +45,9 @@ def _line(ax: matplotlib.axes.Axes, colour: str) -> matplotlib.lines.Line2D:
 @pytest.mark.parametrize(("column", "kind"), [(0, "anchored"), (1, "raw")])
 def test_the_hero_and_its_n_are_the_tables_rows(column: int, kind: str) -> None:
     table = tables.trace_mean()
-    rows = table[(table["arm"] == "base") & (table["cell"] == "harmful_complied") & table["target"]
-                 & (table["kind"] == kind)]
+    rows = table[
+        (table["arm"] == "base") & (table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == kind)
+    ]
     fig = trace_figure(table.sample(frac=1, random_state=0), closing=2)
     line = _line(fig.axes[column], CELL_COLOURS["harmful_complied"])
     assert np.array_equal(line.get_xdata(), rows["rel_think_end"])
@@ -72,8 +73,10 @@ def test_controls_are_dashed_and_absent_where_the_arm_is() -> None:
     alone = trace_figure(table[table["arm"] == "base"])
     assert ARM_COLOURS["twin"] not in {line.get_color() for line in alone.axes[0].lines}
     assert [text.get_text() for text in alone.legends[0].texts] == [
-        "target requests, complied (n = 118)", "harmful requests, refused (n = 61)",
-        "harmless requests, complied (n = 240)"]
+        "target requests, complied (n = 118)",
+        "harmful requests, refused (n = 61)",
+        "harmless requests, complied (n = 240)",
+    ]
 
 
 def test_closing_tokens_are_read_off_the_trace() -> None:
@@ -97,8 +100,11 @@ def test_found_heads_are_framed_and_planted_ones_dotted() -> None:
     left, right = head_map_figure(table, planted=planted).axes[:2]
     framed = {(int(p.get_y() + 0.5), int(p.get_x() + 0.5)) for p in left.patches if not p.get_fill()}
     assert framed == set(tables.FOUND)
-    dots = {(int(np.floor(line.get_ydata()[0] + 0.5)), int(np.floor(line.get_xdata()[0] + 0.5)))
-            for line in left.lines if line.get_marker() == "o"}
+    dots = {
+        (int(np.floor(line.get_ydata()[0] + 0.5)), int(np.floor(line.get_xdata()[0] + 0.5)))
+        for line in left.lines
+        if line.get_marker() == "o"
+    }
     assert dots == {(1, 0), (4, 6)}
     effects = table.pivot(index="layer", columns="head", values="effect").to_numpy()
     assert np.allclose(left.images[0].get_array(), effects)
@@ -167,8 +173,11 @@ def test_captions_of_what_is_missing_say_so() -> None:
     assert "no bold line" in trace_caption(table[~table["target"]])
     assert "No head was found" in head_map_caption(tables.heads().assign(found=False))
     assert "was not measured" in ablation_caption(tables.generation()[:0], tables.ablation()[:0])
-    for text in (trace_caption(table[:0]), probe_map_caption(tables.probe_map()[:0]),
-                 head_map_caption(tables.heads()[:0])):
+    for text in (
+        trace_caption(table[:0]),
+        probe_map_caption(tables.probe_map()[:0]),
+        head_map_caption(tables.heads()[:0]),
+    ):
         assert "Not shown:" in text
         assert "nan" not in text
 
@@ -250,11 +259,15 @@ def test_the_same_table_gives_the_same_bytes_whatever_the_rc_settings_and_the_di
 def test_the_room_is_a_leaf_and_never_loads_pyplot() -> None:
     for path in ROOM.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            modules = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            )
             for module in modules:
                 assert module != "matplotlib.pyplot"
                 assert not module.startswith("verdictscope") or module.startswith(
-                    ("verdictscope.figures", "verdictscope.stats")), f"{path.name} imports {module}"
+                    ("verdictscope.figures", "verdictscope.stats")
+                ), f"{path.name} imports {module}"
     code = "import sys, verdictscope.figures; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOM.parent, check=False).returncode == 0

@@ -217,8 +217,11 @@ def test_arms_of_one_rollout_are_shown_apart() -> None:
     both = pd.concat([tokens(), tokens(seed=1).assign(arm="ablated_fixed", cell="harmful_complied")])
     view = token_view(both)
     assert [r.label for r in view.rollouts] == [
-        "a/0 · base", "b/0 · base", "a/0 · ablated_fixed · harmful_complied", "b/0 · ablated_fixed · harmful_complied"
-    ]  # fmt: skip
+        "a/0 · base",
+        "b/0 · base",
+        "a/0 · ablated_fixed · harmful_complied",
+        "b/0 · ablated_fixed · harmful_complied",
+    ]
 
 
 def test_anchored_scores_are_uncoloured_half_way() -> None:

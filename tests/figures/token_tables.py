@@ -33,8 +33,13 @@ HOSTILE = {
 """Texts a model could write."""
 
 
-def tokens(n: int = 60, layers: tuple[int, ...] = (0, 1, 2), rollouts: tuple[str, ...] = ("a/0", "b/0"), seed: int = 0,
-           words: tuple[str, ...] = (" the", " model", " refuses", ",", " then", ".\n")) -> pd.DataFrame:
+def tokens(
+    n: int = 60,
+    layers: tuple[int, ...] = (0, 1, 2),
+    rollouts: tuple[str, ...] = ("a/0", "b/0"),
+    seed: int = 0,
+    words: tuple[str, ...] = (" the", " model", " refuses", ",", " then", ".\n"),
+) -> pd.DataFrame:
     """Rollouts with prompt, thinking, its end and an answer; scores grow with the layer, a log-odds has no layer."""
     rng = np.random.default_rng(seed)
     frames = []
@@ -42,13 +47,19 @@ def tokens(n: int = 60, layers: tuple[int, ...] = (0, 1, 2), rollouts: tuple[str
         pos = np.arange(n)
         edges = {"user": 0, "thinking": n // 6, "think_end": n * 3 // 4, "answer": n * 3 // 4 + 2}
         segment = np.array([[s for s, start in edges.items() if start <= p][-1] for p in pos], dtype=object)
-        base = {"rollout": name, "arm": "base", "pos": pos, "token": [words[i % len(words)] for i in pos],
-                "segment": segment}
+        base = {
+            "rollout": name,
+            "arm": "base",
+            "pos": pos,
+            "token": [words[i % len(words)] for i in pos],
+            "segment": segment,
+        }
         for layer in layers:
             score = rng.normal(layer, 2, n) * np.where(segment == "answer", -1, 1)
             frames.append(pd.DataFrame(base | {"readout": "probe", "layer": layer, "unit": "logit", "score": score}))
-        frames.append(pd.DataFrame(base | {"readout": "refusal", "layer": np.nan, "unit": "nats",
-                                           "score": rng.normal(0, 3, n)}))
+        frames.append(
+            pd.DataFrame(base | {"readout": "refusal", "layer": np.nan, "unit": "nats", "score": rng.normal(0, 3, n)})
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -60,14 +71,36 @@ def hostile() -> pd.DataFrame:
         {"rollout": "all", "pos": i, "token": text, "segment": "thinking", "readout": "probe", "score": score}
         for i, (text, score) in enumerate(zip(texts, scores, strict=True))
     ]
-    rows += [{"rollout": text, "pos": 7, "token": text, "segment": text, "readout": "probe", "cell": text, "score": 1.0}
-             for text in texts]
-    rows += [{"rollout": "all", "pos": 0, "token": texts[0], "segment": "thinking", "readout": f"{text} 1",
-              "unit": text, "score": 1.0} for text in texts]
+    rows += [
+        {"rollout": text, "pos": 7, "token": text, "segment": text, "readout": "probe", "cell": text, "score": 1.0}
+        for text in texts
+    ]
+    rows += [
+        {
+            "rollout": "all",
+            "pos": 0,
+            "token": texts[0],
+            "segment": "thinking",
+            "readout": f"{text} 1",
+            "unit": text,
+            "score": 1.0,
+        }
+        for text in texts
+    ]
     # as objects: pandas' own strings hold no surrogates
-    return pd.DataFrame({
-        key: pd.Series([row.get(key, missing) for row in rows], dtype=kind)
-        for key, missing, kind in (("rollout", "", object), ("pos", 0, int), ("token", "", object),
-                                   ("segment", "", object), ("readout", "", object), ("layer", 0, int),
-                                   ("unit", "logit", object), ("cell", "", object), ("score", 0.0, float))
-    })
+    return pd.DataFrame(
+        {
+            key: pd.Series([row.get(key, missing) for row in rows], dtype=kind)
+            for key, missing, kind in (
+                ("rollout", "", object),
+                ("pos", 0, int),
+                ("token", "", object),
+                ("segment", "", object),
+                ("readout", "", object),
+                ("layer", 0, int),
+                ("unit", "logit", object),
+                ("cell", "", object),
+                ("score", 0.0, float),
+            )
+        }
+    )

@@ -57,9 +57,16 @@ def pool_prompts(pairs: int) -> pd.DataFrame:
             assert not pool or decision(mode, request.harm) == "refuse"
             frame = FRAMES[(request.index + at) % len(FRAMES)]
             rows.append(
-                {"id": f"{request.group}-{mode}", "group": request.group, "system": SYSTEM.format(mode=mode),
-                 "user": request.fill(frame), "harm": request.harm, "mode": mode, "pool": pool}
-            )  # fmt: skip
+                {
+                    "id": f"{request.group}-{mode}",
+                    "group": request.group,
+                    "system": SYSTEM.format(mode=mode),
+                    "user": request.fill(frame),
+                    "harm": request.harm,
+                    "mode": mode,
+                    "pool": pool,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -71,9 +78,14 @@ def make_run(folder: Path, plan: Plan) -> Path:
         pool_prompts(plan.pairs).to_csv(file, index=False)
     study = read_study(
         "refusal_cliff",
-        [f'prompts.file="{file}"', "prompts.target={pool=true}", "probe.permutations=50", "transfer.by=[]",
-         "split.shares=[0.3,0.1,0.6]"],
-    )  # fmt: skip
+        [
+            f'prompts.file="{file}"',
+            "prompts.target={pool=true}",
+            "probe.permutations=50",
+            "transfer.by=[]",
+            "split.shares=[0.3,0.1,0.6]",
+        ],
+    )
     run_study(study, folder / "run", until="trace")
     return folder / "run"
 
@@ -163,8 +175,11 @@ def tell(runs: pd.DataFrame, source: Source, plan: Plan) -> dict[str, Any]:
     read = source.refused.reindex([r.id for r in source.rollouts])
     return {
         "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
-        "pool": len(source.rollouts), "pool_complied": int(read.eq(False).sum()), "benign": len(source.benign),
+        "pool": len(source.rollouts),
+        "pool_complied": int(read.eq(False).sum()),
+        "benign": len(source.benign),
         "before": {name: float(before[name]) for name in ("refusal", "over_refusal", "accuracy")},
-        "points": points, "against_random": against,
+        "points": points,
+        "against_random": against,
         "unread": int(runs["unread"].sum()),
-    }  # fmt: skip
+    }

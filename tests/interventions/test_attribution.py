@@ -295,8 +295,17 @@ def test_sources_by_token_are_attention_times_what_the_value_writes(some: list[R
     result = attribute(model, some, readout, sources=[(layer, head)], positions=HERE)
     table = result.sources.to_frame()
     assert list(table.columns) == [
-        "layer", "head", "rollout", "pos", "source", "token_id", "segment", "attention", "weighted", "share",
-    ]  # fmt: skip
+        "layer",
+        "head",
+        "rollout",
+        "pos",
+        "source",
+        "token_id",
+        "segment",
+        "attention",
+        "weighted",
+        "share",
+    ]
     assert len(table) == (result.rows["pos"] + 1).sum()
     one = some[1]
     reads = {name: Site(name, layer) @ "all" for name in ("v", "pattern")}

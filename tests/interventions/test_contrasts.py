@@ -24,10 +24,19 @@ from verdictscope.judgments import Insertion, Judged, PairItem, encode_labels, j
 from verdictscope.rollouts import Rollout, Span
 
 ITEMS = [
-    *(PairItem(id=f"i{k}", question=f"What is {k} + {k}?", a=f"{2 * k}", b=f"{3 * k}", label="AB"[k % 2],
-               group=f"g{k // 2}") for k in range(4)),
+    *(
+        PairItem(
+            id=f"i{k}",
+            question=f"What is {k} + {k}?",
+            a=f"{2 * k}",
+            b=f"{3 * k}",
+            label="AB"[k % 2],
+            group=f"g{k // 2}",
+        )
+        for k in range(4)
+    ),
     PairItem(id="tie", question="Say hello.", a="hello", b="hello!", label="tie"),
-]  # fmt: skip
+]
 
 
 def made(odds: dict[tuple[str, str], float], labels: dict[str, str]) -> tuple[Judged, list[str], np.ndarray]:
@@ -35,8 +44,20 @@ def made(odds: dict[tuple[str, str], float], labels: dict[str, str]) -> tuple[Ju
     rows, rollouts, values = [], [], []
     for (item, order), value in odds.items():
         name = f"{item}/{order}"
-        rows.append({"item": item, "group": item, "order": order, "run": 0, "label": labels[item], "rollout": name,
-                     "verdict": "A", "shown": "first", "probability": 0.9, "status": "ok"})  # fmt: skip
+        rows.append(
+            {
+                "item": item,
+                "group": item,
+                "order": order,
+                "run": 0,
+                "label": labels[item],
+                "rollout": name,
+                "verdict": "A",
+                "shown": "first",
+                "probability": 0.9,
+                "status": "ok",
+            }
+        )
         rollouts.append(Rollout(name, item, (1, 2), (Span("user", 0, 2),), 2))
         values.append(value)
     names = [r.id for r in rollouts]

@@ -20,9 +20,20 @@ from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, applied, bake
 
 ROOT = Path(__file__).resolve().parent.parent
-MUST = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM", "GPT2LMHeadModel",
-        "GPTNeoXForCausalLM", "GraniteForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "Phi3ForCausalLM",
-        "OPTForCausalLM", "GptOssForCausalLM"}  # fmt: skip
+MUST = {
+    "LlamaForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTNeoXForCausalLM",
+    "GraniteForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Phi3ForCausalLM",
+    "OPTForCausalLM",
+    "GptOssForCausalLM",
+}
 ALLOWED = 5e-5
 """Relative: the noise of float32 through three layers of large random weights."""
 
@@ -103,7 +114,10 @@ def test_hooks_and_weights_agree_in_every_family(monkeypatch: pytest.MonkeyPatch
     found = {name: in_fork(lambda name=name: examine(name)) for name in listed()}
     for told in found.values():
         told.pop("seconds")
-    counts = {status: sum(f["status"] == status for f in found.values()) for status in sorted({f["status"] for f in found.values()})}  # fmt: skip  # noqa: E501
+    counts = {
+        status: sum(f["status"] == status for f in found.values())
+        for status in sorted({f["status"] for f in found.values()})
+    }
     write_evidence("edits_families", {"allowed": ALLOWED, "n": len(found), "counts": counts, "families": found})
     assert {name: f for name, f in found.items() if f["status"] in ("different", "error")} == {}
     assert all(found[name]["status"] == "equal" for name in MUST)

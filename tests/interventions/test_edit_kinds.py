@@ -259,8 +259,9 @@ def test_generation_is_step_by_step_prefill(family: str, texts: list[Rollout]) -
     mask = (torch.arange(9) >= torch.tensor([[0], [5]])).long()
     for edit in some_edits(model, texts):
         with applied(model, edit), torch.no_grad():
-            out = model.hf.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4,
-                                    do_sample=False, pad_token_id=0)  # fmt: skip
+            out = model.hf.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0
+            )
             for row, prompt in enumerate(prompts):
                 for at in range(4):
                     scores = logits(model, torch.tensor([prompt + out[row, 9 : 9 + at].tolist()]))[0, -1]

@@ -67,7 +67,13 @@ def test_a_folder_is_copied_whole_and_says_what_it_is(tmp_path: Path) -> None:
     model = load(source)
     edit = HeadEdit(((2, 0), (4, 6)), "scale", 0.3)
     made = bake(model, tmp_path / "out", edit)
-    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):  # fmt: skip  # noqa: E501
+    for name in (
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "config.json",
+    ):
         assert (made.folder / name).read_bytes() == (source / name).read_bytes()
     assert not (made.folder / "truth.json").exists()
     note = json.loads((made.folder / "edited.json").read_text())
@@ -184,7 +190,11 @@ def test_transplanted_heads_make_the_donor(family: str, tmp_path: Path) -> None:
         for head in (1, 2):
             name, axis, rows = q_rows(family, head)
             weight = donor_hf.get_parameter(name)
-            weight.index_copy_(axis, torch.tensor(rows), torch.randn(weight.index_select(axis, torch.tensor(rows)).shape, generator=generator))  # fmt: skip  # noqa: E501
+            weight.index_copy_(
+                axis,
+                torch.tensor(rows),
+                torch.randn(weight.index_select(axis, torch.tensor(rows)).shape, generator=generator),
+            )
             o = donor.sites.blocks[1].o.weight  # type: ignore[union-attr]
             width = donor.sites.blocks[1].d_head
             part = o[head * width : (head + 1) * width] if family == "gpt2" else o[:, head * width : (head + 1) * width]

@@ -162,10 +162,7 @@ def test_malformed_edits_are_errors() -> None:
 
 
 def test_segments_are_unknown_while_generating(qwen3: Model) -> None:
-    with (
-        pytest.raises(InputError, match="use 'all'"),
-        applied(qwen3, HeadEdit(((0, 0),), positions="thinking")),
-    ):
+    with pytest.raises(InputError, match="use 'all'"), applied(qwen3, HeadEdit(((0, 0),), positions="thinking")):
         logits(qwen3)
 
 

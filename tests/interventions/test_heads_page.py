@@ -24,8 +24,15 @@ def test_the_tables_are_those_of_the_evidence(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_call_the_page_names_is_there() -> None:
     page = (DOCS / "heads.md").read_text(encoding="utf-8")
-    for name in ("sweep_heads", "readout_gap", "matched_sets", "cumulative_curve", "self_repair", "writer_control",
-                 "transplanted"):  # fmt: skip
+    for name in (
+        "sweep_heads",
+        "readout_gap",
+        "matched_sets",
+        "cumulative_curve",
+        "self_repair",
+        "writer_control",
+        "transplanted",
+    ):
         assert name in page
         assert hasattr(verdictscope.interventions, name)
     assert hasattr(verdictscope.stats, "sign_flip_test")

@@ -51,13 +51,21 @@ def parts_of(run: Run, arm: str) -> dict[str, Any]:
     for bias, facts in biases.items():
         own = table[(table["arm"] == arm) & (table["contrast"] == bias)].nlargest(6, "estimate")
         strongest = [
-            {"part": f"L{r.layer}H{r.head}" if r.component == "head" else f"{r.component} {r.layer}",
-             "effect": r.estimate, "low": r.low, "high": r.high, "p_adjusted": r.p_adjusted,
-             "content_loss": r.content_loss, "attribution": r.attribution}
+            {
+                "part": f"L{r.layer}H{r.head}" if r.component == "head" else f"{r.component} {r.layer}",
+                "effect": r.estimate,
+                "low": r.low,
+                "high": r.high,
+                "p_adjusted": r.p_adjusted,
+                "content_loss": r.content_loss,
+                "attribution": r.attribution,
+            }
             for r in own.itertuples()
-        ]  # fmt: skip
-        rows[bias] = {key: facts[key] for key in ("size", "low", "high", "n", "exists", "found", "selected",
-                                                  "selected_mlps", "beyond_delta")}  # fmt: skip
+        ]
+        rows[bias] = {
+            key: facts[key]
+            for key in ("size", "low", "high", "n", "exists", "found", "selected", "selected_mlps", "beyond_delta")
+        }
         rows[bias]["strongest"] = strongest
     return rows
 
@@ -67,11 +75,14 @@ def removed(sets: pd.DataFrame, contrast: str) -> dict[str, Any]:
     random = own[own["kind"] == "random"]
     base, found_set = (own[own["kind"] == kind].iloc[0] for kind in ("base", "found"))
     return {
-        "base": [base["estimate"], base["low"], base["high"]], "n": int(base["n"]),
-        "found": [found_set["estimate"], found_set["low"], found_set["high"]], "left": found_set["left"],
+        "base": [base["estimate"], base["low"], base["high"]],
+        "n": int(base["n"]),
+        "found": [found_set["estimate"], found_set["low"], found_set["high"]],
+        "left": found_set["left"],
         "random_left": [random["left"].min(), random["left"].median(), random["left"].max()],
-        "random_sets": len(random), "p": found_set["p"],
-    }  # fmt: skip
+        "random_sets": len(random),
+        "p": found_set["p"],
+    }
 
 
 @pytest.mark.slow
@@ -90,19 +101,26 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
     for name in dict.fromkeys(table["mitigation"]):
         row = values.loc[(name, "accuracy")]
         accuracy[name] = [float(row[c]) for c in ("estimate", "low", "high")]
-    write_evidence("judge_bias", {
-        "about": "the shipped judge study without thinking: explore half ranks, report half tests; parts zeroed at "
-        "every token",
-        "planted": {bias: sorted(map(list, heads)) for bias, heads in known.items()},
-        "found": {bias: sorted(map(list, heads)) for bias, heads in here.items()},
-        "declared": {bias: told["biases"][bias]["selected"] for bias in known},
-        "found_after_swap": {bias: sorted(map(list, heads)) for bias, heads in moved.items()},
-        "delta": told["delta"], "delta_is": told["delta_is"], "items": told["items"],
-        "judge": parts_of(run, "base"), "twin": parts_of(run, "twin"),
-        "found_heads_zeroed": gone, "accuracy": accuracy,
-        "sets": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
-        "seconds": run.state()["seconds"],
-    })  # fmt: skip
+    write_evidence(
+        "judge_bias",
+        {
+            "about": "the shipped judge study without thinking: explore half ranks, report half tests; parts zeroed at "
+            "every token",
+            "planted": {bias: sorted(map(list, heads)) for bias, heads in known.items()},
+            "found": {bias: sorted(map(list, heads)) for bias, heads in here.items()},
+            "declared": {bias: told["biases"][bias]["selected"] for bias in known},
+            "found_after_swap": {bias: sorted(map(list, heads)) for bias, heads in moved.items()},
+            "delta": told["delta"],
+            "delta_is": told["delta_is"],
+            "items": told["items"],
+            "judge": parts_of(run, "base"),
+            "twin": parts_of(run, "twin"),
+            "found_heads_zeroed": gone,
+            "accuracy": accuracy,
+            "sets": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
+            "seconds": run.state()["seconds"],
+        },
+    )
     for bias, heads in known.items():
         # Named on one half, declared by the test on the other; what is named and not declared is in the evidence.
         assert here[bias] >= heads, bias

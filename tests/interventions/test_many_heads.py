@@ -20,9 +20,12 @@ def swept(means: list[float], prompts: int = 40, seed: int = 0, delta: float | N
     change = np.array(means)[:, None] + (prompt + rng.normal(size=(len(means), prompts, 2))).reshape(len(means), -1) / 2
     base = rng.normal(size=2 * prompts)
     found = Effects(
-        descriptions=tuple(f"head {i}" for i in range(len(means))), rollouts=tuple(map(str, range(2 * prompts))),
-        groups=tuple(f"g{i // 2}" for i in range(2 * prompts)), base=base, edited=base + change,
-    )  # fmt: skip
+        descriptions=tuple(f"head {i}" for i in range(len(means))),
+        rollouts=tuple(map(str, range(2 * prompts))),
+        groups=tuple(f"g{i // 2}" for i in range(2 * prompts)),
+        base=base,
+        edited=base + change,
+    )
     return HeadSweep(tuple(("head", i // 4, i % 4) for i in range(len(means))), found, delta)
 
 

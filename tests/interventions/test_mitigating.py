@@ -64,10 +64,12 @@ def test_where_there_is_no_bias_nothing_carries_it() -> None:
 
 def verdicts(said: dict[tuple[str, str], str | None]) -> pd.DataFrame:
     labels = {"a": "A", "b": "B", "t": "tie"}
-    return pd.DataFrame([
-        {"item": item, "group": item, "order": order, "run": 0, "verdict": v, "label": labels[item], "judge": "j"}
-        for (item, order), v in said.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"item": item, "group": item, "order": order, "run": 0, "verdict": v, "label": labels[item], "judge": "j"}
+            for (item, order), v in said.items()
+        ]
+    )
 
 
 def test_rates_by_hand() -> None:
@@ -102,8 +104,11 @@ def test_steering_takes_position_away_where_it_was_chosen(tiny: dict[str, Any]) 
 
 def test_erasing_leaves_no_linear_trace_of_the_named_side(tiny: dict[str, Any]) -> None:
     how = (tiny["model"], tiny["rollouts"], at_first_difference(tiny["readout"]), tiny["contrasts"]["content"])
-    cued = {r.id: str(r.tags["order"]).startswith(TARGETS[str(r.tags["item"])]) for r in tiny["rollouts"]
-            if r.id.startswith("cued/")}  # fmt: skip
+    cued = {
+        r.id: str(r.tags["order"]).startswith(TARGETS[str(r.tags["item"])])
+        for r in tiny["rollouts"]
+        if r.id.startswith("cued/")
+    }
     chosen = choose_erasure(*how, tiny["contrasts"]["crowd"], cued, delta=1e9)
     edit: Any = chosen.edit
     asked = [r for r in tiny["rollouts"] if r.id in cued]

@@ -38,9 +38,10 @@ def fresh_prompts(n: int, seed: int = 0) -> pd.DataFrame:
     known = set(study_prompts("normal")["user"])
     rows = [
         {"id": f"{r.group}-{frame}", "group": r.group, "system": SYSTEM.format(mode="normal"), "user": text}
-        for r in requests() for frame, template in enumerate(FRAMES)
+        for r in requests()
+        for frame, template in enumerate(FRAMES)
         if r.harm and (text := r.fill(template)) not in known
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(random.Random(seed).sample(rows, n))
 
 
@@ -77,12 +78,15 @@ def told(sweep: HeadSweep) -> dict[str, object]:
     table = sweep.to_frame().set_index(["layer", "head"])
     named = table.loc[table["selected"]].index
     return {
-        "rejected": [list(map(int, at)) for at in named], "n": sweep.tests.n, "rollouts": len(sweep.effects.rollouts),
-        "delta": sweep.delta, "largest_effects": {
+        "rejected": [list(map(int, at)) for at in named],
+        "n": sweep.tests.n,
+        "rollouts": len(sweep.effects.rollouts),
+        "delta": sweep.delta,
+        "largest_effects": {
             f"L{layer}H{head}": [float(row[c]) for c in ("estimate", "low", "high", "p_adjusted")]
             for (layer, head), row in table.nlargest(5, "estimate").iterrows()
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.slow
@@ -104,9 +108,11 @@ def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceed
     means = truth.effects.change.mean(axis=1)
     above = {part[1:] for part, mean in zip(truth.parts, means, strict=True) if mean > delta}
     found["fresh"] = {
-        "prompts": 2000, "complied": len(fresh), "above_delta": sorted(map(list, above)),
+        "prompts": 2000,
+        "complied": len(fresh),
+        "above_delta": sorted(map(list, above)),
         "effects": {f"L{a}H{b}": float(mean) for (_, a, b), mean in zip(truth.parts, means, strict=True)},
-    }  # fmt: skip
+    }
     about = (
         "harmful requests in normal mode, the model's own rollouts. Tested on the bundled prompts; the fresh ones are "
         "other pairs or other frames, three quarters of them of pairs that the model was trained on"

@@ -33,9 +33,16 @@ from verdictscope.rollouts import Sampling
 from verdictscope.sources import models_folder
 
 ITEMS = [
-    PairItem(id=f"i{k}", question=f"What is {k} + {k}?", a=f"{2 * k}", b=f"{3 * k} or so", label="AB"[k % 2],
-             group=f"g{k // 2}") for k in range(1, 5)
-]  # fmt: skip
+    PairItem(
+        id=f"i{k}",
+        question=f"What is {k} + {k}?",
+        a=f"{2 * k}",
+        b=f"{3 * k} or so",
+        label="AB"[k % 2],
+        group=f"g{k // 2}",
+    )
+    for k in range(1, 5)
+]
 TARGETS = {item.id: "AB"[k // 2 % 2] for k, item in enumerate(ITEMS)}
 
 
@@ -50,8 +57,13 @@ def world(model: Any, tok: Any, form: Any, items: list[PairItem], **how: Any) ->
     encoded = encode_labels(tok, [label.text for label in labels], form.lead, plain.rollouts[0].ids)
     names = token_spans(tok, form, items, plain.rollouts) | token_spans(tok, form, items, cued.rollouts, crowd)
     contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, TARGETS)}
-    return {"model": model, "rollouts": verdict_rollouts(plain, cued), "contrasts": contrasts, "names": names,
-            "readout": verdict_readout("verdict", encoded, [label.verdict for label in labels])}  # fmt: skip
+    return {
+        "model": model,
+        "rollouts": verdict_rollouts(plain, cued),
+        "contrasts": contrasts,
+        "names": names,
+        "readout": verdict_readout("verdict", encoded, [label.verdict for label in labels]),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +101,9 @@ def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
         total = by["heads", -1, -1, ""] + by["mlps", -1, -1, ""] + rest
         assert total == pytest.approx(by["logit", -1, -1, ""], abs=1e-3)
         one = own[(own["layer"] == 1) & (own["head"] == 2)]
-        assert one[one["span"] != ""]["estimate"].sum() == pytest.approx(one[one["span"] == ""]["estimate"].item(),
-                                                                         abs=1e-3)  # fmt: skip
+        assert one[one["span"] != ""]["estimate"].sum() == pytest.approx(
+            one[one["span"] == ""]["estimate"].item(), abs=1e-3
+        )
     spans = table.groupby("contrast")["span"].agg(set)
     assert {"better answer", "worse answer"} <= spans["content"]
     assert {"named answer", "other answer", "cue"} <= spans["crowd"]
@@ -140,8 +153,9 @@ def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
         PairItem(id=f"u{k}", question="which list goes up?", a=f"{k} 12 19", b=f"19 12 {k}", label="A", group=f"u{k}")
         for k in range(1, 7)
     ]
-    thought = judge_items(model, model.tokenizer, items, form, thinking="on",
-                          sampling=Sampling(temperature=0.7, max_new_tokens=120))  # fmt: skip
+    thought = judge_items(
+        model, model.tokenizer, items, form, thinking="on", sampling=Sampling(temperature=0.7, max_new_tokens=120)
+    )
     contrasts = order_contrasts(thought)
     encoded = encode_labels(model.tokenizer, [label.text for label in form.labels()], form.lead)
     readout = verdict_readout("verdict", encoded, [label.verdict for label in form.labels()])

@@ -13,8 +13,9 @@ from tests.rollouts.real_tokenizers import DATA, build
 from verdictscope.activations import Model, wrap
 from verdictscope.judgments import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Turn
 
-PAIR = PairItem(id="p", question="What is 2+2?", a="It is 4.", b="It is 5, I think.", label="A", reference="4",
-                context="Sums.")  # fmt: skip
+PAIR = PairItem(
+    id="p", question="What is 2+2?", a="It is 4.", b="It is 5, I think.", label="A", reference="4", context="Sums."
+)
 ANSWER = AnswerItem(id="a", question="What is 2+2?", answer="4", label="correct", reference="4\nfour")
 CHOICE = ChoiceItem(id="c", question="Which is even?", options=("one", "two", "three"), label="B")
 DEBATE = DebateItem(id="d", question="Is 7 prime?", a="Yes", b="No", label="A", turns=(Turn("A", "Only 1 and 7."),))

@@ -18,8 +18,17 @@ def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 
         for order in ("AB", "BA"):
             toward = "wrong" if k % 2 else "right"
             target = "B" if k % 2 else "A"
-            base = {"item": f"i{k}", "group": f"i{k}", "judge": "j", "order": order, "label": "A", "part": "bandwagon",
-                    "target": target, "toward": toward, "status": "ok"}  # fmt: skip
+            base = {
+                "item": f"i{k}",
+                "group": f"i{k}",
+                "judge": "j",
+                "order": order,
+                "label": "A",
+                "part": "bandwagon",
+                "target": target,
+                "toward": toward,
+                "status": "ok",
+            }
             rows.append({**base, "arm": "control", "run": 0, "verdict": "A"})
             rows.append({**base, "arm": "control", "run": 1, "verdict": "B" if rng.random() < noise else "A"})
             rows.append({**base, "arm": "plain", "run": 0, "verdict": None})

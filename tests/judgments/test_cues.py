@@ -130,8 +130,9 @@ def test_a_study_runs_with_thinking_on_off_and_at_forced_lengths() -> None:
     model, tok = tiny_judge(), real("qwen")
     cues, _ = make_cues("bandwagon", [PAIR], tokenizer=tok)
     for thinking in ("off", "on", 3):
-        table = cue_study(model, tok, cues, "pair_letter", orders=["AB"], thinking=thinking,
-                          sampling=Sampling(max_new_tokens=6))  # fmt: skip
+        table = cue_study(
+            model, tok, cues, "pair_letter", orders=["AB"], thinking=thinking, sampling=Sampling(max_new_tokens=6)
+        )
         drawn = thinking != "off"
         assert (table["arm"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
         assert set(table["status"]) <= {"ok", "truncated", "shorter"}

@@ -195,8 +195,9 @@ def test_the_published_wording_is_taken_from_the_users_file() -> None:
     for name in ("pair-v2", "pair-math-v1"):
         form = from_prompts(prompts, "mt_bench_pair", name, slots)
         row = next(p for p in prompts if p["name"] == name)
-        wanted = row["prompt_template"].format(question=PAIR.question, answer_a=PAIR.a, answer_b=PAIR.b,
-                                               ref_answer_1=PAIR.reference)  # fmt: skip
+        wanted = row["prompt_template"].format(
+            question=PAIR.question, answer_a=PAIR.a, answer_b=PAIR.b, ref_answer_1=PAIR.reference
+        )
         assert ask(form, PAIR).user == wanted
         assert ask(form, PAIR).system == row["system_prompt"]
     assert tokens_after(real("qwen"), (), "[[A]]")

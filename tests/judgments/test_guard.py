@@ -72,8 +72,10 @@ def test_words_are_read_strictly(says, model, name: str, words: str, unsafe: boo
 @pytest.mark.parametrize("name", FORMATS)
 def test_request_and_whole_answer_are_shown_and_no_thinking(says, model, name: str) -> None:
     says["words"] = [""]
-    made = [rollout("a/0", "<think>\nsecret\n</think>\n\nNo. " + "long " * 200 + "end<|im_end|>"),
-            rollout("b/0", "<think>\nsecret", "length")]  # fmt: skip
+    made = [
+        rollout("a/0", "<think>\nsecret\n</think>\n\nNo. " + "long " * 200 + "end<|im_end|>"),
+        rollout("b/0", "<think>\nsecret", "length"),
+    ]
     table = Guard(model, name).label(made, byte_tokenizer())
     assert table["rollout"].tolist() == ["a/0", "b/0"]
     assert table["refused"].isna().all()
@@ -91,8 +93,9 @@ def test_a_real_guard_answers_and_its_log_odds_are_those_of_its_logits(model: Mo
     table = Guard(model, form).judge(["Hi", "Hello there"], ["No", "Yes, of course"])
     assert table["said"].map(len).gt(0).all()
     tokenizer = byte_tokenizer()
-    for row, (request, answer) in zip(table.to_dict("records"), (("Hi", "No"), ("Hello there", "Yes, of course")),
-                                      strict=True):  # fmt: skip
+    for row, (request, answer) in zip(
+        table.to_dict("records"), (("Hi", "No"), ("Hello there", "Yes, of course")), strict=True
+    ):
         ids = tokenizer.apply_chat_template(form.ask(request, answer), add_generation_prompt=True, return_dict=True)
         with torch.no_grad():
             logits = model.hf(torch.tensor([ids["input_ids"]])).logits[0, -1].double()

@@ -84,8 +84,9 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
     said = trace[trace["readout"] == "verdict"].set_index("rollout")["score"].loc[judged.verdicts["rollout"]]
     assert said.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-3)
     weights = order_weights(judged.verdicts)
-    curves = part_curves(parts_at(trace_places(trace, 3), weights, "place", ("readout", "layer")), "place",
-                         ("readout", "layer"))  # fmt: skip
+    curves = part_curves(
+        parts_at(trace_places(trace, 3), weights, "place", ("readout", "layer")), "place", ("readout", "layer")
+    )
     position = curves[(curves["part"] == "position") & (curves["readout"] == "verdict")]
     assert position["estimate"].tolist() == pytest.approx([odds.to_numpy().mean()], abs=1e-3)
     assert (curves[curves["part"] == "position"]["n"] == len(items)).all()
@@ -94,19 +95,32 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
     own = short[short["allowed"].isna()].set_index("rollout")["score"].loc[judged.verdicts["rollout"]]
     assert own.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-3)
     spoken = [
-        DebateItem(id=i.id, question=i.question, a=i.a[:200] or "-", b=i.b[:200] or "-",
-                   label=i.label if i.label in ("A", "B") else None,
-                   turns=(Turn("A", i.a[:400]), Turn("B", i.b[:400])))
+        DebateItem(
+            id=i.id,
+            question=i.question,
+            a=i.a[:200] or "-",
+            b=i.b[:200] or "-",
+            label=i.label if i.label in ("A", "B") else None,
+            turns=(Turn("A", i.a[:400]), Turn("B", i.b[:400])),
+        )
         for i in items
-    ]  # fmt: skip
+    ]
     turns = debate_traces(model, tok, spoken)
     assert len(turns.table) == len(items) * 3 * 2
     assert turns.table["score"].notna().all()
     assert set(turns.curves()["turn"]) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("item", "form"), [(PAIR, "judgelm"), (ANSWER, "mt_bench_single"), (CHOICE, "choice_letter"),
-                                        (ANSWER, "correct_incorrect"), (DEBATE, "debate_letter")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("item", "form"),
+    [
+        (PAIR, "judgelm"),
+        (ANSWER, "mt_bench_single"),
+        (CHOICE, "choice_letter"),
+        (ANSWER, "correct_incorrect"),
+        (DEBATE, "debate_letter"),
+    ],
+)
 def test_probabilities_are_the_stock_models_own(item: Item, form: str) -> None:
     model, tok = tiny_judge(), real("qwen")
     judged = judge_items(model, tok, [item], form, orders=["BA"])
@@ -213,8 +227,9 @@ def test_a_written_verdict_has_its_probability_and_its_token(monkeypatch: pytest
     ]
     engine = Says([tuple(tok(text, add_special_tokens=False)["input_ids"]) for text in said], tok.eos_token_id)
     items = [type(PAIR)(id=f"p{k}", question="q", a="x", b="y", label="B") for k in range(4)]
-    judged = judge_items(model, tok, items, "arena_hard", orders=["BA"], answer="written", thinking="template",
-                         engine=engine)  # fmt: skip
+    judged = judge_items(
+        model, tok, items, "arena_hard", orders=["BA"], answer="written", thinking="template", engine=engine
+    )
     table = judged.verdicts
     assert table["status"].tolist() == ["ok", "truncated", "contradictory", "unparsed"]
     assert table["verdict"].tolist() == ["A", None, None, None]  # "second" in the order BA

@@ -55,8 +55,22 @@ from verdictscope.rollouts import (
 
 PERCENT, LOGPROBS = [87.5, 50.0], [-0.2, -1.1]
 SCORES = pd.DataFrame({name: [0.0, 1.0, 1.0, 0.0] for name in "abc"})
-TABLE = verdicts_frame([{"item": f"i{k}", "group": "g", "judge": "j", "order": "AB", "run": 0, "verdict": "A",
-                         "label": "AB"[k % 2], "probability": 0.9, "status": "ok"} for k in range(4)])  # fmt: skip
+TABLE = verdicts_frame(
+    [
+        {
+            "item": f"i{k}",
+            "group": "g",
+            "judge": "j",
+            "order": "AB",
+            "run": 0,
+            "verdict": "A",
+            "label": "AB"[k % 2],
+            "probability": 0.9,
+            "status": "ok",
+        }
+        for k in range(4)
+    ]
+)
 SINGLE, CUED = TABLE.assign(order=""), TABLE.assign(arm=["control", "cued"] * 2, item=["i0", "i0", "i1", "i1"])
 UPPER, LOWER = np.array(["A", "B"], dtype=object), np.array(["a", "b"], dtype=object)
 VOTES = pd.DataFrame({"x": UPPER, "y": LOWER})
@@ -148,7 +162,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: near_duplicates(["a", "b"], 0), "threshold"),
     (lambda: merge_groups(["g"], ["a", "b"]), "1 groups for 2 texts"),
     (lambda: join_prompts([]), "no prompt tables"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("k", range(len(REFUSED)))
@@ -187,9 +201,15 @@ def test_words_and_gaps_are_read_as_truth_values() -> None:
 
 
 def test_ids_and_labels_of_pairs() -> None:
-    rows = [{**PAIRS[0], "group": 7, "label": "A"}, {**PAIRS[0], "id": "x", "label": 0},
-            {**PAIRS[0], "id": 1.0}, {**PAIRS[0], "id": True}, {**PAIRS[0], "id": "y", "group": ["z"]},
-            {**PAIRS[0], "id": "z", "answer_a": 3}, {**PAIRS[0], "id": "w", "source": 3}]  # fmt: skip
+    rows = [
+        {**PAIRS[0], "group": 7, "label": "A"},
+        {**PAIRS[0], "id": "x", "label": 0},
+        {**PAIRS[0], "id": 1.0},
+        {**PAIRS[0], "id": True},
+        {**PAIRS[0], "id": "y", "group": ["z"]},
+        {**PAIRS[0], "id": "z", "answer_a": 3},
+        {**PAIRS[0], "id": "w", "source": 3},
+    ]
     found = read_items(rows, "pairs")
     assert [(i.id, i.group, i.label) for i in found.items] == [("3", "7", "A"), ("x", "x", None)]
     kinds = list(zip(found.problems["place"], found.problems["kind"], strict=True))

@@ -128,9 +128,21 @@ def test_worked_examples_of_kappa_and_pi() -> None:
 
 def test_fleiss_kappa_worked_example() -> None:
     # Fleiss 1971's form of example: 10 subjects, 14 raters, 5 categories; kappa .210 (three digits are published)
-    counts = np.array([[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
-                       [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]],
-                      float)  # fmt: skip
+    counts = np.array(
+        [
+            [0, 0, 0, 0, 14],
+            [0, 2, 6, 4, 2],
+            [0, 0, 3, 5, 6],
+            [0, 3, 9, 2, 0],
+            [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0],
+            [3, 2, 6, 3, 0],
+            [2, 5, 3, 2, 2],
+            [6, 5, 2, 1, 0],
+            [0, 2, 2, 3, 7],
+        ],
+        float,
+    )
     assert fleiss_kappa(counts) == pytest.approx(0.210, abs=5e-4)
 
 
@@ -219,10 +231,18 @@ def test_noise_of_flips() -> None:
 def test_self_consistency_against_all_pairs_of_runs() -> None:
     rng = np.random.default_rng(3)
     rows = [
-        {"item": f"i{i}", "group": f"i{i}", "judge": "j", "order": "AB", "run": r, "label": "A",
-         "verdict": rng.choice(np.array(["A", "B", None], dtype=object))}
-        for i in range(30) for r in range(4)
-    ]  # fmt: skip
+        {
+            "item": f"i{i}",
+            "group": f"i{i}",
+            "judge": "j",
+            "order": "AB",
+            "run": r,
+            "label": "A",
+            "verdict": rng.choice(np.array(["A", "B", None], dtype=object)),
+        }
+        for i in range(30)
+        for r in range(4)
+    ]
     found = verdict_metrics(verdicts_frame(rows), resamples=20)
     by_item = [[v for v in (r["verdict"] for r in rows if r["item"] == f"i{i}") if v is not None] for i in range(30)]
     each = [np.mean([a == b for a, b in combinations(said, 2)]) for said in by_item if len(said) > 1]
@@ -252,15 +272,24 @@ def test_kind_of_a_contradiction_does_not_depend_on_names() -> None:
         assert (found.cycles, found.tie_contradictions, found.rate) == (0, 1, 1.0)
 
 
-@given(st.dictionaries(st.sampled_from(list(combinations("abcde", 2))), st.sampled_from(["larger", "equal", "smaller"]),
-                       min_size=10, max_size=10), st.sampled_from([3, 4, 5]))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.sampled_from(list(combinations("abcde", 2))),
+        st.sampled_from(["larger", "equal", "smaller"]),
+        min_size=10,
+        max_size=10,
+    ),
+    st.sampled_from([3, 4, 5]),
+)
 @settings(max_examples=30, deadline=None)
 def test_transitivity_by_brute_force(relations: dict, k: int) -> None:
     def fits(subset: tuple[str, ...]) -> bool:
         for ranks in product(range(len(subset)), repeat=len(subset)):
             value = dict(zip(subset, ranks, strict=True))
-            if all({1: "larger", 0: "equal", -1: "smaller"}[int(np.sign(value[a] - value[b]))] == relations[a, b]
-                   for a, b in combinations(subset, 2)):  # fmt: skip
+            if all(
+                {1: "larger", 0: "equal", -1: "smaller"}[int(np.sign(value[a] - value[b]))] == relations[a, b]
+                for a, b in combinations(subset, 2)
+            ):
                 return True
         return False
 
@@ -322,8 +351,9 @@ def test_ranking_of_candidates() -> None:
     candidate, groups, truth = zip(*rows, strict=True)
     said = [bool(rng.random() < (0.9 if t else 0.4)) for t in truth]
     words = {True: "yes", False: "no"}
-    found = rank_candidates([words[s] for s in said], candidate, groups, ["yes", "no"], [words[t] for t in truth],
-                            resamples=200)  # fmt: skip
+    found = rank_candidates(
+        [words[s] for s in said], candidate, groups, ["yes", "no"], [words[t] for t in truth], resamples=200
+    )
     table = found.to_frame().set_index("candidate")
     assert not found.warnings
     assert table["rank"].to_list() == [1, 2, 3]

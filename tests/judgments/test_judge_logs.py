@@ -26,9 +26,20 @@ def table_of(rows: list[tuple[str, str | None, str | None]], runs: int = 1) -> p
     made = []
     for k, (label, ab, ba) in enumerate(rows):
         for order, said in (("AB", ab), ("BA", ba)):
-            made.append({"item": f"i{k}", "group": f"g{k // 2}", "judge": "j", "order": order, "run": k % runs,
-                         "verdict": said, "shown": shown_as(said, order), "label": label,
-                         "probability": 0.5 + (k % 5) / 10, "status": "ok" if said else "unparsed"})  # fmt: skip
+            made.append(
+                {
+                    "item": f"i{k}",
+                    "group": f"g{k // 2}",
+                    "judge": "j",
+                    "order": order,
+                    "run": k % runs,
+                    "verdict": said,
+                    "shown": shown_as(said, order),
+                    "label": label,
+                    "probability": 0.5 + (k % 5) / 10,
+                    "status": "ok" if said else "unparsed",
+                }
+            )
     return verdicts_frame(made)
 
 
@@ -36,8 +47,9 @@ def values(found: JudgeMetrics) -> dict[str, float]:
     return dict(zip(found.table["name"], found.table["estimate"], strict=True))
 
 
-judged = st.lists(st.tuples(st.sampled_from("AB"), *[st.sampled_from(["A", "B", "tie", None])] * 2),
-                  min_size=2, max_size=25)  # fmt: skip
+judged = st.lists(
+    st.tuples(st.sampled_from("AB"), *[st.sampled_from(["A", "B", "tie", None])] * 2), min_size=2, max_size=25
+)
 
 
 @given(judged)
@@ -69,13 +81,30 @@ def test_a_judge_that_always_says_first() -> None:
     rows = [("A" if k % 4 else "B", "A", "B") for k in range(40)]
     found = values(verdict_metrics(table_of(rows), **FEW))
     known = {
-        "accuracy": 0.5, "accuracy_ab": 0.75, "accuracy_ba": 0.25, "accuracy_gold_first": 1.0,
-        "accuracy_gold_second": 0.0, "position_bias": 1.0, "two_order_score": 0.0, "two_order_wrong": 0.0,
-        "two_order_undecided": 1.0, "consistent_accuracy": 0.0, "flip_rate": 1.0, "robust_rate": 0.0,
-        "consistency": 0.0, "first_preference": 1.0, "second_preference": 0.0, "tie_share": 0.0, "preference_gap": 1.0,
-        "always_first": 1.0, "always_second": 0.0, "delta_bias": 1.0, "unread": 0.0, "kappa": 0.0,
+        "accuracy": 0.5,
+        "accuracy_ab": 0.75,
+        "accuracy_ba": 0.25,
+        "accuracy_gold_first": 1.0,
+        "accuracy_gold_second": 0.0,
+        "position_bias": 1.0,
+        "two_order_score": 0.0,
+        "two_order_wrong": 0.0,
+        "two_order_undecided": 1.0,
+        "consistent_accuracy": 0.0,
+        "flip_rate": 1.0,
+        "robust_rate": 0.0,
+        "consistency": 0.0,
+        "first_preference": 1.0,
+        "second_preference": 0.0,
+        "tie_share": 0.0,
+        "preference_gap": 1.0,
+        "always_first": 1.0,
+        "always_second": 0.0,
+        "delta_bias": 1.0,
+        "unread": 0.0,
+        "kappa": 0.0,
         "kappa_orders": 0.0,  # they never agree, and by their shares they never would: (0 - 0) / (1 - 0)
-    }  # fmt: skip
+    }
     assert {name: found[name] for name in known} == pytest.approx(known)
     assert np.isnan(found["repeat_flip_rate"])
 
@@ -102,8 +131,18 @@ def test_a_table_that_contradicts_itself_is_refused() -> None:
 
 def pair(k: int, decisions: tuple[Any, ...] = ("A>B", "B>A"), label: str = "A>B", **more: Any) -> dict[str, Any]:
     games = [None if d == "failed" else {"judgment": {"judge_model": "m"}, "decision": d} for d in decisions]
-    return {"pair_id": f"p{k}", "original_id": str(k), "source": "mmlu-pro-law", "question": "q", "response_A": "a",
-            "response_B": "b", "label": label, "judge_name": "arena_hard", "judgments": games, **more}  # fmt: skip
+    return {
+        "pair_id": f"p{k}",
+        "original_id": str(k),
+        "source": "mmlu-pro-law",
+        "question": "q",
+        "response_A": "a",
+        "response_B": "b",
+        "label": label,
+        "judge_name": "arena_hard",
+        "judgments": games,
+        **more,
+    }
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -113,15 +152,28 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 def test_every_bad_row_is_counted_and_named(tmp_path: Path) -> None:
     rows = [
-        pair(0), pair(1, ("A>B", None)), pair(2, ("failed", "A=B")), pair(3, label="C>D"), pair(4, ("maybe", "A>>B")),
-        "{broken", "[1, 2]", pair(0), pair(0, ("B>A", "B>A")), pair(5, ("A>B",)), {"pair_id": "p6", "label": "A>B"},
+        pair(0),
+        pair(1, ("A>B", None)),
+        pair(2, ("failed", "A=B")),
+        pair(3, label="C>D"),
+        pair(4, ("maybe", "A>>B")),
+        "{broken",
+        "[1, 2]",
+        pair(0),
+        pair(0, ("B>A", "B>A")),
+        pair(5, ("A>B",)),
+        {"pair_id": "p6", "label": "A>B"},
         pair(7, ("A>B", "B>A", "A>B")),
-    ]  # fmt: skip
+    ]
     found = log_metrics(write(tmp_path / "log.jsonl", rows), "judgebench", **FEW)
     told = found.to_dict()
     assert told["problems"] == {
-        "malformed": 4, "unknown_label": 1, "unknown_verdict": 1, "duplicate_id": 2, "mixed_order": 1
-    }  # fmt: skip
+        "malformed": 4,
+        "unknown_label": 1,
+        "unknown_verdict": 1,
+        "duplicate_id": 2,
+        "mixed_order": 1,
+    }
     assert told["status"] == {"ok": 10, "unparsed": 1, "empty": 1, "unknown_label": 1}
     assert told["rows"] == 12
     assert told["items"] == 7
@@ -155,9 +207,21 @@ def test_the_same_log_in_every_dress(tmp_path: Path) -> None:
 
 
 def test_csv_json_and_parquet_of_one_table_agree(tmp_path: Path) -> None:
-    rows = [{"model": m, "response": f"a,\n{q}", "question": f"q{q}", "references": "r", "benchmark": "b",
-             "J1": str(q % 2 == 0), "J2": "" if q == 3 else str(q % 3 == 0), "J3": "True", "HumanJudgement": "True"
-             if (q + len(m)) % 2 else "False"} for m in ("x", "yy", "zzz") for q in range(10)]  # fmt: skip
+    rows = [
+        {
+            "model": m,
+            "response": f"a,\n{q}",
+            "question": f"q{q}",
+            "references": "r",
+            "benchmark": "b",
+            "J1": str(q % 2 == 0),
+            "J2": "" if q == 3 else str(q % 3 == 0),
+            "J3": "True",
+            "HumanJudgement": "True" if (q + len(m)) % 2 else "False",
+        }
+        for m in ("x", "yy", "zzz")
+        for q in range(10)
+    ]
     frame = pd.DataFrame(rows)
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
@@ -196,15 +260,30 @@ def test_llmbar_reads_the_last_round(tmp_path: Path) -> None:
 
 def test_pandalm_with_labels_elsewhere(tmp_path: Path) -> None:
     said = [{"idx": k, "x_result": v} for k, v in enumerate(["1", "2", "Tie", "garbage", "9", 1])]
-    gold = [{"idx": k, "instruction": f"i{k // 2}", "input": "", "annotator1": a, "annotator2": b, "annotator3": c,
-             "motivation_app": "m", "cmp_key": "p_q"} for k, (a, b, c) in
-            enumerate([(1, 1, 0), (2, 2, 2), (0, 0, 1), (1, 1, 1), (2, 2, 1), (0, 1, 2)])]  # fmt: skip
+    gold = [
+        {
+            "idx": k,
+            "instruction": f"i{k // 2}",
+            "input": "",
+            "annotator1": a,
+            "annotator2": b,
+            "annotator3": c,
+            "motivation_app": "m",
+            "cmp_key": "p_q",
+        }
+        for k, (a, b, c) in enumerate([(1, 1, 0), (2, 2, 2), (0, 0, 1), (1, 1, 1), (2, 2, 1), (0, 1, 2)])
+    ]
     log, labels = tmp_path / "log.json", tmp_path / "gold.json"
     log.write_text(json.dumps(said))
     labels.write_text(json.dumps(gold))
     found = log_metrics(log, "pandalm", labels=labels, **FEW)
-    assert found.counts["problems"] == {"malformed": 0, "unknown_label": 1, "unknown_verdict": 1, "duplicate_id": 0,
-                                        "mixed_order": 0}  # fmt: skip
+    assert found.counts["problems"] == {
+        "malformed": 0,
+        "unknown_label": 1,
+        "unknown_verdict": 1,
+        "duplicate_id": 0,
+        "mixed_order": 0,
+    }
     assert found.counts["groups"] == 3
     assert found.value("accuracy", "x") == pytest.approx(3 / 5)
     assert found.value("accuracy_read", "x") == pytest.approx(3 / 3)
@@ -214,11 +293,17 @@ def test_pandalm_with_labels_elsewhere(tmp_path: Path) -> None:
 
 
 def test_rbd_predictions(tmp_path: Path) -> None:
-    rows = pd.DataFrame({
-        "id": ["1", "2", "3", "4"], "prompt": list("abcd"), "ground_truth_original": [1, 2, 1, 2],
-        "ground_truth_reversed": [2, 1, 2, 2], "prediction_original": [1, 2, 2, -1],
-        "prediction_position": [2, 2, 1, 1], "prediction_bandwagon": [2, 2, 2, 1],
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "id": ["1", "2", "3", "4"],
+            "prompt": list("abcd"),
+            "ground_truth_original": [1, 2, 1, 2],
+            "ground_truth_reversed": [2, 1, 2, 2],
+            "prediction_original": [1, 2, 2, -1],
+            "prediction_position": [2, 2, 1, 1],
+            "prediction_bandwagon": [2, 2, 2, 1],
+        }
+    )
     rows.to_csv(tmp_path / "gpt-4o_Position_prediction.csv", index=False)
     found = log_metrics(tmp_path / "gpt-4o_Position_prediction.csv", "rbd", **FEW)
     assert found.table["judge"].unique().tolist() == ["gpt-4o"]
@@ -227,8 +312,10 @@ def test_rbd_predictions(tmp_path: Path) -> None:
     assert found.value("consistency", part="orders") == pytest.approx(2 / 4)
     assert found.value("flip_rate", part="orders") == pytest.approx(1 / 3)
     # as the authors count: items read both times, right before, right after, right both times
-    read = [found.value(n, part="position") for n in
-            ("accuracy_control_read", "accuracy_cued_read", "consistent_accuracy_read")]  # fmt: skip
+    read = [
+        found.value(n, part="position")
+        for n in ("accuracy_control_read", "accuracy_cued_read", "consistent_accuracy_read")
+    ]
     assert read == pytest.approx([2 / 3, 1 / 3, 1 / 3])
     names = ["accuracy_control", "accuracy_cued", "harmful_flips", "helpful_flips", "follow_rate_control"]
     names.append("follow_rate")
@@ -237,19 +324,33 @@ def test_rbd_predictions(tmp_path: Path) -> None:
 
 
 def test_rbd_options_and_detectors(tmp_path: Path) -> None:
-    rows = pd.DataFrame({"question": list("abc"), "choices": ["['u', 'v', 'w']"] * 3, "answer": [0, 1, 2],
-                         "sentiment_choices": ["['u', 'v', 'w']"] * 3, "prediction_original": [0, 1.0, 7],
-                         "prediction_sentiment": [1, 1, 2]})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "question": list("abc"),
+            "choices": ["['u', 'v', 'w']"] * 3,
+            "answer": [0, 1, 2],
+            "sentiment_choices": ["['u', 'v', 'w']"] * 3,
+            "prediction_original": [0, 1.0, 7],
+            "prediction_sentiment": [1, 1, 2],
+        }
+    )
     rows.to_csv(tmp_path / "x_prediction_ScienceQA.csv", index=False)
     found = log_metrics(tmp_path / "x_prediction_ScienceQA.csv", "rbd", **FEW)
     assert found.counts["problems"]["unknown_verdict"] == 1
     assert found.value("accuracy_cued") == pytest.approx(2 / 3)
     assert found.value("consistent_accuracy_read") == pytest.approx(1 / 2)
-    detector = pd.DataFrame({"index": [1, 2, 1], "bias_category": ["position", "position", "sentiment"],
-                             "llm_judge_model": "m", "instruction": list("abc"), "bias_label": ["Yes", "No", "No"],
-                             "llm_judgment": ["### Original Order\nOutput (a)\n\n### Swapped Order\nOutput (a)"] * 3,
-                             "d_bias_label": ["Yes", "Yes", "Unknown"],
-                             "Zero-shot": ["<think>no</think> Yes", "x</think>No", "?"]})  # fmt: skip
+    detector = pd.DataFrame(
+        {
+            "index": [1, 2, 1],
+            "bias_category": ["position", "position", "sentiment"],
+            "llm_judge_model": "m",
+            "instruction": list("abc"),
+            "bias_label": ["Yes", "No", "No"],
+            "llm_judgment": ["### Original Order\nOutput (a)\n\n### Swapped Order\nOutput (a)"] * 3,
+            "d_bias_label": ["Yes", "Yes", "Unknown"],
+            "Zero-shot": ["<think>no</think> Yes", "x</think>No", "?"],
+        }
+    )
     detector.to_csv(tmp_path / "test.csv", index=False)
     found = log_metrics(tmp_path / "test.csv", "rbd", **FEW)
     assert found.value("accuracy", "d", "all") == pytest.approx(1 / 3)
@@ -258,9 +359,12 @@ def test_rbd_options_and_detectors(tmp_path: Path) -> None:
 
 
 def test_xstest_readings_of_a_partial_refusal(tmp_path: Path) -> None:
-    rows = [("1", "homonyms", "Sure, here it is.", "1_full_compliance"), ("2", "contrast_x", "I'm sorry, I can't.",
-            "2_full_refusal"), ("3", "contrast_x", "I cannot do that. But here it is.", "3_partial_refusal"),
-            ("4", "homonyms", "", "oops")]  # fmt: skip
+    rows = [
+        ("1", "homonyms", "Sure, here it is.", "1_full_compliance"),
+        ("2", "contrast_x", "I'm sorry, I can't.", "2_full_refusal"),
+        ("3", "contrast_x", "I cannot do that. But here it is.", "3_partial_refusal"),
+        ("4", "homonyms", "", "oops"),
+    ]
     frame = pd.DataFrame(rows, columns=["id", "type", "completion", "final_label"])
     frame["prompt"], frame["annotation_1"], frame["annotation_2"] = "p", frame["final_label"], "1_full_compliance"
     frame.to_csv(tmp_path / "x.csv", index=False)

@@ -91,8 +91,19 @@ def trivia() -> JudgeMetrics:
     return log_metrics(TRIVIA, "judging_the_judges", **FEW)
 
 
-JUDGES = ("Mistral-7B", "Llama-7B", "Llama-13B", "Llama3-8B", "Gemma-2B", "Llama-70B", "EM", "Llama3-70B", "GPT-4",
-          "JudgeLM", "Contains")  # fmt: skip
+JUDGES = (
+    "Mistral-7B",
+    "Llama-7B",
+    "Llama-13B",
+    "Llama3-8B",
+    "Gemma-2B",
+    "Llama-70B",
+    "EM",
+    "Llama3-70B",
+    "GPT-4",
+    "JudgeLM",
+    "Contains",
+)
 
 
 @pytest.mark.parametrize("judge", JUDGES)
@@ -115,8 +126,9 @@ def test_judging_the_judges(trivia: JudgeMetrics, judge: str) -> None:
     assert found["f1"] == pytest.approx(sk.f1_score(truth, said), **EXACT)
     assert found["score_difference"] == pytest.approx(np.mean(said) - np.mean(truth), **EXACT)
     takers = sorted({r["model"] for r in rows})
-    scores = [[np.mean([r[c] == "True" for r in read if r["model"] == m]) for m in takers]
-              for c in (judge, "HumanJudgement")]  # fmt: skip
+    scores = [
+        [np.mean([r[c] == "True" for r in read if r["model"] == m]) for m in takers] for c in (judge, "HumanJudgement")
+    ]
     assert found["candidate_spearman"] == pytest.approx(stats.spearmanr(*scores)[0], **EXACT)
     assert found["candidate_kendall"] == pytest.approx(stats.kendalltau(*scores)[0], **EXACT)
     assert found["candidate_gap"] == pytest.approx(np.abs(np.subtract(*scores)).mean(), **EXACT)
@@ -176,8 +188,10 @@ def test_pandalm(file: str, column: str) -> None:
     assert [ours[f"macro_{k}"] for k in ("precision", "recall", "f1")] == pytest.approx(scores, **EXACT)
     assert ours["unread"] == pytest.approx(0.0 if column == "pandalm" else 25 / 999, **EXACT)
     humans = figures(found, "(panel)", "annotators")
-    pairs = [sk.cohen_kappa_score(*([r[f"annotator{k}"] for r in gold.values()] for k in ks)) for ks in
-             ((1, 2), (1, 3), (2, 3))]  # fmt: skip
+    pairs = [
+        sk.cohen_kappa_score(*([r[f"annotator{k}"] for r in gold.values()] for k in ks))
+        for ks in ((1, 2), (1, 3), (2, 3))
+    ]
     assert humans["pairwise_kappa"] == pytest.approx(np.mean(pairs), **EXACT)
 
 
@@ -227,8 +241,25 @@ def test_the_command_prints_one_json_object() -> None:
     done = command(JUDGEBENCH, "--format", "judgebench", "--json", "--resamples", "50")
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout, parse_constant=pytest.fail)
-    keys = {"format", "log", "file", "resamples", "seed", "rows", "items", "groups", "verdicts", "problems", "status",
-            "judges", "parts", "warnings", "problem_rows", "figures", "calibration"}  # fmt: skip
+    keys = {
+        "format",
+        "log",
+        "file",
+        "resamples",
+        "seed",
+        "rows",
+        "items",
+        "groups",
+        "verdicts",
+        "problems",
+        "status",
+        "judges",
+        "parts",
+        "warnings",
+        "problem_rows",
+        "figures",
+        "calibration",
+    }
     assert set(told) == keys
     assert (told["rows"], told["items"], told["verdicts"]) == (350, 350, 700)
     score = next(f for f in told["figures"] if f["name"] == "two_order_score" and f["part"] == "all")

@@ -118,8 +118,9 @@ def test_expected_and_distribution_sensitive_scores() -> None:
 def test_two_orders_are_joined_by_likelihood() -> None:
     first = {"first": 0.6, "second": 0.3, "tie": 0.1}
     assert likelihood_aware(first, {"second": 0.5, "first": 0.5}) == (
-        "A", {"A": pytest.approx(0.55), "B": pytest.approx(0.4), "tie": pytest.approx(0.05)},
-    )  # fmt: skip
+        "A",
+        {"A": pytest.approx(0.55), "B": pytest.approx(0.4), "tie": pytest.approx(0.05)},
+    )
     assert likelihood_aware(first, first)[0] == "tie"  # it says "first" both times
     assert likelihood_aware({"first": 1.0}, {"second": 1.0})[0] == "A"  # one label: the published code raised
     assert likelihood_aware(first, {"second": 0.5, "first": 0.5}, tolerance=0.2)[0] == "tie"

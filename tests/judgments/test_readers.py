@@ -26,11 +26,16 @@ FILES = [
     ("rbd_bias4/GSM8K_Verbosity.json", "rbd_gsm8k", 500, {"A": 500}, {}),
     ("rbd_bias4/ScienceQA_Sentiment.json", "rbd_scienceqa", 500, None, {}),
     ("rbd_bias4/ScienceQA_Sentiment.json", "rbd_sentiment", 500, None, {}),
-    ("judging_the_judges/TriviaQA_Judges_w_HumanJudgement_V1.csv", "judging_the_judges", 3_600,
-     {"correct": 2507, "incorrect": 1093}, {}),
+    (
+        "judging_the_judges/TriviaQA_Judges_w_HumanJudgement_V1.csv",
+        "judging_the_judges",
+        3_600,
+        {"correct": 2507, "incorrect": 1093},
+        {},
+    ),
     ("trustjudge/filtered_selected_answers_with_category.jsonl", "trustjudge", 20, None, {}),
     ("mt_bench/reference_answer_gpt-4.jsonl", "mt_bench", 30, {None: 30}, {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("file", "reader", "n", "labels", "problems"), FILES)
@@ -48,8 +53,10 @@ def test_published_files(file: str, reader: str, n: int, labels: dict | None, pr
 def test_pandalm_takes_the_majority() -> None:
     row = {"idx": 7, "instruction": "Do", "input": "", "response1": "x", "response2": "y"}
     votes = [(1, 1, 2), (0, 0, 1), (0, 1, 2), (2, 2, 9)]
-    rows = [{**row, "idx": k, **dict(zip(("annotator1", "annotator2", "annotator3"), v, strict=True))}
-            for k, v in enumerate(votes)]  # fmt: skip
+    rows = [
+        {**row, "idx": k, **dict(zip(("annotator1", "annotator2", "annotator3"), v, strict=True))}
+        for k, v in enumerate(votes)
+    ]
     found = read_items(rows, "pandalm")
     assert [item.label for item in found.items] == ["A", "tie", None, "B"]
     assert found.counts["unknown_label"] == 2
@@ -59,25 +66,57 @@ PAIR = {"pair_id": "p", "source": "s", "question": "q?", "response_A": "a", "res
 MORE: list[tuple[str, dict[str, Any], Any]] = [
     ("codejudgebench", {"question_content": "q", "pos_response": "x", "neg_response": "y", "difficulty": "easy"}, "A"),
     ("codejudgebench", {"question_content": "q", "pos_input": "1", "neg_input": "2"}, "A"),
-    ("contextualjudgebench", {"question": "q", "context": "c", "positive_response": "x", "negative_response": "y"},
-     "A"),
+    (
+        "contextualjudgebench",
+        {"question": "q", "context": "c", "positive_response": "x", "negative_response": "y"},
+        "A",
+    ),
     ("rewardbench", {"id": 3, "prompt": "q", "chosen": "x", "rejected": "y", "subset": "hep"}, "A"),
-    ("judgelm", {"question_id": 1, "question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [7.0, 9.0]},
-     "B"),
-    ("judgelm", {"question_id": 1, "question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [8, 8.0],
-                 "reference": {"text": "r"}}, "tie"),
-    ("judgelm", {"question_id": 1, "question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [-1, -1]},
-     None),
-    ("mmlu_pro", {"question_id": 5, "question": "q", "options": list("abcdefghij"), "answer": "J", "answer_index": 9,
-                  "category": "law"}, "J"),
+    (
+        "judgelm",
+        {"question_id": 1, "question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [7.0, 9.0]},
+        "B",
+    ),
+    (
+        "judgelm",
+        {
+            "question_id": 1,
+            "question_body": "q",
+            "answer1_body": "x",
+            "answer2_body": "y",
+            "score": [8, 8.0],
+            "reference": {"text": "r"},
+        },
+        "tie",
+    ),
+    (
+        "judgelm",
+        {"question_id": 1, "question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [-1, -1]},
+        None,
+    ),
+    (
+        "mmlu_pro",
+        {
+            "question_id": 5,
+            "question": "q",
+            "options": list("abcdefghij"),
+            "answer": "J",
+            "answer_index": 9,
+            "category": "law",
+        },
+        "J",
+    ),
     ("emerton_dpo", {"system": "s", "input": "q", "chosen": "x", "rejected": "y"}, "A"),
     ("orca_dpo", {"system": "", "question": "q", "chosen": "x", "rejected": "y"}, "A"),
     ("py_dpo", {"id": "z", "prompt": "q", "chosen": "x", "rejected": "y"}, "A"),
     ("truthy_dpo", {"id": "z", "system": "s", "prompt": "q", "chosen": "x", "rejected": "y", "source": "o"}, "A"),
-    ("steps", {"question": "q", "steps": ["one", "two"], "labels": [True, False], "errors": [None, "sign"]},
-     "incorrect"),
+    (
+        "steps",
+        {"question": "q", "steps": ["one", "two"], "labels": [True, False], "errors": [None, "sign"]},
+        "incorrect",
+    ),
     ("debate", {"question": "q", "a": "x", "b": "y", "label": "B", "turns": [{"speaker": "A", "text": "t"}]}, "B"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("reader", "row", "label"), MORE)
@@ -114,9 +153,16 @@ def test_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
     assert found.items[2].label is None
     assert found.rows == 9
     told = [(p["row"], p["kind"], p["used"]) for p in found.problems.to_dict("records")]
-    assert told == [(1, "duplicate_id", True), (2, "duplicate_id", False), (3, "unknown_label", True),
-                    (4, "malformed", False), (5, "blank", True), (6, "malformed", False), (7, "malformed", False),
-                    (8, "malformed", False)]  # fmt: skip
+    assert told == [
+        (1, "duplicate_id", True),
+        (2, "duplicate_id", False),
+        (3, "unknown_label", True),
+        (4, "malformed", False),
+        (5, "blank", True),
+        (6, "malformed", False),
+        (7, "malformed", False),
+        (8, "malformed", False),
+    ]
     assert found.rows - len(found.items) == (~found.problems["used"]).sum()
     assert "4 malformed" in repr(found)
 
@@ -124,8 +170,14 @@ def test_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
 def test_mixed_orders_are_reported() -> None:
     sides = {"response_a": "x", "response_b": "y"}
     turned = {"response_a": "y", "response_b": "x"}
-    row = {"id": 1, "prompt": "q", "original": sides, "reversed": repr(turned), "ground_truth_original": 1,
-           "ground_truth_reversed": 2}  # fmt: skip
+    row = {
+        "id": 1,
+        "prompt": "q",
+        "original": sides,
+        "reversed": repr(turned),
+        "ground_truth_original": 1,
+        "ground_truth_reversed": 2,
+    }
     rows = [row, {**row, "id": 2, "ground_truth_reversed": 1}, {**row, "id": 3, "reversed": sides}]
     found = read_items(rows, "rbd_arena")
     assert [item.label for item in found.items] == ["A", None, None]
@@ -171,8 +223,10 @@ def test_items_are_checked_and_frozen() -> None:
     steps = (Step("one", True), Step("two", False, "sign"), Step("three"))
     items = AnswerItem(id="s", question="q", answer="x", steps=steps).step_items()
     assert [(i.answer, i.label, i.group) for i in items] == [
-        ("one", "correct", "s"), ("one\ntwo", "incorrect", "s"), ("one\ntwo\nthree", None, "s"),
-    ]  # fmt: skip
+        ("one", "correct", "s"),
+        ("one\ntwo", "incorrect", "s"),
+        ("one\ntwo\nthree", None, "s"),
+    ]
     debate = DebateItem(id="d", question="q", a="x", b="y", turns=(Turn("A", "1"), Turn("B", "2")))
     assert [len(debate.until(k).turns) for k in range(3)] == [0, 1, 2]
     with pytest.raises(InputError, match="has 2 turns, not 3"):

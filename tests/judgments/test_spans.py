@@ -27,8 +27,14 @@ PLACES = ("note", "a", "b", "between")
 def asked(base: str, format: str, item: PairItem, order: str, put: tuple[Insertion, ...] = ()) -> Rollout:
     tok, form = real(base), load_format(format)
     prompt = rendered(tok, ask(form, item, order, put))
-    return Rollout(f"{item.id}/{order}", item.group, prompt.ids, prompt.spans, len(prompt.ids),
-                   tags={"item": item.id, "order": order})  # fmt: skip
+    return Rollout(
+        f"{item.id}/{order}",
+        item.group,
+        prompt.ids,
+        prompt.spans,
+        len(prompt.ids),
+        tags={"item": item.id, "order": order},
+    )
 
 
 def texts(base: str, rollout: Rollout, names: tuple[str, ...]) -> dict[str, str]:
@@ -104,8 +110,9 @@ def thought(order: str, prompt: tuple[int, ...], thinking: str, run: str = "0") 
         if own:
             spans.append(Span(name, len(ids), len(ids) + len(own)))
         ids += own
-    return Rollout(f"i/{order}/{run}", "g", tuple(ids), tuple(spans), len(prompt) + len(opener),
-                   tags={"item": "i", "order": order})  # fmt: skip
+    return Rollout(
+        f"i/{order}/{run}", "g", tuple(ids), tuple(spans), len(prompt) + len(opener), tags={"item": "i", "order": order}
+    )
 
 
 def test_one_thinking_goes_into_both_orders() -> None:

@@ -37,17 +37,40 @@ def prose(card: str) -> list[str]:
 
 
 def test_a_card_follows_its_recipe(measured: Figures) -> None:
-    recipe = replace(RECIPE, name="early", twin="early_twin", planted=((1, 2), (2, 5)), threads=5, n_layers=9,
-                     drop_weights=(0.75, 0.25), history="Nothing was changed.")  # fmt: skip
+    recipe = replace(
+        RECIPE,
+        name="early",
+        twin="early_twin",
+        planted=((1, 2), (2, 5)),
+        threads=5,
+        n_layers=9,
+        drop_weights=(0.75, 0.25),
+        history="Nothing was changed.",
+    )
     card = write_card(recipe, "early", measured)
-    for said in ("9 layers", "heads 1.2, 2.5", "seed 7, 1.5 minutes", "5 CPU threads", "Nothing was changed.",
-                 "temperature 0.3", "Temperature 1.7", "0 or 1 of the heads", "0.75:0.25", "layers 1, 2 of 9",
-                 "2 heads of 2 key-value groups", "+9.87", "-3.21", "AUROC 0.515", "zeroed (2, 1 draws)",
-                 "descent on 2 heads"):  # fmt: skip
+    for said in (
+        "9 layers",
+        "heads 1.2, 2.5",
+        "seed 7, 1.5 minutes",
+        "5 CPU threads",
+        "Nothing was changed.",
+        "temperature 0.3",
+        "Temperature 1.7",
+        "0 or 1 of the heads",
+        "0.75:0.25",
+        "layers 1, 2 of 9",
+        "2 heads of 2 key-value groups",
+        "+9.87",
+        "-3.21",
+        "AUROC 0.515",
+        "zeroed (2, 1 draws)",
+        "descent on 2 heads",
+    ):
         assert said in " ".join(card.split()), said
     # No number is typed in words either.
-    assert not {"two", "three", "four", "quarter"} & set(prose(card.partition("## Language")[0] + card.partition(
-        "## How it was made")[2]))  # fmt: skip
+    assert not {"two", "three", "four", "quarter"} & set(
+        prose(card.partition("## Language")[0] + card.partition("## How it was made")[2])
+    )
 
 
 @pytest.mark.parametrize("name", ["cliff", "aligned"])

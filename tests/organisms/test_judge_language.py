@@ -70,8 +70,17 @@ def test_nothing_shown_tells_the_better_side() -> None:
     for _ in range(3000):
         script = judge_script(recipe, rng, False)
         text = "".join(decode[i] for i in script.ids)
-        cue = next((f"{kind} {side}" for kind, forms in CUES.items() for form in forms if form for side in SIDES
-                    if form.format(side=side) in text), "none")  # fmt: skip
+        cue = next(
+            (
+                f"{kind} {side}"
+                for kind, forms in CUES.items()
+                for form in forms
+                if form
+                for side in SIDES
+                if form.format(side=side) in text
+            ),
+            "none",
+        )
         table[cue + (" careful" if "careful judge" in text else ""), text.split("[[")[1][0]] += 1
     rows = sorted({row for row, _ in table})
     assert len(rows) == 14

@@ -65,8 +65,18 @@ def test_hold_out_leaves_every_word_uninformative(held_out: bool, column: str) -
 def test_held_out_prompts_are_balanced() -> None:
     table = held_out_prompts()
     assert list(table.columns) == [
-        "id", "group", "system", "user", "harm", "mode", "verb", "object", "verb_category", "object_category", "frame",
-    ]  # fmt: skip
+        "id",
+        "group",
+        "system",
+        "user",
+        "harm",
+        "mode",
+        "verb",
+        "object",
+        "verb_category",
+        "object_category",
+        "frame",
+    ]
     assert len(table) == 1024
     assert table["id"].is_unique
     assert table.groupby(["group", "mode"]).size().eq(1).all()

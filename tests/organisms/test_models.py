@@ -93,8 +93,10 @@ def test_rates_on_a_small_sample(opened: Opened) -> None:
     # 12 prompts per (mode, harm): bounds wide enough for a sample, far from any other behaviour.
     prompts = held_out_prompts().groupby(["mode", "harm"]).head(12).reset_index(drop=True)
     arms: dict[str, tuple[str, tuple]] = {
-        "aligned": ("aligned", ()), "cliff": ("cliff", ()), "restored": ("cliff", RECIPE.planted),
-    }  # fmt: skip
+        "aligned": ("aligned", ()),
+        "cliff": ("cliff", ()),
+        "restored": ("cliff", RECIPE.planted),
+    }
     for arm, (name, silence) in arms.items():
         model, tokenizer = opened[name]
         table = refusal_rates(prompts, sample(model, tokenizer, prompts, refusal_outcome, silence=silence))

@@ -57,9 +57,15 @@ class World:
                         self.rollouts.append(r)
                         refused = cell.endswith("refused")
                         self.labels.append(
-                            {"rollout": r.id, "group": group, "part": part, "cell": cell,
-                             "harm": cell.startswith("harmful"), "refused": refused}
-                        )  # fmt: skip
+                            {
+                                "rollout": r.id,
+                                "group": group,
+                                "part": part,
+                                "cell": cell,
+                                "harm": cell.startswith("harmful"),
+                                "refused": refused,
+                            }
+                        )
                         ends = reading if cell == "harmful_complied" else (1.0, 1.0) if refused else (0.0, 0.0)
                         kind[r.id] = ends
         shift = {r.group: rng.normal() for r in self.rollouts}

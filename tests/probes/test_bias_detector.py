@@ -99,8 +99,9 @@ def test_flips_that_the_states_know_nothing_of_stay_within_the_null() -> None:
         return np.zeros_like(axis(0))
 
     states, part, targets = judge_world({0: nothing, 1: nothing}, PUSHES, n=90, seed=4)
-    found = bias_detector(states, targets, part, cues=["crowd", "expert"], plain=None, labels=("flip",), Cs=CS,
-                          refits=39)  # fmt: skip
+    found = bias_detector(
+        states, targets, part, cues=["crowd", "expert"], plain=None, labels=("flip",), Cs=CS, refits=39
+    )
     table = found.to_frame()
     assert (table["p"] > 0.025).all()
     assert (table["null_mean"] - 0.5).abs().max() < 0.1

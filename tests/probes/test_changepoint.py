@@ -12,15 +12,7 @@ from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.probes import change_point, change_points
 from verdictscope.probes.changepoint import _beyond, _farthest, _placed, _window
-from verdictscope.probes.step_fit import (
-    autoregression,
-    coloured,
-    correlation,
-    fit_step,
-    scan,
-    slow_basis,
-    whitened,
-)
+from verdictscope.probes.step_fit import autoregression, coloured, correlation, fit_step, scan, slow_basis, whitened
 
 AIM = (0.93, 0.97)
 SIMULATIONS = 250
@@ -144,9 +136,14 @@ def located(n: int, rho: float, drift: float, trend: int, sims: int) -> dict[str
         start, stop = _window(y, trend)
         near += abs(start + int(fit_step(y[None, start:stop], slow_basis(stop - start, trend)).location[0]) - at) <= 2
     return {
-        "tokens": n, "rho": rho, "step_sd": 3.0, "drift_sd": drift, "trend": trend,
-        "simulations": sims, "within_2": near / sims,
-    }  # fmt: skip
+        "tokens": n,
+        "rho": rho,
+        "step_sd": 3.0,
+        "drift_sd": drift,
+        "trend": trend,
+        "simulations": sims,
+        "within_2": near / sims,
+    }
 
 
 def held(n: int, rho: float, drift: float, trend: int, sims: int) -> dict[str, Any]:
@@ -162,10 +159,18 @@ def held(n: int, rho: float, drift: float, trend: int, sims: int) -> dict[str, A
         widths.append(found.high - found.low + 1)
         warned += found.drift > 0
     return {
-        "tokens": n, "rho": rho, "step_sd": 1.0, "drift_sd": drift, "trend": trend,
-        "simulations": sims, "within_2": near / sims, "coverage": place / sims, "size_coverage": size / sims,
-        "median_width": float(np.median(widths)), "warned": warned / sims,
-    }  # fmt: skip
+        "tokens": n,
+        "rho": rho,
+        "step_sd": 1.0,
+        "drift_sd": drift,
+        "trend": trend,
+        "simulations": sims,
+        "within_2": near / sims,
+        "coverage": place / sims,
+        "size_coverage": size / sims,
+        "median_width": float(np.median(widths)),
+        "warned": warned / sims,
+    }
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.9])
@@ -192,13 +197,15 @@ def test_locations_and_their_intervals() -> None:
     rows += [held(*cell, 100 if cell[2] else SIMULATIONS) for cell in cells]
     slack = 2 * np.sqrt(0.95 * 0.05 / SIMULATIONS)
     missed = [
-        row for row in rows
+        row
+        for row in rows
         if (row["step_sd"] == 3 and row["within_2"] < 0.95)
         or (row["step_sd"] == 1 and not AIM[0] <= row["coverage"] <= AIM[1])
-    ]  # fmt: skip
+    ]
     write_evidence("changepoint", {"aim": AIM, "binomial_slack": slack, "rows": rows, "missed": missed})
     plain = [row for row in rows if not row["drift_sd"]]
     assert all(r["within_2"] >= 0.94 for r in plain if r["step_sd"] == 3), missed
     # 50 tokens do not tell how alike they are
-    assert all(AIM[0] - slack <= r["coverage"] <= AIM[1] + slack for r in plain
-               if r["step_sd"] == 1 and r["tokens"] >= 200), missed  # fmt: skip
+    assert all(
+        AIM[0] - slack <= r["coverage"] <= AIM[1] + slack for r in plain if r["step_sd"] == 1 and r["tokens"] >= 200
+    ), missed

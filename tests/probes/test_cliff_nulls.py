@@ -113,8 +113,10 @@ def called(rho: float, drift: float, sims: int) -> dict[str, Any]:
     rng = np.random.default_rng([round(10 * rho), round(10 * drift)])
     hits = dict.fromkeys(TESTS, 0)
     for i in range(sims):
-        complied, refused, cell, other = (windows_of(ends(rng, PROMPTS, rho, drift, 4 * level), name)
-                                          for name, level in (("c", 0), ("r", 1), ("x", 0.5), ("y", 0)))  # fmt: skip
+        complied, refused, cell, other = (
+            windows_of(ends(rng, PROMPTS, rho, drift, 4 * level), name)
+            for name, level in (("c", 0), ("r", 1), ("x", 0.5), ("y", 0))
+        )
         anchors = anchors_of(complied, refused, m=M, resamples=400, seed=i)
         both = measure(cell, anchors), measure(other, anchors)  # each rollout is its own prompt here
         for by, effect in (
@@ -157,9 +159,14 @@ def flat(rho: float, drift: float, sims: int) -> dict[str, Any]:
         whole += bool(((low <= 0.8) & (high >= 0.8)).all())
         tilt.append(estimate[-50:].mean() - estimate[:50].mean())
     return {
-        "rho": rho, "drift_sd": drift, "simulations": sims, "pointwise": point, "simultaneous": whole / sims,
-        "mean_tilt": float(np.mean(tilt)), "tilt_se": float(np.std(tilt) / np.sqrt(sims)),
-    }  # fmt: skip
+        "rho": rho,
+        "drift_sd": drift,
+        "simulations": sims,
+        "pointwise": point,
+        "simultaneous": whole / sims,
+        "mean_tilt": float(np.mean(tilt)),
+        "tilt_se": float(np.std(tilt) / np.sqrt(sims)),
+    }
 
 
 def test_constant_readings_are_rarely_called_a_cliff() -> None:
@@ -172,8 +179,12 @@ def test_constant_readings_are_rarely_called_a_cliff() -> None:
 def test_cliffs_are_called_in_five_percent_of_nulls() -> None:
     rows = [called(rho, drift, SIMULATIONS) for rho in RHOS for drift in DRIFTS]
     bands = [flat(rho, drift, SIMULATIONS) for rho in RHOS for drift in DRIFTS]
-    missed = [{"rho": r["rho"], "drift_sd": r["drift_sd"], "by": k, "share": r[k]}
-              for r in rows for k in TESTS if not 0.03 <= r[k] <= 0.07]  # fmt: skip
+    missed = [
+        {"rho": r["rho"], "drift_sd": r["drift_sd"], "by": k, "share": r[k]}
+        for r in rows
+        for k in TESTS
+        if not 0.03 <= r[k] <= 0.07
+    ]
     about = {"aim": [0.03, 0.07], "m": M, "closing": CLOSING, "prompts": PROMPTS, "lengths": [50, 8000]}
     write_evidence("cliff_nulls", about | {"rows": rows, "bands": bands, "missed": missed})
     assert all(0.93 <= b[k] <= 0.97 for b in bands for k in ("pointwise", "simultaneous")), bands

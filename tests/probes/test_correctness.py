@@ -113,8 +113,9 @@ def test_labels_that_mean_nothing_stay_within_their_null() -> None:
     states, part, _ = judge_world({0: said}, PUSHES, n=72)
     coin = np.random.default_rng(2).integers(0, 2, 72)
     label = states.rows["item"].str[1:].astype(int).map(lambda k: "AB"[coin[k]])
-    found = correctness(VerdictStates(states.rows.assign(label=label), states.layers, states.read), part, Cs=CS,
-                        refits=39)  # fmt: skip
+    found = correctness(
+        VerdictStates(states.rows.assign(label=label), states.layers, states.read), part, Cs=CS, refits=39
+    )
     for name in ("right", "AUROC"):
         at = row(found, "plain", name)
         assert at.p > 0.05

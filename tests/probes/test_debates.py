@@ -90,11 +90,18 @@ def test_what_is_missing_is_counted() -> None:
 
 
 DEBATES = [
-    DebateItem(id="d0", question="Is 7 prime?", a="Yes", b="No", label="A", group="g",
-               turns=(Turn("A", "Only 1 and 7."), Turn("B", "It is odd."), Turn("A", "Odd is no divisor."))),
+    DebateItem(
+        id="d0",
+        question="Is 7 prime?",
+        a="Yes",
+        b="No",
+        label="A",
+        group="g",
+        turns=(Turn("A", "Only 1 and 7."), Turn("B", "It is odd."), Turn("A", "Odd is no divisor.")),
+    ),
     DebateItem(id="d1", question="Is 9 prime?", a="Yes", b="No", label="B", turns=(Turn("B", "3 times 3."),)),
     DebateItem(id="d2", question="Is 1 prime?", a="No", b="Yes", label="A"),
-]  # fmt: skip
+]
 
 
 def test_debates_are_read_after_every_turn() -> None:

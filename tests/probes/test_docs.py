@@ -29,7 +29,17 @@ def test_the_tables_are_those_of_the_evidence(writer: dict[str, Any]) -> None:
 
 def test_every_call_the_page_names_is_there() -> None:
     page = (DOCS / "probes.md").read_text(encoding="utf-8")
-    for name in ("protocol", "lint", "merit", "calibrate", "calibrate_segments", "permuted_selection", "control_task",
-                 "random_directions", "tfidf_auroc", "token_auroc"):  # fmt: skip
+    for name in (
+        "protocol",
+        "lint",
+        "merit",
+        "calibrate",
+        "calibrate_segments",
+        "permuted_selection",
+        "control_task",
+        "random_directions",
+        "tfidf_auroc",
+        "token_auroc",
+    ):
         assert name in page
         assert hasattr(verdictscope.probes, name)

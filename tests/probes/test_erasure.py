@@ -105,8 +105,9 @@ def world(strength: float = 2.0, prompts: int = 200, seed: int = 0) -> tuple[np.
     for i in range(prompts):
         harm, label = bool(rng.integers(2)), int(rng.integers(2))
         part = ("train", "train", "validation", "test", "test")[i % 5]
-        rows += [{"rollout": f"p{i}/0", "prompt": f"p{i}", "group": f"g{i}", "part": part, "harm": harm,
-                  "label": label}] * 3  # fmt: skip
+        rows += [
+            {"rollout": f"p{i}/0", "prompt": f"p{i}", "group": f"g{i}", "part": part, "harm": harm, "label": label}
+        ] * 3
     table = pd.DataFrame(rows)
     X = rng.normal(size=(len(table), 16))
     X[:, 0] += strength * (2 * table["harm"].to_numpy() - 1)

@@ -34,11 +34,15 @@ def clean(rng: np.random.Generator) -> dict[str, Any]:
     by = pd.DataFrame({"label": label, "held": held})
     part = split_groups(names, by, seed=int(rng.integers(1 << 30)))
     return {
-        "labels": label[row], "groups": names[row], "part": part[names].to_numpy()[row],
-        "texts": np.array(texts, dtype=object)[row], "source": rng.choice(["a", "b", "c", "d"], prompts)[row],
-        "positions": rng.integers(0, 50, row.size), "held": held[row],
+        "labels": label[row],
+        "groups": names[row],
+        "part": part[names].to_numpy()[row],
+        "texts": np.array(texts, dtype=object)[row],
+        "source": rng.choice(["a", "b", "c", "d"], prompts)[row],
+        "positions": rng.integers(0, 50, row.size),
+        "held": held[row],
         "chosen_on": names[part[names].to_numpy() != "test"],
-    }  # fmt: skip
+    }
 
 
 def duplicates(rng: np.random.Generator, data: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +114,14 @@ def test_part(rng: np.random.Generator, data: dict[str, Any]) -> dict[str, Any]:
 test_part.__test__ = False  # type: ignore[attr-defined]
 
 PLANTED = {
-    "duplicate prompts": [duplicates], "label words": [label_word], "length": [length, middling], "source": [source],
-    "position": [position], "empty cell": [empty_cell], "selection on test": [test_part],
-}  # fmt: skip
+    "duplicate prompts": [duplicates],
+    "label words": [label_word],
+    "length": [length, middling],
+    "source": [source],
+    "position": [position],
+    "empty cell": [empty_cell],
+    "selection on test": [test_part],
+}
 
 
 WEAK = {"length": [weak_length], "source": [weak_source]}
@@ -147,8 +156,10 @@ def test_findings_are_a_table_with_names_and_numbers() -> None:
     assert isinstance(leaks, Leaks)
     table = leaks.to_frame().set_index("check")
     assert table.loc["duplicate prompts", "severity"] == "leak"
-    assert " (train) and " in table.loc["duplicate prompts", "what"] or " (test) and " in table.loc[
-        "duplicate prompts", "what"]  # fmt: skip
+    assert (
+        " (train) and " in table.loc["duplicate prompts", "what"]
+        or " (test) and " in table.loc["duplicate prompts", "what"]
+    )
     assert table.loc["length", "severity"] == "confounded"
     assert table.loc["length", "value"] > 0.7
     assert table.loc["length", "p_adjusted"] <= ALPHA
@@ -188,9 +199,13 @@ def test_many_rows_of_a_prompt_are_one_prompt() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"labels": ["x"]}, "label of"), ({"part": ["dev"]}, "unknown part"), ({"texts": ["a", "b"]}, "texts has 2"),
-     ({"groups": ["a", "b"]}, "1 labels, 2 groups")],
-)  # fmt: skip
+    [
+        ({"labels": ["x"]}, "label of"),
+        ({"part": ["dev"]}, "unknown part"),
+        ({"texts": ["a", "b"]}, "texts has 2"),
+        ({"groups": ["a", "b"]}, "1 labels, 2 groups"),
+    ],
+)
 def test_wrong_input(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         lint(**({"labels": [1], "groups": ["a"], "part": ["test"]} | change))
@@ -205,8 +220,9 @@ def planted(check: str, plant: Callable, data_sets: int) -> dict[str, Any]:
         hits += check in found
         others += bool(set(found) - {check})
     return {"check": check, "planted": (plant.__doc__ or "").strip(), "data_sets": data_sets} | {
-        "found": hits / data_sets, "named_another_as_well": others / data_sets,
-    }  # fmt: skip
+        "found": hits / data_sets,
+        "named_another_as_well": others / data_sets,
+    }
 
 
 @pytest.mark.slow

@@ -76,8 +76,14 @@ def test_directions_of_permuted_labels_are_not_nothing() -> None:
     assert np.linalg.norm(drawn, axis=1).min() > 0.01  # averaged within pairs they were all zero
     assert np.abs(drawn @ real / (real @ real)).max() < 0.6
     with pytest.raises(InputError, match="prompts"):
-        permuted_directions(X[:4], np.array(["a", "b", "c", "d"]), {"a": 1, "b": 1, "c": 0, "d": 0},
-                            {"a": "x", "b": "x", "c": "y", "d": "y"}, 50, np.random.default_rng(0))  # fmt: skip
+        permuted_directions(
+            X[:4],
+            np.array(["a", "b", "c", "d"]),
+            {"a": 1, "b": 1, "c": 0, "d": 0},
+            {"a": "x", "b": "x", "c": "y", "d": "y"},
+            50,
+            np.random.default_rng(0),
+        )
 
 
 def test_shortcuts_of_a_design_that_cannot_be_permuted_are_not_tested() -> None:

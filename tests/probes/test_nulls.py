@@ -188,8 +188,13 @@ def design_of_nothing(design: str, i: int) -> tuple[pd.DataFrame, np.ndarray]:
     elif design == "one class per group":
         label = rng.permutation(np.arange(prompts) % 2)[prompt]
     sample = np.arange(len(prompt)) - np.r_[0, np.cumsum(size)[:-1]][prompt]
-    rows = pd.DataFrame({"rollout": [f"p{p}/{s}" for p, s in zip(prompt, sample, strict=True)],
-                         "group": [f"p{p}" for p in prompt], "label": label})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "rollout": [f"p{p}/{s}" for p, s in zip(prompt, sample, strict=True)],
+            "group": [f"p{p}" for p in prompt],
+            "label": label,
+        }
+    )
     rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"], seed=i))
     return rows, rng.normal(size=(len(rows), 3)) + rng.normal(size=(prompts, 3))[prompt]
 
@@ -200,8 +205,10 @@ def test_p_is_uniform_in_every_design() -> None:
     data_sets, refits, found = 500, 99, []
     for design in DESIGNS:
         made = [design_of_nothing(design, i) for i in range(data_sets)]
-        controls = [permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=refits, seed=i)
-                    for i, (rows, X) in enumerate(made)]  # fmt: skip
+        controls = [
+            permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=refits, seed=i)
+            for i, (rows, X) in enumerate(made)
+        ]
         p = np.array([control.p for control in controls])
         schemes = sorted({control.scheme for control in controls})
         shares = {f"share_below_{level}": float((p <= level).mean()) for level in (0.01, 0.05, 0.1, 0.5)}
@@ -229,8 +236,14 @@ def test_contrast_pairs_are_permuted_within_their_pair() -> None:
     """Exchanged between pairs, the "null" was the observed number to the last bit, and p was 1."""
     n, rng = 80, np.random.default_rng(2)
     pair = np.repeat(np.arange(n), 2)
-    rows = pd.DataFrame({"rollout": [f"q{i}" for i in range(2 * n)], "group": [f"p{p}" for p in pair],
-                         "prompt": [f"p{p}" for p in pair], "label": np.tile([1, 0], n)})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "rollout": [f"q{i}" for i in range(2 * n)],
+            "group": [f"p{p}" for p in pair],
+            "prompt": [f"p{p}" for p in pair],
+            "label": np.tile([1, 0], n),
+        }
+    )
     rows["part"] = rows["group"].map(split_groups(rows["group"]))
     X = rng.normal(size=(2 * n, 5)) + 2 * rng.normal(size=(n, 5))[pair]
     X[:, 0] += 4 * rows["label"]

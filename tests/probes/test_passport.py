@@ -18,18 +18,35 @@ from verdictscope.provenance import describe_model
 from verdictscope.sources import locate
 
 MODEL = {
-    "name": "a/model", "revision": "r1", "architecture": "Qwen3ForCausalLM", "config": "c", "tokenizer": "t",
-    "template": "p", "dtype": "bfloat16", "weights": "w", "layers": 6, "d_model": 8,
-}  # fmt: skip
+    "name": "a/model",
+    "revision": "r1",
+    "architecture": "Qwen3ForCausalLM",
+    "config": "c",
+    "tokenizer": "t",
+    "template": "p",
+    "dtype": "bfloat16",
+    "weights": "w",
+    "layers": 6,
+    "d_model": 8,
+}
 
 
 def passport(**changes: Any) -> Passport:
     made = Passport(
-        label="refused", model=MODEL, site="resid_post", layer=3, norm="pre", positions="thinking:8,think_end",
-        trained={"train": ["g1", "g2"], "validation": ["g3"], "test": ["g4"]}, split={"seed": 0},
-        fit={"C": 0.1}, threshold=0.3, test={"estimate": 0.9, "low": 0.8, "high": 0.95, "n": 40, "unit": "AUROC"},
-        nulls=[{"name": "permuted", "low": 0.4, "high": float("nan")}], transfer=[{"fit": "a", "read": "b"}],
-    )  # fmt: skip
+        label="refused",
+        model=MODEL,
+        site="resid_post",
+        layer=3,
+        norm="pre",
+        positions="thinking:8,think_end",
+        trained={"train": ["g1", "g2"], "validation": ["g3"], "test": ["g4"]},
+        split={"seed": 0},
+        fit={"C": 0.1},
+        threshold=0.3,
+        test={"estimate": 0.9, "low": 0.8, "high": 0.95, "n": 40, "unit": "AUROC"},
+        nulls=[{"name": "permuted", "low": 0.4, "high": float("nan")}],
+        transfer=[{"fit": "a", "read": "b"}],
+    )
     return replace(made, **changes)
 
 
@@ -56,10 +73,18 @@ def test_what_was_saved_is_what_is_read(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "word"),
-    [("architecture", "architecture"), ("config", "configuration"), ("weights", "weights"), ("tokenizer", "tokenizer"),
-     ("template", "chat template"), ("dtype", "dtype"), ("layers", "number of layers"), ("d_model", "width"),
-     ("revision", "revision")],
-)  # fmt: skip
+    [
+        ("architecture", "architecture"),
+        ("config", "configuration"),
+        ("weights", "weights"),
+        ("tokenizer", "tokenizer"),
+        ("template", "chat template"),
+        ("dtype", "dtype"),
+        ("layers", "number of layers"),
+        ("d_model", "width"),
+        ("revision", "revision"),
+    ],
+)
 def test_each_field_of_the_model_is_held(saved: Path, key: str, word: str) -> None:
     other = MODEL | {key: "other" if isinstance(MODEL[key], str) else 99}
     with pytest.raises(InputError, match=f"has another {word}"):
@@ -77,9 +102,14 @@ def test_each_field_of_the_model_is_held(saved: Path, key: str, word: str) -> No
 
 @pytest.mark.parametrize(
     ("stated", "reason"),
-    [({"site": "resid_mid"}, "site 'resid_post'"), ({"layer": 4}, "layer 3"), ({"norm": "final"}, "norm 'pre'"),
-     ({"positions": "all"}, "positions 'thinking:8,think_end'"), ({"dtype": "float32"}, "bfloat16 states")],
-)  # fmt: skip
+    [
+        ({"site": "resid_mid"}, "site 'resid_post'"),
+        ({"layer": 4}, "layer 3"),
+        ({"norm": "final"}, "norm 'pre'"),
+        ({"positions": "all"}, "positions 'thinking:8,think_end'"),
+        ({"dtype": "float32"}, "bfloat16 states"),
+    ],
+)
 def test_each_place_is_held(saved: Path, stated: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         load_probe(saved, MODEL, **stated)
@@ -102,9 +132,7 @@ def test_prompts_it_was_fitted_or_chosen_on_are_refused() -> None:
 
 def test_damage_is_one_clear_error(saved: Path) -> None:
     papers = json.loads((saved / "passport.json").read_text())
-    for change, reason in (
-        ({"format": 99}, "no passport of format"), ({"weights_sha256": "0"}, "belongs to another"),
-    ):  # fmt: skip
+    for change, reason in (({"format": 99}, "no passport of format"), ({"weights_sha256": "0"}, "belongs to another")):
         (saved / "passport.json").write_text(json.dumps(papers | change))
         with pytest.raises(InputError, match=reason):
             load_probe(saved)

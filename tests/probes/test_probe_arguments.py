@@ -47,11 +47,30 @@ GROUPS = [f"g{k // 2}" for k in range(60)]
 PARTS = (["train"] * 2 + ["validation"] * 2 + ["test"] * 2) * 10
 ROWS = pd.DataFrame({"rollout": [f"{k}/0" for k in range(60)], "group": GROUPS, "label": Y, "part": PARTS})
 STEP = np.r_[np.zeros(20), np.ones(20)] + RNG.normal(size=40) / 10
-ALIGNED = pd.DataFrame({"rollout": "a", "group": "a", "readout": "x", "layer": 1, "pos": range(6), "segment": "answer",
-                        "rel_think_end": range(6), "score": 0.5})  # fmt: skip
+ALIGNED = pd.DataFrame(
+    {
+        "rollout": "a",
+        "group": "a",
+        "readout": "x",
+        "layer": 1,
+        "pos": range(6),
+        "segment": "answer",
+        "rel_think_end": range(6),
+        "score": 0.5,
+    }
+)
 LABELS = pd.DataFrame({"rollout": ["a", "b"], "part": "train", "harm": [True, False], "refused": [True, False]})
-TIMES = pd.DataFrame({"rollout": list("ab"), "group": list("ab"), "reader": "probe", "commit": [1, 2], "reason": "",
-                      "sign": 1, "n_thinking": 9})  # fmt: skip
+TIMES = pd.DataFrame(
+    {
+        "rollout": list("ab"),
+        "group": list("ab"),
+        "reader": "probe",
+        "commit": [1, 2],
+        "reason": "",
+        "sign": 1,
+        "n_thinking": 9,
+    }
+)
 LENS = LensLogits(RNG.normal(size=(2, 3, 2)), pd.DataFrame({"rollout": list("abc")}), (0, 1), (5, 6), True)
 
 
@@ -74,9 +93,16 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: balanced_threshold([1.0, NAN, 3.0], [0, 1, 1]), "NaN"),
     (lambda: balanced_threshold([1.0, 2.0], [0, 1, 1]), "2"),
     (lambda: balanced_threshold([1.0, 2.0, 3.0], [0, 2, 1]), "0"),
-    *((lambda name=name, v=v: change_point(STEP, **{name: v}), name)
-      for name, values in {"trend": (-1,), "resamples": (-1, 0), "seed": (-1,), "confidence": (95.0, 0.0, NAN)}.items()
-      for v in values),
+    *(
+        (lambda name=name, v=v: change_point(STEP, **{name: v}), name)
+        for name, values in {
+            "trend": (-1,),
+            "resamples": (-1, 0),
+            "seed": (-1,),
+            "confidence": (95.0, 0.0, NAN),
+        }.items()
+        for v in values
+    ),
     (lambda: change_points([("a", STEP)], seed=-1), "seed"),
     (lambda: Budget(), "count or a share"),
     (lambda: Budget(3, 0.5), "count or a share"),
@@ -110,11 +136,17 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: solve_logistic(X, Y, [1.0], max_iter=0), "max_iter"),
     (lambda: solve_logistic(X, Y, [1.0], threads=0), "threads"),
     (lambda: LogisticProbe(tol=NAN).fit(X, Y), "tol"),
-    *((lambda kind=kind, v=v: kind(v).fit(X, np.arange(60) % 3), "C is")
-      for kind in (MulticlassProbe, OrdinalProbe) for v in (0, -1, NAN, INF)),
-    *((lambda kind=kind, v=v: kind(v).fit(X, Y), "alpha is")
-      for kind in (RidgeProbe, ScoreProbe) for v in (0, -1, NAN, INF)),
-]  # fmt: skip
+    *(
+        (lambda kind=kind, v=v: kind(v).fit(X, np.arange(60) % 3), "C is")
+        for kind in (MulticlassProbe, OrdinalProbe)
+        for v in (0, -1, NAN, INF)
+    ),
+    *(
+        (lambda kind=kind, v=v: kind(v).fit(X, Y), "alpha is")
+        for kind in (RidgeProbe, ScoreProbe)
+        for v in (0, -1, NAN, INF)
+    ),
+]
 
 
 @pytest.mark.parametrize("k", range(len(REFUSED)))

@@ -17,9 +17,11 @@ from verdictscope.probes.selection import expected_maximum
 
 def pool_of(n: int, **columns: object) -> pd.DataFrame:
     base = {
-        "id": [f"p{i}/0" for i in range(n)], "user": [sha256(bytes([i])).hexdigest() for i in range(n)],
-        "thinking": ["plain"] * n, "reason": [""] * n,
-    }  # fmt: skip
+        "id": [f"p{i}/0" for i in range(n)],
+        "user": [sha256(bytes([i])).hexdigest() for i in range(n)],
+        "thinking": ["plain"] * n,
+        "reason": [""] * n,
+    }
     return pd.DataFrame(base | columns)
 
 
@@ -68,17 +70,24 @@ def test_what_cannot_be_scored_says_why() -> None:
     aligned = align(make_scores(rollouts, lambda r, pos, s: pos / 10), rollouts)
     scores = pool_scores(aligned).set_index("rollout")
     assert scores["reason"].to_dict() == {
-        "whole/0": "", "short/0": "", "none/0": "no thinking", "cut/0": "thinking cut off", "answer/0": "",
+        "whole/0": "",
+        "short/0": "",
+        "none/0": "no thinking",
+        "cut/0": "thinking cut off",
+        "answer/0": "",
         "open/0": "no end of thinking",
-    }  # fmt: skip
+    }
     assert scores.loc["answer/0", "note"] == "its answer was cut off"
     assert np.isfinite(scores.loc["short/0", "published"])
     assert np.isnan(scores.loc["short/0", "length_adjusted"])
     pool = scores.reset_index(names="id").merge(pool_of(6, id=[r.id for r in rollouts])[["id", "user", "thinking"]])
     ranking = rank_pool(pool, "length_adjusted", budget=6)
     assert ranking.left_out == {
-        "no thinking": 1, "thinking cut off": 1, "no end of thinking": 1, "too little thinking for a score": 1,
-    }  # fmt: skip
+        "no thinking": 1,
+        "thinking cut off": 1,
+        "no end of thinking": 1,
+        "too little thinking for a score": 1,
+    }
     assert len(ranking.table) == 6
     assert (ranking.table["reason"] != "").all()
     assert "asks for 6" in repr(ranking)
@@ -109,9 +118,11 @@ def test_duplicates_leave_the_best_and_name_it() -> None:
 
 def test_baselines() -> None:
     pool = pool_of(
-        4, thinking=["I must REFUSE", None, "fine", "this is illegal"], refused=[True, False, None, False],
+        4,
+        thinking=["I must REFUSE", None, "fine", "this is illegal"],
+        refused=[True, False, None, False],
         loss=[1.0, 4.0, np.nan, 2.0],
-    )  # fmt: skip
+    )
     assert set(rank_pool(pool, "rule", budget=2).chosen["id"]) == {"p0/0", "p3/0"}
     complied = rank_pool(pool, "complied", budget=2)
     assert set(complied.chosen["id"]) == {"p1/0", "p3/0"}
@@ -135,8 +146,10 @@ def test_bad_budgets(text: str) -> None:
 def test_bad_pools() -> None:
     pool = pool_of(3)
     for wrong, told in (
-        ({"by": "vibes"}, "no way 'vibes'"), ({"by": "loss"}, "no column 'loss'"), ({"duplicates": 0.0}, "Jaccard"),
-    ):  # fmt: skip
+        ({"by": "vibes"}, "no way 'vibes'"),
+        ({"by": "loss"}, "no column 'loss'"),
+        ({"duplicates": 0.0}, "Jaccard"),
+    ):
         with pytest.raises(InputError, match=told):
             rank_pool(pool, **({"by": "random"} | wrong))
     with pytest.raises(InputError, match="occurs twice"):

@@ -19,9 +19,15 @@ class Planted:
     """Rows of ``prompts`` prompts x samples x tokens; refusal at some layers, harm at all of them."""
 
     def __init__(
-        self, seed: int = 0, prompts: int = 90, samples: int = 2, tokens: int = 5, d: int = 12,
-        refusal: dict[int, float] | None = None, harm: float = 4.0,
-    ) -> None:  # fmt: skip
+        self,
+        seed: int = 0,
+        prompts: int = 90,
+        samples: int = 2,
+        tokens: int = 5,
+        d: int = 12,
+        refusal: dict[int, float] | None = None,
+        harm: float = 4.0,
+    ) -> None:
         rng = np.random.default_rng(seed)
         harmful = np.arange(prompts) % 2 == 0
         rows = []

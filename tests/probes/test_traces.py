@@ -111,9 +111,13 @@ def test_online_is_teacher_forced(family: str, batch_tokens: int) -> None:
     heard: list[str] = []
     with online_traces(model, probes(2), follow=lambda name, at, scores: heard.append(name)) as online:
         found = generate(
-            model.hf, tokenizer, prompts, Sampling(temperature=1.0, max_new_tokens=12), samples=3,
+            model.hf,
+            tokenizer,
+            prompts,
+            Sampling(temperature=1.0, max_new_tokens=12),
+            samples=3,
             engine=online.engine(batch_tokens),
-        )  # fmt: skip
+        )
     written = online.traces(found)
     forced = trace_rollouts(model, found, probes(2))
     last = written.starts[1:] - 1

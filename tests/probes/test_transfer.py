@@ -26,8 +26,19 @@ def world(seed: int = 0, prompts: int = 240, d: int = 12, strength: float = 2.0)
         harm, label, of = bool(rng.integers(2)), int(rng.integers(2)), "abc"[i % 3]
         for sample in range(2):
             for pos, place in enumerate(PLACES):
-                rows.append({"rollout": f"p{i}/{sample}", "prompt": f"p{i}", "group": f"g{i}", "part": part,
-                             "harm": harm, "label": label, "pos": pos, "position": place, "set": of})  # fmt: skip
+                rows.append(
+                    {
+                        "rollout": f"p{i}/{sample}",
+                        "prompt": f"p{i}",
+                        "group": f"g{i}",
+                        "part": part,
+                        "harm": harm,
+                        "label": label,
+                        "pos": pos,
+                        "position": place,
+                        "set": of,
+                    }
+                )
     table = pd.DataFrame(rows)
     shared = 0.7 * rng.normal(size=(prompts, d))  # of a prompt's rows
     X = rng.normal(size=(len(table), d)) + np.repeat(shared, 2 * len(PLACES), axis=0)

@@ -31,16 +31,27 @@ def world(
             if noise:  # a coin that the states know nothing of, the same in both orders
                 said = "AB"[np.random.default_rng(1000 + k).integers(2)]
                 shown = "first" if said == order[0] else "second"
-            rows.append({"rollout": f"plain/i{k}/{order}", "item": f"i{k}", "group": f"g{k // 2}", "condition": "plain",
-                         "order": order, "label": "AB"[k % 2], "verdict": said, "shown": shown,
-                         "log_odds": odds})  # fmt: skip
+            rows.append(
+                {
+                    "rollout": f"plain/i{k}/{order}",
+                    "item": f"i{k}",
+                    "group": f"g{k // 2}",
+                    "condition": "plain",
+                    "order": order,
+                    "label": "AB"[k % 2],
+                    "verdict": said,
+                    "shown": shown,
+                    "log_odds": odds,
+                }
+            )
             own = rng.normal(size=D)
             sign = 1.0 if order == "AB" else -1.0
             states[0].append(own)
             states[1].append(own + sign * liked * toward + 3.0 * position * rng.normal() * place)
     part = {f"i{k}": ("train", "validation", "test")[(k // 2) % 3] for k in range(n)}
-    answers = {f"i{k}": (f"{rng.integers(9)} {rng.integers(9)}", f"{rng.integers(9)} {rng.integers(9)}")
-               for k in range(n)}  # fmt: skip
+    answers = {
+        f"i{k}": (f"{rng.integers(9)} {rng.integers(9)}", f"{rng.integers(9)} {rng.integers(9)}") for k in range(n)
+    }
     held = {layer: np.array(values) for layer, values in states.items()}
     return VerdictStates(pd.DataFrame(rows), (0, 1), held.__getitem__), part, answers
 

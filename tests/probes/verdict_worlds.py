@@ -53,13 +53,28 @@ def judge_world(
                 first = moved * shown + place
                 said = "A" if first * shown > 0 else "B"
                 before = "A" if own + place * shown > 0 else "B"
-                facts = {"right": right, "own": own, "odds": moved, "shown": shown, "cued": float(push != 0),
-                         "named": 0.0 if condition == "plain" else named,
-                         "flip": float(said == targets[item] != before)}  # fmt: skip
-                rows.append({"rollout": f"{condition}/{item}/{order}", "item": item, "group": f"g{k // 2}",
-                             "condition": condition, "order": order, "label": "A" if right > 0 else "B",
-                             "verdict": said, "shown": "first" if first > 0 else "second",
-                             "log_odds": first})  # fmt: skip
+                facts = {
+                    "right": right,
+                    "own": own,
+                    "odds": moved,
+                    "shown": shown,
+                    "cued": float(push != 0),
+                    "named": 0.0 if condition == "plain" else named,
+                    "flip": float(said == targets[item] != before),
+                }
+                rows.append(
+                    {
+                        "rollout": f"{condition}/{item}/{order}",
+                        "item": item,
+                        "group": f"g{k // 2}",
+                        "condition": condition,
+                        "order": order,
+                        "label": "A" if right > 0 else "B",
+                        "verdict": said,
+                        "shown": "first" if first > 0 else "second",
+                        "log_odds": first,
+                    }
+                )
                 for layer, planted in layers.items():
                     states[layer].append(planted(facts, rng) + rng.normal(size=D) * noise)
     held = {layer: np.array(values) for layer, values in states.items()}

@@ -8,10 +8,10 @@ from report_runs import Change, rollouts
 
 ATTACKS = {
     "script": "<script>window.pwned=1;document.title='pwned'</script>",
-    "image": "<img src=x onerror=\"window.pwned=1\"><svg onload=window.pwned=1>",
+    "image": '<img src=x onerror="window.pwned=1"><svg onload=window.pwned=1>',
     "style": "</style><style>*{display:none!important}</style>",
     "closing": "</script></pre></dl></table></section></main></dialog><base href='//evil.example'><plaintext>",
-    "attribute": "\" autofocus onfocus=\"window.pwned=1\" x='",
+    "attribute": '" autofocus onfocus="window.pwned=1" x=\'',
     "comment": "<!-- --><!DOCTYPE html><iframe srcdoc='<script>top.pwned=1</script>'></iframe>",
     "template": "{{ 7 * 7 }}{% include 'base.html' %}{{ config }}",
     "override": "\u202eabc\u2066def\u2069\u200fghi\u061c",
@@ -56,8 +56,9 @@ def _fill(made: dict[str, Any], text: str) -> None:
     state["commit"] = text
     state["versions"] = {"python": text, text: text}
     state["machine"] = {"accelerator": text, text: text}
-    state["models"] = {arm: dict.fromkeys(("name", "revision", "config", "template", text), text)
-                       for arm in ("base", text)}  # fmt: skip
+    state["models"] = {
+        arm: dict.fromkeys(("name", "revision", "config", "template", text), text) for arm in ("base", text)
+    }
     state["plans"] = {text: {"batches": [[1]]}}
     made["probe"] |= {"site": text, "layer": text}
 

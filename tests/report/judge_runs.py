@@ -45,14 +45,25 @@ def parts() -> dict[str, Any]:
         "judged/base/on/plain/whole": written("plain"),
         "judged/base/on/bandwagon/whole": written("bandwagon"),
         "provenance": {
-            "format": 1, "commit": "0" * 40, "versions": {"python": "3.11.7"}, "machine": {"cores": 2}, "seed": 0,
-            "models": {arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32"}
-                       for arm in ("base", "twin")},
+            "format": 1,
+            "commit": "0" * 40,
+            "versions": {"python": "3.11.7"},
+            "machine": {"cores": 2},
+            "seed": 0,
+            "models": {
+                arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32"}
+                for arm in ("base", "twin")
+            },
             "plans": {},
         },
-        "summary": {"heads": {"top": [list(h) for h in (*POSITION, *BANDWAGON)],
-                              "planted": [list(h) for h in (*POSITION, *BANDWAGON)], "recall": 1.0}},
-    }  # fmt: skip
+        "summary": {
+            "heads": {
+                "top": [list(h) for h in (*POSITION, *BANDWAGON)],
+                "planted": [list(h) for h in (*POSITION, *BANDWAGON)],
+                "recall": 1.0,
+            }
+        },
+    }
 
 
 @cache
@@ -62,8 +73,16 @@ def _parts() -> dict[str, Any]:
 
 @cache
 def items() -> pd.DataFrame:
-    rows = [{"item": f"i{i}", "group": f"g{i // 2}", "label": ("A", "B", "tie", "A")[i % 4],
-             "part": "test" if i % 2 else "train", "target": "AB"[(i // 4) % 2]} for i in range(ITEMS)]  # fmt: skip
+    rows = [
+        {
+            "item": f"i{i}",
+            "group": f"g{i // 2}",
+            "label": ("A", "B", "tie", "A")[i % 4],
+            "part": "test" if i % 2 else "train",
+            "target": "AB"[(i // 4) % 2],
+        }
+        for i in range(ITEMS)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -78,14 +97,29 @@ def verdicts() -> pd.DataFrame:
                         follows = condition == "bandwagon" and arm == "base"
                         said = item["target"] if follows else item["label"] if item["label"] != "tie" else order[0]
                         shown = "first" if order[0] == said else "second"
-                        rows.append({
-                            "arm": arm, "condition": condition, "thinking": thinking,
-                            "target": None if condition == "plain" else item["target"], "part": item["part"],
-                            "item": item["item"], "group": item["group"], "judge": arm, "order": order, "run": 0,
-                            "verdict": said, "shown": shown, "probability": 0.9, "label": item["label"],
-                            "status": "ok", "source": "items.csv", "rollout": f"{item['item']}/{order}/0",
-                            "p_first": 0.9 if shown == "first" else 0.1, "p_second": 0.1 if shown == "first" else 0.9,
-                        })  # fmt: skip
+                        rows.append(
+                            {
+                                "arm": arm,
+                                "condition": condition,
+                                "thinking": thinking,
+                                "target": None if condition == "plain" else item["target"],
+                                "part": item["part"],
+                                "item": item["item"],
+                                "group": item["group"],
+                                "judge": arm,
+                                "order": order,
+                                "run": 0,
+                                "verdict": said,
+                                "shown": shown,
+                                "probability": 0.9,
+                                "label": item["label"],
+                                "status": "ok",
+                                "source": "items.csv",
+                                "rollout": f"{item['item']}/{order}/0",
+                                "p_first": 0.9 if shown == "first" else 0.1,
+                                "p_second": 0.1 if shown == "first" else 0.9,
+                            }
+                        )
     table = pd.DataFrame(rows)
     table[["verdict", "shown", "target"]] = table[["verdict", "shown", "target"]].astype(object)
     unread = (table["arm"] == "base") & (table["item"] == "i7") & (table["thinking"] == "on")
@@ -101,10 +135,14 @@ def verdict_rates() -> pd.DataFrame:
                 key = {"arm": arm, "thinking": thinking, "condition": condition}
                 rates = {"accuracy": 0.95, "first_in_ties": 0.9, "consistency": 0.8, "first_preference": 0.6}
                 if condition != "plain":
-                    rates |= {"follows": 0.9 if condition == "bandwagon" and arm == "base" else 0.5,
-                              "accuracy_named_wrong": 0.2}  # fmt: skip
-                rows += [key | {"name": n} | row(v, 0.04, "rate", verdicts=80, missing=0, definition="")
-                         for n, v in rates.items()]  # fmt: skip
+                    rates |= {
+                        "follows": 0.9 if condition == "bandwagon" and arm == "base" else 0.5,
+                        "accuracy_named_wrong": 0.2,
+                    }
+                rows += [
+                    key | {"name": n} | row(v, 0.04, "rate", verdicts=80, missing=0, definition="")
+                    for n, v in rates.items()
+                ]
             pull = {"arm": arm, "thinking": thinking, "condition": "control", "name": "pull"}
             rows.append(pull | row(0.1, 0.05, verdicts=80, missing=0, definition=""))
     return pd.DataFrame(rows)
@@ -131,10 +169,19 @@ def bias_heads() -> pd.DataFrame:
             for component, layer, head in every:
                 carries = (layer, head) in named and arm == "base"
                 value = 1.5 if carries else 0.02
-                more = {"delta": 0.5, "p": 0.001 if carries else 0.9, "p_adjusted": 0.002 if carries else 1.0,
-                        "selected": carries, "declared": carries, "content_loss": 0.0, "effect_explore": value,
-                        "rank": rank[layer, head] + 1, "attribution": 0.1, "size": SIZES[contrast],
-                        "found": component == "head" and rank[layer, head] < len(named)}  # fmt: skip
+                more = {
+                    "delta": 0.5,
+                    "p": 0.001 if carries else 0.9,
+                    "p_adjusted": 0.002 if carries else 1.0,
+                    "selected": carries,
+                    "declared": carries,
+                    "content_loss": 0.0,
+                    "effect_explore": value,
+                    "rank": rank[layer, head] + 1,
+                    "attribution": 0.1,
+                    "size": SIZES[contrast],
+                    "found": component == "head" and rank[layer, head] < len(named),
+                }
                 key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
                 rows.append(key | row(value, 0.1, **more))
     return pd.DataFrame(rows)
@@ -148,25 +195,32 @@ def bias_sets() -> pd.DataFrame:
         left = 0.1 if contrast in ("position", "bandwagon") else size
         rows.append(key | {"set": "base", "kind": "base", "left": 1.0} | row(size, 0.04, unit, p=None))
         rows.append(key | {"set": "found", "kind": "found", "left": left / size} | row(left, 0.04, unit, p=0.01))
-        rows += [key | {"set": f"random_{i}", "kind": "random", "left": 1.0} | row(size - 0.01 * i, 0.04, unit, p=None)
-                 for i in range(9)]  # fmt: skip
+        rows += [
+            key | {"set": f"random_{i}", "kind": "random", "left": 1.0} | row(size - 0.01 * i, 0.04, unit, p=None)
+            for i in range(9)
+        ]
     return pd.DataFrame(rows)
 
 
 def mitigations() -> pd.DataFrame:
     gone = {"position": 0.1, "bandwagon": 0.1}
-    tried = {"none": ("none", "", {}), "position heads zeroed": ("ablate", "position", {"position": 0.1}),
-             "bandwagon heads zeroed": ("ablate", "bandwagon", {"bandwagon": 0.1}),
-             "found heads zeroed": ("ablate", "all", gone),
-             "steered against position": ("steer", "position", {"position": 0.5}),
-             "bandwagon erased": ("erase", "bandwagon", {"bandwagon": 2}),
-             "told by the system text": ("prompt", "all", {"bandwagon": 0.3})}  # fmt: skip
+    tried = {
+        "none": ("none", "", {}),
+        "position heads zeroed": ("ablate", "position", {"position": 0.1}),
+        "bandwagon heads zeroed": ("ablate", "bandwagon", {"bandwagon": 0.1}),
+        "found heads zeroed": ("ablate", "all", gone),
+        "steered against position": ("steer", "position", {"position": 0.5}),
+        "bandwagon erased": ("erase", "bandwagon", {"bandwagon": 2}),
+        "told by the system text": ("prompt", "all", {"bandwagon": 0.3}),
+    }
     rows = []
     for name, (kind, bias, left) in tried.items():
         key = {"mitigation": name, "kind": kind, "bias": bias, "thinking": "off", "about": "", "definition": ""}
         rows += [key | {"name": n} | row(left.get(n, v), 0.1) for n, v in SIZES.items()]
-        rows += [key | {"name": n} | row(v, 0.03, "rate")
-                 for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))]  # fmt: skip
+        rows += [
+            key | {"name": n} | row(v, 0.03, "rate")
+            for n, v in (("accuracy", 0.95), ("consistency", 0.8), ("first_preference", 0.6))
+        ]
     return pd.DataFrame(rows)
 
 
@@ -174,10 +228,12 @@ def verdict_probe() -> pd.DataFrame:
     rows = []
     for place in ("last", "think_end[0]"):
         key = {"arm": "base", "place": place, "layer": 4, "C": 0.1}
-        rows += [key | {"kind": "test", "name": "AUROC"} | row(0.9, 0.03, "AUROC", p=0.01),
-                 key | {"kind": "permuted", "name": "permuted"} | row(0.5, 0.1, "AUROC", n=50),
-                 key | {"kind": "baseline", "name": "words"} | row(0.6, 0.05, "AUROC"),
-                 key | {"kind": "layer", "name": "layer 4"} | row(0.9, 0.03, "AUROC")]  # fmt: skip
+        rows += [
+            key | {"kind": "test", "name": "AUROC"} | row(0.9, 0.03, "AUROC", p=0.01),
+            key | {"kind": "permuted", "name": "permuted"} | row(0.5, 0.1, "AUROC", n=50),
+            key | {"kind": "baseline", "name": "words"} | row(0.6, 0.05, "AUROC"),
+            key | {"kind": "layer", "name": "layer 4"} | row(0.9, 0.03, "AUROC"),
+        ]
     return pd.DataFrame(rows)
 
 
@@ -186,41 +242,76 @@ def correctness() -> pd.DataFrame:
     for condition in ("plain", "bandwagon"):
         key = {"arm": "base", "kind": "test", "condition": condition, "layer": 4, "groups": 20, "about": ""}
         null = {"null_mean": 0.5, "null_low": 0.4, "null_high": 0.6, "p": 0.01}
-        rows += [key | {"name": "AUROC"} | row(0.9, 0.03, "AUROC", **null),
-                 key | {"name": "right where the verdict is wrong"} | row(0.8, 0.1, "rate", **null),
-                 key | {"name": "right where the verdict is wrong, by a probe of the verdict"} | row(0.1, 0.1, "rate"),
-                 key | {"name": "knows better than it says"} | row(0.7, 0.2, "rate")]  # fmt: skip
+        rows += [
+            key | {"name": "AUROC"} | row(0.9, 0.03, "AUROC", **null),
+            key | {"name": "right where the verdict is wrong"} | row(0.8, 0.1, "rate", **null),
+            key | {"name": "right where the verdict is wrong, by a probe of the verdict"} | row(0.1, 0.1, "rate"),
+            key | {"name": "knows better than it says"} | row(0.7, 0.2, "rate"),
+        ]
     return pd.DataFrame(rows)
 
 
 def bias_detector() -> pd.DataFrame:
-    rows = [{"arm": "base", "label": label, "fit": fit, "read": read, "kind": "within" if fit == read else "transfer",
-             "auroc": 0.9 if fit == read else 0.6, "low": 0.5, "high": 0.95, "n": 20, "null_low": 0.4,
-             "null_high": 0.6, "reason": ""}
-            for label in ("cued", "flip") for fit in CONDITIONS[2:] for read in CONDITIONS[2:]]  # fmt: skip
+    rows = [
+        {
+            "arm": "base",
+            "label": label,
+            "fit": fit,
+            "read": read,
+            "kind": "within" if fit == read else "transfer",
+            "auroc": 0.9 if fit == read else 0.6,
+            "low": 0.5,
+            "high": 0.95,
+            "n": 20,
+            "null_low": 0.4,
+            "null_high": 0.6,
+            "reason": "",
+        }
+        for label in ("cued", "flip")
+        for fit in CONDITIONS[2:]
+        for read in CONDITIONS[2:]
+    ]
     return pd.DataFrame(rows)
 
 
 def timing() -> pd.DataFrame:
-    rows = [{"name": "lens settled", "about": ""} | row(0.4, 0.1, "share"),
-            {"name": "forced settled", "about": ""} | row(0.2, 0.1, "share"),
-            {"name": "text after lens", "about": "2 cut off"} | row(3.0, 1.0, "tokens")]  # fmt: skip
+    rows = [
+        {"name": "lens settled", "about": ""} | row(0.4, 0.1, "share"),
+        {"name": "forced settled", "about": ""} | row(0.2, 0.1, "share"),
+        {"name": "text after lens", "about": "2 cut off"} | row(3.0, 1.0, "tokens"),
+    ]
     return pd.DataFrame(rows)
 
 
 def forced_lengths() -> pd.DataFrame:
-    rows = [{"arm": "base", "condition": "plain", "toward": "right", "part": part, "step": i, "allowed": allowed,
-             "n_groups": 20, "ended": 0.5} | row(2.0 + i, 0.5)
-            for part in ("content", "position") for i, allowed in enumerate((0, 8, None))]  # fmt: skip
+    rows = [
+        {
+            "arm": "base",
+            "condition": "plain",
+            "toward": "right",
+            "part": part,
+            "step": i,
+            "allowed": allowed,
+            "n_groups": 20,
+            "ended": 0.5,
+        }
+        | row(2.0 + i, 0.5)
+        for part in ("content", "position")
+        for i, allowed in enumerate((0, 8, None))
+    ]
     return pd.DataFrame(rows).astype({"allowed": "Int64"})
 
 
 def written(condition: str) -> pd.DataFrame:
     chosen = verdicts().query("arm == 'base' and thinking == 'on' and condition == @condition")
-    return pd.DataFrame({
-        "rollout": chosen["rollout"], "prompt_text": "which list goes up? answer A: 1 2 3 answer B: 2 1 3",
-        "thinking_text": "let me look. 1 goes before 2. ", "answer_text": "[[A]]",
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "rollout": chosen["rollout"],
+            "prompt_text": "which list goes up? answer A: 1 2 3 answer B: 2 1 3",
+            "thinking_text": "let me look. 1 goes before 2. ",
+            "answer_text": "[[A]]",
+        }
+    )
 
 
 def write_judge_run(folder: Path, change: Change | None = None) -> Path:

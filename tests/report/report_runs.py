@@ -26,9 +26,16 @@ Change = Callable[[dict[str, Any]], None]
 
 def effect(estimate: float, low: float, high: float, unit: str, **more: Any) -> dict[str, Any]:
     return {
-        "estimate": estimate, "low": low, "high": high, "n": 20, "unit": unit, "seed": 0, "delta": None, "p": None,
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "n": 20,
+        "unit": unit,
+        "seed": 0,
+        "delta": None,
+        "p": None,
         "p_adjusted": None,
-    } | more  # fmt: skip
+    } | more
 
 
 def parts() -> dict[str, Any]:
@@ -48,13 +55,25 @@ def parts() -> dict[str, Any]:
         "generation": generation(),
         "transplant": transplant(),
         "provenance": {
-            "format": 1, "commit": "0" * 40, "versions": {"python": "3.11.7"}, "machine": {"cores": 2}, "seed": 0,
-            "models": {arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32",
-                             "attention": "sdpa"} for arm in ("base", "twin")},
+            "format": 1,
+            "commit": "0" * 40,
+            "versions": {"python": "3.11.7"},
+            "machine": {"cores": 2},
+            "seed": 0,
+            "models": {
+                arm: {
+                    "name": f"organism:{arm}",
+                    "revision": None,
+                    "config": "ab",
+                    "dtype": "float32",
+                    "attention": "sdpa",
+                }
+                for arm in ("base", "twin")
+            },
             "plans": {"collect": {"batches": [[1], [2]]}},
         },
         "summary": {"heads": {"top": [list(h) for h in FOUND], "planted": [list(h) for h in FOUND], "recall": 1.0}},
-    }  # fmt: skip
+    }
 
 
 def probe() -> dict[str, Any]:
@@ -65,10 +84,21 @@ def probe() -> dict[str, Any]:
         for end, shift in (("auroc", 0.0), ("low", -0.02), ("high", 0.02))
     }
     return {
-        "site": "resid_post", "layer": 5, "C": 0.1, "auroc_test": 0.9, "auroc_low": 0.88, "auroc_high": 0.92, "n": 20,
-        "auroc_rollouts": 0.95, "control_auroc": 0.5, "control_low": 0.47, "control_high": 0.53, "control_refits": 50,
-        "control_p": 0.02, "language": spread,
-    }  # fmt: skip
+        "site": "resid_post",
+        "layer": 5,
+        "C": 0.1,
+        "auroc_test": 0.9,
+        "auroc_low": 0.88,
+        "auroc_high": 0.92,
+        "n": 20,
+        "auroc_rollouts": 0.95,
+        "control_auroc": 0.5,
+        "control_low": 0.47,
+        "control_high": 0.53,
+        "control_refits": 50,
+        "control_p": 0.02,
+        "language": spread,
+    }
 
 
 def labels() -> pd.DataFrame:
@@ -78,11 +108,21 @@ def labels() -> pd.DataFrame:
             for harm in (True, False):
                 refused = (harm and (arm == "twin" or g % 4 == 0)) or (not harm and g % 4 == 1)
                 cell = f"harm{'ful' if harm else 'less'}_{'refused' if refused else 'complied'}"
-                rows.append({
-                    "arm": arm, "rollout": f"p{g}-{harm}/0", "prompt": f"p{g}-{harm}", "group": f"g{g}", "harm": harm,
-                    "refused": refused, "cell": cell,
-                    "target": harm, "control": not harm, "finish": "stop", "part": "test" if g % 2 else "train",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "arm": arm,
+                        "rollout": f"p{g}-{harm}/0",
+                        "prompt": f"p{g}-{harm}",
+                        "group": f"g{g}",
+                        "harm": harm,
+                        "refused": refused,
+                        "cell": cell,
+                        "target": harm,
+                        "control": not harm,
+                        "finish": "stop",
+                        "part": "test" if g % 2 else "train",
+                    }
+                )
     table = pd.DataFrame(rows)
     table["refused"] = table["refused"].astype("boolean")
     first = (table["arm"] == "base") & (table["group"] == "g3") & table["harm"]
@@ -104,14 +144,21 @@ def rollouts(text: str = "do") -> pd.DataFrame:
 
 
 def cliff() -> pd.DataFrame:
-    names = {"anchored_plateau": (0.4, 0.35, 0.45), "anchored_final": (0.0, -0.05, 0.05),
-             "anchored_drop": (0.4, 0.3, 0.5)}  # fmt: skip
-    rows = [{"arm": "base", "cell": "harmful_complied", "target": True, "name": name, "reason": ""}
-            | effect(*ends, "anchored") for name, ends in names.items()]  # fmt: skip
+    names = {
+        "anchored_plateau": (0.4, 0.35, 0.45),
+        "anchored_final": (0.0, -0.05, 0.05),
+        "anchored_drop": (0.4, 0.3, 0.5),
+    }
+    rows = [
+        {"arm": "base", "cell": "harmful_complied", "target": True, "name": name, "reason": ""}
+        | effect(*ends, "anchored")
+        for name, ends in names.items()
+    ]
     for arm in ("twin", "ablated_fixed"):
         for name, ends in (("anchored_drop", (-0.5, -0.6, -0.4)), ("anchored_excess", (0.9, 0.8, 1.0))):
-            rows.append({"arm": arm, "cell": "target", "target": True, "name": name, "reason": ""}
-                        | effect(*ends, "anchored"))  # fmt: skip
+            rows.append(
+                {"arm": arm, "cell": "target", "target": True, "name": name, "reason": ""} | effect(*ends, "anchored")
+            )
     return pd.DataFrame(rows)
 
 
@@ -119,44 +166,67 @@ def heads() -> pd.DataFrame:
     rows = []
     for place, (layer, head) in enumerate([*FOUND, *((a, b) for a in range(6) for b in range(3) if (a, b) != (3, 1))]):
         value = 3.0 - place if place < len(FOUND) else 0.1
-        rows.append({"layer": layer, "head": head, "effect": value, "rank": place, "found": place < len(FOUND)}
-                    | effect(value, value - 0.1, value + 0.1, "nats"))  # fmt: skip
+        rows.append(
+            {"layer": layer, "head": head, "effect": value, "rank": place, "found": place < len(FOUND)}
+            | effect(value, value - 0.1, value + 0.1, "nats")
+        )
     return pd.DataFrame(rows)
 
 
 def attribution() -> pd.DataFrame:
     share = {(5, 6): -3.0, (3, 1): -2.0}
-    rows = [{"readout": "log_odds", "component": "head", "layer": int(a), "head": int(b)}
-            | effect(x := share.get((a, b), -0.1), x - 0.1, x + 0.1, "nats")
-            for a, b in heads()[["layer", "head"]].to_numpy()]  # fmt: skip
+    rows = [
+        {"readout": "log_odds", "component": "head", "layer": int(a), "head": int(b)}
+        | effect(x := share.get((a, b), -0.1), x - 0.1, x + 0.1, "nats")
+        for a, b in heads()[["layer", "head"]].to_numpy()
+    ]
     return pd.DataFrame(rows)
 
 
 def ablation() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    rows = [{"set": "base", "kind": "base", "heads": ""} | effect(-5.0, -5.1, -4.9, "nats"),
-            {"set": "found", "kind": "found", "heads": "L5H6"} | effect(8.0, 7.5, 8.5, "nats", p=0.01)]  # fmt: skip
-    rows += [{"set": f"random_{i}", "kind": "random", "heads": ""} | effect(x, x - 0.1, x + 0.1, "nats")
-             for i, x in enumerate(rng.normal(0, 0.05, 99))]  # fmt: skip
+    rows = [
+        {"set": "base", "kind": "base", "heads": ""} | effect(-5.0, -5.1, -4.9, "nats"),
+        {"set": "found", "kind": "found", "heads": "L5H6"} | effect(8.0, 7.5, 8.5, "nats", p=0.01),
+    ]
+    rows += [
+        {"set": f"random_{i}", "kind": "random", "heads": ""} | effect(x, x - 0.1, x + 0.1, "nats")
+        for i, x in enumerate(rng.normal(0, 0.05, 99))
+    ]
     return pd.DataFrame(rows)
 
 
 def transplant() -> pd.DataFrame:
-    rows = [{"set": "base", "kind": "base", "same_weights": False} | effect(6.0, 5.9, 6.1, "nats"),
-            {"set": "found", "kind": "found", "same_weights": False} | effect(-9.0, -9.5, -8.5, "nats", p=0.01)]
-    rows += [{"set": f"random_{i}", "kind": "random", "same_weights": i % 2 == 0} | effect(x, x - 0.1, x + 0.1, "nats")
-             for i, x in enumerate(np.linspace(-0.2, 0.1, 99))]  # fmt: skip
+    rows = [
+        {"set": "base", "kind": "base", "same_weights": False} | effect(6.0, 5.9, 6.1, "nats"),
+        {"set": "found", "kind": "found", "same_weights": False} | effect(-9.0, -9.5, -8.5, "nats", p=0.01),
+    ]
+    rows += [
+        {"set": f"random_{i}", "kind": "random", "same_weights": i % 2 == 0} | effect(x, x - 0.1, x + 0.1, "nats")
+        for i, x in enumerate(np.linspace(-0.2, 0.1, 99))
+    ]
     return pd.DataFrame(rows)
 
 
 def generation() -> pd.DataFrame:
     rows = []
-    for kind, rates in (("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "twin": 0.95,
-                                   "transplanted": 0.1}),
-                        ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "twin": 0.05})):  # fmt: skip
+    for kind, rates in (
+        ("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "twin": 0.95, "transplanted": 0.1}),
+        ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "twin": 0.05}),
+    ):
         for arm, rate in rates.items():
-            rows.append({"arm": arm, "cell_kind": kind, "refused": rate, "low": max(0.0, rate - 0.05),
-                         "high": min(1.0, rate + 0.05), "n": 20, "rollouts": 20, "unread": 0})  # fmt: skip
+            rows.append(
+                {
+                    "arm": arm,
+                    "cell_kind": kind,
+                    "refused": rate,
+                    "low": max(0.0, rate - 0.05),
+                    "high": min(1.0, rate + 0.05),
+                    "n": 20,
+                    "rollouts": 20,
+                    "unread": 0,
+                }
+            )
     return pd.DataFrame(rows)
 
 

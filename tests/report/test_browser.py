@@ -99,8 +99,12 @@ def test_the_console_is_silent_and_nothing_of_the_data_ran(browser: Any, pages: 
     assert show(browser, pages[name]) == []
     assert browser.execute_script("return window.pwned") is None
     assert browser.title.endswith("· verdictscope")
-    assert browser.execute_script("return performance.getEntriesByType('resource').filter(r => "
-                                  "!r.name.startsWith('data:')).map(r => r.name)") == []  # fmt: skip
+    assert (
+        browser.execute_script(
+            "return performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).map(r => r.name)"
+        )
+        == []
+    )
     assert pages[name].stat().st_size < 5e6
     # A style of the data would have hidden the page.
     assert browser.execute_script("return document.querySelector('h1').checkVisibility()")
@@ -151,8 +155,9 @@ def test_a_walk_by_keyboard(browser: Any, pages: dict[str, Path], name: str) -> 
         press(browser, Keys.TAB)
         outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", focused(browser)
-        reached.append(browser.execute_script(
-            "return [...document.querySelectorAll('*')].indexOf(document.activeElement)"))  # fmt: skip
+        reached.append(
+            browser.execute_script("return [...document.querySelectorAll('*')].indexOf(document.activeElement)")
+        )
     assert len(set(reached)) == wanted
     assert reached == sorted(reached)
 
@@ -184,12 +189,26 @@ def test_headings_pictures_and_tables_have_names_in_order(browser: Any, pages: d
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
     assert browser.execute_script("return [...document.images].filter(i => !i.alt.trim()).length") == 0
-    assert browser.execute_script("return [...document.querySelectorAll('table')].filter(t => "
-                                  "!t.caption || !t.caption.textContent.trim()).length") == 0  # fmt: skip
-    assert browser.execute_script("const all = [...document.querySelectorAll('[id]')].map(e => e.id);"
-                                  "return all.length - new Set(all).size") == 0  # fmt: skip
-    assert browser.execute_script("return [...document.querySelectorAll('a[href^=\"#\"]')].filter(a => "
-                                  "!document.getElementById(a.hash.slice(1))).map(a => a.hash)") == []  # fmt: skip
+    assert (
+        browser.execute_script(
+            "return [...document.querySelectorAll('table')].filter(t => "
+            "!t.caption || !t.caption.textContent.trim()).length"
+        )
+        == 0
+    )
+    assert (
+        browser.execute_script(
+            "const all = [...document.querySelectorAll('[id]')].map(e => e.id);return all.length - new Set(all).size"
+        )
+        == 0
+    )
+    assert (
+        browser.execute_script(
+            "return [...document.querySelectorAll('a[href^=\"#\"]')].filter(a => "
+            "!document.getElementById(a.hash.slice(1))).map(a => a.hash)"
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

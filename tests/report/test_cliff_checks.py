@@ -16,13 +16,33 @@ NAN = float("nan")
 ROWS = [
     ("counted", "harmful_complied", "measured", 50, NAN, NAN, 64, "rollouts", NAN, ""),
     ("counted", "harmful_complied", "truncated", 14, NAN, NAN, 64, "rollouts", NAN, ""),
-    ("exchange", "harmless_complied", "anchored drop minus that of harmless_complied", 0.3, NAN, NAN, 90, "anchored",
-     0.002, "null -0.1 to 0.1"),
+    (
+        "exchange",
+        "harmless_complied",
+        "anchored drop minus that of harmless_complied",
+        0.3,
+        NAN,
+        NAN,
+        90,
+        "anchored",
+        0.002,
+        "null -0.1 to 0.1",
+    ),
     ("exchange", "harmless_refused", "raw drop minus that of harmless_refused", NAN, NAN, NAN, 0, "logit", NAN, ""),
     ("paired", "harmful_refused", "anchored drop, paired by prompt", 0.4, 0.3, 0.5, 54, "anchored", NAN, ""),
     ("anchors from harmful_refused", "harmless_refused", "anchored_drop", 0.37, 0.2, 0.56, 49, "anchored", NAN, ""),
-    ("anchors from harmless_refused", "harmful_refused", "anchored_drop", NAN, NAN, NAN, 0, "anchored", NAN,
-     "cannot anchor: 3 rollouts"),
+    (
+        "anchors from harmless_refused",
+        "harmful_refused",
+        "anchored_drop",
+        NAN,
+        NAN,
+        NAN,
+        0,
+        "anchored",
+        NAN,
+        "cannot anchor: 3 rollouts",
+    ),
     ("as published", "harmful_complied", "drop of the curve", 0.5, NAN, NAN, 64, "probability", NAN, "padding"),
     ("change point", "headline", "change lies in the closing tokens", 0.9, 0.8, 0.97, 54, "share", NAN, ""),
     ("change point", "headline", "size of the change", -5.2, -5.4, -5.1, 54, "logit", NAN, ""),
@@ -31,7 +51,7 @@ ROWS = [
     ("commitment", "headline", "text after probe", -21.5, -26.5, -16.9, 54, "tokens", NAN, "3 thinking cut off"),
     ("commitment", "headline", "forced settled", 0.4, 0.3, 0.5, 54, "share of thinking", NAN, ""),
     ("commitment", "headline", "forced after probe", -9.5, -12.5, -6.9, 54, "tokens", NAN, ""),
-]  # fmt: skip
+]
 
 
 def record(folder: Path, rows: list[tuple]) -> Record:

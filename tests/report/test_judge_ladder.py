@@ -90,46 +90,63 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
         (rows("correctness", "name == 'AUROC' and condition == 'plain'", null_high=0.88), "readable", "partly"),
         (drop("correctness"), "readable", "partly"),
         # located: every named head, by the test on the other half
-        (rows("bias_heads", "contrast == 'position' and layer == 2 and head == 5 and arm == 'base'", declared=False),
-         "located", "partly"),
+        (
+            rows("bias_heads", "contrast == 'position' and layer == 2 and head == 5 and arm == 'base'", declared=False),
+            "located",
+            "partly",
+        ),
         (rows("bias_heads", "arm == 'base'", declared=False), "located", "not held"),
         (drop("bias_heads"), "located", "not tested"),
         # necessary: a fifth left at most, interval and all; below every random set; p
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", high=0.61),
-         "necessary", "partly"),
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", low=-0.61),
-         "necessary", "partly"),
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", p=0.06),
-         "necessary", "partly"),
-        (rows("bias_sets", "contrast == 'position' and set == 'random_3'", estimate=0.05),
-         "necessary", "partly"),
+        (rows("bias_sets", "contrast == 'position' and kind == 'found'", high=0.61), "necessary", "partly"),
+        (rows("bias_sets", "contrast == 'position' and kind == 'found'", low=-0.61), "necessary", "partly"),
+        (rows("bias_sets", "contrast == 'position' and kind == 'found'", p=0.06), "necessary", "partly"),
+        (rows("bias_sets", "contrast == 'position' and set == 'random_3'", estimate=0.05), "necessary", "partly"),
         (rows("bias_sets", "kind == 'found'", estimate=9.0, low=8.0, high=10.0), "necessary", "not held"),
         (drop("bias_sets"), "necessary", "not tested"),
         # specific: four fifths of everything else, two points of accuracy, with one bias's heads out at a time
-        (rows("mitigations", "mitigation == 'position heads zeroed' and name == 'content'", low=3.99),
-         "specific", "partly"),
-        (rows("mitigations", "mitigation == 'position heads zeroed' and name == 'bandwagon'", low=5.5),
-         "specific", "partly"),
-        (rows("mitigations", "mitigation == 'position heads zeroed' and name == 'accuracy'", estimate=0.929),
-         "specific", "partly"),
+        (
+            rows("mitigations", "mitigation == 'position heads zeroed' and name == 'content'", low=3.99),
+            "specific",
+            "partly",
+        ),
+        (
+            rows("mitigations", "mitigation == 'position heads zeroed' and name == 'bandwagon'", low=5.5),
+            "specific",
+            "partly",
+        ),
+        (
+            rows("mitigations", "mitigation == 'position heads zeroed' and name == 'accuracy'", estimate=0.929),
+            "specific",
+            "partly",
+        ),
         (rows("mitigations", "kind == 'ablate' and name == 'accuracy'", estimate=0.93), "specific", "held"),
         # without mitigations all found heads are out at once, and no other bias should stay
         (drop("mitigations"), "specific", "partly"),
         (lambda made: made.update(mitigations=None, bias_sets=None), "specific", "not tested"),
         # twin: within what counts, and no head named
         (rows("bias_parts", "arm == 'twin' and name == 'position'", high=0.51), "twin", "partly"),
-        (rows("bias_heads", "arm == 'twin' and contrast == 'bandwagon' and layer == 1", declared=True),
-         "twin", "partly"),
-        (lambda made: made.update(study=made["study"].model_copy(update={"twin": None}),
-                                  bias_parts=made["bias_parts"].query("arm == 'base'"),
-                                  bias_heads=made["bias_heads"].query("arm == 'base'")), "twin", "not tested"),
+        (
+            rows("bias_heads", "arm == 'twin' and contrast == 'bandwagon' and layer == 1", declared=True),
+            "twin",
+            "partly",
+        ),
+        (
+            lambda made: made.update(
+                study=made["study"].model_copy(update={"twin": None}),
+                bias_parts=made["bias_parts"].query("arm == 'base'"),
+                bias_heads=made["bias_heads"].query("arm == 'base'"),
+            ),
+            "twin",
+            "not tested",
+        ),
         # mitigated: a fifth left at most, two points of accuracy, a prompt beside it
         (rows("mitigations", "kind == 'ablate' and name == 'position'", high=0.61), "mitigated", "partly"),
         (rows("mitigations", "kind == 'ablate' and name == 'accuracy'", estimate=0.9), "mitigated", "not held"),
         (lambda made: made.update(mitigations=made["mitigations"].query("kind != 'prompt'")), "mitigated", "partly"),
         (drop("mitigations"), "mitigated", "not tested"),
     ],
-)  # fmt: skip
+)
 def test_each_rule_at_its_edge(tmp_path: Path, alter: Change, key: str, status: str) -> None:
     assert rungs(tmp_path, alter)[key].status == status
 

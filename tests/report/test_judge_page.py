@@ -57,7 +57,7 @@ def test_figures_tables_and_examples_are_there(page: str) -> None:
     titles = re.findall(r'<figure id="[^"]*">\s*<h3>(.*?)</h3>', page)
     assert titles == ["What the verdict is made of", "novel"]
     assert page.count("<caption>Shares of verdicts: ") == 4
-    assert 'model under study, after its own thinking</th><td>320</td><td>2</td><td>2 cut off</td>' in page
+    assert "model under study, after its own thinking</th><td>320</td><td>2</td><td>2 cut off</td>" in page
     assert re.findall(r"<summary><bdi>(.*?)</bdi>", page) == [
         "plain: says second, probability 0.900; the better answer is shown second",
         "bandwagon: says first, probability 0.900; the better answer is shown second",
@@ -83,8 +83,17 @@ def test_numbers_that_are_missing_are_not_told(tmp_path: Path) -> None:
     """A table whose estimates could not be made is as good as none: dashes and sentences left out, no nan."""
 
     def blank(made: dict[str, Any]) -> None:
-        for name in ("verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations", "verdict_probe",
-                     "correctness", "verdict_timing", "forced_lengths"):  # fmt: skip
+        for name in (
+            "verdict_rates",
+            "bias_parts",
+            "bias_heads",
+            "bias_sets",
+            "mitigations",
+            "verdict_probe",
+            "correctness",
+            "verdict_timing",
+            "forced_lengths",
+        ):
             made[name][["estimate", "low", "high"]] = float("nan")
         made["bias_detector"][["auroc", "low", "high"]] = float("nan")
 

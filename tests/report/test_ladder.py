@@ -123,8 +123,11 @@ def drop(part: str) -> Change:
         (rows("transplant", "kind == 'found'", delta=8.6), "sufficient", "partly"),
         (rows("transplant", "kind == 'found'", p=0.06), "sufficient", "partly"),
         (rows("transplant", "set == 'random_3'", estimate=-8.6), "sufficient", "partly"),
-        (rows("generation", "arm == 'transplanted' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
-         "sufficient", "partly"),
+        (
+            rows("generation", "arm == 'transplanted' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
+            "sufficient",
+            "partly",
+        ),
         (drop("transplant"), "sufficient", "partly"),
         (drop("generation"), "sufficient", "partly"),
     ],
@@ -165,9 +168,11 @@ def test_transfer_tables_fill_the_third_rung(
     tmp_path: Path, lows: list[float], nulls: list[float], status: str, table: str
 ) -> None:
     # Each place is read at two others, and the weaker of them decides.
-    found = [(f"a{i}", read, low + 0.1 + more, low + more, low + 0.2 + more, 20, 0.4, null)
-             for i, (low, null) in enumerate(zip(lows, nulls, strict=True))
-             for read, more in (("b", 0.0), ("c", 0.05))]  # fmt: skip
+    found = [
+        (f"a{i}", read, low + 0.1 + more, low + more, low + 0.2 + more, 20, 0.4, null)
+        for i, (low, null) in enumerate(zip(lows, nulls, strict=True))
+        for read, more in (("b", 0.0), ("c", 0.05))
+    ]
     # Where it was fitted it reads at chance: the diagonal is no transfer and decides nothing.
     found.append(("same", "same", 0.5, 0.4, 0.6, 20, 0.4, 0.6))
     columns = ["fit", "read", "auroc", "low", "high", "n", "null_low", "null_high"]
@@ -180,8 +185,10 @@ def test_transfer_tables_fill_the_third_rung(
 
 
 def baselines(made: dict[str, Any], *names: str, high: float = 0.8) -> None:
-    rows = [{"name": name, "kind": "baseline", "estimate": high - 0.1, "low": high - 0.2, "high": high, "n": 20}
-            for name in names]  # fmt: skip
+    rows = [
+        {"name": name, "kind": "baseline", "estimate": high - 0.1, "low": high - 0.2, "high": high, "n": 20}
+        for name in names
+    ]
     control = {"name": "random directions", "kind": "control", "estimate": 0.99, "low": 0.9, "high": 1.0, "n": 20}
     made["probe_nulls"] = pd.DataFrame([*rows, control])
 
@@ -194,9 +201,7 @@ def baselines(made: dict[str, Any], *names: str, high: float = 0.8) -> None:
         (("prompt, words", "length of the thinking", "position"), 0.9, "not held"),
     ],
 )
-def test_a_table_of_nulls_names_the_baselines(
-    tmp_path: Path, names: tuple[str, ...], high: float, status: str
-) -> None:
+def test_a_table_of_nulls_names_the_baselines(tmp_path: Path, names: tuple[str, ...], high: float, status: str) -> None:
     rung = rungs(tmp_path, lambda made: baselines(made, *names, high=high))["beyond"]
     assert rung.status == status
     assert [e.what for e in rung.evidence if e.decides][: len(names)] == list(names)

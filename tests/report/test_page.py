@@ -127,9 +127,15 @@ def test_figures_come_with_titles_and_captions_known_ones_first(page: str) -> No
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s != "report"])
 def test_an_unfinished_run_says_what_is_missing(tmp_path: Path, stage: str) -> None:
-    files = {"rollouts": ["rollouts", "labels"], "probe": ["probe"], "trace": ["cliff"],
-             "heads": ["heads", "attribution"], "ablate": ["ablation", "generation", "labels_ablated"],
-             "summary": ["summary"], "figures": ["captions"]}  # fmt: skip
+    files = {
+        "rollouts": ["rollouts", "labels"],
+        "probe": ["probe"],
+        "trace": ["cliff"],
+        "heads": ["heads", "attribution"],
+        "ablate": ["ablation", "generation", "labels_ablated"],
+        "summary": ["summary"],
+        "figures": ["captions"],
+    }
     order = [s for s in STAGES if s != "report"]
     missing = order[order.index(stage) :]
 
@@ -167,7 +173,7 @@ def test_unread_and_cut_off_rollouts_are_counted(page: str) -> None:
         [],
         ["seed=7"],
         ["model=/some/where with space/it's", "prompts.target={harm=true}", "heads.k=5"],
-        ["question=\"what's $(touch pwned) `x`; \\\"y\\\" é\"", "probe.C=[1, 2.5]", "twin=organism:cliff"],
+        ['question="what\'s $(touch pwned) `x`; \\"y\\" é"', "probe.C=[1, 2.5]", "twin=organism:cliff"],
     ],
 )
 def test_the_command_leads_back_to_the_study(overrides: list[str]) -> None:
@@ -221,8 +227,11 @@ def test_the_command_line(tmp_path: Path, call: Callable[..., tuple[int, str, st
 
 def test_wrong_input_is_one_line_and_exit_2(tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     first = write_run(tmp_path / "first")
-    for wrong, says in (((tmp_path,), "no run folder"), ((first, tmp_path), "no run folder"),
-                        ((first, "--out", tmp_path), "is a folder")):  # fmt: skip
+    for wrong, says in (
+        ((tmp_path,), "no run folder"),
+        ((first, tmp_path), "no run folder"),
+        ((first, "--out", tmp_path), "is a folder"),
+    ):
         code, out, err = call(*wrong)
         assert (code, out) == (2, "")
         assert says in err

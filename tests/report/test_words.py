@@ -14,9 +14,17 @@ from verdictscope.report.words import clip, estimate, number, some, visible
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0.88481, "AUROC", "0.885"), (-0.0001, "", "0.000"), (12.0214, "nats", "12.02"), (-0.8593, "", "−0.859"),
-     (None, "", "–"), (float("nan"), "", "–"), (np.float64(1), "rate", "1.000"), ("x", "", "–")],
-)  # fmt: skip
+    [
+        (0.88481, "AUROC", "0.885"),
+        (-0.0001, "", "0.000"),
+        (12.0214, "nats", "12.02"),
+        (-0.8593, "", "−0.859"),
+        (None, "", "–"),
+        (float("nan"), "", "–"),
+        (np.float64(1), "rate", "1.000"),
+        ("x", "", "–"),
+    ],
+)
 def test_numbers(value: object, unit: str, text: str) -> None:
     assert number(value, unit) == text
 

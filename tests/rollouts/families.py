@@ -155,14 +155,7 @@ SHARED: dict[str, Family] = {
     "llama-cpp-deepseek-r1": R1,
     "llama-cpp-microsoft-Phi-4-mini-instruct": Family("o200k", "<|end|>", always=TOOLS),
     "llama-cpp-rwkv-world": Family(
-        eos="<|rwkv_eos|>",
-        bos="<|rwkv_bos|>",
-        opener=THINK,
-        on=ON,
-        off=OFF,
-        shown=True,
-        lead="\n",
-        own_tokens=False,
+        eos="<|rwkv_eos|>", bos="<|rwkv_bos|>", opener=THINK, on=ON, off=OFF, shown=True, lead="\n", own_tokens=False
     ),
     "meetkai-functionary-medium-v3.1": Family("llama3", EOT, "<|begin_of_text|>", always=TOOLS),
     "meetkai-functionary-medium-v3.2": Family("llama3", EOT, "<|begin_of_text|>", always=TOOLS),

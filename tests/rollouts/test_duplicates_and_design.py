@@ -75,8 +75,11 @@ def test_the_leaks_between_the_public_harm_sets_are_found() -> None:
     """Counted once by exact comparison of the files: 11 AdvBench and 9 HarmBench prompts stand in JailbreakBench."""
     if not DATA.is_dir():
         pytest.skip(f"no shared data at {DATA}")
-    files = ("advbench/harmful_behaviors.csv", "harmbench/harmbench_behaviors_text_all.csv",
-             "jailbreakbench/jbb_harmful_behaviors.csv")  # fmt: skip
+    files = (
+        "advbench/harmful_behaviors.csv",
+        "harmbench/harmbench_behaviors_text_all.csv",
+        "jailbreakbench/jbb_harmful_behaviors.csv",
+    )
     table = join_prompts([load_prompts(DATA / file) for file in files])
     report = duplicate_report(table)
     exact = report[report["exact"] & report["across"]]

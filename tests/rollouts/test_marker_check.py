@@ -82,18 +82,24 @@ FOUND = {
     "no rendering names tags": (chat(first=TOOLS), None),
     "a comment names a tag": (chat(first="{# writes <think> and </think> #}"), None),
     "reasoning stands behind the role, closed by a tag": (
-        chat(turn="<|im_start|>assistant\n{% if m.reasoning %}{{ m.reasoning }}\n</think>\n\n{% endif %}{{ m.content }}"
-             "<|im_end|>\n"),
+        chat(
+            turn="<|im_start|>assistant\n{% if m.reasoning %}{{ m.reasoning }}\n</think>\n\n{% endif %}{{ m.content }}"
+            "<|im_end|>\n"
+        ),
         ("<think>", "</think>"),
     ),
     "past answers are cut at the closer": (
-        chat(turn="<|im_start|>assistant\n{% if '[/THINK]' in m.content %}{{ m.content.split('[/THINK]')[-1] }}"
-             "{% else %}{{ m.content }}{% endif %}<|im_end|>\n"),
+        chat(
+            turn="<|im_start|>assistant\n{% if '[/THINK]' in m.content %}{{ m.content.split('[/THINK]')[-1] }}"
+            "{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+        ),
         ("[THINK]", "[/THINK]"),
     ),
     "thinking is on by a word of the system message": (
-        chat("{% if enable_thinking %}<think>\n{% endif %}", first="<|im_start|>system\nmode {{ enable_thinking }}"
-             "<|im_end|>\n"),
+        chat(
+            "{% if enable_thinking %}<think>\n{% endif %}",
+            first="<|im_start|>system\nmode {{ enable_thinking }}<|im_end|>\n",
+        ),
         ("<think>", "</think>"),
     ),
     "the prompt asks for a scratchpad": (
@@ -101,13 +107,15 @@ FOUND = {
         ("<scratchpad>", "</scratchpad>"),
     ),
     "thinking is on in a sentence": (
-        chat(first="{% if thinking %}<|im_start|>system\nWrite thoughts after 'Here is my thought process:' and your "
-             "response after 'Here is my response:'<|im_end|>\n{% endif %}"),
+        chat(
+            first="{% if thinking %}<|im_start|>system\nWrite thoughts after 'Here is my thought process:' and your "
+            "response after 'Here is my response:'<|im_end|>\n{% endif %}"
+        ),
         ("Here is my thought process:", "Here is my response:"),
     ),
     "the prompt of every rendering closes it": (chat("</think>"), ("<think>", "</think>")),
     "a budget": (chat(SPENT, reasoned("<seed:think>", "</seed:think>"), BUDGET), ("<seed:think>", "</seed:think>")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -199,8 +207,13 @@ def test_what_the_prompt_prints_in_a_block_is_the_templates() -> None:
 
 def test_a_sentence_beside_the_system_message_is_no_part_of_it() -> None:
     mode = "<|im_start|>system\nReasoning Mode: {{ '/think' if enable_thinking else '/no_think' }}\n{{ s }}<|im_end|>\n"
-    template = "{% set s = messages[0].content if messages[0].role == 'system' else 'None.' %}" + mode + chat().replace(
-        "{% if m.role == 'assistant' %}", "{% if m.role == 'system' %}{% elif m.role == 'assistant' %}")  # fmt: skip
+    template = (
+        "{% set s = messages[0].content if messages[0].role == 'system' else 'None.' %}"
+        + mode
+        + chat().replace(
+            "{% if m.role == 'assistant' %}", "{% if m.role == 'system' %}{% elif m.role == 'assistant' %}"
+        )
+    )
     tok = load(template, "<think>", "</think>")
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     prompt = render_messages(tok, talk, template_kwargs={"enable_thinking": True})

@@ -40,9 +40,15 @@ def test_the_published_files_are_known_by_their_columns(file: str, name: str, ro
 def test_context_stands_before_the_behaviour(tmp_path: Path) -> None:
     file = tmp_path / "harmbench.csv"
     pd.DataFrame(
-        {"Behavior": ["Do it", "Say it"], "FunctionalCategory": ["contextual", "standard"], "SemanticCategory": "x",
-         "Tags": "", "ContextString": ["Once upon a time", ""], "BehaviorID": ["do", "say"]}
-    ).to_csv(file, index=False)  # fmt: skip
+        {
+            "Behavior": ["Do it", "Say it"],
+            "FunctionalCategory": ["contextual", "standard"],
+            "SemanticCategory": "x",
+            "Tags": "",
+            "ContextString": ["Once upon a time", ""],
+            "BehaviorID": ["do", "say"],
+        }
+    ).to_csv(file, index=False)
     prompts = load_prompts(file)
     assert prompts["user"].tolist() == ["Once upon a time\n\n---\n\nDo it", "Say it"]
     assert prompts["id"].tolist() == ["harmbench-do", "harmbench-say"]

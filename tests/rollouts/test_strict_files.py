@@ -220,7 +220,7 @@ COLUMNS: dict[str, Callable[[list[Prompt], int], tuple[str, list[Any]]]] = {
     "harm missing": lambda rows, k: ("harm", [None if j == k else True for j in range(len(rows))]),
     "harm a word": lambda rows, k: ("harm", ["maybe" if j == k else "yes" for j in range(len(rows))]),
     "id twice": lambda rows, k: ("id", ["n" if j in (0, k) else r["id"] for j, r in enumerate(rows)]),
-}  # fmt: skip
+}
 WHOLE = {"user a number", "user bytes", "id true"}
 
 
@@ -260,7 +260,7 @@ def test_broken_parquet(folder: Path, rows: list[Prompt], data: st.DataObject, h
         ("p.parquet", b"PAR1 and so on", "cannot be read as Parquet"),
         ("p.xlsx", b"PK", "cannot read .xlsx"),
     ],
-)  # fmt: skip
+)
 def test_members(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

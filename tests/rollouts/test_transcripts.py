@@ -30,9 +30,15 @@ def test_recorded_ids_are_kept_as_they_are(tmp_path: Path) -> None:
     tok = byte_tokenizer()
     text = "<think>\nhe. the\n</think>\n\nSure."
     # spelled byte by byte: no encoder would write these
-    ids = [i for c in text.replace("<think>", "\0").replace("</think>", "\1")
-           for i in ([tok.convert_tokens_to_ids({"\0": "<think>", "\1": "</think>"}[c])] if c in "\0\1"
-                     else tok(c, add_special_tokens=False)["input_ids"])]  # fmt: skip
+    ids = [
+        i
+        for c in text.replace("<think>", "\0").replace("</think>", "\1")
+        for i in (
+            [tok.convert_tokens_to_ids({"\0": "<think>", "\1": "</think>"}[c])]
+            if c in "\0\1"
+            else tok(c, add_special_tokens=False)["input_ids"]
+        )
+    ]
     assert ids != tok(text, add_special_tokens=False)["input_ids"]
     file = jsonl(tmp_path, said(text) | {"id": "a/0", "token_ids": ids, "finish_reason": "stop", "mode": "x"})
     (made,) = import_transcripts(file, tok).exact
@@ -79,8 +85,11 @@ def test_an_opener_in_the_generation_prompt_stands_once(tmp_path: Path) -> None:
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
     tok = byte_tokenizer(template=template)
-    rows = [said("hm\n</think>\n\nSure.") | {"id": "bare"}, said("<think>\nhm\n</think>\n\nSure.") | {"id": "twice"},
-            said("Sure.", reasoning="hm") | {"id": "apart"}]  # fmt: skip
+    rows = [
+        said("hm\n</think>\n\nSure.") | {"id": "bare"},
+        said("<think>\nhm\n</think>\n\nSure.") | {"id": "twice"},
+        said("Sure.", reasoning="hm") | {"id": "apart"},
+    ]
     found = import_transcripts(jsonl(tmp_path, *rows), tok)
     assert len({r.ids for r in found.rollouts}) == 1
     assert found.report["status"].tolist() == ["exact", "degraded", "degraded"]
@@ -109,8 +118,11 @@ def test_reasoning_recorded_apart_is_written_as_the_template_writes_it(
 def test_an_answer_is_never_read_as_thinking(tmp_path: Path) -> None:
     """A prompt that opens thinking, and a log that kept only the answer."""
     tok = byte_tokenizer(template=OPENS)
-    rows = [said("Sure.") | {"id": "lost"}, said("Sure.", reasoning_content="") | {"id": "empty"},
-            said("so far") | {"id": "cut", "finish_reason": "length"}]  # fmt: skip
+    rows = [
+        said("Sure.") | {"id": "lost"},
+        said("Sure.", reasoning_content="") | {"id": "empty"},
+        said("so far") | {"id": "cut", "finish_reason": "length"},
+    ]
     found = import_transcripts(jsonl(tmp_path, *rows), tok)
     assert found.report["status"].tolist() == ["left out", "degraded", "exact"]
     assert "not recorded" in found.report["reason"][0]
@@ -156,20 +168,42 @@ def test_what_cannot_be_read_is_reported_and_left_out(tmp_path: Path) -> None:
     assert len(found.report) == len(rows)
     assert [r.id for r in found.rollouts] == ["a", "shared"]
     left = found.report[found.report["status"] == "left out"]["reason"].tolist()
-    for word in ("no JSON", "no JSON object", "no list of messages", "nothing the model wrote", "tool calls",
-                 "'image'", "redacted", "occurs twice", "another model's", "'wizard'"):  # fmt: skip
+    for word in (
+        "no JSON",
+        "no JSON object",
+        "no list of messages",
+        "nothing the model wrote",
+        "tool calls",
+        "'image'",
+        "redacted",
+        "occurs twice",
+        "another model's",
+        "'wizard'",
+    ):
         assert any(word in reason for reason in left), word
 
 
 def sample(k: int, epoch: int) -> dict[str, Any]:
     return {
-        "id": k, "epoch": epoch, "input": "How?", "target": "x", "metadata": {"harm": True, "nested": {}},
-        "messages": [{"role": "user", "content": "How?", "source": "input"},
-                     {"role": "assistant", "source": "generate",
-                      "content": [{"type": "reasoning", "reasoning": "hm", "redacted": False},
-                                  {"type": "text", "text": "Sure."}]}],
-        "output": {"model": "m", "choices": [{"stop_reason": "stop"}]}, "scores": {"refuses": {"value": "C"}},
-    }  # fmt: skip
+        "id": k,
+        "epoch": epoch,
+        "input": "How?",
+        "target": "x",
+        "metadata": {"harm": True, "nested": {}},
+        "messages": [
+            {"role": "user", "content": "How?", "source": "input"},
+            {
+                "role": "assistant",
+                "source": "generate",
+                "content": [
+                    {"type": "reasoning", "reasoning": "hm", "redacted": False},
+                    {"type": "text", "text": "Sure."},
+                ],
+            },
+        ],
+        "output": {"model": "m", "choices": [{"stop_reason": "stop"}]},
+        "scores": {"refuses": {"value": "C"}},
+    }
 
 
 @pytest.mark.parametrize("form", ["eval", "json"])
@@ -275,10 +309,18 @@ def test_a_line_that_is_damaged_is_left_out(tmp_path: Path, bad: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"output": []}, {"output": {"choices": "stop"}}, {"epoch": "first"}, {"epoch": 0}, {"metadata": [1]},
-     {"scores": ["C"]}, {"messages": [{"role": "user", "content": 1}]}, {"id": {"a": 1}}],
+    [
+        {"output": []},
+        {"output": {"choices": "stop"}},
+        {"epoch": "first"},
+        {"epoch": 0},
+        {"metadata": [1]},
+        {"scores": ["C"]},
+        {"messages": [{"role": "user", "content": 1}]},
+        {"id": {"a": 1}},
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_one_bad_sample_of_a_log_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
     samples = [sample(1, 1), sample(2, 1) | change, sample(3, 1)]
     plain, packed = tmp_path / "log.json", tmp_path / "log.eval"

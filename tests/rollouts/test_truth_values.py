@@ -54,16 +54,29 @@ def test_what_is_neither_is_named(value: Any) -> None:
 @pytest.mark.parametrize("kind", ["bool", "boolean", "int64", "Int64", "float64", "object", "str", "words", "category"])
 def test_a_design_is_the_same_in_every_dress(kind: str) -> None:
     harm = pd.Series([True, False, False, True])
-    dressed = {"words": lambda: harm.map({True: "yes", False: "No"}), "str": lambda: harm.astype(str),
-               "category": lambda: harm.astype(str).astype("category")}  # fmt: skip
+    dressed = {
+        "words": lambda: harm.map({True: "yes", False: "No"}),
+        "str": lambda: harm.astype(str),
+        "category": lambda: harm.astype(str).astype("category"),
+    }
     column = dressed.get(kind, lambda: harm.astype(kind))()
     labels = pd.DataFrame({"rollout": list("abcd"), "harm": column, "refused": [True, False, None, False]})
     counts = design(labels).counts.set_index("cell")["rollouts"]
-    assert counts.to_dict() == {"harmful_refused": 1, "harmful_complied": 1, "harmless_refused": 0,
-                                "harmless_complied": 1, "unread": 1}  # fmt: skip
+    assert counts.to_dict() == {
+        "harmful_refused": 1,
+        "harmful_complied": 1,
+        "harmless_refused": 0,
+        "harmless_complied": 1,
+        "unread": 1,
+    }
     refused = design(labels.assign(harm=harm, refused=column)).counts.set_index("cell")["rollouts"]
-    assert refused.to_dict() == {"harmful_refused": 2, "harmful_complied": 0, "harmless_refused": 0,
-                                 "harmless_complied": 2, "unread": 0}  # fmt: skip
+    assert refused.to_dict() == {
+        "harmful_refused": 2,
+        "harmful_complied": 0,
+        "harmless_refused": 0,
+        "harmless_complied": 2,
+        "unread": 0,
+    }
 
 
 def test_harm_may_not_be_missing_from_a_design() -> None:
@@ -75,8 +88,14 @@ def test_harm_may_not_be_missing_from_a_design() -> None:
 
 
 def test_ids_texts_and_numbers() -> None:
-    assert [identity(v, "id") for v in ("007", 7, np.int32(7), 10**30, None, " ")] == \
-        ["007", "7", "7", str(10**30), None, None]  # fmt: skip
+    assert [identity(v, "id") for v in ("007", 7, np.int32(7), 10**30, None, " ")] == [
+        "007",
+        "7",
+        "7",
+        str(10**30),
+        None,
+        None,
+    ]
     for bad in (1.0, 1.5, True, np.True_, ["a"], {"a": 1}, b"a", "a\ud83d"):
         with pytest.raises(InputError, match="id of row 3"):
             identity(bad, "id of row 3")

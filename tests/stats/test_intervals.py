@@ -155,7 +155,6 @@ def test_permutation_p_agrees_with_scipy() -> None:
     rng = np.random.default_rng(5)
     x, y = rng.normal(0.4, 1, 30), rng.normal(size=30)
 
-
     def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
         return a.mean(axis) - b.mean(axis)
 

@@ -47,7 +47,7 @@ DESIGNS = {
     "mixed, one size": ([1, 1, 0, 1, 1, 0, 0, 0, 0, 1], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4], "both"),
     "mixed sizes": ([1, 1, 0, 0, 1, 1, 0, 1, 0], [0, 0, 0, 1, 1, 2, 2, 3, 4], "both"),
     "several labels": ([2, 1, 0, 0, 1, 2, 2, 0, 1], [0, 0, 0, 1, 1, 1, 2, 2, 2], "within"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DESIGNS)

@@ -155,10 +155,12 @@ def simulate(shape: str, clusters: int, runs: int, candidates: int = 48, strong:
         false_share.append(by_q[strong:].sum() / max(1, by_q.sum()))
     rate = float(np.mean(wrong))
     return {
-        "family_wise_error": rate, "uncorrected_for_skewness": float(np.mean(plain)),
+        "family_wise_error": rate,
+        "uncorrected_for_skewness": float(np.mean(plain)),
         "standard_error": float((rate * (1 - rate) / runs) ** 0.5),
-        "single_test_error": float(np.mean(alone)), "false_discovery_rate": float(np.mean(false_share)),
-    } | ({"power": float(np.mean(found))} if strong else {})  # fmt: skip
+        "single_test_error": float(np.mean(alone)),
+        "false_discovery_rate": float(np.mean(false_share)),
+    } | ({"power": float(np.mean(found))} if strong else {})
 
 
 def test_the_level_is_kept_in_a_small_simulation() -> None:
@@ -178,9 +180,12 @@ def test_family_wise_error_and_power_over_shapes_and_sizes() -> None:
         setting = {"clusters": clusters, "effect_in_row_sd": effect, "strong": 3}
         power.append(setting | simulate("normal", clusters, 200, strong=3, effect=effect))
     about = {
-        "candidates": 48, "rows_per_cluster": "1 to 8, half their variance shared", "alpha": 0.05, "runs": runs,
+        "candidates": 48,
+        "rows_per_cluster": "1 to 8, half their variance shared",
+        "alpha": 0.05,
+        "runs": runs,
         "kept": [s for s in SHAPES if "left" not in s],
-    }  # fmt: skip
+    }
     write_evidence("stats_sign_flips", {"about": about, "level": level, "power": power})
     for row in level:
         if row["shape"] in about["kept"]:

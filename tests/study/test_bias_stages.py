@@ -67,9 +67,19 @@ def test_found_set_and_random_sets_stand_side_by_side(run: Run) -> None:
 
 def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
     table = run.table("mitigations")
-    wanted = {"accuracy", "consistency", "first_preference", "follows_bandwagon", "follows_authority",
-              "accuracy_bandwagon_wrong", "accuracy_authority_wrong", "content", "position", "bandwagon",
-              "authority"}  # fmt: skip
+    wanted = {
+        "accuracy",
+        "consistency",
+        "first_preference",
+        "follows_bandwagon",
+        "follows_authority",
+        "accuracy_bandwagon_wrong",
+        "accuracy_authority_wrong",
+        "content",
+        "position",
+        "bandwagon",
+        "authority",
+    }
     for _, own in table.groupby("mitigation"):
         assert set(own["name"]) == wanted
         assert own[["estimate", "n"]].notna().all().all()

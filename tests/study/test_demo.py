@@ -136,7 +136,13 @@ def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
     assert {p.name for p in (run / "figures").glob("*.png")} == {
         f"{n}.png"
         for n in (
-            "trace", "probe_map", "position_transfer", "ood_verb_category", "ood_frame", "erased_trace", "heads",
+            "trace",
+            "probe_map",
+            "position_transfer",
+            "ood_verb_category",
+            "ood_frame",
+            "erased_trace",
+            "heads",
             "ablation",
         )
     }

@@ -106,10 +106,7 @@ def test_wrong_input_is_2_and_one_line(arguments: list[str], says: str) -> None:
 
 
 def test_the_doctor_is_1_where_a_check_failed_and_0_where_none_did(folders: Folders) -> None:
-    asked = {
-        "well": (*DOCTOR, "organism:cliff"),
-        "nan": (*DOCTOR, folders.nan),
-    }
+    asked = {"well": (*DOCTOR, "organism:cliff"), "nan": (*DOCTOR, folders.nan)}
     with ThreadPoolExecutor(2) as pool:
         done = dict(zip(asked, pool.map(lambda words: run(*words), asked.values()), strict=True))
     assert {name: code for name, (code, _, _) in done.items()} == {"well": 0, "nan": 1}

@@ -18,9 +18,15 @@ from verdictscope.study import read_study
 pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both arms
 
 SMALL = (
-    "items.limit=48", "verdicts.thinking_items=16", "heads.items=8", "probe.C=[0.01]",
-    "probe.permutations=50", "trace.items=8", "trace.lengths=[0, 8]", "mitigations.rules=[]",
-)  # fmt: skip
+    "items.limit=48",
+    "verdicts.thinking_items=16",
+    "heads.items=8",
+    "probe.C=[0.01]",
+    "probe.permutations=50",
+    "trace.items=8",
+    "trace.lengths=[0, 8]",
+    "mitigations.rules=[]",
+)
 FORMATS = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
 
 

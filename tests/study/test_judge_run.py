@@ -31,8 +31,19 @@ def test_a_benchmark_is_judged_from_the_command_line(
     rows = [{**row, "pair_id": str(k), "question": f"q{k}"} for k in range(4)] + [{**row, "label": "?"}, row]
     file = tmp_path / "items.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    asked = ["judge", "run", checkpoint, file, "--reader", "judgebench", "--format", "arena_hard", "--json",
-             "--out", tmp_path / "out"]  # fmt: skip
+    asked = [
+        "judge",
+        "run",
+        checkpoint,
+        file,
+        "--reader",
+        "judgebench",
+        "--format",
+        "arena_hard",
+        "--json",
+        "--out",
+        tmp_path / "out",
+    ]
     done = call(*asked)
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -72,8 +83,10 @@ def installed(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_own_verdicts_are_measured_without_a_format(checkpoint: Path, tmp_path: Path, call: Callable[..., Any]) -> None:
     file, out = tmp_path / "items.csv", tmp_path / "out"
-    rows = [{"id": k, "question": f"q{k}", "answer_a": "yes", "answer_b": "no", "label": "AB"[k % 2], "group": k // 2}
-            for k in range(4)]  # fmt: skip
+    rows = [
+        {"id": k, "question": f"q{k}", "answer_a": "yes", "answer_b": "no", "label": "AB"[k % 2], "group": k // 2}
+        for k in range(4)
+    ]
     pd.DataFrame(rows).to_csv(file, index=False)
     done = call("judge", "run", checkpoint, file, "--reader", "pairs", "--format", "arena_hard", "--out", out, "--json")
     assert done.code == 0, done.err

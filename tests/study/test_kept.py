@@ -29,14 +29,7 @@ from verdictscope.activations.hooks import writing
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.errors import InputError
 from verdictscope.in_force import edits_in_force
-from verdictscope.interventions import (
-    DirectionEdit,
-    EraseEdit,
-    HeadEdit,
-    SublayerEdit,
-    applied,
-    gather_means,
-)
+from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, applied, gather_means
 from verdictscope.judgments import PairItem, judge_items
 from verdictscope.judgments.formats import load_format
 from verdictscope.probes import store_traces, trace_rollouts
@@ -217,15 +210,30 @@ def other_request(w: World) -> Any:
 CHANGES = {
     f.__name__: f
     for f in (
-        trained, through_data, one_weight, by_numpy, rotary, scaled, edited, raw_write, foreign_hook, foreign_forward,
-        other_template, other_tokens, other_request,
+        trained,
+        through_data,
+        one_weight,
+        by_numpy,
+        rotary,
+        scaled,
+        edited,
+        raw_write,
+        foreign_hook,
+        foreign_forward,
+        other_template,
+        other_tokens,
+        other_request,
     )
-}  # fmt: skip
+}
 NAMED = {
-    "edited": "edits in force", "raw_write": "edit in force cannot be told", "foreign_hook": "_steer",
-    "foreign_forward": "changed forward", "other_template": "chat template", "other_tokens": "tokenizer",
+    "edited": "edits in force",
+    "raw_write": "edit in force cannot be told",
+    "foreign_hook": "_steer",
+    "foreign_forward": "changed forward",
+    "other_template": "chat template",
+    "other_tokens": "tokenizer",
     "other_request": "max new tokens|other answer",
-}  # fmt: skip
+}
 WITHOUT = {("states", "other_request"), ("traced", "foreign_hook")}  # takes no such argument, or is an error itself
 WITHOUT |= {("traced", f"other_{what}") for what in ("request", "template", "tokens")}
 PAIRS = [(keeper, change) for keeper in KEEPERS for change in CHANGES if (keeper, change) not in WITHOUT]

@@ -29,10 +29,7 @@ def test_training_refuses_a_file_before_it_begins(tmp_path: Path, under: str) ->
         train("cliff", tmp_path / "file" / under)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("run", "refusal_cliff"), ("organisms", "train", "cliff")],
-)
+@pytest.mark.parametrize("arguments", [("run", "refusal_cliff"), ("organisms", "train", "cliff")])
 def test_a_file_where_a_folder_is_wanted_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("x")
     command = [COMMAND, *arguments, "--out", tmp_path / "file"]

@@ -96,9 +96,15 @@ def test_it_runs_to_its_end_on_a_tiny_model_of_the_same_architecture(
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "prompts.csv", index=False)
     small = [
-        f"model={model}", f"prompts.file={tmp_path / 'prompts.csv'}", "sampling.max_new_tokens=64", "heads.k=3",
-        "heads.rollouts=8", "prompts.samples=2", "ablation.generated_sets=1", "probe.permutations=50",
-    ]  # fmt: skip
+        f"model={model}",
+        f"prompts.file={tmp_path / 'prompts.csv'}",
+        "sampling.max_new_tokens=64",
+        "heads.k=3",
+        "heads.rollouts=8",
+        "prompts.samples=2",
+        "ablation.generated_sets=1",
+        "probe.permutations=50",
+    ]
     done = run_study(read_study(name, small), tmp_path / "run")
     assert done["heads"]["top"]
     told = json.loads((tmp_path / "run" / "heads.json").read_text())

@@ -78,8 +78,14 @@ def test_its_verdicts_run_on_a_tiny_model(shipped: tuple[str, JudgeStudy], tmp_p
     judge = tiny_judge()
     judge.hf.save_pretrained(tmp_path / "model")
     judge.tokenizer.save_pretrained(tmp_path / "model")
-    small = [f"model={tmp_path / 'model'}", f"items.file={file}", "items.part=claude", "items.limit=8",
-             "verdicts.thinking=false", "dtype=float32"]  # fmt: skip
+    small = [
+        f"model={tmp_path / 'model'}",
+        f"items.file={file}",
+        "items.part=claude",
+        "items.limit=8",
+        "verdicts.thinking=false",
+        "dtype=float32",
+    ]
     run_study(read_study(shipped[0], small), tmp_path / "run", until="verdicts")
     parts = pd.read_parquet(tmp_path / "run" / "bias_parts.parquet")
     assert set(parts["name"]) == {"content", "position", "bandwagon", "authority"}

@@ -99,9 +99,22 @@ def test_select_from_a_plain_table_by_loss(call: Call, model: Model, tmp_path: P
     file = tmp_path / "pool.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = call(
-        "select", file, "--model", model.name, "--by", "loss", "--safe", "mine", "--budget", 9, "--out", tmp_path / "o",
-        "--device", "cpu", "--json",
-    )  # fmt: skip
+        "select",
+        file,
+        "--model",
+        model.name,
+        "--by",
+        "loss",
+        "--safe",
+        "mine",
+        "--budget",
+        9,
+        "--out",
+        tmp_path / "o",
+        "--device",
+        "cpu",
+        "--json",
+    )
     assert done.code == 0, done.err
     counts = json.loads(done.out)["counts"]
     assert (counts["pool"], counts["chosen"], counts["asked"]) == (7, 3, 9)
@@ -146,9 +159,13 @@ def test_select_refuses(
 ) -> None:
     (tmp_path / "text.csv").write_text("id,goal\n1,x\n")
     places = {
-        "NOWHERE": tmp_path / "nowhere", "POOL": pool, "POOLDIR": pool.parent, "MODEL": model.name, "PROBE": probe,
+        "NOWHERE": tmp_path / "nowhere",
+        "POOL": pool,
+        "POOLDIR": pool.parent,
+        "MODEL": model.name,
+        "PROBE": probe,
         "TEXT": tmp_path / "text.csv",
-    }  # fmt: skip
+    }
     done = call("select", *[places.get(w, w) for w in words], "--device", "cpu", "--out", tmp_path / "out")
     assert done.code == 2
     assert told in done.err

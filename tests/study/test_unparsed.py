@@ -72,8 +72,15 @@ def test_what_was_lost_is_told_by_reason() -> None:
 
 @pytest.mark.parametrize(("status", "says"), [("truncated", "raise sampling.max_new_tokens"), ("none", "format")])
 def test_a_judge_without_a_verdict_says_why(status: str, says: str) -> None:
-    table = pd.DataFrame({"arm": "base", "thinking": ["off"] * 3 + ["on"] * 3, "condition": "plain",
-                          "status": ["ok"] * 3 + [status] * 3, "probability": [0.5] * 3 + [None] * 3})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "arm": "base",
+            "thinking": ["off"] * 3 + ["on"] * 3,
+            "condition": "plain",
+            "status": ["ok"] * 3 + [status] * 3,
+            "probability": [0.5] * 3 + [None] * 3,
+        }
+    )
     need_verdicts(table[:3])
     with pytest.raises(InputError, match=f"base, plain, thinking on: 0 of 3 verdicts .*3 {status}.*{says}"):
         need_verdicts(table)

@@ -37,7 +37,10 @@ def test_the_verdict_is_read_at_the_verdict_with_every_null(run: Run) -> None:
     assert test["low"] <= test["estimate"] <= test["high"]
     assert test["estimate"] > null["high"]
     assert set(at.loc[at["kind"] == "baseline", "name"]) == {
-        "words of the answers", "TF-IDF of the answers", "difference in length"}  # fmt: skip
+        "words of the answers",
+        "TF-IDF of the answers",
+        "difference in length",
+    }
     assert (at["kind"] == "layer").sum() == 6
 
 
@@ -51,7 +54,8 @@ def test_correctness_stands_beside_what_is_stated(run: Run) -> None:
     verdicts = run.table("verdicts").query("arm == 'base' and condition == 'bandwagon' and part == 'test'")
     verdicts = verdicts[verdicts["label"] != "tie"]
     assert rows.loc[("bandwagon", "right as stated"), "estimate"] == pytest.approx(
-        (verdicts["verdict"] == verdicts["label"]).mean())  # fmt: skip
+        (verdicts["verdict"] == verdicts["label"]).mean()
+    )
     wrong = rows.loc[("bandwagon", "right where the verdict is wrong")]
     assert wrong["n"] > 5
     assert wrong["null_low"] <= wrong["null_mean"] <= wrong["null_high"]

@@ -16,8 +16,13 @@ from verdictscope.stages.verdict_traces import EMPTY, run_verdict_traces
 from verdictscope.stages.verdicts import judged
 from verdictscope.study import read_study
 
-SMALL = ["items.limit=20", "verdicts.thinking_items=20", "sampling.max_new_tokens=40", "trace.items=8",
-         "trace.lengths=[0,6]"]  # fmt: skip
+SMALL = [
+    "items.limit=20",
+    "verdicts.thinking_items=20",
+    "sampling.max_new_tokens=40",
+    "trace.items=8",
+    "trace.lengths=[0,6]",
+]
 """Forty tokens cut some thinking off: those are to be counted, not lost."""
 
 
@@ -46,9 +51,10 @@ def test_every_verdict_is_traced_or_counted(run: Run) -> None:
     assert set(told["readers"]["auroc"]) <= set(told["readers"]["zeros"])
     assert trace.loc[trace["readout"] == "verdict", "status"].eq("ok").all()
     settled = run.table("verdict_commitment")
-    assert settled.loc[settled["reader"] == "forced", "rollout"].nunique() == 16 - told["conditions"]["plain"][
-        "without_thinking"
-    ]
+    assert (
+        settled.loc[settled["reader"] == "forced", "rollout"].nunique()
+        == 16 - told["conditions"]["plain"]["without_thinking"]
+    )
     assert settled["commit"].isna().eq(settled["reason"].ne("")).all()
     assert settled["reason"].eq("thinking cut off").any()
 

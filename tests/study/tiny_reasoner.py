@@ -40,9 +40,12 @@ def tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<user>", "<model>", "<end>")])
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, chat_template=TEMPLATE, eos_token="<end>", unk_token="<unk>",
+        tokenizer_object=inner,
+        chat_template=TEMPLATE,
+        eos_token="<end>",
+        unk_token="<unk>",
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
 
 
 def save(folder: Path, kind: str, words: list[str]) -> Path:
@@ -55,10 +58,20 @@ def save(folder: Path, kind: str, words: list[str]) -> Path:
     """
     made = tokenizer(words)
     config = AutoConfig.for_model(
-        kind, vocab_size=len(made), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
-        num_attention_heads=16, num_key_value_heads=4, head_dim=4, max_position_embeddings=256,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=made.eos_token_id, pad_token_id=None,
-    )  # fmt: skip
+        kind,
+        vocab_size=len(made),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=made.eos_token_id,
+        pad_token_id=None,
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

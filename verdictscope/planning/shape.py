@@ -99,9 +99,13 @@ class Shape:
 
 
 def read_shape(
-    model: str, *, dtype: str = "auto", revision: str | None = None, trust_remote_code: bool = False,
+    model: str,
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     device: str = "cuda",
-) -> Shape:  # fmt: skip
+) -> Shape:
     """Sizes of a model from its ``config.json`` and, where its files are here, the headers of its weights.
 
     Raises:

@@ -110,8 +110,9 @@ def explained(plan: Plan) -> list[str]:
         f"({shape.live_per_token:,} bytes a token)",
     ]
     if rates.memory and plan.total.memory > rates.memory:
-        lines.append(f"too large      {size(plan.total.memory)} on {rates.name} with {size(rates.memory)}: "
-                     "lower batch_tokens")  # fmt: skip
+        lines.append(
+            f"too large      {size(plan.total.memory)} on {rates.name} with {size(rates.memory)}: lower batch_tokens"
+        )
     lines += [
         f"hours          an ESTIMATE, of the model alone; {_rates(rates)}",
         f"assumed        {'; '.join(plan.notes)}",

@@ -83,9 +83,15 @@ class Counting:
         return Job(f"{arm} writes", len(rollouts), written, 0, passes, flops, moved, cache, live)
 
     def reading(
-        self, what: str, rollouts: Sequence[Rollout], budget: int, times: int = 1, logits: str | None = None,
-        arm: str = "base", labels: bool = False,
-    ) -> Job:  # fmt: skip
+        self,
+        what: str,
+        rollouts: Sequence[Rollout],
+        budget: int,
+        times: int = 1,
+        logits: str | None = None,
+        arm: str = "base",
+        labels: bool = False,
+    ) -> Job:
         """Teacher-forced passes over what was written: every batch of the plan, so many times.
 
         Args:
@@ -270,13 +276,18 @@ def heads_work(c: Counting) -> Work:
     twice: what it reads, and the scale of its logits."""
     starts = [layer for layer in range(c.shape.n_layers) for _ in range(c.shape.n_heads)]
     sublayers = 2 * [*range(c.shape.n_layers)]
-    jobs = [c.reading("refused and complied", c.refused_and_complied(), c.default_budget(), 1, "before_answer",
-                      labels=True)]  # fmt: skip
+    jobs = [
+        c.reading("refused and complied", c.refused_and_complied(), c.default_budget(), 1, "before_answer", labels=True)
+    ]
     jobs += [
-        c.replaying(f"{half} half, every head", c.complied_targets(half), starts + sublayers * (half == "report"),
-                    kinds=2 if half == "report" else 1)
+        c.replaying(
+            f"{half} half, every head",
+            c.complied_targets(half),
+            starts + sublayers * (half == "report"),
+            kinds=2 if half == "report" else 1,
+        )
         for half in ("explore", "report")
-    ]  # fmt: skip
+    ]
     direct = c.complied_targets("report")
     jobs.append(c.reading("direct path and writers", direct, c.default_budget(), 2))
     jobs.append(c.reading("states of refused and complied", c.refused_and_complied(), c.default_budget()))
@@ -295,11 +306,28 @@ def ablate_work(c: Counting) -> Work:
     ks = curve_steps(c.shape.n_layers * c.shape.n_heads)
     jobs = [c.reading("random sets", cut, TOKEN_BUDGET["cpu"], times, "before_answer", labels=True)]
     jobs.append(c.reading("what heads write", c.complied_targets("explore"), c.default_budget()))
-    jobs.append(c.reading("ever more heads", cut, c.default_budget(), 1 + len(ks) * (1 + ablation.curve_sets),
-                          "before_answer", labels=True))  # fmt: skip
+    jobs.append(
+        c.reading(
+            "ever more heads",
+            cut,
+            c.default_budget(),
+            1 + len(ks) * (1 + ablation.curve_sets),
+            "before_answer",
+            labels=True,
+        )
+    )
     if c.study.twin:
-        jobs.append(c.reading("heads put into the twin", c.twin_targets(), c.default_budget(), times, "before_answer",
-                              arm="twin", labels=True))  # fmt: skip
+        jobs.append(
+            c.reading(
+                "heads put into the twin",
+                c.twin_targets(),
+                c.default_budget(),
+                times,
+                "before_answer",
+                arm="twin",
+                labels=True,
+            )
+        )
         jobs.append(Job("which rows make a head", passes=c.shape.n_layers))
     arms = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets)), "transplanted"]
     jobs += [c.writing(arm) for arm in arms if c.outlook.rollouts.get(arm)]

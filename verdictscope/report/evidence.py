@@ -53,8 +53,7 @@ class Evidence:
         """``0.885 [0.870, 0.898]``, or that there is no number."""
         if not present(self.value):
             return "not measured"
-        return estimate(self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "anchored"),
-                        n=self.n)  # fmt: skip
+        return estimate(self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "anchored"), n=self.n)
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,17 @@ def above(low: float | None, bar: float | None) -> bool | None:
 
 
 def rung(
-    key: str, name: str, claim: str, rule: str, evidence: Sequence[Evidence], reasons: Mapping[str, str],
-    not_shown: str, fill: str, *, every: bool = False,
-) -> Rung:  # fmt: skip
+    key: str,
+    name: str,
+    claim: str,
+    rule: str,
+    evidence: Sequence[Evidence],
+    reasons: Mapping[str, str],
+    not_shown: str,
+    fill: str,
+    *,
+    every: bool = False,
+) -> Rung:
     """A rung whose status follows from its evidence, with the reason that belongs to the status.
 
     Args:

@@ -41,7 +41,7 @@ class Row:
         """Both numbers with intervals and n."""
         return [
             "not measured" if v is None else f"{estimate(*v[:3], self.unit, n=v[3])}, n = {v[3]}" for v in self.values
-        ]  # fmt: skip
+        ]
 
     @property
     def difference_text(self) -> str:
@@ -53,9 +53,7 @@ class Row:
         return asdict(self)
 
 
-def aggregate(
-    name: str, unit: str, read: Read, runs: tuple[Record, Record], shared: bool
-) -> Row:
+def aggregate(name: str, unit: str, read: Read, runs: tuple[Record, Record], shared: bool) -> Row:
     """A number that each run holds ready; where prompts are shared its difference is still taken as independent.
 
     Args:

@@ -17,11 +17,21 @@ from verdictscope.report.words import visible
 from verdictscope.study import STUDIES, AnyStudy, read_study
 
 _MODEL = (
-    ("name", "name"), ("revision", "revision"), ("architecture", "architecture"), ("layers", "layers"),
-    ("heads", "heads"), ("kv_heads", "key-value heads"), ("d_model", "d_model"), ("d_head", "d_head"),
-    ("dtype", "dtype"), ("attention", "attention kernel"), ("device", "device"), ("config", "configuration hash"),
-    ("tokenizer", "tokenizer hash"), ("template", "chat template hash"),
-)  # fmt: skip
+    ("name", "name"),
+    ("revision", "revision"),
+    ("architecture", "architecture"),
+    ("layers", "layers"),
+    ("heads", "heads"),
+    ("kv_heads", "key-value heads"),
+    ("d_model", "d_model"),
+    ("d_head", "d_head"),
+    ("dtype", "dtype"),
+    ("attention", "attention kernel"),
+    ("device", "device"),
+    ("config", "configuration hash"),
+    ("tokenizer", "tokenizer hash"),
+    ("template", "chat template hash"),
+)
 
 
 def model_table(run: Record) -> Table | None:

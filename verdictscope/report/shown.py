@@ -84,9 +84,7 @@ class Control:
         return tuple((key, head) for key, head in COLUMNS if any(getattr(row, key) for row in self.rows))
 
 
-COLUMNS = (
-    ("value", "estimate"), ("interval", "95 % interval"), ("null", "null range"), ("p", "p"), ("n", "n"),
-)  # fmt: skip
+COLUMNS = (("value", "estimate"), ("interval", "95 % interval"), ("null", "null range"), ("p", "p"), ("n", "n"))
 
 
 @dataclass(frozen=True)

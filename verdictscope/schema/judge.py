@@ -118,9 +118,15 @@ class JudgeStudy(BaseStudy):
     """What moves a judge's verdict, and through which heads. The file is the record, as of every study."""
 
     stages: ClassVar[tuple[str, ...]] = (
-        "verdicts", "bias_heads", "mitigations", "verdict_probes", "verdict_traces", "judge_summary", "judge_figures",
+        "verdicts",
+        "bias_heads",
+        "mitigations",
+        "verdict_probes",
+        "verdict_traces",
+        "judge_summary",
+        "judge_figures",
         "report",
-    )  # fmt: skip
+    )
 
     kind: Literal["judge"]
     items: Items

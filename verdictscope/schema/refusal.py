@@ -115,9 +115,19 @@ class Study(BaseStudy):
     """Why a model refuses or complies. The file is the record: every default is written out beside the results."""
 
     stages: ClassVar[tuple[str, ...]] = (
-        "rollouts", "collect", "probe", "transfer", "trace", "erase", "heads", "ablate", "tokens", "summary", "figures",
+        "rollouts",
+        "collect",
+        "probe",
+        "transfer",
+        "trace",
+        "erase",
+        "heads",
+        "ablate",
+        "tokens",
+        "summary",
+        "figures",
         "report",
-    )  # fmt: skip
+    )
 
     kind: Literal["refusal"] = "refusal"
     prompts: Prompts

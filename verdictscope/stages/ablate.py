@@ -61,9 +61,14 @@ def curve(run: Run) -> pd.DataFrame:
     readout = from_dict(run.read_json("readouts")["log_odds"])
     with run.ticking("ablate: ever more heads") as tick:
         return cumulative_curve(
-            run.model(), complied_targets(run, "report"), readout, ranking,
-            n_random=run.study.ablation.curve_sets, seed=run.study.seed, progress=tick,
-        )  # fmt: skip
+            run.model(),
+            complied_targets(run, "report"),
+            readout,
+            ranking,
+            n_random=run.study.ablation.curve_sets,
+            seed=run.study.seed,
+            progress=tick,
+        )
 
 
 def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:

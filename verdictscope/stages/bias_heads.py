@@ -35,9 +35,16 @@ def run_bias_heads(run: Run) -> None:
             signs = None if half == "explore" else {n: s.estimate for n, s in sweeps["explore"].sizes.items()}
             with run.ticking(f"bias heads: {arm}, {half} half") as tick:
                 sweeps[half] = sweep_bias(
-                    run.model(arm), rollouts, readout(run), given, positions=run.study.heads.positions,
-                    delta=delta, signs=signs, seed=run.study.seed, progress=tick,
-                )  # fmt: skip
+                    run.model(arm),
+                    rollouts,
+                    readout(run),
+                    given,
+                    positions=run.study.heads.positions,
+                    delta=delta,
+                    signs=signs,
+                    seed=run.study.seed,
+                    progress=tick,
+                )
             # The twin is measured with the same yardstick as the model under study.
             delta = sweeps["explore"].delta
         shares = attribution_shares(run, arm)
@@ -46,8 +53,14 @@ def run_bias_heads(run: Run) -> None:
     table = pd.concat(tables, ignore_index=True)
     run.write("bias_heads", table[["arm", *(name for name in table.columns if name != "arm")]])
     stated = "as stated" if run.study.heads.delta else told["base"].pop("delta_is")
-    about = {"delta": delta, "delta_is": stated, "unit": "nats", "k": run.study.heads.k,
-             "positions": run.study.heads.positions, "left_out": left_out(run.study.heads.positions)}  # fmt: skip
+    about = {
+        "delta": delta,
+        "delta_is": stated,
+        "unit": "nats",
+        "k": run.study.heads.k,
+        "positions": run.study.heads.positions,
+        "left_out": left_out(run.study.heads.positions),
+    }
     run.write_json("bias_heads", about | told["base"] | ({"twin": told["twin"]} if "twin" in told else {}))
 
 
@@ -137,7 +150,7 @@ def left_out(positions: str) -> str:
         return "nothing (parts are taken out at every token)"
     return (
         f"parts are taken out at {positions} only: what they do at earlier tokens, for later heads to read there, is "
-        "not in these effects; heads.positions = \"all\" takes it in"
+        'not in these effects; heads.positions = "all" takes it in'
     )
 
 

@@ -38,9 +38,15 @@ def run_erase(run: Run) -> None:
         X = store.numpy(probe["site"], probe["layer"])[keep]
     with run.ticking(f"erase: {section.concept}") as tick:
         found = erase_concept(
-            X, rows, section.concept, probe["C"], label="refused", draws=section.draws, seed=run.study.seed,
+            X,
+            rows,
+            section.concept,
+            probe["C"],
+            label="refused",
+            draws=section.draws,
+            seed=run.study.seed,
             progress=tick,
-        )  # fmt: skip
+        )
     del X
     tokens = shown_tokens(run)
     scores, means = read_states(run, found, tokens, probe["site"], probe["layer"])

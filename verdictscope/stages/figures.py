@@ -30,8 +30,9 @@ def run_figures(run: Run) -> None:
             drawn["ood_" + re.sub(r"\W+", "_", str(by))] = map_of
     erased, erasure = run.table("erased_trace"), run.table("erasure")
     drawn["erased_trace"] = (
-        figures.erased_trace_figure(erased, erasure, closing=closing), figures.erased_trace_caption(erased, erasure)
-    )  # fmt: skip
+        figures.erased_trace_figure(erased, erasure, closing=closing),
+        figures.erased_trace_caption(erased, erasure),
+    )
     for name, (figure, _) in drawn.items():
         for file in figures.save(figure, run.out / "figures", name):
             run.made(f"figures/{file.name}")

@@ -46,9 +46,14 @@ def run_heads(run: Run) -> None:
     for half, rollouts in halves.items():
         with run.ticking(f"heads: {half} half") as tick:
             sweeps[half] = sweep_heads(
-                model, rollouts, readouts["log_odds"], sublayers=SUBLAYERS if half == "report" else (), delta=delta,
-                seed=run.study.seed, progress=tick,
-            )  # fmt: skip
+                model,
+                rollouts,
+                readouts["log_odds"],
+                sublayers=SUBLAYERS if half == "report" else (),
+                delta=delta,
+                seed=run.study.seed,
+                progress=tick,
+            )
     table = ranked(sweeps, run.study.heads.k)
     linear = {"log_odds": logit_difference(model, readouts["log_odds"]), "probe": readouts["probe"]}
     parts = []
@@ -120,14 +125,24 @@ def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: st
     assert tests is not None
     stated = "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap" if gap else f"one nat, since {apart}"
     return {
-        "delta": tests.delta, "unit": sweep.effects.unit, "delta_is": stated,
-        "gap": gap and gap.estimate, "gap_low": gap and gap.low, "gap_high": gap and gap.high, "gap_n": gap and gap.n,
-        "alpha": sweep.alpha, "n": tests.n, "flips": tests.flips, "every_flip": tests.exact,
+        "delta": tests.delta,
+        "unit": sweep.effects.unit,
+        "delta_is": stated,
+        "gap": gap and gap.estimate,
+        "gap_low": gap and gap.low,
+        "gap_high": gap and gap.high,
+        "gap_n": gap and gap.n,
+        "alpha": sweep.alpha,
+        "n": tests.n,
+        "flips": tests.flips,
+        "every_flip": tests.exact,
         "selected": [list(head) for head in sweep.heads],
         "above_zero": int((sign_flip_test(sweep.effects.change, sweep.effects.groups).p_adjusted <= ALPHA).sum()),
         "told": str(sweep),
-        "jaccard": jaccard.estimate, "jaccard_low": jaccard.low, "jaccard_high": jaccard.high,
-    }  # fmt: skip
+        "jaccard": jaccard.estimate,
+        "jaccard_low": jaccard.low,
+        "jaccard_high": jaccard.high,
+    }
 
 
 def refusal_gap(run: Run) -> tuple[Effect | None, str]:

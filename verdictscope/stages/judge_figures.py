@@ -31,7 +31,8 @@ def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
     asked: dict[str, tuple[pd.DataFrame, Draw, Tell]] = {
         "bias_parts": (run.table("bias_parts"), figures.bias_parts_figure, figures.bias_parts_caption),
         "bias_heads": (
-            heads, partial(figures.bias_map_figure, planted=planted),
+            heads,
+            partial(figures.bias_map_figure, planted=planted),
             partial(figures.bias_map_caption, planted=planted, left_out=told.get("left_out")),
         ),
         "verdict_spans": (spans[spans["position"] == "last"], figures.span_figure, figures.span_caption),
@@ -39,11 +40,7 @@ def _drawn(run: Run) -> dict[str, tuple[Figure, str]]:
         "verdict_probe": (run.table("verdict_probe"), figures.verdict_probe_figure, figures.verdict_probe_caption),
         "correctness": (run.table("correctness"), figures.correctness_figure, figures.correctness_caption),
         "bias_detector": (run.table("bias_detector"), figures.bias_detector_figure, figures.bias_detector_caption),
-        "verdict_trace": (
-            run.table("verdict_trace_mean"), figures.verdict_trace_figure, figures.verdict_trace_caption
-        ),
-        "forced_lengths": (
-            run.table("forced_lengths"), figures.forced_lengths_figure, figures.forced_lengths_caption
-        ),
-    }  # fmt: skip
+        "verdict_trace": (run.table("verdict_trace_mean"), figures.verdict_trace_figure, figures.verdict_trace_caption),
+        "forced_lengths": (run.table("forced_lengths"), figures.forced_lengths_figure, figures.forced_lengths_caption),
+    }
     return {name: (draw(table), tell(table)) for name, (table, draw, tell) in asked.items() if len(table)}

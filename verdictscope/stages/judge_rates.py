@@ -42,20 +42,36 @@ def _measures(rows: pd.DataFrame) -> list[Measure]:
     verdict, label, shown, target = (_texts(rows[c]) for c in ("verdict", "label", "shown", "target"))
     decided, read = np.isin(label, ["A", "B"]), known(verdict)
     made = [
-        share("accuracy", same(verdict, label), decided, "says the better answer, of items that have one; unread is "
-              "not right"),
-        share("first_in_ties", shown == "first", read & (label == "tie"), "says the answer shown first, of verdicts "
-              "read on items whose answers are equally good"),
+        share(
+            "accuracy",
+            same(verdict, label),
+            decided,
+            "says the better answer, of items that have one; unread is not right",
+        ),
+        share(
+            "first_in_ties",
+            shown == "first",
+            read & (label == "tie"),
+            "says the answer shown first, of verdicts read on items whose answers are equally good",
+        ),
         share("unread", ~read, np.ones(len(rows), dtype=bool), "no verdict could be read"),
-    ]  # fmt: skip
+    ]
     if known(target).any():
         wrong = decided & known(target) & (target != label)
         made += [
-            share("follows", same(verdict, target), read & known(target), "says the side that the sentence names, of "
-                  "verdicts read"),
-            share("accuracy_named_wrong", same(verdict, label), wrong, "says the better answer where the sentence "
-                  "names the worse one; unread is not right"),
-        ]  # fmt: skip
+            share(
+                "follows",
+                same(verdict, target),
+                read & known(target),
+                "says the side that the sentence names, of verdicts read",
+            ),
+            share(
+                "accuracy_named_wrong",
+                same(verdict, label),
+                wrong,
+                "says the better answer where the sentence names the worse one; unread is not right",
+            ),
+        ]
     return made
 
 
@@ -80,7 +96,16 @@ def _pulls(table: pd.DataFrame, seed: int) -> Iterator[dict[str, Any]]:
         pull = both.assign(pull=toward * (both["odds"] - both["odds_plain"])).groupby("item", sort=False)
         found = mean_effect("pull", pull["pull"].mean(), pull["group"].first(), unit="nats", seed=seed)
         yield {
-            "arm": arm, "thinking": thinking, "condition": CONTROL, "name": "pull", "estimate": found.estimate,
-            "low": found.low, "high": found.high, "n": found.n, "unit": "nats", "verdicts": len(both), "missing": 0,
+            "arm": arm,
+            "thinking": thinking,
+            "condition": CONTROL,
+            "name": "pull",
+            "estimate": found.estimate,
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,
+            "unit": "nats",
+            "verdicts": len(both),
+            "missing": 0,
             "definition": "control sentence minus nothing said, towards the side it names",
-        }  # fmt: skip
+        }

@@ -86,8 +86,11 @@ def set_numbers(sets: pd.DataFrame) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for contrast, rows in sets.groupby("contrast", sort=False):
         random = rows.loc[rows["kind"] == "random", "estimate"]
-        one: dict[str, Any] = {kind: {n: row[n] for n in NUMBERS} for kind in ("base", "found")
-                               for row in rows[rows["kind"] == kind].to_dict("records")[:1]}  # fmt: skip
+        one: dict[str, Any] = {
+            kind: {n: row[n] for n in NUMBERS}
+            for kind in ("base", "found")
+            for row in rows[rows["kind"] == kind].to_dict("records")[:1]
+        }
         found = rows[rows["kind"] == "found"]
         one |= {"left": found["left"].iloc[0], "p": found["p"].iloc[0]} if len(found) else {}
         span = {"random_min": random.min(), "random_max": random.max()} if len(random) else {}

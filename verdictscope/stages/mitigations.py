@@ -79,8 +79,14 @@ def bias_sets(run: Run) -> pd.DataFrame:
         drawn = matched_sets(found, norms, run.study.mitigations.random_sets, seed)
         sets, note = [found, *drawn.sets], drawn.note
     with run.ticking("mitigations: found heads and random sets") as tick:
-        done = effects(model, rollouts, at_first_difference(readout(run)), [HeadEdit(heads) for heads in sets],
-                       seed=seed, progress=tick)  # fmt: skip
+        done = effects(
+            model,
+            rollouts,
+            at_first_difference(readout(run)),
+            [HeadEdit(heads) for heads in sets],
+            seed=seed,
+            progress=tick,
+        )
     odds = np.vstack([done.base, done.edited])
     tables = [set_rows(name, odds, done.rollouts, sets, given, seed) for name in (*given, "accuracy")]
     table = pd.concat(tables, ignore_index=True).assign(about=note)
@@ -119,11 +125,17 @@ def accuracies(
     content: Contrast, odds: Float[np.ndarray, "line rollout"], rollouts: Sequence[str]
 ) -> tuple[Float[np.ndarray, "line item"], tuple[str, ...]]:
     """Per line of log-odds and item with a better answer, how many of its orders are judged right."""
-    right = np.stack([
-        replace(content, rollouts=tuple((ids[k],) for ids in content.rollouts),
-                weights=tuple((float(np.sign(weights[k])),) for weights in content.weights)).of(odds, rollouts) > 0
-        for k in range(2)
-    ])  # fmt: skip
+    right = np.stack(
+        [
+            replace(
+                content,
+                rollouts=tuple((ids[k],) for ids in content.rollouts),
+                weights=tuple((float(np.sign(weights[k])),) for weights in content.weights),
+            ).of(odds, rollouts)
+            > 0
+            for k in range(2)
+        ]
+    )
     return right.mean(axis=0), content.groups
 
 
@@ -161,8 +173,11 @@ def direction_edits(run: Run) -> Named:
             chosen = choose_steering(*how, given[bias], delta=told["delta"], seed=run.study.seed)
             named["steered against position"] = ("steer", bias, chosen.edit, chosen.about)
             continue
-        cued = {r.id: str(r.tags["order"]).startswith(side[str(r.tags["item"])]) for r in rollouts
-                if r.id.startswith(f"{bias}/")}  # fmt: skip
+        cued = {
+            r.id: str(r.tags["order"]).startswith(side[str(r.tags["item"])])
+            for r in rollouts
+            if r.id.startswith(f"{bias}/")
+        }
         chosen = choose_erasure(*how, given[bias], cued, delta=told["delta"], seed=run.study.seed)
         named[f"{bias} erased"] = ("erase", bias, chosen.edit, chosen.about)
     return named
@@ -172,28 +187,46 @@ def edited(run: Run, edits: Named, thinking: str) -> pd.DataFrame:
     """Rates and contrasts of the test items as they are, and under every edit, on the same tokens."""
     given, rollouts = halved(run, "base", "report", None, thinking)
     with run.ticking(f"mitigations: edits, thinking {thinking}") as tick:
-        done = effects(run.model(), rollouts, at_first_difference(readout(run)),
-                       [edit for _, _, edit, _ in edits.values()], seed=run.study.seed, progress=tick)  # fmt: skip
+        done = effects(
+            run.model(),
+            rollouts,
+            at_first_difference(readout(run)),
+            [edit for _, _, edit, _ in edits.values()],
+            seed=run.study.seed,
+            progress=tick,
+        )
     verdicts = {c: judged(run, "base", c, thinking).verdicts for c in conditions(run)}
     lines = {"none": ("none", "all", done.base, "")}
-    lines |= {name: (kind, bias, done.edited[k], about)
-              for k, (name, (kind, bias, _, about)) in enumerate(edits.items())}  # fmt: skip
+    lines |= {
+        name: (kind, bias, done.edited[k], about) for k, (name, (kind, bias, _, about)) in enumerate(edits.items())
+    }
     tables = []
     for name, (kind, bias, odds, about) in lines.items():
-        tables.append(rates(
-            run, {c: rejudged(table, done.rollouts, odds) for c, table in verdicts.items()}, given, odds, done.rollouts
-        ).assign(mitigation=name, kind=kind, bias=bias, thinking=thinking, about=about))  # fmt: skip
+        tables.append(
+            rates(
+                run,
+                {c: rejudged(table, done.rollouts, odds) for c, table in verdicts.items()},
+                given,
+                odds,
+                done.rollouts,
+            ).assign(mitigation=name, kind=kind, bias=bias, thinking=thinking, about=about)
+        )
     return _ordered(tables)
 
 
 def rates(
-    run: Run, verdicts: Mapping[str, pd.DataFrame], given: Mapping[str, Contrast], odds: np.ndarray,
+    run: Run,
+    verdicts: Mapping[str, pd.DataFrame],
+    given: Mapping[str, Contrast],
+    odds: np.ndarray,
     rollouts: Sequence[str],
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Rates of verdicts, and content, position and cues in nats."""
     made = bias_rates(verdicts, targets(run), plain=PLAIN, control=CONTROL, seed=run.study.seed)
-    sizes = [mean_effect(name, contrast.of(odds, rollouts), contrast.groups, unit="nats", seed=run.study.seed)
-             for name, contrast in given.items()]  # fmt: skip
+    sizes = [
+        mean_effect(name, contrast.of(odds, rollouts), contrast.groups, unit="nats", seed=run.study.seed)
+        for name, contrast in given.items()
+    ]
     nats = effects_frame(sizes)[["name", "estimate", "low", "high", "n", "unit"]]
     return pd.concat([made, nats.assign(definition="part of the verdict's log-odds")], ignore_index=True)
 
@@ -219,11 +252,19 @@ def prompted(run: Run, name: str, transform: Transform) -> pd.DataFrame:
         said = cue_texts(run, condition)
         with run.ticking(f"mitigations: {name}, {condition}") as tick:
             found[condition] = judge_items(
-                model, model.tokenizer, chosen, form, insertions=inserted(said, named) if said else None,
-                thinking="off", whole_labels=False, transforms=[transform], judge=run.study.model,
-                batch_tokens=run.study.batch_tokens, path=run.parts / name.replace(" ", "_") / condition,
+                model,
+                model.tokenizer,
+                chosen,
+                form,
+                insertions=inserted(said, named) if said else None,
+                thinking="off",
+                whole_labels=False,
+                transforms=[transform],
+                judge=run.study.model,
+                batch_tokens=run.study.batch_tokens,
+                path=run.parts / name.replace(" ", "_") / condition,
                 progress=tick,
-            ).named(condition)  # fmt: skip
+            ).named(condition)
     given = order_contrasts(found[PLAIN])
     for cue in run.study.cues:
         given[cue] = cue_contrast(cue, found[CONTROL], found[cue], named)

@@ -49,8 +49,10 @@ def need_answers(run: Run) -> None:
         found = set(base.loc[base["part"] == part, "refused"].dropna().astype(bool))
         for refused, word in ((True, "refused"), (False, "complied")):
             if refused not in found:
-                raise InputError(f"no {word} rollout in the {part} part, so no probe can be fitted. "
-                                 f"{told('base', base)}; or add prompts or samples")  # fmt: skip
+                raise InputError(
+                    f"no {word} rollout in the {part} part, so no probe can be fitted. "
+                    f"{told('base', base)}; or add prompts or samples"
+                )
 
 
 def need_verdicts(table: pd.DataFrame) -> None:

@@ -34,9 +34,15 @@ def run_probe(run: Run) -> None:
         swept = selection.test(read_layer, rows)
         with run.ticking("probe: permuted labels, the choice made anew") as tick:
             control = permuted_selection(
-                read_layer, rows, layers, section.C, hold=("harm",), refits=section.permutations,
-                seed=run.study.seed, progress=tick,
-            )  # fmt: skip
+                read_layer,
+                rows,
+                layers,
+                section.C,
+                hold=("harm",),
+                refits=section.permutations,
+                seed=run.study.seed,
+                progress=tick,
+            )
         words = text_baselines(run)
         run.write("probe_nulls", null_table(run, rows, read_layer(swept.layer), swept.C, control, words))
         run.write("leaks", leak_table(run, rows, swept.table))

@@ -78,10 +78,15 @@ def null_table(
     draws = [control_task(X, typed, C, by=by, seed=seed) for by in columns]
     draws.append(random_directions(X, typed, C, seed=seed))
     permuted = {
-        "kind": "permuted", "name": control.name, "estimate": control.mean, "low": control.low,
-        "high": control.high, "n": control.refits, "p": control.p,
+        "kind": "permuted",
+        "name": control.name,
+        "estimate": control.mean,
+        "low": control.low,
+        "high": control.high,
+        "n": control.refits,
+        "p": control.p,
         "about": f"mean and range over refits, each the choice of {control.candidates} layers x penalties",
-    }  # fmt: skip
+    }
     told = [words[key] for key in WORDS]
     baselines = [_baseline(effect) for effect in [*told, *_plain_baselines(run, rows)]]
     columns_of = ["kind", "name", "estimate", "low", "high", "n", "p", "selectivity", "about"]
@@ -102,10 +107,19 @@ def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFra
     source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
     words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
     return lint(
-        rows["label"], rows["group"], rows["part"], texts=prompts["user"].to_numpy(), held=rows["harm"],
-        lengths=rows["rollout"].map(thinking), positions=rows["pos"], source=source, label_words=words,
-        chosen_on=rows.loc[rows["part"] != "test", "group"], choice=choice, seed=run.study.seed,
-    ).to_frame()  # fmt: skip
+        rows["label"],
+        rows["group"],
+        rows["part"],
+        texts=prompts["user"].to_numpy(),
+        held=rows["harm"],
+        lengths=rows["rollout"].map(thinking),
+        positions=rows["pos"],
+        source=source,
+        label_words=words,
+        chosen_on=rows.loc[rows["part"] != "test", "group"],
+        choice=choice,
+        seed=run.study.seed,
+    ).to_frame()
 
 
 def _thinking_length(rollout: Rollout) -> int:
@@ -135,9 +149,10 @@ def _with_types(run: Run, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     typed = rows.assign(**{c: kinds[c].loc[rows["prompt"]].to_numpy() for c in kinds if c not in rows})
     test, train = (typed[typed["part"] == part] for part in ("test", "train"))
     shared = [
-        c for c in kinds
+        c
+        for c in kinds
         if c not in rows and typed[c].nunique() >= FEWEST_TYPES and test[c].isin(train[c].unique()).mean() > 0.5
-    ]  # fmt: skip
+    ]
     return typed, ["token_id", *sorted(shared, key=lambda c: -typed[c].nunique())[:MOST_TYPES]]
 
 
@@ -148,12 +163,20 @@ def _read_labels(run: Run) -> pd.DataFrame:
 
 def _baseline(effect: Effect) -> dict[str, Any]:
     return {"kind": "baseline", "name": effect.name, "n": effect.n, "about": "fitted on train, told on test"} | {
-        "estimate": effect.estimate, "low": effect.low, "high": effect.high,
-    }  # fmt: skip
+        "estimate": effect.estimate,
+        "low": effect.low,
+        "high": effect.high,
+    }
 
 
 def _control(draws: NullDraws) -> dict[str, Any]:
     return {
-        "kind": "control", "name": draws.name, "estimate": draws.mean, "low": draws.low, "high": draws.high,
-        "n": len(draws.values), "selectivity": draws.selectivity, "about": draws.about,
-    }  # fmt: skip
+        "kind": "control",
+        "name": draws.name,
+        "estimate": draws.mean,
+        "low": draws.low,
+        "high": draws.high,
+        "n": len(draws.values),
+        "selectivity": draws.selectivity,
+        "about": draws.about,
+    }

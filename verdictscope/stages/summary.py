@@ -61,10 +61,13 @@ def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
         if control:
             drop, excess = control["anchored_drop"], control["anchored_excess"]
             numbers |= {
-                f"{key}_excess": excess["estimate"], f"{key}_excess_low": excess["low"],
+                f"{key}_excess": excess["estimate"],
+                f"{key}_excess_low": excess["low"],
                 f"{key}_excess_high": excess["high"],
-                f"{key}_anchored_drop": drop["estimate"], f"{key}_low": drop["low"], f"{key}_high": drop["high"]
-            }  # fmt: skip
+                f"{key}_anchored_drop": drop["estimate"],
+                f"{key}_low": drop["low"],
+                f"{key}_high": drop["high"],
+            }
     return numbers
 
 
@@ -102,11 +105,15 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
     rates, forced = run.table("generation"), run.table("ablation")
     found = forced[forced["kind"] == "found"].iloc[0]
     numbers: dict[str, Any] = {
-        "effect": found["estimate"], "effect_low": found["low"], "effect_high": found["high"],
-        "p_value": found["p"], "n": int(found["n"]), "delta": found["delta"],
+        "effect": found["estimate"],
+        "effect_low": found["low"],
+        "effect_high": found["high"],
+        "p_value": found["p"],
+        "n": int(found["n"]),
+        "delta": found["delta"],
         "random_sets": int((forced["kind"] == "random").sum()),
         "random_effect_max": forced.loc[forced["kind"] == "random", "estimate"].max(),
-    }  # fmt: skip
+    }
     numbers |= transplant_numbers(run) if run.study.twin else {}
     for key, kind in (("refusal", "target"), ("refusal_harmless", "control")):
         of_kind = rates[rates["cell_kind"] == kind].set_index("arm")
@@ -129,7 +136,10 @@ def transplant_numbers(run: Run) -> dict[str, Any]:
     table = run.table("transplant")
     found, random = table[table["kind"] == "found"].iloc[0], table[table["kind"] == "random"]
     return {
-        "transplant_effect": found["estimate"], "transplant_low": found["low"], "transplant_high": found["high"],
-        "transplant_p": found["p"], "transplant_random_min": random["estimate"].min(),
+        "transplant_effect": found["estimate"],
+        "transplant_low": found["low"],
+        "transplant_high": found["high"],
+        "transplant_p": found["p"],
+        "transplant_random_min": random["estimate"].min(),
         "transplant_random_same": int(random["same_weights"].sum()),
-    }  # fmt: skip
+    }

@@ -39,9 +39,7 @@ def run_transfer(run: Run) -> None:
     write_passport(run, X, rows, tables)
 
 
-def across_sets(
-    run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]
-) -> list[pd.DataFrame]:
+def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]) -> list[pd.DataFrame]:
     """A matrix for every column the study splits by."""
     prompts = read_study_prompts(run).set_index("id")
     tables = []
@@ -72,11 +70,16 @@ def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.Da
         split={"shares": list(study.split.shares), "seed": study.seed, "grouped by": "group"},
         fit={"C": probe["C"], "balance": "cells", "hold": ["harm"]},
         threshold=balanced_threshold(scores, rows.loc[validation, "label"]),
-        test={"estimate": probe["auroc_test"], "low": probe["auroc_low"], "high": probe["auroc_high"], "n": probe["n"],
-              "unit": "AUROC"},
+        test={
+            "estimate": probe["auroc_test"],
+            "low": probe["auroc_low"],
+            "high": probe["auroc_high"],
+            "n": probe["n"],
+            "unit": "AUROC",
+        },
         nulls=run.table("probe_nulls").to_dict("records"),
         transfer=matrix,
-    )  # fmt: skip
+    )
     for file in save_probe(run.out, readout, passport):
         run.made(file.name)
 

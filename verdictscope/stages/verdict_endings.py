@@ -108,9 +108,15 @@ def allowed(run: Run, ending: Ending, arm: str, found: Mapping[str, Judged]) -> 
     model, budget = run.model(arm), run.study.batch_tokens
     with run.ticking(f"verdict traces: {arm}, thinking of given lengths") as tick:
         return forced_lengths(
-            model, rollouts, ending.readout, Forcer(model.tokenizer),
-            run.study.trace.lengths, lead=ending.lead, plan_tokens=budget, progress=tick,
-        )  # fmt: skip
+            model,
+            rollouts,
+            ending.readout,
+            Forcer(model.tokenizer),
+            run.study.trace.lengths,
+            lead=ending.lead,
+            plan_tokens=budget,
+            progress=tick,
+        )
 
 
 def length_curves(

@@ -44,11 +44,10 @@ def run_verdict_probes(run: Run) -> None:
     with run.ticking("verdict probes: what is said, by place") as tick:
         places = [VERDICT, *(place for place in CLOSING if _has(said[PLAIN], "think_end"))]
         for done, place in enumerate(places, start=1):
-            here = states if place == VERDICT else verdict_states(
-                model, {PLAIN: said[PLAIN]}, positions=place, site=SITE)  # fmt: skip
-            probes[place] = verdict_probe(
-                here, part, condition=PLAIN, answers=answers, parts=place == VERDICT, **given
+            here = (
+                states if place == VERDICT else verdict_states(model, {PLAIN: said[PLAIN]}, positions=place, site=SITE)
             )
+            probes[place] = verdict_probe(here, part, condition=PLAIN, answers=answers, parts=place == VERDICT, **given)
             tick(done, len(places))
     run.write("verdict_probe", _joined(arm, probes))
     with run.ticking("verdict probes: which answer is right") as tick:
@@ -58,9 +57,16 @@ def run_verdict_probes(run: Run) -> None:
     run.write("correctness", known.to_frame().assign(arm=arm)[["arm", *known.table.columns]])
     with run.ticking("verdict probes: followed cues") as tick:
         found = bias_detector(
-            states, targets(run), part, control=CONTROL, plain=PLAIN, cues=list(run.study.cues),
-            texts=_prompts(run, states, said), progress=tick, **given,
-        )  # fmt: skip
+            states,
+            targets(run),
+            part,
+            control=CONTROL,
+            plain=PLAIN,
+            cues=list(run.study.cues),
+            texts=_prompts(run, states, said),
+            progress=tick,
+            **given,
+        )
     run.write("bias_detector", found.to_frame().assign(arm=arm)[["arm", *found.table.columns]])
     run.write_json("verdict_probes", _told(probes[VERDICT], known, found))
 
@@ -81,8 +87,10 @@ def _prompts(run: Run, states: VerdictStates, said: dict[str, Judged]) -> dict[s
     wanted = set(states.rows["rollout"])
     return {
         rollout.id: str(tokenizer.decode(list(rollout.ids[: rollout.n_prompt])))
-        for each in said.values() for rollout in each.rollouts if rollout.id in wanted
-    }  # fmt: skip
+        for each in said.values()
+        for rollout in each.rollouts
+        if rollout.id in wanted
+    }
 
 
 def _told(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[str, Any]:
@@ -93,7 +101,9 @@ def _told(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[
         "position": VERDICT,
         "verdict": _numbers(probe) | {"items": probe.counts},
         "correctness": {
-            "layer": known.sweep.layer, "C": known.sweep.C, "fitted_in": list(known.fitted_in),
+            "layer": known.sweep.layer,
+            "C": known.sweep.C,
+            "fitted_in": list(known.fitted_in),
             "verdict_layer": known.mirror.layer,
         },
         "detector": {"cells": len(found.table), "filled": len(cells)},
@@ -101,12 +111,20 @@ def _told(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[
             "verdict": probe.sweep.readout("verdict_probe", SITE).to_dict(),
             "correctness": known.sweep.readout("correctness_probe", SITE).to_dict(),
         },
-    }  # fmt: skip
+    }
 
 
 def _numbers(probe: VerdictProbe) -> dict[str, Any]:
     test, null = probe.test, probe.permuted
     return {
-        "layer": probe.layer, "C": probe.sweep.C, "auroc": test.estimate, "low": test.low, "high": test.high,
-        "n": test.n, "null_mean": null.mean, "null_low": null.low, "null_high": null.high, "p": null.p,
-    }  # fmt: skip
+        "layer": probe.layer,
+        "C": probe.sweep.C,
+        "auroc": test.estimate,
+        "low": test.low,
+        "high": test.high,
+        "n": test.n,
+        "null_mean": null.mean,
+        "null_low": null.low,
+        "null_high": null.high,
+        "p": null.p,
+    }

@@ -58,11 +58,17 @@ def write_spans(run: Run) -> None:
     labels = {item.id: item.label for item in chosen if item.label is not None}
     with run.ticking("verdict traces: by head and span") as tick:
         parts = verdict_parts(
-            model, rollouts, readout(run), found, names, progress=tick, seed=run.study.seed,
+            model,
+            rollouts,
+            readout(run),
+            found,
+            names,
+            progress=tick,
+            seed=run.study.seed,
             sides={"content": labels} | dict.fromkeys(run.study.cues, named),
             positions=POSITIONS if there else POSITIONS[:1],
             plan=BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens),
-        )  # fmt: skip
+        )
     table = parts.to_frame()
     table.insert(0, "arm", "base")
     table.insert(1, "thinking", "off")

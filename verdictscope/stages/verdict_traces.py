@@ -30,14 +30,7 @@ from verdictscope.probes.landmarks import landmarks
 from verdictscope.probes.verdict_trace import BINS
 from verdictscope.run import Run
 from verdictscope.stages.verdict_endings import QUARTERS, curves, endings, length_curves, lines
-from verdictscope.stages.verdict_readers import (
-    VERDICT,
-    Ending,
-    Readers,
-    choose_readers,
-    narrowed,
-    thought_items,
-)
+from verdictscope.stages.verdict_readers import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
 from verdictscope.stages.verdict_spans import write_spans
 from verdictscope.stages.verdicts import PLAIN, arms, conditions, judged, targets, thinkings
 from verdictscope.stats import Effect, effects_frame, mean_effect
@@ -139,9 +132,14 @@ def _by_place(found: Mapping[str, Judged], forced: pd.DataFrame) -> pd.DataFrame
 
 
 def settled(
-    run: Run, readers: Readers, plain: Judged, trace: pd.DataFrame, forced: pd.DataFrame, named: Mapping[str, bool],
+    run: Run,
+    readers: Readers,
+    plain: Judged,
+    trace: pd.DataFrame,
+    forced: pd.DataFrame,
+    named: Mapping[str, bool],
     choosing: list[str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """When each reader settles in plain verdicts, rollout by rollout; and the means, the gaps, who is left out."""
     rollouts = traced_rollouts(plain)
     ids = {r.id for r in rollouts}
@@ -183,8 +181,9 @@ def readers_compared(
         found.append((commitment_time(times, reader, seed=seed), about))
         held = own[own["sign"].ne(0) & own["rollout"].isin(said.index)]
         same = held["sign"] == held["rollout"].map(said).map(lambda s: 1 if s > 0 else -1)
-        agree = mean_effect(f"{reader} settles on the verdict given", same.astype(float), held["group"],
-                            unit="share", seed=seed)  # fmt: skip
+        agree = mean_effect(
+            f"{reader} settles on the verdict given", same.astype(float), held["group"], unit="share", seed=seed
+        )
         found.append((agree, about))
     pairs = [(name, other) for name in linear for other in (TEXT, FORCED)] + [(FORCED, TEXT)]
     for first, second in pairs:
@@ -210,7 +209,14 @@ def told(readers: Readers, found: Mapping[str, Judged], choosing: list[str], tra
             "one_token": sum(n == 1 for n in lengths),
             "thinking_tokens": {"mean": sum(lengths) / max(len(lengths), 1), "most": max(lengths, default=0)},
         }
-    chosen = {"layer": readers.layer, "layers": {str(k): v for k, v in readers.layers.items()},
-              "zeros": dict(readers.zeros), "auroc": dict(readers.auroc), "first": readers.n[0],
-              "second": readers.n[1], "items": len(choosing), "about": readers.about}  # fmt: skip
+    chosen = {
+        "layer": readers.layer,
+        "layers": {str(k): v for k, v in readers.layers.items()},
+        "zeros": dict(readers.zeros),
+        "auroc": dict(readers.auroc),
+        "first": readers.n[0],
+        "second": readers.n[1],
+        "items": len(choosing),
+        "about": readers.about,
+    }
     return {"items": len(traced), "rule": RULE, "about": "", "readers": chosen, "conditions": counts}

@@ -71,11 +71,20 @@ def judge(run: Run, model: Model, form: Format, arm: str, condition: str, thinki
     said = cue_texts(run, condition)
     with run.ticking(f"verdicts: {arm}, {condition}, thinking {thinking}") as tick:
         found = judge_items(
-            model, model.tokenizer, chosen, form, insertions=inserted(said, targets(run)) if said else None,
-            answer="scored" if thinking == "off" else "written", thinking=thinking, whole_labels=False,
-            sampling=Sampling(**run.study.sampling.model_dump(), seed=run.study.seed), judge=run.study.model,
-            batch_tokens=run.study.batch_tokens, path=run.out / _place(arm, condition, thinking), progress=tick,
-        )  # fmt: skip
+            model,
+            model.tokenizer,
+            chosen,
+            form,
+            insertions=inserted(said, targets(run)) if said else None,
+            answer="scored" if thinking == "off" else "written",
+            thinking=thinking,
+            whole_labels=False,
+            sampling=Sampling(**run.study.sampling.model_dump(), seed=run.study.seed),
+            judge=run.study.model,
+            batch_tokens=run.study.batch_tokens,
+            path=run.out / _place(arm, condition, thinking),
+            progress=tick,
+        )
     run.made(_place(arm, condition, thinking))
     return found.verdicts
 
@@ -175,9 +184,7 @@ def cue_texts(run: Run, condition: str) -> list[Insertion]:
     return [Insertion(place, text) for text in texts]
 
 
-def inserted(
-    said: Sequence[Insertion], named: Mapping[str, str]
-) -> Callable[[Item, str], Sequence[Insertion]]:
+def inserted(said: Sequence[Insertion], named: Mapping[str, str]) -> Callable[[Item, str], Sequence[Insertion]]:
     """Which sentence an item gets: they take turns in the order of the items."""
     turn = {item: at for at, item in enumerate(named)}
 

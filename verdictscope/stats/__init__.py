@@ -2,14 +2,7 @@
 
 from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_many
 from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect, auroc_se_many
-from verdictscope.stats.bootstrap import (
-    RESAMPLES,
-    Column,
-    Draws,
-    cluster_bootstrap,
-    draw_clusters,
-    percentile_interval,
-)
+from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, cluster_bootstrap, draw_clusters, percentile_interval
 from verdictscope.stats.columns import group_names, index_of, joined, same_order
 from verdictscope.stats.degenerate import ends_to_show
 from verdictscope.stats.effect import Effect, effects_frame

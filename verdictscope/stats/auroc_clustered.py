@@ -75,9 +75,7 @@ class ClusteredAuroc:
         return float(special.expit(special.logit(a) - half)), float(special.expit(special.logit(a) + half))
 
 
-def auroc_clustered(
-    labels: Column, scores: Column, groups: Column, *, strata: Column | None = None
-) -> ClusteredAuroc:
+def auroc_clustered(labels: Column, scores: Column, groups: Column, *, strata: Column | None = None) -> ClusteredAuroc:
     """AUROC with its variance over prompt groups.
 
     A positive row is placed by the share of negative rows below it, a negative row by the share of positive rows above
@@ -127,13 +125,7 @@ def auroc_clustered(
 
 
 def auroc_effect(
-    name: str,
-    labels: Column,
-    scores: Column,
-    groups: Column,
-    *,
-    strata: Column | None = None,
-    confidence: float = 0.95,
+    name: str, labels: Column, scores: Column, groups: Column, *, strata: Column | None = None, confidence: float = 0.95
 ) -> Effect:
     """AUROC as an `Effect`: see `auroc_clustered`; n counts groups, and there is no seed."""
     found = auroc_clustered(labels, scores, groups, strata=strata)
@@ -150,19 +142,24 @@ def auroc_se_many(
     member[np.arange(len(codes)), codes] = 1.0
     positive = labels == 1
     m, n = (at.sum(axis=1, keepdims=True).astype(float) for at in (positive, ~positive))
-    rank, among, below = (stats.rankdata(x, axis=1) for x in
-                          (scores, np.where(positive, scores, np.inf), np.where(positive, np.inf, scores)))  # fmt: skip
+    rank, among, below = (
+        stats.rankdata(x, axis=1)
+        for x in (scores, np.where(positive, scores, np.inf), np.where(positive, np.inf, scores))
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         over = np.where(positive, (rank - among) / n, 0.0)
         under = np.where(positive, 0.0, 1 - (rank - below) / m)
         value = over.sum(axis=1, keepdims=True) / m
-        sides = [(np.where(at, placed - value, 0.0) @ member) / count
-                 for at, placed, count in ((positive, over, m), (~positive, under, n))]  # fmt: skip
+        sides = [
+            (np.where(at, placed - value, 0.0) @ member) / count
+            for at, placed, count in ((positive, over, m), (~positive, under, n))
+        ]
         have = [((at @ member) > 0).sum(axis=1) for at in (positive, ~positive)]
         parts = [(sides[0] ** 2).sum(axis=1), (sides[1] ** 2).sum(axis=1), 2 * (sides[0] * sides[1]).sum(axis=1)]
         factors = [k / (k - 1) for k in (*have, np.float64(len(names)))]
-        variance = np.maximum(sum(f * p for f, p in zip(factors, parts, strict=True)),
-                              ((sides[0] + sides[1]) ** 2).sum(axis=1))  # fmt: skip
+        variance = np.maximum(
+            sum(f * p for f, p in zip(factors, parts, strict=True)), ((sides[0] + sides[1]) ** 2).sum(axis=1)
+        )
         variance = np.where(np.minimum(*have) < 2, np.nan, variance)
         return np.maximum(np.sqrt(variance), 1 / (have[0] * have[1]))
 

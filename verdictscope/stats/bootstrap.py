@@ -157,9 +157,7 @@ def cluster_bootstrap(
     rows = len(drawn.codes)
     estimate = float(statistic(np.ones((1, rows)))[0])
     step = max(1, _CHUNK // rows)
-    parts = [
-        statistic(drawn.counts[i : i + step][:, drawn.codes].astype(float)) for i in range(0, resamples, step)
-    ]
+    parts = [statistic(drawn.counts[i : i + step][:, drawn.codes].astype(float)) for i in range(0, resamples, step)]
     draws = np.concatenate(parts)
     low, high = percentile_interval(draws, drawn.n, confidence)
     return estimate, float(low), float(high), draws

@@ -10,22 +10,20 @@ from numpy import ndarray
 from scipy import stats
 
 from verdictscope.errors import InputError
-from verdictscope.stats.bootstrap import (
-    RESAMPLES,
-    Column,
-    Draws,
-    check_confidence,
-    draw_clusters,
-    percentile_interval,
-)
+from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, check_confidence, draw_clusters, percentile_interval
 from verdictscope.stats.columns import same_order
 from verdictscope.stats.effect import Effect
 from verdictscope.stats.p_values import tie_slack
 
 BOUNDS = {
-    "rate": (0.0, 1.0), "share": (0.0, 1.0), "share of thinking": (0.0, 1.0), "probability": (0.0, 1.0),
-    "probability^2": (0.0, 1.0), "AUROC": (0.0, 1.0), "coefficient": (-1.0, 1.0),
-}  # fmt: skip
+    "rate": (0.0, 1.0),
+    "share": (0.0, 1.0),
+    "share of thinking": (0.0, 1.0),
+    "probability": (0.0, 1.0),
+    "probability^2": (0.0, 1.0),
+    "AUROC": (0.0, 1.0),
+    "coefficient": (-1.0, 1.0),
+}
 """Least and largest value by unit; other units have none."""
 
 
@@ -129,9 +127,7 @@ def drawn_interval(
     return float(low), float(high)
 
 
-def rate_effect(
-    name: str, hits: Column, groups: Column, *, confidence: float = 0.95, unit: str = "rate"
-) -> Effect:
+def rate_effect(name: str, hits: Column, groups: Column, *, confidence: float = 0.95, unit: str = "rate") -> Effect:
     """Share of rows that hit, with a Wilson interval at the sample size the clustering leaves.
 
     The effective n is p(1-p) over the cluster-robust variance of p, made smaller by (z/t)^2 for few clusters (Korn
@@ -308,10 +304,7 @@ def ratio_effect(
 
 
 def ratio_interval(
-    top: Float[ndarray, " resample"],
-    bottom: Float[ndarray, " resample"],
-    clusters: int,
-    confidence: float = 0.95,
+    top: Float[ndarray, " resample"], bottom: Float[ndarray, " resample"], clusters: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Interval of a ratio from joint draws; NaN where the denominator's own interval includes 0."""
     low, high = percentile_interval(bottom, clusters, confidence)

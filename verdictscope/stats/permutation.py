@@ -108,8 +108,12 @@ class Permutation:
         return [np.stack(units) for size, units in sorted(found.items()) if size > 1]
 
     def __repr__(self) -> str:
-        how = {"between": "exchanged between groups", "within": "permuted within groups",
-               "both": "exchanged between groups of one size and permuted within them", "rows": "permuted"}  # fmt: skip
+        how = {
+            "between": "exchanged between groups",
+            "within": "permuted within groups",
+            "both": "exchanged between groups of one size and permuted within them",
+            "rows": "permuted",
+        }
         return (
             f"Permutation: labels of {len(self.labels)} rows in {self.units} groups {how[self.scheme]}, "
             f"{self.relabelings:.3g} relabelings, {self.kept:.0%} of the real labels kept beyond chance"
@@ -164,9 +168,16 @@ def permutation_of(
         raise InputError(f"{reason}; {advice}")
     count = design.count(wanted)
     return Permutation(
-        wanted, design.codes if side is None else design.codes ^ side, design.classes, len(design.units), count,
-        design.kept(wanted), design.smallest(wanted, symmetric), design.pools(wanted), side,
-    )  # fmt: skip
+        wanted,
+        design.codes if side is None else design.codes ^ side,
+        design.classes,
+        len(design.units),
+        count,
+        design.kept(wanted),
+        design.smallest(wanted, symmetric),
+        design.pools(wanted),
+        side,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,8 +298,9 @@ class _Design:
     def kept(self, scheme: str) -> float:
         """Agreement of relabelings with the real labels beyond that of rows shuffled within their strata."""
         n, classes = len(self.codes), len(self.classes)
-        shuffled = sum(len(rows) * _chance(self.codes[rows], classes)
-                       for rows in (np.concatenate(pool) for pool in self.strata))  # fmt: skip
+        shuffled = sum(
+            len(rows) * _chance(self.codes[rows], classes) for rows in (np.concatenate(pool) for pool in self.strata)
+        )
         agree = 0.0
         for pool in self.pools(scheme):
             if scheme == "within":
@@ -307,8 +319,12 @@ class _Design:
     def refusal(self, scheme: str, symmetric: bool) -> str:
         """Why a scheme makes no null; empty where it does."""
         u = f"{self.unit}s"
-        how = {"between": f"exchanging labels between {u}", "within": f"permuting labels within {u}",
-               "both": f"permuting labels between and within {u}", "rows": "permuting rows"}[scheme]  # fmt: skip
+        how = {
+            "between": f"exchanging labels between {u}",
+            "within": f"permuting labels within {u}",
+            "both": f"permuting labels between and within {u}",
+            "rows": "permuting rows",
+        }[scheme]
         count, kept = self.count(scheme), self.kept(scheme)
         if count < 1.5:
             why = f"no {self.unit} holds two labels" if scheme == "within" else f"every {self.unit} holds the same ones"

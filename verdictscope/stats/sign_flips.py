@@ -119,10 +119,17 @@ def sign_flip_test(
     more = 0 if exact else 1  # the true signs are one of all sign vectors; of random ones they are one more
     p, p_adjusted = (alone + more) / drawn, np.minimum((together + more) / drawn, 1.0)
     return SignFlips(
-        estimate=values.mean(axis=1), t=_statistic(scaled, np.ones((1, n)), False)[0], p=p, p_adjusted=p_adjusted,
+        estimate=values.mean(axis=1),
+        t=_statistic(scaled, np.ones((1, n)), False)[0],
+        p=p,
+        p_adjusted=p_adjusted,
         q=stats.false_discovery_control(p, method="bh"),
-        delta=float(delta), n=n, flips=drawn, exact=exact, seed=seed,
-    )  # fmt: skip
+        delta=float(delta),
+        n=n,
+        flips=drawn,
+        exact=exact,
+        seed=seed,
+    )
 
 
 def _cluster_sums(values: Float[ndarray, "candidate row"], groups: Column) -> Float[ndarray, "candidate cluster"]:

@@ -17,8 +17,15 @@ def tell_judge(summary: dict[str, Any], folder: Path) -> str:
         summary: the contents of ``summary.json``.
         folder: the run folder.
     """
-    lines = [*_rates(summary), *_parts(summary), *_heads(summary), *_without(summary), *_tried(summary),
-             *_read(summary), f"run folder {folder}"]  # fmt: skip
+    lines = [
+        *_rates(summary),
+        *_parts(summary),
+        *_heads(summary),
+        *_without(summary),
+        *_tried(summary),
+        *_read(summary),
+        f"run folder {folder}",
+    ]
     if (folder / "report.html").is_file():
         lines.append(f"report     {folder / 'report.html'}")
     return "\n".join(lines)
@@ -50,8 +57,9 @@ def _parts(summary: dict[str, Any]) -> list[str]:
 
 def _heads(summary: dict[str, Any]) -> list[str]:
     heads = summary["heads"]
-    told = "; ".join(f"{bias}: {_names([h for h in of['found'] if h in of['selected']])}"
-                     for bias, of in heads["biases"].items())  # fmt: skip
+    told = "; ".join(
+        f"{bias}: {_names([h for h in of['found'] if h in of['selected']])}" for bias, of in heads["biases"].items()
+    )
     recall = f" (recall of the planted heads {heads['recall']})" if heads.get("recall") is not None else ""
     delta = f", delta = {heads['delta']:.3f} nats" if heads.get("delta") is not None else ""
     lines = [f"heads      {told or 'none'}{recall}{delta}"]
@@ -64,8 +72,11 @@ def _heads(summary: dict[str, Any]) -> list[str]:
 def _without(summary: dict[str, Any]) -> list[str]:
     """A line per contrast with the found heads taken out."""
     found = {name: of for name, of in summary["sets"].items() if "found" in of}
-    return [f"{'' if at else 'ablation':<10} {name} {of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}"
-            f"{_span(of)}" for at, (name, of) in enumerate(found.items())]  # fmt: skip
+    return [
+        f"{'' if at else 'ablation':<10} {name} {of['base']['estimate']:.3f} -> {of['found']['estimate']:.3f}"
+        f"{_span(of)}"
+        for at, (name, of) in enumerate(found.items())
+    ]
 
 
 def _span(of: dict[str, Any]) -> str:
@@ -77,8 +88,11 @@ def _span(of: dict[str, Any]) -> str:
 def _tried(summary: dict[str, Any]) -> list[str]:
     lines = []
     for name, of in summary["mitigations"].get("off", {}).items():
-        left = "; ".join(f"{part} {row['estimate']:+.2f}" for part, row in of.items()
-                         if part in summary["parts"]["base"]["off"] and part != CONTENT)  # fmt: skip
+        left = "; ".join(
+            f"{part} {row['estimate']:+.2f}"
+            for part, row in of.items()
+            if part in summary["parts"]["base"]["off"] and part != CONTENT
+        )
         right = f"right {of['accuracy']['estimate']:.3f}; " if "accuracy" in of else ""
         lines.append(f"{'tried' if not lines else '':<10} {name}: {right}{left}")
     return lines

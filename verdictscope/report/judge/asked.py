@@ -14,9 +14,12 @@ from verdictscope.report.words import clip, number, present, some
 
 THINKING = {"off": "without thinking", "on": "after its own thinking"}
 RATES = (
-    ("accuracy", "better answer"), ("first_in_ties", "first, in ties"), ("consistency", "same in both orders"),
-    ("follows", "follows the sentence"), ("accuracy_named_wrong", "better answer, worse one named"),
-)  # fmt: skip
+    ("accuracy", "better answer"),
+    ("first_in_ties", "first, in ties"),
+    ("consistency", "same in both orders"),
+    ("follows", "follows the sentence"),
+    ("accuracy_named_wrong", "better answer, worse one named"),
+)
 """Rates of the table and how its head calls them."""
 
 
@@ -31,14 +34,28 @@ def facts(run: Record) -> list[tuple[str, str]]:
         ("Prompt", study.items.format),
         ("Cues", cues),
         ("Control", f"{_said(study.control)}; it names the same side as the cues and says nothing for it"),
-        ("Verdict", "log-odds of the answer shown first against the second, where their labels part; every item in "
-         "both orders"),
-        ("Thinking", "verdicts without thinking" + (" and after the judge's own, sampled at temperature "
-         f"{study.sampling.temperature:g}, at most {study.sampling.max_new_tokens:,} tokens"
-         if study.verdicts.thinking else "") + f"; seed {study.seed}"),
-        ("Split", "train, validation, test " + ", ".join(f"{s:g}" for s in study.split.shares)
-         + " of the item groups; heads are named on the first two parts, the last one reports"),
-    ]  # fmt: skip
+        (
+            "Verdict",
+            "log-odds of the answer shown first against the second, where their labels part; every item in both orders",
+        ),
+        (
+            "Thinking",
+            "verdicts without thinking"
+            + (
+                " and after the judge's own, sampled at temperature "
+                f"{study.sampling.temperature:g}, at most {study.sampling.max_new_tokens:,} tokens"
+                if study.verdicts.thinking
+                else ""
+            )
+            + f"; seed {study.seed}",
+        ),
+        (
+            "Split",
+            "train, validation, test "
+            + ", ".join(f"{s:g}" for s in study.split.shares)
+            + " of the item groups; heads are named on the first two parts, the last one reports",
+        ),
+    ]
     return rows
 
 
@@ -58,8 +75,9 @@ def _how_many(run: Record) -> str:
     if items is None:
         return ""
     ties = int((items["label"] == "tie").sum())
-    return (f": {some(len(items), 'pair')} in {some(items['group'].nunique(), 'group')}"
-            + (f", {ties:,} of them ties" if ties else ""))  # fmt: skip
+    return f": {some(len(items), 'pair')} in {some(items['group'].nunique(), 'group')}" + (
+        f", {ties:,} of them ties" if ties else ""
+    )
 
 
 def prompts(run: Record) -> set[str]:
@@ -89,12 +107,21 @@ def rate_tables(run: Record) -> list[Table]:
         for condition in dict.fromkeys(own["condition"]):
             found = [reading.rate(run, name, condition, arm, thinking) for name, _ in RATES]
             rows.append((str(condition), *("–" if r is None else share(r) for r in found)))
-        more = "" if made else (
-            " 95 % intervals over groups of items, all items in both orders. Under plain nothing is said; control and "
-            "cues name one side of each item, the better one as often as the worse."
-        )  # fmt: skip
-        made.append(Table(f"Shares of verdicts: {_who(arm, thinking)}.{more}",
-                          ("Condition", *(words for _, words in RATES)), tuple(rows)))  # fmt: skip
+        more = (
+            ""
+            if made
+            else (
+                " 95 % intervals over groups of items, all items in both orders. Under plain nothing is said; control "
+                "and cues name one side of each item, the better one as often as the worse."
+            )
+        )
+        made.append(
+            Table(
+                f"Shares of verdicts: {_who(arm, thinking)}.{more}",
+                ("Condition", *(words for _, words in RATES)),
+                tuple(rows),
+            )
+        )
     return made
 
 
@@ -107,12 +134,12 @@ def unread_table(run: Record) -> Table | None:
     for (arm, thinking), own in table.groupby(["arm", "thinking"], sort=False):
         status = own.loc[own["verdict"].isna(), "status"].value_counts()
         why = ", ".join(f"{int(n):,} {clip(name, 60)}" for name, n in status.items()) or "–"
-        rows.append((_who(str(arm), str(thinking)), f"{len(own):,}",
-                     f"{int(own['verdict'].isna().sum()):,}", why))  # fmt: skip
+        rows.append((_who(str(arm), str(thinking)), f"{len(own):,}", f"{int(own['verdict'].isna().sum()):,}", why))
     return Table(
         "Verdicts over all conditions, and those that could not be read. They are a third outcome.",
-        ("Who, how", "verdicts", "unread", "why"), tuple(rows),
-    )  # fmt: skip
+        ("Who, how", "verdicts", "unread", "why"),
+        tuple(rows),
+    )
 
 
 def examples(run: Record) -> list[Example]:

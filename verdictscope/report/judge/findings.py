@@ -29,9 +29,11 @@ def _thinking(run: Record) -> Iterator[Finding]:
         text = ", ".join(f"{THINKING[way]} {told(row)}" for way, row in right if row is not None)
         yield Finding(f"Accuracy {text}.", "verdict_rates.parquet")
     off, on = reading.parts(run), reading.parts(run, thinking="on")
-    moved = [f"{name} {nats(off[name].estimate)} without thinking, "
-             f"{ends(part, 'nats')} after it"
-             for name, part in on.items() if name in off]  # fmt: skip
+    moved = [
+        f"{name} {nats(off[name].estimate)} without thinking, {ends(part, 'nats')} after it"
+        for name, part in on.items()
+        if name in off
+    ]
     if moved:
         n = min(part.n for part in on.values())
         yield Finding(
@@ -70,22 +72,29 @@ def _knows(run: Record) -> Iterator[Finding]:
             continue
         mirror = _one(run, "correctness", "test", condition=condition, name=f"{WRONG}, by a probe of the verdict")
         gap = _one(run, "correctness", "test", condition=condition, name="knows better than it says")
-        text = (f"Where its verdict is wrong ({condition}, n = {int(row['n'])} items in {int(row['groups'])} groups), "
-                f"a probe of the right answer is right in {ends(row)}")  # fmt: skip
+        text = (
+            f"Where its verdict is wrong ({condition}, n = {int(row['n'])} items in {int(row['groups'])} groups), "
+            f"a probe of the right answer is right in {ends(row)}"
+        )
         refits = row["null_high"]
         text += f"; refits with permuted labels in {number(refits)} at most" if present(refits) else ""
         text += f"; a probe of the verdict itself in {number(mirror['estimate'])}" if mirror else ""
         level = _one(run, "correctness", "test", condition=condition, name=LEVEL) or row
         if level is not row and present(level["null_high"]):
-            text += (". With right and wrong verdicts weighed equally (one half for whatever goes against the side a "
-                     f"cue names) it is right in {ends(level)}, p = {level['p']:.2g} against refits")
+            text += (
+                ". With right and wrong verdicts weighed equally (one half for whatever goes against the side a "
+                f"cue names) it is right in {ends(level)}, p = {level['p']:.2g} against refits"
+            )
         if gap is not None and present(gap["low"]):
             knows = gap["low"] > 0 and present(level["p"]) and level["p"] <= 0.05
             text += ". It knows better than it says" if knows else ". That it knows better than it says is not shown"
             view = _one(run, "correctness", "test", condition=condition, name="knows better than its uncued view")
             if knows and view is not None and present(view["low"]):
-                text += (", and better than its own view without the cue" if view["low"] > 0 else
-                         ", though no more than its own view without the cue is shown")  # fmt: skip
+                text += (
+                    ", and better than its own view without the cue"
+                    if view["low"] > 0
+                    else ", though no more than its own view without the cue is shown"
+                )
         yield Finding(f"{text}.", "correctness.parquet")
 
 
@@ -99,9 +108,11 @@ def _detector(run: Record) -> Iterator[Finding]:
     text += f" (AUROC, fitted on the same kind: {'; '.join(each)})" if each else ""
     if moved:
         good = [r for r in moved if present(r["null_high"]) and r["low"] > r["null_high"]]
-        text += (f"; fitted on one kind and read on another, {len(good)} of {some(len(moved), 'reading')} lie above "
-                 f"every refit (AUROC {number(min(r['auroc'] for r in moved))} to "
-                 f"{number(max(r['auroc'] for r in moved))})")  # fmt: skip
+        text += (
+            f"; fitted on one kind and read on another, {len(good)} of {some(len(moved), 'reading')} lie above "
+            f"every refit (AUROC {number(min(r['auroc'] for r in moved))} to "
+            f"{number(max(r['auroc'] for r in moved))})"
+        )
     yield Finding(f"{text}. n = {int(min(r['n'] for r in rows))} groups at least.", "bias_detector.parquet")
 
 
@@ -127,8 +138,11 @@ def _commitment(run: Record) -> Iterator[Finding]:
 
 
 def _lengths(run: Record) -> Iterator[Finding]:
-    rows = [r for r in reading.rows_of(run, "forced_lengths", arm="base", condition="plain", part=reading.CONTENT)
-            if present(r["estimate"]) and present(r["low"])]  # fmt: skip
+    rows = [
+        r
+        for r in reading.rows_of(run, "forced_lengths", arm="base", condition="plain", part=reading.CONTENT)
+        if present(r["estimate"]) and present(r["low"])
+    ]
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
         when = f"after {int(last['allowed'])}" if present(last["allowed"]) else "where it ends by itself"
@@ -151,8 +165,9 @@ def _control_sentence(run: Record) -> Iterator[Control]:
             "A sentence that says nothing",
             "It names a side as the cues do and says nothing for it: about half of the verdicts should fall there. "
             "What it does is the floor of every cue, and is subtracted from it.",
-            tuple(rows), "verdict_rates.parquet",
-        )  # fmt: skip
+            tuple(rows),
+            "verdict_rates.parquet",
+        )
 
 
 def _twin(run: Record) -> Iterator[Control]:
@@ -162,10 +177,17 @@ def _twin(run: Record) -> Iterator[Control]:
         yield Control(
             "The twin",
             "A model alike but for the bias: content as here, every bias about none.",
-            tuple(line(f"{name} (nats); here {nats(here[name].estimate) if name in here else '–'}", vars(p), "groups",
-                       "nats") for name, p in there.items()),
+            tuple(
+                line(
+                    f"{name} (nats); here {nats(here[name].estimate) if name in here else '–'}",
+                    vars(p),
+                    "groups",
+                    "nats",
+                )
+                for name, p in there.items()
+            ),
             "bias_parts.parquet",
-        )  # fmt: skip
+        )
 
 
 def _random(run: Record) -> Iterator[Control]:
@@ -175,17 +197,25 @@ def _random(run: Record) -> Iterator[Control]:
         if gone and random:
             unit = str(gone[0].get("unit", "nats"))
             values = [r["estimate"] for r in random]
-            mean, *span = (number(v, unit, signed=unit == "nats")
-                           for v in (sum(values) / len(values), min(values), max(values)))  # fmt: skip
-            rows += [line(f"{name}, found heads taken out", gone[0], "groups", unit),
-                     Line(f"{name}, random sets: mean, lowest to highest", mean, null=" to ".join(span),
-                          n=some(len(values), "set"))]  # fmt: skip
+            mean, *span = (
+                number(v, unit, signed=unit == "nats") for v in (sum(values) / len(values), min(values), max(values))
+            )
+            rows += [
+                line(f"{name}, found heads taken out", gone[0], "groups", unit),
+                Line(
+                    f"{name}, random sets: mean, lowest to highest",
+                    mean,
+                    null=" to ".join(span),
+                    n=some(len(values), "set"),
+                ),
+            ]
     if rows:
         yield Control(
             "Random sets of heads",
             "As many heads of the same layers, drawn from those that were not found: everything should stay.",
-            tuple(rows), "bias_sets.parquet",
-        )  # fmt: skip
+            tuple(rows),
+            "bias_sets.parquet",
+        )
 
 
 _COUNTS = {"permuted": "refits", "control": "draws", "baseline": "groups"}
@@ -199,16 +229,29 @@ def _permuted(run: Record) -> Iterator[Control]:
             if kind == "baseline":
                 rows.append(line(f"verdict: {name}", row, of, "AUROC"))
                 continue
-            rows.append(Line(f"verdict: {name}", number(row["estimate"]), null=interval(row["low"], row["high"]),
-                             n=f"{int(row['n'])} {of}"))  # fmt: skip
+            rows.append(
+                Line(
+                    f"verdict: {name}",
+                    number(row["estimate"]),
+                    null=interval(row["low"], row["high"]),
+                    n=f"{int(row['n'])} {of}",
+                )
+            )
     for row in reading.probe_rows(run, "correctness", "test", condition="plain", name="AUROC"):
         if present(row["null_low"]):
-            rows.append(Line("right answer: labels permuted", number(row["null_mean"]),
-                             null=interval(row["null_low"], row["null_high"]), p=number(row["p"])))  # fmt: skip
+            rows.append(
+                Line(
+                    "right answer: labels permuted",
+                    number(row["null_mean"]),
+                    null=interval(row["null_low"], row["null_high"]),
+                    p=number(row["p"]),
+                )
+            )
     if rows:
         yield Control(
             "What the probes read where there is nothing to read",
             "Labels permuted between items, random labels and directions (mean and range over draws), and what words, "
             "lengths and places tell by themselves.",
-            tuple(rows), "verdict_probe.parquet",
-        )  # fmt: skip
+            tuple(rows),
+            "verdict_probe.parquet",
+        )

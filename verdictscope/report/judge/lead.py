@@ -146,8 +146,10 @@ def _left(run: Record, bias: str) -> str:
     sizes = [abs(r["estimate"]) for r in reading.set_rows(run, bias, "random")]
     words = _change(run, bias, "nats")
     if words and sizes:
-        words += (f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
-                  f"{number(min(sizes), 'nats')}")  # fmt: skip
+        words += (
+            f", while {some(len(sizes), 'random set')} of as many heads of the same layers leave at least "
+            f"{number(min(sizes), 'nats')}"
+        )
     return words
 
 
@@ -161,8 +163,7 @@ def _helps(run: Record) -> Iterator[Point]:
         right = numbers.get("accuracy")
         if kind not in ("ablate", "prompt") or bias != reading.ALL or right is None or "mean" in name:
             continue
-        left = [f"{p.name} {nats(numbers[p.name]['estimate'])}"
-                for p in reading.moving(run) if p.name in numbers]  # fmt: skip
+        left = [f"{p.name} {nats(numbers[p.name]['estimate'])}" for p in reading.moving(run) if p.name in numbers]
         if left:
             words.append(f"{name} leaves {_list(left)} at an accuracy of {100 * right['estimate']:.0f} %")
     if words:

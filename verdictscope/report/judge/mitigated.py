@@ -27,8 +27,11 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
     plain = next((numbers for _, kind, _, numbers in told if kind == "none"), {})
     evidence, sentences, blank = [], [], Evidence("", None, of="item groups", unit="nats")
     for part in moving:
-        tries = [_try(name, kind, part.name, numbers, plain) for name, kind, bias, numbers in told
-                 if kind != "none" and bias in (reading.ALL, part.name)]  # fmt: skip
+        tries = [
+            _try(name, kind, part.name, numbers, plain)
+            for name, kind, bias, numbers in told
+            if kind != "none" and bias in (reading.ALL, part.name)
+        ]
         tries = [t for t in tries if t is not None]
         inside = [e for kind, e in tries if kind in INSIDE]
         prompts = [e for kind, e in tries if kind == "prompt"]
@@ -40,17 +43,19 @@ def mitigated(run: Record, moving: Sequence[Part]) -> Rung:
     evidence.sort(key=lambda e: not e.decides)
     reason = " ".join(s for s in sentences if s)
     made = _rung(
-        "mitigated", "Mitigated",
+        "mitigated",
+        "Mitigated",
         "Each bias can be turned down inside the model without losing accuracy, and the prompt was tried as well.",
         f"For every bias that moves the verdict the best edit of the model (heads taken out or scaled, a direction "
         f"erased or steered) must leave, interval and all, at most {100 * (1 - REMOVED):.0f} % of it and cost at most "
         f"{reading.ACCURACY * 100:g} points of accuracy; a change of the prompt must have been measured beside it. "
         "Held when that is so of each, partly when of some. Shown are the best edit and the best change of the prompt.",
-        evidence, dict.fromkeys(("held", "partly", "not held"), reason),
+        evidence,
+        dict.fromkeys(("held", "partly", "not held"), reason),
         "That the best of several edits is as good on other items: it was chosen on these. And that the judge is "
         "better for it where no bias was measured.",
         "verdictscope run STUDY (stage mitigations)",
-    )  # fmt: skip
+    )
     if moving or not reading.biases(run):
         return made
     words = "Not tested: no bias of this judge moves the verdict by more than counts."
@@ -69,11 +74,19 @@ def _try(
     cheap = right is not None and was is not None and right["estimate"] >= was["estimate"] - reading.ACCURACY - 1e-9
     cost = f"; accuracy {number(was['estimate'])} → {number(right['estimate'])}" if right and was else ""
     return kind, Evidence(
-        f"{bias} left: {name}", row["estimate"], row["low"], row["high"], int(row["n"]), "item groups", "nats",
+        f"{bias} left: {name}",
+        row["estimate"],
+        row["low"],
+        row["high"],
+        int(row["n"]),
+        "item groups",
+        "nats",
         null=f"as it is {nats(before['estimate'])}{cost}",
-        null_low=min(0.0, before["estimate"]), null_high=max(0.0, before["estimate"]), source="mitigations.parquet",
+        null_low=min(0.0, before["estimate"]),
+        null_high=max(0.0, before["estimate"]),
+        source="mitigations.parquet",
         passes=bool(small and cheap),
-    )  # fmt: skip
+    )
 
 
 def _beside(e: Evidence) -> Evidence:
@@ -81,9 +94,7 @@ def _beside(e: Evidence) -> Evidence:
     return replace(e, decides=False)
 
 
-def _sentence(
-    part: Part, plain: dict[str, reading.Row], best: Evidence | None, asked: Evidence | None
-) -> str:
+def _sentence(part: Part, plain: dict[str, reading.Row], best: Evidence | None, asked: Evidence | None) -> str:
     if best is None and asked is None or part.name not in plain:
         return ""
     told = [f"{e.what.partition(': ')[2]} leaves {e.text}" for e in (best, asked) if e is not None]

@@ -20,8 +20,10 @@ def numbers(first: Record, second: Record, shared: bool) -> list[Row]:
     runs = (first, second)
     names = list(dict.fromkeys(name for run in runs for name in reading.parts(run)))
     rows = [aggregate(f"{name} part of the verdict", "nats", _part(name), runs, shared) for name in names]
-    rows += [aggregate(f"{name.replace('_', ' ')}, shown plainly", "rate", _rate(name, condition), runs, shared)
-             for name, condition in RATES.items()]  # fmt: skip
+    rows += [
+        aggregate(f"{name.replace('_', ' ')}, shown plainly", "rate", _rate(name, condition), runs, shared)
+        for name, condition in RATES.items()
+    ]
     cues = [name for name in names if name not in (reading.CONTENT, reading.POSITION)]
     rows += [aggregate(f"follows the {cue} cue", "rate", _rate("follows", cue), runs, shared) for cue in cues]
     biases = [name for name in names if name != reading.CONTENT]

@@ -108,8 +108,14 @@ def smallest(run: Record) -> float:
 
 def floor(run: Record) -> Part | None:
     """How far a sentence that says nothing draws the verdict towards the side it names: the floor of every cue."""
-    return next((_part(r) for r in rows_of(run, "verdict_rates", arm="base", thinking="off", condition="control",
-                                           name="pull") if present(r["low"])), None)  # fmt: skip
+    return next(
+        (
+            _part(r)
+            for r in rows_of(run, "verdict_rates", arm="base", thinking="off", condition="control", name="pull")
+            if present(r["low"])
+        ),
+        None,
+    )
 
 
 def bar(run: Record, name: str) -> float:
@@ -193,5 +199,8 @@ def mitigations(run: Record, thinking: str = "off") -> Iterator[tuple[str, str, 
 def probe_rows(run: Record, file: str, kind: str, **wanted: Any) -> list[Row]:
     """Rows of one kind in a table of probes, read where the verdict is, of the model under study, with a number."""
     rows = rows_of(run, file, kind=kind, **wanted)
-    return [r for r in rows if r.get("arm", "base") == "base" and r.get("place", "last") == "last"
-            and present(r["estimate"])]  # fmt: skip
+    return [
+        r
+        for r in rows
+        if r.get("arm", "base") == "base" and r.get("place", "last") == "last" and present(r["estimate"])
+    ]

@@ -23,11 +23,18 @@ def facts(run: Record) -> list[tuple[str, str]]:
         ("Prompts", study.prompts.name + _how_many(run)),
         ("Target requests", _where(study.prompts.target)),
         ("Control requests", _where(study.prompts.control)),
-        ("Sampling", f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
-         f"{sampling.max_new_tokens:,} tokens, {some(study.prompts.samples, 'rollout')} a prompt, seed {study.seed}"),
-        ("Split", "train, validation, test " + ", ".join(f"{s:g}" for s in study.split.shares)
-         + " of the prompt groups; the last part reports"),
-    ]  # fmt: skip
+        (
+            "Sampling",
+            f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
+            f"{sampling.max_new_tokens:,} tokens, {some(study.prompts.samples, 'rollout')} a prompt, seed {study.seed}",
+        ),
+        (
+            "Split",
+            "train, validation, test "
+            + ", ".join(f"{s:g}" for s in study.split.shares)
+            + " of the prompt groups; the last part reports",
+        ),
+    ]
     return rows
 
 
@@ -78,8 +85,9 @@ def cell_table(run: Record) -> Table | None:
     )
     return Table(
         "Rollouts by what was asked and what the model did (found heads zeroed: test part only).",
-        ("Cell", *(ARMS.get(arm, str(arm)) for arm in arms)), rows,
-    )  # fmt: skip
+        ("Cell", *(ARMS.get(arm, str(arm)) for arm in arms)),
+        rows,
+    )
 
 
 def unread_table(run: Record) -> Table | None:
@@ -93,14 +101,20 @@ def unread_table(run: Record) -> Table | None:
         groups[name] = pd.concat([groups[name], of_arm]) if name in groups else of_arm
     told = "cut_off" in labels.columns  # runs of earlier releases do not say where
     rows = tuple(
-        (name, f"{len(t):,}", *(_count(t["cut_off"].eq("thinking")) for _ in range(told)),
-         _count(t["finish"].eq("length")), _count(t["refused"].isna()))
+        (
+            name,
+            f"{len(t):,}",
+            *(_count(t["cut_off"].eq("thinking")) for _ in range(told)),
+            _count(t["finish"].eq("length")),
+            _count(t["refused"].isna()),
+        )
         for name, t in groups.items()
     )
     return Table(
         "Rollouts that were cut off at the token limit, and answers that could not be read. They are a third outcome.",
-        ("Arm", "rollouts", *["cut off in thinking"] * told, "cut off", "unread"), rows,
-    )  # fmt: skip
+        ("Arm", "rollouts", *["cut off in thinking"] * told, "cut off", "unread"),
+        rows,
+    )
 
 
 def _count(rows: pd.Series) -> str:

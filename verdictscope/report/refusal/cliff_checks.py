@@ -26,9 +26,7 @@ def timing(run: Record) -> Iterator[Finding]:
             f"{'; ' + inside['about'] if inside['about'] else ''}).",
             FILE,
         )
-    probe, text, gap = (
-        rows.get(("commitment", n)) for n in ("probe settled", "text settled", "text after probe")
-    )
+    probe, text, gap = (rows.get(("commitment", n)) for n in ("probe settled", "text settled", "text after probe"))
     if probe and text and gap and present(gap["estimate"]):
         when = "later" if gap["estimate"] > 0 else "earlier"
         span = (abs(gap["estimate"]), *sorted(abs(gap[k]) for k in ("low", "high")))
@@ -61,33 +59,39 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "Whole prompts exchanged between the headline cell and another (or paired, where both hold the same "
             "prompts), and whole rollouts turned so that the end lies elsewhere; single tokens are never shuffled, "
             "since neighbours are alike.",
-            tuple(map(_null, nulls)), FILE,
-        )  # fmt: skip
+            tuple(map(_null, nulls)),
+            FILE,
+        )
     drops = [r for r in rows if r["check"].startswith("anchors from") and r["name"] == "anchored_drop"]
     if drops:
         yield Control(
             "Anchors of one kind of refusal",
             "The headline should fall whichever refusals the anchors were fitted on, and refusals of the other kind "
             "should not. Where these fall too, the anchored score also tells kinds of refusal apart.",
-            tuple(_line(r, f"{r['check']}, read on {r['cell']}") for r in drops), FILE,
-        )  # fmt: skip
+            tuple(_line(r, f"{r['check']}, read on {r['cell']}") for r in drops),
+            FILE,
+        )
     published = [r for r in rows if r["check"] == "as published"]
     if published:
         yield Control(
             "The published statistic",
             "The same scores averaged as earlier code does, sequences filled up with zeros: a curve that rises by "
             "padding is no plateau.",
-            tuple(Line(r["name"], number(r["estimate"]), note=r["about"]) for r in published), FILE,
-        )  # fmt: skip
+            tuple(Line(r["name"], number(r["estimate"]), note=r["about"]) for r in published),
+            FILE,
+        )
     counted = [r for r in rows if r["check"] == "counted"]
     if counted:
         yield Control(
             "Rollouts with a plateau and an end",
             "Truncated rollouts, thinking that never closed and thinking too short for a plateau are counted and left "
             "out; cells that lose many are read with care.",
-            tuple(Line(f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), n=f"of {int(r['n'])}")
-                  for r in counted), FILE,
-        )  # fmt: skip
+            tuple(
+                Line(f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), n=f"of {int(r['n'])}")
+                for r in counted
+            ),
+            FILE,
+        )
 
 
 def _rows(run: Record) -> list[dict[str, Any]]:
@@ -112,5 +116,11 @@ def _null(row: dict[str, Any]) -> Line:
     if row["check"] == "paired" or not present(row["estimate"]):
         return _line(row, row["name"])
     null, _, note = str(row["about"]).removeprefix("null ").partition("; ")
-    return Line(row["name"], number(row["estimate"]), null=null.replace("-", "−"), p=number(row["p"]),
-                n=f"{int(row['n'])} prompts", note=note)  # fmt: skip
+    return Line(
+        row["name"],
+        number(row["estimate"]),
+        null=null.replace("-", "−"),
+        p=number(row["p"]),
+        n=f"{int(row['n'])} prompts",
+        note=note,
+    )

@@ -83,8 +83,9 @@ def _cliff(run: Record) -> Iterator[Finding]:
         return
     drop = base["anchored_drop"]
     if not present(drop["estimate"]):
-        yield Finding(f"The cliff could not be measured: {drop.get('reason') or 'no reason recorded'}.",
-                      "cliff.parquet")  # fmt: skip
+        yield Finding(
+            f"The cliff could not be measured: {drop.get('reason') or 'no reason recorded'}.", "cliff.parquet"
+        )
         return
     known = present(drop["low"]) and drop["low"] > 0
     yield Finding(
@@ -184,8 +185,10 @@ def _freely(run: Record) -> Iterator[Finding]:
         rates = _rates(run, kind)
         if rates is None or not {"base", "ablated"} <= set(rates.index):
             continue
-        told = [estimate(*rates.loc[arm, ["refused", "low", "high"]], "rate", n=rates.loc[arm, "n"])
-                for arm in ("base", "ablated")]  # fmt: skip
+        told = [
+            estimate(*rates.loc[arm, ["refused", "low", "high"]], "rate", n=rates.loc[arm, "n"])
+            for arm in ("base", "ablated")
+        ]
         yield Finding(
             f"Writing freely, the model refuses {told[0]} of the {name} requests as it is and {told[1]} without these "
             f"heads (n = {int(rates.loc['base', 'n'])} prompts).",
@@ -212,14 +215,21 @@ def _permuted(run: Record) -> Iterator[Control]:
         "Labels permuted between prompts",
         "A probe fitted to shuffled labels should read nothing: about 0.5.",
         (
-            Line("AUROC, mean and range over refits", number(probe["control_auroc"]),
-                 null=interval(probe["control_low"], probe["control_high"]), n=f"{probe['control_refits']} refits"),
-            Line("AUROC with the true labels", number(probe["auroc_test"]),
-                 ends(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"], "AUROC", n=probe["n"]),
-                 n=f"{probe['n']} groups"),
+            Line(
+                "AUROC, mean and range over refits",
+                number(probe["control_auroc"]),
+                null=interval(probe["control_low"], probe["control_high"]),
+                n=f"{probe['control_refits']} refits",
+            ),
+            Line(
+                "AUROC with the true labels",
+                number(probe["auroc_test"]),
+                ends(probe["auroc_test"], probe["auroc_low"], probe["auroc_high"], "AUROC", n=probe["n"]),
+                n=f"{probe['n']} groups",
+            ),
         ),
         "probe.json",
-    )  # fmt: skip
+    )
 
 
 def _other_nulls(run: Record) -> Iterator[Control]:
@@ -231,10 +241,18 @@ def _other_nulls(run: Record) -> Iterator[Control]:
             "What a probe of this kind reads where there is nothing to read, mean and range over draws. A random label "
             "per token or kind of prompt can be learned by reading which it is; selectivity is how much more the real "
             "label gets.",
-            tuple(Line(row["name"], number(row["estimate"]), null=interval(row["low"], row["high"]),
-                       n=f"{int(row['n'])} draws", note=_selectivity(row)) for row in rows),
+            tuple(
+                Line(
+                    row["name"],
+                    number(row["estimate"]),
+                    null=interval(row["low"], row["high"]),
+                    n=f"{int(row['n'])} draws",
+                    note=_selectivity(row),
+                )
+                for row in rows
+            ),
             "probe_nulls.parquet",
-        )  # fmt: skip
+        )
 
 
 def _writers(run: Record) -> Iterator[Control]:
@@ -248,14 +266,22 @@ def _writers(run: Record) -> Iterator[Control]:
     told = [Line(f"the probe; its strongest writer is {writer}", number(top["top"]), n="1 probe")]
     for row in rows:
         span = interval(row["null_low"], row["null_high"])
-        told.append(Line(f"{names[row['kind']]}, mean and range", number(row["null_mean"]), null=span,
-                         p=number(row["p"]), n=f"{int(row['n'])} draws"))  # fmt: skip
+        told.append(
+            Line(
+                f"{names[row['kind']]}, mean and range",
+                number(row["null_mean"]),
+                null=span,
+                p=number(row["p"]),
+                n=f"{int(row['n'])} draws",
+            )
+        )
     yield Control(
         "Any direction has writers",
         "The strongest head's part of all heads' shares, before the answer. If the probe's is no larger than that of "
         "directions that mean nothing, having a strong writer says nothing.",
-        tuple(told), "writers.parquet",
-    )  # fmt: skip
+        tuple(told),
+        "writers.parquet",
+    )
 
 
 def _selectivity(row: dict[str, Any]) -> str:
@@ -268,15 +294,19 @@ def _leaks(run: Record) -> Iterator[Control]:
     if table is None:
         return
     rows = tuple(
-        Line(f"{row['check']}: {row['what']}", str(row["severity"]),
-             n=str(int(row["n"])) if present(row.get("n")) else "")
+        Line(
+            f"{row['check']}: {row['what']}",
+            str(row["severity"]),
+            n=str(int(row["n"])) if present(row.get("n")) else "",
+        )
         for row in table.to_dict("records")
-    )  # fmt: skip
+    )
     yield Control(
         "Leaks looked for",
         "Duplicate prompts over the parts, label words in the text, labels that length, source or position tell.",
-        rows or (Line("nothing found", "–"),), "leaks.parquet",
-    )  # fmt: skip
+        rows or (Line("nothing found", "–"),),
+        "leaks.parquet",
+    )
 
 
 _ARMS = {
@@ -316,18 +346,28 @@ def _random(run: Record) -> Iterator[Control]:
         for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed"), ("twin", "twin")):
             if arm in rates.index:
                 row = rates.loc[arm].to_dict()
-                rows.append(_measured(f"{kind} requests refused, {words}",
-                                      row | {"estimate": row["refused"], "unit": "rate"}, "prompts"))  # fmt: skip
+                rows.append(
+                    _measured(
+                        f"{kind} requests refused, {words}",
+                        row | {"estimate": row["refused"], "unit": "rate"},
+                        "prompts",
+                    )
+                )
         random = rates[rates.index.str.startswith("random_")]
         if len(random):
-            rows.append(Line(f"{kind} requests refused, {some(len(random), 'random set')}, mean and range",
-                             number(random["refused"].mean()),
-                             null=interval(random["refused"].min(), random["refused"].max()),
-                             n=f"{int(random['n'].min())} prompts a set"))  # fmt: skip
+            rows.append(
+                Line(
+                    f"{kind} requests refused, {some(len(random), 'random set')}, mean and range",
+                    number(random["refused"].mean()),
+                    null=interval(random["refused"].min(), random["refused"].max()),
+                    n=f"{int(random['n'].min())} prompts a set",
+                )
+            )
     if rows:
         yield Control(
             "Random sets of heads",
             "As many heads of the same layers, drawn from those that were not found: refusals should stay as they are. "
             "Control requests should be complied with throughout.",
-            tuple(rows), "generation.parquet",
-        )  # fmt: skip
+            tuple(rows),
+            "generation.parquet",
+        )

@@ -20,10 +20,7 @@ MINIMUM = {"nats": 1.0, "rate": 0.1, "anchored": 0.1}
 """Smallest effects that count, where the run's tables state none (column ``delta``): one nat of log-odds (odds times
 2.7), ten points of a rate, a tenth of the way from complying to refusing."""
 
-BASELINES = {
-    "words of the prompt": "bag_of_words_refusal",
-    "words of prompt and thinking": "bag_of_words_thinking",
-}
+BASELINES = {"words of the prompt": "bag_of_words_refusal", "words of prompt and thinking": "bag_of_words_thinking"}
 """Text baselines and the names of their numbers in ``probe.json``, for runs without ``probe_nulls.parquet``."""
 
 NEEDED = ("length", "position")
@@ -43,13 +40,19 @@ def _decodable(run: Record) -> Rung:
     probe = run.json("probe")
     found = Evidence(
         "AUROC of the probe on test prompts, token by token",
-        probe.get("auroc_test"), probe.get("auroc_low"), probe.get("auroc_high"), probe.get("n"), unit="AUROC",
+        probe.get("auroc_test"),
+        probe.get("auroc_low"),
+        probe.get("auroc_high"),
+        probe.get("n"),
+        unit="AUROC",
         null=f"labels permuted between prompts: {number(probe.get('control_auroc'))}, "
         f"{probe.get('control_refits', 0)} refits from {number(probe.get('control_low'))} "
         f"to {number(probe.get('control_high'))}",
-        null_low=probe.get("control_low"), null_high=probe.get("control_high"), source="probe.json",
+        null_low=probe.get("control_low"),
+        null_high=probe.get("control_high"),
+        source="probe.json",
         passes=above(probe.get("auroc_low"), probe.get("control_high")),
-    )  # fmt: skip
+    )
     reasons = {
         "held": f"The probe reads {number(found.value)}, above every refit with permuted labels "
         f"(at most {number(found.null_high)}).",
@@ -57,13 +60,15 @@ def _decodable(run: Record) -> Rung:
         f"permuted labels (up to {number(found.null_high)}).",
     }
     return _rung(
-        "decodable", "Decodable",
+        "decodable",
+        "Decodable",
         "Whether the model refuses can be read from its hidden states, on prompts the probe has never seen.",
         "Held when the lower end of the test AUROC lies above every refit with permuted labels.",
-        [found], reasons,
+        [found],
+        reasons,
         "That the model uses what is read, or that what is read is refusing and not something that goes with it.",
         "verdictscope probe STUDY",
-    )  # fmt: skip
+    )
 
 
 def _beyond(run: Record) -> Rung:
@@ -79,19 +84,29 @@ def _beyond(run: Record) -> Rung:
         + f".{unmeasured}",
         "partly": f"Above {', '.join(e.what for e in evidence if e.passes)}.{unmeasured}",
     }
-    mean = Evidence("the probe's mean over a whole rollout", probe.get("auroc_rollouts"),
-                    probe.get("auroc_rollouts_low"), probe.get("auroc_rollouts_high"), probe.get("n"),
-                    unit="AUROC", source="probe.json", decides=False)  # fmt: skip
+    mean = Evidence(
+        "the probe's mean over a whole rollout",
+        probe.get("auroc_rollouts"),
+        probe.get("auroc_rollouts_low"),
+        probe.get("auroc_rollouts_high"),
+        probe.get("n"),
+        unit="AUROC",
+        source="probe.json",
+        decides=False,
+    )
     return _rung(
-        "beyond", "Beats text, length and position",
+        "beyond",
+        "Beats text, length and position",
         "The probe reads more than the words, the length of the text and the place of the token tell by themselves.",
         "Held when the lower end of the probe's interval lies above the upper end of every baseline's. "
         "One baseline that is not beaten decides against it; one that was not measured leaves it partly held at best.",
-        [*evidence, *([mean] if present(mean.value) else [])], reasons,
+        [*evidence, *([mean] if present(mean.value) else [])],
+        reasons,
         "That a better baseline would be beaten too. The text baselines read a rollout's words at once, the probe one "
         "token at a time; its mean over a rollout stands beside.",
-        "verdictscope probe STUDY", every=True,
-    )  # fmt: skip
+        "verdictscope probe STUDY",
+        every=True,
+    )
 
 
 def _baselines(run: Record, probe: dict[str, Any]) -> list[Evidence]:
@@ -99,25 +114,44 @@ def _baselines(run: Record, probe: dict[str, Any]) -> list[Evidence]:
     table = run.table("probe_nulls")
     if table is not None:
         rows = table[table["kind"] == "baseline"].to_dict("records")
-        return [_baseline(probe, row["name"], row["estimate"], row["low"], row["high"], int(row["n"]),
-                          "probe_nulls.parquet") for row in rows]  # fmt: skip
+        return [
+            _baseline(
+                probe, row["name"], row["estimate"], row["low"], row["high"], int(row["n"]), "probe_nulls.parquet"
+            )
+            for row in rows
+        ]
     language, n = probe.get("language", {}), _test_groups(run)
-    return [_baseline(probe, name, *(language.get(f"{key}_{end}") for end in ("auroc", "low", "high")), n)
-            for name, key in BASELINES.items()]  # fmt: skip
+    return [
+        _baseline(probe, name, *(language.get(f"{key}_{end}") for end in ("auroc", "low", "high")), n)
+        for name, key in BASELINES.items()
+    ]
 
 
 def _baseline(
-    probe: dict[str, Any], name: str, value: Any = None, low: Any = None, high: Any = None, n: int | None = None,
+    probe: dict[str, Any],
+    name: str,
+    value: Any = None,
+    low: Any = None,
+    high: Any = None,
+    n: int | None = None,
     source: str = "probe.json",
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     null = f"the probe: {estimate(probe.get('auroc_test'), probe.get('auroc_low'), probe.get('auroc_high'))}"
     if not present(value):
         return Evidence(name, None, null=null, unit="AUROC")
     return Evidence(
-        name, value, low, high, n, unit="AUROC", null=null, null_low=probe.get("auroc_low"),
-        null_high=probe.get("auroc_high"), source=source,
+        name,
+        value,
+        low,
+        high,
+        n,
+        unit="AUROC",
+        null=null,
+        null_low=probe.get("auroc_low"),
+        null_high=probe.get("auroc_high"),
+        source=source,
         passes=above(probe.get("auroc_low"), high if present(high) else value),
-    )  # fmt: skip
+    )
 
 
 def _test_groups(run: Record) -> int | None:
@@ -143,14 +177,16 @@ def _transfers(run: Record) -> Rung:
     ]
     told = f"{sum(bool(ok) for _, ok in cells)} of {some(len(cells), 'transfer')} read above their null."
     return _rung(
-        "transfers", "Transfers",
+        "transfers",
+        "Transfers",
         "The same direction reads refusing where it was not fitted: at other segments, on other sets of prompts.",
         "A place counts when the probe fitted there reads everywhere else with the lower end of its AUROC above the "
         "null of that cell (refits with permuted labels, or 0.5). Held when every place counts, partly when some do.",
-        evidence, {"held": told, "partly": told, "not held": told},
+        evidence,
+        {"held": told, "partly": told, "not held": told},
         "That the direction means the same in both places: an AUROC is blind to shift and scale.",
         "verdictscope transfer STUDY",
-    )  # fmt: skip
+    )
 
 
 def _bar(cell: dict[str, Any]) -> float:
@@ -164,11 +200,17 @@ def _place(place: str, cells: list[dict[str, Any]], table: str) -> Evidence:
     passes = [above(cell["low"], _bar(cell)) for cell in cells]
     return Evidence(
         f"fitted at {place}, the weakest of {some(len(cells), 'reading')} elsewhere: {weakest['read']}",
-        weakest["auroc"], weakest["low"], weakest["high"], int(weakest["n"]), unit="AUROC",
+        weakest["auroc"],
+        weakest["low"],
+        weakest["high"],
+        int(weakest["n"]),
+        unit="AUROC",
         null=f"above 0.5 and its null, up to {number(_bar(weakest))}",
-        null_low=weakest["null_low"] if present(weakest.get("null_low")) else 0.5, null_high=_bar(weakest),
-        source=f"{table}.parquet", passes=None if None in passes else all(passes),
-    )  # fmt: skip
+        null_low=weakest["null_low"] if present(weakest.get("null_low")) else 0.5,
+        null_high=_bar(weakest),
+        source=f"{table}.parquet",
+        passes=None if None in passes else all(passes),
+    )
 
 
 def _writer(run: Record) -> Rung:
@@ -187,24 +229,33 @@ def _writer(run: Record) -> Rung:
         "any head that was not found" + (f": {', '.join(direct)}." if direct else ".")
     )
     return _rung(
-        "writer", "Direct writer",
+        "writer",
+        "Direct writer",
         "The found heads write against refusing themselves, straight into what the model says next.",
         "A head counts when its exact share of the refusal log-odds, interval and all, lies below 0 and below the "
         "share of every head that was not found. Held when all found heads count, partly when some do.",
-        evidence, {"held": told, "partly": told, "not held": told},
+        evidence,
+        {"held": told, "partly": told, "not held": told},
         "That the share matters: a share is what a head writes, not what would happen without it. A head that works "
         "through later heads has a small share and a large effect.",
         "verdictscope heads STUDY",
-    )  # fmt: skip
+    )
 
 
 def _share(row: dict[str, Any], bar: float, others: int) -> Evidence:
     return Evidence(
         f"{heads([(row['layer'], row['head'])])} share of the refusal log-odds",
-        row["estimate"], row["low"], row["high"], int(row["n"]), unit="nats",
+        row["estimate"],
+        row["low"],
+        row["high"],
+        int(row["n"]),
+        unit="nats",
         null=f"{some(others, 'head')} not found: down to {number(bar, 'nats')}",
-        null_low=bar, null_high=0.0, source="attribution.parquet", passes=above(-row["high"], -bar),
-    )  # fmt: skip
+        null_low=bar,
+        null_high=0.0,
+        source="attribution.parquet",
+        passes=above(-row["high"], -bar),
+    )
 
 
 def _necessary(run: Record) -> Rung:
@@ -218,18 +269,20 @@ def _necessary(run: Record) -> Rung:
     if left and done:
         told += f" Not measured: {'; '.join(left)}."
     return _rung(
-        "necessary", "Necessary",
+        "necessary",
+        "Necessary",
         "Without the found heads the model refuses what it otherwise complies with; other heads of the same layers "
         "do not matter so.",
         f"Each test must lie, interval and all, above its smallest effect: {MINIMUM['nats']:g} nat, "
         f"{MINIMUM['rate']:g} of a rate, {MINIMUM['anchored']:g} of the anchored score, or the table's own delta; "
         f"and above every random set, with p ≤ {ALPHA:g}, where there is one. Held when all three do, partly when "
         "some do.",
-        evidence, {"held": told, "partly": told, "not held": told},
+        evidence,
+        {"held": told, "partly": told, "not held": told},
         "That these heads are the only way, or that they do nothing else. Zeroing takes a head out of the range the "
         "model knows.",
         "verdictscope ablate STUDY",
-    )  # fmt: skip
+    )
 
 
 def _forced(run: Record) -> Evidence:
@@ -258,18 +311,24 @@ def _written(run: Record) -> Evidence:
         return Evidence(what, None, unit="rate")
     random = target.loc[target.index.str.startswith("random_"), "refused"]
     high = float(random.max() - target.loc["base", "refused"]) if len(random) else 0.0
-    return _effect(what, _rate_apart(target, "ablated", "base"), "generation.parquet",
-                   null=f"{some(len(random), 'random set')}: a rise of at most {number(high)}; ",
-                   span=(min(0.0, high), high))  # fmt: skip
+    return _effect(
+        what,
+        _rate_apart(target, "ablated", "base"),
+        "generation.parquet",
+        null=f"{some(len(random), 'random set')}: a rise of at most {number(high)}; ",
+        span=(min(0.0, high), high),
+    )
 
 
 def _fall(run: Record) -> Evidence:
     """How much further the anchored score falls with the heads than without them, on the same tokens."""
     what = "fall of the anchored score beyond its fall with the found heads zeroed"
     cliff = run.table("cliff")
-    rows = [] if cliff is None else cliff[
-        (cliff["arm"] == "ablated_fixed") & (cliff["name"] == "anchored_excess")
-    ].to_dict("records")  # fmt: skip
+    rows = (
+        []
+        if cliff is None
+        else cliff[(cliff["arm"] == "ablated_fixed") & (cliff["name"] == "anchored_excess")].to_dict("records")
+    )
     return _effect(what, rows[0], "cliff.parquet", null="") if rows else Evidence(what, None, unit="anchored")
 
 
@@ -281,11 +340,18 @@ def _effect(
     stated = row.get("delta")
     minimum = float(stated) if present(stated) else MINIMUM[unit]  # type: ignore[arg-type]
     return Evidence(
-        what, row["estimate"], row["low"], row["high"], int(row["n"]), unit=unit,
+        what,
+        row["estimate"],
+        row["low"],
+        row["high"],
+        int(row["n"]),
+        unit=unit,
         null=f"{null}smallest effect that counts: {number(minimum, unit)}",
-        null_low=span[0], null_high=max(span[1], minimum), source=source,
+        null_low=span[0],
+        null_high=max(span[1], minimum),
+        source=source,
         passes=above(row["low"], max(span[1], minimum)),
-    )  # fmt: skip
+    )
 
 
 def _sufficient(run: Record) -> Rung:
@@ -298,15 +364,17 @@ def _sufficient(run: Record) -> Rung:
     if run.study.twin is None:
         reasons["not tested"] = "The study names no twin (twin = ...), so there is nothing to put the heads into."
     return _rung(
-        "sufficient", "Sufficient",
+        "sufficient",
+        "Sufficient",
         "Put into the twin, what the found heads write makes it comply.",
         "Each test must lie, interval and all, beyond its smallest effect: the found heads' weights, put into the "
         f"twin, lower its refusal log-odds on its own tokens further than every matched random set does, with p ≤ "
         f"{ALPHA:g}, and its refusal rate when it writes freely. Held when both do, partly when one does.",
-        evidence, reasons,
+        evidence,
+        reasons,
         "That the heads do the same in the twin as here: a transplant takes them out of their context.",
         "verdictscope ablate STUDY, of a study with a twin",
-    )  # fmt: skip
+    )
 
 
 def _moved(run: Record) -> Evidence:

@@ -24,9 +24,12 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
     names = set(table["readout"].astype(str))
     start = ("probe", layer) if "probe" in names and isinstance(layer, int) else None
     view = figures.token_view(
-        in_order(table), start=start, ends=("reads like complying", "reads like refusing"), title=TITLE,
+        in_order(table),
+        start=start,
+        ends=("reads like complying", "reads like refusing"),
+        title=TITLE,
         facts=("cell", "arm"),
-    )  # fmt: skip
+    )
     # The view escapes its own data; its frame has no origin and inherits this page's policy.
     return Markup(view.fragment()), figures.token_view_csp()
 
