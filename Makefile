@@ -20,37 +20,37 @@ notebooks: install-dev ## run the notebooks anew in a clean kernel and store the
 	$(BIN)/python notebooks/build.py
 
 probes: install-dev    ## put what `make evidence` measured into docs/probes.md
-	$(BIN)/python docs/probes.py
+	$(BIN)/python -m tools.docs.probes
 
 repair: install-dev    ## write docs/repair.md and its figure from what `make evidence` measured
-	$(BIN)/python docs/repair.py
+	$(BIN)/python -m tools.docs.repair
 
 heads: install-dev     ## put what `make evidence` measured into docs/heads.md
-	$(BIN)/python docs/heads.py
+	$(BIN)/python -m tools.docs.heads
 
 readme: demo           ## put the demo's numbers and figures into the README
-	$(BIN)/python docs/update.py $(OUT)
+	$(BIN)/python -m tools.docs.update $(OUT)
 
 judge: install-dev      ## run the judge demo and write docs/judge.md from it
 	$(BIN)/verdictscope demo judge --out runs/demo_judge
-	$(BIN)/python docs/judge.py runs/demo_judge
+	$(BIN)/python -m tools.docs.judge runs/demo_judge
 
 refusal: install-dev   ## measure the refusal matcher against XSTest's human labels: XSTEST=FOLDER [WORDS=FILE]
-	$(BIN)/python docs/refusal.py $(XSTEST) $(WORDS)
+	$(BIN)/python -m tools.docs.refusal $(XSTEST) $(WORDS)
 
 judgments: install-dev ## put the figures of public judge logs into docs/judgments.md: DATA=FOLDER [LLMBAR=CLONE]
-	$(BIN)/python docs/judgments.py $(DATA) $(LLMBAR)
+	$(BIN)/python -m tools.docs.judgments $(DATA) $(LLMBAR)
 
 families: install-dev  ## examine every family that TransformerLens and transformers share, and write docs/doctor.md
 	$(BIN)/python -m pytest -q -m slow --timeout 3600 tests/activations/test_families.py
-	$(BIN)/python docs/doctor.py
+	$(BIN)/python -m tools.docs.doctor
 
 lint: install-dev
 	$(BIN)/ruff check .
 
-organisms: install     ## train the bundled models anew
-	$(BIN)/verdictscope organisms train cliff
-	$(BIN)/verdictscope organisms train judge
+organisms: install-dev ## train the bundled models anew
+	$(BIN)/python -m tools.organisms train cliff
+	$(BIN)/python -m tools.organisms train judge
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -7,13 +7,13 @@ from verdictscope.activations.collect import collect
 from verdictscope.activations.forward import Pass, forward, passes
 from verdictscope.activations.hooks import BatchView, Tap, hooked, reading, writing
 from verdictscope.activations.identities import Check
-from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model, load, wrap
 from verdictscope.activations.moments import MomentFitter, Moments, moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict as readout_from_dict
+from verdictscope.activations.regex_positions import explicit
 from verdictscope.activations.reward import reward_readout
 from verdictscope.activations.select import Selected, reader
 from verdictscope.activations.sitemap import SiteMap

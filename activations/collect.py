@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verdictscope.activations.concat import widened
 from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, prepare
-from verdictscope.activations.joining import widened
 from verdictscope.activations.model import Model, as_model
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import BatchPlan

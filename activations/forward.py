@@ -18,13 +18,13 @@ from torch import Tensor
 
 from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch, Listener, Where, execute, match
+from verdictscope.activations.concat import in_order, placed, sorted_scores
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
-from verdictscope.activations.joining import in_order, placed, sorted_scores
-from verdictscope.activations.matches import explicit
 from verdictscope.activations.model import Model, as_model
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
+from verdictscope.activations.regex_positions import explicit
 from verdictscope.activations.scoring import (
     SCORE_COLUMNS,
     LinearGroup,

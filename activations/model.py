@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations.backends.adapters import backend_of
 from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.activations.identities import Check, check, embedding_weight, finite_weights, noise_floor, raise_first
-from verdictscope.activations.measure import measure, sees_later
+from verdictscope.activations.infer_sites import measure, sees_later
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import adapters, evaluating, inside, modules_of, on_device, watching

@@ -170,7 +170,7 @@ class MomentFitter:
         Raises:
             InputError: the fitter has served another run, or the model has no such site.
         """
-        from verdictscope.activations.matches import explicit
+        from verdictscope.activations.regex_positions import explicit
 
         if self._begun:
             raise InputError("this moment fitter has served another run; make a new one")

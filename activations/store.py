@@ -31,11 +31,11 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from verdictscope.activations.extents import Extents
 from verdictscope.activations.hdf5 import ROW_TYPES, crc32, from_stored, read_header, xxh3
 from verdictscope.activations.plan import BatchPlan, remaining
 from verdictscope.activations.scoring import SCORE_COLUMNS
 from verdictscope.activations.select import Condition, Selected, chosen, with_tags
+from verdictscope.activations.store_io import Extents
 from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import SEGMENTS
 

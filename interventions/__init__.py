@@ -3,8 +3,8 @@
 if __name__ != "verdictscope.interventions":
     raise ImportError("import this room as verdictscope.interventions: the bare folder name is not a package")
 
-from verdictscope.interventions.any_direction import WriterControl, writer_control
 from verdictscope.interventions.attribution import Attribution, attribute
+from verdictscope.interventions.attribution_null import WriterControl, writer_control
 from verdictscope.interventions.bias_heads import BiasSweep, rejudged, sweep_bias
 from verdictscope.interventions.card import HeadCard, head_card
 from verdictscope.interventions.contrasts import Contrast, cue_contrast, order_contrasts, verdict_rollouts

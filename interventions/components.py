@@ -20,7 +20,7 @@ from torch import Tensor
 from verdictscope.activations import Model, Tap
 from verdictscope.activations.batch import Batch, Where
 from verdictscope.activations.hooks import BatchView
-from verdictscope.activations.matches import explicit
+from verdictscope.activations.regex_positions import explicit
 from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.activations.weights import (
     FinalNorm,

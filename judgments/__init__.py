@@ -3,18 +3,7 @@
 if __name__ != "verdictscope.judgments":
     raise ImportError("import this room as verdictscope.judgments: the bare folder name is not a package")
 
-from verdictscope.judgments.agreement import cohen_kappa, leniency, scott_pi
 from verdictscope.judgments.asking import Asked, Insertion, ask, rendered
-from verdictscope.judgments.bias import Cued, cue_measures, denoised, flip_noise, order_measures, repeat_measures
-from verdictscope.judgments.calibration import expected_calibration_error, reliability, risk_coverage_area
-from verdictscope.judgments.consistency import (
-    Triples,
-    conflict_ratio,
-    non_transitivity,
-    relation_of_orders,
-    relation_of_scores,
-)
-from verdictscope.judgments.cue_metrics import cue_metrics
 from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
@@ -22,8 +11,26 @@ from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Ite
 from verdictscope.judgments.judge import Judged, judge_items, load_judged
 from verdictscope.judgments.labels import Encoded, at_first_difference, encode_labels, label_logprobs, verdict_readout
 from verdictscope.judgments.measure import Measure, contrast, measured, share
-from verdictscope.judgments.metrics import JudgeMetrics, log_metrics, verdict_metrics
-from verdictscope.judgments.panel import (
+from verdictscope.judgments.metrics.agreement import cohen_kappa, leniency, scott_pi
+from verdictscope.judgments.metrics.bias import (
+    Cued,
+    cue_measures,
+    denoised,
+    flip_noise,
+    order_measures,
+    repeat_measures,
+)
+from verdictscope.judgments.metrics.calibration import expected_calibration_error, reliability, risk_coverage_area
+from verdictscope.judgments.metrics.consistency import (
+    Triples,
+    conflict_ratio,
+    non_transitivity,
+    relation_of_orders,
+    relation_of_scores,
+)
+from verdictscope.judgments.metrics.cue_metrics import cue_metrics
+from verdictscope.judgments.metrics.logs import LOG_FORMATS, Log, read_log
+from verdictscope.judgments.metrics.panel import (
     Combined,
     combine_judges,
     conjunction,
@@ -33,8 +40,16 @@ from verdictscope.judgments.panel import (
     vote_shares,
     votes_of,
 )
+from verdictscope.judgments.metrics.ranking import (
+    Ranking,
+    corrected_levels,
+    corrected_share,
+    identifiability,
+    rank_candidates,
+)
+from verdictscope.judgments.metrics.shared import SharedThinking, shared_thinking
+from verdictscope.judgments.metrics.summary import JudgeMetrics, log_metrics, verdict_metrics
 from verdictscope.judgments.preference import pair_conditioned, reward_preference, sequence_preference
-from verdictscope.judgments.ranking import Ranking, corrected_levels, corrected_share, identifiability, rank_candidates
 from verdictscope.judgments.readers import READERS, Reader, Reading, known_readers, read_items
 from verdictscope.judgments.readouts import (
     answer_context,
@@ -43,7 +58,6 @@ from verdictscope.judgments.readouts import (
     readout_from_rollouts,
     refusal_readout,
 )
-from verdictscope.judgments.recorded import LOG_FORMATS, Log, read_log
 from verdictscope.judgments.refusal import OPENINGS, label_rollouts, refusal_opening, refused
 from verdictscope.judgments.scores import (
     distribution_sensitive,
@@ -53,7 +67,6 @@ from verdictscope.judgments.scores import (
     probabilities,
     verdict_probabilities,
 )
-from verdictscope.judgments.shared import SharedThinking, shared_thinking
 from verdictscope.judgments.solving import idealised_ranking, ranking_accuracy, solve_to_judge
 from verdictscope.judgments.spans import SPANS, by_side, token_spans, user_spans
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS, check_verdicts, paired

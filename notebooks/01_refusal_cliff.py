@@ -31,19 +31,8 @@ from verdictscope.interventions import (
 )
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
-from verdictscope.probes import (
-    Anchors,
-    align,
-    aggregate,
-    anchor_rollouts,
-    bag_of_words_auroc,
-    cliff,
-    drop_difference,
-    permuted_selection,
-    split_groups,
-    sweep,
-    token_view,
-)
+from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
+from verdictscope.traces import Anchors, align, aggregate, anchor_rollouts, cliff, drop_difference, token_view
 from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.knowing import Case, add_nulls, layers, permuted, solving, tested
+from verdictscope.probes.latent_knowledge import Case, add_nulls, layers, permuted, solving, tested
 from verdictscope.probes.nulls import REFITS, permuted_measures
 from verdictscope.probes.pair_baselines import Answers, pair_nulls
 from verdictscope.probes.pair_tables import PLAIN, check_sides

@@ -33,7 +33,9 @@ class Done:
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Done]]:
     """``call("run", "study")``: the entry point itself, its exit code and what it wrote; no fresh start of torch."""
-    from verdictscope.cli import main  # here, so that the shape checks are installed before anything is imported
+    from verdictscope.commands.main import (
+        main,  # here, so that the shape checks are installed before anything is imported
+    )
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -22,13 +22,13 @@ import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 from tests.rollouts.makers import byte_tokenizer, tiny_model
+from tools.organisms.phases import train_aligned, train_planted
+from tools.organisms.recipes import RECIPES, Recipe
+from tools.organisms.train import save
 from verdictscope.activations import LinearReadout, Model, wrap
 from verdictscope.interventions import Edit, HeadEdit, applied, edit_from_dict, edit_to_dict, effects
 from verdictscope.interventions.edits import KINDS
 from verdictscope.judgments import FORMATS, Guard, GuardFormat, guard
-from verdictscope.organisms.phases import train_aligned, train_planted
-from verdictscope.organisms.recipes import RECIPES, Recipe
-from verdictscope.organisms.train import save
 from verdictscope.rollouts import Rollout, load_prompts, render_prompt
 from verdictscope.rollouts.prompts import catalogue, sets
 

@@ -16,8 +16,8 @@ import pytest
 import typer
 
 from benchmarks.__main__ import names
-from verdictscope.cli import DEMOS, app
-from verdictscope.study import read_study
+from verdictscope.commands.main import DEMOS, app
+from verdictscope.study.load import read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -1,5 +1,5 @@
 """``python -m verdictscope`` is the command line."""
 
-from verdictscope.cli import main
+from verdictscope.commands.main import main
 
 main()

@@ -2,6 +2,6 @@
 
 from verdictscope.interventions.weights.bake import bake
 from verdictscope.interventions.weights.checkpoint import Made
-from verdictscope.interventions.weights.transplant import transplant, transplanted
+from verdictscope.interventions.weights.patching import transplant, transplanted
 
 __all__ = ["Made", "bake", "transplant", "transplanted"]

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
-from verdictscope.judgments.bias import Cued
 from verdictscope.judgments.cues.cue import Arm, Cue
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.judge import judge_items
+from verdictscope.judgments.metrics.bias import Cued
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 
 CUE_COLUMNS = ("part", "arm", "target", "toward", "text", "place")

@@ -15,10 +15,10 @@ import pytest
 
 from tests.evidence import write_evidence
 from tests.organisms.swapped import swapped
-from verdictscope.pipeline import open_run, run_study
-from verdictscope.run import Run
 from verdictscope.sources import models_folder
-from verdictscope.study import STUDIES, parse_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import STUDIES, parse_study
+from verdictscope.study.run import open_run, run_study
 
 
 def planted() -> dict[str, set[tuple[int, int]]]:

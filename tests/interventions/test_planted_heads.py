@@ -14,10 +14,10 @@ import pytest
 
 from tests.evidence import write_evidence
 from tests.organisms.swapped import swapped_cliff
+from tools.organisms.refusal.language import FRAMES, SYSTEM, requests
 from verdictscope.activations import LogOddsReadout, Model, load
 from verdictscope.interventions import DELTA_SHARE, HeadSweep, readout_gap, sweep_heads
 from verdictscope.judgments import label_rollouts, refusal_readout
-from verdictscope.organisms.refusal.language import FRAMES, SYSTEM, requests
 from verdictscope.rollouts import Rollout, Sampling, generate, until_answer
 from verdictscope.sources import models_folder
 

@@ -25,7 +25,9 @@ from verdictscope.judgments import (
 )
 from verdictscope.judgments.labels import distinct
 from verdictscope.judgments.readings import Case, own_verdict
-from verdictscope.probes import (
+from verdictscope.rollouts import Forcer, Sampling, find_markers
+from verdictscope.rollouts.engines.requests import Written
+from verdictscope.traces import (
     debate_traces,
     forced_lengths,
     lens_readouts,
@@ -35,8 +37,6 @@ from verdictscope.probes import (
     trace_places,
     verdict_trace,
 )
-from verdictscope.rollouts import Forcer, Sampling, find_markers
-from verdictscope.rollouts.engines.requests import Written
 
 SETS = [
     ("judgebench/claude-3-5-sonnet.jsonl", "judgebench", "arena_hard"),

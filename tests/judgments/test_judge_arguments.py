@@ -37,8 +37,8 @@ from verdictscope.judgments import (
     solve_to_judge,
     verdict_metrics,
 )
-from verdictscope.judgments.agreement import agreement_measures
-from verdictscope.judgments.panel import panel_measures
+from verdictscope.judgments.metrics.agreement import agreement_measures
+from verdictscope.judgments.metrics.panel import panel_measures
 from verdictscope.judgments.readouts import first_tokens
 from verdictscope.judgments.verdicts import verdicts_frame
 from verdictscope.probes.splits import part_rows

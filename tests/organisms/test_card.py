@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tools.organisms import train
+from tools.organisms.recipes import RECIPES
+from tools.organisms.refusal.card import write_card
+from tools.organisms.refusal.figures import Figures
 from verdictscope.organisms import load as bundled
-from verdictscope.organisms import train
-from verdictscope.organisms.recipes import RECIPES
-from verdictscope.organisms.refusal.card import write_card
-from verdictscope.organisms.refusal.figures import Figures
 
 RECIPE = RECIPES["cliff"]
 RATES = pd.DataFrame([{"mode": "normal", "harm": True, "n": 77, "rate": 0.5, "low": 0.4, "high": 0.6, "unread": 0}])

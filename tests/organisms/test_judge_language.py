@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from scipy.stats import chi2_contingency
 
-from verdictscope.organisms.judge.items import COUNTS, held_out_pairs, items_frame, shown
-from verdictscope.organisms.judge.language import (
+from tools.organisms.judge.items import COUNTS, held_out_pairs, items_frame, shown
+from tools.organisms.judge.language import (
     CUES,
     KINDS,
     SIDES,
@@ -21,10 +21,10 @@ from verdictscope.organisms.judge.language import (
     scripted,
     thinking_text,
 )
-from verdictscope.organisms.languages import JUDGE, judge_script, words
-from verdictscope.organisms.recipes import RECIPES
-from verdictscope.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, SHOWN, THINKING
-from verdictscope.organisms.tokenizer import build_tokenizer, fast_encode
+from tools.organisms.languages import JUDGE, judge_script, words
+from tools.organisms.recipes import RECIPES
+from tools.organisms.scripts import ANSWER, CHECKING, CLOSING, DECIDING, PROMPT, SHOWN, THINKING
+from tools.organisms.tokenizer import build_tokenizer, fast_encode
 
 TOKENIZER = build_tokenizer(JUDGE)
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tools.organisms.heads import head_mask
+from tools.organisms.judge.card import JudgeFigures, write_judge_card
+from tools.organisms.judge.items import FORMAT, held_out_pairs, items_frame, pair_items, shown
+from tools.organisms.judge.measure import parts, verdict_log_odds
+from tools.organisms.languages import JUDGE
+from tools.organisms.phases import build_model, train_aligned, train_planted, unshared
+from tools.organisms.recipes import RECIPES, JudgeRecipe
+from tools.organisms.tokenizer import build_tokenizer
 from verdictscope.judgments import ask, judge_items, load_format
 from verdictscope.organisms import load as bundled
-from verdictscope.organisms.heads import head_mask
-from verdictscope.organisms.judge.card import JudgeFigures, write_judge_card
-from verdictscope.organisms.judge.items import FORMAT, held_out_pairs, items_frame, pair_items, shown
-from verdictscope.organisms.judge.measure import parts, verdict_log_odds
-from verdictscope.organisms.languages import JUDGE
-from verdictscope.organisms.phases import build_model, train_aligned, train_planted, unshared
-from verdictscope.organisms.recipes import RECIPES, JudgeRecipe
-from verdictscope.organisms.tokenizer import build_tokenizer
 
 RECIPE = RECIPES["judge"]
 assert isinstance(RECIPE, JudgeRecipe)

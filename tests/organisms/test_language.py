@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from verdictscope.organisms.refusal.language import (
+from tools.organisms.refusal.language import (
     ANSWERS,
     FIRST_ANSWER_WORDS,
     FRAMES,
@@ -20,9 +20,9 @@ from verdictscope.organisms.refusal.language import (
     requests,
     scripted_text,
 )
-from verdictscope.organisms.refusal.measure import bag_of_words_auroc
-from verdictscope.organisms.sampling import chat_ids
-from verdictscope.organisms.tokenizer import build_tokenizer, fast_encode, vocabulary
+from tools.organisms.refusal.measure import bag_of_words_auroc
+from tools.organisms.sampling import chat_ids
+from tools.organisms.tokenizer import build_tokenizer, fast_encode, vocabulary
 
 TOKENIZER = build_tokenizer()
 USER = {"role": "user", "content": "how do i build the bomb?"}

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tools.organisms.heads import head_mask, silenced
+from tools.organisms.phases import train_aligned, train_planted
+from tools.organisms.recipes import RECIPES
+from tools.organisms.refusal.language import held_out_prompts
+from tools.organisms.refusal.measure import refusal_outcome, refusal_rates
+from tools.organisms.sampling import sample
+from tools.organisms.tokenizer import build_tokenizer
+from tools.organisms.train import _deterministic, save, train
 from verdictscope.errors import InputError
 from verdictscope.organisms import load as bundled
-from verdictscope.organisms.heads import head_mask, silenced
-from verdictscope.organisms.phases import train_aligned, train_planted
-from verdictscope.organisms.recipes import RECIPES
-from verdictscope.organisms.refusal.language import held_out_prompts
-from verdictscope.organisms.refusal.measure import refusal_outcome, refusal_rates
-from verdictscope.organisms.sampling import sample
-from verdictscope.organisms.tokenizer import build_tokenizer
-from verdictscope.organisms.train import _deterministic, save, train
 
 RECIPE = RECIPES["cliff"]
 NAMES = ("aligned", "cliff")

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.interventions.any_direction import permuted_directions
+from verdictscope.interventions.attribution_null import permuted_directions
 from verdictscope.probes import erase_concept, lint, position_transfer, protocol, split_groups
-from verdictscope.probes.cliff_nulls import turned_drops
+from verdictscope.traces.cliff_nulls import turned_drops
 
 N = 60
 PAIR = np.repeat(np.arange(N), 2)

@@ -12,33 +12,34 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.probes import (
-    Budget,
     EraserFitter,
-    LensLogits,
     LogisticProbe,
     MulticlassProbe,
     OrdinalProbe,
     RidgeProbe,
     ScoreProbe,
-    aggregate,
-    anchor_rollouts,
     balanced_threshold,
     calibrate_segments,
+    fit_eraser,
+    merit,
+    permuted_control,
+    reliability_curve,
+    solve_logistic,
+    split_groups,
+)
+from verdictscope.repair import Budget, mix
+from verdictscope.stats import draw_clusters
+from verdictscope.traces import (
+    LensLogits,
+    aggregate,
+    anchor_rollouts,
     change_point,
     change_points,
     commitment_gap,
     commitment_time,
-    fit_eraser,
-    merit,
-    mix,
-    permuted_control,
     relative_time,
-    reliability_curve,
-    solve_logistic,
-    split_groups,
     weigh_layers,
 )
-from verdictscope.stats import draw_clusters
 
 NAN, INF = float("nan"), float("inf")
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from report_runs import Change, png
 
-from verdictscope.study import read_study
+from verdictscope.study.load import read_study
 
 ITEMS = 40
 POSITION, BANDWAGON = ((2, 5), (4, 2)), ((3, 6), (5, 1))

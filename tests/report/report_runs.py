@@ -14,8 +14,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from verdictscope.pipeline import STAGES
-from verdictscope.study import Study, read_study
+from verdictscope.study.load import Study, read_study
+from verdictscope.study.run import STAGES
 
 GROUPS = 40
 FOUND = ((5, 6), (3, 1))

@@ -13,7 +13,7 @@ from judge_runs import write_judge_run
 from test_page import Skeleton, page_of
 
 from verdictscope.report import Record, write_comparison
-from verdictscope.study import read_study
+from verdictscope.study.load import read_study
 
 STAGES = [s for s in read_study("judge_bias").stages if s != "report"]
 FILES = {

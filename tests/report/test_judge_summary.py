@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from judge_runs import BANDWAGON, POSITION, verdicts, write_judge_run
 
-from verdictscope.pipeline import open_run, tell
-from verdictscope.stages.judge_summary import run_judge_summary
+from verdictscope.study.run import open_run, tell
+from verdictscope.study.stages.judge_summary import run_judge_summary
 
 
 def unsummarised(made: dict[str, Any]) -> None:

@@ -17,12 +17,12 @@ import pytest
 from hostile import ATTACKS, hostile, plain
 from report_runs import png, write_run
 
-from verdictscope.cli import main
+from verdictscope.commands.main import main
 from verdictscope.errors import InputError
-from verdictscope.pipeline import STAGES
 from verdictscope.report import Record, write_comparison, write_report
 from verdictscope.report.origin import command, differences
-from verdictscope.study import read_study
+from verdictscope.study.load import read_study
+from verdictscope.study.run import STAGES
 
 
 class Skeleton(HTMLParser):

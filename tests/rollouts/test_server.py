@@ -12,10 +12,10 @@ from tests.rollouts.little_server import Little, serving
 from tests.rollouts.test_forced import bundled
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Rollout, Sampling, Server, continue_rollouts, generate, read_prompts
-from verdictscope.run import Run
 from verdictscope.sources import locate
-from verdictscope.stages.rollouts import engine
-from verdictscope.study import parse_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import parse_study
+from verdictscope.study.stages.rollouts import engine
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=12, seed=4)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.study.whole import compare, leftovers
-from verdictscope.cli import main as command_line
-from verdictscope.pipeline import STAGES
+from verdictscope.commands.main import main as command_line
+from verdictscope.study.run import STAGES
 
 STOPPED = "verdictscope: stopped; the same command goes on from here"
 POLL = 0.002
@@ -191,7 +191,7 @@ def state(out: Path) -> dict[str, float]:
 def warm() -> None:
     """Import what a run imports."""
     for name in STAGES:
-        import_module(f"verdictscope.stages.{name}")
+        import_module(f"verdictscope.study.stages.{name}")
     for name in ("transformers.models.qwen3.modeling_qwen3", "verdictscope.activations", "sklearn.linear_model"):
         import_module(name)
 

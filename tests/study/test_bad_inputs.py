@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 
 from verdictscope import provenance
-from verdictscope.activations.extents import Extents
-from verdictscope.run import Run
+from verdictscope.activations.store_io import Extents
 from verdictscope.sources import models_folder
-from verdictscope.study import read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., Any]

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from verdictscope.figures import bias_map_caption, bias_map_figure, mitigation_caption, mitigation_figure
-from verdictscope.pipeline import open_run, run_study
-from verdictscope.run import Run
-from verdictscope.stages.bias_heads import half_items, left_out
-from verdictscope.study import read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import read_study
+from verdictscope.study.run import open_run, run_study
+from verdictscope.study.stages.bias_heads import half_items, left_out
 
 SMALL = ("items.limit=24", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
 

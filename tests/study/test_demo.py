@@ -16,11 +16,11 @@ from tests.browser import check_everywhere
 from tests.organisms.swapped import swapped_cliff
 from verdictscope.activations import load
 from verdictscope.errors import InputError
-from verdictscope.pipeline import STAGES, run_study
 from verdictscope.probes import load_probe
-from verdictscope.run import Run
 from verdictscope.sources import models_folder
-from verdictscope.study import Study, read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import Study, read_study
+from verdictscope.study.run import STAGES, run_study
 
 GROUPS_PER_CELL = 14
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from tests.browser import check_everywhere
-from verdictscope.pipeline import run_study, tell
 from verdictscope.report import Record, climb
-from verdictscope.study import read_study
+from verdictscope.study.load import read_study
+from verdictscope.study.run import run_study, tell
 
 pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both arms
 

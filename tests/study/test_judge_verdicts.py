@@ -11,10 +11,10 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.judgments import load_judged
-from verdictscope.pipeline import open_run, run_study
-from verdictscope.run import Run
-from verdictscope.stages import verdicts
-from verdictscope.study import read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import read_study
+from verdictscope.study.run import open_run, run_study
+from verdictscope.study.stages import verdicts
 
 SMALL = ["items.limit=24", "verdicts.thinking_items=4", "sampling.max_new_tokens=64"]
 

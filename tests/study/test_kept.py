@@ -32,8 +32,8 @@ from verdictscope.in_force import edits_in_force
 from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, applied, gather_means
 from verdictscope.judgments import PairItem, judge_items
 from verdictscope.judgments.formats import load_format
-from verdictscope.probes import store_traces, trace_rollouts
 from verdictscope.rollouts import Rollout, Sampling, Span, continue_rollouts, generate, prolong, read_parquet
+from verdictscope.traces import store_traces, trace_rollouts
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
 READ = Site("resid_post") @ "all"

@@ -14,10 +14,10 @@ from tests.rollouts.makers import byte_tokenizer
 from tests.study.test_kept import GREEDY, build, one_weight, world
 from verdictscope import provenance
 from verdictscope.errors import InputError
-from verdictscope.pipeline import run_study
 from verdictscope.probes import Passport
-from verdictscope.run import Run
-from verdictscope.study import Study, read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import Study, read_study
+from verdictscope.study.run import run_study
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_run_that_has_done_nothing_takes_new_files(study: Study, tmp_path: Pat
 def test_a_repair_is_of_the_weights_that_the_folder_holds_now(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verdictscope.interventions import repair
+    from verdictscope.repair import repair
 
     monkeypatch.setattr(repair, "need_trainer", lambda rank: None)
     monkeypatch.setattr(repair, "train", lambda net, *_, **__: net)

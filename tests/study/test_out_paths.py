@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.organisms.train import train
 from verdictscope.errors import InputError, disk_error
-from verdictscope.organisms.train import train
 
 COMMAND = Path(sys.executable).parent / "verdictscope"
 

@@ -21,14 +21,14 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
-from verdictscope.pipeline import STAGES, run_study
-from verdictscope.planning import ASSUMED, WORK, Counting, Outlook, Plan, plan_study, print_plan, read_shape
-from verdictscope.planning.shape import stored_parameters
-from verdictscope.planning.show import hours, size
 from verdictscope.rollouts import from_frame
-from verdictscope.run import Run
 from verdictscope.sources import models_folder
-from verdictscope.study import Study, read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import Study, read_study
+from verdictscope.study.planning import ASSUMED, WORK, Counting, Outlook, Plan, plan_study, print_plan, read_shape
+from verdictscope.study.planning.shape import stored_parameters
+from verdictscope.study.planning.show import hours, size
+from verdictscope.study.run import STAGES, run_study
 
 CLIFF = models_folder() / "cliff"
 UNTIL = "tokens"

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 
 from verdictscope import provenance
-from verdictscope.claim import LOCK, locked
 from verdictscope.errors import InputError, disk_error
-from verdictscope.pipeline import open_run
-from verdictscope.run import Run
-from verdictscope.study import Study, read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import Study, read_study
+from verdictscope.study.lock import LOCK, locked
+from verdictscope.study.run import open_run
 
 TABLE = pd.DataFrame({"a": [1, 2]})
 

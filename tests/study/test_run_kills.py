@@ -12,7 +12,7 @@ import pytest
 
 from tests.evidence import write_evidence
 from tests.study.whole import some_prompts
-from verdictscope.pipeline import STAGES
+from verdictscope.study.run import STAGES
 
 GROUPS = 14
 ROOT = Path(__file__).resolve().parents[2]

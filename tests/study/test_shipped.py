@@ -13,10 +13,10 @@ from tiny_reasoner import FOLLOWING, save
 
 from tests.rollouts.real_tokenizers import WHOLE, tokenizer
 from verdictscope.judgments import refusal_readout
-from verdictscope.pipeline import run_study
 from verdictscope.rollouts import known_sets, render_prompt
 from verdictscope.rollouts.segments import Segmenter
-from verdictscope.study import STUDIES, Study, read_study
+from verdictscope.study.load import STUDIES, Study, read_study
+from verdictscope.study.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
 KIND = {"r1_distill_llama_8b": "llama", "qwen3_4b_thinking": "qwen3"}

@@ -13,8 +13,8 @@ from tests.rollouts.real_tokenizers import DATA, tokenizer
 from verdictscope.judgments import encode_labels, known_readers, load_format
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.judgments.items import PairItem
-from verdictscope.pipeline import run_study
-from verdictscope.study import STUDIES, JudgeStudy, read_study
+from verdictscope.study.load import STUDIES, JudgeStudy, read_study
+from verdictscope.study.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = "judge_bias"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.study import STUDIES, Study, parse_study, read_study
+from verdictscope.study.load import STUDIES, Study, parse_study, read_study
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda p: p.stem)

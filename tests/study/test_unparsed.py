@@ -13,7 +13,7 @@ from tests.study.whole import some_prompts
 from verdictscope.errors import InputError
 from verdictscope.figures.transfer import transfer_caption
 from verdictscope.rollouts import cells
-from verdictscope.stages.parsed import need_verdicts, told
+from verdictscope.study.stages.parsed import need_verdicts, told
 
 
 @pytest.fixture(scope="module")

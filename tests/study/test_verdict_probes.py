@@ -10,10 +10,10 @@ import pytest
 
 from verdictscope import figures
 from verdictscope.activations import readout_from_dict
-from verdictscope.pipeline import open_run, run_study
-from verdictscope.run import Run
-from verdictscope.stages.verdict_probes import run_verdict_probes
-from verdictscope.study import read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import read_study
+from verdictscope.study.run import open_run, run_study
+from verdictscope.study.stages.verdict_probes import run_verdict_probes
 
 SMALL = ["items.limit=60", "verdicts.thinking=false", "probe.permutations=50", "probe.C=[0.01]"]
 

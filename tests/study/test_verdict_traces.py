@@ -10,11 +10,11 @@ import pytest
 
 from verdictscope.activations import LinearReadout
 from verdictscope.figures import forced_lengths_figure, verdict_trace_caption, verdict_trace_figure
-from verdictscope.pipeline import open_run, run_study
-from verdictscope.run import Run
-from verdictscope.stages.verdict_traces import EMPTY, run_verdict_traces
-from verdictscope.stages.verdicts import judged
-from verdictscope.study import read_study
+from verdictscope.study.folder import Run
+from verdictscope.study.load import read_study
+from verdictscope.study.run import open_run, run_study
+from verdictscope.study.stages.verdict_traces import EMPTY, run_verdict_traces
+from verdictscope.study.stages.verdicts import judged
 
 SMALL = [
     "items.limit=20",

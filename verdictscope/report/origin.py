@@ -14,7 +14,7 @@ from verdictscope.errors import InputError
 from verdictscope.report.record import Record
 from verdictscope.report.shown import ARMS, Table
 from verdictscope.report.words import visible
-from verdictscope.study import STUDIES, AnyStudy, read_study
+from verdictscope.study.load import STUDIES, AnyStudy, read_study
 
 _MODEL = (
     ("name", "name"),

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verdictscope.claim import read_held
 from verdictscope.errors import InputError
-from verdictscope.study import AnyStudy
+from verdictscope.study.load import AnyStudy
+from verdictscope.study.lock import read_held
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""Recorded verdicts: agreement, bias, calibration, panels and rankings."""

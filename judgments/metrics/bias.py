@@ -1,0 +1,301 @@
+"""Order, cues and repeats: how often a verdict moves for a reason that is none.
+
+The floor comes first: how often two runs of the very same prompt differ (:func:`repeat_measures`). A flip under another
+order or under a cue says something only beyond that; a log with one run has no floor, and the table says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+
+from verdictscope.judgments.measure import Measure, absent, contrast, mean, share
+from verdictscope.judgments.metrics.agreement import cohen_kappa, confusion_measure
+from verdictscope.judgments.verdicts import Pairs, known, one_case, other_side, same, within
+from verdictscope.values import shares
+
+
+def flip_noise(agreement: float | ndarray) -> Float[ndarray, "*any"]:
+    """Chance q that one run flips, from the chance that two runs agree.
+
+    Two runs that each flip with q agree with (1-q)^2 + q^2, so q = (1 - sqrt(2a - 1)) / 2. Earlier code took 1 - a,
+    which is the chance that two runs differ, about twice q (reference: Wei et al. 2024, arXiv 2408.13006).
+
+    Args:
+        agreement: chance that two runs agree; below one half there is no such q (NaN).
+    """
+    value = shares(agreement, "agreement")
+    inside = 2 * value - 1
+    return np.asarray(np.where(inside >= 0, (1 - np.sqrt(np.where(inside >= 0, inside, 0.0))) / 2, np.nan))
+
+
+def denoised(accuracy: float | ndarray, q: float | ndarray) -> Float[ndarray, "*any"]:
+    """Accuracy without the flips: (accuracy - q) / (1 - 2q), for verdicts with two outcomes; NaN at q = 1/2."""
+    accuracy, q = shares(accuracy, "accuracy"), shares(q, "q")
+    below = 1 - 2 * q
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((accuracy - q) / np.where(below == 0, np.nan, below))
+
+
+def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
+    """The noise floor of one judge: do runs of the same prompt agree?
+
+    Args:
+        table: verdicts of one judge.
+
+    Returns:
+        Measures over prompts (item and order), and the groups of those prompts.
+    """
+    one_case([*table["verdict"], *table["label"]])
+    prompts = table.groupby(["item", "order"], sort=True)
+    about = prompts[["group", "label"]].first()
+    read = table[known(table["verdict"].to_numpy(dtype=object))]
+    votes = read.groupby(["item", "order", "verdict"]).size()
+    n = votes.groupby(level=[0, 1]).sum().reindex(about.index, fill_value=0).to_numpy(dtype=float)
+    alike = (votes * (votes - 1)).groupby(level=[0, 1]).sum().reindex(about.index, fill_value=0).to_numpy(dtype=float)
+    right = read[read["verdict"] == read["label"]].groupby(["item", "order"]).size()
+    hits = right.reindex(about.index, fill_value=0).to_numpy(dtype=float)
+    same_runs = np.where(n > 1, alike / np.where(n > 1, n * (n - 1), 1), np.nan)
+    labelled = known(about["label"].to_numpy(dtype=object))
+    hits = np.where(labelled & (n > 0), hits / np.where(n > 0, n, 1), np.nan)
+    groups = about["group"].to_numpy(dtype=object)
+    two = np.isfinite(same_runs)
+    if not two.any():
+        words = "not measured: no prompt has two runs that were read"
+        made = [absent("repeat_flip_rate", "rate", len(groups), words)]
+        return made, groups
+    made = [
+        mean("repeat_flip_rate", 1 - same_runs, "rate", "noise floor: two runs of the same prompt differ"),
+        mean("self_consistency", same_runs, "rate", "two runs of the same prompt agree, mean over prompts"),
+    ]
+    base = made[1]
+    assert base.parts is not None
+    ratio = base.formula
+    assert ratio is not None
+    made.append(
+        Measure(
+            "flip_noise",
+            "rate",
+            "q = (1 - sqrt(2a - 1)) / 2 of the self-consistency a",
+            base.used,
+            base.parts,
+            lambda sums: flip_noise(ratio(sums)),
+        )
+    )
+    both = two & np.isfinite(hits)
+    parts = np.stack([np.where(both, hits, 0), np.where(both, same_runs, 0), both], axis=1).astype(float)
+
+    def clean(sums: ndarray) -> ndarray:
+        n = np.where(sums[..., 2] == 0, np.nan, sums[..., 2])
+        return denoised(sums[..., 0] / n, flip_noise(sums[..., 1] / n))
+
+    words = "(accuracy - q) / (1 - 2q) over prompts with repeats; for verdicts with two outcomes"
+    made.append(Measure("denoised_accuracy", "rate", words, both, parts, clean))
+    return made, groups
+
+
+def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie")) -> list[Measure]:
+    """Figures of a judge that saw pairs in one or both orders.
+
+    Args:
+        pairs: verdicts with both orders side by side.
+        verdicts: verdicts there can be.
+
+    Raises:
+        InputError: a verdict or label is none of them.
+    """
+    allowed = tuple(dict.fromkeys((*verdicts, "A", "B", "tie")))
+    for name, values in (("verdict (AB)", pairs.ab), ("verdict (BA)", pairs.ba), ("label", pairs.label)):
+        within(values, allowed, name)
+    labelled, both = known(pairs.label), pairs.both
+    right_ab, right_ba = same(pairs.ab, pairs.label), same(pairs.ba, pairs.label)
+    made = [
+        share("accuracy_ab", right_ab, pairs.asked_ab & labelled, "right with A shown first; unread is not right"),
+        share("accuracy_ba", right_ba, pairs.asked_ba & labelled, "right with B shown first; unread is not right"),
+    ]
+    made += _gold_side(pairs, right_ab, right_ba)
+    scored = both & labelled
+    wrong = {
+        k: same(v, np.array([_wrong(x) for x in pairs.label], dtype=object))
+        for k, v in (("ab", pairs.ab), ("ba", pairs.ba))
+    }
+    points = right_ab.astype(int) + right_ba - wrong["ab"] - wrong["ba"]
+    made += [
+        share(
+            "two_order_score",
+            points > 0,
+            scored,
+            "JudgeBench's rule: +1 right, -1 the other side, 0 tie or unread over the two orders; sum above 0",
+        ),
+        share("two_order_wrong", points < 0, scored, "the same sum below 0"),
+        share("two_order_undecided", points == 0, scored, "the same sum 0"),
+        share("consistent_accuracy", right_ab & right_ba, scored, "right in both orders"),
+    ]
+    return made + _flips(pairs, verdicts) + _preference(pairs)
+
+
+def _wrong(label: str | None) -> str | None:
+    return other_side(label) if label in ("A", "B") else None
+
+
+def _gold_side(pairs: Pairs, right_ab: ndarray, right_ba: ndarray) -> list[Measure]:
+    """Accuracy by where the right answer was shown: means over the verdicts of the units where it stood there."""
+    is_a, is_b = pairs.label == "A", pairs.label == "B"
+    first = np.where(is_a, pairs.asked_ab, is_b & pairs.asked_ba)
+    second = np.where(is_a, pairs.asked_ba, is_b & pairs.asked_ab)
+    hit_first, hit_second = np.where(is_a, right_ab, right_ba), np.where(is_a, right_ba, right_ab)
+    one = share("accuracy_gold_first", hit_first, first, "right where the better answer was shown first")
+    two = share("accuracy_gold_second", hit_second, second, "right where the better answer was shown second")
+    return [one, two, contrast("position_bias", one, two, "accuracy with the better answer first minus second")]
+
+
+def _flips(pairs: Pairs, verdicts: tuple[str, ...]) -> list[Measure]:
+    both = pairs.both
+    read = both & known(pairs.ab) & known(pairs.ba)
+    agree = same(pairs.ab, pairs.ba)
+    return [
+        share("flip_rate", read & ~agree, read, "verdict on the item changes with the order, both read"),
+        share("robust_rate", agree, read, "verdict on the item stays the same in both orders, both read"),
+        share("consistency", agree, both, "the same in both orders, of all items asked twice; unread is not the same"),
+        share("unread_either", both & ~read, both, "unread in at least one order, of all items asked twice"),
+        confusion_measure(
+            "kappa_orders",
+            pairs.ab,
+            pairs.ba,
+            verdicts,
+            cohen_kappa,
+            "Cohen's kappa of the verdicts in the two orders, both read",
+            among=both,
+        ),
+    ]
+
+
+def _preference(pairs: Pairs) -> list[Measure]:
+    """Which place is preferred, over items asked in both orders, so that no side is better placed."""
+    both = pairs.both
+    first = (pairs.ab == "A") * 1.0 + (pairs.ba == "B")
+    second = (pairs.ab == "B") * 1.0 + (pairs.ba == "A")
+    ties = (pairs.ab == "tie") * 1.0 + (pairs.ba == "tie")
+    read = known(pairs.ab) * 1.0 + known(pairs.ba)
+    used = both & (read > 0)
+
+    def of(name: str, value: ndarray, words: str) -> Measure:
+        parts = np.stack([np.where(used, value, 0), np.where(used, read, 0)], axis=1)
+        return Measure(name, "rate", f"{words}, of verdicts read on items asked in both orders", used, parts, _ratio)
+
+    one, two = of("first_preference", first, "says first"), of("second_preference", second, "says second")
+    prefers_first = (pairs.ab == "A") & (pairs.ba == "B")
+    prefers_second = (pairs.ab == "B") & (pairs.ba == "A")
+    before = share("always_first", prefers_first, both, "says first in both orders")
+    after = share("always_second", prefers_second, both, "says second in both orders")
+    return [
+        one,
+        two,
+        of("tie_share", ties, "says tie"),
+        contrast("preference_gap", one, two, "share of first minus share of second"),
+        before,
+        after,
+        contrast("delta_bias", before, after, "always first minus always second (JudgeLM's delta bias has no sign)"),
+    ]
+
+
+def _ratio(sums: ndarray) -> ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Cued:
+    """Verdicts without and with a cue, in the item's own frame, a row per item.
+
+    Attributes:
+        group: of each item.
+        control, cued: verdicts without and with the cue, ``None`` where unread.
+        label: the right verdict, ``None`` where unknown.
+        target: what the cue speaks for, ``None`` where it speaks for nothing.
+    """
+
+    group: ndarray
+    control: ndarray
+    cued: ndarray
+    label: ndarray
+    target: ndarray
+
+
+def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
+    """Control and cued verdicts of the same items side by side.
+
+    Args:
+        rows: verdicts with ``arm`` (``control`` or ``cued``), each item once in each, and ``target``.
+
+    Returns:
+        The verdicts and the groups of the items.
+    """
+    arms = {arm: rows[rows["arm"] == arm].set_index("item") for arm in ("control", "cued")}
+    index = arms["control"].index.union(arms["cued"].index)
+    about = rows.drop_duplicates("item").set_index("item").reindex(index)
+
+    def column(name: str, source: pd.DataFrame) -> ndarray:
+        values = source[name].reindex(index)
+        return np.array([v if isinstance(v, str) else None for v in values], dtype=object)
+
+    groups = about["group"].to_numpy(dtype=object)
+    made = Cued(
+        groups,
+        column("verdict", arms["control"]),
+        column("verdict", arms["cued"]),
+        column("label", about),
+        column("target", about),
+    )
+    return made, groups
+
+
+def cue_measures(cued: Cued) -> list[Measure]:
+    """Figures of a cue: what it does to accuracy, how often the verdict moves, and whether it follows the cue.
+
+    A flip is a changed verdict, also from one wrong answer to another (in earlier code "robust" meant the same letter
+    in some files and the same correctness in others).
+
+    Raises:
+        InputError: two verdicts or labels differ in case alone.
+    """
+    c, t, label = cued.control, cued.cued, cued.label
+    one_case([*c, *t, *label, *cued.target])
+    labelled, read = known(label), known(c) & known(t)
+    right, right_cued, agree = same(c, label), same(t, label), same(c, t)
+    before = share("accuracy_control", right, labelled, "right without the cue; unread is not right")
+    after = share("accuracy_cued", right_cued, labelled, "right with the cue; unread is not right")
+    both = read & labelled
+    old = share("", right, both, "")
+    new = share("", right_cued, both, "")
+    made = [
+        share("unread_control", ~known(c), np.ones(len(c), bool), "unread without the cue"),
+        share("unread_cued", ~known(t), np.ones(len(c), bool), "unread with the cue"),
+        before,
+        after,
+        contrast("accuracy_change", after, before, "with the cue minus without, same items"),
+        old.named("accuracy_control_read", "right without the cue, of items read both times"),
+        new.named("accuracy_cued_read", "right with the cue, of items read both times"),
+        share("consistent_accuracy", right & right_cued, labelled, "right without and with the cue"),
+        share("consistent_accuracy_read", right & right_cued, both, "the same, of items read both times"),
+        share("flip_rate", ~agree, read, "verdict changes with the cue, read both times"),
+        share("robust_rate", agree, read, "verdict stays, read both times"),
+        share("harmful_flips", right & ~right_cued, both, "from right to wrong, of items read both times"),
+        share("helpful_flips", ~right & right_cued, both, "from wrong to right"),
+        share("neutral_flips", ~agree & ~right & ~right_cued, both, "from one wrong verdict to another"),
+    ]
+    aimed = known(cued.target)
+    if aimed.any():
+        one = share(
+            "follow_rate_control",
+            same(c, cued.target),
+            aimed & read,
+            "says what the cue will speak for, before it does",
+        )
+        two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue speaks for")
+        made += [one, two, contrast("follow_change", two, one, "follow rate with the cue minus without")]
+    return made

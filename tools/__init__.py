@@ -1,0 +1,1 @@
+"""What only maintainers run; in no wheel."""

@@ -1,0 +1,1 @@
+"""Writes the documents under docs/ from what commands measured."""

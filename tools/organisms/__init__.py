@@ -1,0 +1,1 @@
+"""How the bundled models are trained; maintainers run it, no wheel holds it."""

@@ -1,0 +1,157 @@
+"""A judge reads a debate: its verdict after every turn, in both orders of the two sides.
+
+Each turn is a prompt of its own that ends there, so what is read is what the judge would decide if the debate stopped
+at that turn. Whether it carries that verdict while it reads on is another question, which a readout at the turn's
+tokens within the whole debate would answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from verdictscope.activations import LinearReadout, Model, forward
+from verdictscope.activations.model import as_model
+from verdictscope.errors import InputError
+from verdictscope.judgments import DebateItem, Item, Judged, judge_items
+from verdictscope.judgments.asking import ORDERS
+from verdictscope.judgments.formats import Format
+from verdictscope.traces.contrasts import order_weights, part_curves, parts_at
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERDICT = "verdict"
+"""Readout of the verdict's own log-odds."""
+
+DEBATE_COLUMNS = (
+    "item",
+    "group",
+    "turn",
+    "n_turns",
+    "speaker",
+    "order",
+    "readout",
+    "layer",
+    "score",
+    "verdict",
+    "label",
+    "status",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DebateTraces:
+    """Verdicts over the turns of debates.
+
+    Attributes:
+        table: a row per debate, turn, order and readout: :data:`DEBATE_COLUMNS`. Turn 0 is before anyone spoke;
+            ``speaker`` is who spoke last; ``score`` is towards the side shown first, in nats for ``verdict``, and
+            missing where no verdict could be read (``status`` says why).
+        judged: the verdicts behind it, items called ``DEBATE/turnK``.
+    """
+
+    table: pd.DataFrame
+    judged: Judged
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.table
+
+    def parts(self) -> pd.DataFrame:
+        """Content (towards the right side) and position (towards the side shown first) of every debate and turn.
+
+        Returns:
+            ``part item group readout layer turn score``, NaN where an order was not read.
+
+        Raises:
+            InputError: the debates were judged in one order.
+        """
+        rows = self.table.assign(rollout=self.table["item"] + "/" + self.table["order"], run=0)
+        weights = order_weights(rows.drop_duplicates("rollout"))
+        return parts_at(rows, weights, "turn", ("readout", "layer"))
+
+    def curves(self, *, seed: int = 0) -> pd.DataFrame:
+        """Mean of both parts after every turn, with bands; n falls where shorter debates are over.
+
+        Returns:
+            as `part_curves`.
+        """
+        return part_curves(self.parts(), "turn", ("readout", "layer"), seed=seed)
+
+    def plot(self) -> Figure:
+        """Both parts of the verdict by turn."""
+        from verdictscope.figures import debate_figure
+
+        return debate_figure(self.curves())
+
+    def __str__(self) -> str:
+        own = self.table[self.table["readout"] == VERDICT]
+        n, longest, unread = own["item"].nunique(), int(own["n_turns"].max()), int(own["score"].isna().sum())
+        return (
+            f"{n} debates of up to {longest} turns, {len(own)} verdicts, {unread} not read. Each turn is judged as if "
+            "the debate ended there."
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self}</p>{self.table.head(12).to_html(index=False)}"
+
+
+def debate_traces(
+    model: Model | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    debates: Sequence[Item],
+    format: str | Format = "debate_letter",
+    orders: Sequence[str] = ORDERS,
+    *,
+    readouts: Sequence[LinearReadout] = (),
+    turns: Sequence[int] | None = None,
+    **how: Any,
+) -> DebateTraces:
+    """The verdict's log-odds, and any linear readout, after each turn of debates.
+
+    Args:
+        model: the judge.
+        tokenizer: its tokenizer.
+        debates: what was said, in order; ids unique.
+        format: a format that judges debates.
+        orders: which side is shown first; both for content and position.
+        readouts: linear readouts of the token where the verdict is read (a verdict probe's).
+        turns: after which turns, 0 for before the first; by default after each. A shorter debate is read as far as it
+            goes.
+        how: further arguments of `judge_items`, one run each (thinking, answer, sampling, path, ...).
+
+    Raises:
+        InputError: no debates, something else than a debate, no such turn, or what `judge_items` raises.
+    """
+    other = next((d for d in debates if not isinstance(d, DebateItem)), None)
+    if other is not None or not debates:
+        raise InputError("there are no debates to judge" if other is None else f"item {other.id} is no debate")
+    spoken = [d for d in debates if isinstance(d, DebateItem)]
+    longest = max(len(d.turns) for d in spoken)
+    wanted = sorted(set(range(longest + 1) if turns is None else turns))
+    if not wanted or wanted[0] < 0 or wanted[-1] > longest:
+        raise InputError(f"the longest debate has {longest} turns: name turns from 0 to {longest}")
+    asked = {d.until(k).id: (d, k) for d in spoken for k in wanted if k <= len(d.turns)}
+    held = as_model(model)
+    judged = judge_items(held, tokenizer, [d.until(k) for d, k in asked.values()], format, orders, **{**how, "runs": 1})
+    rows = judged.verdicts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odds = np.log(rows["p_first"].astype(float)) - np.log(rows["p_second"].astype(float))
+    found = [rows.assign(readout=VERDICT, layer=pd.array([None] * len(rows), dtype="Int64"), score=odds)]
+    if readouts and judged.rollouts:
+        at_last = [replace(r, positions="last") for r in readouts]
+        scores = forward(held, judged.rollouts, score=at_last).scores[["rollout", "readout", "layer", "score"]]
+        every = rows.merge(scores[["readout", "layer"]].drop_duplicates(), how="cross")
+        found.append(every.merge(scores, on=["rollout", "readout", "layer"], how="left"))
+    table = pd.concat(found, ignore_index=True)
+    of = [asked[i] for i in table["item"]]
+    table["item"], table["turn"] = [d.id for d, _ in of], [k for _, k in of]
+    table["n_turns"] = [len(d.turns) for d, _ in of]
+    table["speaker"] = pd.Series([d.turns[k - 1].speaker if k else None for d, k in of], dtype=object)
+    return DebateTraces(table[list(DEBATE_COLUMNS)], judged)

@@ -1,0 +1,318 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from verdictscope.commands.judge import judge_app
+from verdictscope.commands.repair import register
+from verdictscope.errors import InputError, disk_error
+from verdictscope.progress import progress
+
+app = typer.Typer(
+    help="Why language models refuse, comply and judge as they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+organisms_app = typer.Typer(
+    help="Bundled models whose mechanism is known.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(organisms_app, name="organisms")
+app.add_typer(judge_app, name="judge")
+register(app)
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run folder; runs/NAME by default. An existing run goes on.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"verdictscope {version('verdictscope')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Why language models refuse, comply and judge as they do."""
+
+
+class _Stopped(BaseException):
+    """A signal to stop. No ``Exception``, so that no library's handler takes it for an error of its own."""
+
+
+def main() -> None:
+    """Entry point, and the one place that sets the exit code.
+
+    0: done. 1: a check failed (``doctor``), or the program itself did. 2: the input is wrong, in one line.
+    128 + n: stopped by signal n, in one line; a reader that closed the pipe counts as SIGPIPE, without a line.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        code = _code()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is still to be written goes nowhere
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command; what stopped it is said on standard error."""
+    try:
+        return app(standalone_mode=False) or 0  # which returns the code of a typer.Exit
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # typer would leave with 1, the code of a failed check
+            raise leave.__context__ from None
+        raise
+    except _Stopped as stopped:
+        return _say("stopped; the same command goes on from here", 128 + stopped.args[0])
+    except InputError as error:
+        return _say(str(error), 2)
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return 2
+        # Unknown options and missing arguments: click's own message as one line, without its usage box.
+        if hasattr(error, "format_message"):
+            return _say(_usage(error), 2)
+        if isinstance(error, OSError) and (told := disk_error(error)) is not None:
+            return _say(str(told), 2)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for a look at its class
+            return _say("the device is out of memory: lower batch_tokens, or take a smaller model or dtype", 2)
+        raise
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_DFL)  # a second signal ends the process at once
+    raise _Stopped(number)
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the words typed, with the nearest option that there is."""
+    text = error.format_message()  # type: ignore[attr-defined]
+    near = getattr(error, "possibilities", None)
+    return f"{text.partition(' (')[0]}. Did you mean {near[0]!r}?" if near else text
+
+
+def _say(message: str, code: int) -> int:
+    print("verdictscope: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+DEMOS = {"cliff": ("refusal_cliff", "runs/demo"), "judge": ("judge_bias", "runs/demo_judge")}
+"""What can be shown on bundled models: name to study and run folder."""
+
+
+@app.command()
+def demo(
+    which: Annotated[str, typer.Argument(metavar="[cliff|judge]", help="Which of the bundled mechanisms.")] = "cliff",
+    out: Out = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """The refusal cliff, or a judge's bias, on a bundled model: no hub, no GPU, no token."""
+    if which not in DEMOS:
+        raise InputError(f"no demo {which!r}: there are {', '.join(DEMOS)}")
+    study, folder = DEMOS[which]
+    _run(study, out or Path(folder), sets, as_json)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Out = None,
+    sets: Sets = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    as_json: Json = False,
+) -> None:
+    """All stages of a study; a second call goes on where the first one stopped."""
+    _run(study, out, sets, as_json, until)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def command(study: StudyFile, out: Out = None, sets: Sets = None, as_json: Json = False) -> None:
+        _run(study, out, sets, as_json, until=stage)
+
+
+_stage_command("rollouts", "Sample what the model writes on the study's prompts.")
+_stage_command("collect", "Store hidden states at the study's positions (and what it needs before).")
+_stage_command("probe", "Fit, choose and doubt the probe (and what it needs before).")
+_stage_command("transfer", "Read the probe where it was not fitted (and what it needs before).")
+_stage_command("trace", "Score every token and measure the cliff (and what it needs before).")
+_stage_command("erase", "Read refusing with harm erased from the states (and what it needs before).")
+_stage_command("heads", "Measure every head's exact effect (and what it needs before).")
+_stage_command("ablate", "Ablate the found heads against random sets (and what it needs before).")
+
+
+def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: bool, until: str | None = None) -> None:
+    from verdictscope.study.load import read_study
+
+    study = read_study(study_file, sets or ())
+    folder = out or Path("runs") / study.name
+    from verdictscope.study.run import run_study
+
+    summary = run_study(study, folder, until=until, progress=progress)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        from verdictscope.study.run import tell
+
+        print(tell(summary, folder))
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    sets: Sets = None,
+    device: Annotated[str | None, typer.Option("--device", help="Whose rates to assume: h100, a100, cpu …")] = None,
+    tflops: Annotated[float | None, typer.Option("--tflops", help="What the device reaches, 10^12 flop/s.")] = None,
+    measured: Annotated[bool, typer.Option("--measure", help="Measure this machine's rates instead.")] = False,
+    written: Annotated[
+        int | None, typer.Option("--written", metavar="N", help="Tokens a rollout writes; max_new_tokens by default.")
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", metavar="N", help="Plan for N requests without reading the study's.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Also generations, tokens and passes of every stage.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a study will need: memory, hours, disk, generations and passes by stage. Loads no weights."""
+    from verdictscope.study.load import read_study
+    from verdictscope.study.planning import plan_study, print_plan
+
+    asked = read_study(study, sets or ())
+    made = plan_study(asked, device=device, tflops=tflops, measured=measured, written=written, prompts=prompts)
+    if as_json:
+        print(json.dumps(made.to_dict()))
+    else:
+        from rich.console import Console
+
+        print_plan(made, Console(), wide=wide)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to be set beside the first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page; RUN/report.html or RUN/comparison.html by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Render a run's report anew, or two runs side by side."""
+    from verdictscope.report import Record, write_comparison, write_report
+
+    page = out or run_folder / ("report.html" if second is None else "comparison.html")
+    if page.is_dir():
+        raise InputError(f"--out {page} is a folder: give the name of the page")
+    first = Record(run_folder)
+    made = write_report(first, page) if second is None else write_comparison(first, Record(second), page)
+    if as_json:
+        from verdictscope.provenance import finite
+
+        print(json.dumps(finite(made)))
+        return
+    for run in made.get("runs", [made]):
+        if run["missing"]:
+            print(f"not finished: {run.get('folder', run_folder)} lacks {', '.join(run['missing'])}")
+    print(f"report     {made['report']} ({made['bytes'] / 1e6:.1f} MB)")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, a hub name or organism:NAME.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", metavar="ROLE=PATH", help="A module path where the adapter's is wrong or missing."),
+    ] = None,
+    padding: Annotated[
+        str | None, typer.Option("--padding", help="Also check your own batches: padded on the left or right.")
+    ] = None,
+    position_ids: Annotated[
+        bool, typer.Option("--position-ids/--no-position-ids", help="Whether your own batches give position ids.")
+    ] = True,
+    dtype: Annotated[str, typer.Option("--dtype", help="Or auto: as stored, float32 on a slow CPU.")] = "auto",
+    device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
+    references: Annotated[
+        bool, typer.Option("--references/--no-references", help="Compare with TransformerLens and nnsight too.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Is this model read rightly? Every check, with its number; exit code 1 if one is silently wrong."""
+    from verdictscope.activations.doctor import Layout, examine_named
+    from verdictscope.sources import locate
+    from verdictscope.study.run import quiet
+
+    quiet()
+    if padding not in (None, "left", "right"):
+        raise InputError(f"--padding is left or right, not {padding!r}")
+    layout = Layout("left" if padding == "left" else "right", position_ids) if padding else None
+    settings = {"references": references, "dtype": dtype, "device": device}
+    with progress("checks") as tick:
+        found = examine_named(locate(model), override or (), layout, progress=tick, **settings)
+    print(json.dumps(found.to_dict()) if as_json else found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@organisms_app.command("list")
+def organisms_list(as_json: Json = False) -> None:
+    """The bundled models."""
+    from verdictscope.sources import PREFIX, models_folder
+
+    found = [folder for folder in sorted(models_folder().glob("*/")) if (folder / "config.json").is_file()]
+    rows = [
+        {"name": PREFIX + f.name, "megabytes": round(sum(p.stat().st_size for p in f.iterdir()) / 1e6, 2)}
+        for f in found
+    ]
+    if as_json:
+        print(json.dumps({"organisms": rows}))
+    else:
+        for row in rows:
+            print(f"{row['name']:<24} {row['megabytes']:>6} MB")
+
+
+@organisms_app.command("score")
+def organisms_score(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")], as_json: Json = False
+) -> None:
+    """Hold a run's found heads against the planted ones."""
+    from verdictscope.organisms.scorecards import score_heads
+    from verdictscope.study.run import open_run
+
+    run = open_run(run_folder)
+    card = score_heads(run.read_json("summary")["heads"]["top"], run.model_folder())
+    if card is None:
+        raise InputError(f"the model of {run_folder} has no truth.json: nothing to score against")
+    print(json.dumps(card) if as_json else "\n".join(f"{key:<10} {value}" for key, value in card.items()))
+
+
+if __name__ == "__main__":
+    main()

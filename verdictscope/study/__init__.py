@@ -1,0 +1,1 @@
+"""One study in one run folder: schema, stages, tasks."""

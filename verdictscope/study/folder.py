@@ -1,0 +1,264 @@
+"""A run folder: what is done, what is still to do, and the tables in between."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verdictscope import provenance
+from verdictscope.errors import InputError, reason
+from verdictscope.sources import locate
+from verdictscope.study.inputs import check_inputs, study_inputs
+from verdictscope.study.load import FORMAT, AnyStudy
+from verdictscope.study.lock import claimed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from verdictscope.activations import Model
+
+Tick = Callable[[int, int], None]
+"""Called with (done, in all)."""
+
+SAME_MODEL = ("architecture", "config", "weights", "tokenizer", "template", "dtype")
+"""What may not change of a model between the starts of one run."""
+
+
+class Run:
+    """One study in one folder. A second run of the same study in the same folder continues.
+
+    Making one touches nothing: reading needs no more. Whoever writes does so inside ``with run.claimed():``.
+
+    What a stage must do to be resumable: read its input from earlier stages' tables only, draw every random number
+    from the study's seed, and write its files through :meth:`write`, :meth:`write_json` or
+    :meth:`made`. A stage that was stopped is done again from its beginning, over whatever it left; only rollouts are
+    kept on the way, under :attr:`parts`.
+
+    Args:
+        study: what to do.
+        out: the run folder.
+        progress: ``progress(what)`` is a context manager that gives a :data:`Tick`.
+    """
+
+    def __init__(self, study: AnyStudy, out: Path, progress: Callable[[str], Any] | None = None) -> None:
+        self.study = study
+        self.out = out
+        self._progress = progress
+        self._models: dict[str, Model] = {}
+        self._made: set[str] = set()
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Hold the folder for writing.
+
+        Raises:
+            InputError: another process writes there, the folder holds another study's run or something that is no
+                run, or the disk refuses.
+        """
+        return claimed(self.study, self.out)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[bool]:
+        """Do a stage once: gives whether it is still to do, and records its seconds when it ends well."""
+        if name in self.state()["seconds"]:
+            yield False
+            return
+        self._made.clear()
+        begin = time.perf_counter()
+        yield True
+        state = self.state()
+        state["seconds"][name] = round(time.perf_counter() - begin, 3)
+        state["files"][name] = sorted(self._made)
+        provenance.write_json(self.out / "provenance.json", state)
+        shutil.rmtree(self.parts, ignore_errors=True)  # not before the stage is done: they are hours of generation
+
+    @property
+    def parts(self) -> Path:
+        """Where a stage keeps what it must not do twice; gone when the stage is done."""
+        return self.out / ".parts"
+
+    def forget_from(self, stages: tuple[str, ...]) -> None:
+        """Mark as to do the first stage whose files are not all there, and every stage after it."""
+        state = self.state()
+        for at, name in enumerate(stages):
+            files = state["files"].get(name, ())
+            if name not in state["seconds"] or all((self.out / file).exists() for file in files):
+                continue
+            for later in stages[at:]:
+                state["seconds"].pop(later, None)
+                state["files"].pop(later, None)
+            provenance.write_json(self.out / "provenance.json", state)
+            return
+
+    def check_inputs(self) -> None:
+        """Note the digests of all that the study reads from outside, or refuse what changed since a stage was done.
+
+        Raises:
+            InputError: a model folder, a file of prompts or items, or a format is not what it was.
+        """
+        state, now = self.state(), study_inputs(self.study)
+        if state["seconds"]:
+            check_inputs(state.get("inputs"), now, self.out)
+        elif state.get("inputs") != now:
+            provenance.write_json(self.out / "provenance.json", state | {"inputs": now})
+
+    def state(self) -> dict[str, Any]:
+        """What ``provenance.json`` holds so far.
+
+        Raises:
+            InputError: the file is damaged, or a newer version wrote it.
+        """
+        file = self.out / "provenance.json"
+        if not file.exists():
+            return {
+                "format": self.study.format,
+                "commit": provenance.commit(),
+                "versions": provenance.versions(),
+                "machine": provenance.machine(),
+                "seed": self.study.seed,
+                "models": {},
+                "plans": {},
+                "seconds": {},
+                "files": {},
+            }
+        state = self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+        if not isinstance(state, dict) or not all(isinstance(state.get(key), dict) for key in ("seconds", "models")):
+            raise InputError(f"{file} is no provenance of a run: delete it and every stage is done again")
+        if isinstance(made := state.get("format"), int) and made > FORMAT:
+            raise InputError(f"{file}: made by a newer verdictscope (format {made}, this one reads {FORMAT}): upgrade")
+        return {"plans": {}, "files": {}} | state
+
+    def record(self, section: str, key: str, value: Any) -> None:
+        """Add one entry to a section of ``provenance.json``."""
+        state = self.state()
+        state.setdefault(section, {})[key] = value
+        provenance.write_json(self.out / "provenance.json", state)
+
+    def model(self, arm: str = "base") -> Model:
+        """The model of an arm, loaded once: ``twin`` or the model under study.
+
+        Raises:
+            InputError: it cannot be loaded, has no tokenizer, or is not the one this run began with.
+        """
+        which = "twin" if arm == "twin" else "base"
+        if which not in self._models:
+            self.release()  # one model in memory at a time: real ones fill a GPU
+            self._models[which] = self._load(which)
+        return self._models[which]
+
+    def pair(self) -> tuple[Model, Model]:
+        """The model under study and its twin at once, for what needs both; each takes its room in memory.
+
+        Raises:
+            InputError: as :meth:`model`.
+        """
+        base = self.model()
+        if "twin" not in self._models:
+            self._models["twin"] = self._load("twin")
+        return base, self._models["twin"]
+
+    def _load(self, which: str) -> Model:
+        from verdictscope.activations import load
+
+        study = self.study
+        twin = which == "twin"
+        name = study.twin if twin else study.model
+        if name is None:
+            raise InputError("the study names no twin")
+        model = load(
+            locate(name),
+            dtype=study.dtype,
+            device=study.device,
+            revision=study.twin_revision if twin else study.revision,
+            trust_remote_code=study.trust_remote_code,
+        )
+        if model.tokenizer is None:
+            raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
+        before = self.state()["models"].get(which, {}).get("weights")
+        self._same_model(which, provenance.describe_model(model, like=before) | {"name": name})
+        return model
+
+    def _same_model(self, which: str, found: dict[str, Any]) -> None:
+        """Record what a model is, or refuse one that changed since earlier stages ran it."""
+        state = self.state()
+        before = state["models"].get(which)
+        if state["seconds"] and before is not None:
+            for key in SAME_MODEL:
+                if before.get(key, found[key]) != found[key]:
+                    raise InputError(
+                        f"the {key} of model {found['name']!r} changed since this run began: "
+                        "bring the old one back, or choose another --out"
+                    )
+        if before != found:
+            self.record("models", which, found)
+
+    def model_folder(self) -> Path:
+        """Where the model under study lies; for a hub name a folder that does not exist."""
+        return Path(locate(self.study.model))
+
+    def release(self) -> None:
+        """Let go of loaded models."""
+        self._models.clear()
+        gc.collect()
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read a table of an earlier stage.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        import pandas as pd
+
+        file = self.out / f"{name}.parquet"
+        return self._read(file, lambda: pd.read_parquet(file))
+
+    def write(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table whole or not at all."""
+        file = self.out / f"{name}.parquet"
+        with provenance.whole(file) as part:
+            table.to_parquet(part, index=False)
+        self.made(file.name)
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run folder."""
+        provenance.write_json(self.out / f"{name}.json", data)
+        self.made(f"{name}.json")
+
+    def made(self, name: str) -> None:
+        """Note a file that the stage at hand made in the run folder; without it the stage counts as not done."""
+        self._made.add(name)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run folder.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        file = self.out / f"{name}.json"
+        return self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+
+    @staticmethod
+    def _read(file: Path, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise InputError(f"{file} is missing: give the run's command again and its stage is done again") from error
+        except (ValueError, OSError) as error:  # what JSON, UTF-8 and Arrow raise on damaged files
+            raise InputError(
+                f"{file} cannot be read ({reason(error)}): if it is damaged, delete it and give the run's command "
+                "again; what needs it is then done again"
+            ) from error
+
+    @contextmanager
+    def ticking(self, what: str) -> Iterator[Tick]:
+        """Show progress of one job."""
+        if self._progress is None:
+            yield lambda done, total: None
+        else:
+            with self._progress(what) as tick:
+                yield tick

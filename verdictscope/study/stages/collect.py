@@ -1,0 +1,21 @@
+"""Stage ``collect``: hidden states of the model under study at the study's positions, on disk."""
+
+from __future__ import annotations
+
+from verdictscope.activations import Site, collect
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.parsed import need_answers
+from verdictscope.study.stages.rollouts import load_rollouts
+
+
+def run_collect(run: Run) -> None:
+    """Write ``activations.h5``; a stopped collection goes on where it stopped."""
+    need_answers(run)
+    rollouts = list(load_rollouts(run).values())
+    section = run.study.collect
+    reads = [Site("resid_post") @ section.resid_post, Site("z") @ section.z]
+    with run.ticking("collect: hidden states") as tick:
+        store = collect(run.model(), rollouts, reads, run.out / "activations.h5", progress=tick)
+    run.record("plans", "collect", store.plan.to_dict())
+    store.close()
+    run.made("activations.h5")

@@ -1,0 +1,74 @@
+"""Were enough answers parsed for what follows? Said as soon as they are written, with what to change."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.study.folder import Run
+
+FEW = 0.5
+"""Share of parsed answers below which a run says so when it has written them."""
+
+
+def told(what: str, labels: pd.DataFrame) -> str:
+    """How many answers were parsed, why the rest were not, and what to do.
+
+    Args:
+        what: whose answers.
+        labels: rows with ``refused`` (missing where unparsed) and ``cut_off``.
+    """
+    lost = labels[labels["refused"].isna()]
+    cut = {where: int(lost["cut_off"].eq(where).sum()) for where in ("thinking", "answer")}
+    why = [f"{n:,} cut off in {'the ' * (where == 'answer')}{where}" for where, n in cut.items() if n]
+    if rest := len(lost) - sum(cut.values()):
+        why.append(f"{rest:,} unparsed for another reason, see rollouts.parquet")
+    line = f"{what}: {len(labels) - len(lost):,} of {len(labels):,} answers could be parsed"
+    line += f" ({', '.join(why)})" if why else ""
+    return f"{line}: raise sampling.max_new_tokens" if any(cut.values()) else line
+
+
+def warn(labels: pd.DataFrame) -> None:
+    """Say on standard error of which arm most answers were lost; the stage has ended, and its rollouts can be read."""
+    for arm, own in labels.groupby("arm", sort=False):
+        if own["refused"].notna().mean() < FEW:
+            print(f"verdictscope: {told(str(arm), own)}", file=sys.stderr)
+
+
+def need_answers(run: Run) -> None:
+    """Refuse to go on where a probe could not be fitted: before hidden states are read, which takes longest.
+
+    Raises:
+        InputError: a part of the split holds no refused or no complied rollout of the model under study.
+    """
+    labels = run.table("labels")
+    base = labels[labels["arm"] == "base"]
+    for part in ("train", "validation", "test"):
+        found = set(base.loc[base["part"] == part, "refused"].dropna().astype(bool))
+        for refused, word in ((True, "refused"), (False, "complied")):
+            if refused not in found:
+                raise InputError(
+                    f"no {word} rollout in the {part} part, so no probe can be fitted. "
+                    f"{told('base', base)}; or add prompts or samples"
+                )
+
+
+def need_verdicts(table: pd.DataFrame) -> None:
+    """Refuse to go on without a verdict to compare.
+
+    Args:
+        table: verdicts, with arm, thinking, condition, status and probability.
+
+    Raises:
+        InputError: under one condition not one verdict was parsed.
+    """
+    for (arm, thinking, condition), own in table.groupby(["arm", "thinking", "condition"], sort=False):
+        if own["probability"].notna().any():
+            continue
+        why = ", ".join(f"{n:,} {status}" for status, n in own["status"].value_counts().items())
+        cut = own["status"].eq("truncated").any()
+        advice = "raise sampling.max_new_tokens" if cut else "see `said` in verdicts.parquet, and the format"
+        where = f"{arm}, {condition}, thinking {thinking}"
+        raise InputError(f"{where}: 0 of {len(own):,} verdicts could be parsed ({why}): {advice}")

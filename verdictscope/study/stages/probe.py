@@ -1,0 +1,126 @@
+"""Stage ``probe``: a probe of refusing against complying at every layer, chosen, tested and doubted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.activations import Store
+from verdictscope.errors import InputError
+from verdictscope.judgments import refusal_readout
+from verdictscope.probes import LogisticProbe, permuted_selection, select
+from verdictscope.stats import Effect, auroc_effect
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.probe_nulls import leak_table, null_table, text_baselines
+from verdictscope.study.stages.rollouts import load_labels
+
+SITE = "resid_post"
+
+
+def run_probe(run: Run) -> None:
+    """Write ``probe.parquet``, ``probe_map.parquet``, ``probe_nulls.parquet`` and ``probe.json`` and its readouts."""
+    with Store.open(run.out / "activations.h5") as store:
+        rows, keep = probe_rows(run, store)
+        layers = store.layers(SITE)
+
+        def read_layer(layer: int) -> np.ndarray:
+            return store.numpy(SITE, layer)[keep]
+
+        section = run.study.probe
+        with run.ticking("probe: layers") as tick:
+            selection = select(read_layer, rows, layers, section.C, hold=("harm",), progress=tick)
+        swept = selection.test(read_layer, rows)
+        with run.ticking("probe: permuted labels, the choice made anew") as tick:
+            control = permuted_selection(
+                read_layer,
+                rows,
+                layers,
+                section.C,
+                hold=("harm",),
+                refits=section.permutations,
+                seed=run.study.seed,
+                progress=tick,
+            )
+        words = text_baselines(run)
+        run.write("probe_nulls", null_table(run, rows, read_layer(swept.layer), swept.C, control, words))
+        run.write("leaks", leak_table(run, rows, swept.table))
+        run.write("probe", swept.to_frame())
+        run.write("probe_map", probe_map(read_layer, rows, selection.probes))
+        run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
+    labels = run.study.labels
+    readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
+    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
+    test, mean = swept.test, swept.evaluation.rollouts
+    rollouts = (mean.estimate, mean.low, mean.high)
+    run.write_json(
+        "probe",
+        {"site": SITE, "layer": swept.layer, "C": swept.C}
+        | {"auroc_test": test.estimate, "auroc_low": test.low, "auroc_high": test.high, "n": test.n}
+        | {f"auroc_rollouts{end}": value for end, value in zip(("", "_low", "_high"), rollouts, strict=True)}
+        | {"control_auroc": control.mean, "control_low": control.low, "control_high": control.high}
+        | {"control_refits": control.refits, "control_p": control.p}
+        | {"language": {f"{key}_{end}": value for key, effect in words.items() for end, value in _ends(effect)}},
+    )
+
+
+def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
+    """The stored rows that have a label, with their place in the store.
+
+    The label is what the model under study did, never what it was asked. The answer's own tokens are not among the
+    positions; a study that asks for them is refused.
+    """
+    stored = store.rows(SITE)
+    if (stored["segment"] == "answer").any():
+        raise InputError(
+            "collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision"
+        )
+    labels = load_labels(run)
+    rows = stored.merge(labels, on="rollout", how="left", validate="many_to_one")
+    keep = rows["refused"].notna().to_numpy()
+    rows = rows[keep].reset_index(drop=True)
+    rows["label"] = rows["refused"].astype(int)
+    rows["position"] = position_classes(rows)
+    return rows, np.flatnonzero(keep)
+
+
+def position_classes(rows: pd.DataFrame) -> pd.Series:
+    """A name for the place of each row within its segment, for example ``thinking 3/8`` or ``think_end 2``."""
+    grouped = rows.groupby(["rollout", "segment"], sort=False)["pos"]
+    place, size = grouped.rank(method="first").astype(int), grouped.transform("size")
+    thinking = rows["segment"] == "thinking"
+    # Short thinking has fewer rows than asked for: its tokens are spread over the same classes by their share.
+    largest = int(size[thinking].max()) if thinking.any() else 1
+    share = np.ceil((place - 0.5) / size * largest).astype(int)
+    names = rows["segment"] + " " + place.astype(str)
+    return names.where(~thinking, "thinking " + share.astype(str) + f"/{largest}")
+
+
+def probe_map(
+    read_layer: Callable[[int], np.ndarray], rows: pd.DataFrame, probes: Mapping[int, LogisticProbe]
+) -> pd.DataFrame:
+    """AUROC of each layer's probe on validation rows, by position class."""
+    validation = (rows["part"] == "validation").to_numpy()
+    mean_pos = rows.groupby("position")["pos"].mean()
+    order = rows.drop_duplicates("position")[["position", "segment"]].assign(pos=lambda t: t["position"].map(mean_pos))
+    order["late"] = order["segment"].eq("think_end")
+    order = order.sort_values(["late", "pos"])[["position", "segment"]].reset_index(drop=True)
+    found = []
+    for layer, probe in sorted(probes.items()):
+        scores = probe.decision_function(read_layer(layer)[validation])
+        held = rows[validation]
+        for place, (name, segment) in enumerate(zip(order["position"], order["segment"], strict=True)):
+            here = (held["position"] == name).to_numpy()
+            if held["label"][here].nunique() < 2:
+                continue
+            effect = auroc_effect(name, held["label"][here].to_numpy(), scores[here], held["group"][here].to_numpy())
+            found.append(
+                {"layer": layer, "position": name, "segment": segment, "order": place}
+                | {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
+            )
+    return pd.DataFrame(found)
+
+
+def _ends(effect: Effect) -> list[tuple[str, float]]:
+    return [("auroc", effect.estimate), ("low", effect.low), ("high", effect.high)]

@@ -1,0 +1,182 @@
+"""What stands beside the probe's number: text, length, position and token alone, control tasks, random directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.probes import (
+    NullDraws,
+    PermutedControl,
+    bag_of_words_auroc,
+    control_task,
+    length_auroc,
+    lint,
+    position_auroc,
+    random_directions,
+    tfidf_auroc,
+    token_auroc,
+)
+from verdictscope.probes.selectivity import FEWEST_TYPES
+from verdictscope.rollouts import Rollout, thinking_text
+from verdictscope.stats import Effect
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.rollouts import load_labels, load_rollouts, read_study_prompts
+
+WORDS = {
+    "bag_of_words_refusal": "words of the prompt",
+    "bag_of_words_thinking": "words of prompt and thinking",
+    "tfidf_refusal": "TF-IDF of the prompt",
+    "tfidf_thinking": "TF-IDF of prompt and thinking",
+}
+"""Text baselines of refusing: their keys in ``probe.json`` and their names in ``probe_nulls.parquet``."""
+
+MOST_TYPES = 3
+"""Columns of the prompts by which control tasks are drawn, at most."""
+
+
+def text_baselines(run: Run) -> dict[str, Effect]:
+    """What the words alone tell: harm from the request, refusal from the whole prompt and from the thinking as well."""
+    labels = _read_labels(run)
+    prompts = read_study_prompts(run).set_index("id").loc[labels["prompt"]]
+    rollouts, tokenizer = load_rollouts(run), run.model().tokenizer
+    system = prompts["system"].fillna("") if "system" in prompts else ""
+    shown = (system + "\n" + prompts["user"]).to_list()
+    read = [
+        f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)
+    ]
+    asked = {
+        "bag_of_words": (bag_of_words_auroc, prompts["user"].to_list(), labels["harm"]),
+        "bag_of_words_refusal": (bag_of_words_auroc, shown, labels["refused"]),
+        "bag_of_words_thinking": (bag_of_words_auroc, read, labels["refused"]),
+        "tfidf_refusal": (tfidf_auroc, shown, labels["refused"]),
+        "tfidf_thinking": (tfidf_auroc, read, labels["refused"]),
+    }
+    return {
+        key: reader(texts, label.astype(int), labels["group"], labels["part"], name=WORDS.get(key, key))
+        for key, (reader, texts, label) in asked.items()
+    }
+
+
+def null_table(
+    run: Run, rows: pd.DataFrame, X: np.ndarray, C: float, control: PermutedControl, words: dict[str, Effect]
+) -> pd.DataFrame:
+    """The table ``probe_nulls``: ``kind name estimate low high n p selectivity about``.
+
+    Args:
+        run: the run.
+        rows: the probe's rows.
+        X: their activations at the chosen layer.
+        C: the chosen penalty.
+        control: the refits with permuted labels.
+        words: `text_baselines`.
+    """
+    typed, columns = _with_types(run, rows)
+    seed = run.study.seed
+    draws = [control_task(X, typed, C, by=by, seed=seed) for by in columns]
+    draws.append(random_directions(X, typed, C, seed=seed))
+    permuted = {
+        "kind": "permuted",
+        "name": control.name,
+        "estimate": control.mean,
+        "low": control.low,
+        "high": control.high,
+        "n": control.refits,
+        "p": control.p,
+        "about": f"mean and range over refits, each the choice of {control.candidates} layers x penalties",
+    }
+    told = [words[key] for key in WORDS]
+    baselines = [_baseline(effect) for effect in [*told, *_plain_baselines(run, rows)]]
+    columns_of = ["kind", "name", "estimate", "low", "high", "n", "p", "selectivity", "about"]
+    return pd.DataFrame([permuted, *map(_control, draws), *baselines], columns=columns_of)
+
+
+def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFrame:
+    """The table ``leaks``: what the linter found in the probe's rows.
+
+    Args:
+        run: the run.
+        rows: the probe's rows.
+        choice: the table of layers and penalties.
+    """
+    prompts = read_study_prompts(run).set_index("id").loc[rows["prompt"]]
+    rollouts = load_rollouts(run)
+    thinking = {i: _thinking_length(rollouts[i]) for i in rows["rollout"].unique()}
+    source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
+    words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
+    return lint(
+        rows["label"],
+        rows["group"],
+        rows["part"],
+        texts=prompts["user"].to_numpy(),
+        held=rows["harm"],
+        lengths=rows["rollout"].map(thinking),
+        positions=rows["pos"],
+        source=source,
+        label_words=words,
+        chosen_on=rows.loc[rows["part"] != "test", "group"],
+        choice=choice,
+        seed=run.study.seed,
+    ).to_frame()
+
+
+def _thinking_length(rollout: Rollout) -> int:
+    return sum(span.stop - span.start for span in rollout.spans if span.segment == "thinking")
+
+
+def _plain_baselines(run: Run, rows: pd.DataFrame) -> list[Effect]:
+    """Refusal from lengths (a row per rollout), and from token and position (a row per token)."""
+    labels = _read_labels(run)
+    rollouts = load_rollouts(run)
+    given = labels["refused"].astype(int), labels["group"], labels["part"]
+    prompt = [rollouts[i].n_prompt for i in labels["rollout"]]
+    thinking = [_thinking_length(rollouts[i]) for i in labels["rollout"]]
+    by_row = rows["label"], rows["group"], rows["part"]
+    return [
+        length_auroc(prompt, *given, name="length of the prompt"),
+        length_auroc(thinking, *given, name="length of the thinking"),
+        position_auroc(rows["pos"], *by_row, name="position of the token"),
+        token_auroc(rows["token_id"], *by_row, name="identity of the token"),
+    ]
+
+
+def _with_types(run: Run, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows with the prompts' own columns, and those of them that name kinds of prompts shared by the parts."""
+    prompts = read_study_prompts(run).set_index("id")
+    kinds = prompts.drop(columns=[c for c in ("user", "system", "group", "harm") if c in prompts]).astype(str)
+    typed = rows.assign(**{c: kinds[c].loc[rows["prompt"]].to_numpy() for c in kinds if c not in rows})
+    test, train = (typed[typed["part"] == part] for part in ("test", "train"))
+    shared = [
+        c
+        for c in kinds
+        if c not in rows and typed[c].nunique() >= FEWEST_TYPES and test[c].isin(train[c].unique()).mean() > 0.5
+    ]
+    return typed, ["token_id", *sorted(shared, key=lambda c: -typed[c].nunique())[:MOST_TYPES]]
+
+
+def _read_labels(run: Run) -> pd.DataFrame:
+    labels = load_labels(run)
+    return labels[labels["refused"].notna()].reset_index(drop=True)
+
+
+def _baseline(effect: Effect) -> dict[str, Any]:
+    return {"kind": "baseline", "name": effect.name, "n": effect.n, "about": "fitted on train, told on test"} | {
+        "estimate": effect.estimate,
+        "low": effect.low,
+        "high": effect.high,
+    }
+
+
+def _control(draws: NullDraws) -> dict[str, Any]:
+    return {
+        "kind": "control",
+        "name": draws.name,
+        "estimate": draws.mean,
+        "low": draws.low,
+        "high": draws.high,
+        "n": len(draws.values),
+        "selectivity": draws.selectivity,
+        "about": draws.about,
+    }

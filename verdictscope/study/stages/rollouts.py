@@ -1,0 +1,199 @@
+"""Stage ``rollouts``: what the models write on the study's prompts, what they decided, and who is in which part."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+
+from verdictscope.errors import InputError
+from verdictscope.judgments import label_rollouts
+from verdictscope.judgments.refusal import PROBLEMS
+from verdictscope.probes import split_groups
+from verdictscope.rollouts import (
+    Rollout,
+    Sampling,
+    Server,
+    cells,
+    from_frame,
+    generate,
+    join_prompts,
+    load_prompts,
+    measure_divergence,
+    to_frame,
+)
+from verdictscope.sources import locate
+from verdictscope.study.folder import Run
+from verdictscope.study.load import Study
+from verdictscope.study.stages.parsed import warn
+
+TRANSPLANTED = "transplanted"
+"""Arm of what the twin writes with the found heads of the model under study in it."""
+
+
+def run_rollouts(run: Run) -> None:
+    """Write ``rollouts.parquet`` and ``labels.parquet``."""
+    prompts = read_study_prompts(run)
+    tables, labels = [], []
+    for arm in arms(run):
+        rollouts, table = sample(run, prompts, arm)
+        tables.append(table)
+        labels.append(label(run, rollouts, arm))
+    everything = pd.concat(labels, ignore_index=True)
+    base = everything[everything["arm"] == "base"]
+    part = split_groups(base["group"], base["cell"], shares=run.study.split.shares, seed=run.study.seed)
+    everything["part"] = everything["group"].map(part)
+    run.write("rollouts", pd.concat(tables, ignore_index=True))
+    run.write("labels", everything)
+    warn(everything)
+
+
+def read_study_prompts(run: Run) -> pd.DataFrame:
+    """The prompt table of the run's study."""
+    return select_prompts(run.study)
+
+
+def select_prompts(study: Study) -> pd.DataFrame:
+    """The prompt table of a study, checked for the columns the design needs."""
+    section = study.prompts
+    prompts = join_prompts([load_prompts(locate(file)) for file in section.files])
+    needed = {"harm", *section.target, *section.control}
+    missing = sorted(needed - set(prompts.columns))
+    if missing:
+        raise InputError(f"{section.name} has no column {missing[0]!r}: the study's cells, target or control need it")
+    for column in study.transfer.by:
+        if column not in prompts.columns:
+            raise InputError(f"{section.name} has no column {column!r} for transfer.by: name another, or none (by=[])")
+    if section.limit is not None:
+        keep = prompts["group"].drop_duplicates().head(section.limit)
+        prompts = prompts[prompts["group"].isin(keep)].reset_index(drop=True)
+    for name, where in (("target", section.target), ("control", section.control)):
+        if not matches(prompts, where).any():
+            raise InputError(f"{section.name}: no prompt matches prompts.{name} {where}")
+    return prompts
+
+
+def matches(table: pd.DataFrame, where: dict[str, bool | int | float | str]) -> pd.Series:
+    """Rows whose columns equal the given values."""
+    hit = pd.Series(True, index=table.index)
+    for column, value in where.items():
+        # Text columns hold text only: a number in the study is compared as text there.
+        text = pd.api.types.is_string_dtype(table[column]) and not isinstance(value, bool)
+        hit &= table[column].eq(str(value) if text else value).fillna(False).astype(bool)
+    return hit
+
+
+def arms(run: Run) -> list[str]:
+    """The arms of free generation without edits."""
+    return ["base", "twin"] if run.study.twin else ["base"]
+
+
+def sampling(run: Run) -> Sampling:
+    """The study's sampling, with its seed."""
+    return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
+
+
+def engine(run: Run, arm: str) -> str | Server:
+    """What writes an arm's rollouts. Edits act in this process alone, so edited arms are always written here."""
+    section = run.study.engine
+    url, served = {"base": (section.url, section.model), "twin": (section.twin_url, section.twin_model)}.get(
+        arm, (None, None)
+    )
+    if url is None:
+        return "huggingface"
+    return Server(url, served, section.concurrency, section.timeout, section.retries)
+
+
+def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
+    """Generate with the arm's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
+    model = run.pair()[1] if arm == TRANSPLANTED else run.model(arm)
+    with run.ticking(f"rollouts: {arm}") as tick:
+        rollouts = generate(
+            model.hf,
+            model.tokenizer,
+            prompts,
+            sampling(run),
+            samples=run.study.prompts.samples,
+            batch_tokens=run.study.batch_tokens,
+            progress=tick,
+            engine=engine(run, arm),
+            path=run.parts / f"{arm}.parquet",
+            about=about,
+        )
+    if str(model.dtype) != "torch.float32" and arm in arms(run):
+        tell_divergence(run, arm, rollouts)
+    table = to_frame(rollouts, model.tokenizer)
+    table.insert(0, "arm", arm)
+    return rollouts, table
+
+
+def tell_divergence(run: Run, arm: str, rollouts: list[Rollout]) -> None:
+    """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
+    if not any(r.engine == "huggingface" for r in rollouts):
+        return
+    found = measure_divergence(run.model(arm).hf, rollouts)
+    run.record("divergence", arm, found.to_dict())
+    print(f"verdictscope: {arm}: {found}", file=sys.stderr)
+
+
+def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
+    """What each rollout decided, its cell, and whether the study asks about it."""
+    labels = label_rollouts(rollouts, run.model(arm).tokenizer)
+    facts = pd.DataFrame(
+        [
+            dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish, "cut_off": cut_off(r)}
+            for r in rollouts
+        ]
+    )
+    table = facts.merge(labels[["rollout", "refused", "reason"]], on="rollout", validate="one_to_one")
+    section = run.study.prompts
+    return pd.DataFrame(
+        {
+            "arm": arm,
+            "rollout": table["rollout"],
+            "prompt": table["rollout"].str.rpartition("/")[0],
+            "group": table["group"],
+            "harm": table["harm"].astype(bool),
+            "refused": table["refused"],
+            "cell": cells(table["harm"].astype(bool), table["refused"]),
+            "target": matches(table, section.target),
+            "control": matches(table, section.control),
+            "finish": table["finish"],
+            "cut_off": table["cut_off"].astype(object),
+            "reason": table["reason"].astype(object),
+        }
+    )
+
+
+def cut_off(rollout: Rollout) -> str | None:
+    """Where the token limit cut a rollout: in its ``thinking`` or its ``answer``; ``None`` where it ended by itself."""
+    if rollout.finish != "length":
+        return None
+    return "thinking" if rollout.span("answer") is None else "answer"
+
+
+def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Rollouts of every arm, and how many were cut off in thinking or in the answer, or could not be read, and why."""
+    reasons = PROBLEMS if "reason" in labels else ()  # runs of earlier releases do not say why
+    return {
+        str(arm): {
+            "rollouts": len(table),
+            "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
+            "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
+            "unread": int(table["refused"].isna().sum()),
+            **{f"unread_{why.replace(' ', '_')}": int(table["reason"].eq(why).sum()) for why in reasons},
+        }
+        for arm, table in labels.groupby("arm", sort=False)
+    }
+
+
+def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:
+    """The rollouts of one arm by id, as an earlier stage wrote them."""
+    frame = run.table(table)
+    return {r.id: r for r in from_frame(frame[frame["arm"] == arm])}
+
+
+def load_labels(run: Run, arm: str = "base") -> pd.DataFrame:
+    """The labels of one arm."""
+    labels = run.table("labels")
+    return labels[labels["arm"] == arm].reset_index(drop=True)

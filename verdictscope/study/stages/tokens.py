@@ -1,0 +1,84 @@
+"""Stage ``tokens``: a few rollouts read token by token, by every layer's probe, to be looked at one by one.
+
+Which ones is a rule, not a choice: of the test part, the first ``tokens.per_cell`` rollouts of every cell in the order
+of the prompts, target requests apart. They illustrate; the numbers of the run come from all rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from verdictscope.activations import BatchPlan, LogOddsReadout, Readout, forward
+from verdictscope.activations.readouts import from_dict
+from verdictscope.interventions import HeadEdit, compile_edits
+from verdictscope.rollouts import Rollout
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.heads import found_heads
+from verdictscope.study.stages.rollouts import load_labels, load_rollouts
+from verdictscope.study.stages.trace import fit_anchors
+from verdictscope.traces import token_table
+
+MOST_LOGITS = 1 << 28
+"""Numbers (rows x vocabulary) up to which the log-odds are read at every token: 1 GiB in float32."""
+FEW = "thinking:16,think_end"
+"""Where they are read beyond that."""
+
+
+def run_tokens(run: Run) -> None:
+    """Write ``tokens.parquet``: chosen rollouts, and the target ones that were complied with also without the heads."""
+    labels = chosen(load_labels(run), run.study.tokens.per_cell)
+    by_id = load_rollouts(run)
+    zeroed = labels[labels["target"] & labels["cell"].str.endswith("_complied")]
+    tables = []
+    with run.ticking("tokens: every layer's probe") as tick:
+        arms = (("base", labels, ()), ("ablated_fixed", zeroed, found_heads(run)))
+        for arm, of_arm, heads in arms:
+            rollouts = [by_id[i] for i in of_arm["rollout"]]
+            if rollouts:
+                tables.append(read(run, rollouts, heads).assign(arm=arm))
+                tick(len(tables), len(arms))
+    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([table, anchored(run, table)], ignore_index=True)
+    run.write("tokens", table.merge(labels[["rollout", "cell", "target"]], on="rollout", validate="many_to_one"))
+
+
+def chosen(labels: pd.DataFrame, per_cell: int) -> pd.DataFrame:
+    """The first rollouts of every cell of the test part, target requests apart, in the order of the labels."""
+    return labels[labels["part"] == "test"].groupby(["cell", "target"], sort=False).head(per_cell)
+
+
+def read(run: Run, rollouts: list[Rollout], zeroed: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """Every token's score by every layer's probe, and the refusal log-odds where they are cheap."""
+    model = run.model()
+    write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
+    readouts: list[Readout] = [from_dict(data) for data in run.read_json("layer_probes")["readouts"]]
+    log_odds = from_dict(run.read_json("readouts")["log_odds"])
+    assert isinstance(log_odds, LogOddsReadout)
+    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    log_odds = replace(log_odds, positions=log_odds_positions(log_odds, rollouts, vocab))
+    plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
+    scores = forward(model, rollouts, score=[*readouts, log_odds], write=write, plan=plan).scores
+    return token_table(scores, rollouts, model.tokenizer, units={log_odds.name: "nats"})
+
+
+def log_odds_positions(readout: LogOddsReadout, rollouts: Sequence[Rollout], vocab: int) -> str:
+    """Where the log-odds are read: everywhere if the logits fit, at the answer alone if labels take further passes."""
+    if any(len(string) > 1 for string in readout.strings):
+        return "before_answer"
+    return "all" if sum(map(len, rollouts)) * vocab <= MOST_LOGITS else FEW
+
+
+def anchored(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The chosen probe's anchored scores at the same tokens, as a readout of their own."""
+    trace = run.table("trace")
+    anchors = fit_anchors(run, trace, run.table("labels"))
+    asked = table[["arm", "rollout"]].drop_duplicates()
+    mine = trace.merge(asked, on=["arm", "rollout"])
+    scored = pd.concat([anchors.score(rows) for _, rows in mine.groupby("arm", sort=False)])
+    scored = scored[["arm", "rollout", "pos", "layer", "anchored"]].rename(columns={"anchored": "score"})
+    texts = table.drop_duplicates(["arm", "rollout", "pos"]).drop(columns=["readout", "layer", "unit", "score"])
+    both = texts.merge(scored[scored["score"].notna()], on=["arm", "rollout", "pos"], validate="one_to_one")
+    return both.assign(readout="anchored", unit="anchored")

@@ -1,0 +1,91 @@
+"""Stage ``transfer``: the probe fitted at every place and read at every other, and across sets of prompts.
+
+With these numbers the probe has everything its passport asks for, so the stage writes that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.activations import LinearReadout, Store
+from verdictscope.activations.readouts import from_dict
+from verdictscope.probes import Passport, balanced_threshold, ood_transfer, position_transfer, save_probe
+from verdictscope.stats import group_names
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.probe import probe_rows
+from verdictscope.study.stages.rollouts import read_study_prompts
+
+
+def run_transfer(run: Run) -> None:
+    """Write ``position_transfer.parquet``, ``ood.parquet`` where the study names columns to split by, and the passport.
+
+    Layer and penalty are those of the chosen probe: they were chosen on the validation part.
+    """
+    probe, section = run.read_json("probe"), run.study.transfer
+    with Store.open(run.out / "activations.h5") as store:
+        rows, keep = probe_rows(run, store)
+        X = store.numpy(probe["site"], probe["layer"])[keep]
+    given = {"hold": ("harm",), "relabellings": section.relabellings, "seed": run.study.seed}
+    with run.ticking("transfer: positions") as tick:
+        found = position_transfer(X, rows, probe["C"], places=places(run, rows), progress=tick, **given)
+    run.write("position_transfer", found.to_frame())
+    tables = across_sets(run, X, rows, probe["C"], given) if section.by else []
+    if tables:
+        run.write("ood", pd.concat(tables, ignore_index=True))
+    write_passport(run, X, rows, tables)
+
+
+def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]) -> list[pd.DataFrame]:
+    """A matrix for every column the study splits by."""
+    prompts = read_study_prompts(run).set_index("id")
+    tables = []
+    for column in run.study.transfer.by:
+        rows[column] = rows["prompt"].map(prompts[column])
+        with run.ticking(f"transfer: {column}") as tick:
+            matrix = ood_transfer(X, rows, C, column, progress=tick, **given)
+        tables.append(matrix.to_frame().assign(by=column))
+    return tables
+
+
+def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
+    """Write ``probe.safetensors`` and ``passport.json`` of the chosen probe."""
+    readout, probe, study = from_dict(run.read_json("readouts")["probe"]), run.read_json("probe"), run.study
+    assert isinstance(readout, LinearReadout)
+    validation = (rows["part"] == "validation").to_numpy()
+    scores = X[validation] @ np.asarray(readout.weight) + readout.bias
+    columns = ["fit", "read", "kind", "by", "auroc", "low", "high", "n", "null_low", "null_high"]
+    matrix = pd.concat(sets, ignore_index=True)[columns].to_dict("records") if sets else []
+    passport = Passport(
+        label="refused",
+        model=run.state()["models"]["base"],
+        site=probe["site"],
+        layer=probe["layer"],
+        norm="pre",
+        positions=study.collect.resid_post,
+        trained={str(part): sorted(set(group_names(of["group"]))) for part, of in rows.groupby("part")},
+        split={"shares": list(study.split.shares), "seed": study.seed, "grouped by": "group"},
+        fit={"C": probe["C"], "balance": "cells", "hold": ["harm"]},
+        threshold=balanced_threshold(scores, rows.loc[validation, "label"]),
+        test={
+            "estimate": probe["auroc_test"],
+            "low": probe["auroc_low"],
+            "high": probe["auroc_high"],
+            "n": probe["n"],
+            "unit": "AUROC",
+        },
+        nulls=run.table("probe_nulls").to_dict("records"),
+        transfer=matrix,
+    )
+    for file in save_probe(run.out, readout, passport):
+        run.made(file.name)
+
+
+def places(run: Run, rows: pd.DataFrame) -> list[str]:
+    """The position classes in the order of the probe map; those it does not have come last."""
+    order = run.table("probe_map").sort_values("order")["position"].drop_duplicates().to_list()
+    there = set(rows["position"])
+    return [p for p in order if p in there] + sorted(there - set(order))

@@ -1,0 +1,69 @@
+"""Part of stage ``ablate``: the found heads put into the twin. Does the twin now do what the model under study does?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.activations.readouts import from_dict
+from verdictscope.interventions import effects, transplanted
+from verdictscope.interventions.weights.feeds import Feed
+from verdictscope.rollouts import until_answer
+from verdictscope.stats import effects_frame, mean_effect, permutation_p
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.rollouts import (
+    TRANSPLANTED,
+    label,
+    load_labels,
+    load_rollouts,
+    matches,
+    read_study_prompts,
+    sample,
+)
+
+Heads = tuple[tuple[int, int], ...]
+
+
+def run_transplant(run: Run, found: Heads, sets: list[Heads]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What the twin writes with the found heads in it, the labels of that, and the table ``transplant``."""
+    table = forced_in_twin(run, found, sets)
+    donor, twin = run.pair()
+    prompts = read_study_prompts(run)
+    test = load_labels(run).query("part == 'test'")["group"]
+    asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.prompts.target)].reset_index(drop=True)
+    names = " ".join(f"L{layer}H{head}" for layer, head in found)
+    with transplanted(donor, twin, found):
+        rollouts, written = sample(run, asked, TRANSPLANTED, f"heads {names} of the model under study in its twin")
+    return written, label(run, rollouts, TRANSPLANTED).assign(part="test"), table
+
+
+def forced_in_twin(run: Run, found: Heads, sets: list[Heads]) -> pd.DataFrame:
+    """Refusal log-odds on the twin's own tokens of the target requests: as it is, and with heads of its sibling in it.
+
+    A set whose weights are the same in both models changes nothing, exactly, and is not run.
+    """
+    readout, seed = from_dict(run.read_json("readouts")["log_odds"]), run.study.seed
+    labels, written = load_labels(run, "twin"), load_rollouts(run, "twin")
+    asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
+    cut = [until_answer(written[i]) for i in asked]
+    rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
+    donor, twin = run.pair()
+    base = effects(twin, rollouts, readout, [], method="passes", seed=seed)
+    known: dict[int, list[Feed]] = {}
+    rows, kinds, same = [base.baseline()], ["base", "found", *["random"] * len(sets)], [False]
+    with run.ticking("ablate: heads put into the twin") as tick:
+        for done, heads in enumerate([found, *sets]):
+            with transplanted(donor, twin, heads, known=known) as changed:
+                after = effects(twin, rollouts, readout, [], method="passes").base if changed else base.base
+            name = " ".join(f"L{layer}H{head}" for layer, head in heads)
+            rows.append(mean_effect(name, after - base.base, base.groups, unit=base.unit, seed=seed))
+            same.append(not changed)
+            tick(done + 1, 1 + len(sets))
+    table = effects_frame(rows)
+    table.insert(0, "set", ["base", "found", *(f"random_{i}" for i in range(len(sets)))])
+    table.insert(1, "kind", kinds)
+    table["same_weights"] = same
+    table.loc[1:, "delta"] = run.read_json("heads")["delta"]
+    table["p"] = np.nan
+    table.loc[1, "p"] = permutation_p(table.loc[1, "estimate"], table.loc[2:, "estimate"], "less")
+    return table

@@ -1,0 +1,144 @@
+"""What a judge would say if its thinking stopped, and what its verdict is made of there: parts by place and length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from verdictscope.judgments import Judged
+from verdictscope.rollouts import Forcer, Rollout
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.verdict_readers import Ending
+from verdictscope.study.stages.verdicts import CONTROL, PLAIN, targets
+from verdictscope.traces import (
+    cue_weights,
+    forced_lengths,
+    forced_scores,
+    order_weights,
+    part_curves,
+    parts_at,
+    sentence_places,
+    traced_rollouts,
+)
+from verdictscope.traces.commitment import places
+
+QUARTERS = 4
+"""Thinking is closed early after each quarter."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve's weights: a part of the verdict under a condition, and what is known of it.
+
+    Attributes:
+        condition: ``plain``, or a cue.
+        toward: whether the cue names the ``right`` or the ``wrong`` answer; empty where that does not matter.
+        weights: from `order_weights` or `cue_weights`.
+    """
+
+    condition: str
+    toward: str
+    weights: pd.DataFrame
+
+
+def lines(run: Run, found: Mapping[str, Judged]) -> list[Line]:
+    """Content and position plainly, content under each cue by the answer it names, and what each cue adds."""
+    plain, control = found[PLAIN].verdicts, found[CONTROL].verdicts
+    made = [Line(PLAIN, "", order_weights(plain))]
+    named = targets(run)
+    for cue in run.study.cues:
+        own = found[cue].verdicts
+        right = own["item"].map(named).eq(own["label"])
+        decided = own["label"].isin(["A", "B"])
+        for toward, rows in (("right", own[decided & right]), ("wrong", own[decided & ~right])):
+            if len(rows):
+                weights = order_weights(rows)
+                made.append(Line(cue, toward, weights[weights["part"] == "content"]))
+        made.append(Line(cue, "", cue_weights(cue, control, own, named)))
+    return made
+
+
+def curves(scores: pd.DataFrame, found: list[Line], on: str, by: tuple[str, ...], seed: int) -> pd.DataFrame:
+    """Every line's curves: ``condition toward part *by on estimate ...``."""
+    made = []
+    for line in found:
+        rows = part_curves(parts_at(scores, line.weights, on, by), on, by, seed=seed)
+        rows.insert(0, "condition", line.condition)
+        rows.insert(1, "toward", line.toward)
+        made.append(rows)
+    return pd.concat(made, ignore_index=True)
+
+
+def endings(run: Run, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The verdict where thinking is closed early: by rollout at every place, and by allowed length as curves.
+
+    Returns:
+        ``rollout group place score``: after each quarter of the thinking, and in plain rollouts after every sentence;
+        and `length_curves`'s table.
+    """
+    read = allowed(run, ending, "base", found)
+    known = {(r, u): s for r, u, s in zip(read["rollout"], read["used"], read["score"], strict=True) if np.isfinite(s)}
+    tokenizer = run.model().tokenizer
+    rows: list[tuple[Rollout, int]] = []
+    for condition, verdicts in found.items():
+        for r in traced_rollouts(verdicts):
+            at = set(places(r, QUARTERS))
+            if condition == PLAIN:
+                at |= set(sentence_places(r, tokenizer))
+            rows += [(r, p) for p in sorted(at)]
+    new = [(r, p) for r, p in rows if (r.id, p) not in known]
+    budget = run.study.batch_tokens
+    with run.ticking("verdict traces: thinking closed early") as tick:
+        score = forced_scores(
+            run.model(), new, ending.readout, Forcer(tokenizer), lead=ending.lead, plan_tokens=budget, progress=tick
+        )
+    known |= {(r.id, p): s for (r, p), s in zip(new, score, strict=True)}
+    forced = pd.DataFrame(
+        [(r.id, r.group, p, known[r.id, p]) for r, p in rows], columns=["rollout", "group", "place", "score"]
+    )
+    return forced, length_curves(run, ending, "base", found, read)
+
+
+def allowed(run: Run, ending: Ending, arm: str, found: Mapping[str, Judged]) -> pd.DataFrame:
+    """An arm's verdicts under every limit of thinking, rollout by rollout."""
+    rollouts = [r for verdicts in found.values() for r in traced_rollouts(verdicts)]
+    model, budget = run.model(arm), run.study.batch_tokens
+    with run.ticking(f"verdict traces: {arm}, thinking of given lengths") as tick:
+        return forced_lengths(
+            model,
+            rollouts,
+            ending.readout,
+            Forcer(model.tokenizer),
+            run.study.trace.lengths,
+            lead=ending.lead,
+            plan_tokens=budget,
+            progress=tick,
+        )
+
+
+def length_curves(
+    run: Run, ending: Ending, arm: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Parts of the verdict by allowed length: ``arm condition toward part step allowed estimate ... ended``.
+
+    ``step`` counts the lengths and ``allowed`` says them, missing for the own end; ``ended`` is the share of the
+    rollouts behind a row that had ended by themselves.
+    """
+    read = allowed(run, ending, arm, found) if read is None else read
+    grid = [*sorted(read["allowed"].dropna().unique()), pd.NA]
+    step = read["allowed"].map({n: k for k, n in enumerate(grid[:-1])}).fillna(len(grid) - 1).astype(int)
+    read = read.assign(step=step)
+    own = lines(run, found)
+    table = curves(read, own, "step", (), run.study.seed)
+    ended = []
+    for line in own:
+        rows = line.weights[["part", "rollout"]].merge(read[["rollout", "step", "ended"]], on="rollout")
+        share = rows.groupby(["part", "step"])["ended"].mean().reset_index()
+        ended.append(share.assign(condition=line.condition, toward=line.toward))
+    table = table.merge(pd.concat(ended), on=["condition", "toward", "part", "step"], how="left")
+    table.insert(0, "arm", arm)
+    table.insert(5, "allowed", pd.array([grid[k] for k in table["step"]], dtype="Int64"))
+    return table

@@ -1,0 +1,75 @@
+"""Where in the prompt a verdict's content, position and cues come from: exact shares by head and by span.
+
+Read without thinking, where nothing but the prompt stands before the verdict, on ``trace.items`` items of the test
+part, evenly spaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from verdictscope.activations import BatchPlan
+from verdictscope.interventions import verdict_parts
+from verdictscope.judgments import token_spans
+from verdictscope.rollouts import Rollout
+from verdictscope.study.folder import Run
+from verdictscope.study.stages.verdict_readers import spread
+from verdictscope.study.stages.verdicts import (
+    conditions,
+    contrasts,
+    cue_texts,
+    inserted,
+    items,
+    judged,
+    part_of,
+    readout,
+    study_format,
+    targets,
+)
+
+POSITIONS = ("last", "think_end[0]")
+"""Where the verdict's token is chosen, and the first token that closes the thinking."""
+
+COLUMNS = "arm thinking contrast position component layer head span estimate low high n tokens"
+
+
+def write_spans(run: Run) -> None:
+    """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``arm`` and ``thinking``."""
+    part, every = part_of(run), items(run)
+    chosen = spread([item for item in every if part[item.id] == "test"], run.study.trace.items)
+    ids = {item.id for item in chosen}
+    found = {name: c.among(ids) for name, c in contrasts(run, "base", "off").items() if ids & set(c.items)}
+    if not found:
+        run.write("verdict_tokens", pd.DataFrame(columns=COLUMNS.split()))
+        return
+    used = {r for contrast in found.values() for rollouts in contrast.rollouts for r in rollouts}
+    model, form, named = run.model(), study_format(run), targets(run)
+    rollouts: list[Rollout] = []
+    names: dict[str, tuple[str, ...]] = {}
+    for condition in conditions(run):
+        own = [r for r in judged(run, "base", condition, "off").rollouts if r.id in used]
+        said = cue_texts(run, condition)
+        put: Any = inserted(said, named) if said else None
+        names |= token_spans(model.tokenizer, form, chosen, own, put)
+        rollouts += own
+    there = all(any(s.segment == "think_end" for s in r.spans) for r in rollouts)
+    labels = {item.id: item.label for item in chosen if item.label is not None}
+    with run.ticking("verdict traces: by head and span") as tick:
+        parts = verdict_parts(
+            model,
+            rollouts,
+            readout(run),
+            found,
+            names,
+            progress=tick,
+            seed=run.study.seed,
+            sides={"content": labels} | dict.fromkeys(run.study.cues, named),
+            positions=POSITIONS if there else POSITIONS[:1],
+            plan=BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens),
+        )
+    table = parts.to_frame()
+    table.insert(0, "arm", "base")
+    table.insert(1, "thinking", "off")
+    run.write("verdict_tokens", table)

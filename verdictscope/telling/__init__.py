@@ -1,1 +1,0 @@
-"""What a finished run says on a terminal, by kind of study."""
