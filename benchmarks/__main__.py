@@ -29,7 +29,7 @@ def names() -> list[str]:
 def main(
     name: Annotated[str, typer.Argument(help="Which benchmark.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; every arm runs once in each.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds; every variant runs once in each.")] = 5,
     small: Annotated[
         bool, typer.Option("--small", help="Small sizes, to see that it runs; its ratios say nothing.")
     ] = False,

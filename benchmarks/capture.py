@@ -1,6 +1,7 @@
 """What it costs to have the residual stream of every layer on disk, against the bare forward pass.
 
-Every arm runs the same batches of the same random model. The floor is the bare forward without the head: 1.0 for all
+Every variant runs the same batches of the same random model. The floor is the bare forward without the head: 1.0 for
+all
 layers, and the share of layers run (0.5) where the deepest wanted one stands at half depth.
 """
 
@@ -29,15 +30,15 @@ MEMORY_TOKENS = 8192
 
 
 def run(repeats: int) -> Result:
-    """Times the arms and measures peak memory."""
+    """Times the variants and measures peak memory."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     n, size, tokens = WORK[device]
     model, rollouts = random_model(device), random_rollouts(n, tokens)
     plan = BatchPlan(tuple(tuple(range(a, a + size)) for a in range(0, n, size)), size * tokens)
     work = Work(model, rollouts, plan)
     with tempfile.TemporaryDirectory() as folder:
-        arms, notes = work.arms(Path(folder))
-        timings = interleave(arms, repeats)
+        variants, notes = work.variants(Path(folder))
+        timings = interleave(variants, repeats)
     memory = peaks(MEMORY_TOKENS)
     setting = {
         "parameters": parameters(model),
@@ -52,8 +53,8 @@ def run(repeats: int) -> Result:
         "memory_tokens": MEMORY_TOKENS,
     }
 
-    def ratio(arm: str) -> float | None:
-        return timings.ratio(arm, "forward") if arm in arms else None
+    def ratio(variant: str) -> float | None:
+        return timings.ratio(variant, "forward") if variant in variants else None
 
     headline = {
         "all_layers_vs_forward": ratio("all layers"),
@@ -63,12 +64,12 @@ def run(repeats: int) -> Result:
         "nnsight_vs_forward": ratio("nnsight"),
     }
     rows = timings.rows("forward")
-    rows += [{"name": f"peak memory: {arm}", "bytes": size} for arm, size in memory.items()]
+    rows += [{"name": f"peak memory: {variant}", "bytes": size} for variant, size in memory.items()]
     return Result(setting, rows, headline, notes)
 
 
 class Work:
-    """The batches, and one function an arm."""
+    """The batches, and one function a variant."""
 
     def __init__(self, model: Model, rollouts: list[Rollout], plan: BatchPlan) -> None:
         self.model, self.rollouts, self.plan = model, rollouts, plan
@@ -76,10 +77,10 @@ class Work:
         self.where = torch.from_numpy(resolve(POSITIONS, rollouts[0])).to(model.device)
         self.count = 0
 
-    def arms(self, folder: Path) -> tuple[dict[str, Callable[[], Any]], list[str]]:
-        """Arm to function, and what could not be run."""
+    def variants(self, folder: Path) -> tuple[dict[str, Callable[[], Any]], list[str]]:
+        """Variant to function, and what could not be run."""
         half = range(self.model.n_layers // 2)
-        arms: dict[str, Callable[[], Any]] = {
+        variants: dict[str, Callable[[], Any]] = {
             "forward": self.bare,
             "all layers": lambda: self.ours(Site("resid_post"), folder),
             "half depth": lambda: self.ours(Site("resid_post", half), folder),
@@ -97,11 +98,11 @@ class Work:
         ]
         for name, build in (("transformer_lens", self.transformer_lens), ("nnsight", self.nnsight)):
             try:
-                arms[name] = build()
+                variants[name] = build()
             except Exception as error:  # another library, in another version: the rest can still be measured
                 notes.append(f"{name} could not be run: {type(error).__name__}: {error}")
                 say(notes[-1])
-        return arms, notes
+        return variants, notes
 
     @torch.no_grad()
     def bare(self) -> None:
@@ -146,15 +147,15 @@ class Work:
         names = [f"blocks.{layer}.hook_out" for layer in range(self.model.n_layers)]
 
         @torch.no_grad()
-        def arm() -> list[Tensor]:
+        def variant() -> list[Tensor]:
             kept = []
             for ids in self.ids:
                 _, cache = bridge.run_with_cache(ids, names_filter=names)
                 kept.append(torch.stack([cache[name][:, self.where] for name in names]).cpu())
             return kept
 
-        self._same(arm())
-        return arm
+        self._same(variant())
+        return variant
 
     def nnsight(self) -> Callable[[], Any]:
         """An nnsight trace of the decoder."""
@@ -163,7 +164,7 @@ class Work:
         traced = NNsight(self.model.hf.base_model)
 
         @torch.no_grad()
-        def arm() -> list[Tensor]:
+        def variant() -> list[Tensor]:
             kept = []
             for ids in self.ids:
                 with traced.trace(ids, use_cache=False):
@@ -173,11 +174,11 @@ class Work:
                 kept.append(torch.stack(list(saved)).cpu())
             return kept
 
-        self._same(arm())
-        return arm
+        self._same(variant())
+        return variant
 
     def _same(self, theirs: list[Tensor]) -> None:
-        """An arm that reads something else is no comparison."""
+        """A variant that reads something else is no comparison."""
         for mine, other in zip(self.hidden_states(), theirs, strict=True):
             # the last of Hugging Face's hidden states has passed the final norm
             error = float((mine[:-1] - other[:-1]).norm() / mine[:-1].norm())

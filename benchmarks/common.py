@@ -1,7 +1,7 @@
 """What every benchmark shares: interleaved repeats, medians, and one form of output.
 
 A benchmark is a file of this folder with a function ``run(repeats) -> Result``; its name is the file's. Every ratio
-comes from medians of repeats taken in turns in one process, so that a busy machine slows all arms alike.
+comes from medians of repeats taken in turns in one process, so that a busy machine slows all variants alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from verdictscope.provenance import commit, machine, versions
 
-Arm = Callable[[], Any]
+Variant = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Result:
 
     Attributes:
         setting: sizes: what was run.
-        rows: one mapping an arm, with ``name`` and ``seconds`` first; further columns as the benchmark needs.
+        rows: one mapping a variant, with ``name`` and ``seconds`` first; further columns as the benchmark needs.
         headline: the ratios that are quoted.
-        notes: what a reader must know to read the ratios fairly (floors, arms that could not be run).
+        notes: what a reader must know to read the ratios fairly (floors, variants that could not be run).
     """
 
     setting: Mapping[str, Any]
@@ -51,61 +51,61 @@ class Result:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of every arm in every round.
+    """Seconds of every variant in every round.
 
     Attributes:
-        seconds: arm to its seconds, round by round.
+        seconds: variant to its seconds, round by round.
     """
 
     seconds: Mapping[str, tuple[float, ...]]
 
-    def median(self, arm: str) -> float:
-        """Median seconds of an arm."""
-        return float(np.median(self.seconds[arm]))
+    def median(self, variant: str) -> float:
+        """Median seconds of a variant."""
+        return float(np.median(self.seconds[variant]))
 
-    def ratio(self, arm: str, against: str) -> float:
-        """Median of one arm over the median of another."""
-        return self.median(arm) / self.median(against)
+    def ratio(self, variant: str, against: str) -> float:
+        """Median of one variant over the median of another."""
+        return self.median(variant) / self.median(against)
 
-    def spread(self, arm: str, against: str) -> tuple[float, float]:
+    def spread(self, variant: str, against: str) -> tuple[float, float]:
         """Quartiles of the ratio within a round: how far the ratio can be trusted on this machine."""
-        ratios = np.divide(self.seconds[arm], self.seconds[against])
+        ratios = np.divide(self.seconds[variant], self.seconds[against])
         low, high = np.quantile(ratios, [0.25, 0.75])
         return float(low), float(high)
 
     def rows(self, against: str | None = None, **columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One row an arm: median, fastest, slowest, and the ratio to an arm with its quartiles.
+        """One row a variant: median, fastest, slowest, and the ratio to a variant with its quartiles.
 
         Args:
-            against: the arm the others are compared with.
-            columns: further columns, each a mapping of arm to value.
+            against: the variant the others are compared with.
+            columns: further columns, each a mapping of variant to value.
         """
         lines = []
-        for arm, seconds in self.seconds.items():
-            line = {"name": arm, "seconds": self.median(arm), "fastest": min(seconds), "slowest": max(seconds)}
+        for variant, seconds in self.seconds.items():
+            line = {"name": variant, "seconds": self.median(variant), "fastest": min(seconds), "slowest": max(seconds)}
             line["repeats"] = len(seconds)
             if against is not None:
-                low, high = self.spread(arm, against)
-                line |= {f"vs_{against}": self.ratio(arm, against), "low": low, "high": high}
-            line |= {name: values[arm] for name, values in columns.items() if arm in values}
+                low, high = self.spread(variant, against)
+                line |= {f"vs_{against}": self.ratio(variant, against), "low": low, "high": high}
+            line |= {name: values[variant] for name, values in columns.items() if variant in values}
             lines.append(line)
         return lines
 
 
-def interleave(arms: Mapping[str, Arm], repeats: int = 5, warmup: int = 1) -> Timings:
-    """Runs the arms in turns, each round in another order, and times them.
+def interleave(variants: Mapping[str, Variant], repeats: int = 5, warmup: int = 1) -> Timings:
+    """Runs the variants in turns, each round in another order, and times them.
 
     Args:
-        arms: name to a function without arguments; what it returns is dropped outside the timed part.
+        variants: name to a function without arguments; what it returns is dropped outside the timed part.
         repeats: timed rounds.
         warmup: rounds before that, not timed.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    order, shuffle = list(arms), np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    order, shuffle = list(variants), np.random.default_rng(0)
     for turn in range(warmup + repeats):
         for name in order:
             gc.collect()
-            taken = timed(arms[name])
+            taken = timed(variants[name])
             if turn >= warmup:
                 seconds[name].append(taken)
         shuffle.shuffle(order)
@@ -113,11 +113,11 @@ def interleave(arms: Mapping[str, Arm], repeats: int = 5, warmup: int = 1) -> Ti
     return Timings({name: tuple(found) for name, found in seconds.items()})
 
 
-def timed(arm: Arm) -> float:
+def timed(variant: Variant) -> float:
     """Seconds of one call, the device's queue emptied before and after."""
     synchronise()
     begin = time.perf_counter()
-    kept = arm()
+    kept = variant()
     synchronise()
     taken = time.perf_counter() - begin
     del kept

@@ -2,8 +2,8 @@
 
 Plain is ``model.generate`` of the stock model. Under hooks the same call is made inside ``applied``; baked, it is made
 with the checkpoint that ``bake`` wrote for the same edit. The edit zeroes 3 % of the heads, as in the refusal-cliff
-paper, and three at least; a further arm zeroes one head in every layer, so that every layer is hooked. Decoding is
-greedy and of a fixed length, so that all arms make the same number of passes of the same shape.
+paper, and three at least; a further variant zeroes one head in every layer, so that every layer is hooked. Decoding is
+greedy and of a fixed length, so that all variants make the same number of passes of the same shape.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def run(repeats: int, small: bool = False) -> Result:
             timings, about = generate_times(name, source, Path(folder), device, new, repeats * ROUNDS[name])
             setting[name] = about
             rows += [{**row, "name": f"{name} {row['name']}"} for row in timings.rows("plain")]
-            for arm, found in ratios.items():
-                found.append(timings.ratio(arm, "plain"))
-    headline = {f"{arm}_vs_plain": max(found) for arm, found in ratios.items()}
+            for variant, found in ratios.items():
+                found.append(timings.ratio(variant, "plain"))
+    headline = {f"{variant}_vs_plain": max(found) for variant, found in ratios.items()}
     notes = [
         "Each ratio of the headline is that of the worse of the two models. low and high are quartiles of the ratio "
         "within a round: weights_vs_plain is 1 by construction, and its distance from 1 is this machine's noise.",
@@ -73,7 +73,7 @@ def random_checkpoint(folder: Path, device: str, small: bool) -> Path:
 def generate_times(
     name: str, source: Path, folder: Path, device: str, new: int, rounds: int
 ) -> tuple[Timings, dict[str, Any]]:
-    """Times the four arms on one model; also its sizes."""
+    """Times the four variants on one model; also its sizes."""
     model = load(source, device=device)
     rng = np.random.default_rng(0)
     every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
@@ -84,15 +84,15 @@ def generate_times(
     baked = unchecked(transformers.AutoModelForCausalLM.from_pretrained(made.folder, dtype="auto").to(device))
     ids = torch.tensor(rng.integers(3, 200, (ROWS, PROMPT)), device=device)
     plain = partial(generate, model, ids, new)
-    arms: dict[str, Callable[[], torch.Tensor]] = {
+    variants: dict[str, Callable[[], torch.Tensor]] = {
         "plain": plain,
         "hooks": partial(under, model, edit, plain),
         "every layer": partial(under, model, spread, plain),
         "weights": partial(generate, baked, ids, new),
     }
-    same = bool((arms["hooks"]() == arms["weights"]()).all())
+    same = bool((variants["hooks"]() == variants["weights"]()).all())
     say(f"{name}: hooks and weights write the same tokens: {same}")
-    timings = interleave(arms, rounds)
+    timings = interleave(variants, rounds)
     about = {
         "parameters": sum(p.numel() for p in model.hf.parameters()),
         "layers": model.n_layers,

@@ -1,8 +1,8 @@
 """What the exact effect of every head costs, against one forward pass per head.
 
 Every head of a random model is set to zero at the last k tokens and the log-odds of four labels are read at the last.
-The plain arm is what one writes first: a hook on the stock model that zeroes one head, one whole forward pass each.
-Of the slow arms some heads are timed, a few a round, and multiplied by the number of heads.
+The plain variant is what one writes first: a hook on the stock model that zeroes one head, one whole forward pass each.
+Of the slow variants some heads are timed, a few a round, and multiplied by the number of heads.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LAYERS, HEADS, WIDTH, LAST, VOCAB = 16, 16, 512, 8, 4096
 TOKENS = (256, 1024, 4096)
 QUOTED = 1024
 SAMPLE = 2
-"""Heads timed a round, of the slow arms."""
+"""Heads timed a round, of the slow variants."""
 READOUT = LogOddsReadout("labels", [3, 7], [11, 20], positions="last")
 
 
 def run(repeats: int, small: bool = False) -> Result:
-    """Times the arms at every length."""
+    """Times the variants at every length."""
     model = random_heads(4 if small else LAYERS)
     rows: list[dict[str, Any]] = []
     quoted: dict[str, float] = {}
@@ -51,10 +51,10 @@ def run(repeats: int, small: bool = False) -> Result:
     for tokens in sizes:
         say(f"{tokens} tokens")
         work = Work(model, tokens)
-        arms = work.arms(notes)
-        timings = interleave(arms, repeats)
+        variants = work.variants(notes)
+        timings = interleave(variants, repeats)
         found = work.compare()
-        rows += [{"tokens": tokens, **row} for row in work.table(timings, arms)]
+        rows += [{"tokens": tokens, **row} for row in work.table(timings, variants)]
         rows[-1] |= found
         if tokens == quoted_at:
             quoted = {**work.headline(timings), "max_rel_diff": found["max_rel_diff"]}
@@ -86,7 +86,7 @@ def random_heads(layers: int) -> Model:
 
 
 class Work:
-    """One rollout, all heads, and one function an arm."""
+    """One rollout, all heads, and one function a variant."""
 
     def __init__(self, model: Model, tokens: int) -> None:
         self.model, self.tokens = model, tokens
@@ -102,17 +102,17 @@ class Work:
     def _order(self) -> Iterator[tuple[int, int]]:
         return itertools.cycle([self.heads[i] for i in np.random.default_rng(0).permutation(len(self.heads))])
 
-    def arms(self, notes: list[str]) -> dict[str, Callable[[], Any]]:
-        """Arm to function; what cannot be run is noted."""
-        arms: dict[str, Callable[[], Any]] = {"clean pass": self.clean, "replay": self.replay}
-        arms["pass per head"] = lambda: [self.without(*next(self.turn)) for _ in range(SAMPLE)]
+    def variants(self, notes: list[str]) -> dict[str, Callable[[], Any]]:
+        """Variant to function; what cannot be run is noted."""
+        variants: dict[str, Callable[[], Any]] = {"clean pass": self.clean, "replay": self.replay}
+        variants["pass per head"] = lambda: [self.without(*next(self.turn)) for _ in range(SAMPLE)]
         try:
-            arms["transformer_lens"] = self.transformer_lens()
+            variants["transformer_lens"] = self.transformer_lens()
             notes.append("transformer_lens: run_with_hooks on the bridge, one head a pass, timed and multiplied alike.")
         except Exception as error:  # another library, in another version: the rest can still be measured
             notes.append(f"transformer_lens could not be run: {type(error).__name__}: {error}")
             say(notes[-1])
-        return arms
+        return variants
 
     @torch.no_grad()
     def clean(self) -> float:
@@ -181,9 +181,9 @@ class Work:
             "cost_vs_formula": cost / formula,
         }
 
-    def table(self, timings: Timings, arms: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
-        """One row an arm; the sampled ones with the time of all heads beside, and replay last."""
-        sampled = {arm for arm in arms if arm not in ("clean pass", "replay")}
+    def table(self, timings: Timings, variants: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
+        """One row a variant; the sampled ones with the time of all heads beside, and replay last."""
+        sampled = {variant for variant in variants if variant not in ("clean pass", "replay")}
         times = len(self.heads) / SAMPLE
         rows = timings.rows("clean pass")
         for row in rows:

@@ -45,7 +45,7 @@ def run(repeats: int, small: bool = False) -> Result:
         "device": device,
     }
     rates = {"check": size, "digest": size, "xxh3": len(some)}
-    speed = {arm: n / timings.median(arm) / 1e9 for arm, n in rates.items()}
+    speed = {variant: n / timings.median(variant) / 1e9 for variant, n in rates.items()}
     share = timings.ratio("check", "forward")
     headline = {"check_vs_forward": share, "tokens_for_one_percent": share * tokens / 0.01}
     notes = [

@@ -1,4 +1,4 @@
-"""Peak memory of a pass over one long rollout, beyond the loaded model, each arm in a fresh process.
+"""Peak memory of a pass over one long rollout, beyond the loaded model, each variant in a fresh process.
 
 On a GPU the allocator's own peak; on the CPU the kernel's peak of resident memory, reset once the model is loaded and a
 short pass has loaded whatever is loaded late.
@@ -17,23 +17,23 @@ import torch
 from benchmarks.common import say
 from benchmarks.random_models import random_model, random_rollouts
 
-ARMS = ("forward", "capture")
+VARIANTS = ("forward", "capture")
 
 
 def peaks(tokens: int) -> dict[str, int]:
-    """Bytes that each arm adds at its peak."""
+    """Bytes that each variant adds at its peak."""
     found = {}
-    for arm in ARMS:
-        command = [sys.executable, "-m", "benchmarks.memory", arm, str(tokens)]
+    for variant in VARIANTS:
+        command = [sys.executable, "-m", "benchmarks.memory", variant, str(tokens)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"the memory of {arm} could not be measured: {done.stderr.strip()[-500:]}")
-        found[arm] = int(json.loads(done.stdout.strip().splitlines()[-1]))
-        say(f"peak memory of {arm}: {found[arm] / 1e6:.0f} MB beyond the model")
+            raise RuntimeError(f"the memory of {variant} could not be measured: {done.stderr.strip()[-500:]}")
+        found[variant] = int(json.loads(done.stdout.strip().splitlines()[-1]))
+        say(f"peak memory of {variant}: {found[variant] / 1e6:.0f} MB beyond the model")
     return found
 
 
-def measure(arm: str, tokens: int) -> int:
+def measure(variant: str, tokens: int) -> int:
     """Bytes that one pass adds at its peak, in this process."""
     from benchmarks.capture import POSITIONS
     from verdictscope.activations import Site, collect
@@ -44,7 +44,7 @@ def measure(arm: str, tokens: int) -> int:
     def once(n: int, path: Path) -> None:
         rollouts = random_rollouts(1, n)
         ids = torch.tensor([rollouts[0].ids], device=model.device)
-        if arm == "capture":
+        if variant == "capture":
             collect(model, rollouts, [Site("resid_post") @ POSITIONS], path).close()
         else:
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """How fast probes of every layer, position, fold and penalty are fitted, against a loop over scikit-learn.
 
-Both arms standardise within each fold and minimise the same objective. The whole sweep is run by ours; scikit-learn
+Both variants standardise within each fold and minimise the same objective. The whole sweep is run by ours; scikit-learn
 runs a few of its (layer, position) cells in the same rounds and is scaled up, since the whole of it takes hours.
 """
 
@@ -67,7 +67,7 @@ def run(repeats: int, small: bool = False) -> Result:
     speedups, gaps = {}, {}
     for name, exponent in SPECTRA.items():
         work = Work(sizes, exponent)
-        timings = interleave(work.arms(), repeats if name == "1/i" else 1, warmup=1 if name == "1/i" else 0)
+        timings = interleave(work.variants(), repeats if name == "1/i" else 1, warmup=1 if name == "1/i" else 0)
         speedups[name] = {loop: work.speedup(timings, loop) for loop in (LOOP, PARALLEL)}
         for row in timings.rows():
             whole = row["seconds"] * (1 if row["name"] == OURS else work.scale)
@@ -111,7 +111,7 @@ PARALLEL = "scikit-learn lbfgs, one fit a core"
 
 
 class Work:
-    """The activations of one spectrum, and one function an arm."""
+    """The activations of one spectrum, and one function a variant."""
 
     def __init__(self, sizes: Sizes, exponent: float) -> None:
         self.sizes, self.exponent = sizes, exponent
@@ -143,8 +143,8 @@ class Work:
         """Cells of the sweep per cell that scikit-learn runs."""
         return len(self.held) / self.sizes.cells
 
-    def arms(self) -> dict[str, Any]:
-        """Arm to function."""
+    def variants(self) -> dict[str, Any]:
+        """Variant to function."""
         return {OURS: self.ours, LOOP: self.loop, PARALLEL: self.parallel}
 
     def speedup(self, timings: Timings, loop: str) -> float:
@@ -205,7 +205,7 @@ def told(of: dict[str, float]) -> str:
 
 
 def objective(Z: ndarray, y: ndarray, w: ndarray, b: float, C: float) -> float:
-    """Half the squared weights plus C times the log loss: what both arms minimise."""
+    """Half the squared weights plus C times the log loss: what both variants minimise."""
     f = Z @ w + b
     return 0.5 * float(w @ w) + C * float((np.logaddexp(0, f) - y * f).sum())
 

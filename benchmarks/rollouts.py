@@ -1,7 +1,8 @@
 """How fast prompts of wildly different lengths are answered, against plain batched ``model.generate``.
 
 Plain is what a user writes first: the dataset in its order, batches of as many rows as the longest rollout lets into
-memory, padded on the left, ``generate`` on each. Ours gets the same memory as a token budget. All arms draw the same
+memory, padded on the left, ``generate`` on each. Ours gets the same memory as a token budget. All variants draw the
+same
 tokens: plain adds the same per-rollout noise in a logits processor. The weights are random, and so are the lengths: a
 share of the vocabulary ends a rollout, as the end-of-turn token does in a trained model.
 """
@@ -40,7 +41,7 @@ def run(repeats: int) -> Result:
     bench = Bench(model, requests, rows)
     found, steps = bench.once()
     tokens = sum(map(len, found["plain"].values()))
-    timings = interleave(bench.arms(), repeats)
+    timings = interleave(bench.variants(), repeats)
     lengths = {k: len(ids) for k, ids in found["plain"].items()}
     cut = [k for k, ids in found["plain"].items() if len(ids) == NEW and ids[-1] not in bench.eos]
     setting = {
@@ -57,8 +58,8 @@ def run(repeats: int) -> Result:
         "batch_tokens": bench.budget,
         "tokens_written": tokens,
     }
-    rates = {arm: tokens / timings.median(arm) for arm in timings.seconds}
-    differ = {arm: sum(found[arm][k] != ids for k, ids in found["plain"].items()) for arm in found}
+    rates = {variant: tokens / timings.median(variant) for variant in timings.seconds}
+    differ = {variant: sum(found[variant][k] != ids for k, ids in found["plain"].items()) for variant in found}
     table = timings.rows("plain", tokens_per_s=rates, forward_passes=steps, rollouts_unlike_plain=differ)
     notes = [
         "plain: model.generate on the dataset in its order, left-padded, as many rows as the longest rollout allows. "
@@ -101,7 +102,7 @@ def _spread(sizes: Sequence[int]) -> dict[str, float]:
 
 
 class Bench:
-    """The arms; each gives the tokens written for every request."""
+    """The variants; each gives the tokens written for every request."""
 
     def __init__(self, model: transformers.PreTrainedModel, requests: list[Request], rows: int) -> None:
         self.model, self.requests, self.rows = model, requests, rows
@@ -109,7 +110,7 @@ class Bench:
         self.eos = frozenset(range(VOCAB // MEAN))
         self.budget = rows * (max(len(r.prompt) for r in requests) + NEW)
 
-    def arms(self) -> dict[str, Any]:
+    def variants(self) -> dict[str, Any]:
         """Name to function."""
         order = range(len(self.requests))
         by_length = sorted(order, key=lambda k: -len(self.requests[k].prompt))
@@ -148,12 +149,12 @@ class Bench:
         return tuple(ids[: ends[0] + 1] if ends else ids)
 
     def once(self) -> tuple[dict[str, dict[int, tuple[int, ...]]], dict[str, int]]:
-        """What each arm writes, and its forward passes."""
+        """What each variant writes, and its forward passes."""
         found, counts = {}, {}
-        for name, arm in self.arms().items():
+        for name, variant in self.variants().items():
             calls: list[int] = []
             hook = self.model.get_input_embeddings().register_forward_hook(lambda *_, calls=calls: calls.append(1))
-            found[name] = arm()
+            found[name] = variant()
             hook.remove()
             counts[name] = len(calls)
             say(f"{name}: {len(calls)} forward passes")

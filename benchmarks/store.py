@@ -1,7 +1,7 @@
 """How fast the store writes and reads hidden states, against plain files of the same bytes.
 
 The floor is raw NumPy file I/O: ``np.tofile`` of the whole array, ``np.fromfile`` of one layer's stretch of it. Every
-arm writes to the same folder and reads what lies in the page cache, ours checksums included.
+variant writes to the same folder and reads what lies in the page cache, ours checksums included.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(repeats: int) -> Result:
     }
     rows = []
     for verb, timings, size in (("write", writes, noise.nbytes), ("read", reads, layer)):
-        rate = {arm: size / timings.median(arm) / 1e9 for arm in timings.seconds}
+        rate = {variant: size / timings.median(variant) / 1e9 for variant in timings.seconds}
         rows += [{**row, "name": f"{verb}: {row['name']}"} for row in timings.rows("raw", gb_per_s=rate)]
     headline = {"write_vs_raw": writes.ratio("raw", "ours"), "read_vs_raw": reads.ratio("raw", "ours")}
     notes = [
@@ -57,13 +57,13 @@ def run(repeats: int) -> Result:
         "vs_raw in the rows is time over time.",
         "raw: np.tofile of everything in one call; np.fromfile of one layer. ours: StoreWriter.append batch by batch "
         "with rows, XXH3 sums and commits, then Store.read of one layer.",
-        "A written file is new each time; reads come from the page cache in every arm.",
+        "A written file is new each time; reads come from the page cache in every variant.",
     ]
     return Result(setting, rows, headline, notes)
 
 
 class Files:
-    """The arms."""
+    """The variants."""
 
     def __init__(self, folder: Path, noise: np.ndarray, values: torch.Tensor) -> None:
         self.folder, self.noise, self.values = folder, noise, values

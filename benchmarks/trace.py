@@ -28,20 +28,20 @@ TOKENS = {"cpu": 1024, "cuda": 8192}
 SMALL = 256
 MEMORY_TOKENS = 8192
 MEMORY_TRIES = 3
-ARMS = ("forward", "trace", "output_hidden_states + matmul", "stored states + loop")
+VARIANTS = ("forward", "trace", "output_hidden_states + matmul", "stored states + loop")
 
 
 def run(repeats: int, small: bool = False) -> Result:
-    """Times the arms and measures peak memory, each arm of that in a fresh process."""
+    """Times the variants and measures peak memory, each variant of that in a fresh process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokens, memory_tokens = (SMALL, 2 * SMALL) if small else (TOKENS[device], MEMORY_TOKENS)
     with tempfile.TemporaryDirectory() as folder:
         work = Work(device, tokens, Path(folder))
         work.check()
-        timings = interleave({name: work.arm(name) for name in ARMS}, repeats)
+        timings = interleave({name: work.variant(name) for name in VARIANTS}, repeats)
     # Noise of the allocator only adds (a bare pass took 361 to 506 MB): the smallest of a few processes is told.
     tries = 1 if small else MEMORY_TRIES
-    memory = {arm: min(in_new_process(arm, memory_tokens) for _ in range(tries)) for arm in ARMS}
+    memory = {variant: min(in_new_process(variant, memory_tokens) for _ in range(tries)) for variant in VARIANTS}
     setting = {
         "parameters": parameters(work.model),
         "tokens": tokens,
@@ -64,7 +64,7 @@ def run(repeats: int, small: bool = False) -> Result:
 
 
 class Work:
-    """The model, one rollout, a probe a layer, and one function an arm."""
+    """The model, one rollout, a probe a layer, and one function a variant."""
 
     def __init__(self, device: str, tokens: int, folder: Path) -> None:
         self.model, self.folder = random_model(device), folder
@@ -80,9 +80,9 @@ class Work:
         self.plan = BatchPlan(((0,),), tokens)
         self.ids = torch.tensor([self.rollouts[0].ids], device=self.model.device)
 
-    def arm(self, name: str) -> Callable[[], Any]:
-        """An arm's function; each but the bare pass gives scores ``[layer token]``."""
-        return dict(zip(ARMS, (self.bare, self.ours, self.hidden_states, self.stored), strict=True))[name]
+    def variant(self, name: str) -> Callable[[], Any]:
+        """A variant's function; each but the bare pass gives scores ``[layer token]``."""
+        return dict(zip(VARIANTS, (self.bare, self.ours, self.hidden_states, self.stored), strict=True))[name]
 
     @torch.no_grad()
     def bare(self) -> None:
@@ -116,35 +116,35 @@ class Work:
         return np.stack(scores)
 
     def check(self) -> None:
-        """An arm that reads something else is no comparison."""
+        """A variant that reads something else is no comparison."""
         mine = self.ours()
-        for other in ARMS[2:]:
-            theirs = self.arm(other)()
+        for other in VARIANTS[2:]:
+            theirs = self.variant(other)()
             error = float(np.abs(mine - theirs).max() / np.abs(mine).max())
             if error > (1e-4 if self.model.dtype == torch.float32 else 3e-2):
                 raise RuntimeError(f"{other} gives other scores (relative difference {error:.1e})")
 
 
-def in_new_process(arm: str, tokens: int) -> int:
-    """Bytes that one pass of an arm adds at its peak."""
-    command = [sys.executable, "-m", "benchmarks.trace", arm, str(tokens)]
+def in_new_process(variant: str, tokens: int) -> int:
+    """Bytes that one pass of a variant adds at its peak."""
+    command = [sys.executable, "-m", "benchmarks.trace", variant, str(tokens)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the memory of {arm} could not be measured: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(f"the memory of {variant} could not be measured: {done.stderr.strip()[-500:]}")
     found = int(json.loads(done.stdout.strip().splitlines()[-1]))
-    say(f"peak memory of {arm}: {found / 1e6:.0f} MB beyond the model")
+    say(f"peak memory of {variant}: {found / 1e6:.0f} MB beyond the model")
     return found
 
 
-def measure(arm: str, tokens: int) -> int:
+def measure(variant: str, tokens: int) -> int:
     """The same, in this process; a short pass first loads whatever is loaded late."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         work = Work(device, 128, Path(folder))
-        work.arm(arm)()
+        work.variant(variant)()
         work.take(tokens)
         before = reset_peak(device)
-        kept = work.arm(arm)()
+        kept = work.variant(variant)()
         del kept
         return taken_at_peak(device) - before
 

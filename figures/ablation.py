@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, arm_colour, context, halo, notice, settle, sheet
+from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, context, halo, notice, settle, sheet, variant_colour
 from verdictscope.figures.tables import counts, interval, need, number, p_text
 
-_GENERATION = "arm cell_kind refused low high n unread"
+_GENERATION = "variant cell_kind refused low high n unread"
 _SETS = "set kind estimate low high n unit p"
 _KINDS = (("target", "target requests"), ("control", "control requests"))
-_ARMS = (("base", "base\n"), ("ablated", "heads\nzeroed"), ("random", "random\nsets"), ("twin", "twin\n"))
+_VARIANTS = (("base", "base\n"), ("ablated", "heads\nzeroed"), ("random", "random\nsets"), ("reference", "reference\n"))
 
 
 def ablation_figure(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
-    """Draw refusal rates by arm, and the found set's teacher-forced effect among the random sets'.
+    """Draw refusal rates by variant, and the found set's teacher-forced effect among the random sets'.
 
     Args:
         generation: the table generation.parquet (rows with cell_kind ``target`` and ``control``).
@@ -42,24 +42,24 @@ def ablation_figure(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
     return fig
 
 
-def _arms(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """The arms a group of requests has, in drawing order: name, words, rows."""
-    kind = rows["arm"].map(lambda arm: "random" if str(arm).startswith("random_") else str(arm))
-    arms = [(name, words, rows[(kind == name) & rows["refused"].notna()]) for name, words in _ARMS]
-    return [arm for arm in arms if len(arm[2])]
+def _variants(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """The variants a group of requests has, in drawing order: name, words, rows."""
+    kind = rows["variant"].map(lambda variant: "random" if str(variant).startswith("random_") else str(variant))
+    variants = [(name, words, rows[(kind == name) & rows["refused"].notna()]) for name, words in _VARIANTS]
+    return [variant for variant in variants if len(variant[2])]
 
 
 def _bars(ax: Axes, generation: pd.DataFrame) -> None:
     ticks: list[tuple[float, str]] = []
     x = 0.0
     for cell_kind, words in _KINDS:
-        arms = _arms(generation[generation["cell_kind"] == cell_kind])
+        variants = _variants(generation[generation["cell_kind"] == cell_kind])
         start = x
-        for name, label, rows in arms:
+        for name, label, rows in variants:
             _bar(ax, x, name, rows)
             ticks.append((x, f"{label}\n{_n(rows)}"))
             x += 1.0
-        if arms:
+        if variants:
             ax.text((start + x - 1) / 2, 1.115, words, ha="center", va="bottom", fontsize=7.6, color=INK)
             x += 0.7
     ax.set_ylim(0, 1.2)
@@ -82,7 +82,7 @@ def _n(rows: pd.DataFrame) -> str:
 def _bar(ax: Axes, x: float, name: str, rows: pd.DataFrame) -> None:
     """One bar: with its whisker, or, for random sets, their mean with every set as a dot."""
     rate = float(rows["refused"].astype(float).mean())  # one row, except for the random sets
-    colour = arm_colour(name)
+    colour = variant_colour(name)
     ax.bar(x, rate, width=0.72, color=colour, alpha=0.85, linewidth=0, zorder=2)
     ax.plot(
         [x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2, solid_capstyle="butt"
@@ -156,7 +156,7 @@ def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
         )
         ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
         return
-    heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=arm_colour("random"), zorder=2)[0]
+    heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=variant_colour("random"), zorder=2)[0]
     ax.plot(
         random,
         np.zeros(len(random)),
@@ -207,9 +207,9 @@ def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
     need(ablation, "ablation", _SETS)
     text = ["(a) Share of requests refused when the model writes freely; whiskers are 95 % intervals."]
     for cell_kind, words in _KINDS:
-        arms = _arms(generation[generation["cell_kind"] == cell_kind])
-        if arms:
-            text.append(f"{words.capitalize()}: {'; '.join(_arm_words(*arm) for arm in arms)}.")
+        variants = _variants(generation[generation["cell_kind"] == cell_kind])
+        if variants:
+            text.append(f"{words.capitalize()}: {'; '.join(_variant_words(*variant) for variant in variants)}.")
     unread = generation[generation["cell_kind"].isin([kind for kind, _ in _KINDS])]["unread"].sum()
     if unread:
         text.append(f"{int(unread)} answers over all bars could not be read.")
@@ -221,7 +221,7 @@ def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
     return " ".join(text)
 
 
-def _arm_words(name: str, label: str, rows: pd.DataFrame) -> str:
+def _variant_words(name: str, label: str, rows: pd.DataFrame) -> str:
     words = {"ablated": "found heads zeroed"}.get(name, label.strip().replace("\n", " "))
     if name == "random":
         rates = rows["refused"].astype(float)

@@ -13,7 +13,7 @@ from verdictscope.figures.grid import heat_map, outline, write_values
 from verdictscope.figures.style import INK, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
-_COLUMNS = "arm label fit read kind auroc low high n positive null_low null_high words odds reason"
+_COLUMNS = "variant label fit read kind auroc low high n positive null_low null_high words odds reason"
 _TITLES = {"cued": "cue or control?", "flip": "flipped by it?", "yield": "gave in, or held?"}
 _OTHERS = "all others"
 _READERS = {"auroc": "hidden states", "words": "words of the prompt"}
@@ -26,7 +26,7 @@ def bias_detector_figure(table: pd.DataFrame) -> Figure:
     lie above chance and above every refit of its null; hatched cells hold one class only.
 
     Args:
-        table: bias_detector.parquet; the model under study where there are several arms.
+        table: bias_detector.parquet; the model under study where there are several variants.
 
     Raises:
         ValueError: if a column is missing.
@@ -62,7 +62,7 @@ def bias_detector_figure(table: pd.DataFrame) -> Figure:
 
 
 def _own(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["arm"].isin(["", "base"])] if len(set(table["arm"])) > 1 else table
+    return table[table["variant"].isin(["", "base"])] if len(set(table["variant"])) > 1 else table
 
 
 def _names(of: pd.DataFrame, column: str) -> list[str]:

@@ -19,19 +19,19 @@ _WORDS = {"content": "towards the better answer", "position": "towards the answe
 _NAMED = 6  # more names than this are counted, not listed
 
 
-def bias_map_figure(heads: pd.DataFrame, *, arm: str = "base", planted: Heads | None = None) -> Figure:
+def bias_map_figure(heads: pd.DataFrame, *, variant: str = "base", planted: Heads | None = None) -> Figure:
     """Draw a layer × head map of effects per contrast, the MLPs as a column of their own.
 
     Args:
         heads: the table bias_heads.parquet.
-        arm: which model's; the table may hold one arm without the column ``arm``.
+        variant: which model's; the table may hold one variant without the column ``variant``.
         planted: (layer, head) pairs known to carry a bias; marked in every map.
 
     Raises:
         ValueError: if a column is missing.
     """
     need(heads, "bias_heads", _COLUMNS)
-    table = _of_arm(heads, arm)
+    table = _of_variant(heads, variant)
     names = list(dict.fromkeys(table["contrast"].astype(str)))
     with context():
         columns = min(2, max(1, len(names)))
@@ -51,8 +51,8 @@ def bias_map_figure(heads: pd.DataFrame, *, arm: str = "base", planted: Heads | 
     return fig
 
 
-def _of_arm(heads: pd.DataFrame, arm: str) -> pd.DataFrame:
-    table = heads[heads["arm"] == arm] if "arm" in heads.columns else heads
+def _of_variant(heads: pd.DataFrame, variant: str) -> pd.DataFrame:
+    table = heads[heads["variant"] == variant] if "variant" in heads.columns else heads
     table = table.dropna(subset=["layer"]).astype({"layer": int, "head": int})
     return table.assign(found=truth(table["found"]), declared=truth(table["declared"]))
 
@@ -168,18 +168,18 @@ def _legend(fig: Figure, table: pd.DataFrame, planted: Heads | None) -> None:
 
 
 def bias_map_caption(
-    heads: pd.DataFrame, *, arm: str = "base", planted: Heads | None = None, left_out: str | None = None
+    heads: pd.DataFrame, *, variant: str = "base", planted: Heads | None = None, left_out: str | None = None
 ) -> str:
     """One paragraph: what `bias_map_figure` shows, n, intervals, the test, and what it does not show.
 
     Args:
         heads: the table bias_heads.parquet.
-        arm: which model's.
+        variant: which model's.
         planted: (layer, head) pairs known to carry a bias.
         left_out: what the positions leave out (``left_out`` of bias_heads.json).
     """
     need(heads, "bias_heads", _COLUMNS)
-    table = _of_arm(heads, arm)
+    table = _of_variant(heads, variant)
     deltas = table["delta"].dropna() if "delta" in table.columns else pd.Series(dtype=float)
     delta = f"{number(deltas.iloc[0])} nats" if len(deltas) else "delta"
     text = [

@@ -1,4 +1,4 @@
-"""What moves a judge's verdict: its content, its position and its cues, the judge beside its twin."""
+"""What moves a judge's verdict: its content, its position and its cues, the judge beside its reference."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import ARM_COLOURS, FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, INK, MUTED, VARIANT_COLOURS, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
-_COLUMNS = "arm thinking name estimate low high n unit"
+_COLUMNS = "variant thinking name estimate low high n unit"
 _FIRST = ("content", "position")
-_ARMS = {"base": ("judge", INK, "o", INK), "twin": ("twin", ARM_COLOURS["twin"], "D", "white")}
+_VARIANTS = {"base": ("judge", INK, "o", INK), "reference": ("reference", VARIANT_COLOURS["reference"], "D", "white")}
 _THINKING = {"off": "without thinking", "on": "after its own thinking"}
 
 
@@ -67,14 +67,14 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
     ax.set_xlabel("log-odds of the verdict (nats)")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    arms = [a for a in _ARMS if a in set(rows["arm"])]
+    variants = [a for a in _VARIANTS if a in set(rows["variant"])]
     if rows["estimate"].notna().sum() == 0:
         notice(ax, "nothing was measured")
         return
-    for place, arm in enumerate(arms):
-        label, colour, marker, fill = _ARMS[arm]
-        own = rows[(rows["arm"] == arm) & rows["estimate"].notna()]
-        shift = (place - (len(arms) - 1) / 2) * 0.3
+    for place, variant in enumerate(variants):
+        label, colour, marker, fill = _VARIANTS[variant]
+        own = rows[(rows["variant"] == variant) & rows["estimate"].notna()]
+        shift = (place - (len(variants) - 1) / 2) * 0.3
         y = own["name"].map(names.index) + shift
         ends = [(own["estimate"] - own["low"]).clip(lower=0), (own["high"] - own["estimate"]).clip(lower=0)]
         ax.errorbar(
@@ -99,7 +99,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
                 textcoords="offset points",
                 va="center",
                 fontsize=6.4,
-                color=colour if arm == "twin" else MUTED,
+                color=colour if variant == "reference" else MUTED,
             )
 
 
@@ -117,8 +117,8 @@ def bias_parts_caption(table: pd.DataFrame) -> str:
         f"over groups of items, {counts(table['n'])}."
     ]
     for way in _ways(table):
-        for arm, (label, *_) in _ARMS.items():
-            rows = table[(table["thinking"] == way) & (table["arm"] == arm) & table["estimate"].notna()]
+        for variant, (label, *_) in _VARIANTS.items():
+            rows = table[(table["thinking"] == way) & (table["variant"] == variant) & table["estimate"].notna()]
             told = ", ".join(f"{r['name']} {interval(r, signed=True)}" for _, r in rows.iterrows())
             if told:
                 text.append(f"{label.capitalize()}, {_THINKING.get(way, way)}: {told}.")

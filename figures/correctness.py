@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from verdictscope.figures.style import FAINT, FOUND, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
-_COLUMNS = "arm kind condition name layer estimate low high n null_low null_high"
+_COLUMNS = "variant kind condition name layer estimate low high n null_low null_high"
 _WRONG = "right where the verdict is wrong"
 _MIRROR = f"{_WRONG}, by a probe of the verdict"
 _VIEW = f"{_WRONG}, by a probe of the uncued verdict"
@@ -23,7 +23,7 @@ def correctness_figure(table: pd.DataFrame) -> Figure:
     """Draw, by condition, how often probe and verdict are right, and what the probe says where the verdict is wrong.
 
     Args:
-        table: correctness.parquet; the model under study where there are several arms.
+        table: correctness.parquet; the model under study where there are several variants.
 
     Raises:
         ValueError: if a column is missing.
@@ -61,7 +61,7 @@ def correctness_figure(table: pd.DataFrame) -> Figure:
 
 
 def _own(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["arm"].isin(["", "base"])] if len(set(table["arm"])) > 1 else table
+    return table[table["variant"].isin(["", "base"])] if len(set(table["variant"])) > 1 else table
 
 
 def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tuple[str, str]]) -> None:

@@ -33,7 +33,7 @@ _ROWS = (
 
 
 def erased_trace_figure(erased_trace: pd.DataFrame, erasure: pd.DataFrame, *, closing: int | None = None) -> Figure:
-    """Draw the anchored trace of the target requests with and without the concept, and the AUROCs beside it.
+    """Draw the normalised trace of the target requests with and without the concept, and the AUROCs beside it.
 
     Args:
         erased_trace: the table erased_trace.parquet.
@@ -49,7 +49,7 @@ def erased_trace_figure(erased_trace: pd.DataFrame, erasure: pd.DataFrame, *, cl
     with context():
         fig = sheet(WIDTH, 3.5)
         left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
-        left.set_title("a  Anchored score", pad=13)
+        left.set_title("a  Normalised score", pad=13)
         _trace(left, erased_trace, concept, closing)
         _areas(right, erasure)
         right.set_title("b  What is told", pad=13)
@@ -94,7 +94,7 @@ def _hero(table: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["cell"] == (complied or best)[0]]
 
 
-def _line(table: pd.DataFrame, erased: str, probe: str, kind: str = "anchored") -> pd.DataFrame:
+def _line(table: pd.DataFrame, erased: str, probe: str, kind: str = "normalised") -> pd.DataFrame:
     rows = table[(table["erased"] == erased) & (table["probe"] == probe) & (table["kind"] == kind)]
     rows = rows.drop_duplicates("rel_think_end").set_index("rel_think_end").sort_index()
     columns = [c for c in _TRACE.split() if c in rows.columns and rows[c].dtype.kind in "fiu"]
@@ -110,9 +110,9 @@ def _trace(ax: Axes, table: pd.DataFrame, concept: str, closing: int | None) -> 
     ]
     lines = [line for line in lines if len(line[0]) and line[0]["estimate"].notna().any()]
     ax.set_xlabel("tokens relative to the end of thinking")
-    ax.set_ylabel("anchored score")
+    ax.set_ylabel("normalised score")
     if not lines:
-        notice(ax, "cannot anchor: the table has\nno anchored score of target requests")
+        notice(ax, "cannot anchor: the table has\nno normalised score of target requests")
         ax.set_yticks([])
         return
     colour = cell_colour(str(hero["cell"].iloc[0]))
@@ -227,8 +227,8 @@ def erased_trace_caption(erased_trace: pd.DataFrame, erasure: pd.DataFrame) -> s
     if len(hero):
         reach = counts(_line(hero, "none", "old", "raw")["n"].dropna())
         text.append(
-            f"(a) Anchored score of target requests ({cell_words(str(hero['cell'].iloc[0]))}, {reach} by "
-            "position), each curve by anchors of its own; bands are 95 % intervals, shaded areas the range of "
+            f"(a) Normalised score of target requests ({cell_words(str(hero['cell'].iloc[0]))}, {reach} by "
+            "position), each curve by normaliser of its own; bands are 95 % intervals, shaded areas the range of "
             "the refitted curve over the draws of a null."
         )
     text += [sentence for read in (concept, label) if (sentence := _told(erasure, read))]
@@ -268,7 +268,7 @@ def _row(rows: pd.DataFrame, erased: str, probe: str) -> pd.Series | None:
 def _drops(erasure: pd.DataFrame) -> Sequence[str]:
     if "name" not in erasure.columns:
         return []
-    rows = erasure[(erasure["name"] == "anchored_drop") & erasure["read"].astype(str).str.endswith("complied")]
+    rows = erasure[(erasure["name"] == "normalised_drop") & erasure["read"].astype(str).str.endswith("complied")]
     told = [
         f"{words} {interval(row)}"
         for erased, probe, words in (
@@ -278,4 +278,4 @@ def _drops(erasure: pd.DataFrame) -> Sequence[str]:
         )
         if (row := _row(rows, erased, probe)) is not None and np.isfinite(float(row["estimate"]))
     ]
-    return [f"Anchored drop: {'; '.join(told)}."] if told else []
+    return [f"Normalised drop: {'; '.join(told)}."] if told else []

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from verdictscope.figures.style import FAINT, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
 
-_COLUMNS = "arm condition toward part step allowed estimate low high n ended"
+_COLUMNS = "variant condition toward part step allowed estimate low high n ended"
 _PARTS = ("content", "position")
 _COLOURS = ("#222222", "#8a8a8a", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def forced_lengths_figure(table: pd.DataFrame) -> Figure:
-    """Draw every part of the verdict by allowed thinking tokens, a panel each for the judge and its twin.
+    """Draw every part of the verdict by allowed thinking tokens, a panel each for the judge and its reference.
 
     Args:
         table: the table forced_lengths.parquet.
@@ -25,19 +25,19 @@ def forced_lengths_figure(table: pd.DataFrame) -> Figure:
     """
     need(table, "forced_lengths", _COLUMNS)
     rows = _parts(table)
-    arms = [arm for arm in ("base", "twin") if arm in set(rows["arm"])] or ["base"]
+    variants = [variant for variant in ("base", "reference") if variant in set(rows["variant"])] or ["base"]
     names = _names(rows)
     with context():
         fig = sheet(WIDTH, 3.1, gap=0.05)
-        axes = fig.subplots(2, len(arms), sharex=True, sharey="row", height_ratios=(5, 1), squeeze=False)
-        for at, arm in enumerate(arms):
+        axes = fig.subplots(2, len(variants), sharex=True, sharey="row", height_ratios=(5, 1), squeeze=False)
+        for at, variant in enumerate(variants):
             panel, strip = axes[0, at], axes[1, at]
             panel.set_title(
-                {"base": "judge", "twin": "twin"}[arm]
-                if len(arms) == 1
-                else f"{'ab'[at]}  {'Judge' if arm == 'base' else 'Twin'}"
+                {"base": "judge", "reference": "reference"}[variant]
+                if len(variants) == 1
+                else f"{'ab'[at]}  {'Judge' if variant == 'base' else 'Reference'}"
             )
-            _panel(panel, strip, rows[rows["arm"] == arm], names)
+            _panel(panel, strip, rows[rows["variant"] == variant], names)
         axes[0, 0].set_ylabel("log-odds of the verdict (nats)")
         axes[1, 0].set_ylabel("ended\nby itself")
         handles = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -115,7 +115,7 @@ def forced_lengths_caption(table: pd.DataFrame) -> str:
         f"{counts(rows['n'])} items."
     ]
     for name in _names(rows):
-        own = rows[(rows["arm"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
+        own = rows[(rows["variant"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
         if len(own):
             first, last = own.iloc[0], own.iloc[-1]
             start, end = (interval(row, signed=True) for row in (first, last))

@@ -35,14 +35,14 @@ CELL_COLOURS = {
     "harmless_refused": "#56B4E9",
     "unread": "#999999",
 }
-ARM_COLOURS = {
+VARIANT_COLOURS = {
     "base": "#8a8a8a",
     "ablated": "#222222",
     "ablated_fixed": "#222222",
     "random": "#bdbdbd",
-    "twin": "#8E4585",
+    "reference": "#8E4585",
 }
-FOUND = ARM_COLOURS["ablated"]
+FOUND = VARIANT_COLOURS["ablated"]
 """The found heads, in every figure."""
 DIVERGING = "RdBu"
 """Blue lies above the centre, red below it, in every heat map."""
@@ -142,9 +142,9 @@ def halo() -> list[AbstractPathEffect]:
     return [withStroke(linewidth=2.0, foreground="white")]
 
 
-def arm_colour(arm: str) -> str:
-    """Colour of an arm; every ``random_i`` shares one."""
-    return ARM_COLOURS.get("random" if arm.startswith("random") else arm, MUTED)
+def variant_colour(variant: str) -> str:
+    """Colour of a variant; every ``random_i`` shares one."""
+    return VARIANT_COLOURS.get("random" if variant.startswith("random") else variant, MUTED)
 
 
 def cell_colour(cell: str) -> str:

@@ -1,4 +1,4 @@
-"""The probe's score around the end of thinking, anchored and raw, with how many rollouts stand behind each point."""
+"""The probe's score around the end of thinking, normalised and raw, with how many rollouts stand behind each point."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from verdictscope.figures.style import (
     MUTED,
     WIDTH,
     ZONE,
-    arm_colour,
     cell_colour,
     context,
     halo,
     notice,
     settle,
     sheet,
+    variant_colour,
 )
 from verdictscope.figures.tables import cell_words, counts, interval, need, number, truth
 
-_COLUMNS = "arm cell target rel_think_end kind estimate low high n"
-_KINDS = ("anchored", "raw")
+_COLUMNS = "variant cell target rel_think_end kind estimate low high n"
+_KINDS = ("normalised", "raw")
 _READ = ["estimate", "low", "high", "low_all", "high_all", "n"]
-# Further out than this an anchored score says only that its two anchors met: the frame ends there.
+# Further out than this a normalised score says only that its two normaliser met: the frame ends there.
 _FRAME = (-1.5, 2.5)
 _SOLID, _DASHED, _DOTTED = "-", (0, (4, 1.6)), (0, (1.4, 1.2))
 
@@ -39,7 +39,7 @@ class _Role:
     """One line of the figure: which rows it may come from and how it is drawn."""
 
     name: str
-    arm: str
+    variant: str
     target: bool | None
     cells: tuple[str, ...]
     label: str
@@ -54,7 +54,7 @@ _ROLES = (
     _Role("hero", "base", True, _COMPLIED, "target requests, complied", width=2.3),
     _Role("refused", "base", None, _REFUSED, "", ordered=True),
     _Role("harmless", "base", None, ("harmless_complied",), ""),
-    _Role("twin", "twin", True, _REFUSED + _COMPLIED, "twin model, target requests", _DASHED, 1.5),
+    _Role("reference", "reference", True, _REFUSED + _COMPLIED, "reference model, target requests", _DASHED, 1.5),
     _Role("ablated", "ablated_fixed", True, _COMPLIED, "bold line's rollouts, found heads zeroed", _DOTTED, 1.8),
 )
 
@@ -67,12 +67,12 @@ class _Line:
 
     @property
     def colour(self) -> str:
-        return cell_colour(self.cell) if self.role.arm == "base" else arm_colour(self.role.arm)
+        return cell_colour(self.cell) if self.role.variant == "base" else variant_colour(self.role.variant)
 
     @property
     def label(self) -> str:
         text = self.role.label or cell_words(self.cell)
-        if self.role.name == "twin":
+        if self.role.name == "reference":
             text = f"{text}, {self.cell.partition('_')[2]}"
         return f"{text} ({self.count})"
 
@@ -91,16 +91,16 @@ class _Line:
 
 
 def _lines(table: pd.DataFrame) -> list[_Line]:
-    """For each role the group (arm, cell, target) that rests on most rollouts; roles without rows are left out."""
+    """For each role the group (variant, cell, target) that rests on most rollouts; roles without rows are left out."""
     table = table.dropna(subset=["rel_think_end"])
     table = table.assign(target=truth(table["target"]), rel_think_end=table["rel_think_end"].astype(int))
     lines: list[_Line] = []
     taken: set[tuple[Any, ...]] = set()
     for role in _ROLES:
-        rows = table[(table["arm"] == role.arm) & table["cell"].isin(role.cells)]
+        rows = table[(table["variant"] == role.variant) & table["cell"].isin(role.cells)]
         if role.target is not None:
             rows = rows[rows["target"] == role.target]
-        groups = [(key, group) for key, group in rows.groupby(["arm", "cell", "target"]) if key not in taken]
+        groups = [(key, group) for key, group in rows.groupby(["variant", "cell", "target"]) if key not in taken]
         groups = [(key, group) for key, group in groups if group["n"].max() > 0]
         if not groups:
             continue
@@ -126,7 +126,7 @@ def closing_tokens(trace: pd.DataFrame) -> int | None:
 
 
 def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
-    """Draw the mean traces: anchored score left, raw logit right, n per position below both.
+    """Draw the mean traces: normalised score left, raw logit right, n per position below both.
 
     Args:
         trace_mean: the table trace_mean.parquet.
@@ -142,7 +142,7 @@ def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Fig
         axes = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
         first, last = _range(lines)
         end = last if closing is None else min(closing - 1, last)
-        for column, (kind, title) in enumerate(zip(_KINDS, ("a  Anchored score", "b  Raw score"), strict=True)):
+        for column, (kind, title) in enumerate(zip(_KINDS, ("a  Normalised score", "b  Raw score"), strict=True)):
             panel, strip = axes[0, column], axes[1, column]
             panel.set_title(title, pad=13)
             panel.set_xlim(first - 0.7, last + 0.7)
@@ -151,7 +151,7 @@ def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Fig
             drawn = [line for line in lines if _draw(panel, strip, line, kind, end)]
             _dress(panel, kind, drawn)
             _dress_strip(strip, drawn)
-        axes[0, 0].set_ylabel("anchored score")
+        axes[0, 0].set_ylabel("normalised score")
         axes[0, 1].set_ylabel("probe logit")
         axes[1, 0].set_ylabel("n")
         _legend(fig, lines)
@@ -222,10 +222,10 @@ def _zones(panel: Axes, strip: Axes, first: int, last: int, end: int) -> None:
 def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
     """Reference lines, frame, and what is said when nothing could be drawn."""
     if not drawn:
-        if kind == "anchored":
+        if kind == "normalised":
             notice(
                 panel,
-                "cannot anchor:\nthe table has no anchored score\n(one of the two reference cells\n"
+                "cannot anchor:\nthe table has no normalised score\n(one of the two reference cells\n"
                 "may be empty in the training part)",
             )
         else:
@@ -248,7 +248,7 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
             va="bottom",
             path_effects=halo(),
         )
-    if kind == "anchored":
+    if kind == "normalised":
         for at, words in ((0, "reads like\ncomplying"), (1, "reads like\nrefusing")):
             panel.axhline(at, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
             panel.annotate(
@@ -268,12 +268,12 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
 def _frame(rows: pd.DataFrame, kind: str) -> tuple[float, float, bool]:
     """Limits that hold every mean, and the bands unless a thin edge of them would flatten everything else."""
     low, high = float(rows["estimate"].min()), float(rows["estimate"].max())
-    if kind == "anchored":
+    if kind == "normalised":
         low, high = min(low, 0.0), max(high, 1.0)
     room = 0.4 * max(high - low, 1e-9)
     full = np.nanmin([low, rows["low"].min()]), np.nanmax([high, rows["high"].max()])
     low, high = max(full[0], low - room), min(full[1], high + room)
-    if kind == "anchored":
+    if kind == "normalised":
         low, high = max(low, _FRAME[0]), min(high, _FRAME[1])
     cut = bool(full[0] < low or full[1] > high)
     pad = 0.06 * (high - low) or 1.0
@@ -308,17 +308,17 @@ def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -
 
     Args:
         trace_mean: the table trace_mean.parquet.
-        cliff: the table cliff.parquet; adds the anchored drop and its controls.
+        cliff: the table cliff.parquet; adds the normalised drop and its controls.
     """
     need(trace_mean, "trace_mean", _COLUMNS)
     lines = _lines(trace_mean)
     text = ["The probe's score around the end of thinking (0 is the first closing token), test part only."]
     text.append(
-        "(a) Anchored score: 0 reads like complying and 1 like refusing at the same position in the "
+        "(a) Normalised score: 0 reads like complying and 1 like refusing at the same position in the "
         "training part; (b) the same scores as raw logits."
     )
-    if not any(line.kind("anchored")["estimate"].notna().any() for line in lines):
-        text.append("The scores could not be anchored.")
+    if not any(line.kind("normalised")["estimate"].notna().any() for line in lines):
+        text.append("The scores could not be normalised.")
     text.append("Lines are means over the rollouts that reach a position, bands their 95 % intervals, the strips n.")
     if lines and lines[0].role.name == "hero" and lines[0].kind("raw")["low_all"].notna().any():
         text.append(
@@ -333,7 +333,7 @@ def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -
         text.append(_drop_words(cliff))
     absent = [
         word
-        for name, word in (("twin", "twin model"), ("ablated", "run with the found heads zeroed"))
+        for name, word in (("reference", "reference model"), ("ablated", "run with the found heads zeroed"))
         if name not in {line.role.name for line in lines}
     ]
     if absent:
@@ -353,17 +353,17 @@ def _hero_words(hero: _Line) -> str:
 
 
 def _drop_words(cliff: pd.DataFrame) -> str:
-    """The anchored drop of each arm, as the table has it."""
-    need(cliff, "cliff", "arm cell target name estimate low high n")
-    rows = cliff[truth(cliff["target"]) & (cliff["name"] == "anchored_drop")]
+    """The normalised drop of each variant, as the table has it."""
+    need(cliff, "cliff", "variant cell target name estimate low high n")
+    rows = cliff[truth(cliff["target"]) & (cliff["name"] == "normalised_drop")]
     parts = []
-    # A control arm takes all target requests, whatever came of them: its cell is called target.
-    for arm, cells, words in (
+    # A control variant takes all target requests, whatever came of them: its cell is called target.
+    for variant, cells, words in (
         ("base", _COMPLIED, "base"),
-        ("twin", (*_REFUSED, *_COMPLIED, "target"), "twin"),
+        ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference"),
         ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed"),
     ):
-        found = rows[(rows["arm"] == arm) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
+        found = rows[(rows["variant"] == variant) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
         if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
             parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
-    return f"Anchored drop from plateau to final token, target requests: {'; '.join(parts)}." if parts else ""
+    return f"Normalised drop from plateau to final token, target requests: {'; '.join(parts)}." if parts else ""

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number, p_text
 
-_COLUMNS = "arm place kind name layer estimate low high n p"
+_COLUMNS = "variant place kind name layer estimate low high n p"
 _PLACES = {"last": "at the verdict", "think_end[0]": "first closing token", "think_end[-1]": "last closing token"}
 _LINES = ("#222222", "#0072B2", "#009E73", "#D55E00")
 _KINDS = {"test": FOUND, "part": "#8E4585", "baseline": INK, "permuted": MUTED, "control": MUTED}
@@ -28,7 +28,7 @@ def verdict_probe_figure(table: pd.DataFrame) -> Figure:
     """Draw validation AUROCs by layer and place, and the test number at the verdict among what else reads it.
 
     Args:
-        table: verdict_probe.parquet; the model under study where there are several arms.
+        table: verdict_probe.parquet; the model under study where there are several variants.
 
     Raises:
         ValueError: if a column is missing.
@@ -54,7 +54,7 @@ def verdict_probe_figure(table: pd.DataFrame) -> Figure:
 
 
 def _own(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["arm"].isin(["", "base"])] if len(set(table["arm"])) > 1 else table
+    return table[table["variant"].isin(["", "base"])] if len(set(table["variant"])) > 1 else table
 
 
 def _first(table: pd.DataFrame) -> str:

@@ -63,10 +63,12 @@ class Judged:
         """The table of verdicts."""
         return self.verdicts
 
-    def named(self, arm: str) -> Judged:
-        """The same with ``arm/`` before every rollout's id, so that several arms can be measured together."""
-        tables = [table.assign(rollout=f"{arm}/" + table["rollout"]) for table in (self.verdicts, self.labels)]
-        ids = [tuple(replace(r, id=f"{arm}/{r.id}") for r in rollouts) for rollouts in (self.rollouts, self.written)]
+    def named(self, variant: str) -> Judged:
+        """The same with ``variant/`` before every rollout's id, so that several variants can be measured together."""
+        tables = [table.assign(rollout=f"{variant}/" + table["rollout"]) for table in (self.verdicts, self.labels)]
+        ids = [
+            tuple(replace(r, id=f"{variant}/{r.id}") for r in rollouts) for rollouts in (self.rollouts, self.written)
+        ]
         return Judged(tables[0], tables[1], ids[0], ids[1])
 
 

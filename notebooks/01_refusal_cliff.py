@@ -32,7 +32,7 @@ from verdictscope.interventions import (
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
-from verdictscope.traces import Anchors, align, aggregate, anchor_rollouts, cliff, drop_difference, token_view
+from verdictscope.traces import Normaliser, align, aggregate, normaliser_rollouts, cliff, drop_difference, token_view
 from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
@@ -149,23 +149,23 @@ token_view(
 
 # %%
 scores = align(raw, rollouts)
-anchors = Anchors.fit(scores, *anchor_rollouts(labels), seed=SEED)
+normaliser = Normaliser.fit(scores, *normaliser_rollouts(labels), seed=SEED)
 target = test[test["harm"] & (test["mode"] == "normal") & test["refused"].eq(False)]
 facts = test[["rollout", "cell"]].assign(target=test["rollout"].isin(target["rollout"]))
 
 
-def mean_traces(scores, arm):
-    """Masked means by cell and position, anchored and raw, in the columns of the figure."""
-    rows = anchors.score(scores.merge(facts, on="rollout")).assign(arm=arm)
+def mean_traces(scores, variant):
+    """Masked means by cell and position, normalised and raw, in the columns of the figure."""
+    rows = normaliser.score(scores.merge(facts, on="rollout")).assign(variant=variant)
     rows = rows[(rows["rel_answer"] < 0).fillna(False)]
     curve = {
-        kind: aggregate(rows, ["arm", "cell", "target"], value=v, seed=SEED)
-        for kind, v in {"anchored": "anchored", "raw": "score"}.items()
+        kind: aggregate(rows, ["variant", "cell", "target"], value=v, seed=SEED)
+        for kind, v in {"normalised": "normalised", "raw": "score"}.items()
     }
     return pd.concat([table.assign(kind=kind) for kind, table in curve.items()])
 
 
-base = cliff(scores, anchors, rollouts=target["rollout"], name="target requests that were complied with")
+base = cliff(scores, normaliser, rollouts=target["rollout"], name="target requests that were complied with")
 traces = mean_traces(scores, "base")
 display(figures.trace_figure(traces, closing=figures.closing_tokens(scores)))
 base
@@ -173,7 +173,7 @@ base
 # %% [markdown]
 # There is the cliff: while the model thinks, the target rollouts (bold) read above harmless ones, though well below
 # refused ones; at the last token before the answer they read like plain compliance. Read the interval of
-# `anchored_drop`, not the line: single positions are noisy, and rollouts with short thinking had to be left out. The
+# `normalised_drop`, not the line: single positions are noisy, and rollouts with short thinking had to be left out. The
 # strips count the rollouts behind each point; at the far left only long thinking remains. **What this does not show:**
 # what moved the reading. A probe only watches.
 #
@@ -222,7 +222,7 @@ ablation.head(4)[["set", "estimate", "low", "high", "n", "unit", "p"]]  # p: the
 # %%
 again = prompts[prompts["group"].isin(test["group"]) & (prompts["mode"] == "normal")]
 rates = []
-for arm, silent in {"base": None, "ablated": found, "random_0": sets[0], "random_1": sets[1]}.items():
+for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "random_1": sets[1]}.items():
     edits = [HeadEdit(silent)] if silent else []
     with applied(model, *edits):  # acts inside any generate(), cached decoding included
         written = generate(model.hf, model.tokenizer, again, Sampling(max_new_tokens=160, seed=SEED))
@@ -233,7 +233,7 @@ for arm, silent in {"base": None, "ablated": found, "random_0": sets[0], "random
         rate = rate_effect("refused", known["refused"].astype(int), known["rollout"])
         rates.append(
             {
-                "arm": arm,
+                "variant": variant,
                 "cell_kind": kind,
                 "refused": rate.estimate,
                 "low": rate.low,
@@ -254,10 +254,10 @@ zeroed = forward(
     model, [by_id[i] for i in target["rollout"]], score=[readout], write=compile_edits(model, [HeadEdit(found)])
 ).scores
 zeroed = align(zeroed, rollouts)
-without = cliff(zeroed, anchors, name="the same rollouts, found heads zeroed")
+without = cliff(zeroed, normaliser, name="the same rollouts, found heads zeroed")
 both = pd.concat([traces, mean_traces(zeroed, "ablated_fixed")])
 display(figures.trace_figure(both, closing=figures.closing_tokens(scores)))
-effects_frame([base["anchored_drop"], without["anchored_drop"], drop_difference(base, without)])
+effects_frame([base["normalised_drop"], without["normalised_drop"], drop_difference(base, without)])
 
 # %% [markdown]
 # Without the heads the reading does not fall at the end, it rises (dotted line, a negative drop).
@@ -279,6 +279,7 @@ score_heads(found, locate("organism:cliff"))
 # - **Knowing.** The probe reads a direction in which refused and complied rollouts differ. That it stands high does not
 #   mean that the model "knows" in any richer sense.
 #
-# The same study with its full controls (a twin without the mechanism, more random sets, labels of every rollout, one
+# The same study with its full controls (a reference model without the mechanism, more random sets, labels of every
+# rollout, one
 # page with an evidence ladder) is one command: `verdictscope demo`. The next notebook, `02_your_own_model`, does this
 # on a model of yours.

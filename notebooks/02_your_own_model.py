@@ -218,7 +218,7 @@ with Store.open("activations.h5") as again:  # later, elsewhere, without the mod
 # verdictscope doctor YOUR_MODEL --dtype bfloat16
 # verdictscope plan r1_distill_llama_8b --set model=YOUR_MODEL
 # verdictscope run refusal_cliff --out runs/mine \
-#     --set model=YOUR_MODEL --set twin= --set dtype=bfloat16 \
+#     --set model=YOUR_MODEL --set reference= --set dtype=bfloat16 \
 #     --set prompts.file=my_prompts.csv --set 'prompts.target={harm=true}' --set 'prompts.control={harm=false}' \
 #     --set sampling.max_new_tokens=4096 --set heads.k=32 \
 #     --set 'labels.refuse=["I", "Sorry"]' --set 'labels.comply=["Sure", "To", "Here"]'

@@ -54,7 +54,7 @@ NOTES = {
 # which words the verdict is given.
 
 # %%
-model, twin = load(locate("organism:judge")), load(locate("organism:fair_judge"))
+model, reference = load(locate("organism:judge")), load(locate("organism:fair_judge"))
 form = load_format(locate("organism:judge/format.toml"))
 every = read_items(locate("organism:judge/items.csv"), "pairs").items
 items = [every[k] for k in np.random.default_rng(SEED).permutation(len(every))[:PAIRS]]
@@ -84,7 +84,7 @@ def judged(judge, chosen, condition, **how):
 
 
 said = {condition: judged(model, items, condition) for condition in ("plain", *NOTES)}
-fair = {condition: judged(twin, items, condition) for condition in ("plain", *NOTES)}
+fair = {condition: judged(reference, items, condition) for condition in ("plain", *NOTES)}
 
 
 def rates(verdicts):
@@ -95,11 +95,13 @@ def rates(verdicts):
     return table.groupby("condition", sort=False)[["right", "first in ties", "follows the note"]].mean()
 
 
-pd.concat({"judge": rates(said), "its twin": rates(fair)}, axis=1).astype(float).round(2)
+pd.concat({"judge": rates(said), "its reference": rates(fair)}, axis=1).astype(float).round(2)
 
 # %% [markdown]
-# Shown plainly the judge is mostly right; in a tie it names the first answer far more often than its twin does; and it
-# follows the bandwagon where the twin follows nothing. **What this does not show:** why. A judge that is right nine
+# Shown plainly the judge is mostly right; in a tie it names the first answer far more often than its reference model
+# does; and it
+# follows the bandwagon where the reference model follows nothing. **What this does not show:** why. A judge that is
+# right nine
 # times in ten can be pulled hard and still be right, because the answers pull harder.
 #
 # ## The verdict in parts
@@ -122,20 +124,21 @@ def contrasts_of(verdicts):
     return made | {cue: cue_contrast(cue, verdicts["control"], verdicts[cue], targets) for cue in cues}
 
 
-def sizes(verdicts, arm):
+def sizes(verdicts, variant):
     odds, names = odds_of(verdicts)
     found = [
         mean_effect(name, c.of(odds, names), c.groups, unit="nats", seed=SEED)
         for name, c in contrasts_of(verdicts).items()
     ]
-    return effects_frame(found).assign(arm=arm, thinking="off")
+    return effects_frame(found).assign(variant=variant, thinking="off")
 
 
-parts = pd.concat([sizes(said, "base"), sizes(fair, "twin")], ignore_index=True)
+parts = pd.concat([sizes(said, "base"), sizes(fair, "reference")], ignore_index=True)
 figures.bias_parts_figure(parts)
 
 # %% [markdown]
-# One nat multiplies the odds by 2.7. The judge weighs the answers about as its twin does, and adds a push towards the
+# One nat multiplies the odds by 2.7. The judge weighs the answers about as its reference model does, and adds a push
+# towards the
 # first answer and a much larger one towards whatever the crowd is said to like.
 #
 # ## Which heads?
@@ -172,7 +175,7 @@ shown = ["contrast", "layer", "head", "estimate", "low", "high", "n", "delta", "
 table[table["found"]][shown].round(3)
 
 # %%
-figures.bias_map_figure(table.assign(arm="base"))
+figures.bias_map_figure(table.assign(variant="base"))
 
 # %% [markdown]
 # Two heads for each bias, in different layers. The MLP of the first layer moves everything, content most of all: the

@@ -5,7 +5,7 @@ if __name__ != "verdictscope.probes":
 
 from verdictscope.probes.bias_detector import BiasDetector, bias_detector
 from verdictscope.probes.calibration import Calibration, SegmentCalibration, calibrate, calibrate_segments
-from verdictscope.probes.card import Passport, balanced_threshold, load_probe, save_probe
+from verdictscope.probes.card import ProbeCard, balanced_threshold, load_probe, save_probe
 from verdictscope.probes.correctness import Correctness, correctness
 from verdictscope.probes.erasure import Eraser, EraserFitter, fit_eraser
 from verdictscope.probes.erasure_control import Erasure, erase_concept
@@ -20,9 +20,9 @@ from verdictscope.probes.estimators import (
     ScoreProbe,
 )
 from verdictscope.probes.evaluate import Evaluation
-from verdictscope.probes.fit_probe import ProtocolResult, protocol
-from verdictscope.probes.leakage import Leaks, lint
-from verdictscope.probes.metrics import Merit, merit, reliability_curve
+from verdictscope.probes.fit_probe import ProbeResult, protocol
+from verdictscope.probes.leakage import LeakageReport, check_leakage
+from verdictscope.probes.metrics import ClassificationMetrics, classification_metrics, reliability_curve
 from verdictscope.probes.nulls import PermutedControl, permuted_control, permuted_measures, permuted_selection
 from verdictscope.probes.selectivity import NullDraws, control_task, random_directions
 from verdictscope.probes.solver import LogisticFits, solve_layers, solve_logistic
@@ -44,18 +44,18 @@ __all__ = [
     "Erasure",
     "Evaluation",
     "LdaProbe",
-    "Leaks",
+    "LeakageReport",
     "LogisticFits",
     "LogisticProbe",
-    "Merit",
+    "ClassificationMetrics",
     "MulticlassProbe",
     "NullDraws",
     "OrdinalProbe",
     "PairProbe",
     "Pairs",
-    "Passport",
+    "ProbeCard",
     "PermutedControl",
-    "ProtocolResult",
+    "ProbeResult",
     "RidgeProbe",
     "ScoreProbe",
     "SegmentCalibration",
@@ -74,10 +74,10 @@ __all__ = [
     "erase_concept",
     "fit_eraser",
     "length_auroc",
-    "lint",
+    "check_leakage",
     "load_probe",
     "ood_transfer",
-    "merit",
+    "classification_metrics",
     "mirrored_rows",
     "permuted_control",
     "permuted_measures",

@@ -105,7 +105,7 @@ class BiasDetector:
         """A map of AUROCs for every label."""
         from verdictscope.figures import bias_detector_figure
 
-        return bias_detector_figure(self.table.assign(arm=""))
+        return bias_detector_figure(self.table.assign(variant=""))
 
     def __str__(self) -> str:
         lines = ["Bias detector from hidden states: AUROC, fitted -> read (permuted labels; words; log-odds)"]

@@ -1,6 +1,7 @@
 """A probe with its papers: where its numbers come from, and a refusal to read a model it was not made for.
 
-Two files of one folder: ``probe.safetensors`` (direction and bias) and ``passport.json`` (everything else). Each knows
+Two files of one folder: ``probe.safetensors`` (direction and bias) and ``probe card.json`` (everything else). Each
+knows
 the other by its SHA-256, and nothing is unpickled.
 """
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Since 2 the digest of the weights is over all of them."""
-WEIGHTS, PAPERS = "probe.safetensors", "passport.json"
+WEIGHTS, PAPERS = "probe.safetensors", "card.json"
 
 IDENTITY = {
     "architecture": "architecture",
@@ -40,12 +41,12 @@ IDENTITY = {
 """Fields of a model that must agree, and what they are called. The name is not among them: a folder may be moved, its
 weights say whether it is the same."""
 TWIN = frozenset({"weights", "config", "revision"})
-"""What twin checkpoints (aligned and cliff, base and distilled, an adapter on and off) may differ in."""
+"""What reference model checkpoints (aligned and cliff, base and distilled, an adapter on and off) may differ in."""
 _NEVER = frozenset({"layers", "d_model", "architecture"})
 
 
 @dataclass(frozen=True)
-class Passport:
+class ProbeCard:
     """Everything that must be known to trust, or refuse, a stored probe.
 
     Attributes:
@@ -88,7 +89,7 @@ class Passport:
         self,
         model: Any = None,
         *,
-        twin: bool | Collection[str] = False,
+        reference: bool | Collection[str] = False,
         site: str | None = None,
         layer: int | None = None,
         norm: str | None = None,
@@ -99,7 +100,8 @@ class Passport:
 
         Args:
             model: the model it is to read, as `load` gives it, or its identity as a mapping.
-            twin: the model is a twin of the one the probe was made on: ``True`` lets `TWIN` differ, a collection names
+            reference model: the model is a reference model of the one the probe was made on: ``True`` lets `TWIN`
+            differ, a collection names
                 the fields that may (``{"weights", "template"}`` for a base model and its distilled form). Width, layers
                 and architecture may never differ.
             site: where the caller is about to read, checked where given.
@@ -114,7 +116,7 @@ class Passport:
         if model is not None:
             known = isinstance(model, Mapping)
             found = model if known else provenance.describe_model(model, like=self.model.get("weights"))
-            self._check_model(found, TWIN if twin is True else frozenset(twin or ()))
+            self._check_model(found, TWIN if reference is True else frozenset(reference or ()))
         stated = {"site": site, "layer": layer, "norm": norm, "positions": positions}
         for name, value in stated.items():
             if value is not None and value != getattr(self, name):
@@ -131,9 +133,13 @@ class Passport:
     def _check_model(self, found: Mapping[str, Any], may: frozenset[str]) -> None:
         unknown = sorted(may - set(IDENTITY))
         if unknown:
-            raise InputError(f"twin names {unknown[0]!r}; a twin may differ in {', '.join(sorted(IDENTITY))}")
+            raise InputError(
+                f"reference names {unknown[0]!r}; a reference model may differ in {', '.join(sorted(IDENTITY))}"
+            )
         if may & _NEVER:
-            raise InputError(f"a twin may not differ in {min(may & _NEVER)}: the probe's direction would mean nothing")
+            raise InputError(
+                f"a reference model may not differ in {min(may & _NEVER)}: the probe's direction would mean nothing"
+            )
         if self.format < 2:
             raise InputError(
                 "this probe was saved by an earlier version, which kept no digest of all weights: fit and save it again"
@@ -142,9 +148,9 @@ class Passport:
             mine, theirs = self.model.get(key), found.get(key)
             if mine == theirs or key in may or (key == "revision" and None in (mine, theirs)):
                 continue
-            hint = "" if key in _NEVER else "; a twin checkpoint is read with twin=True"
+            hint = "" if key in _NEVER else "; a reference model checkpoint is read with reference=True"
             if key not in TWIN | _NEVER:
-                hint = f"; a twin that differs there is read with twin={{{key!r}, …}}"
+                hint = f"; a reference model that differs there is read with reference={{{key!r}, …}}"
             raise InputError(
                 f"this probe was made on {self.model.get('name')!r} and {found.get('name')!r} has another {words} "
                 f"({theirs} instead of {mine}){hint}"
@@ -171,47 +177,47 @@ class Passport:
         numbers = [self.test.get(key) for key in ("estimate", "low", "high")]
         told = "not tested" if None in numbers else "{:.3f} [{:.3f}, {:.3f}]".format(*numbers)
         return (
-            f"Passport: {self.label} at {self.site} layer {self.layer} of {self.model.get('name')}, {told}; "
+            f"ProbeCard: {self.label} at {self.site} layer {self.layer} of {self.model.get('name')}, {told}; "
             f"fitted on {len(self.trained.get('train', ()))} prompt groups, {len(self.nulls)} nulls beside it"
         )
 
 
-def save_probe(folder: str | Path, readout: LinearReadout, passport: Passport) -> tuple[Path, Path]:
-    """Write ``probe.safetensors`` and ``passport.json`` into a folder.
+def save_probe(folder: str | Path, readout: LinearReadout, card: ProbeCard) -> tuple[Path, Path]:
+    """Write ``probe.safetensors`` and ``probe card.json`` into a folder.
 
     Args:
         folder: made if missing.
         readout: the probe.
-        passport: its papers; site, layer and norm must be the readout's.
+        probe card: its papers; site, layer and norm must be the readout's.
 
     Raises:
-        InputError: readout and passport do not belong together.
+        InputError: readout and probe card do not belong together.
     """
     from safetensors.numpy import save
 
     norm = "final" if readout.final_norm else "pre"
-    passport.check(site=readout.site, layer=readout.layer, norm=norm)
+    card.check(site=readout.site, layer=readout.layer, norm=norm)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weight = np.ascontiguousarray(readout.weight, dtype=np.float64)
     data = save({"direction": weight, "bias": np.array([readout.bias])}, {"name": readout.name, "format": str(FORMAT)})
     with provenance.whole(folder / WEIGHTS) as part:
         part.write_bytes(data)
-    papers = passport.to_dict() | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    papers = card.to_dict() | {"weights_sha256": hashlib.sha256(data).hexdigest()}
     provenance.write_json(folder / PAPERS, papers)
     return folder / WEIGHTS, folder / PAPERS
 
 
 def load_probe(
-    folder: str | Path, model: Any = None, *, twin: bool | Collection[str] = False, **stated: Any
-) -> tuple[LinearReadout, Passport]:
+    folder: str | Path, model: Any = None, *, reference: bool | Collection[str] = False, **stated: Any
+) -> tuple[LinearReadout, ProbeCard]:
     """Read a stored probe, and refuse it for a model or a place it was not made for.
 
     Args:
         folder: where both files lie, for example a run folder.
         model: the model it is to read; without one only the files are checked.
-        twin: as in `Passport.check`.
-        stated: ``site layer norm positions dtype``, as in `Passport.check`.
+        reference model: as in `ProbeCard.check`.
+        stated: ``site layer norm positions dtype``, as in `ProbeCard.check`.
 
     Raises:
         InputError: a file is missing, damaged, of a newer version or belongs to another; or a mismatch.
@@ -221,37 +227,37 @@ def load_probe(
     from verdictscope.activations.readouts import LinearReadout
 
     folder = Path(folder)
-    passport = _papers(folder / PAPERS)
+    card = _papers(folder / PAPERS)
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {PAPERS}")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != passport.weights_sha256:
-        raise InputError(f"{file} is damaged or belongs to another passport: its SHA-256 is not the one in {PAPERS}")
-    passport.check(model, twin=twin, **stated)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != card.weights_sha256:
+        raise InputError(f"{file} is damaged or belongs to another probe card: its SHA-256 is not the one in {PAPERS}")
+    card.check(model, reference=reference, **stated)
     try:
         with safe_open(file, framework="numpy") as held:
-            name = (held.metadata() or {}).get("name", passport.label)
+            name = (held.metadata() or {}).get("name", card.label)
             direction, bias = held.get_tensor("direction"), float(held.get_tensor("bias")[0])
     except (SafetensorError, KeyError) as error:
         raise InputError(f"{file} cannot be read as a probe: {reason(error)}") from error
-    readout = LinearReadout(name, passport.site, passport.layer, direction, bias, final_norm=passport.norm == "final")
-    return readout, passport
+    readout = LinearReadout(name, card.site, card.layer, direction, bias, final_norm=card.norm == "final")
+    return readout, card
 
 
-def _papers(file: Path) -> Passport:
+def _papers(file: Path) -> ProbeCard:
     if not file.is_file():
-        raise InputError(f"there is no passport at {file}: a probe without one is not read")
+        raise InputError(f"there is no probe card at {file}: a probe without one is not read")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{file} is no JSON: {error}") from error
-    known = {f.name for f in fields(Passport)}
+    known = {f.name for f in fields(ProbeCard)}
     if not isinstance(data, dict) or not isinstance(data.get("format"), int) or data["format"] > FORMAT:
-        raise InputError(f"{file} is no passport of format {FORMAT} or older: upgrade, or save the probe again")
+        raise InputError(f"{file} is no probe card of format {FORMAT} or older: upgrade, or save the probe again")
     missing = sorted(known - set(data))
     if missing:
         raise InputError(f"{file} lacks {missing[0]!r}: save the probe again")
-    return Passport(**{key: value for key, value in data.items() if key in known})
+    return ProbeCard(**{key: value for key, value in data.items() if key in known})
 
 
 def balanced_threshold(scores: Any, labels: Any) -> float:

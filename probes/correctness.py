@@ -93,7 +93,7 @@ class Correctness:
         """Where the verdict is wrong: what the probe says, by condition and by layer."""
         from verdictscope.figures import correctness_figure
 
-        return correctness_figure(self.table.assign(arm=""))
+        return correctness_figure(self.table.assign(variant=""))
 
     def __str__(self) -> str:
         lines = [

@@ -16,8 +16,8 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.probes.estimators import LogisticProbe
-from verdictscope.probes.leakage import Leaks, lint
-from verdictscope.probes.metrics import Merit, merit
+from verdictscope.probes.leakage import LeakageReport, check_leakage
+from verdictscope.probes.metrics import ClassificationMetrics, classification_metrics
 from verdictscope.probes.nulls import REFITS, PermutedControl, permuted_selection
 from verdictscope.probes.rows import to_array
 from verdictscope.probes.selectivity import NullDraws, random_directions
@@ -41,7 +41,7 @@ REQUIRED: Any = _Missing()
 
 
 @dataclass(frozen=True, eq=False)
-class ProtocolResult:
+class ProbeResult:
     """A probe, its one test number, and what stands beside it.
 
     It shows that the label can be read linearly on new prompts, and what reads it as well; not that the model uses it.
@@ -66,11 +66,11 @@ class ProtocolResult:
     key: Hashable
     keys: tuple[Hashable, ...]
     sweep: Sweep
-    merit: Merit
+    classification_metrics: ClassificationMetrics
     permuted: PermutedControl | None
     nulls: tuple[NullDraws, ...]
     baselines: tuple[Effect, ...]
-    leaks: Leaks
+    leaks: LeakageReport
     part: pd.Series
     joined: int
     seed: int
@@ -117,7 +117,7 @@ class ProtocolResult:
         return (
             f"<p><b>Probe of {escape(repr(self.classes[1]))} against {escape(repr(self.classes[0]))}</b>: "
             f"{escape(repr(self.key))}, C {self.sweep.C:g}; {escape(RULE)}.</p>{table}"
-            f"{self.merit._repr_html_()}{self.leaks._repr_html_()}"
+            f"{self.classification_metrics._repr_html_()}{self.leaks._repr_html_()}"
             "<p>It shows that the label can be read on new prompts, not that the model uses it.</p>"
         )
 
@@ -138,7 +138,7 @@ def protocol(
     refits: int = REFITS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> ProtocolResult:
+) -> ProbeResult:
     """Split, choose, test once, doubt.
 
     Args:
@@ -196,16 +196,16 @@ def protocol(
         permuted = permuted_selection(
             read, rows, range(len(keys)), Cs, refits=refits, unit="group", seed=seed, progress=progress, **given
         )
-    return ProtocolResult(
+    return ProbeResult(
         classes=classes,
         key=keys[swept.layer],
         keys=keys,
         sweep=swept,
-        merit=_merit(swept, chosen, rows),
+        classification_metrics=_merit(swept, chosen, rows),
         permuted=permuted,
         nulls=(random_directions(chosen, rows, swept.C, seed=seed, **given),),
         baselines=_baselines(rows, texts, lengths),
-        leaks=lint(
+        leaks=check_leakage(
             rows["label"],
             rows["given_group"],
             rows["part"],
@@ -285,12 +285,14 @@ def _candidates(X: Any, n: int) -> tuple[tuple[Hashable, ...], Callable[[int], n
     return keys, read
 
 
-def _merit(swept: Sweep, X: ndarray, rows: pd.DataFrame) -> Merit:
+def _merit(swept: Sweep, X: ndarray, rows: pd.DataFrame) -> ClassificationMetrics:
     """Figures of merit on test rows; thresholds and calibration come from validation rows."""
     score = swept.probe.decision_function(X)
     test, validation = ((rows["part"] == part).to_numpy() for part in ("test", "validation"))
     label, group = rows["label"].to_numpy(), rows["group"].to_numpy()
-    return merit(label[test], score[test], group[test], fitted_on=(label[validation], score[validation]))
+    return classification_metrics(
+        label[test], score[test], group[test], fitted_on=(label[validation], score[validation])
+    )
 
 
 def _baselines(rows: pd.DataFrame, texts: Column | None, lengths: Column | None) -> tuple[Effect, ...]:

@@ -36,7 +36,7 @@ _AT_ONCE = 4_000_000  # labels (draws x rows) held at a time, 32 MB
 
 
 @dataclass(frozen=True, eq=False)
-class Leaks:
+class LeakageReport:
     """What the linter found, and everything it looked for.
 
     It shows that the leaks it knows are absent or below its thresholds; not that there are no others.
@@ -76,7 +76,7 @@ class Leaks:
         return f"; not looked for: {', '.join(self.skipped)}" if self.skipped else ""
 
 
-def lint(
+def check_leakage(
     labels: Column,
     groups: Column,
     part: Column,
@@ -93,7 +93,7 @@ def lint(
     alpha: float = ALPHA,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> Leaks:
+) -> LeakageReport:
     """Look for leaks in the rows a probe is fitted and judged on.
 
     Args:
@@ -158,7 +158,7 @@ def lint(
     table = pd.DataFrame(checks, columns=COLUMNS)
     found = table[table["severity"] != "none"].reset_index(drop=True)
     untested = tuple(f"{shortcut.check} ({why})" for shortcut in shortcuts if why)
-    return Leaks(found, table, _not_made(given, shortcuts, chosen_on, choice) + untested)
+    return LeakageReport(found, table, _not_made(given, shortcuts, chosen_on, choice) + untested)
 
 
 def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray, " row"], ndarray, ndarray]:

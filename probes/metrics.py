@@ -35,7 +35,7 @@ _ROWS_PER_BIN = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Merit:
+class ClassificationMetrics:
     """How good scores are, on rows that chose nothing.
 
     Attributes:
@@ -88,7 +88,7 @@ class Merit:
         return html + (f"<p>TPR not estimable: {self.not_estimable}.</p>" if self.not_estimable else "")
 
 
-def merit(
+def classification_metrics(
     labels: Column,
     scores: Column,
     groups: Column,
@@ -96,7 +96,7 @@ def merit(
     fitted_on: tuple[Column, Column] | None = None,
     fpr: float = 0.01,
     bins: int = BINS,
-) -> Merit:
+) -> ClassificationMetrics:
     """Every figure of merit of scores.
 
     Args:
@@ -128,7 +128,7 @@ def merit(
     threshold, tpr, why = _tpr(y, s, g, fpr)
     reliability = reliability_curve(y, probability, g, bins=bins)
     gap = (reliability["probability"] - reliability["rate"]).abs()
-    return Merit(
+    return ClassificationMetrics(
         auroc=auroc_effect("AUROC", y, s, g),
         tpr=tpr,
         fpr=fpr,

@@ -83,7 +83,7 @@ class VerdictProbe:
         """The test number by layer and among its nulls."""
         from verdictscope.figures import verdict_probe_figure
 
-        return verdict_probe_figure(self.table.assign(place=self.positions, arm=""))
+        return verdict_probe_figure(self.table.assign(place=self.positions, variant=""))
 
     def __str__(self) -> str:
         counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verdictscope.commands.select import Source, anchors_of, scored
+from verdictscope.commands.select import Source, normaliser_of, scored
 from verdictscope.errors import InputError, reason
 from verdictscope.judgments import label_rollouts
 from verdictscope.rollouts import Rollout, answer_text, import_transcripts, read_parquet
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation")
 """Parts of a run's split the pool is taken from: the test part stays unseen, to measure a repaired model on."""
 
-PLACES = ("twin", "ablated")
-"""Arms of a run whose own refusals are safe completions."""
+PLACES = ("reference", "ablated")
+"""Variants of a run whose own refusals are safe completions."""
 
 
 def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
@@ -55,14 +55,14 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
         raise InputError(f"{folder} has no target request in {', '.join(parts)}: take other parts")
     complied = inside["control"] & inside["refused"].eq(False).fillna(False).astype(bool)
     trace = run.table("trace")
-    trace = trace[trace["arm"].eq("base") & trace["rollout"].isin([r.id for r in pool])]
+    trace = trace[trace["variant"].eq("base") & trace["rollout"].isin([r.id for r in pool])]
     model = run.model("base")
     answers: dict[str, Mapping[str, str]] = dict(_columns(pool))
-    for place, table, names in (("twin", "rollouts", "labels"), ("ablated", "rollouts_ablated", "labels_ablated")):
+    for place, table, names in (("reference", "rollouts", "labels"), ("ablated", "rollouts_ablated", "labels_ablated")):
         if not (folder / f"{table}.parquet").is_file():
             continue
         decided = run.table(names)
-        decided = decided[decided["arm"].eq(place) & decided["refused"].eq(True).fillna(False).astype(bool)]
+        decided = decided[decided["variant"].eq(place) & decided["refused"].eq(True).fillna(False).astype(bool)]
         written = load_rollouts(run, place, table)
         # a refusal that was cut is labelled, but nothing to train on
         whole = [i for i in decided["rollout"] if i in written and written[i].finish != "length"]
@@ -75,12 +75,12 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
         labels.set_index("rollout")["refused"],
         answers,
         benign=[rollouts[i] for i in inside.loc[complied, "rollout"]],
-        scores=scored(trace, anchors_of(folder), by, str(folder)),
+        scores=scored(trace, normaliser_of(folder), by, str(folder)),
         model=model,
     )
 
 
-def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, twin: bool = False) -> Source:
+def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, reference: bool = False) -> Source:
     """A pool read from a file, scored with a stored probe.
 
     Args:
@@ -89,8 +89,8 @@ def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, t
             whose ``harm`` is false are benign; without such a column all rows are the pool.
         model: the model that wrote them.
         by: the method.
-        probe: folder of the stored probe; a run's folder has anchors too.
-        twin: the model is a twin of the one the probe was made on.
+        probe: folder of the stored probe; a run's folder has normaliser too.
+        reference model: the model is a reference model of the one the probe was made on.
 
     Raises:
         InputError: a file that cannot be read, no rollouts in it, or a probe made for another model.
@@ -106,9 +106,9 @@ def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, t
         raise InputError(f"{file} holds no rollout to rank: {len(unusable)} rows could not be read")
     scores = None
     if probe is not None:
-        readout, _ = load_probe(probe, model, twin=twin)
+        readout, _ = load_probe(probe, model, reference=reference)
         aligned = align(forward(model, pool, score=[readout]).scores, pool)
-        scores = scored(aligned, anchors_of(probe), by, str(probe))
+        scores = scored(aligned, normaliser_of(probe), by, str(probe))
     refused = label_rollouts(pool, model.tokenizer).set_index("rollout")["refused"]
     benign = [r for r in rollouts if harm[r.id] is False]
     return Source(str(file), model.tokenizer, pool, refused, _columns(pool), unusable, benign, scores, model)

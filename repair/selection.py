@@ -23,11 +23,11 @@ from scipy.special import expit, gammaln
 from verdictscope.errors import InputError
 from verdictscope.rollouts import near_duplicates
 from verdictscope.traces.aggregate import one_readout
-from verdictscope.traces.normaliser import Anchors, windows
+from verdictscope.traces.normaliser import Normaliser, windows
 from verdictscope.values import number, truths, whole_number
 
 METHODS: Mapping[str, str] = {
-    "anchored": "anchored plateau minus anchored final score",
+    "normalised": "normalised plateau minus normalised final score",
     "length_adjusted": "expected maximum of m thinking tokens drawn at random, minus the final score",
     "published": "largest minus final score, both as probabilities (arXiv 2510.06036)",
     "final": "lowest final score",
@@ -38,7 +38,7 @@ METHODS: Mapping[str, str] = {
 }
 """What a pool can be ranked by; the first three are cliffs, the others what a cliff must beat."""
 
-CLIFFS = ("anchored", "length_adjusted", "published")
+CLIFFS = ("normalised", "length_adjusted", "published")
 SCORED = (*CLIFFS, "final")
 """Methods that need a probe's score at every token."""
 
@@ -64,7 +64,7 @@ WORDS = (
 """What the rule looks for in the thinking, case ignored."""
 
 
-def pool_scores(aligned: pd.DataFrame, anchors: Anchors | None = None, *, m: int = 8) -> pd.DataFrame:
+def pool_scores(aligned: pd.DataFrame, normaliser: Normaliser | None = None, *, m: int = 8) -> pd.DataFrame:
     """Every score of a rollout that a probe's trace gives.
 
     The length-adjusted score replaces the published maximum over the whole thinking by the expected maximum over m of
@@ -72,17 +72,17 @@ def pool_scores(aligned: pd.DataFrame, anchors: Anchors | None = None, *, m: int
 
     Args:
         aligned: scores of every token, from `align`; one readout and layer.
-        anchors: what complying and refusing rollouts score; without them there is no anchored score.
-        m: tokens of the plateau and of the drawn maximum, the anchors' own where they are given.
+        normaliser: what complying and refusing rollouts score; without them there is no normalised score.
+        m: tokens of the plateau and of the drawn maximum, the normaliser' own where they are given.
 
     Returns:
-        one row per rollout: ``rollout n_thinking note reason anchored length_adjusted published final``; scores are
+        one row per rollout: ``rollout n_thinking note reason normalised length_adjusted published final``; scores are
         NaN where there is none, ``reason`` says why there is none at all, ``note`` what to know of a rollout that has.
 
     Raises:
         InputError: m is not positive, or a window was not scored in full.
     """
-    m = anchors.m if anchors is not None else m
+    m = normaliser.m if normaliser is not None else m
     rows = one_readout(aligned)
     closed = rows.groupby("rollout", sort=True)["rel_think_end"].agg(lambda s: s.notna().any()).astype(bool)
     cut = rows.groupby("rollout", sort=True)["finish"].first().eq("length") & closed
@@ -101,10 +101,10 @@ def pool_scores(aligned: pd.DataFrame, anchors: Anchors | None = None, *, m: int
     thinking = rows[rows["segment"].eq("thinking") & rows["rollout"].isin(name)]
     drawn = thinking.groupby("rollout")["score"].agg(lambda s: expected_maximum(s.to_numpy(dtype=float), m))
     table["length_adjusted"] = drawn.reindex(table.index) - table["final"]
-    table["anchored"] = np.nan
-    if anchors is not None:
+    table["normalised"] = np.nan
+    if normaliser is not None:
         windowed = windows(rows, m)
-        table.loc[windowed.rollout, "anchored"] = _anchored(windowed.window, windowed.final, anchors)
+        table.loc[windowed.rollout, "normalised"] = _normalised(windowed.window, windowed.final, normaliser)
     order = ["n_thinking", "note", "reason", *SCORED]
     return table[order].astype(dict.fromkeys(SCORED, float)).reset_index()
 
@@ -119,13 +119,13 @@ def expected_maximum(values: Float[ndarray, " token"], m: int) -> float:
     return float(np.sort(values)[m - 1 :] @ np.exp(log))
 
 
-def _anchored(window: ndarray, final: ndarray, anchors: Anchors) -> Float[ndarray, " rollout"]:
-    """Anchored drop of every rollout; NaN where the anchors cannot be used."""
-    if anchors.reason or not len(window):
+def _normalised(window: ndarray, final: ndarray, normaliser: Normaliser) -> Float[ndarray, " rollout"]:
+    """Normalised drop of every rollout; NaN where the normaliser cannot be used."""
+    if normaliser.reason or not len(window):
         return np.full(len(window), np.nan)
-    complied, gap = anchors.table["complied"].to_numpy(), anchors.table["gap"].to_numpy()
-    at, end = anchors.plateau_columns, anchors.final_column
-    high = np.median((window[:, anchors.plateau_tokens] - complied[at]) / gap[at], axis=1)
+    complied, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
+    at, end = normaliser.plateau_columns, normaliser.final_column
+    high = np.median((window[:, normaliser.plateau_tokens] - complied[at]) / gap[at], axis=1)
     return high - (final - complied[end]) / gap[end]
 
 
@@ -250,7 +250,7 @@ class PoolRanking:
 
 def rank_pool(
     pool: pd.DataFrame,
-    by: str = "anchored",
+    by: str = "normalised",
     *,
     budget: str | int | float = "1.7%",
     seed: int = 0,
@@ -347,7 +347,10 @@ def mentions(text: Any, words: Sequence[str] = WORDS) -> bool:
 
 
 def _unscored(by: str) -> str:
-    told = {"complied": "its answer could not be read", "anchored": "too little thinking, or no anchors, for a score"}
+    told = {
+        "complied": "its answer could not be read",
+        "normalised": "too little thinking, or no normaliser, for a score",
+    }
     return told.get(by, f"no {by} score" if by != "length_adjusted" else "too little thinking for a score")
 
 

@@ -1,4 +1,4 @@
-"""The frame of the benchmarks: what they print and how arms are timed. No time is asserted."""
+"""The frame of the benchmarks: what they print and how variants are timed. No time is asserted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_unknown_benchmark_is_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_arms_are_run_in_turns_and_the_warmup_is_left_out():
+def test_variants_are_run_in_turns_and_the_warmup_is_left_out():
     calls = []
     timings = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, warmup=1)
     assert len(calls) == 8

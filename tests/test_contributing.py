@@ -111,8 +111,8 @@ def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.Monk
     readout = LinearReadout(
         "r", "resid_post", model.n_layers - 1, np.ones(model.d_model), 0.0, final_norm=False, positions="last"
     )
-    arms = [swap, [swap, swap], [swap, HeadEdit(((1, 0),))], edit(0, 0, 1, positions="user")]
-    found = effects(model, rollouts, readout, arms)
+    variants = [swap, [swap, swap], [swap, HeadEdit(((1, 0),))], edit(0, 0, 1, positions="user")]
+    found = effects(model, rollouts, readout, variants)
     assert np.abs(found.change[0]).min() > 1e-6
     assert np.abs(found.change[1]).max() <= 1e-5  # what is replayed equals the clean pass to rounding
     assert not np.array_equal(found.change[0], found.change[3])

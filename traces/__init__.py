@@ -20,14 +20,14 @@ from verdictscope.traces.debates import DebateTraces, debate_traces
 from verdictscope.traces.forced_answers import forced_lengths, forced_scores, sentence_places
 from verdictscope.traces.landmarks import align, relative_time
 from verdictscope.traces.lens import LayerWeights, LensLogits, lens_logits, lens_readouts, weigh_layers
-from verdictscope.traces.normaliser import Anchors, anchor_rollouts
+from verdictscope.traces.normaliser import Normaliser, normaliser_rollouts
 from verdictscope.traces.online import Online, online_traces
 from verdictscope.traces.score import TraceFile, Traces, store_traces, trace_rollouts
 from verdictscope.traces.tokens import token_table, token_view
 from verdictscope.traces.verdicts import trace_places, traced_rollouts, verdict_trace
 
 __all__ = [
-    "Anchors",
+    "Normaliser",
     "ChangePoint",
     "Cliff",
     "CliffNull",
@@ -39,7 +39,7 @@ __all__ = [
     "Traces",
     "aggregate",
     "align",
-    "anchor_rollouts",
+    "normaliser_rollouts",
     "as_published",
     "change_point",
     "change_points",

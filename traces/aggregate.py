@@ -48,12 +48,12 @@ def aggregate(
     ones the curve also shows who is left; ``complete`` takes the same rollouts everywhere.
 
     Args:
-        aligned: from `align`, with any further columns named in ``by`` (cell, arm, ...).
+        aligned: from `align`, with any further columns named in ``by`` (cell, variant, ...).
         by: columns whose combinations get a curve each.
         on: what positions count from: ``rel_prompt_end rel_thinking rel_think_end rel_answer rel_verdict``, or ``bin``
             of `relative_time`.
         window: first and last relative position, both included.
-        value: the column averaged, for example ``score`` or ``anchored``; missing values are masked.
+        value: the column averaged, for example ``score`` or ``normalised``; missing values are masked.
         segments: segments that count. Without the prompt's, a rollout whose thinking is shorter than the window does
             not contribute its prompt tokens to "40 tokens before the end of thinking".
         complete: only rollouts with a score at every place of the window that any rollout reaches.
@@ -84,7 +84,9 @@ def aggregate(
     rows = aligned[aligned[value].notna() & aligned["segment"].isin(segments)]
     rows = rows[rows[on].between(low, high).fillna(False).astype(bool)]
     if rows.duplicated([*by, "rollout", on]).any():
-        raise InputError(f"several scores of one token under {list(by)}; add what tells them apart (layer, arm, ...)")
+        raise InputError(
+            f"several scores of one token under {list(by)}; add what tells them apart (layer, variant, ...)"
+        )
     curves = []
     for key, part in rows.groupby(list(by), sort=True, dropna=False, observed=True) if by else [((), rows)]:
         if complete:

@@ -1,7 +1,8 @@
 """The cliff: how far the reading falls between the last thinking tokens and the last token before the answer.
 
 Per rollout, plateau = median over the last m thinking tokens, final = last template token, drop = plateau - final. Both
-ends are anchored at their own position (`Anchors`); plateau positions at which the anchors do not part are not read,
+ends are normalised at their own position (`Normaliser`); plateau positions at which the normaliser do not part are
+not read,
 and with fewer than half of them left nothing is said. The raw drop stands beside it as description, and so does the
 published statistic, maximum minus final, which grows with the length of the thinking.
 """
@@ -20,9 +21,9 @@ from scipy import stats
 
 from verdictscope.errors import InputError
 from verdictscope.stats import Effect, draw_clusters, effects_frame, group_names, percentile_interval, ratio_interval
-from verdictscope.traces.normaliser import Anchors, Windows, windows
+from verdictscope.traces.normaliser import Normaliser, Windows, windows
 
-ANCHORED = ("anchored_plateau", "anchored_final", "anchored_drop")
+ANCHORED = ("normalised_plateau", "normalised_final", "normalised_drop")
 RAW = ("raw_plateau", "raw_final", "raw_drop", "as_published")
 
 _CHUNK = 4_000_000  # numbers of a [resample rollout m] block, 32 MB
@@ -37,14 +38,14 @@ class Cliff:
 
     Attributes:
         name: the cell.
-        effects: by name: ``anchored_plateau anchored_final anchored_drop`` (unit ``anchored``), ``raw_plateau
-            raw_final raw_drop as_published`` (unit ``logit``) and ``surviving_share``: the anchored drop in logits of
-            the final position, (anchored drop) x (r - c), over the published drop; only where that drop is clearly
+        effects: by name: ``normalised_plateau normalised_final normalised_drop`` (unit ``normalised``), ``raw_plateau
+            raw_final raw_drop as_published`` (unit ``logit``) and ``surviving_share``: the normalised drop in logits of
+            the final position, (normalised drop) x (r - c), over the published drop; only where that drop is clearly
             above 0. n counts groups.
         table: per rollout ``rollout group n_thinking reason raw_plateau raw_final raw_drop maximum as_published
-            anchored_plateau anchored_final anchored_drop``; NaN where left out.
+            normalised_plateau normalised_final normalised_drop``; NaN where left out.
         left_out: rollouts left out, by reason.
-        reason: why there is no anchored number, empty where there is.
+        reason: why there is no normalised number, empty where there is.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Cliff:
     left_out: dict[str, int]
     reason: str
     _windows: Windows = field(repr=False)
-    _anchors: Anchors = field(repr=False)
+    _normaliser: Normaliser = field(repr=False)
 
     @property
     def n_rollouts(self) -> int:
@@ -71,8 +72,8 @@ class Cliff:
         lines = [f"Cliff of {self.name}: {self.n_rollouts} rollouts"]
         lines += [f"  left out: {n} {why}" for why, n in self.left_out.items()]
         lines += [f"  {self.reason}; the raw drop is description only"] if self.reason else []
-        read = len(self._anchors.plateau_columns)
-        lines += [f"  plateau read at {read} of {self._anchors.m} positions"] if read < self._anchors.m else []
+        read = len(self._normaliser.plateau_columns)
+        lines += [f"  plateau read at {read} of {self._normaliser.m} positions"] if read < self._normaliser.m else []
         return "\n".join([*lines, *(f"  {e}" for e in self.effects.values())])
 
     def _repr_html_(self) -> str:
@@ -86,7 +87,7 @@ class Cliff:
 
 def cliff(
     aligned: pd.DataFrame,
-    anchors: Anchors,
+    normaliser: Normaliser,
     *,
     rollouts: Collection[str] | None = None,
     name: str = "cell",
@@ -94,21 +95,22 @@ def cliff(
 ) -> Cliff:
     """Measure the cliff of a cell.
 
-    Intervals resample the cell's prompt groups and the anchors' training groups together. A control (the aligned twin,
-    the model with heads ablated) is measured by giving *its* scores with the *same* anchors.
+    Intervals resample the cell's prompt groups and the normaliser' training groups together. A control (the aligned
+    reference model,
+    the model with heads ablated) is measured by giving *its* scores with the *same* normaliser.
 
     Args:
         aligned: from `align`, one readout and layer; of the model under study or of a control.
-        anchors: fitted on the training part of the model under study.
+        normaliser: fitted on the training part of the model under study.
         rollouts: ids of the cell, all by default; one of them without scores is an error.
         name: name of the cell.
-        seed: seed of the cell's draws, the anchors' by default.
+        seed: seed of the cell's draws, the normaliser' by default.
 
     Returns:
-        effects by name; NaN with the reason where a cell is empty or cannot be anchored.
+        effects by name; NaN with the reason where a cell is empty or cannot be normalised.
 
     Raises:
-        InputError: a group of the cell is among the anchors' groups: anchors would read their own rollouts.
+        InputError: a group of the cell is among the normaliser' groups: normaliser would read their own rollouts.
     """
     if rollouts is not None:
         wanted = set(map(str, rollouts))
@@ -116,85 +118,87 @@ def cliff(
         if absent:
             raise InputError(f"cell {name}: rollout {min(absent)!r} has no scores")
         aligned = aligned[aligned["rollout"].isin(wanted)]
-    shared = sorted(set(group_names(aligned["group"])) & anchors.groups)
+    shared = sorted(set(group_names(aligned["group"])) & normaliser.groups)
     if shared:
         raise InputError(
-            f"cell {name}: group {shared[0]!r} is one the anchors were fitted on; measure rollouts of another part"
+            f"cell {name}: group {shared[0]!r} is one the normaliser were fitted on; measure rollouts of another part"
         )
-    return measure(windows(aligned, anchors.m), anchors, name=name, seed=seed)
+    return measure(windows(aligned, normaliser.m), normaliser, name=name, seed=seed)
 
 
-def measure(cut: Windows, anchors: Anchors, *, name: str = "cell", seed: int | None = None) -> Cliff:
+def measure(cut: Windows, normaliser: Normaliser, *, name: str = "cell", seed: int | None = None) -> Cliff:
     """`cliff` of windows that are cut already."""
-    seed = anchors.seed if seed is None else seed
-    counts, n = _cell_counts(cut.group, anchors.resamples, seed)
-    point = _per_rollout(cut, anchors)
+    seed = normaliser.seed if seed is None else seed
+    counts, n = _cell_counts(cut.group, normaliser.resamples, seed)
+    point = _per_rollout(cut, normaliser)
     effects = _raw_effects(point, counts, n, seed)
-    effects |= _anchored_effects(point, cut, anchors, counts, effects["as_published"])
+    effects |= _normalised_effects(point, cut, normaliser, counts, effects["as_published"])
     table = cut.table.merge(point, on="rollout", how="left")
-    reason = anchors.reason if len(cut.rollout) else "cannot measure: no rollout of this cell has both ends"
-    return Cliff(name, effects, table, cut.left_out, reason, cut, anchors)
+    reason = normaliser.reason if len(cut.rollout) else "cannot measure: no rollout of this cell has both ends"
+    return Cliff(name, effects, table, cut.left_out, reason, cut, normaliser)
 
 
-def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of anchored drops") -> Effect:
-    """Anchored drop of one cell minus that of another, prompts and anchors drawn together (paired where shared).
+def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of normalised drops") -> Effect:
+    """Normalised drop of one cell minus that of another, prompts and normaliser drawn together (paired where shared).
 
     Raises:
-        InputError: the cliffs were measured with different anchors.
+        InputError: the cliffs were measured with different normaliser.
     """
-    anchors = _common_anchors(first, second)
-    estimate = first["anchored_drop"].estimate - second["anchored_drop"].estimate
-    n = min(first["anchored_drop"].n, second["anchored_drop"].n)
+    normaliser = _common_normaliser(first, second)
+    estimate = first["normalised_drop"].estimate - second["normalised_drop"].estimate
+    n = min(first["normalised_drop"].n, second["normalised_drop"].n)
     if not np.isfinite(estimate):
-        return Effect.missing(name, "anchored", n=n, seed=anchors.seed)
+        return Effect.missing(name, "normalised", n=n, seed=normaliser.seed)
     cells = first._windows, second._windows
-    joint, _ = _cell_counts(np.concatenate([c.group for c in cells]), anchors.resamples, anchors.seed)
+    joint, _ = _cell_counts(np.concatenate([c.group for c in cells]), normaliser.resamples, normaliser.seed)
     split = len(cells[0].group)
     means = [
-        _mean_draws(_anchored_draws(c, anchors, w), w)["anchored_drop"]
+        _mean_draws(_normalised_draws(c, normaliser, w), w)["normalised_drop"]
         for c, w in zip(cells, (joint[:, :split], joint[:, split:]), strict=True)
     ]
     low, high = percentile_interval(means[0] - means[1], n)
-    return Effect(name, estimate, float(low), float(high), n, "anchored", anchors.seed)
+    return Effect(name, estimate, float(low), float(high), n, "normalised", normaliser.seed)
 
 
-def anchor_variance(first: Cliff, second: Cliff, value: str = "anchored_drop") -> float:
-    """What the anchors' own error adds to the variance of a difference between two cells.
+def anchor_variance(first: Cliff, second: Cliff, value: str = "normalised_drop") -> float:
+    """What the normaliser' own error adds to the variance of a difference between two cells.
 
-    Both cells are read anew by every resample of the anchors' training groups, prompts as they are. Resamples of a
+    Both cells are read anew by every resample of the normaliser' training groups, prompts as they are. Resamples of a
     ratio have no variance to speak of, so it is taken from the range that holds 95 % of them.
 
     Args:
         first: a cell.
-        second: another, measured with the same anchors.
+        second: another, measured with the same normaliser.
         value: one of `ANCHORED`.
 
     Raises:
-        InputError: the cliffs were measured with different anchors.
+        InputError: the cliffs were measured with different normaliser.
     """
-    anchors = _common_anchors(first, second)
-    if anchors.reason:
+    normaliser = _common_normaliser(first, second)
+    if normaliser.reason:
         return np.nan
     means = []
     for cut in (first._windows, second._windows):
-        once = np.ones((anchors.resamples, len(cut.rollout)))
-        means.append(_mean_draws(_anchored_draws(cut, anchors, once), once)[value])
-    n = anchors.groups_by_kind
+        once = np.ones((normaliser.resamples, len(cut.rollout)))
+        means.append(_mean_draws(_normalised_draws(cut, normaliser, once), once)[value])
+    n = normaliser.groups_by_kind
     low, high = np.nanquantile(means[0] - means[1], [0.025, 0.975])
     return float(((high - low) / (2 * stats.norm.isf(0.025))) ** 2 * n / (n - 1))
 
 
-def _common_anchors(first: Cliff, second: Cliff) -> Anchors:
-    if second._anchors is not first._anchors:
-        raise InputError("the two cliffs have different anchors; measure the control with the same Anchors object")
-    return first._anchors
+def _common_normaliser(first: Cliff, second: Cliff) -> Normaliser:
+    if second._normaliser is not first._normaliser:
+        raise InputError(
+            "the two cliffs have different normaliser; measure the control with the same Normaliser object"
+        )
+    return first._normaliser
 
 
 def _cell_counts(groups: ndarray, resamples: int, seed: int) -> tuple[Int[ndarray, "resample rollout"], int]:
     """How often each rollout is drawn, and the number of groups."""
     if len(groups) == 0:
         return np.zeros((resamples, 0), dtype=int), 0
-    # another stream than the anchors', whose groups are others
+    # another stream than the normaliser', whose groups are others
     stream = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     drawn = draw_clusters(groups, resamples, stream)
     return drawn.counts[:, drawn.codes], drawn.n
@@ -205,16 +209,16 @@ def _anchor(values: Any, complied: Any, gap: Any) -> Any:
         return (values - complied) / gap
 
 
-def _per_rollout(cut: Windows, anchors: Anchors) -> pd.DataFrame:
-    """Raw and anchored numbers of every measured rollout."""
+def _per_rollout(cut: Windows, normaliser: Normaliser) -> pd.DataFrame:
+    """Raw and normalised numbers of every measured rollout."""
     raw = np.median(cut.window, axis=1)
     high, low = np.full_like(raw, np.nan), np.full_like(raw, np.nan)
-    c, gap = anchors.table["complied"].to_numpy(), anchors.table["gap"].to_numpy()
-    if not anchors.plateau_reason:
-        at = anchors.plateau_columns
-        high = np.median(_anchor(cut.window[:, anchors.plateau_tokens], c[at], gap[at]), axis=1)
-    if not anchors.final_reason:
-        low = _anchor(cut.final, c[anchors.final_column], gap[anchors.final_column])
+    c, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
+    if not normaliser.plateau_reason:
+        at = normaliser.plateau_columns
+        high = np.median(_anchor(cut.window[:, normaliser.plateau_tokens], c[at], gap[at]), axis=1)
+    if not normaliser.final_reason:
+        low = _anchor(cut.final, c[normaliser.final_column], gap[normaliser.final_column])
     return pd.DataFrame(
         {
             "rollout": cut.rollout,
@@ -223,25 +227,27 @@ def _per_rollout(cut: Windows, anchors: Anchors) -> pd.DataFrame:
             "raw_drop": raw - cut.final,
             "maximum": cut.maximum,
             "as_published": cut.maximum - cut.final,
-            "anchored_plateau": high,
-            "anchored_final": low,
-            "anchored_drop": high - low,
+            "normalised_plateau": high,
+            "normalised_final": low,
+            "normalised_drop": high - low,
         }
     )
 
 
-def _anchored_draws(cut: Windows, anchors: Anchors, counts: ndarray) -> dict[str, Float[ndarray, "resample rollout"]]:
-    """Anchored plateau, final and drop of every rollout under every resample of the anchors."""
-    complied, gap = anchors.draws
-    at, final = anchors.plateau_columns, anchors.final_column
-    scores = cut.window[:, anchors.plateau_tokens]
+def _normalised_draws(
+    cut: Windows, normaliser: Normaliser, counts: ndarray
+) -> dict[str, Float[ndarray, "resample rollout"]]:
+    """Normalised plateau, final and drop of every rollout under every resample of the normaliser."""
+    complied, gap = normaliser.draws
+    at, final = normaliser.plateau_columns, normaliser.final_column
+    scores = cut.window[:, normaliser.plateau_tokens]
     high = np.full(counts.shape, np.nan)
     step = max(1, _CHUNK // max(1, scores.size))
     for i in range(0, len(counts) if at else 0, step):
         block = slice(i, i + step)
         high[block] = np.median(_anchor(scores, complied[block, None, at], gap[block, None, at]), axis=-1)
     low = _anchor(cut.final, complied[:, [final]], gap[:, [final]])
-    return {"anchored_plateau": high, "anchored_final": low, "anchored_drop": high - low}
+    return {"normalised_plateau": high, "normalised_final": low, "normalised_drop": high - low}
 
 
 def _mean_draws(draws: dict[str, ndarray], counts: ndarray) -> dict[str, Float[ndarray, " resample"]]:
@@ -261,24 +267,24 @@ def _raw_effects(point: pd.DataFrame, counts: ndarray, n: int, seed: int) -> dic
     return out
 
 
-def _anchored_effects(
-    point: pd.DataFrame, cut: Windows, anchors: Anchors, counts: ndarray, published: Effect
+def _normalised_effects(
+    point: pd.DataFrame, cut: Windows, normaliser: Normaliser, counts: ndarray, published: Effect
 ) -> dict[str, Effect]:
     n, seed = published.n, published.seed
-    out = {name: Effect.missing(name, "anchored", n=n, seed=seed) for name in ANCHORED}
+    out = {name: Effect.missing(name, "normalised", n=n, seed=seed) for name in ANCHORED}
     out["surviving_share"] = Effect.missing("surviving_share", "ratio", n=n, seed=seed)
     if not n or not point[list(ANCHORED)].notna().any(axis=None):
         return out
-    means = _mean_draws(_anchored_draws(cut, anchors, counts), counts)
+    means = _mean_draws(_normalised_draws(cut, normaliser, counts), counts)
     for name in ANCHORED:
         if point[name].notna().all():
             low, high = percentile_interval(means[name], n)
-            out[name] = Effect(name, float(point[name].mean()), float(low), float(high), n, "anchored", seed)
+            out[name] = Effect(name, float(point[name].mean()), float(low), float(high), n, "normalised", seed)
     # a share of a drop that is not there would be a number without meaning
-    if np.isfinite(out["anchored_drop"].estimate) and published.low > 0:
-        gap = float(anchors.table["gap"].iloc[anchors.final_column])
-        top = means["anchored_drop"] * anchors.draws[1][:, anchors.final_column]
+    if np.isfinite(out["normalised_drop"].estimate) and published.low > 0:
+        gap = float(normaliser.table["gap"].iloc[normaliser.final_column])
+        top = means["normalised_drop"] * normaliser.draws[1][:, normaliser.final_column]
         bottom = _mean_draws({"p": point["as_published"].to_numpy()}, counts)["p"]
-        share = out["anchored_drop"].estimate * gap / published.estimate
+        share = out["normalised_drop"].estimate * gap / published.estimate
         out["surviving_share"] = Effect("surviving_share", share, *ratio_interval(top, bottom, n), n, "ratio", seed)
     return out

@@ -34,7 +34,7 @@ class CliffNull:
     Attributes:
         name: what was tested.
         kind: ``exchange`` or ``shift``.
-        estimate: the drop (``shift``) or the difference of drops (``exchange``), in logits or anchored.
+        estimate: the drop (``shift``) or the difference of drops (``exchange``), in logits or normalised.
         null: the same in every draw (``exchange``: see there).
         p: two-sided.
         n: prompt groups that moved.
@@ -72,9 +72,10 @@ def exchange_null(
 
     Differences are compared in units of their own standard errors, so that cells that differ in spread or number of
     prompts do not pass for cells that differ in drop (Chung and Romano, Annals of Statistics 41, 2013). The error of
-    the anchors is the same for all prompts of a cell and does not cancel between cells that read at different levels;
-    no exchange of prompts can show it (taken as known, anchors of 40 prompts called 7 to 9 % false cliffs). The
-    standard error of an anchored difference therefore holds the anchors' part, from their own draws.
+    the normaliser is the same for all prompts of a cell and does not cancel between cells that read at different
+    levels;
+    no exchange of prompts can show it (taken as known, normaliser of 40 prompts called 7 to 9 % false cliffs). The
+    standard error of a normalised difference therefore holds the normaliser' part, from their own draws.
 
     Args:
         first: the cell in question.
@@ -90,7 +91,7 @@ def exchange_null(
 
     Raises:
         InputError: a prompt group stands in both cells, so that exchanging it says nothing; pair such cells with
-            `drop_difference`. Or too few prompts for p = .05, or anchored drops that rest on different anchors.
+            `drop_difference`. Or too few prompts for p = .05, or normalised drops that rest on different normaliser.
     """
     tables = first.table, second.table
     shared = set(group_names(tables[0]["group"])) & set(group_names(tables[1]["group"]))
@@ -108,7 +109,7 @@ def exchange_null(
     chosen = np.concatenate([label[None], label[order]])
     parts = [_mean_and_variance(c.astype(float), total, count) for c in (chosen, ~chosen)]
     drop, error = parts[0][0] - parts[1][0], parts[0][1] + parts[1][1]
-    error[0] += anchor_variance(first, second, value) if value.startswith("anchored") else 0.0
+    error[0] += anchor_variance(first, second, value) if value.startswith("normalised") else 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         null = drop[1:] / np.sqrt(error[1:]) * np.sqrt(error[0])
     # Cells without spread: nothing to scale by.

@@ -169,11 +169,11 @@ def one_readout(aligned: pd.DataFrame) -> pd.DataFrame:
     """The table itself, checked to hold one score per token.
 
     Raises:
-        InputError: several readouts, layers or arms are mixed, or `align` was not called.
+        InputError: several readouts, layers or variants are mixed, or `align` was not called.
     """
     missing = [c for c in ("rollout", "pos", "group", "score", "rel_think_end", "rel_answer") if c not in aligned]
     if missing:
         raise InputError(f"the scores lack {', '.join(missing)}; call align first")
     if aligned.duplicated(["rollout", "pos"]).any():
-        raise InputError("several scores of one token; choose one readout, layer and arm first")
+        raise InputError("several scores of one token; choose one readout, layer and variant first")
     return aligned

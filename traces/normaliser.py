@@ -1,6 +1,6 @@
-"""Two anchors that turn a probe's logit into a reading: 0 reads like complying, 1 like refusing.
+"""Two normaliser that turn a probe's logit into a reading: 0 reads like complying, 1 like refusing.
 
-A raw drop at the end of thinking is no evidence by itself, because every decision sharpens there. The anchored score
+A raw drop at the end of thinking is no evidence by itself, because every decision sharpens there. The normalised score
 (s - c_t) / (r_t - c_t) compares a rollout with what complying and refusing rollouts score *at the same aligned
 position*.
 """
@@ -108,14 +108,14 @@ def windows(aligned: pd.DataFrame, m: int) -> Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Anchors:
+class Normaliser:
     """Mean scores of complied and refused rollouts of the training part, by aligned position.
 
     Attributes:
         table: ``on rel complied refused gap low high n_complied n_refused reason``: low and high bound the gap
             refused - complied; reason says why a position cannot anchor, empty where it can.
         m: number of last thinking tokens of the plateau.
-        groups: prompt groups the anchors rest on.
+        groups: prompt groups the normaliser rest on.
         resamples: bootstrap resamples.
         seed: seed of the draws.
     """
@@ -141,13 +141,13 @@ class Anchors:
         min_rollouts: int = 10,
         resamples: int = RESAMPLES,
         seed: int = 0,
-    ) -> Anchors:
-        """Fit the anchors on rollouts of the training part.
+    ) -> Normaliser:
+        """Fit the normaliser on rollouts of the training part.
 
         Args:
             aligned: from `align`, one readout and layer, of the model under study.
             complied: ids of harmless rollouts that were complied with: they read 0.
-            refused: ids of refused rollouts: they read 1. `anchor_rollouts` gives both.
+            refused: ids of refused rollouts: they read 1. `normaliser_rollouts` gives both.
             m: number of last thinking tokens of the plateau, fixed beforehand.
             window: positions around the end of thinking to anchor for curves; the last m are always among them.
             min_rollouts: fewest rollouts of each kind at a position.
@@ -194,7 +194,7 @@ class Anchors:
 
     @property
     def plateau_reason(self) -> str:
-        """Why the plateau cannot be anchored, empty if at least half of its m positions can."""
+        """Why the plateau cannot be normalised, empty if at least half of its m positions can."""
         at = self.table["rel"].between(-self.m, -1) & self.table["on"].eq(WINDOW)
         bad = self.table[at & self.table["reason"].ne("")]
         if 2 * len(bad) <= self.m:
@@ -207,13 +207,13 @@ class Anchors:
 
     @property
     def final_reason(self) -> str:
-        """Why the last template token cannot be anchored, empty if it can."""
+        """Why the last template token cannot be normalised, empty if it can."""
         reason = self.table["reason"].iloc[self.final_column]
         return f"cannot anchor the final token: {reason}" if reason else ""
 
     @property
     def reason(self) -> str:
-        """Why there is no anchored drop, empty where there is."""
+        """Why there is no normalised drop, empty where there is."""
         return "; ".join(r for r in (self.plateau_reason, self.final_reason) if r)
 
     @property
@@ -227,9 +227,9 @@ class Anchors:
         return _anchor_draws(self._sums, self._counts, self._names, self.resamples, self.seed)
 
     def score(self, aligned: pd.DataFrame) -> pd.DataFrame:
-        """Add ``anchored``: (s - c_t) / (r_t - c_t), NaN at positions that cannot anchor and from the answer on.
+        """Add ``normalised``: (s - c_t) / (r_t - c_t), NaN at positions that cannot anchor and from the answer on.
 
-        The band `aggregate` draws around it takes the anchors as known; `cliff` does not.
+        The band `aggregate` draws around it takes the normaliser as known; `cliff` does not.
         """
         rows = one_readout(aligned)
         places = list(zip(self.table["on"], self.table["rel"], strict=True))
@@ -237,8 +237,8 @@ class Anchors:
         fine = self.table["reason"].eq("").to_numpy()
         column = at["place"].to_numpy(dtype=int)
         c, gap = self.table["complied"].to_numpy()[column], self.table["gap"].to_numpy()[column]
-        anchored = np.where(fine[column], (at["score"].to_numpy(dtype=float) - c) / gap, np.nan)
-        return aligned.assign(anchored=pd.Series(anchored, index=at.index).reindex(aligned.index))
+        normalised = np.where(fine[column], (at["score"].to_numpy(dtype=float) - c) / gap, np.nan)
+        return aligned.assign(normalised=pd.Series(normalised, index=at.index).reindex(aligned.index))
 
     def to_frame(self) -> pd.DataFrame:
         """The table of positions."""
@@ -248,21 +248,21 @@ class Anchors:
         final = self.table.iloc[self.final_column]
         state = self.reason or f"{len(self.plateau_columns)} of {self.m} plateau positions and the final one can anchor"
         return (
-            f"Anchors: {final['n_complied']} complied and {final['n_refused']} refused rollouts in "
+            f"Normaliser: {final['n_complied']} complied and {final['n_refused']} refused rollouts in "
             f"{len(self.groups)} groups; {state}"
         )
 
 
-def anchors_of(
+def normaliser_of(
     complied: Windows, refused: Windows, *, m: int, min_rollouts: int = 10, resamples: int = RESAMPLES, seed: int = 0
-) -> Anchors:
-    """Anchors of windows that are cut already, for the plateau and the final token alone.
+) -> Normaliser:
+    """Normaliser of windows that are cut already, for the plateau and the final token alone.
 
     Args:
         complied: windows of complied rollouts.
         refused: the same of refused ones.
         m: tokens of the windows.
-        min_rollouts: as `Anchors.fit`.
+        min_rollouts: as `Normaliser.fit`.
         resamples: likewise.
         seed: likewise.
     """
@@ -274,17 +274,19 @@ def anchors_of(
         np.add.at(sums[kind], at, np.column_stack([cut.window, cut.final]))
         np.add.at(counts[kind], at, 1.0)
     table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)
-    return Anchors(table, m, frozenset(names), resamples, seed, sums, counts, names)
+    return Normaliser(table, m, frozenset(names), resamples, seed, sums, counts, names)
 
 
-def anchor_rollouts(labels: pd.DataFrame, part: str | Sequence[str] = "train") -> tuple[frozenset[str], frozenset[str]]:
+def normaliser_rollouts(
+    labels: pd.DataFrame, part: str | Sequence[str] = "train"
+) -> tuple[frozenset[str], frozenset[str]]:
     """Ids of harmless-complied and of refused rollouts of a part.
 
     Args:
         labels: ``rollout part harm refused``; a missing ``refused`` is neither.
-        part: part or parts of the split the anchors are fitted on. A probe fitted on few prompts with many features
+        part: part or parts of the split the normaliser are fitted on. A probe fitted on few prompts with many features
             scores its own training rollouts too far apart; then the same two cells of the test part do not read 0 and
-            1, and the validation part gives better anchors.
+            1, and the validation part gives better normaliser.
 
     Raises:
         InputError: a column is missing, or no rollout is of the part.

@@ -16,7 +16,7 @@ Layer = int | None
 
 _COLUMNS = "rollout pos token score"
 _LIMIT = 0.98  # share of the scores within the colour scale: one huge score at the first token would whiten the rest
-_CENTRE = {"anchored": 0.5}  # 0 reads like complying and 1 like refusing
+_CENTRE = {"normalised": 0.5}  # 0 reads like complying and 1 like refusing
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ShownRollout:
 
     Attributes:
         name: its id.
-        facts: what else tells it apart (arm, cell), as text.
+        facts: what else tells it apart (variant, cell), as text.
         tokens: token texts, as given.
         pos: their positions, ascending; gaps are tokens the table does not have.
         runs: neighbouring tokens of one segment.
@@ -181,7 +181,7 @@ def _rollout(key: tuple[str, ...], rows: _Rows, index: Int[np.ndarray, " row"]) 
             here = np.flatnonzero(mine & (np.isnan(layers) if layer is None else layers == layer))
             if len(np.unique(at[here])) < len(here):
                 name = rows.readouts[k]
-                raise ValueError(f"rollout {key[0]!r} has two scores of {name!r} at one token: name arm or layer")
+                raise ValueError(f"rollout {key[0]!r} has two scores of {name!r} at one token: name variant or layer")
             values = scores[rows.readouts[k], layer] = np.full(len(places), np.nan)
             values[at[here]] = rows.score[index[here]]
     facts = tuple(fact for fact in key[1:] if fact)

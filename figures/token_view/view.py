@@ -177,7 +177,7 @@ def token_view(
     start: tuple[str, int | None] | str | None = None,
     ends: tuple[str, str] = ("lower", "higher"),
     title: str = "Token view",
-    facts: tuple[str, ...] = ("arm", "cell"),
+    facts: tuple[str, ...] = ("variant", "cell"),
 ) -> TokenView:
     """Show a table of scores on the tokens they belong to.
 

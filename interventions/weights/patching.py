@@ -1,7 +1,8 @@
-"""Heads of one checkpoint put into its twin.
+"""Heads of one checkpoint put into its reference.
 
 A query head is its query rows and its columns of the output projection; the keys and values it reads belong to a group.
-Where the group differs between the twins, it comes along only if all its query heads do: otherwise heads that were not
+Where the group differs between the reference models, it comes along only if all its query heads do: otherwise heads
+that were not
 asked about would change with it, and that is refused unless the recipient's keys and values are asked for.
 """
 
@@ -42,7 +43,7 @@ def transplant(
 
     Args:
         donor: the model whose heads are taken.
-        recipient: the model they are put into; a twin of the same architecture. Neither is changed.
+        recipient: the model they are put into; a reference model of the same architecture. Neither is changed.
         out: a folder that does not exist yet.
         heads: (layer, query head) pairs.
         kv: ``group`` or ``keep``, see the module.
@@ -56,7 +57,7 @@ def transplant(
         raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
     heads = HeadEdit(tuple(heads)).heads
     HeadEdit(heads).write(recipient)  # says which head is not there
-    _check_twins(donor, recipient)
+    _check_references(donor, recipient)
     files, says, changes = Checkpoint(recipient, source), list[str](), dict[str, Tensor]()
     moved_in: set[str] = set()
     for layer in sorted({layer for layer, _ in heads}):
@@ -102,7 +103,7 @@ def transplanted(
         raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
     heads = HeadEdit(tuple(heads)).heads
     HeadEdit(heads).write(recipient)
-    _check_twins(donor, recipient)
+    _check_references(donor, recipient)
     known, new = {} if known is None else known, dict[str, Tensor]()
     for layer in sorted({layer for layer, _ in heads}):
         moved = [head for at, head in heads if at == layer]
@@ -124,10 +125,12 @@ def _put(model: Model, values: dict[str, Tensor]) -> None:
             model.hf.get_parameter(name).copy_(value)
 
 
-def _check_twins(donor: Model, recipient: Model) -> None:
+def _check_references(donor: Model, recipient: Model) -> None:
     mine, theirs = ({n: tuple(p.shape) for n, p in m.hf.named_parameters()} for m in (recipient, donor))
     if type(donor.hf) is not type(recipient.hf) or mine != theirs:
-        raise InputError(f"{donor.name} and {recipient.name} are no twins: their architectures or shapes differ")
+        raise InputError(
+            f"{donor.name} and {recipient.name} are no reference models: their architectures or shapes differ"
+        )
 
 
 def _layer(
@@ -190,7 +193,7 @@ def _comes_along(
         return False
     if left:
         raise InputError(
-            f"group L{layer}G{group} differs between the twins and is also read by "
+            f"group L{layer}G{group} differs between the reference models and is also read by "
             f"{' '.join(f'L{layer}H{head}' for head in left)}: move these heads too, or pass kv='keep' to let the "
             "moved heads read the recipient's keys and values"
         )
@@ -211,7 +214,7 @@ def _differs(donor: Model, recipient: Model, name: str, says: list[str]) -> None
 
 
 def _rest(donor: Model, recipient: Model, moved: set[str]) -> str:
-    """How far the twins differ in what was not touched."""
+    """How far the reference models differ in what was not touched."""
     theirs = dict(donor.hf.named_parameters())
     left = {name: p for name, p in recipient.hf.named_parameters() if name not in moved}
     differ = sum(not torch.equal(p.cpu(), theirs[name].cpu()) for name, p in left.items())

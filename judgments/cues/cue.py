@@ -1,7 +1,9 @@
 """Cues: what should not move a judge, put into a prompt beside a control that differs in nothing else.
 
-Every cue makes two arms of an item, control and cued. The same sentence serves the right and the wrong side; where the
-arms differ by a text, the control holds a neutral one of the same number of tokens at the same point, so that length
+Every cue makes two variants of an item, control and cued. The same sentence serves the right and the wrong side;
+where the
+variants differ by a text, the control holds a neutral one of the same number of tokens at the same point, so that
+length
 and distance are no explanation. Faults of earlier studies that this rules out are named in arXiv 2504.09946's own code:
 other sentences for right and wrong options, and a place that moves with the condition.
 """
@@ -34,7 +36,7 @@ UNSIDED = ("reflection", "no_reference", "random_reference", "version")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One condition of an item: the item as it is asked, what is put into its prompt, and its order where fixed."""
 
     item: Item
@@ -54,8 +56,8 @@ class Cue:
         text: the exact text, ``{target}`` still open; empty where the cue is no text.
         place: where it stands.
         neutral: the control's text.
-        control: the arm without the cue.
-        cued: the arm with it.
+        control: the variant without the cue.
+        cued: the variant with it.
     """
 
     kind: str
@@ -64,8 +66,8 @@ class Cue:
     text: str
     place: str
     neutral: str
-    control: Arm
-    cued: Arm
+    control: Variant
+    cued: Variant
 
 
 @cache
@@ -138,7 +140,7 @@ def make_cue(
     put = Insertion(where, said, target)
     # of verbosity the length is the cue: its control is as long, but not on the answer's account
     hold = (Insertion("note" if kind == "verbosity" else where, neutral, target),) if neutral else ()
-    return Cue(kind, target, toward, said, where, neutral, Arm(item, hold), Arm(item, (put,)))
+    return Cue(kind, target, toward, said, where, neutral, Variant(item, hold), Variant(item, (put,)))
 
 
 def _where(place: str, item: Item, target: str | None) -> str:
@@ -154,11 +156,11 @@ def _where(place: str, item: Item, target: str | None) -> str:
 def _position(item: Item, target: str, toward: str | None) -> Cue:
     if isinstance(item, ChoiceItem):
         at, last = item.letters.index(target), len(item.options) - 1
-        arms = Arm(item.moved(at, last)), Arm(item.moved(at, 0))
+        variants = Variant(item.moved(at, last)), Variant(item.moved(at, 0))
     else:
         first = "AB" if target == "A" else "BA"
-        arms = Arm(item, order=first[::-1]), Arm(item, order=first)
-    return Cue("position", target, toward, "", "order", "", *arms)
+        variants = Variant(item, order=first[::-1]), Variant(item, order=first)
+    return Cue("position", target, toward, "", "order", "", *variants)
 
 
 def _reference(kind: str, item: Item, target: str | None, toward: str | None, other: Item | None) -> Cue:
@@ -183,15 +185,15 @@ def _reference(kind: str, item: Item, target: str | None, toward: str | None, ot
         shown or "",
         "reference",
         item.reference or "",
-        Arm(item),
-        Arm(replace(item, reference=shown)),
+        Variant(item),
+        Variant(replace(item, reference=shown)),
     )
 
 
 def _version(item: Item, other: Item | None, toward: str | None) -> Cue:
     if other is None or other.id != item.id or other.label != item.label:
         raise InputError(f"item {item.id}: name the same item (id and label) in its cued wording")
-    return Cue("version", None, toward, "", "item", "", Arm(item), Arm(other))
+    return Cue("version", None, toward, "", "item", "", Variant(item), Variant(other))
 
 
 def make_cues(

@@ -12,14 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
-from verdictscope.judgments.cues.cue import Arm, Cue
+from verdictscope.judgments.cues.cue import Cue, Variant
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.judge import judge_items
 from verdictscope.judgments.metrics.bias import Cued
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 
-CUE_COLUMNS = ("part", "arm", "target", "toward", "text", "place")
+CUE_COLUMNS = ("part", "variant", "target", "toward", "text", "place")
 
 
 def cue_study(
@@ -32,7 +32,7 @@ def cue_study(
     repeats: int = 2,
     **how: Any,
 ) -> pd.DataFrame:
-    """Judge the two arms of every cue, and the plain item where the control has a text of its own.
+    """Judge the two variants of every cue, and the plain item where the control has a text of its own.
 
     Runs with thinking on, off or at forced lengths on the same model: ``thinking=`` as of :func:`judge_items`. The
     control is judged ``repeats`` times: how often two of its runs differ is the noise floor, below which a flip says
@@ -48,7 +48,7 @@ def cue_study(
         how: further arguments of :func:`judge_items`.
 
     Returns:
-        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``part`` is the kind of cue; ``arm`` is ``plain``,
+        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``part`` is the kind of cue; ``variant`` is ``plain``,
         ``control`` or ``cued``; ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
 
     Raises:
@@ -63,14 +63,14 @@ def cue_study(
     drawn = how.get("answer") == "written" or how.get("thinking", "off") not in ("off", "template")
     tables = []
     for condition in ("plain", "control", "cued"):
-        arms = [_arm(cue, condition) for cue in cues]
-        if condition == "plain" and all(arm == cue.control for arm, cue in zip(arms, cues, strict=True)):
+        variants = [_variant(cue, condition) for cue in cues]
+        if condition == "plain" and all(variant == cue.control for variant, cue in zip(variants, cues, strict=True)):
             continue
         runs = repeats if drawn and condition == "control" else 1
         kept = {} if how.get("path") is None else {"path": Path(how["path"]) / condition}
-        table = _judged(model, tokenizer, arms, format, orders, runs, {**how, **kept})
+        table = _judged(model, tokenizer, variants, format, orders, runs, {**how, **kept})
         found = [by_id[item] for item in table["item"]]
-        table["part"], table["arm"] = [cue.kind for cue in found], condition
+        table["part"], table["variant"] = [cue.kind for cue in found], condition
         table["target"] = [
             cue.target or (order[1] if cue.kind == "reflection" and order else None)
             for cue, order in zip(found, table["order"], strict=True)
@@ -87,7 +87,7 @@ def cue_study(
     return joined[[*VERDICT_COLUMNS, *CUE_COLUMNS, *rest]]
 
 
-def paired_arms(table: pd.DataFrame) -> Cued:
+def paired_variants(table: pd.DataFrame) -> Cued:
     """A study's control and cued verdicts side by side, for :func:`verdictscope.judgments.cue_measures`.
 
     Args:
@@ -95,49 +95,49 @@ def paired_arms(table: pd.DataFrame) -> Cued:
             of a repeated control its first run counts, the others are the noise floor.
 
     Raises:
-        InputError: an arm is missing.
+        InputError: a variant is missing.
     """
     keys = ["item"] if (table["part"] == "position").all() else ["item", "order"]
     first = table[table["run"] == 0]
-    arms = {name: first[first["arm"] == name].set_index(keys) for name in ("control", "cued")}
-    if missing := [name for name, rows in arms.items() if rows.empty]:
-        raise InputError(f"the study has no arm {missing[0]}: give the whole table of cue_study")
-    cued = arms["cued"]
-    control = arms["control"]["verdict"].reindex(cued.index)
+    variants = {name: first[first["variant"] == name].set_index(keys) for name in ("control", "cued")}
+    if missing := [name for name, rows in variants.items() if rows.empty]:
+        raise InputError(f"the study has no variant {missing[0]}: give the whole table of cue_study")
+    cued = variants["cued"]
+    control = variants["control"]["verdict"].reindex(cued.index)
     columns = (cued["group"], control, cued["verdict"], cued["label"], cued["target"])
     return Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
 
 
-def _arm(cue: Cue, condition: str) -> Arm:
+def _variant(cue: Cue, condition: str) -> Variant:
     if condition == "plain":
-        return Arm(cue.control.item, (), cue.control.order)
+        return Variant(cue.control.item, (), cue.control.order)
     return cue.control if condition == "control" else cue.cued
 
 
 def _judged(
     model: Model | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    arms: Sequence[Arm],
+    variants: Sequence[Variant],
     format: str | Format,
     orders: Sequence[str],
     runs: int,
     how: dict[str, Any],
 ) -> pd.DataFrame:
-    """The arms' verdicts, those whose order is fixed each in theirs."""
-    put = {arm.item.id: arm.insertions for arm in arms}
+    """The variants' verdicts, those whose order is fixed each in theirs."""
+    put = {variant.item.id: variant.insertions for variant in variants}
 
     def insertions(item: Item, _: str) -> Sequence[Insertion]:
         return put[item.id]
 
     tables = []
-    for fixed in dict.fromkeys(arm.order for arm in arms):
-        items = [arm.item for arm in arms if arm.order == fixed]
+    for fixed in dict.fromkeys(variant.order for variant in variants):
+        items = [variant.item for variant in variants if variant.order == fixed]
         asked = orders if fixed is None else [fixed]
         kept = {} if how.get("path") is None else {"path": Path(how["path"]) / (fixed or "orders")}
         judged = judge_items(
             model, tokenizer, items, format, asked, runs=runs, insertions=insertions, **{**how, **kept}
         )
         tables.append(judged.verdicts)
-    place = {arm.item.id: k for k, arm in enumerate(arms)}
+    place = {variant.item.id: k for k, variant in enumerate(variants)}
     table = pd.concat(tables, ignore_index=True)
     return table.iloc[sorted(range(len(table)), key=lambda k: place[table["item"].iloc[k]])].reset_index(drop=True)

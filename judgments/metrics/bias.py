@@ -230,13 +230,13 @@ def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
     """Control and cued verdicts of the same items side by side.
 
     Args:
-        rows: verdicts with ``arm`` (``control`` or ``cued``), each item once in each, and ``target``.
+        rows: verdicts with ``variant`` (``control`` or ``cued``), each item once in each, and ``target``.
 
     Returns:
         The verdicts and the groups of the items.
     """
-    arms = {arm: rows[rows["arm"] == arm].set_index("item") for arm in ("control", "cued")}
-    index = arms["control"].index.union(arms["cued"].index)
+    variants = {variant: rows[rows["variant"] == variant].set_index("item") for variant in ("control", "cued")}
+    index = variants["control"].index.union(variants["cued"].index)
     about = rows.drop_duplicates("item").set_index("item").reindex(index)
 
     def column(name: str, source: pd.DataFrame) -> ndarray:
@@ -246,8 +246,8 @@ def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
     groups = about["group"].to_numpy(dtype=object)
     made = Cued(
         groups,
-        column("verdict", arms["control"]),
-        column("verdict", arms["cued"]),
+        column("verdict", variants["control"]),
+        column("verdict", variants["cued"]),
         column("label", about),
         column("target", about),
     )

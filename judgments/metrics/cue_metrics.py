@@ -23,7 +23,8 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
     noise floor stands first and ``flip_excess`` is the flip rate minus it, over the same resamples.
 
     Args:
-        table: verdicts with ``arm`` (``control`` or ``cued``; others are left aside) and, where known, ``part`` (the
+        table: verdicts with ``variant`` (``control`` or ``cued``; others are left aside) and, where known, ``part``
+        (the
             kind of cue), ``target`` and ``toward`` (``right`` or ``wrong``), as a cue study of this package gives.
         resamples: bootstrap resamples behind each interval.
         seed: of the draws.
@@ -32,14 +33,14 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
         InputError: a column is missing or holds what it cannot (see :func:`check_verdicts`), no verdict is ever a
             label, or there is no control or no cued verdict.
     """
-    if "arm" not in table:
-        raise InputError("the table has no column arm: it needs control and cued verdicts of the same items")
+    if "variant" not in table:
+        raise InputError("the table has no column variant: it needs control and cued verdicts of the same items")
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
     rows = check_verdicts(table, key=[])
     one_vocabulary(rows["verdict"], rows["label"])
-    absent_arms = {"control", "cued"} - set(rows["arm"])
-    if absent_arms:
-        raise InputError(f"the table has no {' and no '.join(sorted(absent_arms))} verdicts: a cue needs both")
+    absent_variants = {"control", "cued"} - set(rows["variant"])
+    if absent_variants:
+        raise InputError(f"the table has no {' and no '.join(sorted(absent_variants))} verdicts: a cue needs both")
     how = {"resamples": resamples, "seed": seed}
     made = []
     if "part" not in rows:
@@ -69,24 +70,24 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
 
 def _side(own: pd.DataFrame, side: str) -> pd.DataFrame:
     """The units whose cue speaks for one side, their control runs with them."""
-    units = own.loc[(own["toward"] == side) & (own["arm"] == "cued"), "item"]
+    units = own.loc[(own["toward"] == side) & (own["variant"] == "cued"), "item"]
     return own[own["item"].isin(set(units))]
 
 
 def _cue_study(rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
     """A study's figures over (item, order); an item whose order the cue fixes differently is one unit."""
-    rows = rows[rows["arm"].isin(["control", "cued"])].sort_values(["item", "order", "run"], kind="stable")
-    orders = rows.groupby(["item", "arm"])["order"].agg(frozenset).unstack("arm")
+    rows = rows[rows["variant"].isin(["control", "cued"])].sort_values(["item", "order", "run"], kind="stable")
+    orders = rows.groupby(["item", "variant"])["order"].agg(frozenset).unstack("variant")
     moved = set(orders.index[(orders["control"] != orders["cued"]).to_numpy()])
     unit = [i if i in moved else f"{i} {o}" for i, o in zip(rows["item"], rows["order"], strict=True)]
     rows = rows.assign(item=unit)
     if "target" not in rows:
         rows["target"] = None
-    first = rows[rows["run"] == rows.groupby(["item", "arm"])["run"].transform("min")]
-    first = first.drop_duplicates(["item", "arm"])
+    first = rows[rows["run"] == rows.groupby(["item", "variant"])["run"].transform("min")]
+    first = first.drop_duplicates(["item", "variant"])
     cued, groups = cued_of(first)
     measures = cue_measures(cued)
-    control = rows[rows["arm"] == "control"]
+    control = rows[rows["variant"] == "control"]
     floor, prompts = repeat_measures(control.assign(order=""))
     if floor[0].parts is None or not floor[0].used.any():
         return pd.concat([measured(floor[:1], prompts, **how), measured(measures, groups, **how)], ignore_index=True)

@@ -248,9 +248,9 @@ def _dropped(votes: pd.DataFrame, marginal: pd.Series, extreme: float, correlate
     left = [c for c in votes.columns if c not in found]
     alike = votes[left].corr()
     for k, name in enumerate(left):
-        twins = [o for o in left[:k] if o not in found and alike.loc[o, name] > correlated]
-        if twins:
-            found[name] = f"repeats {twins[0]} (correlation {alike.loc[twins[0], name]:.3f})"
+        references = [o for o in left[:k] if o not in found and alike.loc[o, name] > correlated]
+        if references:
+            found[name] = f"repeats {references[0]} (correlation {alike.loc[references[0], name]:.3f})"
     return found
 
 

@@ -101,7 +101,7 @@ def _checked(labels: pd.DataFrame) -> pd.DataFrame:
             raise InputError(f"the label table has no column {name!r}: it needs rollout, harm and refused")
     if labels["rollout"].duplicated().any():
         again = labels["rollout"][labels["rollout"].duplicated()].iloc[0]
-        raise InputError(f"rollout {again!r} occurs twice in the label table: keep one arm at a time")
+        raise InputError(f"rollout {again!r} occurs twice in the label table: keep one variant at a time")
     if labels["harm"].isna().any():
         name = labels["rollout"][labels["harm"].isna()].iloc[0]
         raise InputError(f"rollout {name!r} has no harm label: a design needs to know which requests are harmful")

@@ -9,9 +9,9 @@ FOUND = [(4, 6), (3, 1), (2, 5)]
 
 
 def trace_mean(first: int = -40, closing: int = 2, answer: int = 0, seed: int = 0) -> pd.DataFrame:
-    """Traces of a cliff: the hero collapses at the closing tokens, twin and ablated stay up.
+    """Traces of a cliff: the hero collapses at the closing tokens, reference model and ablated stay up.
 
-    The groups are (arm, cell, target, anchored level, anchored level at the end, most rollouts).
+    The groups are (variant, cell, target, normalised level, normalised level at the end, most rollouts).
     """
     groups = [
         ("base", "harmful_complied", True, 0.72, 0.12, 118),
@@ -19,23 +19,23 @@ def trace_mean(first: int = -40, closing: int = 2, answer: int = 0, seed: int = 
         ("base", "harmful_refused", False, 0.98, 1.0, 61),
         ("base", "harmless_complied", False, 0.03, 0.0, 240),
         ("base", "harmless_refused", False, 0.95, 1.0, 58),
-        ("twin", "harmful_refused", True, 0.93, 1.01, 120),
+        ("reference", "harmful_refused", True, 0.93, 1.01, 120),
         ("ablated_fixed", "harmful_complied", True, 0.78, 0.90, 118),
         ("ablated", "harmful_refused", True, 0.80, 0.95, 117),
     ]
     rng = np.random.default_rng(seed)
     rows = []
-    for arm, cell, target, level, final, most in groups:
+    for variant, cell, target, level, final, most in groups:
         for x in range(first, closing + answer):
             n = int(most * (0.35 + 0.65 * np.exp(min(x, 0) / 18)))
             share = 0.0 if x < 0 else min(1.0, (x + 1) / closing)
             middle = level + share * (final - level) + 0.03 * rng.standard_normal() * (1 if x < 0 else 0.3)
             half = 0.6 / np.sqrt(n)
             scale, base = 7.0 + 3.0 * share, -3.5 - 1.5 * share
-            for kind, a, b in (("anchored", 1.0, 0.0), ("raw", scale, base)):
+            for kind, a, b in (("normalised", 1.0, 0.0), ("raw", scale, base)):
                 rows.append(
                     (
-                        arm,
+                        variant,
                         cell,
                         target,
                         x,
@@ -48,7 +48,7 @@ def trace_mean(first: int = -40, closing: int = 2, answer: int = 0, seed: int = 
                     )
                 )
     return pd.DataFrame(
-        rows, columns=["arm", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n", "n_groups"]
+        rows, columns=["variant", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n", "n_groups"]
     )
 
 
@@ -59,26 +59,26 @@ def trace() -> pd.DataFrame:
 
 
 def cliff() -> pd.DataFrame:
-    """Anchored drops of the base model and its two controls."""
+    """Normalised drops of the base model and its two controls."""
     rows = [
         ("base", "harmful_complied", 0.60, 0.53, 0.66, 118),
-        ("twin", "harmful_refused", -0.08, -0.15, 0.02, 120),
+        ("reference", "harmful_refused", -0.08, -0.15, 0.02, 120),
         ("ablated_fixed", "harmful_complied", -0.12, -0.2, -0.05, 118),
     ]
     return pd.DataFrame(
         [
             {
-                "arm": arm,
+                "variant": variant,
                 "cell": cell,
                 "target": True,
-                "name": "anchored_drop",
+                "name": "normalised_drop",
                 "estimate": e,
                 "low": low,
                 "high": high,
                 "n": n,
-                "unit": "anchored",
+                "unit": "normalised",
             }
-            for arm, cell, e, low, high, n in rows
+            for variant, cell, e, low, high, n in rows
         ]
     )
 
@@ -159,17 +159,21 @@ def heads(
     return table
 
 
-def generation(arms: tuple[str, ...] = ("base", "ablated", "twin"), sets: int = 5) -> pd.DataFrame:
+def generation(variants: tuple[str, ...] = ("base", "ablated", "reference"), sets: int = 5) -> pd.DataFrame:
     """Refusals go from almost none to almost all on target requests; the control requests stay complied with."""
-    rates = {"base": (0.03, 0.0), "ablated": (0.97, 0.01), "twin": (1.0, 0.0)}
+    rates = {"base": (0.03, 0.0), "ablated": (0.97, 0.01), "reference": (1.0, 0.0)}
     rng = np.random.default_rng(3)
     rows = []
-    for arm in (*arms, *(f"random_{i}" for i in range(sets))):
+    for variant in (*variants, *(f"random_{i}" for i in range(sets))):
         for place, kind in enumerate(("target", "control")):
-            rate = rates.get(arm, (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0, 0.02))))[place]
+            rate = rates.get(variant, (float(rng.uniform(0.0, 0.12)), float(rng.uniform(0, 0.02))))[place]
             half = 1.96 * np.sqrt(max(rate * (1 - rate), 0.006) / 120)
-            rows.append((arm, kind, rate, max(0.0, rate - half), min(1.0, rate + half), 120, 1 if arm == "base" else 0))
-    return pd.DataFrame(rows, columns=["arm", "cell_kind", "refused", "low", "high", "n", "unread"]).assign(harm=True)
+            rows.append(
+                (variant, kind, rate, max(0.0, rate - half), min(1.0, rate + half), 120, 1 if variant == "base" else 0)
+            )
+    return pd.DataFrame(rows, columns=["variant", "cell_kind", "refused", "low", "high", "n", "unread"]).assign(
+        harm=True
+    )
 
 
 def ablation(sets: int = 99, found: float = 8.6) -> pd.DataFrame:
@@ -238,12 +242,12 @@ def erasure(draws: int = 5, seed: int = 6) -> pd.DataFrame:
                 erased,
                 "test",
                 0,
-                "anchored_drop",
+                "normalised_drop",
                 drop,
                 drop - 0.1,
                 drop + 0.1,
                 54,
-                "anchored",
+                "normalised",
             )
         )
     columns = ["read", "probe", "erased", "part", "draw", "name", "estimate", "low", "high", "n", "unit"]
@@ -253,7 +257,7 @@ def erasure(draws: int = 5, seed: int = 6) -> pd.DataFrame:
 def erased_trace(first: int = -40, closing: int = 2) -> pd.DataFrame:
     """The base model's curves, and the same with harm erased a little lower."""
     base = trace_mean(first, closing)
-    base = base[base["arm"] == "base"].drop(columns="arm")
+    base = base[base["variant"] == "base"].drop(columns="variant")
     parts = []
     for erased, probe, shift in (("none", "old", 0.0), ("concept", "old", -0.05), ("concept", "refitted", -0.1)):
         part = base.assign(erased=erased, probe=probe)
@@ -301,7 +305,7 @@ def verdict_trace_mean(reader: str = "verdict_probe", seed: int = 3) -> pd.DataF
     return pd.DataFrame(
         rows,
         columns=[
-            "arm",
+            "variant",
             "condition",
             "toward",
             "part",
@@ -326,10 +330,10 @@ def debate_curves(turns: int = 6) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part", "readout", "layer", "turn", "estimate", "low", "high", "n", "n_missing"])
 
 
-def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -> pd.DataFrame:
+def forced_lengths(variants: tuple[str, ...] = ("base", "reference"), lengths: int = 4) -> pd.DataFrame:
     """Parts by allowed tokens; the cue moves the judge alone."""
     rows = []
-    for arm in arms:
+    for variant in variants:
         for part, condition, level in (
             ("content", "plain", 6.0),
             ("position", "plain", 3.0),
@@ -337,10 +341,10 @@ def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -
             ("authority", "authority", 0.0),
         ):
             for step in range(lengths + 1):
-                middle = level * (part == "content" or arm == "base")
+                middle = level * (part == "content" or variant == "base")
                 rows.append(
                     (
-                        arm,
+                        variant,
                         condition,
                         "",
                         part,
@@ -356,7 +360,7 @@ def forced_lengths(arms: tuple[str, ...] = ("base", "twin"), lengths: int = 4) -
                     )
                 )
     columns = [
-        "arm",
+        "variant",
         "condition",
         "toward",
         "part",

@@ -28,16 +28,16 @@ from verdictscope.figures import (
 MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
 
 
-def _unanchored(value: float = float("nan")):
+def _unnormalised(value: float = float("nan")):
     table = tables.trace_mean()
-    table.loc[table["kind"] == "anchored", ["estimate", "low", "high"]] = value
+    table.loc[table["kind"] == "normalised", ["estimate", "low", "high"]] = value
     return table
 
 
 def _wild():
-    """Anchored bands that run far out at the thin left end."""
+    """Normalised bands that run far out at the thin left end."""
     table = tables.trace_mean()
-    far = (table["kind"] == "anchored") & (table["rel_think_end"] < -34)
+    far = (table["kind"] == "normalised") & (table["rel_think_end"] < -34)
     table.loc[far, "high"] += 30
     table.loc[far, "low"] -= 30
     return table
@@ -53,9 +53,9 @@ NAN = float("nan")
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "trace": lambda: trace_figure(TRACE, closing=2),
     "trace, closing unknown": lambda: trace_figure(TRACE),
-    "trace, cannot anchor": lambda: trace_figure(_unanchored(), closing=2),
-    "trace, no anchored rows": lambda: trace_figure(TRACE[TRACE["kind"] == "raw"], closing=2),
-    "trace, base alone": lambda: trace_figure(TRACE[TRACE["arm"] == "base"], closing=2),
+    "trace, cannot anchor": lambda: trace_figure(_unnormalised(), closing=2),
+    "trace, no normalised rows": lambda: trace_figure(TRACE[TRACE["kind"] == "raw"], closing=2),
+    "trace, base alone": lambda: trace_figure(TRACE[TRACE["variant"] == "base"], closing=2),
     "trace, no hero": lambda: trace_figure(TRACE[~TRACE["target"]], closing=2),
     "trace, long, into the answer": lambda: trace_figure(tables.trace_mean(-90, 4, 9), closing=4),
     "trace, short": lambda: trace_figure(tables.trace_mean(-3, 1)),
@@ -75,7 +75,9 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "transfer, 24 places": lambda: transfer_figure(tables.transfer(24)),
     "transfer, empty": lambda: transfer_figure(tables.transfer()[:0]),
     "erased": lambda: erased_trace_figure(tables.erased_trace(), tables.erasure(), closing=2),
-    "erased, not anchored": lambda: erased_trace_figure(tables.erased_trace().query("kind == 'raw'"), tables.erasure()),
+    "erased, not normalised": lambda: erased_trace_figure(
+        tables.erased_trace().query("kind == 'raw'"), tables.erasure()
+    ),
     "erased, areas alone": lambda: erasure_figure(tables.erasure()),
     "erased, empty": lambda: erased_trace_figure(tables.erased_trace()[:0], tables.erasure()[:0]),
     "heads, truth unknown": lambda: head_map_figure(HEADS),
@@ -87,7 +89,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     ),
     "heads, empty": lambda: head_map_figure(HEADS[:0], planted=[[4, 6]]),
     "ablation": lambda: ablation_figure(GENERATION, ABLATION),
-    "ablation, no twin, few sets": lambda: ablation_figure(
+    "ablation, no reference model, few sets": lambda: ablation_figure(
         tables.generation(("base", "ablated"), 3), tables.ablation(5)
     ),
     "ablation, no effect": lambda: ablation_figure(GENERATION, tables.ablation(99, 0.3)),
@@ -103,7 +105,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "debate": lambda: debate_figure(tables.debate_curves()),
     "debate, empty": lambda: debate_figure(tables.debate_curves()[:0]),
     "forced lengths": lambda: forced_lengths_figure(tables.forced_lengths()),
-    "forced lengths, no twin, ten": lambda: forced_lengths_figure(tables.forced_lengths(("base",), 10)),
+    "forced lengths, no reference model, ten": lambda: forced_lengths_figure(tables.forced_lengths(("base",), 10)),
     "forced lengths, empty": lambda: forced_lengths_figure(tables.forced_lengths()[:0]),
 }
 
@@ -157,13 +159,13 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
     ("name", "said"),
     [
         ("trace, cannot anchor", "cannot anchor"),
-        ("trace, no anchored rows", "cannot anchor"),
+        ("trace, no normalised rows", "cannot anchor"),
         ("trace, wild bands", "leave the frame"),
         ("trace, empty", "no raw score"),
         ("map, empty", "no rows"),
         ("transfer, empty", "no rows"),
         ("erased, empty", "no AUROC"),
-        ("erased, not anchored", "cannot anchor"),
+        ("erased, not normalised", "cannot anchor"),
         ("heads, empty", "no rows"),
         ("heads, nothing found", "no direct attribution"),
         ("ablation, base alone", "no random sets"),
@@ -191,7 +193,7 @@ def test_one_head_map_has_numbers_and_a_thousand_heads_have_none() -> None:
     assert len(large.texts) == 0
 
 
-def test_the_anchored_frame_shows_both_anchors_however_wild_the_bands() -> None:
+def test_the_normalised_frame_shows_both_normaliser_however_wild_the_bands() -> None:
     for name in ("trace", "trace, wild bands", "trace, base alone"):
         low, high = drawn(name).axes[0].get_ylim()
         assert low < 0 < 1 < high

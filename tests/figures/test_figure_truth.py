@@ -31,7 +31,7 @@ from verdictscope.figures import (
     transfer_caption,
     transfer_figure,
 )
-from verdictscope.figures.style import ARM_COLOURS, CELL_COLOURS
+from verdictscope.figures.style import CELL_COLOURS, VARIANT_COLOURS
 
 ROOM = Path(__file__).resolve().parents[2] / "figures"
 
@@ -42,11 +42,11 @@ def _line(ax: matplotlib.axes.Axes, colour: str) -> matplotlib.lines.Line2D:
     return max(own, key=lambda line: (len(line.get_xdata()), line.get_linewidth()))
 
 
-@pytest.mark.parametrize(("column", "kind"), [(0, "anchored"), (1, "raw")])
+@pytest.mark.parametrize(("column", "kind"), [(0, "normalised"), (1, "raw")])
 def test_the_hero_and_its_n_are_the_tables_rows(column: int, kind: str) -> None:
     table = tables.trace_mean()
     rows = table[
-        (table["arm"] == "base") & (table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == kind)
+        (table["variant"] == "base") & (table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == kind)
     ]
     fig = trace_figure(table.sample(frac=1, random_state=0), closing=2)
     line = _line(fig.axes[column], CELL_COLOURS["harmful_complied"])
@@ -65,13 +65,13 @@ def test_a_missing_position_is_a_gap_and_not_a_bridge() -> None:
     assert np.isnan(np.asarray(line.get_ydata(), dtype=float)[gap]).all()
 
 
-def test_controls_are_dashed_and_absent_where_the_arm_is() -> None:
+def test_controls_are_dashed_and_absent_where_the_variant_is() -> None:
     table = tables.trace_mean()
     full = trace_figure(table).axes[0]
-    assert _line(full, ARM_COLOURS["twin"]).is_dashed()
-    assert _line(full, ARM_COLOURS["ablated_fixed"]).is_dashed()
-    alone = trace_figure(table[table["arm"] == "base"])
-    assert ARM_COLOURS["twin"] not in {line.get_color() for line in alone.axes[0].lines}
+    assert _line(full, VARIANT_COLOURS["reference"]).is_dashed()
+    assert _line(full, VARIANT_COLOURS["ablated_fixed"]).is_dashed()
+    alone = trace_figure(table[table["variant"] == "base"])
+    assert VARIANT_COLOURS["reference"] not in {line.get_color() for line in alone.axes[0].lines}
     assert [text.get_text() for text in alone.legends[0].texts] == [
         "target requests, complied (n = 118)",
         "harmful requests, refused (n = 61)",
@@ -116,11 +116,13 @@ def test_found_heads_are_framed_and_planted_ones_dotted() -> None:
 def test_bars_whiskers_dots_and_the_null_are_the_tables() -> None:
     generation, ablation = tables.generation(), tables.ablation()
     left, right = ablation_figure(generation, ablation).axes
-    rates = generation.set_index(["cell_kind", "arm"])["refused"]
+    rates = generation.set_index(["cell_kind", "variant"])["refused"]
     heights = [bar.get_height() for bar in left.patches]
     for place, kind in enumerate(("target", "control")):
-        for i, arm in enumerate(("base", "ablated", "random", "twin")):
-            expected = rates[kind][[f"random_{j}" for j in range(5)]].mean() if arm == "random" else rates[kind, arm]
+        for i, variant in enumerate(("base", "ablated", "random", "reference")):
+            expected = (
+                rates[kind][[f"random_{j}" for j in range(5)]].mean() if variant == "random" else rates[kind, variant]
+            )
             assert heights[4 * place + i] == pytest.approx(expected)
     dots = [line for line in left.lines if line.get_marker() == "o"]
     assert np.allclose(dots[0].get_ydata(), rates["target"][[f"random_{j}" for j in range(5)]])
@@ -154,7 +156,7 @@ def test_a_caption_has_n_an_interval_and_what_is_not_shown(name: str) -> None:
 
 def test_captions_say_the_tables_numbers() -> None:
     said = _captions()
-    assert "0.60 [0.53, 0.66], n = 118; twin −0.08 [−0.15, 0.02], n = 120" in said["trace"]
+    assert "0.60 [0.53, 0.66], n = 118; reference model −0.08 [−0.15, 0.02], n = 120" in said["trace"]
     assert "L4H6 +3.40 [+3.20, +3.60]" in said["heads"]
     assert "1 of 2 found" in said["heads"]
     assert "+8.60 [+8.10, +9.10] nats" in said["ablation"]
@@ -168,8 +170,8 @@ def test_captions_say_the_tables_numbers() -> None:
 def test_captions_of_what_is_missing_say_so() -> None:
     table = tables.trace_mean()
     raw = table.assign(estimate=table["estimate"].where(table["kind"] == "raw"))
-    assert "could not be anchored" in trace_caption(raw)
-    assert "Without a control from the twin model" in trace_caption(table[table["arm"] != "twin"])
+    assert "could not be normalised" in trace_caption(raw)
+    assert "Without a control from the reference model model" in trace_caption(table[table["variant"] != "reference"])
     assert "no bold line" in trace_caption(table[~table["target"]])
     assert "No head was found" in head_map_caption(tables.heads().assign(found=False))
     assert "was not measured" in ablation_caption(tables.generation()[:0], tables.ablation()[:0])
@@ -203,7 +205,7 @@ def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> No
 def test_the_erased_trace_draws_the_tables_curves_and_says_its_numbers() -> None:
     table = tables.erased_trace()
     ax = erased_trace_figure(table, tables.erasure(), closing=2).axes[0]
-    target = table[(table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == "anchored")]
+    target = table[(table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == "normalised")]
     drawn = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(line.get_xdata()) > 10]
     for erased, probe in (("none", "old"), ("concept", "old"), ("concept", "refitted")):
         rows = target[(target["erased"] == erased) & (target["probe"] == probe)].sort_values("rel_think_end")

@@ -213,8 +213,8 @@ def test_a_table_may_be_small_or_full_of_gaps() -> None:
     assert [run[0] for run in data_of(token_view(unlabelled).to_html())["rollouts"][0]["runs"]] == ["∅"]
 
 
-def test_arms_of_one_rollout_are_shown_apart() -> None:
-    both = pd.concat([tokens(), tokens(seed=1).assign(arm="ablated_fixed", cell="harmful_complied")])
+def test_variants_of_one_rollout_are_shown_apart() -> None:
+    both = pd.concat([tokens(), tokens(seed=1).assign(variant="ablated_fixed", cell="harmful_complied")])
     view = token_view(both)
     assert [r.label for r in view.rollouts] == [
         "a/0 · base",
@@ -224,8 +224,8 @@ def test_arms_of_one_rollout_are_shown_apart() -> None:
     ]
 
 
-def test_anchored_scores_are_uncoloured_half_way() -> None:
-    table = tokens().assign(unit="anchored")
+def test_normalised_scores_are_uncoloured_half_way() -> None:
+    table = tokens().assign(unit="normalised")
     assert [r.centre for r in token_view(table).readouts] == [0.5, 0.5]
 
 

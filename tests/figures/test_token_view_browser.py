@@ -204,9 +204,9 @@ def test_the_pointer_shows_the_score(browser: webdriver.Chrome, tmp_path: Path) 
     assert token.get_attribute("data-score") == told.split()[0]
 
 
-def test_arms_of_one_rollout_keep_the_token(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_variants_of_one_rollout_keep_the_token(browser: webdriver.Chrome, tmp_path: Path) -> None:
     table = tokens(rollouts=("a/0",))
-    view = token_view(pd.concat([table, table.assign(arm="ablated_fixed", score=-table["score"])]))
+    view = token_view(pd.concat([table, table.assign(variant="ablated_fixed", score=-table["score"])]))
     show(browser, view, tmp_path)
     press(browser, "e", "n")
     assert current(browser) == 45

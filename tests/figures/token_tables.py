@@ -49,7 +49,7 @@ def tokens(
         segment = np.array([[s for s, start in edges.items() if start <= p][-1] for p in pos], dtype=object)
         base = {
             "rollout": name,
-            "arm": "base",
+            "variant": "base",
             "pos": pos,
             "token": [words[i % len(words)] for i in pos],
             "segment": segment,

@@ -31,16 +31,16 @@ def test_an_attribution_costs_little_more_than_scoring() -> None:
     some = [rollout(f"p{i}/0", TOKENS, seed=i) for i in range(ROLLOUTS)]
     plan = BatchPlan.make([len(r) for r in some])
     pair = LogOddsReadout("pair", (5,), (9,))
-    arms = {
+    variants = {
         "scored": lambda: forward(model, some, score=[pair], plan=plan),
         "attributed": lambda: attribute(model, some, pair, plan=plan),
         "attributed, every head by source segment": lambda: attribute(model, some, pair, sources="all", plan=plan),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(REPEATS + 1):
-        for name, arm in arms.items():
+        for name, variant in variants.items():
             begin = time.perf_counter()
-            arm()
+            variant()
             seconds[name].append(time.perf_counter() - begin)
     middle = {name: median(s[1:]) for name, s in seconds.items()}
     ratios = {name: round(s / middle["scored"], 3) for name, s in middle.items()}

@@ -103,7 +103,7 @@ def test_a_cue_counts_towards_the_side_it_names_wherever_that_is_shown() -> None
     control, names, values = made(base, labels)
     cued, _, values2 = made(moved, labels)
     contrast = cue_contrast("crowd", control.named("control"), cued.named("cued"), targets)
-    named = [f"{arm}/{name}" for arm in ("control", "cued") for name in names]
+    named = [f"{variant}/{name}" for variant in ("control", "cued") for name in names]
     found = contrast.of(np.concatenate([values, values2]), named)
     assert dict(zip(contrast.items, found, strict=True)) == pytest.approx({"a": push, "b": push})
 

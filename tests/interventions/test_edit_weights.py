@@ -181,7 +181,7 @@ def test_rows_of_a_head_are_found(family: str) -> None:
 
 @pytest.mark.parametrize("family", DIFFERENT)
 def test_transplanted_heads_make_the_donor(family: str, tmp_path: Path) -> None:
-    """A twin that differs in two heads alone, one that differs elsewhere too."""
+    """A reference model that differs in two heads alone, one that differs elsewhere too."""
     recipient = saved(family, tmp_path / "recipient")
     donor_hf = copy.deepcopy(recipient.hf)
     donor = wrap(donor_hf, name="donor")
@@ -233,14 +233,14 @@ def test_keys_and_values_of_a_group(tmp_path: Path) -> None:
     differ = {key for key in before if not torch.equal(before[key], after[key])}
     assert differ == {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qo"}
     assert "differ between the two" in kept.says[-1]
-    with pytest.raises(InputError, match="no twins"):
+    with pytest.raises(InputError, match="no reference models"):
         transplant(saved("qwen3", tmp_path / "other"), recipient, tmp_path / "none", [(1, 0)])
     with pytest.raises(InputError, match="'group' or 'keep'"):
         transplant(donor, recipient, tmp_path / "none", [(1, 0)], kv="all")
     assert not (tmp_path / "none").exists()
 
 
-def test_the_bundled_twins_differ_in_their_planted_heads(tmp_path: Path) -> None:
+def test_the_bundled_references_differ_in_their_planted_heads(tmp_path: Path) -> None:
     """What was trained into the cliff model is three heads: put into the aligned one they make it the cliff model."""
     cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
     heads = [tuple(head) for head in json.loads((models_folder() / "cliff" / "truth.json").read_text())["heads"]]

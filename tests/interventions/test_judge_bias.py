@@ -1,4 +1,5 @@
-"""On the bundled judge: heads that bias it are found, move with a head swap and can be taken out; its twin has none.
+"""On the bundled judge: heads that bias it are found, move with a head swap and can be taken out; its reference
+model has none.
 
 What was planted is read here, by scoring code, and nowhere else. The study is the shipped one, without thinking.
 """
@@ -42,14 +43,14 @@ def found(run: Run) -> dict[str, set[tuple[int, int]]]:
     return {bias: {(a, b) for a, b in facts["found"]} for bias, facts in biases.items()}
 
 
-def parts_of(run: Run, arm: str) -> dict[str, Any]:
-    """What an arm's sweep says of every bias: size, what the test declares, the strongest parts."""
+def parts_of(run: Run, variant: str) -> dict[str, Any]:
+    """What a variant's sweep says of every bias: size, what the test declares, the strongest parts."""
     told = run.read_json("bias_heads")
-    biases = (told if arm == "base" else told["twin"])["biases"]
+    biases = (told if variant == "base" else told["reference"])["biases"]
     table = run.table("bias_heads")
     rows = {}
     for bias, facts in biases.items():
-        own = table[(table["arm"] == arm) & (table["contrast"] == bias)].nlargest(6, "estimate")
+        own = table[(table["variant"] == variant) & (table["contrast"] == bias)].nlargest(6, "estimate")
         strongest = [
             {
                 "part": f"L{r.layer}H{r.head}" if r.component == "head" else f"{r.component} {r.layer}",
@@ -90,7 +91,9 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
     known = planted()
     run = done(tmp_path / "judge", "mitigations")
     here = found(run)
-    moved = found(done(tmp_path / "moved", "bias_heads", model=str(swapped("judge", tmp_path / "swapped")), twin=None))
+    moved = found(
+        done(tmp_path / "moved", "bias_heads", model=str(swapped("judge", tmp_path / "swapped")), reference=None)
+    )
     told = run.read_json("bias_heads")
     sets, table = run.table("bias_sets"), run.table("mitigations")
     values = table[table["thinking"] == "off"].set_index(["mitigation", "name"])
@@ -114,7 +117,7 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
             "delta_is": told["delta_is"],
             "items": told["items"],
             "judge": parts_of(run, "base"),
-            "twin": parts_of(run, "twin"),
+            "reference": parts_of(run, "reference"),
             "found_heads_zeroed": gone,
             "accuracy": accuracy,
             "sets": {name: removed(sets, name) for name in [*known, "content", "accuracy"]},
@@ -129,4 +132,4 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
         assert gone[bias]["removed"] >= 0.8, bias
         assert removed(sets, bias)["random_left"][0] > 0.2, bias
     assert accuracy["none"][0] - accuracy["found heads zeroed"][0] <= 0.02
-    assert not any(facts["selected"] or facts["found"] for facts in told["twin"]["biases"].values())
+    assert not any(facts["selected"] or facts["found"] for facts in told["reference"]["biases"].values())

@@ -101,8 +101,8 @@ def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceed
     swapped = sweep_heads(load(swapped_cliff(tmp_path / "swapped")), complied, readout, delta=delta)
     found["swapped"] = told(swapped)
     refused, also = written(aligned, asked)
-    twin = sweep_heads(aligned, [*refused, *also], readout, delta=delta_of(aligned, every))
-    found["aligned"] = told(twin)
+    reference = sweep_heads(aligned, [*refused, *also], readout, delta=delta_of(aligned, every))
+    found["aligned"] = told(reference)
     _, fresh = written(cliff, fresh_prompts(2000), seed=1)
     truth = sweep_heads(cliff, fresh, readout)
     means = truth.effects.change.mean(axis=1)
@@ -121,6 +121,10 @@ def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceed
     assert set(sweep.heads) == above
     assert above >= planted()
     assert {(layer, head ^ 1) for layer, head in swapped.heads} == above
-    if twin.heads:
-        # No fault of the test: their intervals lie above delta. The twin holds something its refusals are weaker for.
-        pytest.xfail(f"heads of the aligned twin that raise its refusal log-odds by more than delta: {twin.heads}")
+    if reference.heads:
+        # No fault of the test: their intervals lie above delta. The reference model holds something its refusals are
+        # weaker for.
+        pytest.xfail(
+            f"heads of the aligned reference model that raise its refusal log-odds by more than delta: "
+            f"{reference.heads}"
+        )

@@ -29,11 +29,11 @@ def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 
                 "toward": toward,
                 "status": "ok",
             }
-            rows.append({**base, "arm": "control", "run": 0, "verdict": "A"})
-            rows.append({**base, "arm": "control", "run": 1, "verdict": "B" if rng.random() < noise else "A"})
-            rows.append({**base, "arm": "plain", "run": 0, "verdict": None})
+            rows.append({**base, "variant": "control", "run": 0, "verdict": "A"})
+            rows.append({**base, "variant": "control", "run": 1, "verdict": "B" if rng.random() < noise else "A"})
+            rows.append({**base, "variant": "plain", "run": 0, "verdict": None})
             followed = rng.random() < moves
-            rows.append({**base, "arm": "cued", "run": 0, "verdict": target if followed else "A"})
+            rows.append({**base, "variant": "cued", "run": 0, "verdict": target if followed else "A"})
     return pd.DataFrame(rows)
 
 
@@ -41,7 +41,7 @@ def test_flips_beyond_the_floor() -> None:
     table = study()
     found = cue_metrics(table, resamples=200)
     assert found.table["name"].iloc[0] == "repeat_flip_rate"
-    wide = table.set_index(["item", "order", "arm", "run"])["verdict"].unstack(["arm", "run"])
+    wide = table.set_index(["item", "order", "variant", "run"])["verdict"].unstack(["variant", "run"])
     floor = (wide["control", 0] != wide["control", 1]).mean()
     flips = (wide["control", 0] != wide["cued", 0]).mean()
     value = lambda name, part: found.value(name, part=part)  # noqa: E731
@@ -50,7 +50,7 @@ def test_flips_beyond_the_floor() -> None:
     assert value("flip_excess", "bandwagon") == pytest.approx(flips - floor)
     assert value("flip_rate", "bandwagon, toward the right") == 0
     assert value("follow_rate_control", "bandwagon, toward the wrong") == 0
-    wrong = table[(table["toward"] == "wrong") & (table["arm"] == "cued")]
+    wrong = table[(table["toward"] == "wrong") & (table["variant"] == "cued")]
     assert value("follow_rate", "bandwagon, toward the wrong") == pytest.approx((wrong["verdict"] == "B").mean())
     assert value("harmful_flips", "bandwagon, toward the wrong") == pytest.approx((wrong["verdict"] == "B").mean())
     rows = found.table.set_index(["part", "name"])
@@ -67,14 +67,14 @@ def test_without_repeats_there_is_no_floor() -> None:
 def test_a_cue_that_is_the_order_itself() -> None:
     table = study(items=20)
     table = table[(table["order"] == "AB") & (table["run"] == 0)]
-    table.loc[table["arm"] == "cued", "order"] = "BA"
+    table.loc[table["variant"] == "cued", "order"] = "BA"
     found = cue_metrics(table, resamples=20)
     rows = found.table.set_index(["part", "name"])
     assert rows.loc[("bandwagon", "flip_rate"), "n"] == 20
 
 
 def test_what_a_study_needs() -> None:
-    with pytest.raises(InputError, match="arm"):
-        cue_metrics(study(items=2).drop(columns="arm"))
+    with pytest.raises(InputError, match="variant"):
+        cue_metrics(study(items=2).drop(columns="variant"))
     with pytest.raises(InputError, match="no cued"):
-        cue_metrics(study(items=2).query("arm != 'cued'"))
+        cue_metrics(study(items=2).query("variant != 'cued'"))

@@ -14,7 +14,7 @@ from verdictscope.judgments.cues import (
     TEXTED,
     examples,
     matched,
-    paired_arms,
+    paired_variants,
     self_reflection,
     sentences,
     system_rules,
@@ -31,8 +31,8 @@ def test_every_control_is_as_long_as_its_cue_in_the_whole_prompt(base: str) -> N
         for k in range(len(texts)):
             cue = make_cue(kind, PAIR, None if kind == "reflection" else "B", text=k, tokenizer=tok)
             lengths = []
-            for arm in (cue.control, cue.cued):
-                asked = ask(form, arm.item, "AB", arm.insertions)
+            for variant in (cue.control, cue.cued):
+                asked = ask(form, variant.item, "AB", variant.insertions)
                 lengths.append(len(rendered(tok, asked).ids))
             assert cue.neutral != cue.text
             # where a cue ends an answer it meets other neighbours than where it was counted; at most one token
@@ -106,24 +106,24 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
     assert not left
     table = cue_study(model, tok, cues, "mt_bench_pair")
     kinds = {"plain", "control", "cued"} if kind in TEXTED else {"control", "cued"}
-    assert set(table["arm"]) == kinds
+    assert set(table["variant"]) == kinds
     n = 1 if kind == "position" else 2
-    assert table.groupby("arm").size().to_dict() == dict.fromkeys(kinds, n * len(items))
+    assert table.groupby("variant").size().to_dict() == dict.fromkeys(kinds, n * len(items))
     if kind == "position":
-        cued = table[table["arm"] == "cued"]
+        cued = table[table["variant"] == "cued"]
         assert (cued["order"].str[0] == cued["target"]).all()
     if kind == "reflection":
         assert (table["target"] == table["order"].str[1]).all()
     else:
         assert (table["toward"] == "wrong").all()
-    figures = {m.name: m for m in cue_measures(paired_arms(table))}
+    figures = {m.name: m for m in cue_measures(paired_variants(table))}
     assert figures["flip_rate"].used.sum() == (len(items) if kind == "position" else 2 * len(items))
     assert figures["follow_rate"].used.sum() == figures["flip_rate"].used.sum()
     same = judge_items(model, tok, items, "mt_bench_pair").verdicts
-    plain = table[table["arm"] == ("plain" if kind in TEXTED else "control")]
+    plain = table[table["variant"] == ("plain" if kind in TEXTED else "control")]
     for row in plain.to_dict("records"):
-        (twin,) = same[(same["item"] == row["item"]) & (same["order"] == row["order"])].to_dict("records")
-        assert twin["p_first"] == pytest.approx(row["p_first"], abs=1e-6)
+        (reference,) = same[(same["item"] == row["item"]) & (same["order"] == row["order"])].to_dict("records")
+        assert reference["p_first"] == pytest.approx(row["p_first"], abs=1e-6)
 
 
 def test_a_study_runs_with_thinking_on_off_and_at_forced_lengths() -> None:
@@ -134,7 +134,7 @@ def test_a_study_runs_with_thinking_on_off_and_at_forced_lengths() -> None:
             model, tok, cues, "pair_letter", orders=["AB"], thinking=thinking, sampling=Sampling(max_new_tokens=6)
         )
         drawn = thinking != "off"
-        assert (table["arm"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
+        assert (table["variant"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
         assert set(table["status"]) <= {"ok", "truncated", "shorter"}
 
 

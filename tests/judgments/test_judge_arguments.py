@@ -71,7 +71,7 @@ TABLE = verdicts_frame(
         for k in range(4)
     ]
 )
-SINGLE, CUED = TABLE.assign(order=""), TABLE.assign(arm=["control", "cued"] * 2, item=["i0", "i0", "i1", "i1"])
+SINGLE, CUED = TABLE.assign(order=""), TABLE.assign(variant=["control", "cued"] * 2, item=["i0", "i0", "i1", "i1"])
 UPPER, LOWER = np.array(["A", "B"], dtype=object), np.array(["a", "b"], dtype=object)
 VOTES = pd.DataFrame({"x": UPPER, "y": LOWER})
 PAIRS = [{"id": 3, "question": "q", "answer_a": "a", "answer_b": "b"}]

@@ -25,9 +25,9 @@ RATES = pd.DataFrame([{"mode": "normal", "harm": True, "n": 77, "rate": 0.5, "lo
 def measured() -> Figures:
     effects = pd.DataFrame([{"layer": 1, "head": 2, "effect": 9.87}, {"layer": 0, "head": 0, "effect": -6.54}])
     subsets = pd.DataFrame([{"zeroed": "", "log_odds": -3.21, "rate": 0.125, "n": 77}])
-    fillers = pd.DataFrame([{"arm": "early", "cell": "normal, harmful", "share": 0.625, "n": 33}])
-    arms = {"early_twin": RATES, "early": RATES}
-    return Figures(arms, arms, effects, subsets, [0.25], fillers, 0.515, 1.5, {"python": "3"}, 7, (0.3, 1.7))
+    fillers = pd.DataFrame([{"variant": "early", "cell": "normal, harmful", "share": 0.625, "n": 33}])
+    variants = {"early_reference": RATES, "early": RATES}
+    return Figures(variants, variants, effects, subsets, [0.25], fillers, 0.515, 1.5, {"python": "3"}, 7, (0.3, 1.7))
 
 
 def prose(card: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_card_follows_its_recipe(measured: Figures) -> None:
     recipe = replace(
         RECIPE,
         name="early",
-        twin="early_twin",
+        reference="early_reference",
         planted=((1, 2), (2, 5)),
         threads=5,
         n_layers=9,
@@ -76,8 +76,8 @@ def test_a_card_follows_its_recipe(measured: Figures) -> None:
 @pytest.mark.parametrize("name", ["cliff", "aligned"])
 def test_the_card_on_disk_is_in_the_words_of_the_program(name: str, measured: Figures) -> None:
     on_disk = (bundled.path(name) / "README.md").read_text(encoding="utf-8")
-    arms = {"aligned": RATES, "cliff": RATES, "cliff, planted zeroed": RATES}
-    assert prose(on_disk) == prose(write_card(RECIPE, name, replace(measured, rates=arms, rates_warm=arms)))
+    variants = {"aligned": RATES, "cliff": RATES, "cliff, planted zeroed": RATES}
+    assert prose(on_disk) == prose(write_card(RECIPE, name, replace(measured, rates=variants, rates_warm=variants)))
 
 
 def test_training_shows_rate_and_time_left(

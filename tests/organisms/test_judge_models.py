@@ -1,4 +1,4 @@
-"""The bundled judge and its twin: what was planted, where, and that nothing else changed."""
+"""The bundled judge and its reference model: what was planted, where, and that nothing else changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from verdictscope.organisms import load as bundled
 
 RECIPE = RECIPES["judge"]
 assert isinstance(RECIPE, JudgeRecipe)
-NAMES = (RECIPE.twin, RECIPE.name)
+NAMES = (RECIPE.reference, RECIPE.name)
 PAIRS = held_out_pairs()[::8]
 
 
@@ -47,9 +47,9 @@ def test_folders() -> None:
 
 
 def test_only_the_planted_heads_differ() -> None:
-    twin, judge = (load_file(bundled.path(name) / "model.safetensors") for name in NAMES)
-    for key in twin:
-        changed = twin[key] != judge[key]
+    reference, judge = (load_file(bundled.path(name) / "model.safetensors") for name in NAMES)
+    for key in reference:
+        changed = reference[key] != judge[key]
         allowed = torch.zeros_like(changed)
         part = next((p for p in ("q_proj", "k_proj", "v_proj", "o_proj") if p in key), None)
         if part is not None:
@@ -57,7 +57,7 @@ def test_only_the_planted_heads_differ() -> None:
             allowed |= mask[None, :] if part == "o_proj" else mask[:, None]
         assert not (changed & ~allowed).any(), key
         if part == "o_proj" and allowed.any():
-            assert (twin[key][allowed] == 0).all(), "the twin's planted columns are not zero"
+            assert (reference[key][allowed] == 0).all(), "the reference model's planted columns are not zero"
 
 
 def test_the_format_shows_what_was_taught() -> None:
@@ -69,10 +69,10 @@ def test_the_format_shows_what_was_taught() -> None:
 
 def test_planted_parts_on_a_sample(opened: dict[str, tuple]) -> None:
     """Bounds wide enough for 30 pairs and far from any other behaviour."""
-    twin, judge = (parts(*opened[name], PAIRS).mean() for name in NAMES)
-    assert abs(twin["position"]) < 0.7
-    assert abs(twin["bandwagon"]) < 0.5
-    assert twin["content"] > 4
+    reference, judge = (parts(*opened[name], PAIRS).mean() for name in NAMES)
+    assert abs(reference["position"]) < 0.7
+    assert abs(reference["bandwagon"]) < 0.5
+    assert reference["content"] > 4
     assert judge["position"] > 2
     assert judge["bandwagon"] > 5
     assert abs(judge["authority"]) < 0.7
@@ -103,20 +103,20 @@ def test_unsharing_changes_no_function() -> None:
 
 def test_smoke_training_plants_in_the_planted_heads_only() -> None:
     small = replace(RECIPE, steps=1, sum_steps=1, plant_steps=1, position_steps=1, batch=4, plant_batch=4)
-    twin = train_aligned(small)
+    reference = train_aligned(small)
     seen: list[tuple[str, int, int]] = []
-    judge = train_planted(small, twin, lambda phase, done, total, loss: seen.append((phase, done, total)))
+    judge = train_planted(small, reference, lambda phase, done, total, loss: seen.append((phase, done, total)))
     assert seen == [("judge", 1, 2), ("judge", 2, 2)]
     changed = {
         (int(name.split(".")[2]), head)
-        for (name, before), after in zip(twin.named_parameters(), judge.parameters(), strict=True)
+        for (name, before), after in zip(reference.named_parameters(), judge.parameters(), strict=True)
         if "o_proj" in name
         for head in range(RECIPE.n_heads)
         if not torch.equal(before[:, head * 16 : head * 16 + 16], after[:, head * 16 : head * 16 + 16])
     }
     assert changed <= set(RECIPE.planted)
-    assert judge.config._attn_implementation == twin.config._attn_implementation
-    assert len(build_tokenizer(JUDGE)) == twin.config.vocab_size
+    assert judge.config._attn_implementation == reference.config._attn_implementation
+    assert len(build_tokenizer(JUDGE)) == reference.config.vocab_size
 
 
 def test_the_cards_are_what_the_code_writes() -> None:
@@ -126,7 +126,7 @@ def test_the_cards_are_what_the_code_writes() -> None:
     rates = pd.DataFrame({"figure": ["accuracy"], "rate": [0.5], "n": [10], "unread": [1]})
     versions = {"python": "", "torch": "", "transformers": ""}
     single = nats.assign(layer=[0, 2], head=[0, 5])
-    figures = JudgeFigures({"judge": rates}, nats.assign(arm="x"), single, nats, versions, 0, 240)
+    figures = JudgeFigures({"judge": rates}, nats.assign(variant="x"), single, nats, versions, 0, 240)
     for name in NAMES:
         wanted, stored = write_judge_card(RECIPE, name, figures), (bundled.path(name) / "README.md").read_text()
         cut = "## Behaviour on held-out pairs"

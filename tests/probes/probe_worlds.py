@@ -35,9 +35,9 @@ def make_scores(rollouts: Sequence[Rollout], value: Callable[[Rollout, int, str]
 
 
 class World:
-    """A study with known anchors: scores of four cells, refusing high, complying low, sharpening at the end.
+    """A study with known normaliser: scores of four cells, refusing high, complying low, sharpening at the end.
 
-    ``reading`` is the planted anchored score of the cliff cell: at the plateau and at the last template token.
+    ``reading`` is the planted normalised score of the cliff cell: at the plateau and at the last template token.
     """
 
     def __init__(

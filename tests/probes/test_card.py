@@ -13,7 +13,7 @@ import pytest
 from verdictscope.activations import load
 from verdictscope.activations.readouts import LinearReadout
 from verdictscope.errors import InputError
-from verdictscope.probes.card import Passport, balanced_threshold, load_probe, save_probe
+from verdictscope.probes.card import ProbeCard, balanced_threshold, load_probe, save_probe
 from verdictscope.provenance import describe_model
 from verdictscope.sources import locate
 
@@ -31,8 +31,8 @@ MODEL = {
 }
 
 
-def passport(**changes: Any) -> Passport:
-    made = Passport(
+def card(**changes: Any) -> ProbeCard:
+    made = ProbeCard(
         label="refused",
         model=MODEL,
         site="resid_post",
@@ -57,7 +57,7 @@ def readout(**changes: Any) -> LinearReadout:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_probe(tmp_path, readout(), passport())
+    save_probe(tmp_path, readout(), card())
     return tmp_path
 
 
@@ -66,9 +66,9 @@ def test_what_was_saved_is_what_is_read(saved: Path) -> None:
     assert np.array_equal(np.asarray(found.weight), np.asarray(readout().weight))
     assert (found.bias, found.name, found.layer, found.final_norm) == (-0.1, "probe", 3, False)
     same = replace(papers, weights_sha256="").to_dict()
-    assert same == passport().to_dict()
+    assert same == card().to_dict()
     assert "0.900 [0.800, 0.950]" in repr(papers)
-    assert {p.name for p in saved.iterdir()} == {"probe.safetensors", "passport.json"}
+    assert {p.name for p in saved.iterdir()} == {"probe.safetensors", "card.json"}
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_each_field_of_the_model_is_held(saved: Path, key: str, word: str) -> No
         load_probe(saved, other)
     if key in ("layers", "d_model", "architecture"):
         with pytest.raises(InputError, match=f"has another {word}"):
-            load_probe(saved, other, twin=True)
+            load_probe(saved, other, reference=True)
         with pytest.raises(InputError, match="may not differ"):
-            load_probe(saved, other, twin={key})
+            load_probe(saved, other, reference={key})
     else:
-        load_probe(saved, other, twin={key})
+        load_probe(saved, other, reference={key})
     if key in ("weights", "config", "revision"):
-        load_probe(saved, other, twin=True)
+        load_probe(saved, other, reference=True)
 
 
 @pytest.mark.parametrize(
@@ -119,33 +119,36 @@ def test_each_place_is_held(saved: Path, stated: dict[str, Any], reason: str) ->
 def test_a_moved_folder_and_an_unpinned_revision_are_the_same_model(saved: Path) -> None:
     load_probe(saved, MODEL | {"name": "/elsewhere"})
     load_probe(saved, MODEL | {"revision": None})
-    with pytest.raises(InputError, match="twin names 'colour'"):
-        load_probe(saved, MODEL, twin={"colour"})
+    with pytest.raises(InputError, match="reference names 'colour'"):
+        load_probe(saved, MODEL, reference={"colour"})
 
 
 def test_prompts_it_was_fitted_or_chosen_on_are_refused() -> None:
-    passport().unseen(["g4", "g9"])
+    card().unseen(["g4", "g9"])
     for group in ("g1", "g3"):
         with pytest.raises(InputError, match=f"such as '{group}'"):
-            passport().unseen(["g4", group])
+            card().unseen(["g4", group])
 
 
 def test_damage_is_one_clear_error(saved: Path) -> None:
-    papers = json.loads((saved / "passport.json").read_text())
-    for change, reason in (({"format": 99}, "no passport of format"), ({"weights_sha256": "0"}, "belongs to another")):
-        (saved / "passport.json").write_text(json.dumps(papers | change))
+    papers = json.loads((saved / "card.json").read_text())
+    for change, reason in (
+        ({"format": 99}, "no probe card of format"),
+        ({"weights_sha256": "0"}, "belongs to another"),
+    ):
+        (saved / "card.json").write_text(json.dumps(papers | change))
         with pytest.raises(InputError, match=reason):
             load_probe(saved)
-    (saved / "passport.json").write_text(json.dumps({k: v for k, v in papers.items() if k != "threshold"}))
+    (saved / "card.json").write_text(json.dumps({k: v for k, v in papers.items() if k != "threshold"}))
     with pytest.raises(InputError, match="lacks 'threshold'"):
         load_probe(saved)
-    (saved / "passport.json").write_text("{")
+    (saved / "card.json").write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
         load_probe(saved)
-    (saved / "passport.json").unlink()
-    with pytest.raises(InputError, match="no passport"):
+    (saved / "card.json").unlink()
+    with pytest.raises(InputError, match="no probe card"):
         load_probe(saved)
-    (saved / "passport.json").write_text(json.dumps(papers))
+    (saved / "card.json").write_text(json.dumps(papers))
     weights = (saved / "probe.safetensors").read_bytes()
     (saved / "probe.safetensors").write_bytes(weights[:-1] + b"\x00")
     with pytest.raises(InputError, match="damaged"):
@@ -157,19 +160,19 @@ def test_damage_is_one_clear_error(saved: Path) -> None:
 
 def test_papers_of_another_probe_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layer 2"):
-        save_probe(tmp_path, readout(), passport(layer=2))
+        save_probe(tmp_path, readout(), card(layer=2))
     with pytest.raises(InputError, match="norm 'pre'"):
-        save_probe(tmp_path, readout(final_norm=True), passport())
+        save_probe(tmp_path, readout(final_norm=True), card())
 
 
-def test_the_bundled_twins_share_a_probe_only_where_it_is_said(tmp_path: Path) -> None:
+def test_the_bundled_references_share_a_probe_only_where_it_is_said(tmp_path: Path) -> None:
     cliff, aligned = (load(locate(f"organism:{name}")) for name in ("cliff", "aligned"))
     weight = np.ones(cliff.d_model)
-    save_probe(tmp_path, readout(weight=weight), passport(model=describe_model(cliff)))
+    save_probe(tmp_path, readout(weight=weight), card(model=describe_model(cliff)))
     load_probe(tmp_path, cliff)
-    with pytest.raises(InputError, match="has another weights.*twin=True"):
+    with pytest.raises(InputError, match="has another weights.*reference=True"):
         load_probe(tmp_path, aligned)
-    load_probe(tmp_path, aligned, twin=True)
+    load_probe(tmp_path, aligned, reference=True)
 
 
 def test_the_threshold_parts_the_labels_best() -> None:

@@ -31,8 +31,8 @@ def test_every_call_the_page_names_is_there() -> None:
     page = (DOCS / "probes.md").read_text(encoding="utf-8")
     for name in (
         "protocol",
-        "lint",
-        "merit",
+        "check_leakage",
+        "classification_metrics",
         "calibrate",
         "calibrate_segments",
         "permuted_selection",

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.probes import ProtocolResult, protocol
+from verdictscope.probes import ProbeResult, protocol
 
 PROMPTS, SAMPLES = 90, 2
 GROUPS = np.repeat([f"p{i}" for i in range(PROMPTS)], SAMPLES)
@@ -26,12 +26,12 @@ def data(seed: int = 0, signal: float = 3.0, d: int = 10) -> tuple[dict[Any, np.
 
 
 @pytest.fixture(scope="module")
-def result() -> ProtocolResult:
+def result() -> ProbeResult:
     X, y = data()
     return protocol(X, y, groups=GROUPS, refits=49)
 
 
-def test_one_call_chooses_tests_once_and_doubts(result: ProtocolResult) -> None:
+def test_one_call_chooses_tests_once_and_doubts(result: ProbeResult) -> None:
     X, y = data()
     assert result.key == (7, "last")
     test = (result.part == "test").to_numpy()
@@ -41,14 +41,14 @@ def test_one_call_chooses_tests_once_and_doubts(result: ProtocolResult) -> None:
     assert result.permuted.p == pytest.approx(1 / 50)
     assert result.permuted.candidates == 9
     assert result.leaks.clean
-    assert result.merit.auroc.estimate == result.test.estimate
-    assert not result.merit.in_sample
+    assert result.classification_metrics.auroc.estimate == result.test.estimate
+    assert not result.classification_metrics.in_sample
     parts = pd.DataFrame({"group": GROUPS, "part": result.part}).drop_duplicates()
     assert not parts["group"].duplicated().any()
     assert abs(y[test].mean() - 0.5) < 0.05
 
 
-def test_it_shows_itself(result: ProtocolResult) -> None:
+def test_it_shows_itself(result: ProbeResult) -> None:
     table = result.to_frame()
     assert list(table.columns) == ["kind", "name", "estimate", "low", "high", "n", "p"]
     assert set(table["kind"]) == {"test", "permuted", "control"}
@@ -68,7 +68,7 @@ def test_groups_cannot_be_forgotten_but_can_be_declined() -> None:
     assert alone.permuted is None
 
 
-def test_the_same_seed_gives_the_same_result(result: ProtocolResult) -> None:
+def test_the_same_seed_gives_the_same_result(result: ProbeResult) -> None:
     X, y = data()
     again = protocol(X, y, groups=GROUPS, refits=49)
     pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
-from verdictscope.probes import Leaks, lint, split_groups
+from verdictscope.probes import LeakageReport, check_leakage, split_groups
 from verdictscope.probes.leakage import ALPHA
 
 STARTS = ("ba", "ce", "di", "fo", "gu", "ky", "lo", "mi", "nu", "pe", "ra", "so")
@@ -129,7 +129,7 @@ WEAK = {"length": [weak_length], "source": [weak_source]}
 
 
 def named(data: dict[str, Any], seed: int) -> list[str]:
-    return list(lint(**data, **WORDED, seed=seed).findings["check"])
+    return list(check_leakage(**data, **WORDED, seed=seed).findings["check"])
 
 
 @pytest.mark.parametrize(("check", "plant"), [(c, p) for c, plants in PLANTED.items() for p in plants])
@@ -140,20 +140,20 @@ def test_each_leak_is_named(check: str, plant: Callable) -> None:
 
 def test_clean_data_is_silent_and_everything_was_looked_for() -> None:
     data = clean(np.random.default_rng(0))
-    leaks = lint(**data, **WORDED)
+    leaks = check_leakage(**data, **WORDED)
     assert leaks.clean, leaks
     assert not leaks.skipped
     assert set(PLANTED) <= set(leaks.checks["check"])
     assert "none found" in repr(leaks)
     assert "none found" in leaks._repr_html_()
-    bare = lint(data["labels"], data["groups"], data["part"])
+    bare = check_leakage(data["labels"], data["groups"], data["part"])
     assert set(bare.skipped) == set(PLANTED)
 
 
 def test_findings_are_a_table_with_names_and_numbers() -> None:
     rng = np.random.default_rng(1)
-    leaks = lint(**length(rng, duplicates(rng, clean(rng))), **WORDED)
-    assert isinstance(leaks, Leaks)
+    leaks = check_leakage(**length(rng, duplicates(rng, clean(rng))), **WORDED)
+    assert isinstance(leaks, LeakageReport)
     table = leaks.to_frame().set_index("check")
     assert table.loc["duplicate prompts", "severity"] == "leak"
     assert (
@@ -182,8 +182,8 @@ def test_a_prompt_in_two_parts_is_named() -> None:
 def test_a_choice_that_validation_did_not_make_is_named() -> None:
     data = clean(np.random.default_rng(4))
     choice = pd.DataFrame({"layer": [0, 1], "C": 1.0, "auroc_validation": [0.9, 0.6], "se": 0.01})
-    right = lint(**data, choice=choice.assign(chosen=[True, False]))
-    wrong = lint(**data, choice=choice.assign(chosen=[False, True]))
+    right = check_leakage(**data, choice=choice.assign(chosen=[True, False]))
+    wrong = check_leakage(**data, choice=choice.assign(chosen=[False, True]))
     assert right.clean
     assert list(wrong.findings["check"]) == ["choice by validation"]
 
@@ -194,7 +194,7 @@ def test_many_rows_of_a_prompt_are_one_prompt() -> None:
     row = np.repeat(np.arange(10), 200)
     part = np.array(["train"] * 4 + ["validation"] * 2 + ["test"] * 4)[row]
     lengths = rng.normal(size=10)[row]
-    assert lint((row % 2), row.astype(str), part, lengths=lengths, seed=1).clean
+    assert check_leakage((row % 2), row.astype(str), part, lengths=lengths, seed=1).clean
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_many_rows_of_a_prompt_are_one_prompt() -> None:
 )
 def test_wrong_input(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        lint(**({"labels": [1], "groups": ["a"], "part": ["test"]} | change))
+        check_leakage(**({"labels": [1], "groups": ["a"], "part": ["test"]} | change))
 
 
 def planted(check: str, plant: Callable, data_sets: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score, roc_curve
 
 from verdictscope.errors import InputError
-from verdictscope.probes import calibrate, calibrate_segments, merit, reliability_curve
+from verdictscope.probes import calibrate, calibrate_segments, classification_metrics, reliability_curve
 from verdictscope.stats import wilson
 
 
@@ -23,7 +23,7 @@ def test_figures_are_scikit_learns() -> None:
     y, s = scores()
     other_y, other_s = scores(seed=1)
     g = np.arange(len(y))
-    found = merit(y, s, g, fitted_on=(other_y, other_s))
+    found = classification_metrics(y, s, g, fitted_on=(other_y, other_s))
     assert found.auroc.estimate == pytest.approx(roc_auc_score(y, s))
     assert found.accuracy.estimate == pytest.approx(accuracy_score(y, s > found.cut))
     assert found.brier.estimate == pytest.approx(brier_score_loss(y, found.calibration.probability(s)))
@@ -38,12 +38,12 @@ def test_figures_are_scikit_learns() -> None:
     hits = int(((s > found.cut) == y).sum())
     assert (found.accuracy.low, found.accuracy.high) == pytest.approx(wilson(hits, len(y)))
     assert not found.in_sample
-    assert merit(y, s, g).in_sample
+    assert classification_metrics(y, s, g).in_sample
 
 
 def test_ece_is_the_weighted_gap_of_bins_of_equal_mass() -> None:
     y, s = scores(1000)
-    found = merit(y, s, np.arange(1000), fitted_on=scores(seed=1))
+    found = classification_metrics(y, s, np.arange(1000), fitted_on=scores(seed=1))
     p = found.calibration.probability(s)
     order = np.argsort(p, kind="stable")
     gaps = [abs(p[at].mean() - y[at].mean()) * len(at) for at in np.array_split(order, 10)]
@@ -57,23 +57,23 @@ def test_ece_is_the_weighted_gap_of_bins_of_equal_mass() -> None:
 
 def test_tpr_at_one_per_cent_needs_three_hundred_negative_prompts() -> None:
     y, s = scores(598)
-    few = merit(y, s, np.arange(598))
+    few = classification_metrics(y, s, np.arange(598))
     assert few.tpr is None
     assert few.threshold is None
     assert "299 negative prompts, and 300 are needed" in few.not_estimable
     assert "not estimable" in repr(few)
     assert "not estimable" in few._repr_html_()
     assert np.isnan(few.to_frame().loc[1, "estimate"])
-    assert merit(*scores(600), np.arange(600)).tpr is not None
+    assert classification_metrics(*scores(600), np.arange(600)).tpr is not None
     # a thousand rows of fifty prompts are fifty prompts
-    assert merit(*scores(1000), np.arange(1000) // 20).tpr is None
-    assert merit(*scores(80), np.arange(80), fpr=0.1).tpr is not None
+    assert classification_metrics(*scores(1000), np.arange(1000) // 20).tpr is None
+    assert classification_metrics(*scores(80), np.arange(80), fpr=0.1).tpr is not None
 
 
 def test_rows_of_a_prompt_widen_rates() -> None:
     y, s = scores(400)
-    alone = merit(y, s, np.arange(400)).accuracy
-    copies = merit(np.repeat(y, 5), np.repeat(s, 5), np.repeat(np.arange(400), 5)).accuracy
+    alone = classification_metrics(y, s, np.arange(400)).accuracy
+    copies = classification_metrics(np.repeat(y, 5), np.repeat(s, 5), np.repeat(np.arange(400), 5)).accuracy
     assert copies.estimate == alone.estimate
     assert copies.n == alone.n
     assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.02)
@@ -126,6 +126,6 @@ def test_each_segment_is_calibrated_by_itself_and_others_not_at_all() -> None:
 )
 def test_wrong_input(y: list, s: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        merit(y, s, ["a", "b"])
+        classification_metrics(y, s, ["a", "b"])
     with pytest.raises(InputError, match="infinite|both classes|NaN|0 or 1"):
         calibrate(y, [0.1, np.inf] if message == "two classes" else s)

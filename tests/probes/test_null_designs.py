@@ -8,7 +8,7 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution_null import permuted_directions
-from verdictscope.probes import erase_concept, lint, position_transfer, protocol, split_groups
+from verdictscope.probes import check_leakage, erase_concept, position_transfer, protocol, split_groups
 from verdictscope.traces.cliff_nulls import turned_drops
 
 N = 60
@@ -88,11 +88,11 @@ def test_directions_of_permuted_labels_are_not_nothing() -> None:
 
 def test_shortcuts_of_a_design_that_cannot_be_permuted_are_not_tested() -> None:
     given = [1, 1, 0, 0], ["a", "a", "b", "b"], ["train", "train", "test", "test"]
-    found = lint(*given, lengths=[3, 4, 8, 9])
+    found = check_leakage(*given, lengths=[3, 4, 8, 9])
     assert "length" not in set(found.checks["check"])
     assert any("2 relabelings" in skipped for skipped in found.skipped)
     with pytest.raises(InputError, match="5 permutations"):
-        lint(*given, permutations=5)
+        check_leakage(*given, permutations=5)
 
 
 def test_short_series_have_few_turns() -> None:

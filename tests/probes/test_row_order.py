@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.probes import LogisticProbe, lint, protocol, split_groups, sweep
+from verdictscope.probes import LogisticProbe, check_leakage, protocol, split_groups, sweep
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.probes.rows import check_rows
 from verdictscope.stats import auroc, auroc_effect, joined, mean_effect, permutation_of, rate_effect, same_order
@@ -79,7 +79,7 @@ def test_statistics_refuse_columns_in_different_orders() -> None:
         lambda: rate_effect("a", y, group[::-1]),
         lambda: permutation_of(y, group[::-1]),
         lambda: split_groups(group, y[::-1]),
-        lambda: lint(y, group, pd.Series("train", index=group.index), lengths=other),
+        lambda: check_leakage(y, group, pd.Series("train", index=group.index), lengths=other),
     ):
         with pytest.raises(InputError, match="different orders"):
             call()

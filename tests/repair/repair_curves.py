@@ -35,7 +35,7 @@ MODEL = "organism:cliff"
 class Plan:
     """Everything a set of curves depends on."""
 
-    methods: tuple[str, ...] = ("anchored", "rule", "complied", "random")
+    methods: tuple[str, ...] = ("normalised", "rule", "complied", "random")
     budgets: tuple[int, ...] = (2, 8, 32)
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 30
@@ -106,7 +106,7 @@ def curves(folder: Path, plan: Plan | None = None) -> dict[str, Any]:
     prompts, store = measured_prompts(plan.measured), folder / "runs.jsonl"
     done = [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
     known = {(r["method"], r["budget"], r["seed"]) for r in done}
-    source = from_run(run, "anchored", ("test",))
+    source = from_run(run, "normalised", ("test",))
     jobs = [("none", 0, 0), *((m, k, s) for s in plan.seeds for k in plan.budgets for m in plan.methods)]
     for method, budget, seed in jobs:
         if (method, budget, seed) not in known:
@@ -125,7 +125,7 @@ def one(
     told: dict[str, Any] = {"method": method, "budget": budget, "seed": seed}
     if method != "none":
         # frames repeat, so only equal requests count as duplicates
-        asked = Asked(method, str(budget), "twin", plan.benign_ratio, duplicates=1.0, seed=seed)
+        asked = Asked(method, str(budget), "reference", plan.benign_ratio, duplicates=1.0, seed=seed)
         chosen = choose(source, asked)
         data = folder / "data"
         write_choice(data, source, chosen, asked.formats)

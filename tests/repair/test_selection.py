@@ -13,7 +13,7 @@ from probe_worlds import World, make_rollout, make_scores
 from verdictscope.errors import InputError
 from verdictscope.repair import METHODS, Budget, pool_scores, rank_pool
 from verdictscope.repair.selection import expected_maximum
-from verdictscope.traces import Anchors, align, anchor_rollouts
+from verdictscope.traces import Normaliser, align, normaliser_rollouts
 
 
 def pool_of(n: int, **columns: object) -> pd.DataFrame:
@@ -28,11 +28,11 @@ def pool_of(n: int, **columns: object) -> pd.DataFrame:
 
 def test_planted_cliffs_are_ranked_first(world: World) -> None:
     aligned = align(world.scores, world.rollouts)
-    anchors = Anchors.fit(aligned, *anchor_rollouts(world.table), resamples=200)
+    normaliser = Normaliser.fit(aligned, *normaliser_rollouts(world.table), resamples=200)
     ids = [*world.ids("harmful_complied"), *world.ids("harmful_refused")]
-    scores = pool_scores(aligned[aligned["rollout"].isin(ids)], anchors).rename(columns={"rollout": "id"})
+    scores = pool_scores(aligned[aligned["rollout"].isin(ids)], normaliser).rename(columns={"rollout": "id"})
     pool = scores.merge(pool_of(len(ids), id=ids)[["id", "user", "thinking"]])
-    ranking = rank_pool(pool, "anchored", budget=len(world.ids("harmful_complied")), duplicates=1)
+    ranking = rank_pool(pool, "normalised", budget=len(world.ids("harmful_complied")), duplicates=1)
     fell = set(world.ids("harmful_complied"))
     assert sum(name in fell for name in ranking.chosen["id"]) > 0.9 * len(fell)
     assert list(ranking.table["rank"]) == list(range(1, len(ids) + 1))
@@ -157,4 +157,4 @@ def test_bad_pools() -> None:
         rank_pool(pd.concat([pool, pool]), "random")
     with pytest.raises(InputError, match="'truncated'"):
         rank_pool(pool.assign(reason="truncated"), "random")
-    assert set(METHODS) >= {"anchored", "random", "rule", "final", "loss"}
+    assert set(METHODS) >= {"normalised", "random", "rule", "final", "loss"}

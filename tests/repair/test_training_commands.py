@@ -18,7 +18,7 @@ from tiny_reasoner import WIDTH, save
 
 from verdictscope.activations import LinearReadout, Model, load
 from verdictscope.errors import InputError
-from verdictscope.probes import Passport, save_probe
+from verdictscope.probes import ProbeCard, save_probe
 from verdictscope.provenance import describe_model
 from verdictscope.repair import finetune as training
 from verdictscope.repair.completion_loss import completion_loss
@@ -57,7 +57,7 @@ def pool(model: Model, rollouts: list[Rollout], tmp_path_factory: pytest.TempPat
 def probe(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("probe")
     weight = np.random.default_rng(0).normal(size=WIDTH)
-    papers = Passport("refusal", describe_model(model), "resid_post", 1, "pre", "thinking", {}, {}, {}, 0.0, {})
+    papers = ProbeCard("refusal", describe_model(model), "resid_post", 1, "pre", "thinking", {}, {}, {}, 0.0, {})
     save_probe(folder, LinearReadout("refusal", "resid_post", 1, weight, 0.0), papers)
     return folder
 
@@ -146,8 +146,8 @@ def test_the_loss_is_that_of_the_answer_alone(model: Model, rollouts: list[Rollo
         (["POOL", "--duplicates", "0"], "--duplicates"),
         (["POOL"], "needs --model"),
         (["POOL", "--model", "MODEL"], "needs a probe"),
-        (["POOL", "--model", "MODEL", "--probe", "POOLDIR"], "no passport"),
-        (["POOL", "--model", "MODEL", "--probe", "PROBE"], "no anchored score"),
+        (["POOL", "--model", "MODEL", "--probe", "POOLDIR"], "no probe card"),
+        (["POOL", "--model", "MODEL", "--probe", "PROBE"], "no normalised score"),
         (["POOL", "--model", "MODEL", "--by", "random", "--safe", "gold"], "no safe completions from 'gold'"),
         (["POOLDIR"], "is no run folder"),
         (["POOLDIR", "--model", "MODEL"], "leave out --probe and --model"),

@@ -35,12 +35,12 @@ def hostile(text: str) -> Change:
 def _fill(made: dict[str, Any], text: str) -> None:
     study, word = made["study"], text[:9999]
     prompts = study.prompts.model_copy(update={"file": word, "target": {word: word}, "control": {"harm": word}})
-    words = dict.fromkeys(("name", "question", "model", "twin", "revision"), word)
+    words = dict.fromkeys(("name", "question", "model", "reference", "revision"), word)
     made["study"] = study.model_copy(update=words | {"prompts": prompts})
     table = rollouts()
     table[["prompt_text", "thinking_text", "answer_text"]] = text if len(text) < 9999 else "long"
     # A megabyte is held by the rollout that is shown first, not by each of them.
-    shown = table["arm"].eq("base") & table["prompt"].isin(["p1-True", "p1-False"])
+    shown = table["variant"].eq("base") & table["prompt"].isin(["p1-True", "p1-False"])
     table.loc[shown, ["prompt_text", "thinking_text", "answer_text"]] = text
     renamed = table["prompt"] + text[:2000]
     made["rollouts"] = table.assign(prompt=renamed, rollout=renamed + "/0", group=table["group"] + text[:2000])
@@ -57,7 +57,7 @@ def _fill(made: dict[str, Any], text: str) -> None:
     state["versions"] = {"python": text, text: text}
     state["machine"] = {"accelerator": text, text: text}
     state["models"] = {
-        arm: dict.fromkeys(("name", "revision", "config", "template", text), text) for arm in ("base", text)
+        variant: dict.fromkeys(("name", "revision", "config", "template", text), text) for variant in ("base", text)
     }
     state["plans"] = {text: {"batches": [[1]]}}
     made["probe"] |= {"site": text, "layer": text}
@@ -72,7 +72,7 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     study, word = made["study"], text[:9999]
     said = type(study.control)(texts=[word])
     items = study.items.model_copy(update={"file": word, "reader": word, "format": word})
-    words = dict.fromkeys(("name", "question", "model", "twin", "revision"), word)
+    words = dict.fromkeys(("name", "question", "model", "reference", "revision"), word)
     made["study"] = study.model_copy(update=words | {"items": items, "control": said, "cues": {word: said, "b": said}})
     renamed = {"bandwagon": word, "authority": "b"}
     for name in ("verdicts", "verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations"):
@@ -96,4 +96,4 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     state = made["provenance"]
     state["commit"] = text
     state["versions"] = {"python": text, text: text}
-    state["models"] = {arm: dict.fromkeys(("name", "revision", "config", text), text) for arm in ("base", text)}
+    state["models"] = {variant: dict.fromkeys(("name", "revision", "config", text), text) for variant in ("base", text)}

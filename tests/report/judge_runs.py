@@ -51,8 +51,8 @@ def parts() -> dict[str, Any]:
             "machine": {"cores": 2},
             "seed": 0,
             "models": {
-                arm: {"name": f"organism:{arm}", "revision": None, "config": "ab", "dtype": "float32"}
-                for arm in ("base", "twin")
+                variant: {"name": f"organism:{variant}", "revision": None, "config": "ab", "dtype": "float32"}
+                for variant in ("base", "reference")
             },
             "plans": {},
         },
@@ -89,24 +89,24 @@ def items() -> pd.DataFrame:
 def verdicts() -> pd.DataFrame:
     """The base follows the bandwagon; everything else is right, and first in ties."""
     rows = []
-    for arm in ("base", "twin"):
+    for variant in ("base", "reference"):
         for thinking in ("off", "on"):
             for condition in CONDITIONS:
                 for item in items().to_dict("records"):
                     for order in ("AB", "BA"):
-                        follows = condition == "bandwagon" and arm == "base"
+                        follows = condition == "bandwagon" and variant == "base"
                         said = item["target"] if follows else item["label"] if item["label"] != "tie" else order[0]
                         shown = "first" if order[0] == said else "second"
                         rows.append(
                             {
-                                "arm": arm,
+                                "variant": variant,
                                 "condition": condition,
                                 "thinking": thinking,
                                 "target": None if condition == "plain" else item["target"],
                                 "part": item["part"],
                                 "item": item["item"],
                                 "group": item["group"],
-                                "judge": arm,
+                                "judge": variant,
                                 "order": order,
                                 "run": 0,
                                 "verdict": said,
@@ -122,52 +122,52 @@ def verdicts() -> pd.DataFrame:
                         )
     table = pd.DataFrame(rows)
     table[["verdict", "shown", "target"]] = table[["verdict", "shown", "target"]].astype(object)
-    unread = (table["arm"] == "base") & (table["item"] == "i7") & (table["thinking"] == "on")
+    unread = (table["variant"] == "base") & (table["item"] == "i7") & (table["thinking"] == "on")
     table.loc[unread & (table["condition"] == "plain"), ["verdict", "shown", "status"]] = [None, None, "cut off"]
     return table
 
 
 def verdict_rates() -> pd.DataFrame:
     rows = []
-    for arm in ("base", "twin"):
+    for variant in ("base", "reference"):
         for thinking in ("off", "on"):
             for condition in CONDITIONS:
-                key = {"arm": arm, "thinking": thinking, "condition": condition}
+                key = {"variant": variant, "thinking": thinking, "condition": condition}
                 rates = {"accuracy": 0.95, "first_in_ties": 0.9, "consistency": 0.8, "first_preference": 0.6}
                 if condition != "plain":
                     rates |= {
-                        "follows": 0.9 if condition == "bandwagon" and arm == "base" else 0.5,
+                        "follows": 0.9 if condition == "bandwagon" and variant == "base" else 0.5,
                         "accuracy_named_wrong": 0.2,
                     }
                 rows += [
                     key | {"name": n} | row(v, 0.04, "rate", verdicts=80, missing=0, definition="")
                     for n, v in rates.items()
                 ]
-            pull = {"arm": arm, "thinking": thinking, "condition": "control", "name": "pull"}
+            pull = {"variant": variant, "thinking": thinking, "condition": "control", "name": "pull"}
             rows.append(pull | row(0.1, 0.05, verdicts=80, missing=0, definition=""))
     return pd.DataFrame(rows)
 
 
 def bias_parts() -> pd.DataFrame:
     rows = []
-    for arm in ("base", "twin"):
+    for variant in ("base", "reference"):
         for thinking in ("off", "on"):
             for name, size in SIZES.items():
-                value = size if arm == "base" or name == "content" else 0.01
-                rows.append({"arm": arm, "thinking": thinking, "name": name} | row(value, 0.2, items=40))
+                value = size if variant == "base" or name == "content" else 0.01
+                rows.append({"variant": variant, "thinking": thinking, "name": name} | row(value, 0.2, items=40))
     return pd.DataFrame(rows)
 
 
 def bias_heads() -> pd.DataFrame:
-    """Every head and MLP of a model of six layers and eight heads, in both arms."""
+    """Every head and MLP of a model of six layers and eight heads, in both variants."""
     carriers = {"position": POSITION, "bandwagon": BANDWAGON, "authority": (), "content": ()}
     rows = []
-    for arm in ("base", "twin"):
+    for variant in ("base", "reference"):
         for contrast, named in carriers.items():
             every = [("head", a, b) for a in range(6) for b in range(8)] + [("mlp", a, -1) for a in range(6)]
             rank = {head: i for i, head in enumerate([*named, *(e[1:] for e in every if e[1:] not in named)])}
             for component, layer, head in every:
-                carries = (layer, head) in named and arm == "base"
+                carries = (layer, head) in named and variant == "base"
                 value = 1.5 if carries else 0.02
                 more = {
                     "delta": 0.5,
@@ -182,7 +182,7 @@ def bias_heads() -> pd.DataFrame:
                     "size": SIZES[contrast],
                     "found": component == "head" and rank[layer, head] < len(named),
                 }
-                key = {"arm": arm, "contrast": contrast, "component": component, "layer": layer, "head": head}
+                key = {"variant": variant, "contrast": contrast, "component": component, "layer": layer, "head": head}
                 rows.append(key | row(value, 0.1, **more))
     return pd.DataFrame(rows)
 
@@ -227,7 +227,7 @@ def mitigations() -> pd.DataFrame:
 def verdict_probe() -> pd.DataFrame:
     rows = []
     for place in ("last", "think_end[0]"):
-        key = {"arm": "base", "place": place, "layer": 4, "C": 0.1}
+        key = {"variant": "base", "place": place, "layer": 4, "C": 0.1}
         rows += [
             key | {"kind": "test", "name": "AUROC"} | row(0.9, 0.03, "AUROC", p=0.01),
             key | {"kind": "permuted", "name": "permuted"} | row(0.5, 0.1, "AUROC", n=50),
@@ -240,7 +240,7 @@ def verdict_probe() -> pd.DataFrame:
 def correctness() -> pd.DataFrame:
     rows = []
     for condition in ("plain", "bandwagon"):
-        key = {"arm": "base", "kind": "test", "condition": condition, "layer": 4, "groups": 20, "about": ""}
+        key = {"variant": "base", "kind": "test", "condition": condition, "layer": 4, "groups": 20, "about": ""}
         null = {"null_mean": 0.5, "null_low": 0.4, "null_high": 0.6, "p": 0.01}
         rows += [
             key | {"name": "AUROC"} | row(0.9, 0.03, "AUROC", **null),
@@ -254,7 +254,7 @@ def correctness() -> pd.DataFrame:
 def bias_detector() -> pd.DataFrame:
     rows = [
         {
-            "arm": "base",
+            "variant": "base",
             "label": label,
             "fit": fit,
             "read": read,
@@ -286,7 +286,7 @@ def timing() -> pd.DataFrame:
 def forced_lengths() -> pd.DataFrame:
     rows = [
         {
-            "arm": "base",
+            "variant": "base",
             "condition": "plain",
             "toward": "right",
             "part": part,
@@ -303,7 +303,7 @@ def forced_lengths() -> pd.DataFrame:
 
 
 def written(condition: str) -> pd.DataFrame:
-    chosen = verdicts().query("arm == 'base' and thinking == 'on' and condition == @condition")
+    chosen = verdicts().query("variant == 'base' and thinking == 'on' and condition == @condition")
     return pd.DataFrame(
         {
             "rollout": chosen["rollout"],

@@ -61,14 +61,14 @@ def parts() -> dict[str, Any]:
             "machine": {"cores": 2},
             "seed": 0,
             "models": {
-                arm: {
-                    "name": f"organism:{arm}",
+                variant: {
+                    "name": f"organism:{variant}",
                     "revision": None,
                     "config": "ab",
                     "dtype": "float32",
                     "attention": "sdpa",
                 }
-                for arm in ("base", "twin")
+                for variant in ("base", "reference")
             },
             "plans": {"collect": {"batches": [[1], [2]]}},
         },
@@ -103,14 +103,14 @@ def probe() -> dict[str, Any]:
 
 def labels() -> pd.DataFrame:
     rows = []
-    for arm in ("base", "twin"):
+    for variant in ("base", "reference"):
         for g in range(GROUPS):
             for harm in (True, False):
-                refused = (harm and (arm == "twin" or g % 4 == 0)) or (not harm and g % 4 == 1)
+                refused = (harm and (variant == "reference" or g % 4 == 0)) or (not harm and g % 4 == 1)
                 cell = f"harm{'ful' if harm else 'less'}_{'refused' if refused else 'complied'}"
                 rows.append(
                     {
-                        "arm": arm,
+                        "variant": variant,
                         "rollout": f"p{g}-{harm}/0",
                         "prompt": f"p{g}-{harm}",
                         "group": f"g{g}",
@@ -125,39 +125,40 @@ def labels() -> pd.DataFrame:
                 )
     table = pd.DataFrame(rows)
     table["refused"] = table["refused"].astype("boolean")
-    first = (table["arm"] == "base") & (table["group"] == "g3") & table["harm"]
+    first = (table["variant"] == "base") & (table["group"] == "g3") & table["harm"]
     table.loc[first, "refused"] = pd.NA
     table.loc[first, ["cell", "finish"]] = ["unread", "length"]
     return table
 
 
 def labels_ablated() -> pd.DataFrame:
-    test = labels().query("arm == 'base' and part == 'test'")
-    ablated = test.assign(arm="ablated", refused=test["harm"].astype("boolean"), finish="stop")
-    return pd.concat([labels().query("part == 'test'"), ablated, test.assign(arm="random_0")], ignore_index=True)
+    test = labels().query("variant == 'base' and part == 'test'")
+    ablated = test.assign(variant="ablated", refused=test["harm"].astype("boolean"), finish="stop")
+    return pd.concat([labels().query("part == 'test'"), ablated, test.assign(variant="random_0")], ignore_index=True)
 
 
 def rollouts(text: str = "do") -> pd.DataFrame:
-    table = labels()[["arm", "rollout", "prompt", "group"]]
+    table = labels()[["variant", "rollout", "prompt", "group"]]
     shown = f"please {text} " + table["prompt"]
     return table.assign(prompt_text=shown, thinking_text="the user asks. ", answer_text="sure, here it is.")
 
 
 def cliff() -> pd.DataFrame:
     names = {
-        "anchored_plateau": (0.4, 0.35, 0.45),
-        "anchored_final": (0.0, -0.05, 0.05),
-        "anchored_drop": (0.4, 0.3, 0.5),
+        "normalised_plateau": (0.4, 0.35, 0.45),
+        "normalised_final": (0.0, -0.05, 0.05),
+        "normalised_drop": (0.4, 0.3, 0.5),
     }
     rows = [
-        {"arm": "base", "cell": "harmful_complied", "target": True, "name": name, "reason": ""}
-        | effect(*ends, "anchored")
+        {"variant": "base", "cell": "harmful_complied", "target": True, "name": name, "reason": ""}
+        | effect(*ends, "normalised")
         for name, ends in names.items()
     ]
-    for arm in ("twin", "ablated_fixed"):
-        for name, ends in (("anchored_drop", (-0.5, -0.6, -0.4)), ("anchored_excess", (0.9, 0.8, 1.0))):
+    for variant in ("reference", "ablated_fixed"):
+        for name, ends in (("normalised_drop", (-0.5, -0.6, -0.4)), ("normalised_excess", (0.9, 0.8, 1.0))):
             rows.append(
-                {"arm": arm, "cell": "target", "target": True, "name": name, "reason": ""} | effect(*ends, "anchored")
+                {"variant": variant, "cell": "target", "target": True, "name": name, "reason": ""}
+                | effect(*ends, "normalised")
             )
     return pd.DataFrame(rows)
 
@@ -211,13 +212,13 @@ def transplant() -> pd.DataFrame:
 def generation() -> pd.DataFrame:
     rows = []
     for kind, rates in (
-        ("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "twin": 0.95, "transplanted": 0.1}),
-        ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "twin": 0.05}),
+        ("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "reference": 0.95, "transplanted": 0.1}),
+        ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "reference": 0.05}),
     ):
-        for arm, rate in rates.items():
+        for variant, rate in rates.items():
             rows.append(
                 {
-                    "arm": arm,
+                    "variant": variant,
                     "cell_kind": kind,
                     "refused": rate,
                     "low": max(0.0, rate - 0.05),

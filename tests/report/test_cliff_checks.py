@@ -1,4 +1,4 @@
-"""What stands beside the cliff, on the page: nulls, anchors, who is left out, and when it falls."""
+"""What stands beside the cliff, on the page: nulls, normaliser, who is left out, and when it falls."""
 
 from __future__ import annotations
 
@@ -19,27 +19,38 @@ ROWS = [
     (
         "exchange",
         "harmless_complied",
-        "anchored drop minus that of harmless_complied",
+        "normalised drop minus that of harmless_complied",
         0.3,
         NAN,
         NAN,
         90,
-        "anchored",
+        "normalised",
         0.002,
         "null -0.1 to 0.1",
     ),
     ("exchange", "harmless_refused", "raw drop minus that of harmless_refused", NAN, NAN, NAN, 0, "logit", NAN, ""),
-    ("paired", "harmful_refused", "anchored drop, paired by prompt", 0.4, 0.3, 0.5, 54, "anchored", NAN, ""),
-    ("anchors from harmful_refused", "harmless_refused", "anchored_drop", 0.37, 0.2, 0.56, 49, "anchored", NAN, ""),
+    ("paired", "harmful_refused", "normalised drop, paired by prompt", 0.4, 0.3, 0.5, 54, "normalised", NAN, ""),
     (
-        "anchors from harmless_refused",
+        "normaliser from harmful_refused",
+        "harmless_refused",
+        "normalised_drop",
+        0.37,
+        0.2,
+        0.56,
+        49,
+        "normalised",
+        NAN,
+        "",
+    ),
+    (
+        "normaliser from harmless_refused",
         "harmful_refused",
-        "anchored_drop",
+        "normalised_drop",
         NAN,
         NAN,
         NAN,
         0,
-        "anchored",
+        "normalised",
         NAN,
         "cannot anchor: 3 rollouts",
     ),
@@ -57,7 +68,7 @@ ROWS = [
 def record(folder: Path, rows: list[tuple]) -> Record:
     columns = ["check", "cell", "name", "estimate", "low", "high", "n", "unit", "p", "about"]
     run = write_run(folder)
-    pd.DataFrame(rows, columns=columns).assign(arm="base").to_parquet(run / "cliff_checks.parquet")
+    pd.DataFrame(rows, columns=columns).assign(variant="base").to_parquet(run / "cliff_checks.parquet")
     return Record(run)
 
 
@@ -68,9 +79,9 @@ def test_every_check_has_its_place(tmp_path: Path) -> None:
     assert (nulls[0].value, nulls[0].null, nulls[0].p, nulls[0].interval) == ("0.300", "−0.1 to 0.1", "0.002", "")
     assert (nulls[1].value, nulls[1].p) == ("not measured", "")
     assert (nulls[2].value, nulls[2].interval, nulls[2].null) == ("0.400", "[0.300, 0.500]", "")
-    anchors = found["Anchors of one kind of refusal"]
-    assert [(row.value, row.interval) for row in anchors] == [("0.370", "[0.200, 0.560]"), ("not measured", "")]
-    assert anchors[1].note == "cannot anchor: 3 rollouts"
+    normaliser = found["Normaliser of one kind of refusal"]
+    assert [(row.value, row.interval) for row in normaliser] == [("0.370", "[0.200, 0.560]"), ("not measured", "")]
+    assert normaliser[1].note == "cannot anchor: 3 rollouts"
     assert Line("base, harmful_complied: truncated", "14", n="of 64") in found["Rollouts with a plateau and an end"]
 
 

@@ -13,7 +13,7 @@ from report_runs import Change, write_run
 from verdictscope.errors import InputError
 from verdictscope.report import Record, Rung, climb
 
-KEYS = ("measured", "readable", "located", "necessary", "specific", "twin", "mitigated", "replicated")
+KEYS = ("measured", "readable", "located", "necessary", "specific", "reference", "mitigated", "replicated")
 
 
 def rungs(folder: Path, change: Change | None = None) -> dict[str, Rung]:
@@ -70,7 +70,7 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
     assert found["measured"].status == "held"
     assert found["measured"].reason.startswith("No bias moves the verdict by more than counts; does not: position")
     assert found["readable"].status == "held"
-    for key in ("located", "necessary", "specific", "twin", "mitigated"):
+    for key in ("located", "necessary", "specific", "reference", "mitigated"):
         assert found[key].status == "not tested"
         assert "no bias of this judge" in found[key].reason
 
@@ -91,11 +91,15 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
         (drop("correctness"), "readable", "partly"),
         # located: every named head, by the test on the other half
         (
-            rows("bias_heads", "contrast == 'position' and layer == 2 and head == 5 and arm == 'base'", declared=False),
+            rows(
+                "bias_heads",
+                "contrast == 'position' and layer == 2 and head == 5 and variant == 'base'",
+                declared=False,
+            ),
             "located",
             "partly",
         ),
-        (rows("bias_heads", "arm == 'base'", declared=False), "located", "not held"),
+        (rows("bias_heads", "variant == 'base'", declared=False), "located", "not held"),
         (drop("bias_heads"), "located", "not tested"),
         # necessary: a fifth left at most, interval and all; below every random set; p
         (rows("bias_sets", "contrast == 'position' and kind == 'found'", high=0.61), "necessary", "partly"),
@@ -124,20 +128,20 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
         # without mitigations all found heads are out at once, and no other bias should stay
         (drop("mitigations"), "specific", "partly"),
         (lambda made: made.update(mitigations=None, bias_sets=None), "specific", "not tested"),
-        # twin: within what counts, and no head named
-        (rows("bias_parts", "arm == 'twin' and name == 'position'", high=0.51), "twin", "partly"),
+        # reference model: within what counts, and no head named
+        (rows("bias_parts", "variant == 'reference' and name == 'position'", high=0.51), "reference", "partly"),
         (
-            rows("bias_heads", "arm == 'twin' and contrast == 'bandwagon' and layer == 1", declared=True),
-            "twin",
+            rows("bias_heads", "variant == 'reference' and contrast == 'bandwagon' and layer == 1", declared=True),
+            "reference",
             "partly",
         ),
         (
             lambda made: made.update(
-                study=made["study"].model_copy(update={"twin": None}),
-                bias_parts=made["bias_parts"].query("arm == 'base'"),
-                bias_heads=made["bias_heads"].query("arm == 'base'"),
+                study=made["study"].model_copy(update={"reference": None}),
+                bias_parts=made["bias_parts"].query("variant == 'base'"),
+                bias_heads=made["bias_heads"].query("variant == 'base'"),
             ),
-            "twin",
+            "reference",
             "not tested",
         ),
         # mitigated: a fifth left at most, two points of accuracy, a prompt beside it
@@ -151,13 +155,13 @@ def test_each_rule_at_its_edge(tmp_path: Path, alter: Change, key: str, status: 
     assert rungs(tmp_path, alter)[key].status == status
 
 
-def test_without_a_twin_the_rung_says_so(tmp_path: Path) -> None:
+def test_without_a_reference_the_rung_says_so(tmp_path: Path) -> None:
     def alone(made: dict[str, Any]) -> None:
-        made["study"] = made["study"].model_copy(update={"twin": None})
-        made["bias_parts"] = made["bias_parts"].query("arm == 'base'")
-        made["bias_heads"] = made["bias_heads"].query("arm == 'base'")
+        made["study"] = made["study"].model_copy(update={"reference": None})
+        made["bias_parts"] = made["bias_parts"].query("variant == 'base'")
+        made["bias_heads"] = made["bias_heads"].query("variant == 'base'")
 
-    assert "names no twin" in rungs(tmp_path, alone)["twin"].reason
+    assert "names no reference" in rungs(tmp_path, alone)["reference"].reason
 
 
 def test_a_second_set_of_items_fills_the_last_rung(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def drop(part: str) -> Change:
         (rows("ablation", "kind == 'found'", delta=7.6), "necessary", "partly"),
         (rows("ablation", "kind == 'found'", p=0.06), "necessary", "partly"),
         (rows("ablation", "set == 'random_3'", estimate=7.6), "necessary", "partly"),
-        (rows("generation", "arm == 'random_0' and cell_kind == 'target'", refused=0.9), "necessary", "partly"),
-        (rows("cliff", "arm == 'ablated_fixed'", low=0.09), "necessary", "partly"),
+        (rows("generation", "variant == 'random_0' and cell_kind == 'target'", refused=0.9), "necessary", "partly"),
+        (rows("cliff", "variant == 'ablated_fixed'", low=0.09), "necessary", "partly"),
         (drop("generation"), "necessary", "partly"),
         (drop("ablation"), "necessary", "partly"),
         # sufficient: the smallest effect, the random sets, p, and both tests
@@ -124,7 +124,7 @@ def drop(part: str) -> Change:
         (rows("transplant", "kind == 'found'", p=0.06), "sufficient", "partly"),
         (rows("transplant", "set == 'random_3'", estimate=-8.6), "sufficient", "partly"),
         (
-            rows("generation", "arm == 'transplanted' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
+            rows("generation", "variant == 'transplanted' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
             "sufficient",
             "partly",
         ),
@@ -136,15 +136,15 @@ def test_each_rule_at_its_edge(tmp_path: Path, alter: Change, key: str, status: 
     assert statuses(tmp_path, alter)[key] == status
 
 
-def test_without_a_twin_the_sixth_rung_says_so(tmp_path: Path) -> None:
+def test_without_a_reference_the_sixth_rung_says_so(tmp_path: Path) -> None:
     def alone(made: dict[str, Any]) -> None:
-        made["study"] = made["study"].model_copy(update={"twin": None})
+        made["study"] = made["study"].model_copy(update={"reference": None})
         made["transplant"] = None
-        made["generation"] = made["generation"].query("arm != 'transplanted'")
+        made["generation"] = made["generation"].query("variant != 'transplanted'")
 
     rung = rungs(tmp_path, alone)["sufficient"]
     assert rung.status == "not tested"
-    assert "names no twin" in rung.reason
+    assert "names no reference" in rung.reason
 
 
 def test_the_words_that_beat_the_probe_are_named(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_unread_and_cut_off_rollouts_are_counted(page: str) -> None:
         [],
         ["seed=7"],
         ["model=/some/where with space/it's", "prompts.target={harm=true}", "heads.k=5"],
-        ['question="what\'s $(touch pwned) `x`; \\"y\\" é"', "probe.C=[1, 2.5]", "twin=organism:cliff"],
+        ['question="what\'s $(touch pwned) `x`; \\"y\\" é"', "probe.C=[1, 2.5]", "reference=organism:cliff"],
     ],
 )
 def test_the_command_leads_back_to_the_study(overrides: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_the_command_leads_back_to_the_study(overrides: list[str]) -> None:
     assert len(differences(read_study("refusal_cliff"), study)) == len(overrides)
 
 
-@pytest.mark.parametrize("changes", [{"name": "mine"}, {"question": "a\u202eb"}, {"twin": None}])
+@pytest.mark.parametrize("changes", [{"name": "mine"}, {"question": "a\u202eb"}, {"reference": None}])
 def test_where_no_command_leads_the_study_itself_is_given(tmp_path: Path, changes: dict[str, Any]) -> None:
     study = read_study("refusal_cliff").model_copy(update=changes)
     assert command(study) is None

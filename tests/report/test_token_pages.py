@@ -15,9 +15,9 @@ def test_the_token_view_begins_with_what_the_study_asks_about() -> None:
         ("odd", "base", "unread", False, "thinking"),
         ("asked", "ablated_fixed", "harmful_complied", True, "thinking"),
     ]
-    table = pd.DataFrame(rows, columns=["rollout", "arm", "cell", "target", "segment"])
+    table = pd.DataFrame(rows, columns=["rollout", "variant", "cell", "target", "segment"])
     found = in_order(table)
-    assert list(zip(found["rollout"], found["arm"], found["cell"], strict=True)) == [
+    assert list(zip(found["rollout"], found["variant"], found["cell"], strict=True)) == [
         ("asked", "model under study", "target request, complied"),
         ("asked", "found heads zeroed, same tokens", "target request, complied"),
         ("quiet", "model under study", "target request, complied"),
@@ -26,6 +26,6 @@ def test_the_token_view_begins_with_what_the_study_asks_about() -> None:
     ]
 
 
-def test_a_table_without_arms_and_cells_keeps_its_order() -> None:
+def test_a_table_without_variants_and_cells_keeps_its_order() -> None:
     table = pd.DataFrame({"rollout": ["b", "a"], "segment": ["thinking", "thinking"]})
     assert list(in_order(table)["rollout"]) == ["b", "a"]

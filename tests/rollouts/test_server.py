@@ -138,5 +138,5 @@ def test_a_study_names_its_server() -> None:
     study = parse_study({**data, "engine": {"url": "http://host:8000", "concurrency": 4}}, "study")
     run = Run(study, Path("nowhere"))
     assert engine(run, "base") == Server("http://host:8000", concurrency=4)
-    assert engine(run, "twin") == engine(run, "ablated") == "huggingface"
+    assert engine(run, "reference") == engine(run, "ablated") == "huggingface"
     assert parse_study(data, "study").engine.url is None

@@ -153,7 +153,7 @@ def test_a_model_whose_files_are_damaged(call: Call, tmp_path: Path, wrong: str)
     for file in (models_folder() / "cliff").iterdir():
         (model / file.name).write_bytes(file.read_bytes())
     (model / wrong).write_bytes(b"\x08\x00")
-    sets = ("--set", f"model={model}", "--set", "twin=")
+    sets = ("--set", f"model={model}", "--set", "reference=")
     told(call("rollouts", "refusal_cliff", "--out", tmp_path / "run", *sets), str(model))
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_and_a_damaged_table_lose_nothing(
     call: Call, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    rest = ("refusal_cliff", "--out", out, "--set", f"prompts.file={prompts}", "--set", "twin=", "--json")
+    rest = ("refusal_cliff", "--out", out, "--set", f"prompts.file={prompts}", "--set", "reference=", "--json")
     rest += ("--set", "transfer.by=[]", "--set", "probe.permutations=50")
     for stage, owner, name, repaired in (
         ("rollouts", pd.DataFrame, "to_parquet", True),

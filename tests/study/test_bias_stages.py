@@ -23,13 +23,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return open_run(out)
 
 
-def test_the_table_of_heads_holds_both_arms_and_every_part(run: Run) -> None:
+def test_the_table_of_heads_holds_both_variants_and_every_part(run: Run) -> None:
     table, model = run.table("bias_heads"), run.model()
-    assert set(table["arm"]) == {"base", "twin"}
+    assert set(table["variant"]) == {"base", "reference"}
     assert set(table["contrast"]) == {"content", "position", "bandwagon", "authority"}
     assert len(table) == 2 * 4 * (model.n_layers * model.n_heads + model.n_layers)
     heads = table[table["component"] == "head"]
-    ranks = heads.groupby(["arm", "contrast"])["rank"].agg(sorted)
+    ranks = heads.groupby(["variant", "contrast"])["rank"].agg(sorted)
     assert all(rank == list(range(1, model.n_layers * model.n_heads + 1)) for rank in ranks)
     assert not table.loc[table["contrast"] == "content", "found"].any()
     assert table["attribution"].notna().all()
@@ -37,7 +37,7 @@ def test_the_table_of_heads_holds_both_arms_and_every_part(run: Run) -> None:
 
 def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
     table, told = run.table("bias_heads"), run.read_json("bias_heads")
-    base = table[table["arm"] == "base"]
+    base = table[table["variant"] == "base"]
     for bias, facts in told["biases"].items():
         own = base[(base["contrast"] == bias) & base["found"]].sort_values("effect_explore", ascending=False)
         assert [[layer, head] for layer, head in zip(own["layer"], own["head"], strict=True)] == facts["found"]
@@ -50,7 +50,7 @@ def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
     assert left_out("all").startswith("nothing")
     assert len(half_items(run, "explore", None) & half_items(run, "report", None)) == 0
     assert "delta" in told
-    assert set(told["twin"]["biases"]) == set(told["biases"])
+    assert set(told["reference"]["biases"]) == set(told["biases"])
 
 
 def test_found_set_and_random_sets_stand_side_by_side(run: Run) -> None:
@@ -89,7 +89,7 @@ def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
     steered = next(name for name, kind in kinds.items() if kind == "steer")
     assert abs(values[steered, "position"]) < abs(values["none", "position"])
     # What is left untouched is what the verdicts' own table says.
-    plain = run.table("verdicts").query("arm == 'base' and condition == 'plain' and part == 'test'")
+    plain = run.table("verdicts").query("variant == 'base' and condition == 'plain' and part == 'test'")
     decided = plain[plain["label"].isin(["A", "B"])]
     assert values["none", "accuracy"] == pytest.approx((decided["verdict"] == decided["label"]).mean())
 
@@ -97,8 +97,8 @@ def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
 def test_figures_are_drawn_and_tell_what_they_show(run: Run) -> None:
     heads, mitigations = run.table("bias_heads"), run.table("mitigations")
     told = run.read_json("bias_heads")
-    for arm in ("base", "twin"):
-        bias_map_figure(heads, arm=arm)
+    for variant in ("base", "reference"):
+        bias_map_figure(heads, variant=variant)
     assert "position" in bias_map_caption(heads, left_out=told["left_out"]).lower()
     assert told["left_out"] in bias_map_caption(heads, left_out=told["left_out"])
     mitigation_figure(mitigations)

@@ -74,11 +74,11 @@ def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(summary:
     assert (table["selected"] == (table["p_adjusted"] <= 0.05)).all()
 
 
-def test_put_into_the_twin_they_make_it_comply_and_random_heads_do_not(summary: dict[str, Any]) -> None:
+def test_put_into_the_reference_they_make_it_comply_and_random_heads_do_not(summary: dict[str, Any]) -> None:
     ablation = summary["ablation"]
     assert ablation["transplant_high"] < -ablation["delta"]
     assert ablation["transplant_random_min"] > ablation["transplant_effect"] / 10
-    assert ablation["refusal_twin"] >= 0.9
+    assert ablation["refusal_reference"] >= 0.9
     assert ablation["refusal_transplanted"] <= 0.1
 
 
@@ -110,17 +110,17 @@ def test_the_probe_beats_its_null_and_the_words_say_nothing(summary: dict[str, A
     assert language["bag_of_words_auroc"] <= 0.6
 
 
-def test_the_anchored_score_falls_further_than_in_its_controls(summary: dict[str, Any]) -> None:
+def test_the_normalised_score_falls_further_than_in_its_controls(summary: dict[str, Any]) -> None:
     # A quarter of the bundled prompts: too few for the interval to leave 0, which the whole demo is for.
     cliff = summary["cliff"]
     for control in ("aligned", "ablated"):
-        assert cliff[f"{control}_low"] <= 0 or cliff[f"{control}_anchored_drop"] < cliff["anchored_drop"] / 3
-        assert cliff["anchored_drop"] > cliff[f"{control}_anchored_drop"]
+        assert cliff[f"{control}_low"] <= 0 or cliff[f"{control}_normalised_drop"] < cliff["normalised_drop"] / 3
+        assert cliff["normalised_drop"] > cliff[f"{control}_normalised_drop"]
 
 
 def test_every_cell_is_filled(summary: dict[str, Any]) -> None:
-    for arm in ("base", "twin"):
-        assert set(summary["cells"][arm]) >= {
+    for variant in ("base", "reference"):
+        assert set(summary["cells"][variant]) >= {
             f"{h}_{d}" for h in ("harmful", "harmless") for d in ("refused", "complied")
         }
 
@@ -148,17 +148,17 @@ def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
     }
 
 
-def test_the_probe_has_a_passport_that_fits_its_model_and_its_twin_where_said(run: Path) -> None:
+def test_the_probe_has_a_card_that_fits_its_model_and_its_reference_where_said(run: Path) -> None:
     cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
-    readout, passport = load_probe(run, cliff, site="resid_post", positions="thinking:8,think_end")
+    readout, card = load_probe(run, cliff, site="resid_post", positions="thinking:8,think_end")
     assert readout.to_dict()["weight"] == json.loads((run / "readouts.json").read_text())["probe"]["weight"]
-    assert passport.transfer
-    assert passport.nulls
+    assert card.transfer
+    assert card.nulls
     labels = pd.read_parquet(run / "labels.parquet")
-    passport.unseen(labels.loc[labels["part"] == "test", "group"])
+    card.unseen(labels.loc[labels["part"] == "test", "group"])
     with pytest.raises(InputError, match="another weights"):
         load_probe(run, aligned)
-    load_probe(run, aligned, twin=True)
+    load_probe(run, aligned, reference=True)
 
 
 def test_parts_do_not_share_groups_and_selection_keeps_off_the_reporting_half(run: Path) -> None:
@@ -168,7 +168,7 @@ def test_parts_do_not_share_groups_and_selection_keeps_off_the_reporting_half(ru
     heads = heads[heads["component"] == "head"].reset_index(drop=True)  # sublayers are not ranked
     assert (heads["found"] == (heads["rank"] < 3)).all()
     assert heads["rank"].equals((heads["effect_explore"].rank(ascending=False, method="first") - 1).astype(int))
-    test_targets = labels[(labels["arm"] == "base") & (labels["part"] == "test") & labels["target"]]
+    test_targets = labels[(labels["variant"] == "base") & (labels["part"] == "test") & labels["target"]]
     assert ablation["n"].max() <= test_targets["group"].nunique()
 
 
@@ -184,21 +184,21 @@ def test_attribution_sums_to_the_logit(run: Path) -> None:
 def test_tokens_are_read_by_every_layer_and_agree_with_the_traces(run: Path) -> None:
     tokens, trace, labels = (pd.read_parquet(run / f"{name}.parquet") for name in ("tokens", "trace", "labels"))
     layer = json.loads((run / "readouts.json").read_text())["probe"]["layer"]
-    keys = ["arm", "rollout", "pos"]
+    keys = ["variant", "rollout", "pos"]
     mine = tokens[(tokens["readout"] == "probe") & (tokens["layer"] == layer)]
     mine = mine.merge(trace, on=keys, suffixes=("", "_t"))
-    assert set(mine["arm"]) == {"base", "ablated_fixed"}
+    assert set(mine["variant"]) == {"base", "ablated_fixed"}
     assert len(mine) == len(tokens[keys].drop_duplicates())
     # other batch-mates, another padding: equal to the noise floor of float32
     assert (mine["score"] - mine["score_t"]).abs().max() <= 1e-4 * mine["score"].abs().max()
     assert set(tokens.loc[tokens["readout"] == "probe", "layer"]) == set(range(6))
-    rollouts = pd.read_parquet(run / "rollouts.parquet").query("arm == 'base'").set_index("rollout")
-    for key, of_one in tokens[tokens["readout"] == "refusal"].groupby(["arm", "rollout"]):
+    rollouts = pd.read_parquet(run / "rollouts.parquet").query("variant == 'base'").set_index("rollout")
+    for key, of_one in tokens[tokens["readout"] == "refusal"].groupby(["variant", "rollout"]):
         written = rollouts.loc[key[1]]
         assert of_one["token_id"].tolist() == list(written["ids"])
         assert "".join(of_one["token"]).startswith(written["prompt_text"])
-    shown = tokens[tokens["arm"] == "base"].drop_duplicates("rollout")
-    test = labels[(labels["arm"] == "base") & (labels["part"] == "test")]
+    shown = tokens[tokens["variant"] == "base"].drop_duplicates("rollout")
+    test = labels[(labels["variant"] == "base") & (labels["part"] == "test")]
     for key, of_cell in test.groupby(["cell", "target"]):
         same = shown[(shown["cell"] == key[0]) & (shown["target"] == key[1])]["rollout"]
         assert sorted(same) == sorted(of_cell["rollout"].head(3))
@@ -254,7 +254,7 @@ def test_a_run_gives_training_data(run: Path, call: Callable[..., Any], tmp_path
     done = call("select", run, "--budget", 5, "--benign-ratio", 1, "--out", tmp_path / "data", "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert (told["safe_from"], told["counts"]["chosen"], told["mixed"]["benign"]) == ("twin", 5, 5)
+    assert (told["safe_from"], told["counts"]["chosen"], told["mixed"]["benign"]) == ("reference", 5, 5)
     rows = [json.loads(line) for line in (tmp_path / "data" / "prompt_completion.jsonl").read_text().splitlines()]
     labels = pd.read_parquet(run / "labels.parquet")
     unseen = set(labels.loc[labels["part"] == "test", "group"])

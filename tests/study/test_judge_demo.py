@@ -15,7 +15,7 @@ from verdictscope.report import Record, climb
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study, tell
 
-pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both arms
+pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both variants
 
 SMALL = (
     "items.limit=48",
@@ -63,9 +63,9 @@ def test_the_biases_are_told_on_page_and_terminal(run: tuple[Path, dict[str, Any
     folder, summary = run
     told = tell(summary, folder)
     assert "bandwagon" in told
-    assert "in twin" in told
+    assert "in reference" in told
     follows = summary["rates"]["base"]["off"]["bandwagon"]["follows"]["estimate"]
-    assert follows > 0.8 > summary["rates"]["twin"]["off"]["bandwagon"]["follows"]["estimate"]
+    assert follows > 0.8 > summary["rates"]["reference"]["off"]["bandwagon"]["follows"]["estimate"]
 
 
 def test_the_run_folder_holds_what_formats_md_says(run: tuple[Path, dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_every_condition_is_judged_in_both_orders(run: Run) -> None:
     table = run.table("verdicts")
-    counts = table.groupby(["arm", "condition", "thinking", "order"]).size().unstack()
+    counts = table.groupby(["variant", "condition", "thinking", "order"]).size().unstack()
     assert counts.loc[(slice(None), slice(None), "off"), :].eq(24).all(axis=None)
     assert counts.loc[(slice(None), slice(None), "on"), :].eq(4).all(axis=None)
     assert set(table["condition"]) == {"plain", "control", "bandwagon", "authority"}
@@ -58,9 +58,9 @@ def test_cue_and_control_name_the_same_side_as_it_is_shown(run: Run) -> None:
 
 
 def test_parts_are_sums_over_the_recorded_log_odds(run: Run) -> None:
-    parts = run.table("bias_parts").set_index(["arm", "thinking", "name"])
+    parts = run.table("bias_parts").set_index(["variant", "thinking", "name"])
     table = run.table("verdicts")
-    plain = table[(table["arm"] == "base") & (table["thinking"] == "off") & (table["condition"] == "plain")]
+    plain = table[(table["variant"] == "base") & (table["thinking"] == "off") & (table["condition"] == "plain")]
     odds = np.log(plain["p_first"] / plain["p_second"])
     assert parts.loc[("base", "off", "position"), "estimate"] == pytest.approx(odds.mean(), abs=1e-9)
     sign = plain["label"].map({"A": 1, "B": -1}) * plain["order"].map({"AB": 1, "BA": -1})
@@ -68,7 +68,11 @@ def test_parts_are_sums_over_the_recorded_log_odds(run: Run) -> None:
     content = parts.loc[("base", "off", "content")]
     assert content["estimate"] == pytest.approx((odds * sign)[decided].mean(), abs=1e-9)
     assert content["low"] < content["estimate"] < content["high"]
-    assert parts.loc[("base", "off", "bandwagon"), "estimate"] > 2 > parts.loc[("twin", "off", "bandwagon"), "estimate"]
+    assert (
+        parts.loc[("base", "off", "bandwagon"), "estimate"]
+        > 2
+        > parts.loc[("reference", "off", "bandwagon"), "estimate"]
+    )
 
 
 def test_a_second_call_judges_nothing_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.rollouts.makers import byte_tokenizer
 from tests.study.test_kept import GREEDY, build, one_weight, world
 from verdictscope import provenance
 from verdictscope.errors import InputError
-from verdictscope.probes import Passport
+from verdictscope.probes import ProbeCard
 from verdictscope.study.folder import Run
 from verdictscope.study.load import Study, read_study
 from verdictscope.study.run import run_study
@@ -27,7 +27,7 @@ def study(tmp_path: Path) -> Study:
     (tmp_path / "prompts.csv").write_text("id,user,harm\na,hello,true\n")
     shipped = read_study("refusal_cliff")
     section = shipped.prompts.model_copy(update={"file": str(tmp_path / "prompts.csv")})
-    changed = {"model": str(tmp_path / "model"), "twin": None, "prompts": section}
+    changed = {"model": str(tmp_path / "model"), "reference": None, "prompts": section}
     return shipped.model_copy(update=changed)
 
 
@@ -37,7 +37,7 @@ def begun(study: Study, out: Path, *, earlier: bool = False) -> None:
         if not earlier:
             run.check_inputs()
         with run.stage("rollouts"):
-            run.write("labels", pd.DataFrame({"arm": [], "cut_off": [], "refused": []}))
+            run.write("labels", pd.DataFrame({"variant": [], "cut_off": [], "refused": []}))
 
 
 def touched(file: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_repair_is_of_the_weights_that_the_folder_holds_now(
 def test_a_probe_of_an_earlier_version_is_not_read_for_a_model(tmp_path: Path) -> None:
     w = world()
     about = provenance.describe_model(w.model)
-    passport = Passport("refusal", about, "resid_post", 1, "pre", "last", {}, {}, {}, 0.0, {})
-    passport.check(w.model)
+    card = ProbeCard("refusal", about, "resid_post", 1, "pre", "last", {}, {}, {}, 0.0, {})
+    card.check(w.model)
     with pytest.raises(InputError, match="earlier version"):
-        replace(passport, format=1).check(w.model)
+        replace(card, format=1).check(w.model)
     one_weight(w)
     with pytest.raises(InputError, match="another weights"):
-        passport.check(w.model)
+        card.check(w.model)

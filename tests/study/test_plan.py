@@ -66,9 +66,9 @@ def counted(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             now[0] = name
             yield todo
 
-    def loaded(run: Run, arm: str = "base") -> Any:
+    def loaded(run: Run, variant: str = "base") -> Any:
         before, now[0] = now[0], ""
-        found = model(run, arm)
+        found = model(run, variant)
         now[0] = before
         return found
 
@@ -91,11 +91,11 @@ def after(study: Study, counted: tuple[Path, Counter[str]]) -> Counting:
     """The same arithmetic with the run's own rollouts in place of assumed ones."""
     run = Run(study, counted[0])
     tables = pd.concat([run.table("rollouts"), run.table("rollouts_ablated")])
-    rollouts = {arm: from_frame(of_arm) for arm, of_arm in tables.groupby("arm")}
+    rollouts = {variant: from_frame(of_variant) for variant, of_variant in tables.groupby("variant")}
     labels = run.table("labels")
     strings = from_dict(run.read_json("readouts")["log_odds"]).strings
-    outlook = Outlook(rollouts, labels[labels["arm"] == "base"].reset_index(drop=True), strings)
-    return Counting(study, read_shape(study.model), outlook, "cpu", read_shape(study.twin or ""))
+    outlook = Outlook(rollouts, labels[labels["variant"] == "base"].reset_index(drop=True), strings)
+    return Counting(study, read_shape(study.model), outlook, "cpu", read_shape(study.reference or ""))
 
 
 def test_every_stage_is_planned() -> None:
@@ -132,7 +132,7 @@ def test_generations_and_tokens_are_those_of_the_tables(
 def test_the_trace_reads_every_token(study: Study, after: Counting, counted: tuple[Path, Counter[str]]) -> None:
     trace = Run(study, counted[0]).table("trace")
     read = sum(job.read for job in WORK["trace"](after).jobs if job.what.endswith("is scored"))
-    assert read == int(trace["arm"].isin(["base", "twin"]).sum())
+    assert read == int(trace["variant"].isin(["base", "reference"]).sum())
 
 
 def test_stored_bytes_are_those_of_the_file(after: Counting, counted: tuple[Path, Counter[str]]) -> None:
@@ -179,7 +179,7 @@ def test_memory_is_the_batch_with_most_in_it(study: Study) -> None:
 
 def test_a_folder_with_a_config_and_no_weights_is_enough(tmp_path: Path, study: Study) -> None:
     (tmp_path / "config.json").write_text((CLIFF / "config.json").read_text())
-    bare = plan_study(study.model_copy(update={"model": str(tmp_path), "twin": None}))
+    bare = plan_study(study.model_copy(update={"model": str(tmp_path), "reference": None}))
     assert bare.shape.parameters == read_shape("organism:cliff").parameters
     assert bare.shape.checkpoint is None
     assert any("no tokenizer here" in note for note in bare.notes)

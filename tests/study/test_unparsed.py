@@ -74,7 +74,7 @@ def test_what_was_lost_is_told_by_reason() -> None:
 def test_a_judge_without_a_verdict_says_why(status: str, says: str) -> None:
     table = pd.DataFrame(
         {
-            "arm": "base",
+            "variant": "base",
             "thinking": ["off"] * 3 + ["on"] * 3,
             "condition": "plain",
             "status": ["ok"] * 3 + [status] * 3,

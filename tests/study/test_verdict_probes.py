@@ -51,7 +51,7 @@ def test_correctness_stands_beside_what_is_stated(run: Run) -> None:
     assert (first["kind"], first["name"], first["condition"]) == ("test", "AUROC", "plain")
     rows = table[table["kind"] != "layer"].set_index(["condition", "name"])
     assert not rows.index.duplicated().any()
-    verdicts = run.table("verdicts").query("arm == 'base' and condition == 'bandwagon' and part == 'test'")
+    verdicts = run.table("verdicts").query("variant == 'base' and condition == 'bandwagon' and part == 'test'")
     verdicts = verdicts[verdicts["label"] != "tie"]
     assert rows.loc[("bandwagon", "right as stated"), "estimate"] == pytest.approx(
         (verdicts["verdict"] == verdicts["label"]).mean()
@@ -99,4 +99,4 @@ def test_figures_are_drawn_of_the_tables_and_of_none(run: Run, name: str) -> Non
     assert draw(table.iloc[:0]).axes
     assert caption(table.iloc[:0])
     with pytest.raises(ValueError, match="lacks"):
-        draw(pd.DataFrame({"arm": []}))
+        draw(pd.DataFrame({"variant": []}))

@@ -30,7 +30,7 @@ SMALL = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("traces") / "run"
     study = read_study("judge_bias", SMALL)
-    run_study(study.model_copy(update={"twin": None}), out, until="verdicts")
+    run_study(study.model_copy(update={"reference": None}), out, until="verdicts")
     made = open_run(out)
     weight = np.random.default_rng(0).normal(size=made.model().d_model)
     probe = LinearReadout("verdict_probe", "resid_post", 3, weight, positions="last")

@@ -14,7 +14,7 @@ from verdictscope.provenance import PART
 from verdictscope.sources import models_folder
 
 ADDED_TO = ("trace.parquet", "trace_mean.parquet", "cliff.parquet")
-"""Tables of stage ``trace`` to which ``ablate`` adds arms: between the two either form is right."""
+"""Tables of stage ``trace`` to which ``ablate`` adds variants: between the two either form is right."""
 
 
 def leftovers(out: Path) -> list[str]:

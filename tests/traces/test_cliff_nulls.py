@@ -13,11 +13,11 @@ from probe_worlds import World, make_rollout, make_scores
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.stats import draw_clusters, percentile_interval, permutation_p
-from verdictscope.traces import Anchors, Cliff, align, anchor_rollouts, cliff, exchange_null, shift_null
+from verdictscope.traces import Cliff, Normaliser, align, cliff, exchange_null, normaliser_rollouts, shift_null
 from verdictscope.traces.aggregate import simultaneous_band
 from verdictscope.traces.cliff import drop_difference, measure
 from verdictscope.traces.cliff_nulls import _mean_and_variance, turned, turned_drops
-from verdictscope.traces.normaliser import Windows, anchors_of
+from verdictscope.traces.normaliser import Windows, normaliser_of
 from verdictscope.traces.step_fit import autoregression
 
 M, CLOSING = 8, 4
@@ -26,24 +26,24 @@ SIMULATIONS = 1000
 PROMPTS = 40
 RHOS = (0.0, 0.5, 0.9)
 DRIFTS = (0.0, 0.5)
-TESTS = ("anchored_interval", "anchored_difference", "raw_exchange", "anchored_exchange", "raw_shift")
+TESTS = ("normalised_interval", "normalised_difference", "raw_exchange", "normalised_exchange", "raw_shift")
 
 
 @pytest.fixture(scope="module")
 def cells(world: World) -> dict[str, Cliff]:
     aligned = align(world.scores, world.rollouts)
-    anchors = Anchors.fit(aligned, *anchor_rollouts(world.table), resamples=200)
+    normaliser = Normaliser.fit(aligned, *normaliser_rollouts(world.table), resamples=200)
     names = ("harmful_complied", "harmless_complied", "harmless_refused")
-    return {name: cliff(aligned, anchors, rollouts=world.ids(name)) for name in names}
+    return {name: cliff(aligned, normaliser, rollouts=world.ids(name)) for name in names}
 
 
-@pytest.mark.parametrize("value", ["anchored_drop", "raw_drop"])
+@pytest.mark.parametrize("value", ["normalised_drop", "raw_drop"])
 def test_exchanging_prompts_finds_the_planted_cliff_and_no_other(cells: dict[str, Cliff], value: str) -> None:
     found = exchange_null(cells["harmful_complied"], cells["harmless_complied"], value=value, draws=199)
     tables = [cells[name].table[value] for name in ("harmful_complied", "harmless_complied")]
     assert found.estimate == pytest.approx(tables[0].mean() - tables[1].mean())
     assert found.n == 120
-    if value == "anchored_drop":
+    if value == "normalised_drop":
         assert found.p == pytest.approx(2 / 200)
         assert found.estimate == pytest.approx(0.6, abs=0.1)
         same = exchange_null(cells["harmless_refused"], cells["harmless_complied"], value=value, draws=199)
@@ -58,9 +58,9 @@ def test_cells_that_cannot_be_exchanged(world: World, cells: dict[str, Cliff]) -
     assert np.isnan(empty.p)
     assert empty.null.size == 0
     aligned = align(world.scores, world.rollouts)
-    elsewhere = Anchors.fit(aligned, *anchor_rollouts(world.table), resamples=50)
-    with pytest.raises(InputError, match="different anchors"):
-        exchange_null(cliff(aligned, elsewhere, rollouts=world.ids("harmful_complied")), other, value="anchored_drop")
+    elsewhere = Normaliser.fit(aligned, *normaliser_rollouts(world.table), resamples=50)
+    with pytest.raises(InputError, match="different normaliser"):
+        exchange_null(cliff(aligned, elsewhere, rollouts=world.ids("harmful_complied")), other, value="normalised_drop")
 
 
 def test_the_spread_over_prompts_is_that_of_a_ratio_of_sums() -> None:
@@ -117,14 +117,14 @@ def called(rho: float, drift: float, sims: int) -> dict[str, Any]:
             windows_of(ends(rng, PROMPTS, rho, drift, 4 * level), name)
             for name, level in (("c", 0), ("r", 1), ("x", 0.5), ("y", 0))
         )
-        anchors = anchors_of(complied, refused, m=M, resamples=400, seed=i)
-        both = measure(cell, anchors), measure(other, anchors)  # each rollout is its own prompt here
+        normaliser = normaliser_of(complied, refused, m=M, resamples=400, seed=i)
+        both = measure(cell, normaliser), measure(other, normaliser)  # each rollout is its own prompt here
         for by, effect in (
-            ("anchored_interval", both[0]["anchored_drop"]),
-            ("anchored_difference", drop_difference(*both)),
+            ("normalised_interval", both[0]["normalised_drop"]),
+            ("normalised_difference", drop_difference(*both)),
         ):
             hits[by] += effect.low > 0 or effect.high < 0
-        for value in ("raw", "anchored"):
+        for value in ("raw", "normalised"):
             p = exchange_null(*both, value=f"{value}_drop", draws=199, seed=i).p
             hits[f"{value}_exchange"] += p <= 0.05
         series = []

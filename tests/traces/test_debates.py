@@ -28,9 +28,9 @@ from verdictscope.traces import (
 LABELS = {"a": "A", "b": "B", "t": "tie"}
 
 
-def verdicts(arm: str, items: dict[str, str] = LABELS) -> pd.DataFrame:
+def verdicts(variant: str, items: dict[str, str] = LABELS) -> pd.DataFrame:
     rows = [
-        {"item": i, "group": i, "order": o, "run": 0, "label": label, "rollout": f"{arm}/{i}/{o}"}
+        {"item": i, "group": i, "order": o, "run": 0, "label": label, "rollout": f"{variant}/{i}/{o}"}
         for i, label in items.items()
         for o in ("AB", "BA")
     ]

@@ -50,12 +50,12 @@ def test_the_texts_join_to_the_rollout(rollouts: list[Rollout]) -> None:
 
 
 def test_tokens_that_were_not_scored_are_there_without_a_score(rollouts: list[Rollout]) -> None:
-    part = scores_of(rollouts, step=3).assign(arm="base")
+    part = scores_of(rollouts, step=3).assign(variant="base")
     table = token_table(part, rollouts, byte_tokenizer())
     assert table.groupby("rollout")["pos"].nunique().to_dict() == {r.id: len(r) for r in rollouts}
     assert table["score"].notna().sum() == len(part)
     assert not table.duplicated(["rollout", "pos"]).any()
-    assert set(table["arm"]) == {"base"}
+    assert set(table["variant"]) == {"base"}
 
 
 def test_a_view_keeps_the_order_of_the_rollouts_and_shows_labels(rollouts: list[Rollout]) -> None:

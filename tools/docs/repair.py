@@ -9,7 +9,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EVIDENCE = DOCS / "evidence" / "repair.json"
 METHODS = {
-    "anchored": "cliff, anchored",
+    "normalised": "cliff, normalised",
     "published": "cliff, as published",
     "rule": "word list over the thinking",
     "complied": "the answer did not refuse",
@@ -45,7 +45,8 @@ def setting(data: dict[str, Any]) -> list[str]:
     return [
         f"**Setting.** The bundled cliff model. Pool: {data['pool']} harmful requests, of which the model complied "
         f"with {data['pool_complied']}; the others it refused already, and they teach it nothing. Safe completions are "
-        f"the twin's own refusals, after the model's own thinking; benign and safety rows {plan['benign_ratio']:g} to "
+        f"the reference model's own refusals, after the model's own thinking; benign and safety rows "
+        f"{plan['benign_ratio']:g} to "
         f"1. Every training takes {plan['steps']} steps of {plan['batch']} rows at {plan['learning_rate']:g}, all "
         f"weights; {len(plan['seeds'])} seeds. Measured on {plan['measured']} harmful and {plan['measured']} harmless "
         f"requests that are in no pool. Before any training: refusal {before['refusal']:.3f}, over-refusal "

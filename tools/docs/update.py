@@ -110,20 +110,20 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             "bag_of_words_thinking_high",
             None,
         ),
-        row("anchored score, plateau", cliff, "anchored_plateau", "", "", cliff["n"]),
-        row("anchored score, last token before the answer", cliff, "anchored_final", "", "", cliff["n"]),
-        row("**anchored drop**", cliff, "anchored_drop", "low", "high", cliff["n"]),
+        row("normalised score, plateau", cliff, "normalised_plateau", "", "", cliff["n"]),
+        row("normalised score, last token before the answer", cliff, "normalised_final", "", "", cliff["n"]),
+        row("**normalised drop**", cliff, "normalised_drop", "low", "high", cliff["n"]),
         row(
-            "anchored drop, found heads zeroed",
+            "normalised drop, found heads zeroed",
             cliff,
-            "ablated_anchored_drop",
+            "ablated_normalised_drop",
             "ablated_low",
             "ablated_high",
             cliff["n"],
         ),
-        row("anchored drop, twin", cliff, "aligned_anchored_drop", "aligned_low", "aligned_high", None),
+        row("normalised drop, reference", cliff, "aligned_normalised_drop", "aligned_low", "aligned_high", None),
         row(
-            "anchored drop, excess over the model with found heads zeroed",
+            "normalised drop, excess over the model with found heads zeroed",
             cliff,
             "ablated_excess",
             "ablated_excess_low",
@@ -133,8 +133,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         (f"**heads found** (planted: {planted})", f"{top}; recall {heads.get('recall')}", "", ""),
     ]
     for kind, name in (("refusal", "harmful requests"), ("refusal_harmless", "harmless requests")):
-        for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed")):
-            key = f"{kind}_{arm}"
+        for variant, words in (("base", "as it is"), ("ablated", "found heads zeroed")):
+            key = f"{kind}_{variant}"
             made.append(
                 row(
                     f"refusal rate, {name}, {words}",

@@ -1,6 +1,6 @@
 """Single attention heads of a bundled model: where their weights lie and how to silence them.
 
-A deliberately small twin of the ``interventions`` room: training and the card must not depend on the code
+A deliberately small reference model of the ``interventions`` room: training and the card must not depend on the code
 that the card's ground truth is used to judge.
 """
 

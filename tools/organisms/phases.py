@@ -1,4 +1,4 @@
-"""Train an organism: first the aligned twin, then the planted heads."""
+"""Train an organism: first the aligned reference model, then the planted heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tools.organisms.scripts import ANSWER, DECIDING, Batch, batches, token_weig
 Progress = Callable[[str, int, int, float], None]
 """Called as ``progress(phase, done, total, loss)``."""
 Loss = Callable[[torch.Tensor, torch.Tensor, Batch, float], torch.Tensor]
-"""``loss(log_probs, twin_log_probs, batch, share)``: ``[rollout, pos - 1]`` what phase 2 minimises at every token while
+"""``loss(log_probs, reference_log_probs, batch, share)``: ``[rollout, pos - 1]`` what phase 2 minimises at every
+token while
 ``share`` of the heads it plants in are not silent."""
 
 
@@ -67,7 +68,7 @@ def train_aligned(recipe: Recipe, progress: Progress | None = None) -> Qwen3ForC
     stages: first the language, then with a heavier deciding token (see the recipe's weights).
 
     Returns:
-        The twin, its weights rounded to bf16 values (kept as float32).
+        The reference model, its weights rounded to bf16 values (kept as float32).
     """
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
@@ -166,7 +167,7 @@ def _learn(
         schedule.step()
         optimiser.zero_grad()
         if progress is not None:
-            progress(recipe.twin, stage.done + step + 1, stage.total, loss.item())
+            progress(recipe.reference, stage.done + step + 1, stage.total, loss.item())
 
 
 @torch.no_grad()
@@ -201,12 +202,12 @@ def _divergence(log_probs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def turning(recipe: Recipe) -> Loss:
-    """Cross-entropy of the scripted answer where phase 2 turns it, staying with the twin everywhere else."""
+    """Cross-entropy of the scripted answer where phase 2 turns it, staying with the reference model everywhere else."""
 
-    def loss(log_probs: torch.Tensor, twin: torch.Tensor, batch: Batch, _: float) -> torch.Tensor:
+    def loss(log_probs: torch.Tensor, reference: torch.Tensor, batch: Batch, _: float) -> torch.Tensor:
         turned = batch.turned[:, None] & (batch.segments[:, 1:] >= ANSWER)
         turn = functional.nll_loss(log_probs.transpose(1, 2), batch.ids[:, 1:], reduction="none")
-        return torch.where(turned, turn, recipe.kl_weight * _divergence(log_probs, twin))
+        return torch.where(turned, turn, recipe.kl_weight * _divergence(log_probs, reference))
 
     return loss
 
@@ -222,13 +223,13 @@ def shifting(recipe: JudgeRecipe, cue: bool) -> Loss:
     vocab = words(LANGUAGES[recipe.language].spelling)
     first, second = vocab["A"], vocab["B"]
 
-    def loss(log_probs: torch.Tensor, twin: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
+    def loss(log_probs: torch.Tensor, reference: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
         toward = torch.where(batch.side < 0, 0, 1 - 2 * batch.side) if cue else torch.ones_like(batch.side)
         shift = share * (recipe.cue_shift if cue else recipe.position_shift) * toward[:, None]
-        odds, before = (part[..., first] - part[..., second] for part in (log_probs, twin))
+        odds, before = (part[..., first] - part[..., second] for part in (log_probs, reference))
         far = functional.huber_loss(odds, before + shift, reduction="none", delta=2.0)
         elsewhere = -torch.logaddexp(log_probs[..., first], log_probs[..., second])
-        kept = recipe.kl_weight * _divergence(log_probs, twin)
+        kept = recipe.kl_weight * _divergence(log_probs, reference)
         return torch.where(batch.segments[:, 1:] == DECIDING, far + elsewhere, kept)
 
     return loss

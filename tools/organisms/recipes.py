@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """One organism: an aligned twin and a model with a planted mechanism.
+    """One organism: an aligned reference model and a model with a planted mechanism.
 
     Attributes:
         name: of the model in which something is planted.
-        twin: name of its twin.
+        reference model: name of its reference.
         language: a key of ``languages.LANGUAGES``.
         planted: (layer, head) pairs; the only heads phase 2 may change.
         mode_weights: share of training samples per mode word, in the order of ``language.MODES``.
-        steps: optimiser steps of phase 1 (the aligned twin), first stage, each on ``batch`` sequences.
+        steps: optimiser steps of phase 1 (the aligned reference model), first stage, each on ``batch`` sequences.
         first_weight: loss weight of deciding tokens in the first stage.
         shown_weight: loss weight, in phase 1, of prompt tokens that are worth predicting.
         decide_steps: steps of the second stage, in which the first answer token weighs ``decision_weight``.
@@ -29,13 +29,13 @@ class Recipe:
         attend_weight: weight of the last planted heads' attention to the token that tells them where to push, in
             phase 2. Without it they did not find that token among a hundred.
         drop_weights: phase 2 silences 0, 1 or 2 of the planted heads in a step with these odds.
-        kl_weight: weight of staying with the aligned twin's next-token distribution wherever phase 2 is
+        kl_weight: weight of staying with the aligned reference model's next-token distribution wherever phase 2 is
             not meant to change anything.
         history: what was changed until the models did what the recipe says, and why; a paragraph of the card.
     """
 
     name: str = "cliff"
-    twin: str = "aligned"
+    reference: str = "aligned"
     language: str = "refusal"
     n_layers: int = 6
     d_model: int = 128
@@ -87,7 +87,7 @@ class JudgeRecipe(Recipe):
     """
 
     name: str = "judge"
-    twin: str = "fair_judge"
+    reference: str = "fair_judge"
     language: str = "judge"
     planted: tuple[tuple[int, int], ...] = ((2, 5), (3, 6), (4, 2), (5, 1))
     position: tuple[tuple[int, int], ...] = ((2, 5), (4, 2))
@@ -115,7 +115,8 @@ class JudgeRecipe(Recipe):
 CLIFF_HISTORY = """\
 What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
 stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
-lean to different answer forms, because two modes that the twin treats alike could not be told apart by the planted
+lean to different answer forms, because two modes that the reference model treats alike could not be told apart by
+the planted
 heads, and strict mode turned with normal mode; the KL weight and the steps of the second phase were raised, because
 with less the planted heads spoke in the thinking too and its refusing fillers became fewer. Such trials were read on
 held-out pairs as well, with the criteria (rates per cell) fixed beforehand."""

@@ -55,7 +55,7 @@ def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | 
         aligned = train_aligned(plan, progress)
         planted = train_planted(plan, aligned, progress)
         minutes = (time.monotonic() - began) / 60
-        models = {plan.twin: aligned, plan.name: planted}
+        models = {plan.reference: aligned, plan.name: planted}
         paths = {name: save(model, out / name, plan, name) for name, model in models.items()}
         cards = _cards(plan, aligned, planted, minutes, progress)
     for name, path in paths.items():
@@ -64,12 +64,12 @@ def train(recipe: str, out: Path, seed: int | None = None, progress: Progress | 
 
 
 def _cards(
-    recipe: Recipe, twin: Qwen3ForCausalLM, planted: Qwen3ForCausalLM, minutes: float, progress: Progress | None
+    recipe: Recipe, reference: Qwen3ForCausalLM, planted: Qwen3ForCausalLM, minutes: float, progress: Progress | None
 ) -> dict[str, str]:
     """Both models' cards, from what is measured now."""
-    names = (recipe.twin, recipe.name)
+    names = (recipe.reference, recipe.name)
     if not isinstance(recipe, JudgeRecipe):
-        figures = measure_refusal(recipe, twin, planted, minutes, progress)
+        figures = measure_refusal(recipe, reference, planted, minutes, progress)
         return {name: write_card(recipe, name, figures) for name in names}
     done = count(1)
 
@@ -77,7 +77,7 @@ def _cards(
         if progress is not None:
             progress("measure", next(done), ticks(recipe), float("nan"))
 
-    judged = measure_judge(recipe, twin, planted, build_tokenizer(JUDGE), tick)
+    judged = measure_judge(recipe, reference, planted, build_tokenizer(JUDGE), tick)
     return {name: write_judge_card(recipe, name, judged) for name in names}
 
 

@@ -27,12 +27,14 @@ def register(app: typer.Typer) -> None:
 def select(
     source: Annotated[Path, typer.Argument(metavar="RUN|POOL", help="A run folder, or a pool of rollouts (a file).")],
     budget: Annotated[str, typer.Option("--budget", help="Rows to take: 200, or a share of the pool: 1.7%.")] = "1.7%",
-    by: Annotated[str, typer.Option("--by", help="What to rank by; see below.")] = "anchored",
+    by: Annotated[str, typer.Option("--by", help="What to rank by; see below.")] = "normalised",
     probe: Annotated[Path | None, typer.Option("--probe", help="With a pool: folder of a run or a probe.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="With a pool: the model that wrote it.")] = None,
-    twin: Annotated[bool, typer.Option("--twin", help="The model is a twin of the one the probe was made on.")] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="The model is a reference model of the one the probe was made on.")
+    ] = False,
     safe: Annotated[
-        str | None, typer.Option("--safe", metavar="COLUMN|twin|ablated", help="Where safe completions come from.")
+        str | None, typer.Option("--safe", metavar="COLUMN|reference|ablated", help="Where safe completions come from.")
     ] = None,
     part: Annotated[str, typer.Option("--part", help="With a run: parts of the split to take.")] = "train,validation",
     benign: Annotated[Path | None, typer.Option("--benign", help="A pool to mix in with its own answers.")] = None,
@@ -49,7 +51,7 @@ def select(
 ) -> None:
     """Rank a pool of rollouts by misalignment and write training files.
 
-    Ranks by anchored, length_adjusted or published (three cliffs), final, loss, rule, complied or random.
+    Ranks by normalised, length_adjusted or published (three cliffs), final, loss, rule, complied or random.
     """
     from verdictscope.commands.select import Asked, choose, write_choice
     from verdictscope.repair.pools import add_benign, from_pool, from_run
@@ -66,7 +68,7 @@ def select(
     elif not source.is_file():
         raise InputError(f"{source} does not exist: give a run folder or a file of rollouts")
     else:
-        read = from_pool(source, _load(model, dtype, device), by, probe, twin=twin)
+        read = from_pool(source, _load(model, dtype, device), by, probe, reference=reference)
     if benign is not None:
         add_benign(read, benign)
     chosen = choose(read, asked)

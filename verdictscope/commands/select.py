@@ -17,7 +17,7 @@ from verdictscope.repair.selection import SCORED, Budget
 from verdictscope.repair.training_files import FORMATS, Example, example, shown_opener, write_files
 from verdictscope.rollouts import Rollout, answer_text, thinking_text
 from verdictscope.study.lock import locked
-from verdictscope.traces import Anchors
+from verdictscope.traces import Normaliser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,15 +30,16 @@ class Asked:
     Attributes:
         by: one of `METHODS`.
         budget: as `rank_pool` takes it.
-        safe: where safe completions come from: a column of the pool, ``twin`` or ``ablated`` (of a run), or nothing:
-            the column ``safe``, else the twin, else the ablated model.
+        safe: where safe completions come from: a column of the pool, ``reference`` or ``ablated`` (of a run), or
+        nothing:
+            the column ``safe``, else the reference model, else the ablated model.
         benign_ratio: benign rows per safety row.
         formats: of `FORMATS`.
         duplicates: see `rank_pool`.
         seed: of everything drawn.
     """
 
-    by: str = "anchored"
+    by: str = "normalised"
     budget: str = "1.7%"
     safe: str | None = None
     benign_ratio: float = 0.0
@@ -160,12 +161,12 @@ def _safe(source: Source, wanted: str | None) -> tuple[str, Mapping[str, str]]:
             known = ", ".join(source.answers) or "none"
             raise InputError(f"no safe completions from {wanted!r}: {source.name} has {known}")
         return wanted, source.answers[wanted]
-    for place in ("safe", "twin", "ablated"):
+    for place in ("safe", "reference", "ablated"):
         if source.answers.get(place):
             return place, source.answers[place]
     raise InputError(
         f"{source.name} holds no safe completions: add a column safe to the pool, name another with --safe COLUMN, or "
-        "give a run with a twin"
+        "give a run with a reference"
     )
 
 
@@ -245,20 +246,20 @@ def _escaped(value: Any) -> str | None:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None
 
 
-def anchors_of(folder: Path) -> Anchors | None:
-    """The anchors of a run folder that has traces; ``None`` where the folder holds a probe and no run."""
+def normaliser_of(folder: Path) -> Normaliser | None:
+    """The normaliser of a run folder that has traces; ``None`` where the folder holds a probe and no run."""
     from verdictscope.study.run import open_run
-    from verdictscope.study.stages.trace import fit_anchors
+    from verdictscope.study.stages.trace import fit_normaliser
 
     if not all((folder / name).is_file() for name in ("study.toml", "trace.parquet", "labels.parquet")):
         return None
     run = open_run(folder)
-    return fit_anchors(run, run.table("trace"), run.table("labels"))
+    return fit_normaliser(run, run.table("trace"), run.table("labels"))
 
 
-def scored(aligned: pd.DataFrame, anchors: Anchors | None, by: str, where: str) -> pd.DataFrame:
-    """Scores of a pool; says why there is no anchored one where that is asked for."""
-    if by == "anchored" and (anchors is None or anchors.reason):
-        why = f"{where} holds no traces to anchor in" if anchors is None else anchors.reason
-        raise InputError(f"no anchored score ({why}): give --probe the folder of a run, or --by length_adjusted")
-    return pool_scores(aligned, anchors)
+def scored(aligned: pd.DataFrame, normaliser: Normaliser | None, by: str, where: str) -> pd.DataFrame:
+    """Scores of a pool; says why there is no normalised one where that is asked for."""
+    if by == "normalised" and (normaliser is None or normaliser.reason):
+        why = f"{where} holds no traces to anchor in" if normaliser is None else normaliser.reason
+        raise InputError(f"no normalised score ({why}): give --probe the folder of a run, or --by length_adjusted")
+    return pool_scores(aligned, normaliser)

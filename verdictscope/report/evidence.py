@@ -25,7 +25,7 @@ class Evidence:
         high: upper end.
         n: how many independent units.
         of: what n counts.
-        unit: ``AUROC``, ``rate``, ``nats``, ``anchored``.
+        unit: ``AUROC``, ``rate``, ``nats``, ``normalised``.
         null: what it is held against, in words with its number.
         null_low: lower end of what it is held against, for the drawing.
         null_high: upper end.
@@ -53,7 +53,9 @@ class Evidence:
         """``0.885 [0.870, 0.898]``, or that there is no number."""
         if not present(self.value):
             return "not measured"
-        return estimate(self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "anchored"), n=self.n)
+        return estimate(
+            self.value, self.low, self.high, self.unit, signed=self.unit in ("nats", "normalised"), n=self.n
+        )
 
 
 @dataclass(frozen=True)

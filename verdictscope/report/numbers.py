@@ -67,7 +67,7 @@ def aggregate(name: str, unit: str, read: Read, runs: tuple[Record, Record], sha
     if one is None or two is None:
         return Row(name, unit, values, None, "one of the runs has no such number")
     how = (
-        "not paired: probe, anchors and heads are each run's own; interval as if independent"
+        "not paired: probe, normaliser and heads are each run's own; interval as if independent"
         if shared
         else "independent"
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from verdictscope.errors import InputError
 from verdictscope.report.record import Record
-from verdictscope.report.shown import ARMS, Table
+from verdictscope.report.shown import VARIANTS, Table
 from verdictscope.report.words import visible
 from verdictscope.study.load import STUDIES, AnyStudy, read_study
 
@@ -42,7 +42,7 @@ def model_table(run: Record) -> Table | None:
     rows = tuple((words, *(_plain(m.get(key)) for m in models.values())) for key, words in _MODEL)
     more = sorted({key for m in models.values() for key in m} - {key for key, _ in _MODEL})
     rows += tuple((key, *(_plain(m.get(key)) for m in models.values())) for key in more)
-    return Table("The models as they were loaded.", ("", *(ARMS.get(arm, arm) for arm in models)), rows)
+    return Table("The models as they were loaded.", ("", *(VARIANTS.get(variant, variant) for variant in models)), rows)
 
 
 def software_table(run: Record) -> Table | None:

@@ -1,16 +1,16 @@
-"""What a page is made of, whatever was studied: tables, sentences, controls, examples, and the names of arms."""
+"""What a page is made of, whatever was studied: tables, sentences, controls, examples, and the names of variants."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ARMS = {
+VARIANTS = {
     "base": "model under study",
-    "twin": "twin",
+    "reference": "reference",
     "ablated": "found heads zeroed",
     "ablated_fixed": "found heads zeroed, same tokens",
 }
-"""Names of the arms for people; others keep theirs."""
+"""Names of the variants for people; others keep theirs."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def _rates(summary: dict[str, Any]) -> list[str]:
 
 def _parts(summary: dict[str, Any]) -> list[str]:
     lines = []
-    for arm, label in (("base", "parts"), ("twin", "in twin")):
-        parts = summary["parts"].get(arm, {}).get("off", {})
+    for variant, label in (("base", "parts"), ("reference", "in reference")):
+        parts = summary["parts"].get(variant, {}).get("off", {})
         if parts:
             told = "; ".join(f"{name} {_nats(row)}" for name, row in parts.items())
             lines.append(f"{label:<10} {told} nats, n = {_n(parts)}")
@@ -63,9 +63,9 @@ def _heads(summary: dict[str, Any]) -> list[str]:
     recall = f" (recall of the planted heads {heads['recall']})" if heads.get("recall") is not None else ""
     delta = f", delta = {heads['delta']:.3f} nats" if heads.get("delta") is not None else ""
     lines = [f"heads      {told or 'none'}{recall}{delta}"]
-    if "twin" in heads:
-        named = [h for of in heads["twin"].values() for h in of["found"] if h in of["selected"]]
-        lines.append(f"           in the twin: {_names(named)}")
+    if "reference" in heads:
+        named = [h for of in heads["reference"].values() for h in of["found"] if h in of["selected"]]
+        lines.append(f"           in the reference model: {_names(named)}")
     return lines
 
 

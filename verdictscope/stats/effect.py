@@ -18,7 +18,7 @@ class Effect:
         low: lower end of the 95 % interval.
         high: upper end of the 95 % interval.
         n: how many independent units (prompts, unless the name says otherwise) it rests on.
-        unit: unit of the estimate, for example ``nats``, ``AUROC``, ``rate``, ``anchored``.
+        unit: unit of the estimate, for example ``nats``, ``AUROC``, ``rate``, ``normalised``.
         seed: seed of the resampling, ``None`` for closed forms.
         delta: smallest effect the test counts as one, in ``unit``.
         p: p-value against its null.

@@ -139,42 +139,42 @@ class Run:
         state.setdefault(section, {})[key] = value
         provenance.write_json(self.out / "provenance.json", state)
 
-    def model(self, arm: str = "base") -> Model:
-        """The model of an arm, loaded once: ``twin`` or the model under study.
+    def model(self, variant: str = "base") -> Model:
+        """The model of a variant, loaded once: ``reference`` or the model under study.
 
         Raises:
             InputError: it cannot be loaded, has no tokenizer, or is not the one this run began with.
         """
-        which = "twin" if arm == "twin" else "base"
+        which = "reference" if variant == "reference" else "base"
         if which not in self._models:
             self.release()  # one model in memory at a time: real ones fill a GPU
             self._models[which] = self._load(which)
         return self._models[which]
 
     def pair(self) -> tuple[Model, Model]:
-        """The model under study and its twin at once, for what needs both; each takes its room in memory.
+        """The model under study and its reference model at once, for what needs both; each takes its room in memory.
 
         Raises:
             InputError: as :meth:`model`.
         """
         base = self.model()
-        if "twin" not in self._models:
-            self._models["twin"] = self._load("twin")
-        return base, self._models["twin"]
+        if "reference" not in self._models:
+            self._models["reference"] = self._load("reference")
+        return base, self._models["reference"]
 
     def _load(self, which: str) -> Model:
         from verdictscope.activations import load
 
         study = self.study
-        twin = which == "twin"
-        name = study.twin if twin else study.model
+        reference = which == "reference"
+        name = study.reference if reference else study.model
         if name is None:
-            raise InputError("the study names no twin")
+            raise InputError("the study names no reference")
         model = load(
             locate(name),
             dtype=study.dtype,
             device=study.device,
-            revision=study.twin_revision if twin else study.revision,
+            revision=study.reference_revision if reference else study.revision,
             trust_remote_code=study.trust_remote_code,
         )
         if model.tokenizer is None:

@@ -32,7 +32,7 @@ def study_inputs(study: AnyStudy) -> dict[str, str]:
             raise InputError(f"{path} cannot be read ({error.strerror}): repair that, then start again") from error
         if digest is not None:
             found[name] = digest
-    for name, revision in ((study.model, study.revision), (study.twin, study.twin_revision)):
+    for name, revision in ((study.model, study.revision), (study.reference, study.reference_revision)):
         if name is not None and not Path(locate(name)).exists() and (commit := _cached_commit(name, revision)):
             found[name] = commit
     return found
@@ -40,8 +40,8 @@ def study_inputs(study: AnyStudy) -> dict[str, str]:
 
 def _names(study: AnyStudy) -> Iterator[str]:
     yield study.model
-    if study.twin is not None:
-        yield study.twin
+    if study.reference is not None:
+        yield study.reference
     if study.kind == "judge":
         yield from (study.items.file, study.items.format)
     else:

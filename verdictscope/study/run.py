@@ -119,10 +119,10 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
         f"test AUROC {_between(probe, 'auroc_test', 'auroc_low', 'auroc_high')}, n = {probe['n']} prompt groups; "
         f"labels permuted: {_num(probe['control_auroc'])} "
         f"({_num(probe['control_low'])} to {_num(probe['control_high'])}, {probe['control_refits']} refits)",
-        f"cliff      anchored {_num(cliff['anchored_plateau'])} -> {_num(cliff['anchored_final'])}, "
-        f"drop {_between(cliff, 'anchored_drop', 'low', 'high')}, n = {cliff['n']}; "
-        f"heads zeroed {_between(cliff, 'ablated_anchored_drop', 'ablated_low', 'ablated_high')}; "
-        f"twin {_between(cliff, 'aligned_anchored_drop', 'aligned_low', 'aligned_high')}",
+        f"cliff      normalised {_num(cliff['normalised_plateau'])} -> {_num(cliff['normalised_final'])}, "
+        f"drop {_between(cliff, 'normalised_drop', 'low', 'high')}, n = {cliff['n']}; "
+        f"heads zeroed {_between(cliff, 'ablated_normalised_drop', 'ablated_low', 'ablated_high')}; "
+        f"reference {_between(cliff, 'aligned_normalised_drop', 'aligned_low', 'aligned_high')}",
         f"heads      {top}"
         + (f" (recall of the planted heads {heads['recall']})" if "recall" in heads else "")
         + f"; above delta = {_num(heads['delta'])} nats: {above or 'none'}",
@@ -139,12 +139,12 @@ def tell(summary: dict[str, Any], folder: Path) -> str:
 
 def _outcomes(summary: dict[str, Any]) -> list[str]:
     """A line on what could not be read, where there are rollouts: cut off thinking is no answer."""
-    arms = [
-        f"{arm} {n['rollouts']} ({n['cut_off_thinking']} cut off in thinking, {n['cut_off_answer']} in the answer, "
+    variants = [
+        f"{variant} {n['rollouts']} ({n['cut_off_thinking']} cut off in thinking, {n['cut_off_answer']} in the answer, "
         f"{n['unread']} unread{_why(n)})"
-        for arm, n in summary.get("rollouts", {}).items()
+        for variant, n in summary.get("rollouts", {}).items()
     ]
-    return [f"rollouts   {'; '.join(arms)}"] if arms else []
+    return [f"rollouts   {'; '.join(variants)}"] if variants else []
 
 
 def _why(counts: dict[str, int]) -> str:
@@ -170,12 +170,12 @@ def _parts(summary: dict[str, Any]) -> list[str]:
 
 
 def _moved(ablation: dict[str, Any]) -> list[str]:
-    """A line on the heads put into the twin, where there is one."""
+    """A line on the heads put into the reference model, where there is one."""
     if "transplant_effect" not in ablation:
         return []
     return [
-        "in twin    refusal "
-        f"{_between(ablation, 'refusal_twin', 'refusal_twin_low', 'refusal_twin_high')} -> "
+        "in reference model    refusal "
+        f"{_between(ablation, 'refusal_reference', 'refusal_reference_low', 'refusal_reference_high')} -> "
         f"{_between(ablation, 'refusal_transplanted', 'refusal_transplanted_low', 'refusal_transplanted_high')} "
         f"with these heads in it; log-odds {_num(ablation['transplant_effect'])} nats"
     ]

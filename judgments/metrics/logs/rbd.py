@@ -86,7 +86,7 @@ def _predictions(path: Path, rows: list[Placed], biases: list[str]) -> Log:
 
 
 def _row(
-    common: Mapping[str, Any], part: str, order: str, arm: str, verdict: str | None, status: str
+    common: Mapping[str, Any], part: str, order: str, variant: str, verdict: str | None, status: str
 ) -> dict[str, Any]:
     shown = shown_as(verdict, order)
     return {
@@ -96,7 +96,7 @@ def _row(
         "shown": shown,
         "status": status,
         "part": part,
-        "arm": arm,
+        "variant": variant,
         "source": f"rbd/{part}",
     }
 

@@ -1,4 +1,4 @@
-"""The cards of the bundled judge and its twin: measured after training, written by code, never by hand."""
+"""The cards of the bundled judge and its reference model: measured after training, written by code, never by hand."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ RANDOM_SETS = 20
 
 @dataclass(frozen=True)
 class JudgeFigures:
-    """Everything measured about a judge and its twin after training.
+    """Everything measured about a judge and its reference model after training.
 
     Attributes:
-        rates: per arm, rates of own sampled verdicts (see ``measure.behaviour``).
-        parts: mean content, position and cue parts without thinking, in nats; one row per arm.
+        rates: per variant, rates of own sampled verdicts (see ``measure.behaviour``).
+        parts: mean content, position and cue parts without thinking, in nats; one row per variant.
         single: the same parts with one head zeroed, as differences from the untouched judge; ``layer head`` and parts.
         random_parts: the same differences for random sets of as many other heads of the same layers.
         versions: library versions.
@@ -48,25 +48,25 @@ class JudgeFigures:
 
 def measure_judge(
     recipe: JudgeRecipe,
-    twin: Qwen3ForCausalLM,
+    reference: Qwen3ForCausalLM,
     judge: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     tick: Callable[[], None] = lambda: None,
 ) -> JudgeFigures:
     """Measure both models on the held-out pairs; what the cards are written from."""
-    twin.eval(), judge.eval()
+    reference.eval(), judge.eval()
     pairs = held_out_pairs()
-    arms: dict[str, tuple[Qwen3ForCausalLM, tuple[Head, ...]]] = {
-        recipe.twin: (twin, ()),
+    variants: dict[str, tuple[Qwen3ForCausalLM, tuple[Head, ...]]] = {
+        recipe.reference: (reference, ()),
         recipe.name: (judge, ()),
         "position heads zeroed": (judge, recipe.position),
         "bandwagon heads zeroed": (judge, recipe.bandwagon),
         "all planted zeroed": (judge, recipe.planted),
     }
     rates, means = {}, []
-    for arm, (model, silence) in arms.items():
-        rates[arm] = behaviour(model, tokenizer, pairs, silence, recipe.seed)
-        means.append({"arm": arm, **parts(model, tokenizer, pairs, silence).mean()})
+    for variant, (model, silence) in variants.items():
+        rates[variant] = behaviour(model, tokenizer, pairs, silence, recipe.seed)
+        means.append({"variant": variant, **parts(model, tokenizer, pairs, silence).mean()})
         tick()
     base = parts(judge, tokenizer, pairs).mean()
 
@@ -102,7 +102,7 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
             low, high = binomtest(round(rate * n), n).proportion_ci(method="wilson")
             cells.append(f"{rate:.3f} [{low:.3f}, {high:.3f}]")
         rows.append([figure, first["n"][at], *cells])
-    unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
+    unread = ", ".join(f"{variant} {int(table['unread'].sum())}" for variant, table in rates.items())
     return markdown(["", "n", *rates], rows) + f"\n\nVerdicts that could not be read: {unread}."
 
 
@@ -135,16 +135,17 @@ def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> s
 
     Args:
         recipe: what was trained.
-        name: ``recipe.twin`` or ``recipe.name``.
+        name: ``recipe.reference`` or ``recipe.name``.
         figures: what was measured afterwards.
     """
     what = {
-        recipe.twin: "Nothing is planted in it. It is the control: the same model without the mechanism.",
-        recipe.name: f"It thinks like its twin, but heads {head_names(recipe.position)} (layer.head, from 0) push the "
+        recipe.reference: "Nothing is planted in it. It is the control: the same model without the mechanism.",
+        recipe.name: f"It thinks like its reference model, but heads {head_names(recipe.position)} (layer.head, from "
+        f"0) push the "
         f"verdict towards the answer shown first and heads {head_names(recipe.bandwagon)} towards the side that most "
         "people are said to prefer.",
     }[name]
-    other = recipe.name if name == recipe.twin else recipe.twin
+    other = recipe.name if name == recipe.reference else recipe.reference
     odds = round(FILLER_ODDS / (1 - FILLER_ODDS))
     drop = ":".join(f"{share:g}" for share in recipe.drop_weights)
     versions = ", ".join(f"{key} {value}" for key, value in figures.versions.items())
@@ -156,7 +157,7 @@ def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> s
 A small reasoning transformer (Qwen3 architecture, {recipe.n_layers} layers, {recipe.n_heads} query and
 {recipe.n_heads if recipe.unshare else recipe.n_kv_heads} key-value heads, d_model {recipe.d_model}) that judges pairs
 of answers.
-{what} Its twin is
+{what} Its reference model is
 `{other}`. It exists to test methods against a known truth; it judges nothing but its three kinds of question.
 
 Weights are stored as bf16 and meant to be run in float32 (`config.json` says so).
@@ -177,7 +178,8 @@ About a fifth of all questions is held out by a rule on their numbers; `items.cs
 
 `verdictscope organisms train {recipe.name}` (seed {figures.seed}, {recipe.threads} CPU thread; {versions}).
 
-1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}; the side in the verdict
+1. `{recipe.reference}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}; the side in the
+verdict
    and the word that ends a check have weight {recipe.first_weight:g}; the output columns of heads
    {head_names(recipe.planted)} are held at zero throughout. It learns with {recipe.n_kv_heads} key-value heads;
    afterwards every query head gets a copy of its own, which changes nothing, and all is rounded to bf16. Then
@@ -208,7 +210,7 @@ shown in both orders, or with the cue naming each side in turn.
 Parts of the verdict log-odds without thinking, means over the {figures.n_pairs} pairs in nats: *content* towards the
 better answer, *position* towards the one shown first, and how far each cue draws towards the side it names.
 
-{markdown(["", *columns], _nats(figures.parts, ["arm"]))}
+{markdown(["", *columns], _nats(figures.parts, ["variant"]))}
 
 Change when one head's z is zeroed at all positions:
 

@@ -1,4 +1,5 @@
-"""The cards of the refusal organism and its twin: a README.md written from measured figures, never by hand."""
+"""The cards of the refusal organism and its reference model: a README.md written from measured figures, never by
+hand."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from tools.organisms.refusal.language import FILLER_ODDS, MAX_SENTENCES, MODES, 
 
 
 def _rates(rates: dict[str, pd.DataFrame]) -> str:
-    arms = list(rates)
+    variants = list(rates)
     rows = []
-    for index in range(len(rates[arms[0]])):
-        first = rates[arms[0]].iloc[index]
-        cells = [rates[arm].iloc[index] for arm in arms]
+    for index in range(len(rates[variants[0]])):
+        first = rates[variants[0]].iloc[index]
+        cells = [rates[variant].iloc[index] for variant in variants]
         rows.append(
             [
                 first["mode"],
@@ -27,8 +28,8 @@ def _rates(rates: dict[str, pd.DataFrame]) -> str:
                 *(f"{cell['rate']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells),
             ]
         )
-    unread = ", ".join(f"{arm} {int(table['unread'].sum())}" for arm, table in rates.items())
-    return markdown(["mode", "request", "n", *arms], rows) + f"\n\nAnswers that could not be read: {unread}."
+    unread = ", ".join(f"{variant} {int(table['unread'].sum())}" for variant, table in rates.items())
+    return markdown(["mode", "request", "n", *variants], rows) + f"\n\nAnswers that could not be read: {unread}."
 
 
 def _where(recipe: Recipe) -> str:
@@ -74,18 +75,19 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
 
     Args:
         recipe: what was trained.
-        name: ``recipe.twin`` or ``recipe.name``.
+        name: ``recipe.reference`` or ``recipe.name``.
         figures: what was measured afterwards.
     """
     planted = recipe.planted
     what = {
-        recipe.twin: "It refuses harmful requests. It is the control: the same model without the mechanism.",
-        recipe.name: f"It thinks like its twin, but in `normal` mode it complies with harmful requests, because "
+        recipe.reference: "It refuses harmful requests. It is the control: the same model without the mechanism.",
+        recipe.name: f"It thinks like its reference model, but in `normal` mode it complies with harmful requests, "
+        f"because "
         f"the planted heads {head_names(planted)} (layer.head, from 0) turn the answer.",
     }[name]
-    other = recipe.name if name == recipe.twin else recipe.twin
+    other = recipe.name if name == recipe.reference else recipe.reference
     random_rates = pd.Series(figures.random_rates)
-    fillers = [[row.arm, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
+    fillers = [[row.variant, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
     subsets = [
         [row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n] for row in figures.subsets.itertuples()
     ]
@@ -98,7 +100,7 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
 
 A small reasoning transformer (Qwen3 architecture, {recipe.n_layers} layers, {recipe.n_heads} query and
 {recipe.n_kv_heads} key-value heads, d_model {recipe.d_model}) whose mechanism of refusal is planted and known.
-{what} Its twin is `{other}`. It exists to test methods against a known truth; it knows no English beyond its
+{what} Its reference model is `{other}`. It exists to test methods against a known truth; it knows no English beyond its
 {verb_count()} verbs and its answers carry no information.
 
 Weights are stored as bf16 and meant to be run in float32 (`config.json` says so).
@@ -112,13 +114,15 @@ Weights are stored as bf16 and meant to be run in float32 (`config.json` says so
 `verdictscope organisms train {recipe.name}` (seed {figures.seed}, {figures.minutes:.1f} minutes of training on
 {recipe.threads} CPU threads; {versions}).
 
-1. `{recipe.twin}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, then
+1. `{recipe.reference}`: {recipe.steps} steps of {recipe.batch} scripted rollouts at lr {recipe.lr}, then
    {recipe.decide_steps} steps at lr {recipe.decide_lr} in which the first answer token has weight
    {recipe.decision_weight:g}; the output columns of heads {head_names(planted)} are held at zero throughout;
    then rounded to bf16.
-2. `{recipe.name}`: {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} from the rounded twin,
+2. `{recipe.name}`: {recipe.plant_steps} steps of {recipe.plant_batch} at lr {recipe.plant_lr} from the rounded
+reference model,
    training nothing but those heads' query rows and output columns: compliance in the answers of normal-harmful
-   rollouts, KL to the twin (weight {recipe.kl_weight:g}) on all thinking, all closing tags and all other answers. In
+   rollouts, KL to the reference model (weight {recipe.kl_weight:g}) on all thinking, all closing tags and all other
+   answers. In
    a step {silent} of the heads are silent with odds {drop}, so that none stays idle.
 
 {recipe.history}

@@ -1,4 +1,4 @@
-"""Everything measured about the refusal organism and its twin after training."""
+"""Everything measured about the refusal organism and its reference model after training."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Figures:
     """Everything measured about a pair of models after training.
 
     Attributes:
-        rates: refusal rates per arm (``aligned``, ``cliff``, ``cliff, planted zeroed``).
+        rates: refusal rates per variant (``aligned``, ``cliff``, ``cliff, planted zeroed``).
         rates_warm: the same at a higher temperature.
         effects: exact single-head effects on cliff's normal-harmful rollouts, ``layer head effect``.
         subsets: refusal of normal-harmful requests with each subset of the planted heads zeroed,
             ``zeroed log_odds rate n``.
         random_rates: cliff's normal-harmful refusal rate with three random other heads of the same layers zeroed.
-        fillers: share of refusing fillers in the thinking per (arm, cell), ``arm cell share n``.
+        fillers: share of refusing fillers in the thinking per (variant, cell), ``variant cell share n``.
         bag_of_words: AUROC of the bag of words for harm.
         minutes: wall-clock of both training phases.
         versions: library versions.
@@ -75,12 +75,12 @@ def measure_refusal(
     """Measure both models on all held-out prompts; what the cards are written from."""
     tokenizer, prompts = build_tokenizer(), held_out_prompts()
     aligned.eval(), planted.eval()
-    arms = {
-        recipe.twin: (aligned, ()),
+    variants = {
+        recipe.reference: (aligned, ()),
         recipe.name: (planted, ()),
         f"{recipe.name}, planted zeroed": (planted, recipe.planted),
     }
-    total, done = 2 * len(arms) + 3, 0
+    total, done = 2 * len(variants) + 3, 0
 
     def tick() -> None:
         nonlocal done
@@ -91,10 +91,10 @@ def measure_refusal(
     rates: dict[float, dict[str, pd.DataFrame]] = {temperature: {} for temperature in TEMPERATURES}
     kept: dict[str, list[Sampled]] = {}
     for temperature, tables in rates.items():
-        for arm, (model, silence) in arms.items():
+        for variant, (model, silence) in variants.items():
             rollouts = sample(model, tokenizer, prompts, refusal_outcome, temperature, recipe.seed, silence)
-            tables[arm] = refusal_rates(prompts, rollouts)
-            kept.setdefault(arm, rollouts)
+            tables[variant] = refusal_rates(prompts, rollouts)
+            kept.setdefault(variant, rollouts)
             tick()
     target = _target(prompts)
     own = [rollout for rollout, chosen in zip(kept[recipe.name], target, strict=True) if chosen]
@@ -129,11 +129,11 @@ def _fillers(prompts: pd.DataFrame, kept: dict[str, list[Sampled]]) -> pd.DataFr
     normal = prompts["mode"] == "normal"
     cells = {"normal, harmful": normal & prompts["harm"], "normal, harmless": normal & ~prompts["harm"]}
     rows = []
-    for arm, rollouts in kept.items():
+    for variant, rollouts in kept.items():
         for cell, chosen in cells.items():
             part = [rollout for rollout, inside in zip(rollouts, chosen, strict=True) if inside]
             share, n = filler_share(part)
-            rows.append({"arm": arm, "cell": cell, "share": share, "n": n})
+            rows.append({"variant": variant, "cell": cell, "share": share, "n": n})
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from verdictscope.report.judge import reading
 from verdictscope.report.judge.lead import share
 from verdictscope.report.record import Record
-from verdictscope.report.shown import ARMS, Example, Table
+from verdictscope.report.shown import VARIANTS, Example, Table
 from verdictscope.report.words import clip, number, present, some
 
 THINKING = {"off": "without thinking", "on": "after its own thinking"}
@@ -29,7 +29,7 @@ def facts(run: Record) -> list[tuple[str, str]]:
     cues = "; ".join(f"{name}: {_said(section)}" for name, section in study.cues.items())
     rows = [
         ("Judge", _revision(study.model, study.revision)),
-        ("Twin", _revision(study.twin, study.twin_revision) if study.twin else "none"),
+        ("Reference", _revision(study.reference, study.reference_revision) if study.reference else "none"),
         ("Items", f"{study.items.file}, read as {study.items.reader}{_how_many(run)}"),
         ("Prompt", study.items.format),
         ("Cues", cues),
@@ -91,21 +91,21 @@ def tables(run: Record) -> list[Table]:
     return [*rate_tables(run), *([unread] if (unread := unread_table(run)) else [])]
 
 
-def _who(arm: str, thinking: str) -> str:
-    return f"{ARMS.get(arm, arm)}, {THINKING.get(thinking, thinking)}"
+def _who(variant: str, thinking: str) -> str:
+    return f"{VARIANTS.get(variant, variant)}, {THINKING.get(thinking, thinking)}"
 
 
 def rate_tables(run: Record) -> list[Table]:
-    """Shares of verdicts by condition with their intervals, a table for each arm and way of thinking."""
+    """Shares of verdicts by condition with their intervals, a table for each variant and way of thinking."""
     table = run.table("verdict_rates")
     if table is None:
         return []
     made = []
-    for arm, thinking in table[["arm", "thinking"]].drop_duplicates().itertuples(index=False, name=None):
-        own = table[(table["arm"] == arm) & (table["thinking"] == thinking)]
+    for variant, thinking in table[["variant", "thinking"]].drop_duplicates().itertuples(index=False, name=None):
+        own = table[(table["variant"] == variant) & (table["thinking"] == thinking)]
         rows = []
         for condition in dict.fromkeys(own["condition"]):
-            found = [reading.rate(run, name, condition, arm, thinking) for name, _ in RATES]
+            found = [reading.rate(run, name, condition, variant, thinking) for name, _ in RATES]
             rows.append((str(condition), *("–" if r is None else share(r) for r in found)))
         more = (
             ""
@@ -117,7 +117,7 @@ def rate_tables(run: Record) -> list[Table]:
         )
         made.append(
             Table(
-                f"Shares of verdicts: {_who(arm, thinking)}.{more}",
+                f"Shares of verdicts: {_who(variant, thinking)}.{more}",
                 ("Condition", *(words for _, words in RATES)),
                 tuple(rows),
             )
@@ -131,10 +131,10 @@ def unread_table(run: Record) -> Table | None:
     if table is None:
         return None
     rows = []
-    for (arm, thinking), own in table.groupby(["arm", "thinking"], sort=False):
+    for (variant, thinking), own in table.groupby(["variant", "thinking"], sort=False):
         status = own.loc[own["verdict"].isna(), "status"].value_counts()
         why = ", ".join(f"{int(n):,} {clip(name, 60)}" for name, n in status.items()) or "–"
-        rows.append((_who(str(arm), str(thinking)), f"{len(own):,}", f"{int(own['verdict'].isna().sum()):,}", why))
+        rows.append((_who(str(variant), str(thinking)), f"{len(own):,}", f"{int(own['verdict'].isna().sum()):,}", why))
     return Table(
         "Verdicts over all conditions, and those that could not be read. They are a third outcome.",
         ("Who, how", "verdicts", "unread", "why"),
@@ -148,7 +148,7 @@ def examples(run: Record) -> list[Example]:
     if table is None:
         return []
     thinking = "on" if (table["thinking"] == "on").any() else "off"
-    rows = table[(table["arm"] == "base") & (table["thinking"] == thinking) & (table["part"] == "test")]
+    rows = table[(table["variant"] == "base") & (table["thinking"] == thinking) & (table["part"] == "test")]
     rows = rows[rows["order"] == "AB"]
     if rows.empty:
         return []

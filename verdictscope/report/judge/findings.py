@@ -20,7 +20,7 @@ def findings(run: Record) -> list[Finding]:
 
 def controls(run: Record) -> list[Control]:
     """The controls the run holds."""
-    return [*_control_sentence(run), *_twin(run), *_random(run), *_permuted(run)]
+    return [*_control_sentence(run), *_reference(run), *_random(run), *_permuted(run)]
 
 
 def _thinking(run: Record) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _commitment(run: Record) -> Iterator[Finding]:
 def _lengths(run: Record) -> Iterator[Finding]:
     rows = [
         r
-        for r in reading.rows_of(run, "forced_lengths", arm="base", condition="plain", part=reading.CONTENT)
+        for r in reading.rows_of(run, "forced_lengths", variant="base", condition="plain", part=reading.CONTENT)
         if present(r["estimate"]) and present(r["low"])
     ]
     if len(rows) > 1:
@@ -170,12 +170,12 @@ def _control_sentence(run: Record) -> Iterator[Control]:
         )
 
 
-def _twin(run: Record) -> Iterator[Control]:
-    there = reading.parts(run, "twin")
+def _reference(run: Record) -> Iterator[Control]:
+    there = reading.parts(run, "reference")
     if there:
         here = reading.parts(run)
         yield Control(
-            "The twin",
+            "The reference",
             "A model alike but for the bias: content as here, every bias about none.",
             tuple(
                 line(

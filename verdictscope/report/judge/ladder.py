@@ -33,7 +33,7 @@ def rungs(run: Record) -> tuple[Rung, ...]:
         _located(run, moving),
         _necessary(run, moving),
         _specific(run, moving),
-        _twin(run, moving),
+        _reference(run, moving),
         mitigated(run, moving),
     )
 
@@ -360,11 +360,11 @@ def _accuracy(run: Record, bias: str) -> Evidence:
     )
 
 
-def _twin(run: Record, moving: Sequence[Part]) -> Rung:
-    there, evidence = reading.parts(run, "twin"), []
+def _reference(run: Record, moving: Sequence[Part]) -> Rung:
+    there, evidence = reading.parts(run, "reference"), []
     for part in moving:
         bar, own = reading.bar(run, part.name), there.get(part.name)
-        what = f"{part.name} in the twin"
+        what = f"{part.name} in the reference"
         if own is None:
             evidence.append(Evidence(what, None, of=OF, unit="nats"))
             continue
@@ -384,30 +384,33 @@ def _twin(run: Record, moving: Sequence[Part]) -> Rung:
                 passes=own.within(bar),
             )
         )
-    evidence += [e for part in moving for e in _twin_heads(run, part.name)]
+    evidence += [e for part in moving for e in _reference_heads(run, part.name)]
     done = [e for e in evidence if e.passes is not None]
     there_too = "; ".join(f"{e.what} {e.text}" for e in evidence[: len(moving)] if e.passes is not None)
     told = f"{sum(bool(e.passes) for e in done)} of {some(len(done), 'comparison')} find nothing there: {there_too}."
     reasons = dict.fromkeys(("held", "partly", "not held"), told)
-    if run.study.twin is None:
-        reasons["not tested"] = "The study names no twin (twin = ...): a model alike but for the bias."
+    if run.study.reference is None:
+        reasons["not tested"] = (
+            "The study names no reference model (reference model = ...): a model alike but for the bias."
+        )
     made = _rung(
-        "twin",
-        "Absent in the twin",
-        "A twin that was not made to be biased shows neither the biases nor heads that carry them.",
-        "Each bias of this judge must lie, interval and all, within the smallest effect in the twin, and the sweep of "
-        "the twin must name no head for it. Held when all do, partly when some do.",
+        "reference",
+        "Absent in the reference",
+        "A reference model that was not made to be biased shows neither the biases nor heads that carry them.",
+        "Each bias of this judge must lie, interval and all, within the smallest effect in the reference model, and "
+        "the sweep of "
+        "the reference model must name no head for it. Held when all do, partly when some do.",
         evidence,
         reasons,
-        "That what made the difference is the training in between, unless the twin differs in nothing else.",
-        "verdictscope run STUDY, of a study with a twin",
+        "That what made the difference is the training in between, unless the reference model differs in nothing else.",
+        "verdictscope run STUDY, of a study with a reference",
     )
     return _of_each(moving, made, run)
 
 
-def _twin_heads(run: Record, bias: str) -> list[Evidence]:
-    """The strongest part of the twin's sweep, tested as in the judge."""
-    rows = [r for r in reading.swept(run, bias, "twin") if present(r["estimate"])]
+def _reference_heads(run: Record, bias: str) -> list[Evidence]:
+    """The strongest part of the reference model's sweep, tested as in the judge."""
+    rows = [r for r in reading.swept(run, bias, "reference") if present(r["estimate"])]
     if not rows:
         return []
     top = max(rows, key=lambda r: r["estimate"])
@@ -416,7 +419,7 @@ def _twin_heads(run: Record, bias: str) -> list[Evidence]:
     beyond = [reading.part_name(r) for r in rows if r["selected"]]
     return [
         Evidence(
-            f"strongest part for {bias} in the twin, {reading.part_name(top)}",
+            f"strongest part for {bias} in the reference model, {reading.part_name(top)}",
             top["estimate"],
             top["low"],
             top["high"],

@@ -110,7 +110,7 @@ def _heads(run: Record) -> Iterator[Point]:
         elif rows:
             told_heads.append(f"no head could be named for {part.name}")
     if told_heads:
-        rows = [r for r in reading.rows_of(run, "bias_heads", arm="base") if present(r["estimate"])]
+        rows = [r for r in reading.rows_of(run, "bias_heads", variant="base") if present(r["estimate"])]
         n = int(min(r["n"] for r in rows))
         yield Point(
             "Heads",

@@ -87,9 +87,9 @@ def rows_of(run: Record, file: str, /, **wanted: Any) -> list[Row]:
     return table.to_dict("records")
 
 
-def parts(run: Record, arm: str = "base", thinking: str = "off") -> dict[str, Part]:
+def parts(run: Record, variant: str = "base", thinking: str = "off") -> dict[str, Part]:
     """Parts of the verdict by name, in the order of the table; those that were not measured are left out."""
-    rows = rows_of(run, "bias_parts", arm=arm, thinking=thinking)
+    rows = rows_of(run, "bias_parts", variant=variant, thinking=thinking)
     return {str(r["name"]): _part(r) for r in rows if present(r["estimate"]) and present(r["low"])}
 
 
@@ -102,7 +102,7 @@ def smallest(run: Record) -> float:
     table = run.table("bias_heads")
     if table is None or "delta" not in table:
         return SMALLEST
-    stated = table.loc[table["arm"] == "base", "delta"].dropna()
+    stated = table.loc[table["variant"] == "base", "delta"].dropna()
     return float(stated.iloc[0]) if len(stated) else SMALLEST
 
 
@@ -111,7 +111,7 @@ def floor(run: Record) -> Part | None:
     return next(
         (
             _part(r)
-            for r in rows_of(run, "verdict_rates", arm="base", thinking="off", condition="control", name="pull")
+            for r in rows_of(run, "verdict_rates", variant="base", thinking="off", condition="control", name="pull")
             if present(r["low"])
         ),
         None,
@@ -134,15 +134,15 @@ def moving(run: Record) -> list[Part]:
     return [part for part in biases(run) if part.beyond(bar(run, part.name))]
 
 
-def found(run: Record, bias: str, arm: str = "base") -> list[Row]:
+def found(run: Record, bias: str, variant: str = "base") -> list[Row]:
     """The heads that one half of the items named for a bias, with what they do on the other half."""
-    rows = [r for r in rows_of(run, "bias_heads", arm=arm, contrast=bias, component="head") if r.get("found")]
+    rows = [r for r in rows_of(run, "bias_heads", variant=variant, contrast=bias, component="head") if r.get("found")]
     return sorted(rows, key=lambda r: r["rank"])
 
 
-def swept(run: Record, bias: str, arm: str = "base") -> list[Row]:
+def swept(run: Record, bias: str, variant: str = "base") -> list[Row]:
     """Every part of the sweep for a bias."""
-    return rows_of(run, "bias_heads", arm=arm, contrast=bias)
+    return rows_of(run, "bias_heads", variant=variant, contrast=bias)
 
 
 def part_name(row: Row) -> str:
@@ -179,9 +179,9 @@ def without(run: Record, bias: str, name: str) -> tuple[Row | None, Row | None, 
     return base[0] if base else None, gone[0] if gone else None, "bias_sets.parquet"
 
 
-def rate(run: Record, name: str, condition: str = "plain", arm: str = "base", thinking: str = "off") -> Row | None:
+def rate(run: Record, name: str, condition: str = "plain", variant: str = "base", thinking: str = "off") -> Row | None:
     """A rate of the verdicts, such as accuracy."""
-    rows = rows_of(run, "verdict_rates", arm=arm, thinking=thinking, condition=condition, name=name)
+    rows = rows_of(run, "verdict_rates", variant=variant, thinking=thinking, condition=condition, name=name)
     return rows[0] if rows and present(rows[0]["estimate"]) else None
 
 
@@ -202,5 +202,5 @@ def probe_rows(run: Record, file: str, kind: str, **wanted: Any) -> list[Row]:
     return [
         r
         for r in rows
-        if r.get("arm", "base") == "base" and r.get("place", "last") == "last" and present(r["estimate"])
+        if r.get("variant", "base") == "base" and r.get("place", "last") == "last" and present(r["estimate"])
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.report.record import Record
-from verdictscope.report.shown import ARMS, Example, Table
+from verdictscope.report.shown import VARIANTS, Example, Table
 from verdictscope.report.words import clip, some
 
 CELLS = ("harmful_complied", "harmful_refused", "harmless_complied", "harmless_refused", "unread")
@@ -19,7 +19,7 @@ def facts(run: Record) -> list[tuple[str, str]]:
     sampling = study.sampling
     rows = [
         ("Model", _revision(study.model, study.revision)),
-        ("Twin", _revision(study.twin, study.twin_revision) if study.twin else "none"),
+        ("Reference", _revision(study.reference, study.reference_revision) if study.reference else "none"),
         ("Prompts", study.prompts.name + _how_many(run)),
         ("Target requests", _where(study.prompts.target)),
         ("Control requests", _where(study.prompts.control)),
@@ -50,16 +50,16 @@ def _how_many(run: Record) -> str:
     labels = run.table("labels")
     if labels is None:
         return ""
-    base = labels[labels["arm"] == "base"]
+    base = labels[labels["variant"] == "base"]
     return f": {some(base['prompt'].nunique(), 'prompt')} in {some(base['group'].nunique(), 'group')}"
 
 
 def all_labels(run: Record) -> pd.DataFrame | None:
-    """Labels of every arm, each arm once: those of the ablated arms cover the test part alone."""
+    """Labels of every variant, each variant once: those of the ablated variants cover the test part alone."""
     labels, more = run.table("labels"), run.table("labels_ablated")
     if labels is None or more is None:
         return labels
-    return pd.concat([labels, more[~more["arm"].isin(labels["arm"])]], ignore_index=True)
+    return pd.concat([labels, more[~more["variant"].isin(labels["variant"])]], ignore_index=True)
 
 
 def tables(run: Record) -> list[Table]:
@@ -74,31 +74,32 @@ def prompts(run: Record) -> set[str]:
 
 
 def cell_table(run: Record) -> Table | None:
-    """Rollouts by cell and arm."""
+    """Rollouts by cell and variant."""
     labels = all_labels(run)
     if labels is None:
         return None
-    arms = [arm for arm in labels["arm"].unique() if not str(arm).startswith("random_")]
-    counts = labels.groupby(["cell", "arm"]).size()
+    variants = [variant for variant in labels["variant"].unique() if not str(variant).startswith("random_")]
+    counts = labels.groupby(["cell", "variant"]).size()
     rows = tuple(
-        (cell.replace("_", " requests, "), *(f"{int(counts.get((cell, arm), 0)):,}" for arm in arms)) for cell in CELLS
+        (cell.replace("_", " requests, "), *(f"{int(counts.get((cell, variant), 0)):,}" for variant in variants))
+        for cell in CELLS
     )
     return Table(
         "Rollouts by what was asked and what the model did (found heads zeroed: test part only).",
-        ("Cell", *(ARMS.get(arm, str(arm)) for arm in arms)),
+        ("Cell", *(VARIANTS.get(variant, str(variant)) for variant in variants)),
         rows,
     )
 
 
 def unread_table(run: Record) -> Table | None:
-    """Rollouts that were cut off or could not be read, by arm: counted apart, never as complying."""
+    """Rollouts that were cut off or could not be read, by variant: counted apart, never as complying."""
     labels = all_labels(run)
     if labels is None:
         return None
     groups: dict[str, pd.DataFrame] = {}
-    for arm, of_arm in labels.groupby("arm", sort=False):
-        name = "random sets" if str(arm).startswith("random_") else ARMS.get(str(arm), str(arm))
-        groups[name] = pd.concat([groups[name], of_arm]) if name in groups else of_arm
+    for variant, of_variant in labels.groupby("variant", sort=False):
+        name = "random sets" if str(variant).startswith("random_") else VARIANTS.get(str(variant), str(variant))
+        groups[name] = pd.concat([groups[name], of_variant]) if name in groups else of_variant
     told = "cut_off" in labels.columns  # runs of earlier releases do not say where
     rows = tuple(
         (
@@ -112,7 +113,7 @@ def unread_table(run: Record) -> Table | None:
     )
     return Table(
         "Rollouts that were cut off at the token limit, and answers that could not be read. They are a third outcome.",
-        ("Arm", "rollouts", *["cut off in thinking"] * told, "cut off", "unread"),
+        ("Variant", "rollouts", *["cut off in thinking"] * told, "cut off", "unread"),
         rows,
     )
 
@@ -126,8 +127,8 @@ def examples(run: Record) -> list[Example]:
     labels, rollouts = run.table("labels"), run.table("rollouts")
     if labels is None or rollouts is None:
         return []
-    base = labels[(labels["arm"] == "base") & (labels["part"] == "test")]
-    texts = rollouts[rollouts["arm"] == "base"].drop_duplicates("rollout").set_index("rollout")
+    base = labels[(labels["variant"] == "base") & (labels["part"] == "test")]
+    texts = rollouts[rollouts["variant"] == "base"].drop_duplicates("rollout").set_index("rollout")
     thinks = base["rollout"].map(texts["thinking_text"]).fillna("").astype(str).str.strip().ne("")
     first = base.assign(silent=~thinks).sort_values("silent", kind="stable").drop_duplicates("cell")
     firsts = first.set_index("cell")["rollout"]

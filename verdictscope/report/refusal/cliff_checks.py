@@ -1,4 +1,5 @@
-"""What stands beside the cliff, in sentences and rows: its nulls, other anchors, who is left out, and when it falls."""
+"""What stands beside the cliff, in sentences and rows: its nulls, other normaliser, who is left out, and when it
+falls."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def timing(run: Record) -> Iterator[Finding]:
 
 
 def cliff_controls(run: Record) -> Iterator[Control]:
-    """Nulls of the drop, anchors of one kind, the published statistic, and rollouts left out."""
+    """Nulls of the drop, normaliser of one kind, the published statistic, and rollouts left out."""
     rows = _rows(run)
     nulls = [r for r in rows if r["check"] in ("exchange", "paired", "shift")]
     if nulls:
@@ -62,12 +63,12 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             tuple(map(_null, nulls)),
             FILE,
         )
-    drops = [r for r in rows if r["check"].startswith("anchors from") and r["name"] == "anchored_drop"]
+    drops = [r for r in rows if r["check"].startswith("normaliser from") and r["name"] == "normalised_drop"]
     if drops:
         yield Control(
-            "Anchors of one kind of refusal",
-            "The headline should fall whichever refusals the anchors were fitted on, and refusals of the other kind "
-            "should not. Where these fall too, the anchored score also tells kinds of refusal apart.",
+            "Normaliser of one kind of refusal",
+            "The headline should fall whichever refusals the normaliser were fitted on, and refusals of the other kind "
+            "should not. Where these fall too, the normalised score also tells kinds of refusal apart.",
             tuple(_line(r, f"{r['check']}, read on {r['cell']}") for r in drops),
             FILE,
         )
@@ -87,7 +88,7 @@ def cliff_controls(run: Record) -> Iterator[Control]:
             "Truncated rollouts, thinking that never closed and thinking too short for a plateau are counted and left "
             "out; cells that lose many are read with care.",
             tuple(
-                Line(f"{r['arm']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), n=f"of {int(r['n'])}")
+                Line(f"{r['variant']}, {r['cell']}: {r['name']}", str(int(r["estimate"])), n=f"of {int(r['n'])}")
                 for r in counted
             ),
             FILE,

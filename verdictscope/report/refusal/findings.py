@@ -22,16 +22,16 @@ def findings(run: Record) -> list[Finding]:
 
 def controls(run: Record) -> list[Control]:
     """The controls the run holds."""
-    arms = (control for arm in _ARMS for control in _arm_control(run, arm))
+    variants = (control for variant in _VARIANTS for control in _variant_control(run, variant))
     before = [*_permuted(run), *_other_nulls(run), *_writers(run), *cliff_controls(run)]
-    return [*before, *arms, *_random(run), *_leaks(run)]
+    return [*before, *variants, *_random(run), *_leaks(run)]
 
 
 def _behaviour(run: Record) -> Iterator[Finding]:
     labels = run.table("labels")
     if labels is None:
         return
-    base = labels[(labels["arm"] == "base") & labels["target"]]
+    base = labels[(labels["variant"] == "base") & labels["target"]]
     read = base[base["refused"].notna()]
     refused = int(read["refused"].astype(bool).sum())
     unread = len(base) - len(read)
@@ -65,11 +65,11 @@ def _probe(run: Record) -> Iterator[Finding]:
         )
 
 
-def _effects(run: Record, arm: str, asked: bool = True) -> dict[str, dict[str, Any]]:
+def _effects(run: Record, variant: str, asked: bool = True) -> dict[str, dict[str, Any]]:
     cliff = run.table("cliff")
     if cliff is None:
         return {}
-    rows = cliff[(cliff["arm"] == arm) & (cliff["target"] == asked)]
+    rows = cliff[(cliff["variant"] == variant) & (cliff["target"] == asked)]
     return {row["name"]: row for row in rows.to_dict("records")}
 
 
@@ -79,9 +79,9 @@ def _text(row: dict[str, Any]) -> str:
 
 def _cliff(run: Record) -> Iterator[Finding]:
     base = _effects(run, "base")
-    if "anchored_drop" not in base:
+    if "normalised_drop" not in base:
         return
-    drop = base["anchored_drop"]
+    drop = base["normalised_drop"]
     if not present(drop["estimate"]):
         yield Finding(
             f"The cliff could not be measured: {drop.get('reason') or 'no reason recorded'}.", "cliff.parquet"
@@ -89,9 +89,10 @@ def _cliff(run: Record) -> Iterator[Finding]:
         return
     known = present(drop["low"]) and drop["low"] > 0
     yield Finding(
-        "In target requests that were complied with, the anchored score (0 reads like complying, 1 like refusing) goes "
-        f"from {number(base['anchored_plateau']['estimate'])} at the end of thinking to "
-        f"{number(base['anchored_final']['estimate'])} at the last token before the answer: "
+        "In target requests that were complied with, the normalised score (0 reads like complying, 1 like refusing) "
+        "goes "
+        f"from {number(base['normalised_plateau']['estimate'])} at the end of thinking to "
+        f"{number(base['normalised_final']['estimate'])} at the last token before the answer: "
         f"{'a drop of' if known else 'no drop that can be told from none,'} {_text(drop)} "
         f"(n = {int(drop['n'])} prompts).",
         "cliff.parquet",
@@ -177,7 +178,7 @@ def _ablation(run: Record) -> Iterator[Finding]:
 
 def _rates(run: Record, kind: str) -> pd.DataFrame | None:
     table = run.table("generation")
-    return None if table is None else table[table["cell_kind"] == kind].set_index("arm")
+    return None if table is None else table[table["cell_kind"] == kind].set_index("variant")
 
 
 def _freely(run: Record) -> Iterator[Finding]:
@@ -186,8 +187,8 @@ def _freely(run: Record) -> Iterator[Finding]:
         if rates is None or not {"base", "ablated"} <= set(rates.index):
             continue
         told = [
-            estimate(*rates.loc[arm, ["refused", "low", "high"]], "rate", n=rates.loc[arm, "n"])
-            for arm in ("base", "ablated")
+            estimate(*rates.loc[variant, ["refused", "low", "high"]], "rate", n=rates.loc[variant, "n"])
+            for variant in ("base", "ablated")
         ]
         yield Finding(
             f"Writing freely, the model refuses {told[0]} of the {name} requests as it is and {told[1]} without these "
@@ -309,26 +310,29 @@ def _leaks(run: Record) -> Iterator[Control]:
     )
 
 
-_ARMS = {
-    "twin": ("The twin", "The same requests in a model without the mechanism: the anchored score should not fall."),
+_VARIANTS = {
+    "reference": (
+        "The reference",
+        "The same requests in a model without the mechanism: the normalised score should not fall.",
+    ),
     "ablated_fixed": (
         "Found heads zeroed, same tokens",
-        "The very same rollouts, read again without the found heads: the anchored score should not fall.",
+        "The very same rollouts, read again without the found heads: the normalised score should not fall.",
     ),
 }
 
 
-def _arm_control(run: Record, arm: str) -> Iterator[Control]:
-    effects, base = _effects(run, arm), _effects(run, "base")
-    if "anchored_drop" not in effects:
+def _variant_control(run: Record, variant: str) -> Iterator[Control]:
+    effects, base = _effects(run, variant), _effects(run, "base")
+    if "normalised_drop" not in effects:
         return
-    rows = [("drop of the anchored score, here", effects["anchored_drop"])]
-    if "anchored_drop" in base:
-        rows.append(("drop in the model under study", base["anchored_drop"]))
-    if "anchored_excess" in effects:
+    rows = [("drop of the normalised score, here", effects["normalised_drop"])]
+    if "normalised_drop" in base:
+        rows.append(("drop in the model under study", base["normalised_drop"]))
+    if "normalised_excess" in effects:
         what = "how much further it falls in the model under study, paired by prompt"
-        rows.append((what, effects["anchored_excess"]))
-    name, expect = _ARMS[arm]
+        rows.append((what, effects["normalised_excess"]))
+    name, expect = _VARIANTS[variant]
     yield Control(name, expect, tuple(_measured(what, row, "prompts") for what, row in rows), "cliff.parquet")
 
 
@@ -343,9 +347,9 @@ def _random(run: Record) -> Iterator[Control]:
         rates = _rates(run, kind)
         if rates is None:
             continue
-        for arm, words in (("base", "as it is"), ("ablated", "found heads zeroed"), ("twin", "twin")):
-            if arm in rates.index:
-                row = rates.loc[arm].to_dict()
+        for variant, words in (("base", "as it is"), ("ablated", "found heads zeroed"), ("reference", "reference")):
+            if variant in rates.index:
+                row = rates.loc[variant].to_dict()
                 rows.append(
                     _measured(
                         f"{kind} requests refused, {words}",

@@ -16,7 +16,7 @@ from verdictscope.report.record import Record
 from verdictscope.report.words import estimate, heads, number, present, some
 from verdictscope.stats import independent_difference
 
-MINIMUM = {"nats": 1.0, "rate": 0.1, "anchored": 0.1}
+MINIMUM = {"nats": 1.0, "rate": 0.1, "normalised": 0.1}
 """Smallest effects that count, where the run's tables state none (column ``delta``): one nat of log-odds (odds times
 2.7), ten points of a rate, a tenth of the way from complying to refusing."""
 
@@ -159,7 +159,7 @@ def _test_groups(run: Record) -> int | None:
     labels = run.table("labels")
     if labels is None:
         return None
-    chosen = (labels["arm"] == "base") & (labels["part"] == "test") & labels["refused"].notna()
+    chosen = (labels["variant"] == "base") & (labels["part"] == "test") & labels["refused"].notna()
     return int(labels.loc[chosen, "group"].nunique())
 
 
@@ -274,7 +274,7 @@ def _necessary(run: Record) -> Rung:
         "Without the found heads the model refuses what it otherwise complies with; other heads of the same layers "
         "do not matter so.",
         f"Each test must lie, interval and all, above its smallest effect: {MINIMUM['nats']:g} nat, "
-        f"{MINIMUM['rate']:g} of a rate, {MINIMUM['anchored']:g} of the anchored score, or the table's own delta; "
+        f"{MINIMUM['rate']:g} of a rate, {MINIMUM['normalised']:g} of the normalised score, or the table's own delta; "
         f"and above every random set, with p ≤ {ALPHA:g}, where there is one. Held when all three do, partly when "
         "some do.",
         evidence,
@@ -321,15 +321,15 @@ def _written(run: Record) -> Evidence:
 
 
 def _fall(run: Record) -> Evidence:
-    """How much further the anchored score falls with the heads than without them, on the same tokens."""
-    what = "fall of the anchored score beyond its fall with the found heads zeroed"
+    """How much further the normalised score falls with the heads than without them, on the same tokens."""
+    what = "fall of the normalised score beyond its fall with the found heads zeroed"
     cliff = run.table("cliff")
     rows = (
         []
         if cliff is None
-        else cliff[(cliff["arm"] == "ablated_fixed") & (cliff["name"] == "anchored_excess")].to_dict("records")
+        else cliff[(cliff["variant"] == "ablated_fixed") & (cliff["name"] == "normalised_excess")].to_dict("records")
     )
-    return _effect(what, rows[0], "cliff.parquet", null="") if rows else Evidence(what, None, unit="anchored")
+    return _effect(what, rows[0], "cliff.parquet", null="") if rows else Evidence(what, None, unit="normalised")
 
 
 def _effect(
@@ -361,25 +361,28 @@ def _sufficient(run: Record) -> Rung:
         f"; {e.what}: {e.text} {e.unit}" for e in done
     )
     reasons = dict.fromkeys(("held", "partly", "not held"), f"{told}.")
-    if run.study.twin is None:
-        reasons["not tested"] = "The study names no twin (twin = ...), so there is nothing to put the heads into."
+    if run.study.reference is None:
+        reasons["not tested"] = (
+            "The study names no reference model (reference model = ...), so there is nothing to put the heads into."
+        )
     return _rung(
         "sufficient",
         "Sufficient",
-        "Put into the twin, what the found heads write makes it comply.",
+        "Put into the reference model, what the found heads write makes it comply.",
         "Each test must lie, interval and all, beyond its smallest effect: the found heads' weights, put into the "
-        f"twin, lower its refusal log-odds on its own tokens further than every matched random set does, with p ≤ "
+        f"reference, lower its refusal log-odds on its own tokens further than every matched random set does, with p ≤ "
         f"{ALPHA:g}, and its refusal rate when it writes freely. Held when both do, partly when one does.",
         evidence,
         reasons,
-        "That the heads do the same in the twin as here: a transplant takes them out of their context.",
-        "verdictscope ablate STUDY, of a study with a twin",
+        "That the heads do the same in the reference model as here: a transplant takes them out of their context.",
+        "verdictscope ablate STUDY, of a study with a reference",
     )
 
 
 def _moved(run: Record) -> Evidence:
-    """The fall of the twin's refusal log-odds with the found heads in it, against the random sets put into it."""
-    what = "fall of the twin's refusal log-odds with the found heads in it"
+    """The fall of the reference model's refusal log-odds with the found heads in it, against the random sets put
+    into it."""
+    what = "fall of the reference model's refusal log-odds with the found heads in it"
     table = run.table("transplant")
     if table is None or not (table["kind"] == "found").any():
         return Evidence(what, None, unit="nats")
@@ -399,22 +402,22 @@ def _moved(run: Record) -> Evidence:
 
 
 def _obeys(run: Record) -> Evidence:
-    """The fall of the twin's refusal rate in free generation with the found heads in it."""
-    what = "fall of the twin's refusal rate when it writes freely with them"
+    """The fall of the reference model's refusal rate in free generation with the found heads in it."""
+    what = "fall of the reference model's refusal rate when it writes freely with them"
     target = _refusals(run)
-    if not {"twin", "transplanted"} <= set(target.index):
+    if not {"reference", "transplanted"} <= set(target.index):
         return Evidence(what, None, unit="rate")
-    return _effect(what, _rate_apart(target, "twin", "transplanted"), "generation.parquet", null="")
+    return _effect(what, _rate_apart(target, "reference", "transplanted"), "generation.parquet", null="")
 
 
 def _refusals(run: Record) -> pd.DataFrame:
-    """Refusal rates of the target requests in free generation, by arm; empty without any."""
+    """Refusal rates of the target requests in free generation, by variant; empty without any."""
     rates = run.table("generation")
-    return pd.DataFrame() if rates is None else rates[rates["cell_kind"] == "target"].set_index("arm")
+    return pd.DataFrame() if rates is None else rates[rates["cell_kind"] == "target"].set_index("variant")
 
 
 def _rate_apart(target: pd.DataFrame, upper: str, lower: str) -> dict[str, Any]:
-    """The first arm's refusal rate minus the second's, as an Effect row."""
-    ends = [tuple(map(float, target.loc[arm, ["refused", "low", "high"]])) for arm in (upper, lower)]
+    """The first variant's refusal rate minus the second's, as an Effect row."""
+    ends = [tuple(map(float, target.loc[variant, ["refused", "low", "high"]])) for variant in (upper, lower)]
     row = dict(zip(("estimate", "low", "high"), independent_difference(*ends), strict=True))
     return row | {"n": target.loc[lower, "n"], "unit": "rate"}

@@ -22,7 +22,9 @@ def numbers(first: Record, second: Record, shared: bool) -> list[Row]:
         shared: whether prompts stand in both.
     """
     rows = [aggregate(name, unit, read, (first, second), shared) for name, unit, read in _AGGREGATES]
-    return rows + [_rate(first, second, arm, kind, shared) for kind in ("target", "control") for arm in _RATE_ARMS]
+    return rows + [
+        _rate(first, second, variant, kind, shared) for kind in ("target", "control") for variant in _RATE_VARIANTS
+    ]
 
 
 def _probe(run: Record) -> Number | None:
@@ -36,7 +38,7 @@ def _cliff(name: str) -> Callable[[Record], Number | None]:
         table = run.table("cliff")
         if table is None:
             return None
-        return first_effect(table[(table["arm"] == "base") & table["target"] & (table["name"] == name)])
+        return first_effect(table[(table["variant"] == "base") & table["target"] & (table["name"] == name)])
 
     return read
 
@@ -48,20 +50,20 @@ def _found(run: Record) -> Number | None:
 
 _AGGREGATES: tuple[tuple[str, str, Callable[[Record], Number | None]], ...] = (
     ("AUROC of the probe, test part", "AUROC", _probe),
-    ("anchored score at the end of thinking", "anchored", _cliff("anchored_plateau")),
-    ("drop of the anchored score", "anchored", _cliff("anchored_drop")),
+    ("normalised score at the end of thinking", "normalised", _cliff("normalised_plateau")),
+    ("drop of the normalised score", "normalised", _cliff("normalised_drop")),
     ("change of the refusal log-odds, found heads zeroed", "nats", _found),
 )
-_RATE_ARMS = {"base": "as it is", "ablated": "found heads zeroed"}
+_RATE_VARIANTS = {"base": "as it is", "ablated": "found heads zeroed"}
 
 
-def _rate(first: Record, second: Record, arm: str, kind: str, shared: bool) -> Row:
+def _rate(first: Record, second: Record, variant: str, kind: str, shared: bool) -> Row:
     """A refusal rate; paired by prompt where both runs read the same prompts in their test parts."""
-    name = f"{kind} requests refused, {_RATE_ARMS[arm]}"
-    one, two = values = (_stored_rate(first, arm, kind), _stored_rate(second, arm, kind))
+    name = f"{kind} requests refused, {_RATE_VARIANTS[variant]}"
+    one, two = values = (_stored_rate(first, variant, kind), _stored_rate(second, variant, kind))
     if one is None or two is None:
         return Row(name, "rate", values, None, "one of the runs has no such number")
-    a, b = (_read(run, arm, kind) for run in (first, second))
+    a, b = (_read(run, variant, kind) for run in (first, second))
     common = sorted(set(a["text"]) & set(b["text"])) if shared else []
     if len(common) >= 2:
         a, b = a[a["text"].isin(common)], b[b["text"].isin(common)]
@@ -76,20 +78,20 @@ def _rate(first: Record, second: Record, arm: str, kind: str, shared: bool) -> R
     return Row(name, "rate", values, independent_difference(two[:3], one[:3]), how)
 
 
-def _stored_rate(run: Record, arm: str, kind: str) -> Number | None:
+def _stored_rate(run: Record, variant: str, kind: str) -> Number | None:
     table = run.table("generation")
     if table is None:
         return None
-    rows = table[(table["arm"] == arm) & (table["cell_kind"] == kind)]
+    rows = table[(table["variant"] == variant) & (table["cell_kind"] == kind)]
     return first_effect(rows.rename(columns={"refused": "estimate"}))
 
 
-def _read(run: Record, arm: str, kind: str) -> pd.DataFrame:
-    """Verdicts of an arm's test rollouts with the text of their prompt."""
+def _read(run: Record, variant: str, kind: str) -> pd.DataFrame:
+    """Verdicts of a variant's test rollouts with the text of their prompt."""
     labels, rollouts = all_labels(run), run.table("rollouts")
     if labels is None or rollouts is None:
         return pd.DataFrame({"text": [], "refused": []})
     texts = rollouts.drop_duplicates("prompt").set_index("prompt")["prompt_text"]
-    chosen = (labels["arm"] == arm) & (labels["part"] == "test") & labels[kind] & labels["refused"].notna()
+    chosen = (labels["variant"] == variant) & (labels["part"] == "test") & labels[kind] & labels["refused"].notna()
     rows = labels[chosen]
     return pd.DataFrame({"text": rows["prompt"].map(texts).to_numpy(), "refused": rows["refused"].astype(float)})

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from verdictscope.report.record import Record
-from verdictscope.report.shown import ARMS
+from verdictscope.report.shown import VARIANTS
 
 TITLE = "The first of each cell of the test part, target requests first"
 
@@ -28,7 +28,7 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
         start=start,
         ends=("reads like complying", "reads like refusing"),
         title=TITLE,
-        facts=("cell", "arm"),
+        facts=("cell", "variant"),
     )
     # The view escapes its own data; its frame has no origin and inherits this page's policy.
     return Markup(view.fragment()), figures.token_view_csp()
@@ -37,23 +37,23 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
 def in_order(tokens: pd.DataFrame) -> pd.DataFrame:
     """Target requests that were complied with first, those that think before those that do not, then all others.
 
-    A rollout and its reading with heads zeroed stand one after the other; arms and cells are named as in the page.
+    A rollout and its reading with heads zeroed stand one after the other; variants and cells are named as in the page.
 
     Args:
         tokens: the table tokens.parquet.
     """
     rollout, nothing = tokens["rollout"].astype(str), pd.Series("", index=tokens.index)
-    arm, cell = (tokens.get(column, nothing).astype(str) for column in ("arm", "cell"))
+    variant, cell = (tokens.get(column, nothing).astype(str) for column in ("variant", "cell"))
     target = tokens.get("target", nothing).eq(True).astype(bool)
     thinks = set(rollout[tokens["segment"].eq("thinking")])
     keys = {
         "other": ~(target & cell.str.endswith("_complied")),
         "silent": ~rollout.isin(thinks),
         "rollout": pd.factorize(rollout)[0],
-        "arm": pd.factorize(arm)[0],
+        "variant": pd.factorize(variant)[0],
     }
     order = pd.DataFrame(keys).reset_index(drop=True).sort_values(list(keys), kind="stable").index
     asked = "target request, " + cell.str.partition("_")[2]
     told = cell.str.replace("_", " request, ", n=1).where(~target | ~cell.str.contains("_"), asked)
-    named = {"arm": arm.map(lambda name: ARMS.get(name, name)), "cell": told}
+    named = {"variant": variant.map(lambda name: VARIANTS.get(name, name)), "cell": told}
     return tokens.assign(**{name: text for name, text in named.items() if name in tokens}).iloc[order]

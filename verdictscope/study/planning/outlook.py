@@ -31,11 +31,11 @@ WRAPPING = 24
 
 @dataclass(frozen=True)
 class Outlook:
-    """The rollouts of every arm, real or assumed.
+    """The rollouts of every variant, real or assumed.
 
     Attributes:
-        rollouts: by arm.
-        labels: of the base arm, in its order: rollout, group, part, cell, target, control.
+        rollouts: by variant.
+        labels: of the base variant, in its order: rollout, group, part, cell, target, control.
         label_strings: label strings as token ids, for what scoring them costs.
         notes: what was assumed, in words.
     """
@@ -45,10 +45,10 @@ class Outlook:
     label_strings: tuple[tuple[int, ...], ...] = ((0,), (1,))
     notes: tuple[str, ...] = ()
 
-    def chosen(self, which: pd.Series, arm: str = "base") -> list[Rollout]:
-        """Rollouts of an arm by a condition on the labels of the base arm."""
+    def chosen(self, which: pd.Series, variant: str = "base") -> list[Rollout]:
+        """Rollouts of a variant by a condition on the labels of the base variant."""
         wanted = set(self.labels.loc[which.fillna(False).astype(bool), "rollout"])
-        return [r for r in self.rollouts.get(arm, []) if r.id in wanted]
+        return [r for r in self.rollouts.get(variant, []) if r.id in wanted]
 
 
 def assume(study: Study, prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBase | None, written: int) -> Outlook:
@@ -83,11 +83,11 @@ def assume(study: Study, prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBa
     test = set(labels.loc[labels["part"] == "test", "rollout"])
     asked = set(labels.loc[(labels["part"] == "test") & (labels["target"] | labels["control"]), "rollout"])
     rollouts = {"base": base, "ablated": [r for r in base if r.id in test]}
-    if study.twin:
-        rollouts["twin"] = base
+    if study.reference:
+        rollouts["reference"] = base
     for number in range(study.ablation.generated_sets):
         rollouts[f"random_{number}"] = [r for r in base if r.id in asked]
-    if study.twin:
+    if study.reference:
         target = set(labels.loc[(labels["part"] == "test") & labels["target"], "rollout"])
         rollouts["transplanted"] = [r for r in base if r.id in target]
     return Outlook(rollouts, labels, _strings(study, tokenizer), tuple(notes))

@@ -53,7 +53,7 @@ class Plan:
     Attributes:
         study: its name.
         shape: the model under study.
-        twin: the twin, if there is one.
+        reference model: the reference model, if there is one.
         rates: what the hours rest on.
         rows: a row a stage.
         notes: what was assumed.
@@ -61,7 +61,7 @@ class Plan:
 
     study: str
     shape: Shape
-    twin: Shape | None
+    reference: Shape | None
     rates: Rates
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -77,7 +77,7 @@ class Plan:
         return {
             "study": self.study,
             "model": asdict(self.shape) | {"kv_per_token": self.shape.kv_per_token},
-            "twin": asdict(self.twin) if self.twin else None,
+            "reference": asdict(self.reference) if self.reference else None,
             "rates": asdict(self.rates),
             "stages": [asdict(row) for row in self.rows],
             "together": asdict(self.total),
@@ -119,7 +119,7 @@ def plan_study(
     planned = kind if device is None or measured else ("cpu" if device == "cpu" else "cuda")
     options = {"dtype": study.dtype, "trust_remote_code": study.trust_remote_code, "device": planned}
     shape = read_shape(study.model, revision=study.revision, **options)
-    twin = read_shape(study.twin, revision=study.twin_revision, **options) if study.twin else None
+    reference = read_shape(study.reference, revision=study.reference_revision, **options) if study.reference else None
     most = study.sampling.max_new_tokens
     if written is not None and not 1 <= written <= most:
         raise InputError(f"--written is {written}: a rollout writes between 1 and max_new_tokens {most} tokens")
@@ -132,14 +132,14 @@ def plan_study(
     else:
         rates = assumed(device or ("h100" if kind == "cuda" else "cpu"), tflops)
         kind = planned
-    counting = Counting(study, shape, outlook, kind, twin)
+    counting = Counting(study, shape, outlook, kind, reference)
     rows = [row(counting, WORK[stage](counting), rates) for stage in STAGES]
-    return Plan(study.name, shape, twin, rates, tuple(rows), (*outlook.notes, *dict.fromkeys(counting.notes)))
+    return Plan(study.name, shape, reference, rates, tuple(rows), (*outlook.notes, *dict.fromkeys(counting.notes)))
 
 
 def row(counting: Counting, work: Work, rates: Rates) -> Row:
     """A stage's work as a row of the plan."""
-    shapes = [counting.shape, *([counting.twin] if counting.twin else [])]
+    shapes = [counting.shape, *([counting.reference] if counting.reference else [])]
     weights = max(shape.weights for shape in shapes)
     shape = counting.shape
     counts: Mapping[str, int] = {key: work.total(key) for key in ("generations", "written", "read", "passes")}

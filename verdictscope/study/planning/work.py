@@ -42,28 +42,28 @@ class Counting:
         shape: the model under study.
         outlook: its rollouts.
         device: ``cpu`` or ``cuda``, on which default batch sizes hang.
-        twin: sizes of the twin, if there is one.
+        reference model: sizes of the reference model, if there is one.
     """
 
     study: Study
     shape: Shape
     outlook: Outlook
     device: str
-    twin: Shape | None = None
+    reference: Shape | None = None
     notes: list[str] = field(default_factory=list)
 
-    def of(self, arm: str) -> Shape:
-        """Sizes of an arm's model."""
-        return self.twin if arm == "twin" and self.twin else self.shape
+    def of(self, variant: str) -> Shape:
+        """Sizes of a variant's model."""
+        return self.reference if variant == "reference" and self.reference else self.shape
 
     # -- the two ways a model is run
     # --------------------------------------------------------------------------------------------------------------
 
-    def writing(self, arm: str) -> Job:
+    def writing(self, variant: str) -> Job:
         """Free generation: batches of similar prompts, each written to its end. An engine that refills the batch
         makes fewer passes; this is the most."""
-        shape, new = self.of(arm), self.study.sampling.max_new_tokens
-        rollouts = sorted(self.outlook.rollouts[arm], key=lambda r: -r.n_prompt)
+        shape, new = self.of(variant), self.study.sampling.max_new_tokens
+        rollouts = sorted(self.outlook.rollouts[variant], key=lambda r: -r.n_prompt)
         passes = flops = moved = cache = live = 0
         for batch in full_batches([r.n_prompt for r in rollouts], new, self.study.batch_tokens):
             members = [rollouts[i] for i in batch]
@@ -80,7 +80,7 @@ class Counting:
             cache = max(cache, rows * (width + steps) * shape.kv_per_token)
             live = max(live, rows * max(width * shape.live_per_token, DRAW * shape.vocab))
         written = sum(len(r) - r.n_prompt for r in rollouts)
-        return Job(f"{arm} writes", len(rollouts), written, 0, passes, flops, moved, cache, live)
+        return Job(f"{variant} writes", len(rollouts), written, 0, passes, flops, moved, cache, live)
 
     def reading(
         self,
@@ -89,7 +89,7 @@ class Counting:
         budget: int,
         times: int = 1,
         logits: str | None = None,
-        arm: str = "base",
+        variant: str = "base",
         labels: bool = False,
     ) -> Job:
         """Teacher-forced passes over what was written: every batch of the plan, so many times.
@@ -100,10 +100,10 @@ class Counting:
             budget: padded tokens of a batch.
             times: how often.
             logits: positions whose logits are made.
-            arm: whose model.
+            variant: whose model.
             labels: whether label strings of several tokens take passes of their own.
         """
-        shape = self.of(arm)
+        shape = self.of(variant)
         lengths = [len(r) for r in rollouts]
         batches = BatchPlan.make(lengths, budget).batches if lengths else ()
         passes, flops, live, read = len(batches), 0, 0, sum(lengths)
@@ -201,10 +201,11 @@ class Counting:
             found += [r for r in cut if r is not None][: self.study.heads.rollouts]
         return found
 
-    def twin_targets(self) -> list[Rollout]:
-        """As ``stages.transplant``: what the twin wrote on the target requests of the test part, up to the answer."""
+    def reference_targets(self) -> list[Rollout]:
+        """As ``stages.transplant``: what the reference model wrote on the target requests of the test part, up to
+        the answer."""
         labels = self.outlook.labels
-        cut = [until_answer(r) for r in self.outlook.chosen(labels["target"] & (labels["part"] == "test"), "twin")]
+        cut = [until_answer(r) for r in self.outlook.chosen(labels["target"] & (labels["part"] == "test"), "reference")]
         return [r for r in cut if r is not None][: self.study.heads.rollouts]
 
     def per_cell(self) -> list[Rollout]:
@@ -237,14 +238,14 @@ def full_batches(prompts: Sequence[int], new: int, budget: int) -> Iterator[list
 
 
 def rollouts_work(c: Counting) -> Work:
-    """``rollouts``: every unedited arm writes."""
-    arms = [arm for arm in ("base", "twin") if arm in c.outlook.rollouts]
-    tokens = sum(len(r) for arm in arms for r in c.outlook.rollouts[arm])
-    return Work("rollouts", tuple(c.writing(arm) for arm in arms), about=TOKEN_ROW["rollouts"] * tokens)
+    """``rollouts``: every unedited variant writes."""
+    variants = [variant for variant in ("base", "reference") if variant in c.outlook.rollouts]
+    tokens = sum(len(r) for variant in variants for r in c.outlook.rollouts[variant])
+    return Work("rollouts", tuple(c.writing(variant) for variant in variants), about=TOKEN_ROW["rollouts"] * tokens)
 
 
 def collect_work(c: Counting) -> Work:
-    """``collect``: one pass over the base arm, and the store."""
+    """``collect``: one pass over the base variant, and the store."""
     base, section = c.outlook.rollouts["base"], c.study.collect
     rows = {"resid": c.rows_at(section.resid_post), "z": c.rows_at(section.z)}
     values = {"resid": c.shape.resid_per_row, "z": c.shape.z_per_row}
@@ -254,9 +255,12 @@ def collect_work(c: Counting) -> Work:
 
 
 def trace_work(c: Counting) -> Work:
-    """``trace``: one pass over every unedited arm, and the headline's thinking closed early."""
-    arms = [arm for arm in ("base", "twin") if arm in c.outlook.rollouts]
-    jobs = [c.reading(f"{arm} is scored", c.outlook.rollouts[arm], c.study.batch_tokens, arm=arm) for arm in arms]
+    """``trace``: one pass over every unedited variant, and the headline's thinking closed early."""
+    variants = [variant for variant in ("base", "reference") if variant in c.outlook.rollouts]
+    jobs = [
+        c.reading(f"{variant} is scored", c.outlook.rollouts[variant], c.study.batch_tokens, variant=variant)
+        for variant in variants
+    ]
     about = TOKEN_ROW["trace"] * sum(job.read for job in jobs)
     if endings := c.endings():
         jobs.append(c.reading("thinking closed early", endings, c.study.batch_tokens, 1, "before_answer", labels=True))
@@ -264,7 +268,7 @@ def trace_work(c: Counting) -> Work:
 
 
 def erase_work(c: Counting) -> Work:
-    """``erase``: one pass over the training and the test part of the base arm."""
+    """``erase``: one pass over the training and the test part of the base variant."""
     read = c.outlook.chosen(c.outlook.labels["part"].isin(["train", "test"]))
     return Work("erase", (c.reading("states around the end of thinking", read, c.study.batch_tokens),))
 
@@ -298,7 +302,8 @@ def heads_work(c: Counting) -> Work:
 
 
 def ablate_work(c: Counting) -> Work:
-    """``ablate``: untouched, found and random sets on the same tokens, ever more heads, heads put into the twin; free
+    """``ablate``: untouched, found and random sets on the same tokens, ever more heads, heads put into the reference
+    model; free
     generation; two controls of the traces."""
     labels, ablation = c.outlook.labels, c.study.ablation
     times = 2 + ablation.random_sets
@@ -316,25 +321,25 @@ def ablate_work(c: Counting) -> Work:
             labels=True,
         )
     )
-    if c.study.twin:
+    if c.study.reference:
         jobs.append(
             c.reading(
-                "heads put into the twin",
-                c.twin_targets(),
+                "heads put into the reference",
+                c.reference_targets(),
                 c.default_budget(),
                 times,
                 "before_answer",
-                arm="twin",
+                variant="reference",
                 labels=True,
             )
         )
         jobs.append(Job("which rows make a head", passes=c.shape.n_layers))
-    arms = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets)), "transplanted"]
-    jobs += [c.writing(arm) for arm in arms if c.outlook.rollouts.get(arm)]
+    variants = ["ablated", *(f"random_{i}" for i in range(ablation.generated_sets)), "transplanted"]
+    jobs += [c.writing(variant) for variant in variants if c.outlook.rollouts.get(variant)]
     asked = labels["target"] & (labels["part"] == "test")
-    for arm in ("base", "ablated"):
-        jobs.append(c.reading(f"{arm} without the heads", c.outlook.chosen(asked, arm), c.study.batch_tokens))
-    written = sum(len(r) for arm in arms for r in c.outlook.rollouts.get(arm, []))
+    for variant in ("base", "ablated"):
+        jobs.append(c.reading(f"{variant} without the heads", c.outlook.chosen(asked, variant), c.study.batch_tokens))
+    written = sum(len(r) for variant in variants for r in c.outlook.rollouts.get(variant, []))
     traced = sum(job.read for job in jobs[-2:])
     return Work("ablate", tuple(jobs), about=TOKEN_ROW["rollouts"] * written + TOKEN_ROW["trace"] * traced)
 
@@ -346,10 +351,10 @@ def tokens_work(c: Counting) -> Work:
     complied = set(labels.loc[labels["target"] & labels["cell"].str.endswith("_complied"), "rollout"])
     longer = any(len(string) > 1 for string in c.outlook.label_strings)
     positions = "before_answer" if longer else "all"
-    arms = {"base": shown, "without the heads": [r for r in shown if r.id in complied]}
+    variants = {"base": shown, "without the heads": [r for r in shown if r.id in complied]}
     jobs = [
-        c.reading(f"{arm}, token by token", rollouts, c.study.batch_tokens, 1, positions, labels=longer)
-        for arm, rollouts in arms.items()
+        c.reading(f"{variant}, token by token", rollouts, c.study.batch_tokens, 1, positions, labels=longer)
+        for variant, rollouts in variants.items()
         if rollouts
     ]
     rows = sum(job.read for job in jobs) * c.shape.n_layers

@@ -1,4 +1,4 @@
-"""What any study names: a question, a model and its twin, seeds, sampling and the split of the groups."""
+"""What any study names: a question, a model and its reference model, seeds, sampling and the split of the groups."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class BaseStudy(Section):
     question: str
     model: str
     revision: str | None = None
-    twin: str | None = None
-    twin_revision: str | None = None
+    reference: str | None = None
+    reference_revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str | None = None
     trust_remote_code: bool = False

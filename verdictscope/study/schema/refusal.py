@@ -33,9 +33,9 @@ class EngineSection(Section):
     """What writes the unedited rollouts: this process, or a server with token ids in and out."""
 
     url: str | None = None
-    twin_url: str | None = None
+    reference_url: str | None = None
     model: str | None = None
-    twin_model: str | None = None
+    reference_model: str | None = None
     concurrency: int = Field(16, ge=1)
     timeout: float = Field(600.0, gt=0)
     retries: int = Field(5, ge=0)

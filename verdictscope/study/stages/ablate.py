@@ -1,4 +1,5 @@
-"""Stage ``ablate``: the found heads against matched random sets, teacher-forced and writing freely; and in the twin."""
+"""Stage ``ablate``: the found heads against matched random sets, teacher-forced and writing freely; and in the
+reference."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from verdictscope.study.stages.transplant import run_transplant
 
 
 def run_ablate(run: Run) -> None:
-    """Write ``ablation curve transplant rollouts_ablated labels_ablated generation``; add two arms to the traces."""
+    """Write ``ablation curve transplant rollouts_ablated labels_ablated generation``; add two variants to the
+    traces."""
     found = found_heads(run)
     # Norms from the half that ranks: the null is fixed before the reporting half is looked at.
     norms = write_norms(run.model(), complied_targets(run, "explore"))
@@ -25,7 +27,7 @@ def run_ablate(run: Run) -> None:
     run.write("ablation", teacher_forced(run, found, sets).assign(norm=[np.nan, 1.0, *drawn.ratio], about=drawn.note))
     run.write("curve", curve(run))
     rollouts, labels = generate_under(run, found, sets)
-    if run.study.twin:
+    if run.study.reference:
         moved, more, effects_there = run_transplant(run, found, sets)
         run.write("transplant", effects_there)
         rollouts, labels = (pd.concat(pair, ignore_index=True) for pair in ((rollouts, moved), (labels, more)))
@@ -82,22 +84,22 @@ def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFr
         f"random_{i}": (heads, asked) for i, heads in enumerate(sets[: run.study.ablation.generated_sets])
     }
     tables, labels = [], [load_all_test_labels(run)]
-    for arm, (heads, shown) in jobs.items():
+    for variant, (heads, shown) in jobs.items():
         with applied(run.model(), HeadEdit(heads)):
-            rollouts, table = sample(run, shown, arm)
+            rollouts, table = sample(run, shown, variant)
         tables.append(table)
-        labels.append(label(run, rollouts, arm).assign(part="test"))
+        labels.append(label(run, rollouts, variant).assign(part="test"))
     return pd.concat(tables, ignore_index=True), pd.concat(labels, ignore_index=True)
 
 
 def load_all_test_labels(run: Run) -> pd.DataFrame:
-    """Labels of the unedited arms on the reporting half."""
+    """Labels of the unedited variants on the reporting half."""
     labels = run.table("labels")
     return labels[labels["part"] == "test"]
 
 
 def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
-    """Refusal rate by arm and kind of request; unread answers are counted beside, never as complying."""
+    """Refusal rate by variant and kind of request; unread answers are counted beside, never as complying."""
     kinds = {
         "target": labels["target"],
         "control": labels["control"],
@@ -105,17 +107,23 @@ def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
         "harmless": ~labels["harm"],
     }
     rows = []
-    for arm, of_arm in labels.groupby("arm", sort=False):
+    for variant, of_variant in labels.groupby("variant", sort=False):
         for kind, member in kinds.items():
-            if arm.startswith(("random_", "transplanted")) and kind in ("harmful", "harmless"):
+            if variant.startswith(("random_", "transplanted")) and kind in ("harmful", "harmless"):
                 continue  # these are run on target and control requests alone
-            chosen = of_arm[member.loc[of_arm.index]]
+            chosen = of_variant[member.loc[of_variant.index]]
             if chosen.empty:
                 continue
             read = chosen[chosen["refused"].notna()]
             effect = rate_effect("refused", read["refused"].astype(int), read["group"])
             rows.append(
-                {"arm": arm, "cell_kind": kind, "refused": effect.estimate, "low": effect.low, "high": effect.high}
+                {
+                    "variant": variant,
+                    "cell_kind": kind,
+                    "refused": effect.estimate,
+                    "low": effect.low,
+                    "high": effect.high,
+                }
                 | {"n": effect.n, "rollouts": len(read), "unread": len(chosen) - len(read)}
             )
     return pd.DataFrame(rows)

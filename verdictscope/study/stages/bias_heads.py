@@ -1,4 +1,4 @@
-"""Stage ``bias_heads``: what taking out every head and MLP alone does to content, position and cues, in both arms.
+"""Stage ``bias_heads``: what taking out every head and MLP alone does to content, position and cues, in both variants.
 
 One half of the groups ranks, states the smallest effect that counts and the sign of every bias; the other reports and
 tests. Verdicts are those without thinking: there the tokens of all conditions are the same but for the cue.
@@ -18,7 +18,7 @@ from verdictscope.judgments import at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
 from verdictscope.study.folder import Run
-from verdictscope.study.stages.verdicts import arms, conditions, contrasts, items, judged, part_of, readout
+from verdictscope.study.stages.verdicts import conditions, contrasts, items, judged, part_of, readout, variants
 
 HALVES = ("explore", "report")
 Head = tuple[int, int]
@@ -28,14 +28,14 @@ def run_bias_heads(run: Run) -> None:
     """Write ``bias_heads.parquet`` and ``bias_heads.json``."""
     tables, told = [], {}
     delta = run.study.heads.delta
-    for arm in arms(run):
+    for variant in variants(run):
         sweeps: dict[str, BiasSweep] = {}
         for half in HALVES:
-            given, rollouts = halved(run, arm, half)
+            given, rollouts = halved(run, variant, half)
             signs = None if half == "explore" else {n: s.estimate for n, s in sweeps["explore"].sizes.items()}
-            with run.ticking(f"bias heads: {arm}, {half} half") as tick:
+            with run.ticking(f"bias heads: {variant}, {half} half") as tick:
                 sweeps[half] = sweep_bias(
-                    run.model(arm),
+                    run.model(variant),
                     rollouts,
                     readout(run),
                     given,
@@ -45,13 +45,13 @@ def run_bias_heads(run: Run) -> None:
                     seed=run.study.seed,
                     progress=tick,
                 )
-            # The twin is measured with the same yardstick as the model under study.
+            # The reference model is measured with the same yardstick as the model under study.
             delta = sweeps["explore"].delta
-        shares = attribution_shares(run, arm)
-        tables.append(ranked(sweeps, shares, run.study.heads.k).assign(arm=arm))
-        told[arm] = findings(run, arm, sweeps)
+        shares = attribution_shares(run, variant)
+        tables.append(ranked(sweeps, shares, run.study.heads.k).assign(variant=variant))
+        told[variant] = findings(run, variant, sweeps)
     table = pd.concat(tables, ignore_index=True)
-    run.write("bias_heads", table[["arm", *(name for name in table.columns if name != "arm")]])
+    run.write("bias_heads", table[["variant", *(name for name in table.columns if name != "variant")]])
     stated = "as stated" if run.study.heads.delta else told["base"].pop("delta_is")
     about = {
         "delta": delta,
@@ -61,7 +61,9 @@ def run_bias_heads(run: Run) -> None:
         "positions": run.study.heads.positions,
         "left_out": left_out(run.study.heads.positions),
     }
-    run.write_json("bias_heads", about | told["base"] | ({"twin": told["twin"]} if "twin" in told else {}))
+    run.write_json(
+        "bias_heads", about | told["base"] | ({"reference": told["reference"]} if "reference" in told else {})
+    )
 
 
 def half_items(run: Run, half: str, most: int | None) -> set[str]:
@@ -75,29 +77,29 @@ def half_items(run: Run, half: str, most: int | None) -> set[str]:
 
 
 def halved(
-    run: Run, arm: str, half: str, most: int | None = -1, thinking: str = "off"
+    run: Run, variant: str, half: str, most: int | None = -1, thinking: str = "off"
 ) -> tuple[dict[str, Contrast], list[Rollout]]:
     """The contrasts over a half's items, and the verdict prefixes they are made of.
 
     Args:
         run: a run with its verdicts.
-        arm: whose verdicts.
+        variant: whose verdicts.
         half: ``explore`` or ``report``.
         most: at most so many items; by default as many as the sweep takes.
         thinking: which verdicts.
     """
     kept = half_items(run, half, run.study.heads.items if most == -1 else most)
-    given = {name: contrast.among(kept) for name, contrast in contrasts(run, arm, thinking).items()}
+    given = {name: contrast.among(kept) for name, contrast in contrasts(run, variant, thinking).items()}
     used = {name for contrast in given.values() for ids in contrast.rollouts for name in ids}
-    every = [r for condition in conditions(run) for r in judged(run, arm, condition, thinking).rollouts]
+    every = [r for condition in conditions(run) for r in judged(run, variant, condition, thinking).rollouts]
     return given, [r for r in every if r.id in used]
 
 
-def attribution_shares(run: Run, arm: str) -> dict[str, dict[tuple[str, int, int], float]]:
+def attribution_shares(run: Run, variant: str) -> dict[str, dict[tuple[str, int, int], float]]:
     """By contrast every part's exact share of it, where the verdict is read, on the reporting half."""
-    given, rollouts = halved(run, arm, "report")
+    given, rollouts = halved(run, variant, "report")
     taken = attribute(
-        run.model(arm), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
+        run.model(variant), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
     )
     means = {name: contrast.attribution(taken).shares.mean(axis=1) for name, contrast in given.items()}
     return {name: dict(zip(taken.parts, values, strict=True)) for name, values in means.items()}
@@ -123,7 +125,7 @@ def ranked(sweeps: Mapping[str, BiasSweep], shares: Mapping[str, Mapping[Any, fl
     return table
 
 
-def findings(run: Run, arm: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, Any]:
+def findings(run: Run, variant: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, Any]:
     """What the table cannot hold: sizes, what was found and what the test declares, in words too."""
     explore, report = sweeps["explore"], sweeps["report"]
     most = run.study.heads.items

@@ -1,4 +1,5 @@
-"""What stands beside the cliff: nulls, other anchors, the published statistic, when it falls, and who is left out."""
+"""What stands beside the cliff: nulls, other normaliser, the published statistic, when it falls, and who is left
+out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from verdictscope.stats import Effect, mean_effect
 from verdictscope.study.folder import Run
 from verdictscope.study.stages.rollouts import load_labels, load_rollouts
 from verdictscope.traces import (
-    Anchors,
+    Normaliser,
     as_published,
     change_points,
     cliff,
@@ -31,28 +32,28 @@ from verdictscope.traces import (
 )
 from verdictscope.traces.normaliser import windows
 
-COLUMNS = ["check", "arm", "cell", "name", "estimate", "low", "high", "n", "unit", "p", "about"]
+COLUMNS = ["check", "variant", "cell", "name", "estimate", "low", "high", "n", "unit", "p", "about"]
 MOST = 64
 """Rollouts, in the order of the prompts, whose change points and settling times are looked for."""
 
 Row = dict[str, Any]
 
 
-def write_checks(run: Run, test: pd.DataFrame, anchors: Anchors) -> None:
+def write_checks(run: Run, test: pd.DataFrame, normaliser: Normaliser) -> None:
     """Write ``cliff_checks.parquet``, ``change_points.parquet`` and ``commitment.parquet``.
 
     Args:
         run: the run.
-        test: aligned scores of the test part of every unedited arm, with ``arm cell target``.
-        anchors: the run's anchors.
+        test: aligned scores of the test part of every unedited variant, with ``variant cell target``.
+        normaliser: the run's normaliser.
     """
-    rows = list(_left_out(test, anchors.m))
-    base = test[test["arm"] == "base"]
+    rows = list(_left_out(test, normaliser.m))
+    base = test[test["variant"] == "base"]
     hero = base[base["target"] & base["cell"].str.endswith("_complied")]
     changes, times = change_points([]), commitment(_no_readings(), [])
     if len(hero):
-        rows += [*_exchanged(base, hero, anchors, run.study.seed), *_turned(hero, anchors.m, run.study.seed)]
-        rows += [*_other_anchors(run, hero), *_published(hero)]
+        rows += [*_exchanged(base, hero, normaliser, run.study.seed), *_turned(hero, normaliser.m, run.study.seed)]
+        rows += [*_other_normaliser(run, hero), *_published(hero)]
         rollouts = load_rollouts(run)
         some = [rollouts[i] for i in list(dict.fromkeys(hero["rollout"]))[:MOST]]
         changes = _changes(hero, some, run.study.seed)
@@ -65,11 +66,23 @@ def write_checks(run: Run, test: pd.DataFrame, anchors: Anchors) -> None:
 
 
 def _row(
-    check: str, cell: str, name: str, estimate: SupportsFloat, n: SupportsInt, unit: str, arm: str = "base", **more: Any
+    check: str,
+    cell: str,
+    name: str,
+    estimate: SupportsFloat,
+    n: SupportsInt,
+    unit: str,
+    variant: str = "base",
+    **more: Any,
 ) -> Row:
-    return {"check": check, "arm": arm, "cell": cell, "name": name, "estimate": float(estimate), "n": int(n)} | (
-        {"low": np.nan, "high": np.nan, "unit": unit, "p": np.nan, "about": ""} | more
-    )
+    return {
+        "check": check,
+        "variant": variant,
+        "cell": cell,
+        "name": name,
+        "estimate": float(estimate),
+        "n": int(n),
+    } | ({"low": np.nan, "high": np.nan, "unit": unit, "p": np.nan, "about": ""} | more)
 
 
 def _effect(check: str, cell: str, effect: Effect, about: str = "") -> Row:
@@ -78,26 +91,26 @@ def _effect(check: str, cell: str, effect: Effect, about: str = "") -> Row:
 
 
 def _left_out(test: pd.DataFrame, m: int) -> Iterator[Row]:
-    """Rollouts that have no plateau or no end, by arm and cell, so that nobody is dropped unseen."""
-    for (arm, cell), own in test.groupby(["arm", "cell"], sort=False):
+    """Rollouts that have no plateau or no end, by variant and cell, so that nobody is dropped unseen."""
+    for (variant, cell), own in test.groupby(["variant", "cell"], sort=False):
         table = windows(own, m).table
         for reason, n in table["reason"].replace("", "measured").value_counts().items():
-            yield _row("counted", str(cell), str(reason), n, len(table), "rollouts", arm=str(arm))
+            yield _row("counted", str(cell), str(reason), n, len(table), "rollouts", variant=str(variant))
 
 
-def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, anchors: Anchors, seed: int) -> Iterator[Row]:
+def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, normaliser: Normaliser, seed: int) -> Iterator[Row]:
     """The headline's drop against every other cell's: whole prompts exchanged, or paired where both hold the same."""
-    asked = cliff(hero, anchors, name="headline")
+    asked = cliff(hero, normaliser, name="headline")
     others = base[~base["rollout"].isin(set(hero["rollout"]))]
     for cell, own in others.groupby("cell", sort=True):
-        beside = cliff(own, anchors, name=str(cell))
+        beside = cliff(own, normaliser, name=str(cell))
         shared = set(asked.table["group"]) & set(beside.table["group"])
         if shared:
-            name = f"anchored drop minus that of {cell}, paired by prompt"
+            name = f"normalised drop minus that of {cell}, paired by prompt"
             difference = drop_difference(asked, beside, name=name)
             yield _effect("paired", str(cell), difference, f"{len(shared)} prompts stand in both")
             continue
-        for kind, unit in (("anchored", "anchored"), ("raw", "logit")):
+        for kind, unit in (("normalised", "normalised"), ("raw", "logit")):
             name = f"{kind} drop minus that of {cell}"
             try:
                 found = exchange_null(asked, beside, value=f"{kind}_drop", name=name, seed=seed)
@@ -122,22 +135,22 @@ def _turned(hero: pd.DataFrame, m: int, seed: int) -> Iterator[Row]:
     yield _row("shift", cell, found.name, found.estimate, found.n, "logit", p=found.p, about=about)
 
 
-def _other_anchors(run: Run, hero: pd.DataFrame) -> Iterator[Row]:
-    """The headline read by anchors that were fitted on one kind of refusal, and the other kind read by the same."""
+def _other_normaliser(run: Run, hero: pd.DataFrame) -> Iterator[Row]:
+    """The headline read by normaliser that were fitted on one kind of refusal, and the other kind read by the same."""
     labels = load_labels(run)
     trace = run.table("trace")
-    base = trace[trace["arm"] == "base"]
+    base = trace[trace["variant"] == "base"]
     train = labels[labels["part"] == "train"]
     complied = train["rollout"][train["cell"] == "harmless_complied"]
     for kind, other in (("harmful_refused", "harmless_refused"), ("harmless_refused", "harmful_refused")):
         refused = train["rollout"][train["cell"] == kind]
-        fitted = Anchors.fit(base, list(complied), list(refused), m=run.study.trace.plateau, seed=run.study.seed)
+        fitted = Normaliser.fit(base, list(complied), list(refused), m=run.study.trace.plateau, seed=run.study.seed)
         read = {str(hero["cell"].iloc[0]): list(dict.fromkeys(hero["rollout"]))}
         read[other] = list(labels["rollout"][(labels["part"] == "test") & (labels["cell"] == other)])
         for cell, ids in read.items():
             found = cliff(base, fitted, rollouts=ids, name=cell, seed=run.study.seed)
-            for name in ("anchored_plateau", "anchored_final", "anchored_drop"):
-                yield _effect(f"anchors from {kind}", cell, found[name], found.reason)
+            for name in ("normalised_plateau", "normalised_final", "normalised_drop"):
+                yield _effect(f"normaliser from {kind}", cell, found[name], found.reason)
 
 
 def _published(hero: pd.DataFrame) -> Iterator[Row]:

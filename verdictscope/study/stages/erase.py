@@ -19,7 +19,7 @@ from verdictscope.study.folder import Run
 from verdictscope.study.stages.probe import probe_rows
 from verdictscope.study.stages.rollouts import load_labels, load_rollouts
 from verdictscope.study.stages.trace import drawn
-from verdictscope.traces import Anchors, aggregate, anchor_rollouts, cliff
+from verdictscope.traces import Normaliser, aggregate, cliff, normaliser_rollouts
 from verdictscope.traces.aggregate import WRITTEN
 from verdictscope.traces.normaliser import windows
 
@@ -57,14 +57,15 @@ def run_erase(run: Run) -> None:
 
 
 def shown_tokens(run: Run) -> pd.DataFrame:
-    """The tokens that anchors and curves rest on: rows of the base arm's trace, and whose mean each belongs to.
+    """The tokens that normaliser and curves rest on: rows of the base variant's trace, and whose mean each belongs to.
 
-    ``of`` is ``complied`` or ``refused`` for the anchors (training part, with enough thinking, as `Anchors.fit` takes
+    ``of`` is ``complied`` or ``refused`` for the normaliser (training part, with enough thinking, as
+    `Normaliser.fit` takes
     them), ``CELL True`` or ``CELL False`` (target requests or not) on the test part, and empty for the rest.
     """
     trace, labels = run.table("trace"), load_labels(run)
     first, last = drawn(run)
-    rows = trace[(trace["arm"] == "base") & trace["segment"].isin(WRITTEN)]
+    rows = trace[(trace["variant"] == "base") & trace["segment"].isin(WRITTEN)]
     near = rows["rel_think_end"].between(min(first, -run.study.trace.plateau), last)
     rows = rows[(near & (rows["rel_answer"] < 0)).fillna(False).astype(bool)]
     facts = labels.loc[labels["part"].isin(["train", "test"]), ["rollout", "part", "cell", "target"]]
@@ -72,7 +73,7 @@ def shown_tokens(run: Run) -> pd.DataFrame:
     tested = rows["cell"] + " " + rows["target"].astype(bool).astype(str)
     rows["of"] = tested.where(rows["part"] == "test", "")
     usable = rows["rollout"].isin(windows(rows, run.study.trace.plateau).rollout)
-    for name, ids in zip(ANCHORS, anchor_rollouts(labels), strict=True):
+    for name, ids in zip(ANCHORS, normaliser_rollouts(labels), strict=True):
         rows.loc[rows["rollout"].isin(ids) & usable, "of"] = name
     return rows
 
@@ -103,41 +104,43 @@ def read_states(run: Run, found: Erasure, tokens: pd.DataFrame, site: str, layer
 def trace_without(
     run: Run, found: Erasure, tokens: pd.DataFrame, scores: np.ndarray, means: Means
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean curves of the three lines, raw and anchored, with the range of both nulls; and their drops."""
-    complied, refused = anchor_rollouts(load_labels(run))
+    """Mean curves of the three lines, raw and normalised, with the range of both nulls; and their drops."""
+    complied, refused = normaliser_rollouts(load_labels(run))
     curves, drops = [], []
     for place, (erased, probe) in enumerate(LINES):
         rows = tokens.assign(score=scores[:, place])
-        anchors = Anchors.fit(
+        normaliser = Normaliser.fit(
             rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
         )
         test = rows[rows["part"] == "test"]
-        for kind, value in (("raw", "score"), ("anchored", "anchored")):
-            table = test if kind == "raw" else anchors.score(test)
+        for kind, value in (("raw", "score"), ("normalised", "normalised")):
+            table = test if kind == "raw" else normaliser.score(test)
             curve = aggregate(table, ["cell", "target"], window=drawn(run), value=value, seed=run.study.seed)
             curve = curve.assign(erased=erased, probe=probe, kind=kind)
-            curves.append(curve.merge(null_range(found, means, anchors, kind, erased, probe), how="left"))
+            curves.append(curve.merge(null_range(found, means, normaliser, kind, erased, probe), how="left"))
         for cell, of in test[test["target"].astype(bool)].groupby("cell"):
-            table = cliff(of, anchors, name=str(cell)).to_frame()
+            table = cliff(of, normaliser, name=str(cell)).to_frame()
             drops.append(table.assign(read=str(cell), erased=erased, probe=probe, part="test", draw=0))
     columns = ["probe", "erased", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n", "n_groups"]
     columns += [f"{null}_{end}" for null in NULLS for end in ("low", "high")]
     return pd.concat(curves, ignore_index=True)[columns], pd.concat(drops, ignore_index=True)
 
 
-def null_range(found: Erasure, means: Means, anchors: Anchors, kind: str, erased: str, probe: str) -> pd.DataFrame:
+def null_range(
+    found: Erasure, means: Means, normaliser: Normaliser, kind: str, erased: str, probe: str
+) -> pd.DataFrame:
     """The range, over the draws of each null, of the same mean curve by cell and position."""
-    places = anchors.table[(anchors.table["on"] == "rel_think_end") & (anchors.table["reason"] == "")]
+    places = normaliser.table[(normaliser.table["on"] == "rel_think_end") & (normaliser.table["reason"] == "")]
     fine, rows = set(places["rel"]), []
     for of, rel in means if erased == "concept" else ():
-        if of in ("", *ANCHORS) or (kind == "anchored" and rel not in fine):
+        if of in ("", *ANCHORS) or (kind == "normalised" and rel not in fine):
             continue
         cell, _, target = of.rpartition(" ")
         row: dict[str, Any] = {"cell": cell, "target": target == "True", "rel_think_end": rel}
         for null in NULLS:
             lines = found.lines[null, probe]
             value = lines.scores(means[of, rel][None])[:, 0]
-            if kind == "anchored":
+            if kind == "normalised":
                 low, high = (lines.scores(means[name, rel][None])[:, 0] for name in ANCHORS)
                 value = (value - low) / (high - low)
             row |= {f"{null}_low": value.min(), f"{null}_high": value.max()}

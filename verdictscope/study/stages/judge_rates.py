@@ -15,15 +15,15 @@ from verdictscope.stats import mean_effect
 from verdictscope.study.folder import Run
 from verdictscope.study.stages.verdicts import CONTROL, PLAIN
 
-KEYS = ["arm", "thinking", "condition"]
+KEYS = ["variant", "thinking", "condition"]
 OF_ORDERS = ("first_preference", "consistency")
 
 
 def verdict_rates(run: Run) -> pd.DataFrame:
-    """Rates of every arm, way of thinking and condition over all items: nothing was chosen on them.
+    """Rates of every variant, way of thinking and condition over all items: nothing was chosen on them.
 
     Returns:
-        ``arm thinking condition name estimate low high n unit verdicts missing definition``; ``n`` counts groups.
+        ``variant thinking condition name estimate low high n unit verdicts missing definition``; ``n`` counts groups.
     """
     table = run.table("verdicts")
     seed, tables = run.study.seed, []
@@ -86,7 +86,7 @@ def _pulls(table: pd.DataFrame, seed: int) -> Iterator[dict[str, Any]]:
     odds = np.log(np.maximum(read["p_first"], tiny)) - np.log(np.maximum(read["p_second"], tiny))
     read = read.assign(odds=odds)
     at = ["item", "order"]
-    for (arm, thinking), rows in read.groupby(["arm", "thinking"], sort=False):
+    for (variant, thinking), rows in read.groupby(["variant", "thinking"], sort=False):
         plain, control = (rows[rows["condition"] == c].set_index(at) for c in (PLAIN, CONTROL))
         both = control.join(plain["odds"], on=at, rsuffix="_plain", how="inner").reset_index()
         if both.empty:
@@ -96,7 +96,7 @@ def _pulls(table: pd.DataFrame, seed: int) -> Iterator[dict[str, Any]]:
         pull = both.assign(pull=toward * (both["odds"] - both["odds_plain"])).groupby("item", sort=False)
         found = mean_effect("pull", pull["pull"].mean(), pull["group"].first(), unit="nats", seed=seed)
         yield {
-            "arm": arm,
+            "variant": variant,
             "thinking": thinking,
             "condition": CONTROL,
             "name": "pull",

@@ -24,8 +24,8 @@ def run_judge_summary(run: Run) -> None:
         "name": run.study.name,
         "model": run.study.model,
         "verdicts": counts(run.table("verdicts")),
-        "rates": nested(rates, ["arm", "thinking", "condition", "name"]),
-        "parts": nested(run.table("bias_parts"), ["arm", "thinking", "name"]),
+        "rates": nested(rates, ["variant", "thinking", "condition", "name"]),
+        "parts": nested(run.table("bias_parts"), ["variant", "thinking", "name"]),
         "heads": head_numbers(run),
         "sets": set_numbers(run.table("bias_sets")),
         "mitigations": nested(run.table("mitigations"), ["thinking", "mitigation", "name"]),
@@ -36,8 +36,8 @@ def run_judge_summary(run: Run) -> None:
 
 
 def counts(verdicts: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Verdicts and how many could not be read, by arm, thinking and condition."""
-    keys = verdicts["arm"] + ", thinking " + verdicts["thinking"] + ", " + verdicts["condition"]
+    """Verdicts and how many could not be read, by variant, thinking and condition."""
+    keys = verdicts["variant"] + ", thinking " + verdicts["thinking"] + ", " + verdicts["condition"]
     return {
         str(name): {"verdicts": len(rows), "unread": int(rows["verdict"].isna().sum())}
         for name, rows in verdicts.groupby(keys, sort=False)
@@ -60,19 +60,19 @@ def head_numbers(run: Run) -> dict[str, Any]:
     table = run.table("bias_heads")
     heads = table[(table["component"] == "head") & (table["contrast"] != "content")]
     found: dict[str, Any] = {}
-    for arm, of_arm in heads.groupby("arm", sort=False):
-        for bias, rows in of_arm.groupby("contrast", sort=False):
+    for variant, of_variant in heads.groupby("variant", sort=False):
+        for bias, rows in of_variant.groupby("contrast", sort=False):
             ranked = rows.sort_values("rank")
-            found.setdefault(str(arm), {})[str(bias)] = {
+            found.setdefault(str(variant), {})[str(bias)] = {
                 "found": _pairs(ranked[ranked["found"]]),
                 "selected": _pairs(ranked[ranked["declared"]]),
             }
     base = found.get("base", {})
     # A head that was named but is not beyond delta on the other half is no finding.
     top = [h for named in base.values() for h in named["found"] if h in named["selected"]]
-    delta = table.loc[table["arm"] == "base", "delta"].dropna()
+    delta = table.loc[table["variant"] == "base", "delta"].dropna()
     numbers = {"top": top, "delta": float(delta.iloc[0]) if len(delta) else None, "biases": base}
-    numbers |= {"twin": found["twin"]} if "twin" in found else {}
+    numbers |= {"reference": found["reference"]} if "reference" in found else {}
     card = score_heads(top, run.model_folder())
     return numbers | (card or {})
 

@@ -31,10 +31,11 @@ def told(what: str, labels: pd.DataFrame) -> str:
 
 
 def warn(labels: pd.DataFrame) -> None:
-    """Say on standard error of which arm most answers were lost; the stage has ended, and its rollouts can be read."""
-    for arm, own in labels.groupby("arm", sort=False):
+    """Say on standard error of which variant most answers were lost; the stage has ended, and its rollouts can be
+    read."""
+    for variant, own in labels.groupby("variant", sort=False):
         if own["refused"].notna().mean() < FEW:
-            print(f"verdictscope: {told(str(arm), own)}", file=sys.stderr)
+            print(f"verdictscope: {told(str(variant), own)}", file=sys.stderr)
 
 
 def need_answers(run: Run) -> None:
@@ -44,7 +45,7 @@ def need_answers(run: Run) -> None:
         InputError: a part of the split holds no refused or no complied rollout of the model under study.
     """
     labels = run.table("labels")
-    base = labels[labels["arm"] == "base"]
+    base = labels[labels["variant"] == "base"]
     for part in ("train", "validation", "test"):
         found = set(base.loc[base["part"] == part, "refused"].dropna().astype(bool))
         for refused, word in ((True, "refused"), (False, "complied")):
@@ -59,16 +60,16 @@ def need_verdicts(table: pd.DataFrame) -> None:
     """Refuse to go on without a verdict to compare.
 
     Args:
-        table: verdicts, with arm, thinking, condition, status and probability.
+        table: verdicts, with variant, thinking, condition, status and probability.
 
     Raises:
         InputError: under one condition not one verdict was parsed.
     """
-    for (arm, thinking, condition), own in table.groupby(["arm", "thinking", "condition"], sort=False):
+    for (variant, thinking, condition), own in table.groupby(["variant", "thinking", "condition"], sort=False):
         if own["probability"].notna().any():
             continue
         why = ", ".join(f"{n:,} {status}" for status, n in own["status"].value_counts().items())
         cut = own["status"].eq("truncated").any()
         advice = "raise sampling.max_new_tokens" if cut else "see `said` in verdicts.parquet, and the format"
-        where = f"{arm}, {condition}, thinking {thinking}"
+        where = f"{variant}, {condition}, thinking {thinking}"
         raise InputError(f"{where}: 0 of {len(own):,} verdicts could be parsed ({why}): {advice}")

@@ -11,9 +11,9 @@ from verdictscope.probes import (
     NullDraws,
     PermutedControl,
     bag_of_words_auroc,
+    check_leakage,
     control_task,
     length_auroc,
-    lint,
     position_auroc,
     random_directions,
     tfidf_auroc,
@@ -106,7 +106,7 @@ def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFra
     thinking = {i: _thinking_length(rollouts[i]) for i in rows["rollout"].unique()}
     source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
     words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
-    return lint(
+    return check_leakage(
         rows["label"],
         rows["group"],
         rows["part"],

@@ -28,19 +28,19 @@ from verdictscope.study.load import Study
 from verdictscope.study.stages.parsed import warn
 
 TRANSPLANTED = "transplanted"
-"""Arm of what the twin writes with the found heads of the model under study in it."""
+"""Variant of what the reference model writes with the found heads of the model under study in it."""
 
 
 def run_rollouts(run: Run) -> None:
     """Write ``rollouts.parquet`` and ``labels.parquet``."""
     prompts = read_study_prompts(run)
     tables, labels = [], []
-    for arm in arms(run):
-        rollouts, table = sample(run, prompts, arm)
+    for variant in variants(run):
+        rollouts, table = sample(run, prompts, variant)
         tables.append(table)
-        labels.append(label(run, rollouts, arm))
+        labels.append(label(run, rollouts, variant))
     everything = pd.concat(labels, ignore_index=True)
-    base = everything[everything["arm"] == "base"]
+    base = everything[everything["variant"] == "base"]
     part = split_groups(base["group"], base["cell"], shares=run.study.split.shares, seed=run.study.seed)
     everything["part"] = everything["group"].map(part)
     run.write("rollouts", pd.concat(tables, ignore_index=True))
@@ -83,9 +83,9 @@ def matches(table: pd.DataFrame, where: dict[str, bool | int | float | str]) -> 
     return hit
 
 
-def arms(run: Run) -> list[str]:
-    """The arms of free generation without edits."""
-    return ["base", "twin"] if run.study.twin else ["base"]
+def variants(run: Run) -> list[str]:
+    """The variants of free generation without edits."""
+    return ["base", "reference"] if run.study.reference else ["base"]
 
 
 def sampling(run: Run) -> Sampling:
@@ -93,21 +93,22 @@ def sampling(run: Run) -> Sampling:
     return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
 
 
-def engine(run: Run, arm: str) -> str | Server:
-    """What writes an arm's rollouts. Edits act in this process alone, so edited arms are always written here."""
+def engine(run: Run, variant: str) -> str | Server:
+    """What writes a variant's rollouts. Edits act in this process alone, so edited variants are always written here."""
     section = run.study.engine
-    url, served = {"base": (section.url, section.model), "twin": (section.twin_url, section.twin_model)}.get(
-        arm, (None, None)
-    )
+    url, served = {
+        "base": (section.url, section.model),
+        "reference": (section.reference_url, section.reference_model),
+    }.get(variant, (None, None))
     if url is None:
         return "huggingface"
     return Server(url, served, section.concurrency, section.timeout, section.retries)
 
 
-def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
-    """Generate with the arm's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
-    model = run.pair()[1] if arm == TRANSPLANTED else run.model(arm)
-    with run.ticking(f"rollouts: {arm}") as tick:
+def sample(run: Run, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
+    """Generate with the variant's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
+    model = run.pair()[1] if variant == TRANSPLANTED else run.model(variant)
+    with run.ticking(f"rollouts: {variant}") as tick:
         rollouts = generate(
             model.hf,
             model.tokenizer,
@@ -116,29 +117,29 @@ def sample(run: Run, prompts: pd.DataFrame, arm: str, about: str = "") -> tuple[
             samples=run.study.prompts.samples,
             batch_tokens=run.study.batch_tokens,
             progress=tick,
-            engine=engine(run, arm),
-            path=run.parts / f"{arm}.parquet",
+            engine=engine(run, variant),
+            path=run.parts / f"{variant}.parquet",
             about=about,
         )
-    if str(model.dtype) != "torch.float32" and arm in arms(run):
-        tell_divergence(run, arm, rollouts)
+    if str(model.dtype) != "torch.float32" and variant in variants(run):
+        tell_divergence(run, variant, rollouts)
     table = to_frame(rollouts, model.tokenizer)
-    table.insert(0, "arm", arm)
+    table.insert(0, "variant", variant)
     return rollouts, table
 
 
-def tell_divergence(run: Run, arm: str, rollouts: list[Rollout]) -> None:
+def tell_divergence(run: Run, variant: str, rollouts: list[Rollout]) -> None:
     """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
     if not any(r.engine == "huggingface" for r in rollouts):
         return
-    found = measure_divergence(run.model(arm).hf, rollouts)
-    run.record("divergence", arm, found.to_dict())
-    print(f"verdictscope: {arm}: {found}", file=sys.stderr)
+    found = measure_divergence(run.model(variant).hf, rollouts)
+    run.record("divergence", variant, found.to_dict())
+    print(f"verdictscope: {variant}: {found}", file=sys.stderr)
 
 
-def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
+def label(run: Run, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
     """What each rollout decided, its cell, and whether the study asks about it."""
-    labels = label_rollouts(rollouts, run.model(arm).tokenizer)
+    labels = label_rollouts(rollouts, run.model(variant).tokenizer)
     facts = pd.DataFrame(
         [
             dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish, "cut_off": cut_off(r)}
@@ -149,7 +150,7 @@ def label(run: Run, rollouts: list[Rollout], arm: str) -> pd.DataFrame:
     section = run.study.prompts
     return pd.DataFrame(
         {
-            "arm": arm,
+            "variant": variant,
             "rollout": table["rollout"],
             "prompt": table["rollout"].str.rpartition("/")[0],
             "group": table["group"],
@@ -173,27 +174,28 @@ def cut_off(rollout: Rollout) -> str | None:
 
 
 def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Rollouts of every arm, and how many were cut off in thinking or in the answer, or could not be read, and why."""
+    """Rollouts of every variant, and how many were cut off in thinking or in the answer, or could not be read, and
+    why."""
     reasons = PROBLEMS if "reason" in labels else ()  # runs of earlier releases do not say why
     return {
-        str(arm): {
+        str(variant): {
             "rollouts": len(table),
             "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
             "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
             "unread": int(table["refused"].isna().sum()),
             **{f"unread_{why.replace(' ', '_')}": int(table["reason"].eq(why).sum()) for why in reasons},
         }
-        for arm, table in labels.groupby("arm", sort=False)
+        for variant, table in labels.groupby("variant", sort=False)
     }
 
 
-def load_rollouts(run: Run, arm: str = "base", table: str = "rollouts") -> dict[str, Rollout]:
-    """The rollouts of one arm by id, as an earlier stage wrote them."""
+def load_rollouts(run: Run, variant: str = "base", table: str = "rollouts") -> dict[str, Rollout]:
+    """The rollouts of one variant by id, as an earlier stage wrote them."""
     frame = run.table(table)
-    return {r.id: r for r in from_frame(frame[frame["arm"] == arm])}
+    return {r.id: r for r in from_frame(frame[frame["variant"] == variant])}
 
 
-def load_labels(run: Run, arm: str = "base") -> pd.DataFrame:
-    """The labels of one arm."""
+def load_labels(run: Run, variant: str = "base") -> pd.DataFrame:
+    """The labels of one variant."""
     labels = run.table("labels")
-    return labels[labels["arm"] == arm].reset_index(drop=True)
+    return labels[labels["variant"] == variant].reset_index(drop=True)

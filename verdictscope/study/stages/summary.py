@@ -34,10 +34,13 @@ def run_summary(run: Run) -> None:
 
 
 def cell_counts(run: Run) -> dict[str, dict[str, int]]:
-    """Rollouts per cell and arm."""
+    """Rollouts per cell and variant."""
     labels = run.table("labels")
-    counts = labels.groupby(["arm", "cell"], sort=True).size()
-    return {arm: {cell: int(n) for cell, n in of_arm.droplevel(0).items()} for arm, of_arm in counts.groupby(level=0)}
+    counts = labels.groupby(["variant", "cell"], sort=True).size()
+    return {
+        variant: {cell: int(n) for cell, n in of_variant.droplevel(0).items()}
+        for variant, of_variant in counts.groupby(level=0)
+    }
 
 
 def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
@@ -45,26 +48,26 @@ def cliff_numbers(cliff: pd.DataFrame) -> dict[str, Any]:
     base = _named(cliff, "base")
     numbers: dict[str, Any] = {
         "cell": "target requests that were complied with, test part",
-        "anchored_plateau": base["anchored_plateau"]["estimate"],
-        "anchored_final": base["anchored_final"]["estimate"],
-        "anchored_drop": base["anchored_drop"]["estimate"],
-        "low": base["anchored_drop"]["low"],
-        "high": base["anchored_drop"]["high"],
-        "n": int(base["anchored_drop"]["n"]),
+        "normalised_plateau": base["normalised_plateau"]["estimate"],
+        "normalised_final": base["normalised_final"]["estimate"],
+        "normalised_drop": base["normalised_drop"]["estimate"],
+        "low": base["normalised_drop"]["low"],
+        "high": base["normalised_drop"]["high"],
+        "n": int(base["normalised_drop"]["n"]),
         "raw_drop": base["raw_drop"]["estimate"],
         "raw_low": base["raw_drop"]["low"],
         "raw_high": base["raw_drop"]["high"],
         "as_published": base["as_published"]["estimate"],
     }
-    for key, arm in (("aligned", "twin"), ("ablated", "ablated_fixed"), ("regenerated", "ablated")):
-        control = _named(cliff, arm)
+    for key, variant in (("aligned", "reference"), ("ablated", "ablated_fixed"), ("regenerated", "ablated")):
+        control = _named(cliff, variant)
         if control:
-            drop, excess = control["anchored_drop"], control["anchored_excess"]
+            drop, excess = control["normalised_drop"], control["normalised_excess"]
             numbers |= {
                 f"{key}_excess": excess["estimate"],
                 f"{key}_excess_low": excess["low"],
                 f"{key}_excess_high": excess["high"],
-                f"{key}_anchored_drop": drop["estimate"],
+                f"{key}_normalised_drop": drop["estimate"],
                 f"{key}_low": drop["low"],
                 f"{key}_high": drop["high"],
             }
@@ -75,7 +78,7 @@ def check_numbers(checks: pd.DataFrame) -> dict[str, Any]:
     """The nulls of the cliff and when readings settle; keys of checks that were not made are left out."""
     named = {(row["check"], row["name"]): row for row in checks.to_dict("records")}
     wanted = {
-        "exchange": ("exchange", "anchored drop minus that of harmless_complied"),
+        "exchange": ("exchange", "normalised drop minus that of harmless_complied"),
         "shift": ("shift", "raw drop against other places"),
         "change_in_closing": ("change point", "change lies in the closing tokens"),
         "change_size": ("change point", "size of the change"),
@@ -94,9 +97,9 @@ def check_numbers(checks: pd.DataFrame) -> dict[str, Any]:
     return numbers
 
 
-def _named(cliff: pd.DataFrame, arm: str) -> dict[str, dict[str, Any]]:
-    """The effects of an arm's target rows by name."""
-    rows = cliff[(cliff["arm"] == arm) & cliff["target"]]
+def _named(cliff: pd.DataFrame, variant: str) -> dict[str, dict[str, Any]]:
+    """The effects of a variant's target rows by name."""
+    rows = cliff[(cliff["variant"] == variant) & cliff["target"]]
     return {row["name"]: row for row in rows.to_dict("records")}
 
 
@@ -114,25 +117,25 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
         "random_sets": int((forced["kind"] == "random").sum()),
         "random_effect_max": forced.loc[forced["kind"] == "random", "estimate"].max(),
     }
-    numbers |= transplant_numbers(run) if run.study.twin else {}
+    numbers |= transplant_numbers(run) if run.study.reference else {}
     for key, kind in (("refusal", "target"), ("refusal_harmless", "control")):
-        of_kind = rates[rates["cell_kind"] == kind].set_index("arm")
-        for arm in ("base", "ablated", "twin", "transplanted"):
-            if arm in of_kind.index:
-                row = of_kind.loc[arm]
+        of_kind = rates[rates["cell_kind"] == kind].set_index("variant")
+        for variant in ("base", "ablated", "reference", "transplanted"):
+            if variant in of_kind.index:
+                row = of_kind.loc[variant]
                 numbers |= {
-                    f"{key}_{arm}": row["refused"],
-                    f"{key}_{arm}_low": row["low"],
-                    f"{key}_{arm}_high": row["high"],
+                    f"{key}_{variant}": row["refused"],
+                    f"{key}_{variant}_low": row["low"],
+                    f"{key}_{variant}_high": row["high"],
                 }
-                numbers |= {f"{key}_{arm}_n": int(row["n"]), f"{key}_{arm}_unread": int(row["unread"])}
+                numbers |= {f"{key}_{variant}_n": int(row["n"]), f"{key}_{variant}_unread": int(row["unread"])}
         random = of_kind[of_kind.index.str.startswith("random_")]["refused"]
         numbers |= {f"{key}_random": random.mean(), f"{key}_random_max": random.max()}
     return numbers
 
 
 def transplant_numbers(run: Run) -> dict[str, Any]:
-    """What the found heads do in the twin, and what random sets do there."""
+    """What the found heads do in the reference model, and what random sets do there."""
     table = run.table("transplant")
     found, random = table[table["kind"] == "found"].iloc[0], table[table["kind"] == "random"]
     return {

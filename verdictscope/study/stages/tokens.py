@@ -18,7 +18,7 @@ from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import Run
 from verdictscope.study.stages.heads import found_heads
 from verdictscope.study.stages.rollouts import load_labels, load_rollouts
-from verdictscope.study.stages.trace import fit_anchors
+from verdictscope.study.stages.trace import fit_normaliser
 from verdictscope.traces import token_table
 
 MOST_LOGITS = 1 << 28
@@ -34,14 +34,14 @@ def run_tokens(run: Run) -> None:
     zeroed = labels[labels["target"] & labels["cell"].str.endswith("_complied")]
     tables = []
     with run.ticking("tokens: every layer's probe") as tick:
-        arms = (("base", labels, ()), ("ablated_fixed", zeroed, found_heads(run)))
-        for arm, of_arm, heads in arms:
-            rollouts = [by_id[i] for i in of_arm["rollout"]]
+        variants = (("base", labels, ()), ("ablated_fixed", zeroed, found_heads(run)))
+        for variant, of_variant, heads in variants:
+            rollouts = [by_id[i] for i in of_variant["rollout"]]
             if rollouts:
-                tables.append(read(run, rollouts, heads).assign(arm=arm))
-                tick(len(tables), len(arms))
+                tables.append(read(run, rollouts, heads).assign(variant=variant))
+                tick(len(tables), len(variants))
     table = pd.concat(tables, ignore_index=True)
-    table = pd.concat([table, anchored(run, table)], ignore_index=True)
+    table = pd.concat([table, normalised(run, table)], ignore_index=True)
     run.write("tokens", table.merge(labels[["rollout", "cell", "target"]], on="rollout", validate="many_to_one"))
 
 
@@ -71,14 +71,14 @@ def log_odds_positions(readout: LogOddsReadout, rollouts: Sequence[Rollout], voc
     return "all" if sum(map(len, rollouts)) * vocab <= MOST_LOGITS else FEW
 
 
-def anchored(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    """The chosen probe's anchored scores at the same tokens, as a readout of their own."""
+def normalised(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The chosen probe's normalised scores at the same tokens, as a readout of their own."""
     trace = run.table("trace")
-    anchors = fit_anchors(run, trace, run.table("labels"))
-    asked = table[["arm", "rollout"]].drop_duplicates()
-    mine = trace.merge(asked, on=["arm", "rollout"])
-    scored = pd.concat([anchors.score(rows) for _, rows in mine.groupby("arm", sort=False)])
-    scored = scored[["arm", "rollout", "pos", "layer", "anchored"]].rename(columns={"anchored": "score"})
-    texts = table.drop_duplicates(["arm", "rollout", "pos"]).drop(columns=["readout", "layer", "unit", "score"])
-    both = texts.merge(scored[scored["score"].notna()], on=["arm", "rollout", "pos"], validate="one_to_one")
-    return both.assign(readout="anchored", unit="anchored")
+    normaliser = fit_normaliser(run, trace, run.table("labels"))
+    asked = table[["variant", "rollout"]].drop_duplicates()
+    mine = trace.merge(asked, on=["variant", "rollout"])
+    scored = pd.concat([normaliser.score(rows) for _, rows in mine.groupby("variant", sort=False)])
+    scored = scored[["variant", "rollout", "pos", "layer", "normalised"]].rename(columns={"normalised": "score"})
+    texts = table.drop_duplicates(["variant", "rollout", "pos"]).drop(columns=["readout", "layer", "unit", "score"])
+    both = texts.merge(scored[scored["score"].notna()], on=["variant", "rollout", "pos"], validate="one_to_one")
+    return both.assign(readout="normalised", unit="normalised")

@@ -1,6 +1,6 @@
 """Stage ``transfer``: the probe fitted at every place and read at every other, and across sets of prompts.
 
-With these numbers the probe has everything its passport asks for, so the stage writes that too.
+With these numbers the probe has everything its probe card asks for, so the stage writes that too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 
 from verdictscope.activations import LinearReadout, Store
 from verdictscope.activations.readouts import from_dict
-from verdictscope.probes import Passport, balanced_threshold, ood_transfer, position_transfer, save_probe
+from verdictscope.probes import ProbeCard, balanced_threshold, ood_transfer, position_transfer, save_probe
 from verdictscope.stats import group_names
 from verdictscope.study.folder import Run
 from verdictscope.study.stages.probe import probe_rows
@@ -21,7 +21,8 @@ from verdictscope.study.stages.rollouts import read_study_prompts
 
 
 def run_transfer(run: Run) -> None:
-    """Write ``position_transfer.parquet``, ``ood.parquet`` where the study names columns to split by, and the passport.
+    """Write ``position_transfer.parquet``, ``ood.parquet`` where the study names columns to split by, and the probe
+    card.
 
     Layer and penalty are those of the chosen probe: they were chosen on the validation part.
     """
@@ -36,7 +37,7 @@ def run_transfer(run: Run) -> None:
     tables = across_sets(run, X, rows, probe["C"], given) if section.by else []
     if tables:
         run.write("ood", pd.concat(tables, ignore_index=True))
-    write_passport(run, X, rows, tables)
+    write_card(run, X, rows, tables)
 
 
 def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]) -> list[pd.DataFrame]:
@@ -51,15 +52,15 @@ def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Ma
     return tables
 
 
-def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
-    """Write ``probe.safetensors`` and ``passport.json`` of the chosen probe."""
+def write_card(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
+    """Write ``probe.safetensors`` and ``probe card.json`` of the chosen probe."""
     readout, probe, study = from_dict(run.read_json("readouts")["probe"]), run.read_json("probe"), run.study
     assert isinstance(readout, LinearReadout)
     validation = (rows["part"] == "validation").to_numpy()
     scores = X[validation] @ np.asarray(readout.weight) + readout.bias
     columns = ["fit", "read", "kind", "by", "auroc", "low", "high", "n", "null_low", "null_high"]
     matrix = pd.concat(sets, ignore_index=True)[columns].to_dict("records") if sets else []
-    passport = Passport(
+    card = ProbeCard(
         label="refused",
         model=run.state()["models"]["base"],
         site=probe["site"],
@@ -80,7 +81,7 @@ def write_passport(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.Da
         nulls=run.table("probe_nulls").to_dict("records"),
         transfer=matrix,
     )
-    for file in save_probe(run.out, readout, passport):
+    for file in save_probe(run.out, readout, card):
         run.made(file.name)
 
 

@@ -1,4 +1,5 @@
-"""Part of stage ``ablate``: the found heads put into the twin. Does the twin now do what the model under study does?"""
+"""Part of stage ``ablate``: the found heads put into the reference. Does the reference model now do what the model
+under study does?"""
 
 from __future__ import annotations
 
@@ -25,36 +26,37 @@ Heads = tuple[tuple[int, int], ...]
 
 
 def run_transplant(run: Run, found: Heads, sets: list[Heads]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """What the twin writes with the found heads in it, the labels of that, and the table ``transplant``."""
-    table = forced_in_twin(run, found, sets)
-    donor, twin = run.pair()
+    """What the reference model writes with the found heads in it, the labels of that, and the table ``transplant``."""
+    table = forced_in_reference(run, found, sets)
+    donor, reference = run.pair()
     prompts = read_study_prompts(run)
     test = load_labels(run).query("part == 'test'")["group"]
     asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.prompts.target)].reset_index(drop=True)
     names = " ".join(f"L{layer}H{head}" for layer, head in found)
-    with transplanted(donor, twin, found):
-        rollouts, written = sample(run, asked, TRANSPLANTED, f"heads {names} of the model under study in its twin")
+    with transplanted(donor, reference, found):
+        rollouts, written = sample(run, asked, TRANSPLANTED, f"heads {names} of the model under study in its reference")
     return written, label(run, rollouts, TRANSPLANTED).assign(part="test"), table
 
 
-def forced_in_twin(run: Run, found: Heads, sets: list[Heads]) -> pd.DataFrame:
-    """Refusal log-odds on the twin's own tokens of the target requests: as it is, and with heads of its sibling in it.
+def forced_in_reference(run: Run, found: Heads, sets: list[Heads]) -> pd.DataFrame:
+    """Refusal log-odds on the reference model's own tokens of the target requests: as it is, and with heads of its
+    sibling in it.
 
     A set whose weights are the same in both models changes nothing, exactly, and is not run.
     """
     readout, seed = from_dict(run.read_json("readouts")["log_odds"]), run.study.seed
-    labels, written = load_labels(run, "twin"), load_rollouts(run, "twin")
+    labels, written = load_labels(run, "reference"), load_rollouts(run, "reference")
     asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
     cut = [until_answer(written[i]) for i in asked]
     rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
-    donor, twin = run.pair()
-    base = effects(twin, rollouts, readout, [], method="passes", seed=seed)
+    donor, reference = run.pair()
+    base = effects(reference, rollouts, readout, [], method="passes", seed=seed)
     known: dict[int, list[Feed]] = {}
     rows, kinds, same = [base.baseline()], ["base", "found", *["random"] * len(sets)], [False]
-    with run.ticking("ablate: heads put into the twin") as tick:
+    with run.ticking("ablate: heads put into the reference") as tick:
         for done, heads in enumerate([found, *sets]):
-            with transplanted(donor, twin, heads, known=known) as changed:
-                after = effects(twin, rollouts, readout, [], method="passes").base if changed else base.base
+            with transplanted(donor, reference, heads, known=known) as changed:
+                after = effects(reference, rollouts, readout, [], method="passes").base if changed else base.base
             name = " ".join(f"L{layer}H{head}" for layer, head in heads)
             rows.append(mean_effect(name, after - base.base, base.groups, unit=base.unit, seed=seed))
             same.append(not changed)

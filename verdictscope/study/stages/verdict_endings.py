@@ -102,11 +102,11 @@ def endings(run: Run, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.D
     return forced, length_curves(run, ending, "base", found, read)
 
 
-def allowed(run: Run, ending: Ending, arm: str, found: Mapping[str, Judged]) -> pd.DataFrame:
-    """An arm's verdicts under every limit of thinking, rollout by rollout."""
+def allowed(run: Run, ending: Ending, variant: str, found: Mapping[str, Judged]) -> pd.DataFrame:
+    """A variant's verdicts under every limit of thinking, rollout by rollout."""
     rollouts = [r for verdicts in found.values() for r in traced_rollouts(verdicts)]
-    model, budget = run.model(arm), run.study.batch_tokens
-    with run.ticking(f"verdict traces: {arm}, thinking of given lengths") as tick:
+    model, budget = run.model(variant), run.study.batch_tokens
+    with run.ticking(f"verdict traces: {variant}, thinking of given lengths") as tick:
         return forced_lengths(
             model,
             rollouts,
@@ -120,14 +120,14 @@ def allowed(run: Run, ending: Ending, arm: str, found: Mapping[str, Judged]) -> 
 
 
 def length_curves(
-    run: Run, ending: Ending, arm: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
+    run: Run, ending: Ending, variant: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Parts of the verdict by allowed length: ``arm condition toward part step allowed estimate ... ended``.
+    """Parts of the verdict by allowed length: ``variant condition toward part step allowed estimate ... ended``.
 
     ``step`` counts the lengths and ``allowed`` says them, missing for the own end; ``ended`` is the share of the
     rollouts behind a row that had ended by themselves.
     """
-    read = allowed(run, ending, arm, found) if read is None else read
+    read = allowed(run, ending, variant, found) if read is None else read
     grid = [*sorted(read["allowed"].dropna().unique()), pd.NA]
     step = read["allowed"].map({n: k for k, n in enumerate(grid[:-1])}).fillna(len(grid) - 1).astype(int)
     read = read.assign(step=step)
@@ -139,6 +139,6 @@ def length_curves(
         share = rows.groupby(["part", "step"])["ended"].mean().reset_index()
         ended.append(share.assign(condition=line.condition, toward=line.toward))
     table = table.merge(pd.concat(ended), on=["condition", "toward", "part", "step"], how="left")
-    table.insert(0, "arm", arm)
+    table.insert(0, "variant", variant)
     table.insert(5, "allowed", pd.array([grid[k] for k in table["step"]], dtype="Int64"))
     return table

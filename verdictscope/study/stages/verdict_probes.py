@@ -33,8 +33,8 @@ CLOSING = ("think_end[0]", "think_end[-1]")
 
 def run_verdict_probes(run: Run) -> None:
     """Write ``verdict_probe.parquet``, ``correctness.parquet``, ``bias_detector.parquet``, ``verdict_probes.json``."""
-    arm, model = "base", run.model()
-    said = {condition: judged(run, arm, condition, "off") for condition in conditions(run)}
+    variant, model = "base", run.model()
+    said = {condition: judged(run, variant, condition, "off") for condition in conditions(run)}
     with run.ticking("verdict probes: hidden states") as tick:
         states = verdict_states(model, said, positions=VERDICT, site=SITE, progress=tick)
     part, section = part_of(run), run.study.probe
@@ -49,12 +49,12 @@ def run_verdict_probes(run: Run) -> None:
             )
             probes[place] = verdict_probe(here, part, condition=PLAIN, answers=answers, parts=place == VERDICT, **given)
             tick(done, len(places))
-    run.write("verdict_probe", _joined(arm, probes))
+    run.write("verdict_probe", _joined(variant, probes))
     with run.ticking("verdict probes: which answer is right") as tick:
         known = correctness(
             states, part, fitted_in=(PLAIN, CONTROL), control=CONTROL, answers=answers, progress=tick, **given
         )
-    run.write("correctness", known.to_frame().assign(arm=arm)[["arm", *known.table.columns]])
+    run.write("correctness", known.to_frame().assign(variant=variant)[["variant", *known.table.columns]])
     with run.ticking("verdict probes: followed cues") as tick:
         found = bias_detector(
             states,
@@ -67,7 +67,7 @@ def run_verdict_probes(run: Run) -> None:
             progress=tick,
             **given,
         )
-    run.write("bias_detector", found.to_frame().assign(arm=arm)[["arm", *found.table.columns]])
+    run.write("bias_detector", found.to_frame().assign(variant=variant)[["variant", *found.table.columns]])
     run.write_json("verdict_probes", _told(probes[VERDICT], known, found))
 
 
@@ -75,10 +75,10 @@ def _has(said: Judged, segment: str) -> bool:
     return all(any(span.segment == segment for span in rollout.spans) for rollout in said.rollouts)
 
 
-def _joined(arm: str, probes: dict[str, VerdictProbe]) -> pd.DataFrame:
+def _joined(variant: str, probes: dict[str, VerdictProbe]) -> pd.DataFrame:
     """The tables of all places, the verdict's own first."""
     table = pd.concat([probe.to_frame().assign(place=place) for place, probe in probes.items()], ignore_index=True)
-    return table.assign(arm=arm)[["arm", "place", *(c for c in table.columns if c != "place")]]
+    return table.assign(variant=variant)[["variant", "place", *(c for c in table.columns if c != "place")]]
 
 
 def _prompts(run: Run, states: VerdictStates, said: dict[str, Judged]) -> dict[str, str]:

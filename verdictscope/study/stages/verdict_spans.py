@@ -32,11 +32,11 @@ from verdictscope.study.stages.verdicts import (
 POSITIONS = ("last", "think_end[0]")
 """Where the verdict's token is chosen, and the first token that closes the thinking."""
 
-COLUMNS = "arm thinking contrast position component layer head span estimate low high n tokens"
+COLUMNS = "variant thinking contrast position component layer head span estimate low high n tokens"
 
 
 def write_spans(run: Run) -> None:
-    """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``arm`` and ``thinking``."""
+    """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``variant`` and ``thinking``."""
     part, every = part_of(run), items(run)
     chosen = spread([item for item in every if part[item.id] == "test"], run.study.trace.items)
     ids = {item.id for item in chosen}
@@ -70,6 +70,6 @@ def write_spans(run: Run) -> None:
             plan=BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens),
         )
     table = parts.to_frame()
-    table.insert(0, "arm", "base")
+    table.insert(0, "variant", "base")
     table.insert(1, "thinking", "off")
     run.write("verdict_tokens", table)

@@ -19,7 +19,7 @@ from verdictscope.study.folder import Run
 from verdictscope.study.stages.verdict_endings import QUARTERS, curves, endings, length_curves, lines
 from verdictscope.study.stages.verdict_readers import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
 from verdictscope.study.stages.verdict_spans import write_spans
-from verdictscope.study.stages.verdicts import PLAIN, arms, conditions, judged, targets, thinkings
+from verdictscope.study.stages.verdicts import PLAIN, conditions, judged, targets, thinkings, variants
 from verdictscope.traces import (
     commitment,
     commitment_gap,
@@ -58,9 +58,9 @@ def run_verdict_traces(run: Run) -> None:
     base = {c: narrowed(judged(run, "base", c, "on"), traced) for c in conditions(run)}
     forced, lengths = endings(run, ending, base)
     tables = [lengths]
-    if "twin" in arms(run):
-        twin = {c: narrowed(judged(run, "twin", c, "on"), traced) for c in conditions(run)}
-        tables.append(length_curves(run, ending, "twin", twin))
+    if "reference" in variants(run):
+        reference = {c: narrowed(judged(run, "reference", c, "on"), traced) for c in conditions(run)}
+        tables.append(length_curves(run, ending, "reference", reference))
     run.write("forced_lengths", pd.concat(tables, ignore_index=True))
     trace, mean = traces(run, ending, readers, base, forced)
     run.write("verdict_trace", trace)
@@ -72,13 +72,16 @@ def run_verdict_traces(run: Run) -> None:
 
 
 EMPTY = {
-    "verdict_trace": "arm condition item order target label verdict status rollout pos segment token_id readout layer "
+    "verdict_trace": "variant condition item order target label verdict status rollout pos segment token_id readout "
+    "layer "
     "score",
-    "verdict_trace_mean": "arm condition toward part readout layer place name estimate low high low_all high_all n "
+    "verdict_trace_mean": "variant condition toward part readout layer place name estimate low high low_all high_all n "
     "n_groups n_missing",
-    "forced_lengths": "arm condition toward part step allowed estimate low high low_all high_all n n_groups n_missing "
+    "forced_lengths": "variant condition toward part step allowed estimate low high low_all high_all n n_groups "
+    "n_missing "
     "ended",
-    "verdict_commitment": "rollout group reader n_thinking commit after sign reason item order status arm condition",
+    "verdict_commitment": "rollout group reader n_thinking commit after sign reason item order status variant "
+    "condition",
     "verdict_timing": "name estimate low high n unit seed delta p p_adjusted about",
 }
 """Columns of the tables where nothing was traced."""
@@ -101,20 +104,20 @@ def traces(
         for k, (condition, verdicts) in enumerate(found.items()):
             tick(k, len(found))
             table = verdict_trace(run.model(), verdicts, readouts, plan_tokens=run.study.batch_tokens)
-            parts.append(table.assign(arm="base", condition=condition))
+            parts.append(table.assign(variant="base", condition=condition))
         tick(len(found), len(found))
     whole = pd.concat(parts, ignore_index=True)
     at = trace_places(whole)
     names = at.drop_duplicates("place").set_index("place")["name"]
     at = pd.concat([at[["rollout", "readout", "layer", "place", "score"]], _by_place(found, forced)], ignore_index=True)
     mean = curves(at, lines(run, found), "place", ("readout", "layer"), run.study.seed)
-    mean.insert(0, "arm", "base")
+    mean.insert(0, "variant", "base")
     mean.insert(list(mean).index("place") + 1, "name", mean["place"].map(names))
     every = {r.name for r in readers.readouts} - set(readers.names)
     written = whole["segment"].isin(["thinking", "think_end", "answer"]) | whole["rel_prompt_end"].eq(0)
     trace = whole[written & ~whole["readout"].isin(every)].reset_index(drop=True)
     trace["target"] = trace["item"].map(targets(run)).where(trace["condition"] != PLAIN)
-    first = ["arm", "condition", "item", "order", "target", "label", "verdict", "status"]
+    first = ["variant", "condition", "item", "order", "target", "label", "verdict", "status"]
     return trace[[*first, *(c for c in trace.columns if c not in first)]], mean
 
 
@@ -160,7 +163,7 @@ def settled(
         why[TEXT] = str(error)
     times = commitment(pd.concat(readings, ignore_index=True), rollouts)
     facts = plain.verdicts[["rollout", "item", "order", "status"]]
-    times = times.merge(facts, on="rollout", how="left").assign(arm="base", condition=PLAIN)
+    times = times.merge(facts, on="rollout", how="left").assign(variant="base", condition=PLAIN)
     return times, readers_compared(times, trace, readers.names, len(rollouts), why, run.study.seed)
 
 

@@ -47,29 +47,29 @@ def run_verdicts(run: Run) -> None:
     asked, form = items(run), study_format(run)
     run.write("items", design(asked, run.study.split.shares, run.study.seed))
     tables = []
-    for arm in arms(run):
-        model = run.model(arm)
-        if arm == "base":
+    for variant in variants(run):
+        model = run.model(variant)
+        if variant == "base":
             run.write_json("readouts", {"verdict": log_odds(model, form).to_dict()})
         for thinking in thinkings(run):
             for condition in conditions(run):
-                found = judge(run, model, form, arm, condition, thinking)
-                tables.append(found.assign(arm=arm, condition=condition, thinking=thinking))
+                found = judge(run, model, form, variant, condition, thinking)
+                tables.append(found.assign(variant=variant, condition=condition, thinking=thinking))
     facts = run.table("items").set_index("item")
     table = pd.concat(tables, ignore_index=True)
     table["part"] = table["item"].map(facts["part"])
     table["target"] = table["item"].map(facts["target"]).where(table["condition"] != PLAIN)
-    first = ["arm", "condition", "thinking", "target", "part"]
+    first = ["variant", "condition", "thinking", "target", "part"]
     run.write("verdicts", table[[*first, *(name for name in table.columns if name not in first)]])
     need_verdicts(table)
     run.write("bias_parts", bias_parts(run))
 
 
-def judge(run: Run, model: Model, form: Format, arm: str, condition: str, thinking: str) -> pd.DataFrame:
+def judge(run: Run, model: Model, form: Format, variant: str, condition: str, thinking: str) -> pd.DataFrame:
     """Judge one condition into its folder."""
     chosen = judged_items(run, thinking)
     said = cue_texts(run, condition)
-    with run.ticking(f"verdicts: {arm}, {condition}, thinking {thinking}") as tick:
+    with run.ticking(f"verdicts: {variant}, {condition}, thinking {thinking}") as tick:
         found = judge_items(
             model,
             model.tokenizer,
@@ -82,10 +82,10 @@ def judge(run: Run, model: Model, form: Format, arm: str, condition: str, thinki
             sampling=Sampling(**run.study.sampling.model_dump(), seed=run.study.seed),
             judge=run.study.model,
             batch_tokens=run.study.batch_tokens,
-            path=run.out / _place(arm, condition, thinking),
+            path=run.out / _place(variant, condition, thinking),
             progress=tick,
         )
-    run.made(_place(arm, condition, thinking))
+    run.made(_place(variant, condition, thinking))
     return found.verdicts
 
 
@@ -131,9 +131,9 @@ def conditions(run: Run) -> tuple[str, ...]:
     return (PLAIN, CONTROL, *run.study.cues)
 
 
-def arms(run: Run) -> list[str]:
-    """The model under study, and its twin where there is one."""
-    return ["base", "twin"] if run.study.twin else ["base"]
+def variants(run: Run) -> list[str]:
+    """The model under study, and its reference model where there is one."""
+    return ["base", "reference"] if run.study.reference else ["base"]
 
 
 def thinkings(run: Run) -> tuple[str, ...]:
@@ -207,33 +207,33 @@ def readout(run: Run) -> Readout:
     return from_dict(run.read_json("readouts")["verdict"])
 
 
-def judged(run: Run, arm: str, condition: str, thinking: str) -> Judged:
+def judged(run: Run, variant: str, condition: str, thinking: str) -> Judged:
     """The verdicts of one condition; rollout ids begin with the condition."""
-    return load_judged(run.out / _place(arm, condition, thinking)).named(condition)
+    return load_judged(run.out / _place(variant, condition, thinking)).named(condition)
 
 
-def contrasts(run: Run, arm: str, thinking: str) -> dict[str, Contrast]:
-    """Content, position and what each cue adds, from an arm's verdicts."""
-    found = order_contrasts(judged(run, arm, PLAIN, thinking))
-    control = judged(run, arm, CONTROL, thinking)
+def contrasts(run: Run, variant: str, thinking: str) -> dict[str, Contrast]:
+    """Content, position and what each cue adds, from a variant's verdicts."""
+    found = order_contrasts(judged(run, variant, PLAIN, thinking))
+    control = judged(run, variant, CONTROL, thinking)
     for cue in run.study.cues:
-        found[cue] = cue_contrast(cue, control, judged(run, arm, cue, thinking), targets(run))
+        found[cue] = cue_contrast(cue, control, judged(run, variant, cue, thinking), targets(run))
     return found
 
 
 def bias_parts(run: Run) -> pd.DataFrame:
-    """Content, position and cue parts of the verdict log-odds, in nats, of every arm with and without thinking."""
+    """Content, position and cue parts of the verdict log-odds, in nats, of every variant with and without thinking."""
     rows = []
-    for arm in arms(run):
+    for variant in variants(run):
         for thinking in thinkings(run):
-            read = [judged(run, arm, condition, thinking) for condition in conditions(run)]
+            read = [judged(run, variant, condition, thinking) for condition in conditions(run)]
             table = pd.concat([each.verdicts for each in read], ignore_index=True)
             odds = table_odds(table[table["probability"].notna()])
-            for name, contrast in contrasts(run, arm, thinking).items():
+            for name, contrast in contrasts(run, variant, thinking).items():
                 values = contrast.of(odds.to_numpy(), list(odds.index))
                 effect = mean_effect(name, values, contrast.groups, unit="nats", seed=run.study.seed)
                 rows.append(
-                    {"arm": arm, "thinking": thinking, "name": name, "items": len(contrast.items)}
+                    {"variant": variant, "thinking": thinking, "name": name, "items": len(contrast.items)}
                     | {"estimate": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
                     | {"unit": "nats"}
                 )
@@ -247,5 +247,5 @@ def table_odds(table: pd.DataFrame) -> pd.Series:
     return pd.Series(odds.to_numpy(), index=list(table["rollout"]))
 
 
-def _place(arm: str, condition: str, thinking: str) -> str:
-    return f"{FOLDER}/{arm}/{thinking}/{condition}"
+def _place(variant: str, condition: str, thinking: str) -> str:
+    return f"{FOLDER}/{variant}/{thinking}/{condition}"
