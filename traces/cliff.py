@@ -187,10 +187,8 @@ def anchor_variance(first: Cliff, second: Cliff, value: str = "normalised_drop")
 
 
 def _common_normaliser(first: Cliff, second: Cliff) -> Normaliser:
-    if second._normaliser is not first._normaliser:
-        raise InputError(
-            "the two cliffs have different normaliser; measure the control with the same Normaliser object"
-        )
+    if not (second._normaliser is first._normaliser or second._normaliser.same_as(first._normaliser)):
+        raise InputError("the two cliffs have different normalisers; measure both with the same one")
     return first._normaliser
 
 

@@ -1,13 +1,12 @@
-"""Two normaliser that turn a probe's logit into a reading: 0 reads like complying, 1 like refusing.
+"""The normalised score: 0 is the mean of complied training rollouts at the same aligned position, 1 of refused ones.
 
 A raw drop at the end of thinking is no evidence by itself, because every decision sharpens there. The normalised score
-(s - c_t) / (r_t - c_t) compares a rollout with what complying and refusing rollouts score *at the same aligned
-position*.
+(s - c_t) / (r_t - c_t) compares a rollout with the means c_t of complied and r_t of refused rollouts at one position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -27,6 +26,10 @@ FINAL = "rel_answer"
 WINDOW = "rel_think_end"
 
 KINDS = ("complied", "refused")
+
+_NUMBERS = {"rel": int, "n_complied": int, "n_refused": int}
+_NUMBERS |= dict.fromkeys(("complied", "refused", "gap", "low", "high"), float)
+_COLUMNS = ("on", "rel", "complied", "refused", "gap", "low", "high", "n_complied", "n_refused", "reason")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +246,42 @@ class Normaliser:
     def to_frame(self) -> pd.DataFrame:
         """The table of positions."""
         return self.table.copy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers for JSON; `from_dict` gives the same normaliser, bit for bit."""
+        rows = self.table.astype(object).where(self.table.notna(), None)
+        return {
+            "m": self.m,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "groups": list(self._names),
+            "sums": self._sums.tolist(),
+            "counts": self._counts.astype(int).tolist(),
+            "positions": {str(c): rows[c].tolist() for c in rows.columns},
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Normaliser:
+        """A normaliser that `to_dict` wrote.
+
+        Raises:
+            InputError: an entry is missing or has the wrong shape.
+        """
+        try:
+            table = pd.DataFrame({c: saved["positions"][c] for c in _COLUMNS}).astype(_NUMBERS)
+            names, shape = tuple(map(str, saved["groups"])), (2, len(saved["groups"]), len(table))
+            sums, counts = (np.array(saved[k], dtype=float).reshape(shape) for k in ("sums", "counts"))
+            settings = int(saved["m"]), int(saved["resamples"]), int(saved["seed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is no saved normaliser ({type(error).__name__}: {error}); fit it again") from error
+        m, resamples, seed = settings
+        return cls(table, m, frozenset(names), resamples, seed, sums, counts, names)
+
+    def same_as(self, other: Normaliser) -> bool:
+        """Whether two normalisers give the same numbers, for example one of them read from a file."""
+        mine, its = self.__dict__, other.__dict__
+        plain = all(mine[k] == its[k] for k in ("m", "resamples", "seed", "_names"))
+        return plain and all(np.array_equal(mine[k], its[k]) for k in ("_sums", "_counts"))
 
     def __repr__(self) -> str:
         final = self.table.iloc[self.final_column]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -86,9 +87,24 @@ def test_a_control_is_read_with_the_same_normaliser(
     gap = drop_difference(found, control)
     assert gap.low < 0.6 < gap.high
     assert drop_difference(found, found).high == 0
-    other = Normaliser.fit(aligned, *normaliser_rollouts(world.table), **QUICK)
-    with pytest.raises(InputError, match="same Normaliser"):
+    other = Normaliser.fit(aligned, *normaliser_rollouts(world.table), resamples=300)
+    with pytest.raises(InputError, match="different normalisers"):
         drop_difference(found, cliff(aligned, other, rollouts=world.ids("harmful_complied")))
+
+
+def test_a_saved_normaliser_gives_the_same_bits(world: World, aligned: pd.DataFrame, normaliser: Normaliser) -> None:
+    text = json.dumps(normaliser.to_dict(), allow_nan=False)
+    again = Normaliser.from_dict(json.loads(text))
+    pd.testing.assert_frame_equal(again.table, normaliser.table, check_exact=True)
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(again.draws, normaliser.draws, strict=True))
+    first, second = (cliff(aligned, n, rollouts=world.ids("harmful_complied")) for n in (normaliser, again))
+    pd.testing.assert_frame_equal(first.to_frame(), second.to_frame(), check_exact=True)
+    assert drop_difference(first, second).estimate == 0.0
+    few = Normaliser.fit(aligned, *normaliser_rollouts(world.table[:40]), **QUICK)
+    pd.testing.assert_frame_equal(Normaliser.from_dict(few.to_dict()).table, few.table, check_exact=True)
+    assert not few.same_as(normaliser)
+    with pytest.raises(InputError, match="saved normaliser"):
+        Normaliser.from_dict({"m": 8})
 
 
 def test_intervals_resample_the_normaliser_too(world: World, aligned: pd.DataFrame) -> None:
