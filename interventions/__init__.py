@@ -7,7 +7,6 @@ from verdictscope.interventions.attribution import Attribution, attribute
 from verdictscope.interventions.attribution_null import WriterControl, writer_control
 from verdictscope.interventions.bias_heads import BiasSweep, rejudged, sweep_bias
 from verdictscope.interventions.card import HeadCard, head_card
-from verdictscope.interventions.contrasts import Contrast, cue_contrast, order_contrasts, verdict_rollouts
 from verdictscope.interventions.curves import cumulative_curve, curve_steps
 from verdictscope.interventions.direct import SelfRepair, direct_effects, self_repair, write_norms
 from verdictscope.interventions.edits import (
@@ -44,7 +43,6 @@ __all__ = [
     "Attribution",
     "BiasSweep",
     "Chosen",
-    "Contrast",
     "DirectionEdit",
     "Edit",
     "Effects",
@@ -70,7 +68,6 @@ __all__ = [
     "choose_erasure",
     "choose_steering",
     "compile_edits",
-    "cue_contrast",
     "cumulative_curve",
     "curve_steps",
     "direct_effects",
@@ -83,7 +80,6 @@ __all__ = [
     "layer_matched_sets",
     "matched",
     "matched_sets",
-    "order_contrasts",
     "patch_grid",
     "readout_gap",
     "rejudged",
@@ -94,7 +90,6 @@ __all__ = [
     "transplant",
     "transplanted",
     "verdict_parts",
-    "verdict_rollouts",
     "write_norms",
     "writer_control",
 ]

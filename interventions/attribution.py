@@ -24,6 +24,7 @@ from verdictscope.errors import InputError
 from verdictscope.interventions.components import Components, Part
 from verdictscope.interventions.linear_forms import linear_form
 from verdictscope.interventions.sources import Gathered, Head, Sources, SourceShares
+from verdictscope.judgments import Contrast
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import draw_clusters, percentile_interval
 
@@ -80,6 +81,19 @@ class Attribution:
     def relative_residual(self) -> float:
         """Largest residual over the largest sum of absolute shares."""
         return float(np.abs(self.residual).max() / np.abs(self.shares).sum(axis=0).max())
+
+    def on(self, contrast: Contrast) -> Attribution:
+        """What every component adds to a contrast; the columns are items, the rows' ``rollout`` is the item."""
+        names = list(self.rows["rollout"])
+        return replace(
+            self,
+            readout=f"{contrast.name} contrast of {self.readout}",
+            shares=contrast.of(self.shares, names),
+            logit=contrast.of(self.logit, names),
+            groups=contrast.groups,
+            rows=pd.DataFrame({"rollout": contrast.items, "pos": -1}),
+            sources=None,
+        )
 
     def check(self) -> None:
         """Raises ``InputError`` if the parts do not sum to the readout, or sources to their head, within what rounding

@@ -14,11 +14,10 @@ from scipy.special import expit
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution import Part
-from verdictscope.interventions.contrasts import Contrast
 from verdictscope.interventions.edits import Head
 from verdictscope.interventions.head_sweep import sweep_heads
 from verdictscope.interventions.many_heads import DELTA_SHARE, HeadSweep
-from verdictscope.judgments import at_first_difference
+from verdictscope.judgments import Contrast, at_first_difference
 from verdictscope.judgments.asking import shown_to_own
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, mean_effect
@@ -185,7 +184,7 @@ def sweep_bias(
     for name, contrast in contrasts.items():
         sign = (signs or {}).get(name, sizes[name].estimate)
         shrinking = -contrast if sign > 0 else contrast
-        sweeps[name] = HeadSweep(swept.parts, shrinking.effects(swept.effects), delta)
+        sweeps[name] = HeadSweep(swept.parts, swept.effects.on(shrinking), delta)
     return BiasSweep(sizes, sweeps, delta, told, positions)
 
 

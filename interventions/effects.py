@@ -15,6 +15,7 @@ from verdictscope.activations.scoring import linear_groups
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits import Edit, compile_edits
 from verdictscope.interventions.replay import Computed, NotReplayed, Readings, replay
+from verdictscope.judgments import Contrast
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, effects_frame, mean_effect
 
@@ -50,6 +51,16 @@ class Effects:
     def change(self) -> Float[np.ndarray, "edit rollout"]:
         """Edited minus untouched, per rollout."""
         return self.edited - self.base
+
+    def on(self, contrast: Contrast) -> Effects:
+        """Effects on a contrast, one column per item."""
+        return replace(
+            self,
+            rollouts=contrast.items,
+            groups=contrast.groups,
+            base=contrast.of(self.base, self.rollouts),
+            edited=contrast.of(self.edited, self.rollouts),
+        )
 
     def of(self, edit: int) -> Effect:
         """Mean change under one edit, with a cluster-bootstrap interval over groups."""

@@ -12,10 +12,9 @@ from numpy import ndarray
 
 from verdictscope.activations import Model, Readout, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.interventions.contrasts import Contrast
 from verdictscope.interventions.edits import DirectionEdit, Edit, EraseEdit
 from verdictscope.interventions.effects import effects
-from verdictscope.judgments import Cued, cue_measures, measured, order_measures, paired
+from verdictscope.judgments import Contrast, Cued, cue_measures, measured, order_measures, paired
 from verdictscope.judgments.measure import Measure, mean
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.rollouts import Rollout
@@ -186,7 +185,7 @@ def choose_steering(
         length = float(np.linalg.norm(ways[layer]))
         return DirectionEdit(SITE, (layer,), ways[layer], "add", share * length, positions=positions, name=name)
 
-    size = position.effects(effects(model, rollouts, readout, [push(k, -0.5) for k in range(len(ways))], seed=seed))
+    size = effects(model, rollouts, readout, [push(k, -0.5) for k in range(len(ways))], seed=seed).on(position)
     now, moved = size.base.mean(), size.change.mean(axis=1)
     # What half a step moves says how far to go; where it moves nothing a layer is no candidate.
     shares = [-0.5 * -now / m if abs(m) > 1e-6 else 0.0 for m in moved]
@@ -206,8 +205,8 @@ def _best(
     words: str,
 ) -> Chosen:
     done = effects(model, rollouts, readout, edits, seed=seed)
-    left = np.abs(bias.effects(done).edited.mean(axis=1))
-    loss = -content.effects(done).change.mean(axis=1)
+    left = np.abs(done.on(bias).edited.mean(axis=1))
+    loss = -done.on(content).change.mean(axis=1)
     allowed = loss < delta if (loss < delta).any() else np.ones(len(left), dtype=bool)
     best = int(np.argmin(np.where(allowed, left, np.inf)))
     about = f"{words.format(best)}, chosen of {len(edits)} on the exploring half"

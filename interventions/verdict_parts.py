@@ -21,9 +21,8 @@ from numpy import ndarray
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution import ABOUT, Attribution, attribute, mean_frame
-from verdictscope.interventions.contrasts import Contrast
 from verdictscope.interventions.sources import Head
-from verdictscope.judgments import at_first_difference, by_side
+from verdictscope.judgments import Contrast, at_first_difference, by_side
 from verdictscope.rollouts import Rollout
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def verdict_parts(
 
     Args:
         model: the judge.
-        rollouts: the verdict prefixes of everything the contrasts are made of (:func:`verdict_rollouts`), or the same
+        rollouts: the verdict prefixes of everything the contrasts are made of (``Judged.rollouts``), or the same
             with one thinking in both orders (:func:`~verdictscope.judgments.shared_thinking`).
         readout: the log-odds of the first shown against the second (:func:`~verdictscope.judgments.verdict_readout`);
             labels of several tokens are read where they first differ.
@@ -241,4 +240,4 @@ def _part(
     shares = np.moveaxis(contrast.of(np.moveaxis(moved, 1, -1), rows), -1, 1)
     index = {r: i for i, r in enumerate(rows)}
     tokens = np.stack([counts[[index[r] for r in ids]].mean(0) for ids in contrast.rollouts])
-    return SpanPart(contrast.attribution(taken), spans, shares, tokens)
+    return SpanPart(taken.on(contrast), spans, shares, tokens)

@@ -4,6 +4,14 @@ if __name__ != "verdictscope.judgments":
     raise ImportError("import this room as verdictscope.judgments: the bare folder name is not a package")
 
 from verdictscope.judgments.asking import Asked, Insertion, ask, rendered
+from verdictscope.judgments.contrasts import (
+    CONTENT,
+    Contrast,
+    cue_contrast,
+    mean_contrast,
+    order_contrasts,
+    split_orders,
+)
 from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
@@ -72,6 +80,12 @@ from verdictscope.judgments.spans import SPANS, by_side, token_spans, user_spans
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS, check_verdicts, paired
 
 __all__ = [
+    "CONTENT",
+    "Contrast",
+    "cue_contrast",
+    "mean_contrast",
+    "order_contrasts",
+    "split_orders",
     "FORMATS",
     "LOG_FORMATS",
     "OPENINGS",

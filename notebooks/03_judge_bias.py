@@ -18,19 +18,18 @@ import pandas as pd
 
 from verdictscope import figures
 from verdictscope.activations import load
-from verdictscope.interventions import (
-    HeadEdit,
-    applied,
+from verdictscope.interventions import HeadEdit, applied, effects, matched_sets, rejudged, sweep_bias, write_norms
+from verdictscope.judgments import (
+    Insertion,
+    ask,
     cue_contrast,
-    effects,
-    matched_sets,
+    encode_labels,
     order_contrasts,
-    rejudged,
-    sweep_bias,
-    verdict_rollouts,
-    write_norms,
+    judge_items,
+    load_format,
+    read_items,
+    verdict_readout,
 )
-from verdictscope.judgments import Insertion, ask, encode_labels, judge_items, load_format, read_items, verdict_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import split_groups, verdict_probe, verdict_states
 from verdictscope.rollouts import Sampling
@@ -154,7 +153,7 @@ figures.bias_parts_figure(parts)
 def half(names, most=16):
     chosen = [item for item in items if part[item.group] in names][:most]
     verdicts = {c: judged(model, chosen, c) for c in ("plain", "control", "bandwagon")}
-    return contrasts_of(verdicts), verdict_rollouts(*verdicts.values()), verdicts
+    return contrasts_of(verdicts), [r for each in verdicts.values() for r in each.rollouts], verdicts
 
 
 labels = form.labels(items[0])

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.judgments import Judged
+from verdictscope.judgments import Judged, split_orders
 from verdictscope.probes.rows import to_array
 from verdictscope.probes.splits import split_groups
 from verdictscope.probes.sweep import ReadLayer
@@ -81,12 +81,13 @@ class VerdictStates:
             raise InputError("an antisymmetric probe takes both orders, and no item was read in both")
         both = pd.concat([both.loc[[c]] for c in wanted if c in both.index.get_level_values(0)])
         ab, ba = rows.loc[both["AB"]].reset_index(drop=True), rows.loc[both["BA"]].reset_index(drop=True)
+        content, position = split_orders(ab["log_odds"], ba["log_odds"])
         table = ab[["condition", "item", "group", "label"]].assign(
             said=ab["verdict"].where(ab["verdict"] == ba["verdict"], None),
             verdict_ab=ab["verdict"],
             verdict_ba=ba["verdict"],
-            content=(ab["log_odds"] - ba["log_odds"]) / 2,
-            position=(ab["log_odds"] + ba["log_odds"]) / 2,
+            content=content,
+            position=position,
         )
         return Pairs(table, both["AB"].to_numpy(), both["BA"].to_numpy(), self.read, len(rows))
 
@@ -126,13 +127,11 @@ class Pairs:
 
     def content(self, layer: int) -> Float[ndarray, "pair d"]:
         """Half the difference AB less BA: towards A."""
-        ab, ba = self.states(layer)
-        return (ab - ba) / 2
+        return split_orders(*self.states(layer))[0]
 
     def position(self, layer: int) -> Float[ndarray, "pair d"]:
         """Half the sum: what the order does not turn."""
-        ab, ba = self.states(layer)
-        return (ab + ba) / 2
+        return split_orders(*self.states(layer))[1]
 
     def mirrored(self, layer: int) -> Float[ndarray, "two_pairs d"]:
         """Every pair seen from both sides: `content`, then the same negated; rows as :func:`mirrored_rows`."""

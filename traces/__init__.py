@@ -15,7 +15,7 @@ from verdictscope.traces.commitment import (
     probe_readings,
     text_readings,
 )
-from verdictscope.traces.contrasts import cue_weights, order_weights, part_curves, parts_at
+from verdictscope.traces.contrasts import part_curves, parts_at
 from verdictscope.traces.debates import DebateTraces, debate_traces
 from verdictscope.traces.forced_answers import forced_lengths, forced_scores, sentence_places
 from verdictscope.traces.landmarks import align, relative_time
@@ -47,7 +47,6 @@ __all__ = [
     "commitment",
     "commitment_gap",
     "commitment_time",
-    "cue_weights",
     "debate_traces",
     "drop_difference",
     "exchange_null",
@@ -57,7 +56,6 @@ __all__ = [
     "lens_logits",
     "lens_readouts",
     "online_traces",
-    "order_weights",
     "part_curves",
     "parts_at",
     "probe_readings",

@@ -9,84 +9,23 @@ rollouts is missing there, so is the item, and it is counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.judgments import Contrast
 from verdictscope.stats import RESAMPLES
 from verdictscope.traces.aggregate import aggregate
 
-WEIGHT_COLUMNS = ("part", "item", "group", "rollout", "weight")
 
-
-def order_weights(verdicts: pd.DataFrame, run: int = 0) -> pd.DataFrame:
-    """Content and position as weighted sums over an item's rollouts in both orders.
-
-    Args:
-        verdicts: ``item group order run label rollout``, as of `judge_items`; every row counts, read or not.
-        run: which repeat.
-
-    Returns:
-        ``part item group rollout weight``: *position* of every item, *content* of those with a better answer (label A
-        or B), both towards what they are named for.
-
-    Raises:
-        InputError: columns are missing, or no item stands in both orders.
-    """
-    table = _one_run(verdicts, run)
-    both = table[table.groupby("item")["order"].transform("nunique") == 2]
-    if both.empty:
-        raise InputError("content and position take both orders: judge_items(..., orders=('AB', 'BA'))")
-    better = both["label"].map({"A": 1.0, "B": -1.0})
-    first_is_a = np.where(both["order"] == "AB", 1.0, -1.0)
-    parts = [both.assign(part="content", weight=better * first_is_a / 2)[better.notna()]]
-    parts.append(both.assign(part="position", weight=0.5))
-    return pd.concat(parts, ignore_index=True)[list(WEIGHT_COLUMNS)]
-
-
-def cue_weights(
-    name: str, control: pd.DataFrame, cued: pd.DataFrame, targets: Mapping[str, str], run: int = 0
-) -> pd.DataFrame:
-    """What a cue does as a weighted sum: cued minus control, towards the side it names, over the orders in both.
-
-    Args:
-        name: of the cue.
-        control: verdicts under the control, as of `judge_items`; rollout ids unlike those of ``cued``.
-        cued: verdicts under the cue.
-        targets: item to the side named, in the item's own frame (A or B); items without one are left out.
-        run: which repeat.
-
-    Raises:
-        InputError: columns are missing, or no item was judged under both in one order.
-    """
-    tables = [_one_run(t, run).assign(sign=s) for t, s in ((control, -1.0), (cued, 1.0))]
-    both = pd.concat(tables, ignore_index=True)
-    both = both[both["item"].isin(list(targets))]
-    both = both[both.groupby(["item", "order"])["sign"].transform("size") == 2]
-    if both.empty:
-        raise InputError(f"no item was judged under both {name} and its control: judge the same items alike")
-    named = both["item"].map(dict(targets))
-    toward = np.where([o.startswith(t) for o, t in zip(both["order"], named, strict=True)], 1.0, -1.0)
-    orders = both.groupby("item")["order"].transform("nunique")
-    return both.assign(part=name, weight=both["sign"] * toward / orders)[list(WEIGHT_COLUMNS)].reset_index(drop=True)
-
-
-def _one_run(verdicts: pd.DataFrame, run: int) -> pd.DataFrame:
-    missing = [c for c in ("item", "group", "order", "run", "label", "rollout") if c not in verdicts]
-    if missing:
-        raise InputError(f"the verdicts lack {', '.join(missing)}; give the table of judge_items")
-    return verdicts[(verdicts["run"] == run) & verdicts["order"].isin(["AB", "BA"])]
-
-
-def parts_at(scores: pd.DataFrame, weights: pd.DataFrame, on: str, by: Sequence[str] = ()) -> pd.DataFrame:
+def parts_at(scores: pd.DataFrame, contrasts: Iterable[Contrast], on: str, by: Sequence[str] = ()) -> pd.DataFrame:
     """The parts of every item at every place.
 
     Args:
         scores: ``rollout`` and ``on``, the columns ``by`` and ``score`` (towards the answer shown first, missing where
             it could not be read); one row per rollout and place.
-        weights: from `order_weights` and `cue_weights`, below one another.
+        contrasts: for example those of `order_contrasts` and `cue_contrast`.
         on: the place: an integer column (a part of the thinking, a turn, an allowed length).
         by: further columns that tell scores apart (readout, layer, ...).
 
@@ -103,6 +42,8 @@ def parts_at(scores: pd.DataFrame, weights: pd.DataFrame, on: str, by: Sequence[
         raise InputError(f"the scores lack {', '.join(missing)}")
     if scores.duplicated(["rollout", *keys]).any():
         raise InputError(f"a rollout has several scores at one {on}: name in `by` what tells them apart")
+    tables = [contrast.to_frame().rename(columns={"contrast": "part"}) for contrast in contrasts]
+    weights = pd.concat(tables, ignore_index=True)
     read = weights.merge(scores[["rollout", *keys, "score"]], on="rollout")
     read["score"] = read["score"].astype(float) * read["weight"]
     found = read.groupby(["part", "item", "group", *keys], sort=True, dropna=False, observed=True)["score"]

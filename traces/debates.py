@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from verdictscope.activations import LinearReadout, Model, forward
 from verdictscope.activations.model import as_model
 from verdictscope.errors import InputError
-from verdictscope.judgments import DebateItem, Item, Judged, judge_items
+from verdictscope.judgments import DebateItem, Item, Judged, judge_items, order_contrasts
 from verdictscope.judgments.asking import ORDERS
 from verdictscope.judgments.formats import Format
-from verdictscope.traces.contrasts import order_weights, part_curves, parts_at
+from verdictscope.traces.contrasts import part_curves, parts_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,8 +73,8 @@ class DebateTraces:
             InputError: the debates were judged in one order.
         """
         rows = self.table.assign(rollout=self.table["item"] + "/" + self.table["order"], run=0)
-        weights = order_weights(rows.drop_duplicates("rollout"))
-        return parts_at(rows, weights, "turn", ("readout", "layer"))
+        contrasts = order_contrasts(rows.drop_duplicates("rollout"))
+        return parts_at(rows, contrasts.values(), "turn", ("readout", "layer"))
 
     def curves(self, *, seed: int = 0) -> pd.DataFrame:
         """Mean of both parts after every turn, with bands; n falls where shorter debates are over.

@@ -8,19 +8,19 @@ import pytest
 
 from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.errors import InputError
-from verdictscope.interventions import (
-    BiasSweep,
+from verdictscope.interventions import BiasSweep, HeadEdit, attribute, effects, rejudged, sweep_bias
+from verdictscope.judgments import (
     Contrast,
-    HeadEdit,
-    attribute,
+    Insertion,
+    Judged,
+    PairItem,
     cue_contrast,
-    effects,
+    encode_labels,
+    judge_items,
+    load_format,
     order_contrasts,
-    rejudged,
-    sweep_bias,
-    verdict_rollouts,
+    verdict_readout,
 )
-from verdictscope.judgments import Insertion, Judged, PairItem, encode_labels, judge_items, load_format, verdict_readout
 from verdictscope.rollouts import Rollout, Span
 
 ITEMS = [
@@ -112,6 +112,8 @@ def test_what_is_missing_is_said() -> None:
     judged, names, values = made({("a", "AB"): 1.0}, {"a": "A"})
     with pytest.raises(InputError, match="both orders"):
         order_contrasts(judged)
+    with pytest.raises(InputError, match="judged under both"):
+        cue_contrast("crowd", judged, judged, {})
     judged, names, values = made({("a", "AB"): 1.0, ("b", "BA"): 1.0}, {"a": "A", "b": "A"})
     with pytest.raises(InputError, match="both orders"):
         order_contrasts(judged)
@@ -141,26 +143,26 @@ def judge() -> tuple:
 
 def test_shares_and_effects_of_a_contrast_are_those_of_its_rollouts(judge: tuple) -> None:
     model, readout, plain, cued, targets = judge
-    rollouts = verdict_rollouts(plain, cued)
+    rollouts = [*plain.rollouts, *cued.rollouts]
     contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, targets)}
     taken = attribute(model, rollouts, readout, positions="last")
     swept = effects(model, rollouts, readout, [HeadEdit(((0, 0),)), HeadEdit(((1, 1),))])
     for name, contrast in contrasts.items():
-        part = contrast.attribution(taken)
+        part = taken.on(contrast)
         part.check()
         assert np.allclose(part.shares.sum(0), part.logit, atol=1e-4)
-        assert np.allclose(part.logit, contrast.effects(swept).base, atol=1e-4)
+        assert np.allclose(part.logit, swept.on(contrast).base, atol=1e-4)
         assert len(part.to_frame()) == len(taken.parts) + 2
         by_hand = [
             sum(w * swept.change[1][swept.rollouts.index(r)] for r, w in zip(rs, ws, strict=True))
             for rs, ws in zip(contrast.rollouts, contrast.weights, strict=True)
         ]
-        assert np.allclose(contrast.effects(swept).change[1], by_hand), name
+        assert np.allclose(swept.on(contrast).change[1], by_hand), name
 
 
 def test_a_sweep_signs_effects_so_that_a_smaller_contrast_counts(judge: tuple) -> None:
     model, readout, plain, cued, targets = judge
-    rollouts = verdict_rollouts(plain, cued)
+    rollouts = [*plain.rollouts, *cued.rollouts]
     contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, targets)}
     swept = sweep_bias(model, rollouts, readout, contrasts, heads=[(0, 0), (1, 0)], delta=0.1)
     assert isinstance(swept, BiasSweep)
@@ -170,7 +172,7 @@ def test_a_sweep_signs_effects_so_that_a_smaller_contrast_counts(judge: tuple) -
     assert (table["component"] == "mlp").sum() == 3 * model.n_layers
     plainly = effects(model, rollouts, readout, [HeadEdit(((1, 0),))])
     for name, contrast in contrasts.items():
-        values = contrast.effects(plainly)
+        values = plainly.on(contrast)
         row = table[(table["contrast"] == name) & (table["layer"] == 1) & (table["head"] == 0)]
         change = values.edited[0].mean() - values.base.mean()
         assert row["estimate"].item() == pytest.approx(-np.sign(values.base.mean()) * change, abs=1e-4)

@@ -96,7 +96,7 @@ def test_steering_takes_position_away_where_it_was_chosen(tiny: dict[str, Any]) 
     how = (tiny["model"], tiny["rollouts"], at_first_difference(tiny["readout"]), tiny["contrasts"]["content"])
     chosen = choose_steering(*how, tiny["contrasts"]["position"], delta=1e9)
     done = effects(*how[:3], [chosen.edit])
-    moved = tiny["contrasts"]["position"].effects(done)
+    moved = done.on(tiny["contrasts"]["position"])
     assert abs(moved.edited.mean()) == pytest.approx(chosen.left, abs=1e-4)
     assert chosen.left < abs(moved.base.mean())
     assert "layer" in chosen.about

@@ -11,20 +11,15 @@ from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.activations import load
 from verdictscope.errors import InputError
 from verdictscope.figures import span_caption, span_figure
-from verdictscope.interventions import (
-    VerdictParts,
-    attribute,
-    cue_contrast,
-    order_contrasts,
-    verdict_parts,
-    verdict_rollouts,
-)
+from verdictscope.interventions import VerdictParts, attribute, verdict_parts
 from verdictscope.judgments import (
     Insertion,
     PairItem,
+    cue_contrast,
     encode_labels,
     judge_items,
     load_format,
+    order_contrasts,
     shared_thinking,
     token_spans,
     verdict_readout,
@@ -59,7 +54,7 @@ def world(model: Any, tok: Any, form: Any, items: list[PairItem], **how: Any) ->
     contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, TARGETS)}
     return {
         "model": model,
-        "rollouts": verdict_rollouts(plain, cued),
+        "rollouts": [*plain.rollouts, *cued.rollouts],
         "contrasts": contrasts,
         "names": names,
         "readout": verdict_readout("verdict", encoded, [label.verdict for label in labels]),
@@ -84,7 +79,7 @@ def test_spans_sum_to_heads_and_heads_to_the_contrast(tiny: dict[str, Any], part
     taken = attribute(tiny["model"], tiny["rollouts"], tiny["readout"], positions="last")
     for name, contrast in tiny["contrasts"].items():
         part = parts.parts[name, "last"]
-        whole = contrast.attribution(taken)
+        whole = taken.on(contrast)
         own = [i for i, at in enumerate(whole.parts) if at[0] == "head"]
         assert np.allclose(part.shares.sum(-1), whole.shares[own], atol=1e-4)
         assert np.allclose(part.attribution.shares.sum(0), whole.logit, atol=1e-3)

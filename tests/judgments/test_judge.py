@@ -20,6 +20,7 @@ from verdictscope.judgments import (
     encode_labels,
     judge_items,
     load_format,
+    order_contrasts,
     read_items,
     verdict_readout,
 )
@@ -31,7 +32,6 @@ from verdictscope.traces import (
     debate_traces,
     forced_lengths,
     lens_readouts,
-    order_weights,
     part_curves,
     parts_at,
     trace_places,
@@ -83,9 +83,9 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
     odds = np.log(judged.verdicts["p_first"]) - np.log(judged.verdicts["p_second"])
     said = trace[trace["readout"] == "verdict"].set_index("rollout")["score"].loc[judged.verdicts["rollout"]]
     assert said.to_numpy() == pytest.approx(odds.to_numpy(), abs=1e-3)
-    weights = order_weights(judged.verdicts)
+    contrasts = order_contrasts(judged.verdicts).values()
     curves = part_curves(
-        parts_at(trace_places(trace, 3), weights, "place", ("readout", "layer")), "place", ("readout", "layer")
+        parts_at(trace_places(trace, 3), contrasts, "place", ("readout", "layer")), "place", ("readout", "layer")
     )
     position = curves[(curves["part"] == "position") & (curves["readout"] == "verdict")]
     assert position["estimate"].tolist() == pytest.approx([odds.to_numpy().mean()], abs=1e-3)

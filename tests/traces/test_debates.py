@@ -11,19 +11,9 @@ from tests.judgments.judge_worlds import DEBATE, PAIR, real, tiny_judge
 from verdictscope.activations import LinearReadout, LogOddsReadout, forward
 from verdictscope.errors import InputError
 from verdictscope.figures import debate_caption
-from verdictscope.judgments import DebateItem, Turn, judge_items
+from verdictscope.judgments import DebateItem, Turn, cue_contrast, judge_items, order_contrasts
 from verdictscope.rollouts import Sampling
-from verdictscope.traces import (
-    align,
-    cue_weights,
-    debate_traces,
-    lens_readouts,
-    order_weights,
-    part_curves,
-    parts_at,
-    trace_places,
-    verdict_trace,
-)
+from verdictscope.traces import align, debate_traces, lens_readouts, part_curves, parts_at, trace_places, verdict_trace
 
 LABELS = {"a": "A", "b": "B", "t": "tie"}
 
@@ -56,8 +46,8 @@ def test_parts_are_those_planted_at_every_place() -> None:
         for k in (1, 2, 3)
         for t, push in ((table, None), (cued, targets))
     ]
-    weights = pd.concat([order_weights(table), cue_weights("crowd", table, cued, targets)])
-    found = parts_at(pd.concat(scores), weights, "place")
+    contrasts = [*order_contrasts(table).values(), cue_contrast("crowd", table, cued, targets)]
+    found = parts_at(pd.concat(scores), contrasts, "place")
     assert set(found["part"]) == {"content", "position", "crowd"}
     assert set(found["item"][found["part"] == "content"]) == {"a", "b"}, "a tie has no better side"
     wide = found.pivot_table(index="place", columns="part", values="score", aggfunc=["min", "max"])
@@ -72,21 +62,21 @@ def test_what_is_missing_is_counted() -> None:
     first, second = table.assign(place=0), table.assign(place=1)
     scores = pd.concat([first, second.iloc[:15]]).assign(score=1.0)  # at 1: seven items whole, one in one order
     scores.iloc[3, scores.columns.get_loc("score")] = np.nan
-    found = parts_at(scores, order_weights(table), "place")
+    found = parts_at(scores, order_contrasts(table).values(), "place")
     curves = part_curves(found, "place").set_index(["part", "place"])
     assert curves.loc[("position", 0), ["n", "n_missing"]].tolist() == [9, 1]
     assert curves.loc[("position", 1), ["n", "n_missing"]].tolist() == [7, 1]
     assert (curves["estimate"].xs("position") == 1).all()
-    nothing = parts_at(scores.assign(score=np.nan), order_weights(table), "place")
+    nothing = parts_at(scores.assign(score=np.nan), order_contrasts(table).values(), "place")
     assert (part_curves(nothing, "place")["n"] == 0).all()
     with pytest.raises(InputError, match="several scores at one place"):
-        parts_at(pd.concat([scores, scores]), order_weights(table), "place")
+        parts_at(pd.concat([scores, scores]), order_contrasts(table).values(), "place")
     with pytest.raises(InputError, match="take both orders"):
-        order_weights(table[table["order"] == "AB"])
+        order_contrasts(table[table["order"] == "AB"])
     with pytest.raises(InputError, match="lack label"):
-        order_weights(table.drop(columns="label"))
+        order_contrasts(table.drop(columns="label"))
     with pytest.raises(InputError, match="judged under both"):
-        cue_weights("crowd", table, table, {})
+        cue_contrast("crowd", table, table, {})
 
 
 DEBATES = [

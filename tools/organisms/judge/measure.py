@@ -17,6 +17,7 @@ from tools.organisms.heads import Head, silenced
 from tools.organisms.judge.items import shown
 from tools.organisms.judge.language import CUES, SIDES, Pair
 from tools.organisms.sampling import chat_ids, sample
+from verdictscope.judgments import split_orders
 
 ORDERS = ("AB", "BA")
 
@@ -96,7 +97,8 @@ def parts(
     silence = tuple(silence)
     both = [verdict_log_odds(model, tokenizer, shown(pairs, order), silence=silence) for order in ORDERS]
     sign = np.array([{"A": 1.0, "B": -1.0, None: np.nan}[pair.better] for pair in pairs])
-    columns = {"content": (both[0] - both[1]) / 2 * sign, "position": (both[0] + both[1]) / 2}
+    content, position = split_orders(*both)
+    columns = {"content": content * sign, "position": position}
     for cue in cues:
         named = [
             verdict_log_odds(model, tokenizer, shown(pairs, cue=cue, side=side), silence=silence) for side in SIDES

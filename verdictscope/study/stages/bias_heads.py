@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.interventions import BiasSweep, Contrast, attribute, sweep_bias
-from verdictscope.interventions.bias_heads import CONTENT
-from verdictscope.judgments import at_first_difference
+from verdictscope.interventions import BiasSweep, attribute, sweep_bias
+from verdictscope.judgments import CONTENT, Contrast, at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
 from verdictscope.study.folder import Run
@@ -101,7 +100,7 @@ def attribution_shares(run: Run, variant: str) -> dict[str, dict[tuple[str, int,
     taken = attribute(
         run.model(variant), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
     )
-    means = {name: contrast.attribution(taken).shares.mean(axis=1) for name, contrast in given.items()}
+    means = {name: taken.on(contrast).shares.mean(axis=1) for name, contrast in given.items()}
     return {name: dict(zip(taken.parts, values, strict=True)) for name, values in means.items()}
 
 

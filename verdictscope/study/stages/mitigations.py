@@ -14,22 +14,26 @@ from jaxtyping import Float
 
 from verdictscope.activations import Site
 from verdictscope.interventions import (
-    Contrast,
     Edit,
     HeadEdit,
     bias_rates,
     choose_erasure,
     choose_steering,
-    cue_contrast,
     effects,
     gather_means,
     matched_sets,
-    order_contrasts,
     rejudged,
     write_norms,
 )
-from verdictscope.interventions.bias_heads import CONTENT
-from verdictscope.judgments import Judged, at_first_difference, judge_items
+from verdictscope.judgments import (
+    CONTENT,
+    Contrast,
+    Judged,
+    at_first_difference,
+    cue_contrast,
+    judge_items,
+    order_contrasts,
+)
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import Run

@@ -8,21 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from verdictscope.judgments import Judged
+from verdictscope.judgments import CONTENT, Contrast, Judged, cue_contrast, order_contrasts
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.study.folder import Run
 from verdictscope.study.stages.verdict_readers import Ending
 from verdictscope.study.stages.verdicts import CONTROL, PLAIN, targets
-from verdictscope.traces import (
-    cue_weights,
-    forced_lengths,
-    forced_scores,
-    order_weights,
-    part_curves,
-    parts_at,
-    sentence_places,
-    traced_rollouts,
-)
+from verdictscope.traces import forced_lengths, forced_scores, part_curves, parts_at, sentence_places, traced_rollouts
 from verdictscope.traces.commitment import places
 
 QUARTERS = 4
@@ -31,23 +22,23 @@ QUARTERS = 4
 
 @dataclass(frozen=True)
 class Line:
-    """One curve's weights: a part of the verdict under a condition, and what is known of it.
+    """The contrasts of one curve under a condition.
 
     Attributes:
         condition: ``plain``, or a cue.
         toward: whether the cue names the ``right`` or the ``wrong`` answer; empty where that does not matter.
-        weights: from `order_weights` or `cue_weights`.
+        contrasts: of the verdict.
     """
 
     condition: str
     toward: str
-    weights: pd.DataFrame
+    contrasts: tuple[Contrast, ...]
 
 
 def lines(run: Run, found: Mapping[str, Judged]) -> list[Line]:
     """Content and position plainly, content under each cue by the answer it names, and what each cue adds."""
     plain, control = found[PLAIN].verdicts, found[CONTROL].verdicts
-    made = [Line(PLAIN, "", order_weights(plain))]
+    made = [Line(PLAIN, "", tuple(order_contrasts(plain).values()))]
     named = targets(run)
     for cue in run.study.cues:
         own = found[cue].verdicts
@@ -55,9 +46,8 @@ def lines(run: Run, found: Mapping[str, Judged]) -> list[Line]:
         decided = own["label"].isin(["A", "B"])
         for toward, rows in (("right", own[decided & right]), ("wrong", own[decided & ~right])):
             if len(rows):
-                weights = order_weights(rows)
-                made.append(Line(cue, toward, weights[weights["part"] == "content"]))
-        made.append(Line(cue, "", cue_weights(cue, control, own, named)))
+                made.append(Line(cue, toward, (order_contrasts(rows)[CONTENT],)))
+        made.append(Line(cue, "", (cue_contrast(cue, control, own, named),)))
     return made
 
 
@@ -65,7 +55,7 @@ def curves(scores: pd.DataFrame, found: list[Line], on: str, by: tuple[str, ...]
     """Every line's curves: ``condition toward part *by on estimate ...``."""
     made = []
     for line in found:
-        rows = part_curves(parts_at(scores, line.weights, on, by), on, by, seed=seed)
+        rows = part_curves(parts_at(scores, line.contrasts, on, by), on, by, seed=seed)
         rows.insert(0, "condition", line.condition)
         rows.insert(1, "toward", line.toward)
         made.append(rows)

@@ -15,17 +15,19 @@ import pandas as pd
 from verdictscope.activations import Model, Readout
 from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
-from verdictscope.interventions import Contrast, cue_contrast, order_contrasts
 from verdictscope.judgments import (
+    Contrast,
     Format,
     Insertion,
     Item,
     Judged,
     PairItem,
+    cue_contrast,
     encode_labels,
     judge_items,
     load_format,
     load_judged,
+    order_contrasts,
     read_items,
     verdict_readout,
 )
