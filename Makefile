@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: demo test evidence notebooks readme judge repair heads refusal judgments lint install install-dev organisms clean families
+.PHONY: demo test evidence notebooks readme judge repair heads refusal judgments lint types install install-dev organisms clean families
 
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
@@ -45,8 +45,12 @@ families: install-dev  ## examine every family that TransformerLens and transfor
 	$(BIN)/python -m pytest -q -m slow --timeout 3600 tests/activations/test_families.py
 	$(BIN)/python -m tools.docs.doctor
 
-lint: install-dev
+lint: install-dev      ## style and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+types: install-dev     ## static types
+	$(BIN)/mypy
 
 organisms: install-dev ## train the bundled models anew
 	$(BIN)/python -m tools.organisms train cliff

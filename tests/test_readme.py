@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.docs.update import block, with_block
 from verdictscope.sources import models_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +24,7 @@ def test_the_notebook_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_numbers_are_those_of_the_stored_run() -> None:
-    update = runpy.run_path(str(ROOT / "docs" / "update.py"))
-    assert update["with_block"](README, update["block"](ROOT / "docs" / "demo")) == README
+    assert with_block(README, block(ROOT / "docs" / "demo")) == README
     for name in json.loads((ROOT / "docs" / "demo" / "captions.json").read_text()):
         assert (ROOT / "docs" / "demo" / f"{name}.png").is_file()
 

@@ -35,7 +35,7 @@ def one_line(code: int, out: str, err: str, says: str) -> None:
         (["rnu", "refusal_cliff"], "No such command 'rnu'. Did you mean 'run'?"),
         (["organisms", "sore"], "Did you mean 'score'?"),
         (["organisms", "score", "nowhere"], "no run folder"),
-        (["organisms", "train", "no_such_recipe"], "no_such_recipe"),
+        (["organisms", "train"], "No such command 'train'"),
         (["repair", "no_such_model", "no_such_data", "--prompts", "no_such_prompts"], "no_such"),
         (["select", "no_such_pool"], "no_such_pool"),
         (["plan", "refusal_cliff", "--set", "model=/no/such/folder"], "no such folder"),
