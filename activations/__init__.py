@@ -7,7 +7,7 @@ from verdictscope.activations.collect import collect
 from verdictscope.activations.forward import Pass, forward, passes
 from verdictscope.activations.hooks import BatchView, Tap, hooked, reading, writing
 from verdictscope.activations.identities import Check
-from verdictscope.activations.model import Model, load, wrap
+from verdictscope.activations.model import Model, load_model, wrap
 from verdictscope.activations.moments import MomentFitter, Moments, moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
@@ -58,7 +58,7 @@ __all__ = [
     "head_output_bias",
     "head_output_weight",
     "hooked",
-    "load",
+    "load_model",
     "logit_difference",
     "moments_of",
     "passes",

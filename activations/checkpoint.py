@@ -39,7 +39,7 @@ def read_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Loads the model and its tokenizer (``None`` if it has none); arguments as for :func:`~...model.load`.
+    """Loads the model and its tokenizer (``None`` if it has none); arguments as for :func:`~...model.load_model`.
 
     Of an adapter (a folder with ``adapter_config.json``) the base model it names is loaded and the adapter merged into
     its weights.

@@ -156,7 +156,7 @@ class Wanted:
                 "name": model.name,
                 "revision": model.revision,
                 **model_facts(model.hf, like=like),
-                **tokenizer_facts(model.tokenizer),
+                **tokenizer_facts(model.optional_tokenizer),
             },
             "rollouts": digest(self.rollouts),
             "sites": sites,

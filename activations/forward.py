@@ -242,9 +242,9 @@ def prepare(
     check_inputs(model, rollouts, read, score)
     plan = plan or default_plan(model, rollouts)
     plan.check(len(rollouts))
-    reads = {r: replace(r, positions=explicit(r.positions, rollouts, model.tokenizer)) for r in read}
-    score = tuple(replace(s, positions=explicit(s.positions, rollouts, model.tokenizer)) for s in score)
-    at = None if logits_at is None else explicit(logits_at, rollouts, model.tokenizer)
+    reads = {r: replace(r, positions=explicit(r.positions, rollouts, model.optional_tokenizer)) for r in read}
+    score = tuple(replace(s, positions=explicit(s.positions, rollouts, model.optional_tokenizer)) for s in score)
+    at = None if logits_at is None else explicit(logits_at, rollouts, model.optional_tokenizer)
     for fitter in moments:
         fitter.begin(model, rollouts)
     return Job(model, reads, write, score, at, tuple(moments), plan.token_budget), plan
@@ -297,7 +297,7 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
         raise InputError("two rollouts have the same id; ids must be unique")
     on_device(model.hf)
     check_lengths(model.hf, ((r.id, len(r)) for r in rollouts))
-    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in rollouts), model.tokenizer)
+    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in rollouts), model.optional_tokenizer)
     if len(set(read)) != len(read):
         raise InputError("the same read is asked for twice")
     if len({readout_key(s, model.n_layers) for s in score}) != len(score):

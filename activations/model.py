@@ -18,6 +18,7 @@ from verdictscope.activations.infer_sites import measure, sees_later
 from verdictscope.activations.sitemap import Overrides, SiteMap, find_modules
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import adapters, evaluating, inside, modules_of, on_device, watching
+from verdictscope.sources import locate
 from verdictscope.weights_digest import structure_digest, weights_digest
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Model:
     Attributes:
         hf: the Hugging Face model, running its own attention kernels. Every pass runs it in evaluation mode, without
             autocast and uncompiled, and leaves it as it was.
-        tokenizer: its tokenizer, if there is one.
+        optional_tokenizer: its tokenizer, ``None`` where there is none (see ``tokenizer``).
         name: what it was loaded from.
         revision: the hub commit, if known.
         sites: site names to modules.
@@ -43,7 +44,7 @@ class Model:
     """
 
     hf: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
+    optional_tokenizer: PreTrainedTokenizerBase | None
     name: str
     revision: str | None
     sites: SiteMap
@@ -54,6 +55,19 @@ class Model:
     checks: tuple[Check, ...] = ()
     _floors: dict[str, float] = field(default_factory=dict, repr=False)
     modules: list[nn.Module] = field(default_factory=list, repr=False)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            InputError: the model came without one.
+        """
+        if self.optional_tokenizer is None:
+            raise InputError(
+                f"model {self.name!r} has no tokenizer: put its tokenizer files beside the weights, or pass one to wrap"
+            )
+        return self.optional_tokenizer
 
     @property
     def n_layers(self) -> int:
@@ -115,8 +129,8 @@ def _kind(module: nn.Module) -> str:
     return f"{type(module).__module__.partition('.')[0]} {type(module).__name__} that was not there"
 
 
-def load(
-    name_or_path: str | Path,
+def load_model(
+    name: str | Path | Any,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
@@ -127,7 +141,8 @@ def load(
     """Loads a causal language model (or a reward model) and its tokenizer, finds the sites and checks them.
 
     Args:
-        name_or_path: a local checkpoint folder or a hub name; of an adapter, its base is loaded and it is merged in.
+        name: a bundled model (``organism:NAME``), a checkpoint folder or a hub name; of an adapter the base model is
+            loaded and the adapter merged into it.
         dtype: ``"auto"`` (as stored; float32 on a CPU that is slow in the stored type, which is said in a warning),
             or a torch dtype or its name.
         device: where to run; CUDA if there is any, else the CPU.
@@ -137,14 +152,21 @@ def load(
 
     Raises:
         InputError: the model is not there or cannot be loaded, or a site check fails.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> load_model("organism:cliff", device="cpu")
+        Model('organism:cliff': Qwen3ForCausalLM, 6 layers, 8 heads, d_model 128, float32 on cpu)
     """
+    if not isinstance(name, str | Path):
+        raise InputError(f"load_model takes a name or a folder, not a {type(name).__name__}; use wrap")
     hf, tokenizer = read_checkpoint(
-        name_or_path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+        locate(str(name)), dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
     )
     return wrap(
         hf,
         tokenizer,
-        name=str(name_or_path),
+        name=str(name),
         revision=getattr(hf.config, "_commit_hash", None) or revision,
         overrides=overrides,
     )
@@ -239,7 +261,7 @@ def unchecked(
     kv_heads = heard.n_kv_heads if heard else int(getattr(config, "num_key_value_heads", None) or n_heads)
     return Model(
         hf=hf,
-        tokenizer=tokenizer,
+        optional_tokenizer=tokenizer,
         name=name or hf.config.name_or_path or type(hf).__name__,
         revision=revision,
         sites=sites,

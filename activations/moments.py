@@ -176,7 +176,7 @@ class MomentFitter:
             raise InputError("this moment fitter has served another run; make a new one")
         for layer in self.read.site.at(model.n_layers):
             model.sites.place(self.read.site.name, layer)
-        self._where = explicit(self.read.positions, rollouts, model.tokenizer)
+        self._where = explicit(self.read.positions, rollouts, model.optional_tokenizer)
         self._begun = True
 
     def taps(self, model: Model, batch: Batch) -> list[Tap]:

@@ -21,7 +21,7 @@ import transformers
 
 from benchmarks.common import Result, Timings, interleave, say
 from benchmarks.random_models import SIZES
-from verdictscope.activations import Model, load
+from verdictscope.activations import Model, load_model
 from verdictscope.activations.model import unchecked
 from verdictscope.interventions import HeadEdit, applied, bake
 from verdictscope.sources import models_folder
@@ -74,7 +74,7 @@ def generate_times(
     name: str, source: Path, folder: Path, device: str, new: int, rounds: int
 ) -> tuple[Timings, dict[str, Any]]:
     """Times the four variants on one model; also its sizes."""
-    model = load(source, device=device)
+    model = load_model(source, device=device)
     rng = np.random.default_rng(0)
     every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     drawn = rng.choice(len(every), max(FEWEST, round(SHARE * len(every))), replace=False)

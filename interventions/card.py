@@ -256,7 +256,7 @@ def _writes(
 
 
 def _spelling(model: Model, vocab: int) -> list[str]:
-    if model.tokenizer is None:
+    if model.optional_tokenizer is None:
         return [f"#{i}" for i in range(vocab)]
     return [str(model.tokenizer.decode([i])) if i < len(model.tokenizer) else f"#{i}" for i in range(vocab)]
 
@@ -272,7 +272,7 @@ def _tokens(
 ) -> pd.DataFrame:
     """The texts that are most attended to and those with the largest shares, per row."""
     texts: dict[str, np.ndarray] = {}
-    if model.tokenizer is not None:
+    if model.optional_tokenizer is not None:
         texts = {r.id: np.array(pieces(r.ids, model.tokenizer), dtype=object) for r in rollouts}
 
     def sums(of: Attribution) -> pd.DataFrame:

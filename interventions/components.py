@@ -124,7 +124,7 @@ class Components:
 
     def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
         """Called once by the run that feeds this."""
-        self._where = explicit(self.positions, rollouts, model.tokenizer)
+        self._where = explicit(self.positions, rollouts, model.optional_tokenizer)
 
     def taps(self, model: Model, batch: Batch) -> list[Tap]:
         """The hooks of one batch; what the batch before left is forgotten."""

@@ -123,7 +123,7 @@ def effects(
     check_inputs(model, rollouts, (), (readout,))
     if isinstance(readout, LinearReadout):
         linear_groups(model, [readout])
-    readout = replace(readout, positions=explicit(readout.positions, rollouts, model.tokenizer))
+    readout = replace(readout, positions=explicit(readout.positions, rollouts, model.optional_tokenizer))
     found = _read_all(model, rollouts, readout, together, method, plan, progress)
     return Effects(
         descriptions=tuple("; ".join(e.describe() for e in group) for group in together),

@@ -86,7 +86,7 @@ class Guard:
     """A guard model with its way of asking.
 
     Attributes:
-        model: the guard, loaded with :func:`verdictscope.activations.load`.
+        model: the guard, loaded with :func:`verdictscope.activations.load_model`.
         format: a :class:`GuardFormat`, or the name of one in :data:`FORMATS`.
         batch_tokens: tokens of one batch.
     """

@@ -174,7 +174,7 @@ def label_logprobs(
         for r, own in zip(prefixes, strings, strict=True)
         for k, s in enumerate(own, 1)
     )
-    check_ids(model.hf, named, model.tokenizer)
+    check_ids(model.hf, named, model.optional_tokenizer)
     each = bool(changing(model.hf))
     jobs: list[tuple[int, IdString]] = []
     for i, labels in enumerate(strings):
@@ -186,7 +186,7 @@ def label_logprobs(
     if not jobs:
         return []
     check_lengths(model.hf, ((prefixes[i].id, len(prefixes[i]) + len(stem)) for i, stem in jobs))
-    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in prefixes), model.tokenizer)
+    check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in prefixes), model.optional_tokenizer)
     made = [extended(prefixes[i], stem, f"{k}") for k, (i, stem) in enumerate(jobs)]
     begins = [len(r) - 1 if each else len(prefixes[i]) - 1 for r, (i, _) in zip(made, jobs, strict=True)]
     places = {r.id: list(range(begin, len(r))) for r, begin in zip(made, begins, strict=True)}

@@ -19,7 +19,7 @@
 import pandas as pd
 
 from verdictscope import figures
-from verdictscope.activations import Site, forward, load, logit_difference
+from verdictscope.activations import Site, forward, load_model, logit_difference
 from verdictscope.interventions import (
     HeadEdit,
     applied,
@@ -52,7 +52,7 @@ SEED = 0
 # keeps the token ids it was shown and wrote, cut into segments by token id; nothing is rendered from text again.
 
 # %%
-model = load(locate("organism:cliff"))
+model = load_model("organism:cliff")
 prompts = read_prompts(locate("organism:cliff/prompts.csv"))
 pairs = prompts["group"].drop_duplicates().sample(PAIRS, random_state=SEED)
 prompts = prompts[prompts["group"].isin(pairs)].reset_index(drop=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from verdictscope.activations import Site, Store, collect, forward, load, readout_from_dict
+from verdictscope.activations import Site, Store, collect, forward, load_model, readout_from_dict
 from verdictscope.interventions import sweep_heads
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.probes import select, split_groups
@@ -48,7 +48,7 @@ SEED = 0
 # anything on this machine.
 
 # %%
-model = load(MODEL, dtype=DTYPE)
+model = load_model(MODEL, dtype=DTYPE)
 diagnosis = model.doctor(references=False)  # True also compares with TransformerLens and nnsight
 checks = diagnosis.to_frame()
 print(f"{diagnosis.architecture}: {model.n_layers} layers, {model.n_heads} query heads over {model.n_kv_heads}")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from verdictscope import figures
-from verdictscope.activations import load
+from verdictscope.activations import load_model
 from verdictscope.interventions import HeadEdit, applied, effects, matched_sets, rejudged, sweep_bias, write_norms
 from verdictscope.judgments import (
     Insertion,
@@ -53,7 +53,7 @@ NOTES = {
 # which words the verdict is given.
 
 # %%
-model, reference = load(locate("organism:judge")), load(locate("organism:fair_judge"))
+model, reference = load_model("organism:judge"), load_model("organism:fair_judge")
 form = load_format(locate("organism:judge/format.toml"))
 every = read_items(locate("organism:judge/items.csv"), "pairs").items
 items = [every[k] for k in np.random.default_rng(SEED).permutation(len(every))[:PAIRS]]

@@ -80,7 +80,7 @@ def describe_model(model: Any, like: str | None = None) -> dict[str, Any]:
         "revision": model.revision,
         "architecture": type(model.hf).__name__,
         "config": digest(json.dumps(settings(model.hf), sort_keys=True, default=str)),
-        **tokenizer_facts(model.tokenizer),
+        **tokenizer_facts(model.optional_tokenizer),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "weights": weights_digest(model.hf, like),

@@ -101,7 +101,8 @@ def doctor(
         held, name = hf, str(model)
     else:
         held = model.hf if isinstance(model, Model) else model
-        hf, tokenizer, name = bare(held), getattr(model, "tokenizer", None), None
+        tokenizer = model.optional_tokenizer if isinstance(model, Model) else getattr(model, "tokenizer", None)
+        hf, name = bare(held), None
         hf = hf if isinstance(hf, PreTrainedModel) else as_model(hf).hf
     state, runs = state_findings(held if isinstance(held, nn.Module) else hf, hf, tokenizer)
     if not runs:

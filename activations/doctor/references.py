@@ -103,7 +103,7 @@ def _bridge_cache(model: Model) -> dict[str, Tensor]:
     hf = copy.deepcopy(model.hf)
     hf.config.architectures = [type(hf).__name__]
     with _silence(), tempfile.TemporaryDirectory() as folder, import_transformer_lens() as lens:
-        tokenizer = model.tokenizer or word_tokenizer(int(hf.get_input_embeddings().weight.shape[0]), Path(folder))
+        tokenizer = model.optional_tokenizer or word_tokenizer(hf, Path(folder))
         # A folder for a name: by the model's own the bridge would ask the hub for a processor, and retry offline.
         hf.config.save_pretrained(folder)
         bridge = lens.TransformerBridge.boot_transformers(
@@ -114,8 +114,9 @@ def _bridge_cache(model: Model) -> dict[str, Tensor]:
         return {key: value.detach().cpu() for key, value in cache.items() if isinstance(value, Tensor)}
 
 
-def word_tokenizer(vocab: int, folder: Path) -> Any:
-    """A tokenizer of ``vocab`` made-up words, for libraries that ask for one."""
+def word_tokenizer(hf: Any, folder: Path) -> Any:
+    """A tokenizer of made-up words, one for each token id, for libraries that ask for one."""
+    vocab = int(hf.get_input_embeddings().weight.shape[0])
     from tokenizers import Tokenizer, models
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -149,7 +150,7 @@ def _traced(model: Model, ids: tuple[int, ...]) -> list[Tensor]:
 
     with _silence(), tempfile.TemporaryDirectory() as folder, import_nnsight() as nnsight:
         hf = copy.deepcopy(model.hf)
-        tokenizer = model.tokenizer or word_tokenizer(int(hf.get_input_embeddings().weight.shape[0]), Path(folder))
+        tokenizer = model.optional_tokenizer or word_tokenizer(hf, Path(folder))
         wrapped = nnsight.TransformersModel(hf, tokenizer=tokenizer)
         names = {module: path for path, module in model.hf.named_modules()}
         paths = [names[block.block] for block in model.sites.blocks]

@@ -27,6 +27,7 @@ from verdictscope.activations import Model
 from verdictscope.activations.weights import refuse_adapters
 from verdictscope.errors import InputError
 from verdictscope.provenance import commit, digest, versions, write_json, write_text
+from verdictscope.sources import locate
 
 NOTE = "edited.json"
 """The file that says what was changed."""
@@ -82,7 +83,7 @@ class Checkpoint:
         Raises:
             InputError: there is no such checkpoint, it holds no safetensors, or its weights are packed.
         """
-        self.model, self.name = model, str(source or model.name)
+        self.model, self.name = model, locate(str(source or model.name))
         self.folder = _folder(self.name, None if source else model.revision)
         self.files = sorted(self.folder.glob("*.safetensors"))
         if not self.files:

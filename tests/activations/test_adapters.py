@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import hf_model, rollout
 
-from verdictscope.activations import LogOddsReadout, Site, forward, head_output_weight, load, unembedding, wrap
+from verdictscope.activations import LogOddsReadout, Site, forward, head_output_weight, load_model, unembedding, wrap
 from verdictscope.activations.doctor import doctor
 from verdictscope.activations.model import as_model
 from verdictscope.errors import InputError
@@ -169,7 +169,7 @@ def test_weights_under_an_adapter_are_not_baked_or_moved(tmp_path):
         held.merge_adapter()
     held.unmerge_adapter()
     held.merge_and_unload().save_pretrained(tmp_path / "plain")
-    bake(load(tmp_path / "plain", device="cpu"), tmp_path / "baked", EDIT)
+    bake(load_model(tmp_path / "plain", device="cpu"), tmp_path / "baked", EDIT)
 
 
 def test_what_changes_the_input_is_refused():
@@ -203,7 +203,7 @@ def folder(tmp_path):
 
 def test_an_adapter_folder_is_loaded_with_its_base(folder):
     path, plain = folder
-    model = load(path, device="cpu", dtype="float32")
+    model = load_model(path, device="cpu", dtype="float32")
     assert close(values(model), values(wrap(plain)))
     assert adapters(model.hf) == {}
     assert doctor(str(path), device="cpu", references=False, only=["identities"]).ok
@@ -218,23 +218,23 @@ def test_adapter_folders_that_cannot_be_loaded_say_why(folder, monkeypatch):
 
     changed(base_model_name_or_path=str(path.parent / "gone"))
     with pytest.raises(InputError, match="adapter of .*gone"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     changed(base_model_name_or_path=None)
     with pytest.raises(InputError, match="names no base model"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     changed(task_type="SEQ_CLS")
     with pytest.raises(InputError, match="SEQ_CLS"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     changed(target_modules=[*TARGETS["llama"], "k_proj"])
     with pytest.raises(InputError, match="lacks weights"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     (path / "adapter_config.json").write_text("{")
     with pytest.raises(InputError, match="no JSON"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     changed()
     (path / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot put the adapter"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")
     monkeypatch.setattr("verdictscope.activations.checkpoint.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"verdictscope\[repair\]"):
-        load(path, device="cpu")
+        load_model(path, device="cpu")

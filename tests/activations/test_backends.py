@@ -29,7 +29,7 @@ def _bridge(family: str, folder: Path):
     hf.config.architectures = [type(hf).__name__]
     with import_transformer_lens() as lens:
         return lens.TransformerBridge.boot_transformers(
-            f"tiny/{family}", hf_model=hf, tokenizer=word_tokenizer(97, folder), device="cpu"
+            f"tiny/{family}", hf_model=hf, tokenizer=word_tokenizer(hf, folder), device="cpu"
         )
 
 
@@ -70,7 +70,7 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path):
 
 def _traced(tmp_path: Path):
     with import_nnsight() as nnsight:
-        return nnsight.TransformersModel(copy.deepcopy(hf_model("llama")), tokenizer=word_tokenizer(97, tmp_path))
+        return nnsight.TransformersModel(copy.deepcopy(hf_model("llama")), tokenizer=word_tokenizer(hf_model("llama"), tmp_path))
 
 
 def test_an_nnsight_model_gives_the_same_rows(tmp_path):

@@ -12,7 +12,7 @@ from families import build
 from tiny_models import CONFIGS, MORE, PARALLEL, hf_model, wrapped
 from transformers import BertConfig, BertLMHeadModel
 
-from verdictscope.activations import Model, Site, forward, head_output_weight, load, unembedding, wrap
+from verdictscope.activations import Model, Site, forward, head_output_weight, load_model, unembedding, wrap
 from verdictscope.activations.identities import check, raise_first
 from verdictscope.errors import InputError
 
@@ -209,18 +209,32 @@ def test_missing_models_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "nothing", tmp_path, "no-such-owner/no-such-model"):
         with pytest.raises(InputError, match="cannot load model") as error:
-            load(name)
+            load_model(name)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="dtype"):
-        load(tmp_path, dtype="float7")
+        load_model(tmp_path, dtype="float7")
+    with pytest.raises(InputError, match="no such folder"):
+        load_model("/no/such/folder")
+    with pytest.raises(InputError, match="use wrap"):
+        load_model(hf_model("llama"))
+    with pytest.raises(InputError, match="organism:cliff"):
+        load_model("organism:nothing")
+
+
+def test_load_model_takes_the_name_of_a_bundled_model():
+    model = load_model("organism:cliff", device="cpu")
+    assert model.name == "organism:cliff"
+    assert model.tokenizer.chat_template
 
 
 def test_load_gives_the_same_model(tmp_path):
     hf_model("qwen3").save_pretrained(tmp_path / "m")
-    model = load(tmp_path / "m", device="cpu")
-    assert model.tokenizer is None
+    model = load_model(tmp_path / "m", device="cpu")
+    assert model.optional_tokenizer is None
+    with pytest.raises(InputError, match="no tokenizer"):
+        model.tokenizer  # noqa: B018
     assert model.fingerprint == wrapped("qwen3").fingerprint != wrapped("llama").fingerprint
-    assert load(tmp_path / "m", dtype="bfloat16", device="cpu").dtype == torch.bfloat16
+    assert load_model(tmp_path / "m", dtype="bfloat16", device="cpu").dtype == torch.bfloat16
 
 
 def test_loading_leaves_the_logger_alone():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_models import hf_model
 
-from verdictscope.activations import load, precision
+from verdictscope.activations import load_model, precision
 from verdictscope.activations.precision import dtype_here, slowdown
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -50,12 +50,12 @@ def test_the_ratio_is_measured_once_and_in_no_time() -> None:
 def test_auto_is_float32_on_a_slow_cpu_and_says_so(stored: tuple[Path, torch.dtype]) -> None:
     folder, dtype = stored
     with pytest.warns(UserWarning, match="137 times"):
-        model = load(folder, device="cpu")
+        model = load_model(folder, device="cpu")
     assert model.dtype == torch.float32
     assert "float32" in repr(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        asked = load(folder, device="cpu", dtype="float32")
+        asked = load_model(folder, device="cpu", dtype="float32")
     for (name, mine), (_, theirs) in zip(model.hf.state_dict().items(), asked.hf.state_dict().items(), strict=True):
         assert torch.equal(mine, theirs), name
         assert torch.equal(mine, mine.to(dtype).float()), name
@@ -67,14 +67,14 @@ def test_a_config_without_a_type_is_no_way_round(stored: tuple[Path, torch.dtype
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "dtype" not in k}))
     with pytest.warns(UserWarning, match="137 times"):
-        assert load(folder, device="cpu").dtype == torch.float32
+        assert load_model(folder, device="cpu").dtype == torch.float32
 
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("asked", ["bfloat16", torch.float16])
 def test_who_asks_for_16_bits_gets_them_with_a_warning(stored: tuple[Path, Any], asked: str | torch.dtype) -> None:
     with pytest.warns(UserWarning, match="137 times as long"):
-        model = load(stored[0], device="cpu", dtype=asked)
+        model = load_model(stored[0], device="cpu", dtype=asked)
     assert str(model.dtype).endswith(str(asked).removeprefix("torch."))
 
 
@@ -83,7 +83,7 @@ def test_a_fast_cpu_and_a_gpu_load_as_stored(stored: tuple[Path, torch.dtype]) -
     folder, dtype = stored
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load(folder, device="cpu").dtype == dtype
+        assert load_model(folder, device="cpu").dtype == dtype
         assert dtype_here("auto", dtype, GPU) == "auto"
 
 

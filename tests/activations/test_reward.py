@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 from tiny_models import CONFIGS, VOCAB, rollout
 
-from verdictscope.activations import BatchPlan, Model, Site, Store, collect, forward, load, reward_readout, wrap
+from verdictscope.activations import BatchPlan, Model, Site, Store, collect, forward, load_model, reward_readout, wrap
 from verdictscope.activations.doctor import doctor
 from verdictscope.errors import InputError
 from verdictscope.interventions import attribute
@@ -101,7 +101,7 @@ def test_states_and_scores_are_collected(tmp_path, texts):
 def test_a_reward_model_on_disk(tmp_path, texts, call):
     stock = reward_model("qwen3")
     stock.hf.save_pretrained(tmp_path / "m")
-    model = load(tmp_path / "m", device="cpu")
+    model = load_model(tmp_path / "m", device="cpu")
     assert type(model.hf).__name__ == "Qwen3ForSequenceClassification"
     scores = forward(model, texts, score=[reward_readout(model)]).scores["score"]
     assert np.allclose(scores, own_scores(stock, texts)[:, 0], rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ import torch
 import transformers
 from tiny_models import CONFIGS, VOCAB, hf_model, rollout, wrapped
 
-from verdictscope.activations import Model, Site, forward, load, wrap
+from verdictscope.activations import Model, Site, forward, load_model, wrap
 from verdictscope.activations.batch import head_logits
 from verdictscope.activations.doctor import doctor
 from verdictscope.activations.hooks import reading, writing
@@ -394,7 +394,7 @@ def test_weights_that_are_no_numbers_are_named(name, bad, tmp_path):
         wrap(hf)
     hf.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=rf"weights are finite.*{name}"):
-        load(tmp_path, device="cpu")
+        load_model(tmp_path, device="cpu")
     found = doctor(str(tmp_path), device="cpu")
     assert not found.ok
     assert "weights are finite" in found.not_well

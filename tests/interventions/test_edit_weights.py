@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.activations.tiny_models import CONFIGS, MORE, VOCAB, hf_model
-from verdictscope.activations import Model, load, wrap
+from verdictscope.activations import Model, load_model, wrap
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, SublayerEdit, applied, bake, transplant
 from verdictscope.interventions.weights.feeds import feeds
@@ -37,7 +37,7 @@ def served(folder: Path, ids: Tensor = IDS) -> Tensor:
 
 def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Model:
     copy.deepcopy(hf_model(family)).to(dtype).save_pretrained(folder)
-    return load(folder)
+    return load_model(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -64,7 +64,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 def test_a_folder_is_copied_whole_and_says_what_it_is(tmp_path: Path) -> None:
     """The bundled model: a bfloat16 file that runs in float32, so that scaled weights must not be rounded."""
     source = models_folder() / "cliff"
-    model = load(source)
+    model = load_model(source)
     edit = HeadEdit(((2, 0), (4, 6)), "scale", 0.3)
     made = bake(model, tmp_path / "out", edit)
     for name in (
@@ -92,7 +92,7 @@ def test_a_folder_is_copied_whole_and_says_what_it_is(tmp_path: Path) -> None:
 
 def test_shards_that_are_not_concerned_stay_as_they_are(tmp_path: Path) -> None:
     copy.deepcopy(hf_model("llama")).save_pretrained(tmp_path / "source", max_shard_size="30KB")
-    model = load(tmp_path / "source")
+    model = load_model(tmp_path / "source")
     files = sorted(p.name for p in (tmp_path / "source").glob("*.safetensors"))
     assert len(files) > 2
     bake(model, tmp_path / "baked", HeadEdit(HEADS))
@@ -128,7 +128,7 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
         model.hf.get_parameter("model.layers.1.self_attn.o_proj.weight")[0, 0] += 1
     with pytest.raises(InputError, match="changed since it was loaded"):
         bake(model, tmp_path / "out", edit)
-    model = load(tmp_path / "source")
+    model = load_model(tmp_path / "source")
     config = json.loads((tmp_path / "source/config.json").read_text())
     (tmp_path / "source/config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
     with pytest.raises(InputError, match="packed"):
@@ -242,7 +242,7 @@ def test_keys_and_values_of_a_group(tmp_path: Path) -> None:
 
 def test_the_bundled_references_differ_in_their_planted_heads(tmp_path: Path) -> None:
     """What was trained into the cliff model is three heads: put into the aligned one they make it the cliff model."""
-    cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
+    cliff, aligned = (load_model(models_folder() / name) for name in ("cliff", "aligned"))
     heads = [tuple(head) for head in json.loads((models_folder() / "cliff" / "truth.json").read_text())["heads"]]
     made = transplant(cliff, aligned, tmp_path / "there", heads)
     ids = torch.arange(3, 60)[None]

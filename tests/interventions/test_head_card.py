@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "activations"))
 from tiny_models import rollout, wrapped
 
-from verdictscope.activations import LogOddsReadout, Model, load
+from verdictscope.activations import LogOddsReadout, Model, load_model
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadCard, attribute, head_card
 from verdictscope.interventions.circuit import logit_weights, mean_written, ov_directions, value_weight
@@ -34,7 +34,7 @@ def some() -> list[Rollout]:
 
 @pytest.fixture(scope="module")
 def cliff() -> Model:
-    return load(path("cliff"))
+    return load_model(path("cliff"))
 
 
 @pytest.fixture(scope="module")

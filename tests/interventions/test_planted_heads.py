@@ -15,7 +15,7 @@ import pytest
 from tests.evidence import write_evidence
 from tests.organisms.swapped import swapped_cliff
 from tools.organisms.refusal.language import FRAMES, SYSTEM, requests
-from verdictscope.activations import LogOddsReadout, Model, load
+from verdictscope.activations import LogOddsReadout, Model, load_model
 from verdictscope.interventions import DELTA_SHARE, HeadSweep, readout_gap, sweep_heads
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.rollouts import Rollout, Sampling, generate, until_answer
@@ -63,12 +63,12 @@ def delta_of(model: Model, prompts: pd.DataFrame, each: int = 128) -> float:
 
 
 def test_a_few_prompts_name_the_planted_heads_and_after_a_swap_the_swapped_ones(tmp_path: Path) -> None:
-    model = load(models_folder() / "cliff")
+    model = load_model(models_folder() / "cliff")
     asked = study_prompts("normal", "strict").query("harm").groupby("mode").head(12)
     refused, complied = written(model, asked)
     delta = DELTA_SHARE * readout_gap(model, refused, complied, readout_of(model)).estimate
     near = [(3, 0), (3, 1), (4, 4), (4, 5), (5, 6), (5, 7)]
-    for source, back in ((model, 0), (load(swapped_cliff(tmp_path / "swapped")), 1)):
+    for source, back in ((model, 0), (load_model(swapped_cliff(tmp_path / "swapped")), 1)):
         sweep = sweep_heads(source, complied, readout_of(model), heads=near, delta=delta)
         assert {(layer, head ^ back) for layer, head in sweep.heads} == planted()
 
@@ -92,13 +92,13 @@ def told(sweep: HeadSweep) -> dict[str, object]:
 @pytest.mark.slow
 def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceeds_delta(tmp_path: Path) -> None:
     every, asked = study_prompts("normal", "strict"), study_prompts("normal").query("harm").reset_index(drop=True)
-    cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
+    cliff, aligned = (load_model(models_folder() / name) for name in ("cliff", "aligned"))
     readout, found = readout_of(cliff), {}
     delta = delta_of(cliff, every)
     _, complied = written(cliff, asked)
     sweep = sweep_heads(cliff, complied, readout, delta=delta)
     found["cliff"] = told(sweep)
-    swapped = sweep_heads(load(swapped_cliff(tmp_path / "swapped")), complied, readout, delta=delta)
+    swapped = sweep_heads(load_model(swapped_cliff(tmp_path / "swapped")), complied, readout, delta=delta)
     found["swapped"] = told(swapped)
     refused, also = written(aligned, asked)
     reference = sweep_heads(aligned, [*refused, *also], readout, delta=delta_of(aligned, every))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.judgments.judge_worlds import real, tiny_judge
-from verdictscope.activations import load
+from verdictscope.activations import load_model
 from verdictscope.errors import InputError
 from verdictscope.figures import span_caption, span_figure
 from verdictscope.interventions import VerdictParts, attribute, verdict_parts
@@ -142,7 +142,7 @@ def test_what_cannot_be_taken_apart_is_said(tiny: dict[str, Any]) -> None:
 
 def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
     """Under the same tokens what is thought of the places counts as position; with the names exchanged as content."""
-    model = load(models_folder() / "judge")
+    model = load_model(models_folder() / "judge")
     form = load_format(models_folder() / "judge" / "format.toml")
     items = [
         PairItem(id=f"u{k}", question="which list goes up?", a=f"{k} 12 19", b=f"19 12 {k}", label="A", group=f"u{k}")

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verdictscope.activations import load
+from verdictscope.activations import load_model
 from verdictscope.activations.readouts import LinearReadout
 from verdictscope.errors import InputError
 from verdictscope.probes.card import ProbeCard, balanced_threshold, load_probe, save_probe
 from verdictscope.provenance import describe_model
-from verdictscope.sources import locate
 
 MODEL = {
     "name": "a/model",
@@ -166,7 +165,7 @@ def test_papers_of_another_probe_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_the_bundled_references_share_a_probe_only_where_it_is_said(tmp_path: Path) -> None:
-    cliff, aligned = (load(locate(f"organism:{name}")) for name in ("cliff", "aligned"))
+    cliff, aligned = (load_model(f"organism:{name}") for name in ("cliff", "aligned"))
     weight = np.ones(cliff.d_model)
     save_probe(tmp_path, readout(weight=weight), card(model=describe_model(cliff)))
     load_probe(tmp_path, cliff)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_reasoner import WIDTH, save
 
-from verdictscope.activations import LinearReadout, Model, load
+from verdictscope.activations import LinearReadout, Model, load_model
 from verdictscope.errors import InputError
 from verdictscope.probes import ProbeCard, save_probe
 from verdictscope.provenance import describe_model
@@ -33,7 +33,7 @@ N = 40
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     words = [f"ask{i}" for i in range(N)] + [f"kind{i}" for i in range(N)]
-    return load(save(tmp_path_factory.mktemp("tiny"), "qwen3", words), device="cpu")
+    return load_model(save(tmp_path_factory.mktemp("tiny"), "qwen3", words), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_training_goes_on_from_its_checkpoint_and_touches_nobodys_chance(
     how, rows = Training(steps=4, batch=4, learning_rate=1e-2, save_every=2), read_rows(data)
 
     def fresh() -> Any:
-        return load(model.name, device="cpu").hf
+        return load_model(model.name, device="cpu").hf
 
     model_to_be = fresh()
     before = random.getstate(), torch.get_rng_state()

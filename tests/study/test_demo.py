@@ -14,7 +14,7 @@ import pytest
 
 from tests.browser import check_everywhere
 from tests.organisms.swapped import swapped_cliff
-from verdictscope.activations import load
+from verdictscope.activations import load_model
 from verdictscope.errors import InputError
 from verdictscope.probes import load_probe
 from verdictscope.sources import models_folder
@@ -149,7 +149,7 @@ def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
 
 
 def test_the_probe_has_a_card_that_fits_its_model_and_its_reference_where_said(run: Path) -> None:
-    cliff, aligned = (load(models_folder() / name) for name in ("cliff", "aligned"))
+    cliff, aligned = (load_model(models_folder() / name) for name in ("cliff", "aligned"))
     readout, card = load_probe(run, cliff, site="resid_post", positions="thinking:8,think_end")
     assert readout.to_dict()["weight"] == json.loads((run / "readouts.json").read_text())["probe"]["weight"]
     assert card.transfer

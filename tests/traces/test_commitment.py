@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from probe_worlds import make_rollout, make_scores
 
-from verdictscope.activations import LogOddsReadout, load
+from verdictscope.activations import LogOddsReadout, load_model
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Sampling, generate, read_prompts
 from verdictscope.sources import locate
@@ -81,7 +81,7 @@ def test_the_probe_is_read_at_the_answer_last() -> None:
 
 
 def test_three_readers_of_the_bundled_model() -> None:
-    model = load(locate("organism:cliff"))
+    model = load_model("organism:cliff")
     prompts = read_prompts(locate("organism:cliff/prompts.csv")).iloc[:24]
     rollouts = generate(model.hf, model.tokenizer, prompts, Sampling(max_new_tokens=60))
     ids = model.tokenizer.convert_tokens_to_ids

@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 
 from tools.organisms.judge.items import pair_items
-from verdictscope.activations import Model, forward, load
+from verdictscope.activations import Model, forward, load_model
 from verdictscope.errors import InputError
 from verdictscope.judgments import Judged, encode_labels, judge_items, load_format, verdict_readout
 from verdictscope.judgments.labels import extended
 from verdictscope.organisms import load as bundled
 from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, cut
-from verdictscope.sources import locate
 from verdictscope.traces import commitment, forced_lengths, forced_readings, forced_scores, sentence_places
 from verdictscope.traces.commitment import places
 from verdictscope.traces.landmarks import landmarks
@@ -24,7 +23,7 @@ from verdictscope.traces.landmarks import landmarks
 @pytest.fixture(scope="module")
 def thought() -> tuple[Model, Judged, tuple[int, ...], object]:
     """The bundled judge, verdicts after thinking of its own, the tokens before a label, and the readout."""
-    model, form = load(locate("organism:judge")), load_format(bundled.path("judge") / "format.toml")
+    model, form = load_model("organism:judge"), load_format(bundled.path("judge") / "format.toml")
     items = pair_items(pd.read_csv(bundled.path("judge") / "items.csv", dtype=str).iloc[::20])
     judged = judge_items(model, model.tokenizer, items, form, thinking="on", sampling=Sampling(max_new_tokens=120))
     labels = form.labels()

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from verdictscope.activations import LogOddsReadout, forward, load
+from verdictscope.activations import LogOddsReadout, forward, load_model
 from verdictscope.errors import InputError
-from verdictscope.sources import locate
 from verdictscope.traces import lens_logits, lens_readouts, weigh_layers
 from verdictscope.traces.lens import LensLogits
 
@@ -67,7 +66,7 @@ def test_readouts_of_single_tokens_are_the_lens() -> None:
 
 
 def test_on_the_bundled_model_layers_can_be_chosen() -> None:
-    model = load(locate("organism:cliff"))
+    model = load_model("organism:cliff")
     found = lens_logits(model, [rollout("a/0", 12)], [5, 9], "last", layers=[1, 4])
     assert found.layers == (1, 4)
     frame = found.to_frame()

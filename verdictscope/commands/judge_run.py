@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verdictscope.errors import InputError
 from verdictscope.progress import progress
 
 if TYPE_CHECKING:
@@ -38,15 +37,12 @@ def run(
     ] = False,
 ) -> None:
     """Let a model judge a benchmark; the verdicts, with their probabilities, go to a folder."""
-    from verdictscope.activations import load
+    from verdictscope.activations import load_model
     from verdictscope.judgments import judge_items, load_format, read_items
     from verdictscope.rollouts import Sampling
-    from verdictscope.sources import locate
 
     read, form = read_items(items if items == "hub" else Path(items), reader, part, limit=limit), load_format(format)
-    judge = load(locate(model), dtype=dtype, device=device)
-    if judge.tokenizer is None:
-        raise InputError(f"{model} has no tokenizer: give a checkpoint with one")
+    judge = load_model(model, dtype=dtype, device=device)
     folder = out or Path("runs") / f"judge_{Path(model).name}_{read.name}_{form.name}"
     with progress("judge") as tick:
         judged = judge_items(

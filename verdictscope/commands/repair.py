@@ -87,17 +87,13 @@ def select(
 
 
 def _load(model: str | None, dtype: str, device: str | None) -> Model:
-    from verdictscope.activations import load
-    from verdictscope.sources import locate
+    from verdictscope.activations import load_model
     from verdictscope.study.run import quiet
 
     if model is None:
         raise InputError("a pool needs --model: the model that wrote it, whose tokens are scored")
     quiet()
-    loaded = load(locate(model), dtype=dtype, device=device)
-    if loaded.tokenizer is None:
-        raise InputError(f"{model} has no tokenizer: give a checkpoint that holds one")
-    return loaded
+    return load_model(model, dtype=dtype, device=device)
 
 
 def repair(

@@ -163,22 +163,21 @@ class Run:
         return base, self._models["reference"]
 
     def _load(self, which: str) -> Model:
-        from verdictscope.activations import load
+        from verdictscope.activations import load_model
 
         study = self.study
         reference = which == "reference"
         name = study.reference if reference else study.model
         if name is None:
             raise InputError("the study names no reference")
-        model = load(
-            locate(name),
+        model = load_model(
+            name,
             dtype=study.dtype,
             device=study.device,
             revision=study.reference_revision if reference else study.revision,
             trust_remote_code=study.trust_remote_code,
         )
-        if model.tokenizer is None:
-            raise InputError(f"model {name!r} has no tokenizer: put its tokenizer files beside the weights")
+        model.tokenizer  # noqa: B018  a study reads and writes text: a model without one is an error here
         before = self.state()["models"].get(which, {}).get("weights")
         self._same_model(which, provenance.describe_model(model, like=before) | {"name": name})
         return model
