@@ -70,7 +70,8 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path):
 
 def _traced(tmp_path: Path):
     with import_nnsight() as nnsight:
-        return nnsight.TransformersModel(copy.deepcopy(hf_model("llama")), tokenizer=word_tokenizer(hf_model("llama"), tmp_path))
+        hf = copy.deepcopy(hf_model("llama"))
+        return nnsight.TransformersModel(hf, tokenizer=word_tokenizer(hf, tmp_path))
 
 
 def test_an_nnsight_model_gives_the_same_rows(tmp_path):
