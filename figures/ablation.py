@@ -10,25 +10,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, context, halo, notice, settle, sheet, variant_colour
+from verdictscope.figures.style import (
+    FOUND,
+    INK,
+    MUTED,
+    WIDTH,
+    Display,
+    context,
+    halo,
+    notice,
+    settle,
+    sheet,
+    variant_colour,
+)
 from verdictscope.figures.tables import counts, interval, need, number, p_text
 
 _GENERATION = "variant cell_kind refused low high n unread"
 _SETS = "set kind estimate low high n unit p"
 _KINDS = (("target", "target requests"), ("control", "control requests"))
-_VARIANTS = (("base", "base\n"), ("ablated", "heads\nzeroed"), ("random", "random\nsets"), ("reference", "reference\n"))
+_VARIANTS = (
+    ("base", "base\n"),
+    ("ablated", "heads\nzeroed"),
+    ("random", "random\nsets"),
+    ("reference", "reference\nmodel"),
+)
 
 
-def ablation_figure(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
-    """Draw refusal rates by variant, and the found set's teacher-forced effect among the random sets'.
-
-    Args:
-        generation: the table generation.parquet (rows with cell_kind ``target`` and ``control``).
-        ablation: the table ablation.parquet.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
+    """The figure."""
     need(generation, "generation", _GENERATION)
     need(ablation, "ablation", _SETS)
     with context():
@@ -66,7 +75,7 @@ def _bars(ax: Axes, generation: pd.DataFrame) -> None:
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.spines["left"].set_bounds(0, 1)
     ax.set_ylabel("refusal rate")
-    ax.tick_params(axis="x", length=0, labelsize=6.4)
+    ax.tick_params(axis="x", length=0, labelsize=5.8)
     ax.set_xticks([at for at, _ in ticks], [label for _, label in ticks], linespacing=1.15)
     if not ticks:
         notice(ax, "no answers in the table")
@@ -196,13 +205,8 @@ def _mark_found(ax: Axes, row: pd.Series) -> None:
     )
 
 
-def ablation_caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
-    """One paragraph: what `ablation_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        generation: the table generation.parquet.
-        ablation: the table ablation.parquet.
-    """
+def _caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(generation, "generation", _GENERATION)
     need(ablation, "ablation", _SETS)
     text = ["(a) Share of requests refused when the model writes freely; whiskers are 95 % intervals."]
@@ -243,3 +247,8 @@ def _set_words(ablation: pd.DataFrame) -> str:
         f"{interval(row, signed=True)} {row['unit']} (band: 95 % interval, {counts(found['n'])}); "
         f"ticks and bars are {sets} layer-matched sets of heads that were not selected, {p_text(row['p'])}."
     )
+
+
+def ablation(generation: pd.DataFrame, ablation: pd.DataFrame) -> Display:
+    """What zeroing the found heads does: refusals in free generation, and log-odds beside random sets of heads."""
+    return Display(_draw(generation, ablation), _caption(generation, ablation), ablation)

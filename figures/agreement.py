@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import interval, need
 
 _TABLE = "judge part name estimate low high n missing"
@@ -37,16 +37,8 @@ _WORDS = {
 _MOST = 14
 
 
-def agreement_figure(table: pd.DataFrame, *, part: str | None = None) -> Figure:
-    """Draw what judges have in common with the labels, a row per judge.
-
-    Args:
-        table: figures of judges (docs/formats.md), as :class:`~verdictscope.judgments.JudgeMetrics` holds them.
-        part: which part; the first by default.
-
-    Raises:
-        ValueError: a column is missing.
-    """
+def _draw(table: pd.DataFrame, *, part: str | None = None) -> Figure:
+    """The figure."""
     need(table, "judge figures", _TABLE)
     rows = _part(table, part)
     judges = [j for j in dict.fromkeys(rows["judge"]) if j != "(panel)"][:_MOST]
@@ -96,13 +88,8 @@ def _dots(ax: Axes, rows: pd.DataFrame, judges: list[str], names: tuple[str, ...
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=1, labelcolor=MUTED, handlelength=1)
 
 
-def agreement_caption(table: pd.DataFrame, *, part: str | None = None) -> str:
-    """One paragraph: what `agreement_figure` shows, n, what is missing, and what it does not show.
-
-    Args:
-        table: the same table.
-        part: the same part.
-    """
+def _caption(table: pd.DataFrame, *, part: str | None = None) -> str:
+    """Text of the caption."""
     need(table, "judge figures", _TABLE)
     rows = _part(table, part)
     first = rows[rows["name"].isin(["accuracy", "accuracy_control"])]
@@ -115,3 +102,8 @@ def agreement_caption(table: pd.DataFrame, *, part: str | None = None) -> str:
         text = f"Figures by judge, part {rows['part'].iloc[0]}; bars are 95 % intervals by bootstrap over groups. "
     text += f"Accuracy: {'; '.join(told)}. " if told else ""
     return text + "Not shown: whether the labels are right, and how judges fare on items that were left out."
+
+
+def agreement(table: pd.DataFrame, *, part: str | None = None) -> Display:
+    """How far judges agree with the labels: accuracy, kappa and the order's or the leniency's side of it, by judge."""
+    return Display(_draw(table, part=part), _caption(table, part=part), table)

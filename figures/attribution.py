@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from verdictscope.figures.grid import colour_bar, fits, heat_map, thinned, write_values
-from verdictscope.figures.style import FAINT, INK, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, INK, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, head_name, interval, need, number
 
 _COLUMNS = "component layer head estimate low high n"
@@ -17,16 +17,8 @@ _KIND_OF = {"head": "heads", "mlp": "MLP"}
 _CHECKS = ("logit", "residual")
 
 
-def attribution_figure(table: pd.DataFrame, name: str = "readout") -> Figure:
-    """Draw a readout's shares: (a) summed by layer and kind, (b) every head.
-
-    Args:
-        table: the columns of attribution.parquet, of one readout.
-        name: of the readout.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame, name: str = "readout") -> Figure:
+    """The figure."""
     need(table, "attribution", _COLUMNS)
     parts = table[~table["component"].isin(_CHECKS)]
     heads = parts[parts["component"] == "head"]
@@ -85,13 +77,8 @@ def _map(ax: Axes, heads: pd.DataFrame, name: str, high: float) -> None:
     colour_bar(ax, image, "share")
 
 
-def attribution_caption(table: pd.DataFrame, name: str = "readout") -> str:
-    """One paragraph: what `attribution_figure` shows, n, intervals, the residual, and what it does not show.
-
-    Args:
-        table: the columns of attribution.parquet, of one readout.
-        name: of the readout.
-    """
+def _caption(table: pd.DataFrame, name: str = "readout") -> str:
+    """Text of the caption."""
     need(table, "attribution", _COLUMNS)
     told = table[table["component"] == "logit"]
     left = table[table["component"] == "residual"]
@@ -113,3 +100,8 @@ def attribution_caption(table: pd.DataFrame, name: str = "readout") -> str:
         "Not shown: what a head does through later heads and MLPs; any direction has writers, a random one too."
     )
     return " ".join(t for t in text if t)
+
+
+def attribution(table: pd.DataFrame, name: str = "readout") -> Display:
+    """Shares of a readout, by layer and head: a bar per layer and kind of component, and a map of the heads."""
+    return Display(_draw(table, name), _caption(table, name), table)

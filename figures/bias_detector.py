@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from verdictscope.figures.grid import heat_map, outline, write_values
-from verdictscope.figures.style import INK, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import INK, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
 _COLUMNS = "variant label fit read kind auroc low high n positive null_low null_high words odds reason"
@@ -19,18 +19,8 @@ _OTHERS = "all others"
 _READERS = {"auroc": "hidden states", "words": "words of the prompt"}
 
 
-def bias_detector_figure(table: pd.DataFrame) -> Figure:
-    """Draw a map of AUROCs per question asked of the states, and under it the same for the words of the prompt.
-
-    Framed cells are read on the kind they were fitted on; a dot marks a cell of hidden states whose interval does not
-    lie above chance and above every refit of its null; hatched cells hold one class only.
-
-    Args:
-        table: bias_detector.parquet; the model under study where there are several variants.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame) -> Figure:
+    """The figure."""
     need(table, "bias_detector", _COLUMNS)
     table = _own(table)
     labels = [label for label in _TITLES if (table["label"] == label).any()]
@@ -98,12 +88,8 @@ def _clear(row: dict[str, Any]) -> bool:
     return bool(row["low"] > max(0.5, row["null_high"]))
 
 
-def bias_detector_caption(table: pd.DataFrame) -> str:
-    """One paragraph: what `bias_detector_figure` shows, n, interval, null, and what it does not show.
-
-    Args:
-        table: the table that was drawn.
-    """
+def _caption(table: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(table, "bias_detector", _COLUMNS)
     table = _own(table)
     text = [
@@ -145,3 +131,8 @@ def _within(row: dict[str, Any]) -> str:
         f"{row['read']} {interval(row, 'auroc')} ({null}, words {number(row['words'])}, "
         f"log-odds of the verdict {number(row['odds'])})"
     )
+
+
+def bias_detector(table: pd.DataFrame) -> Display:
+    """Detectors of followed cues: fitted on one kind and read on another, beside what the words alone tell."""
+    return Display(_draw(table), _caption(table), table)

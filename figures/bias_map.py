@@ -19,17 +19,8 @@ _WORDS = {"content": "towards the better answer", "position": "towards the answe
 _NAMED = 6  # more names than this are counted, not listed
 
 
-def bias_map_figure(heads: pd.DataFrame, *, variant: str = "base", planted: Heads | None = None) -> Figure:
-    """Draw a layer × head map of effects per contrast, the MLPs as a column of their own.
-
-    Args:
-        heads: the table bias_heads.parquet.
-        variant: which model's; the table may hold one variant without the column ``variant``.
-        planted: (layer, head) pairs known to carry a bias; marked in every map.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def draw(heads: pd.DataFrame, *, variant: str = "base", planted: Heads | None = None) -> Figure:
+    """The figure."""
     need(heads, "bias_heads", _COLUMNS)
     table = _of_variant(heads, variant)
     names = list(dict.fromkeys(table["contrast"].astype(str)))
@@ -167,17 +158,10 @@ def _legend(fig: Figure, table: pd.DataFrame, planted: Heads | None) -> None:
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
 
 
-def bias_map_caption(
+def caption(
     heads: pd.DataFrame, *, variant: str = "base", planted: Heads | None = None, left_out: str | None = None
 ) -> str:
-    """One paragraph: what `bias_map_figure` shows, n, intervals, the test, and what it does not show.
-
-    Args:
-        heads: the table bias_heads.parquet.
-        variant: which model's.
-        planted: (layer, head) pairs known to carry a bias.
-        left_out: what the positions leave out (``left_out`` of bias_heads.json).
-    """
+    """Text of the caption."""
     need(heads, "bias_heads", _COLUMNS)
     table = _of_variant(heads, variant)
     deltas = table["delta"].dropna() if "delta" in table.columns else pd.Series(dtype=float)

@@ -6,7 +6,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import FAINT, INK, MUTED, VARIANT_COLOURS, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import (
+    FAINT,
+    INK,
+    MUTED,
+    VARIANT_COLOURS,
+    WIDTH,
+    Display,
+    context,
+    notice,
+    settle,
+    sheet,
+)
 from verdictscope.figures.tables import counts, interval, need, number
 
 _COLUMNS = "variant thinking name estimate low high n unit"
@@ -15,15 +26,8 @@ _VARIANTS = {"base": ("judge", INK, "o", INK), "reference": ("reference", VARIAN
 _THINKING = {"off": "without thinking", "on": "after its own thinking"}
 
 
-def bias_parts_figure(table: pd.DataFrame) -> Figure:
-    """Draw every part of the verdict's log-odds with its interval, a panel for each way of thinking.
-
-    Args:
-        table: the table bias_parts.parquet.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame) -> Figure:
+    """The figure."""
     need(table, "bias_parts", _COLUMNS)
     names, ways = _names(table), _ways(table)
     with context():
@@ -103,12 +107,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
             )
 
 
-def bias_parts_caption(table: pd.DataFrame) -> str:
-    """One paragraph: what `bias_parts_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        table: the table bias_parts.parquet.
-    """
+def _caption(table: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(table, "bias_parts", _COLUMNS)
     text = [
         "What a verdict's log-odds are made of: content (towards the better answer, it turns round when the answers "
@@ -127,3 +127,8 @@ def bias_parts_caption(table: pd.DataFrame) -> str:
         "is larger), and which parts of the model make it so."
     )
     return " ".join(text)
+
+
+def contrasts(table: pd.DataFrame) -> Display:
+    """What moves a judge's verdict: its content, its position and its cues, the judge beside its reference."""
+    return Display(_draw(table), _caption(table), table)

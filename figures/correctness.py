@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import FAINT, FOUND, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, FOUND, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
 _COLUMNS = "variant kind condition name layer estimate low high n null_low null_high"
@@ -19,15 +19,8 @@ _STATED = "right as stated, orders averaged"
 _SAYS, _MIRRORS, _VIEWS = "#D55E00", "#999999", "#0072B2"
 
 
-def correctness_figure(table: pd.DataFrame) -> Figure:
-    """Draw, by condition, how often probe and verdict are right, and what the probe says where the verdict is wrong.
-
-    Args:
-        table: correctness.parquet; the model under study where there are several variants.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame) -> Figure:
+    """The figure."""
     need(table, "correctness", _COLUMNS)
     table = _own(table)
     told = table[table["kind"] != "layer"]
@@ -140,12 +133,8 @@ def _by_layer(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
-def correctness_caption(table: pd.DataFrame) -> str:
-    """One paragraph: what `correctness_figure` shows, n, interval, null, and what it does not show.
-
-    Args:
-        table: the table that was drawn.
-    """
+def _caption(table: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(table, "correctness", _COLUMNS)
     table = _own(table)
     told = table[(table["kind"] != "layer") & table["estimate"].notna()]
@@ -183,3 +172,8 @@ def correctness_caption(table: pd.DataFrame) -> str:
         "groups. Not shown: that the judge could be brought to say what is read, or that it uses it."
     )
     return " ".join(text)
+
+
+def correctness(table: pd.DataFrame) -> Display:
+    """Does a judge know better than it says: the right answer read from its states, beside the verdict it states."""
+    return Display(_draw(table), _caption(table), table)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import FAINT, INK, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, INK, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "part readout turn estimate low high n n_missing"
@@ -15,16 +15,8 @@ _COLOURS = {"content": INK, "position": "#8a8a8a"}
 _WORDS = {"content": "content: towards the right side", "position": "position: towards the side shown first"}
 
 
-def debate_figure(curves: pd.DataFrame, *, readout: str = "verdict") -> Figure:
-    """Draw both parts of the verdict by turn with their intervals, and n below.
-
-    Args:
-        curves: from ``DebateTraces.curves()``.
-        readout: whose scores.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(curves: pd.DataFrame, *, readout: str = "verdict") -> Figure:
+    """The figure."""
     need(curves, "curves", _COLUMNS)
     rows = curves[curves["readout"] == readout]
     with context():
@@ -58,13 +50,8 @@ def _line(panel: Axes, strip: Axes, rows: pd.DataFrame, part: str) -> None:
     strip.plot(rows["turn"], rows["n"], color=colour, marker="o", markersize=2.2, linewidth=0.8)
 
 
-def debate_caption(curves: pd.DataFrame, *, readout: str = "verdict") -> str:
-    """One paragraph: what `debate_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        curves: from ``DebateTraces.curves()``.
-        readout: whose scores.
-    """
+def _caption(curves: pd.DataFrame, *, readout: str = "verdict") -> str:
+    """Text of the caption."""
     need(curves, "curves", _COLUMNS)
     rows = curves[(curves["readout"] == readout) & (curves["n"] > 0)]
     text = [
@@ -88,3 +75,8 @@ def debate_caption(curves: pd.DataFrame, *, readout: str = "verdict") -> str:
         "debates alone are left at the right."
     )
     return " ".join(text)
+
+
+def debate(curves: pd.DataFrame, *, readout: str = "verdict") -> Display:
+    """A judge's verdict after every turn of debates: what turns round with the sides, and what stays."""
+    return Display(_draw(curves, readout=readout), _caption(curves, readout=readout), curves)

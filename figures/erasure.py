@@ -8,10 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import FAINT, FOUND, INK, WIDTH, ZONE, cell_colour, context, notice, settle, sheet
+from verdictscope.figures.style import (
+    FAINT,
+    FOUND,
+    INK,
+    WIDTH,
+    ZONE,
+    Display,
+    cell_colour,
+    context,
+    notice,
+    panel,
+    settle,
+    sheet,
+)
 from verdictscope.figures.tables import cell_words, counts, interval, need, number, truth
 
 _NULLS = ("random", "permuted")
@@ -32,49 +44,29 @@ _ROWS = (
 )
 
 
-def erased_trace_figure(erased_trace: pd.DataFrame, erasure: pd.DataFrame, *, closing: int | None = None) -> Figure:
-    """Draw the normalised trace of the target requests with and without the concept, and the AUROCs beside it.
-
-    Args:
-        erased_trace: the table erased_trace.parquet.
-        erasure: the table erasure.parquet.
-        closing: number of closing tokens, from `closing_tokens`.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
-    need(erased_trace, "erased_trace", _TRACE)
-    need(erasure, "erasure", _TABLE)
-    concept, _ = _names(erasure)
+def erasure(
+    table: pd.DataFrame, trace: pd.DataFrame | None = None, *, closing: int | None = None, ax: Axes | None = None
+) -> Display:
+    """A label read with and without another concept in the states: its trace, and how well each is told."""
+    need(table, "erasure", _TABLE)
+    if trace is None:
+        with panel(ax, WIDTH * 0.6, 3.0) as axes:
+            _areas(axes, table)
+        return Display(axes.figure, _caption(table, None), table)
+    need(trace, "erased_trace", _TRACE)
+    concept, _ = _names(table)
     with context():
         fig = sheet(WIDTH, 3.5)
         left, right = fig.subplots(1, 2, width_ratios=(1.35, 1))
         left.set_title("a  Normalised score", pad=13)
-        _trace(left, erased_trace, concept, closing)
-        _areas(right, erasure)
-        right.set_title("b  What is told", pad=13)
-        handles = [h for ax in (left,) for h in ax.get_legend_handles_labels()[0]]
+        _trace(left, trace, concept, closing)
+        _areas(right, table)
+        right.set_title("b  AUROC", pad=13)
+        handles = left.get_legend_handles_labels()[0]
         if handles:
             fig.legend(handles=handles, loc="outside upper left", ncols=3, columnspacing=1.2, labelspacing=0.35)
         settle(fig)
-    return fig
-
-
-def erasure_figure(erasure: pd.DataFrame) -> Figure:
-    """Draw how well concept and label are told before and after the erasure, with the ranges of its nulls.
-
-    Args:
-        erasure: the table erasure.parquet.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
-    need(erasure, "erasure", _TABLE)
-    with context():
-        fig = sheet(WIDTH * 0.6, 3.0)
-        _areas(fig.subplots(), erasure)
-        settle(fig)
-    return fig
+    return Display(fig, _caption(table, trace), table)
 
 
 def _names(erasure: pd.DataFrame) -> tuple[str, str]:
@@ -209,17 +201,10 @@ def _whiskers(row: dict[str, Any]) -> list[list[float]] | None:
     return [[max(row["estimate"] - row["low"], 0.0)], [max(row["high"] - row["estimate"], 0.0)]]
 
 
-def erased_trace_caption(erased_trace: pd.DataFrame, erasure: pd.DataFrame) -> str:
-    """One paragraph: what `erased_trace_figure` shows, n, intervals, nulls, and what it does not show.
-
-    Args:
-        erased_trace: the table erased_trace.parquet.
-        erasure: the table erasure.parquet.
-    """
-    need(erased_trace, "erased_trace", _TRACE)
-    need(erasure, "erasure", _TABLE)
+def _caption(erasure: pd.DataFrame, trace: pd.DataFrame | None) -> str:
+    """Text of the caption."""
     concept, label = _names(erasure)
-    hero = _hero(erased_trace)
+    hero = _hero(trace) if trace is not None else erasure[:0]
     text = [
         f"{concept} is erased from the states (LEACE, fitted on the training part) and {label} is read again, by "
         "the same probe and by one refitted on erased states."

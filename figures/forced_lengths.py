@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import FAINT, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "variant condition toward part step allowed estimate low high n ended"
@@ -14,15 +14,8 @@ _PARTS = ("content", "position")
 _COLOURS = ("#222222", "#8a8a8a", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def forced_lengths_figure(table: pd.DataFrame) -> Figure:
-    """Draw every part of the verdict by allowed thinking tokens, a panel each for the judge and its reference.
-
-    Args:
-        table: the table forced_lengths.parquet.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame) -> Figure:
+    """The figure."""
     need(table, "forced_lengths", _COLUMNS)
     rows = _parts(table)
     variants = [variant for variant in ("base", "reference") if variant in set(rows["variant"])] or ["base"]
@@ -99,12 +92,8 @@ def _panel(panel: Axes, strip: Axes, rows: pd.DataFrame, names: list[str]) -> No
     strip.set_xlabel("thinking tokens allowed")
 
 
-def forced_lengths_caption(table: pd.DataFrame) -> str:
-    """One paragraph: what `forced_lengths_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        table: the table forced_lengths.parquet.
-    """
+def _caption(table: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(table, "forced_lengths", _COLUMNS)
     rows = _parts(table)
     text = [
@@ -126,3 +115,8 @@ def forced_lengths_caption(table: pd.DataFrame) -> str:
         text.append(f"Up to {left} items lack a verdict at a length and are left out there.")
     text.append("Not shown: what the judge would think if it knew how little room it has; the same thinking is cut.")
     return " ".join(text)
+
+
+def forced_lengths(table: pd.DataFrame) -> Display:
+    """What a judge's verdict is made of when it may think for so many tokens."""
+    return Display(_draw(table), _caption(table), table)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import CELL_COLOURS, FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import CELL_COLOURS, FAINT, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import interval, need, number
 from verdictscope.figures.token_view.visible import one_line
 
@@ -23,18 +23,8 @@ _WORDS = {
 _TOKENS, _WRITES, _CLIP = 8, 6, 16
 
 
-def head_card_figure(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figure:
-    """Draw a head card.
-
-    Args:
-        table: the tidy table of a HeadCard.
-        head: its name.
-        readout: of what its shares are.
-        positions: where it looks from.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figure:
+    """The figure."""
     need(table, "head card", _COLUMNS)
     parts = {part: rows for part, rows in table.groupby("part")}
     with context():
@@ -147,15 +137,8 @@ def _numbers(ax: Axes, rows: pd.DataFrame | None) -> None:
         ax.text(1.0, y - 0.075, f"n = {int(row['n'])}", transform=ax.transAxes, va="top", ha="right", color=MUTED)
 
 
-def head_card_caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> str:
-    """One paragraph on what `head_card_figure` shows and what it does not.
-
-    Args:
-        table: the tidy table of a HeadCard.
-        head: its name.
-        readout: of what its shares are.
-        positions: where it looks from.
-    """
+def _caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> str:
+    """Text of the caption."""
     need(table, "head card", _COLUMNS)
     numbers = table[table["part"] == "number"]
     said = "; ".join(
@@ -169,3 +152,8 @@ def head_card_caption(table: pd.DataFrame, head: str, readout: str, positions: s
         f"vocabulary. (d) {said} (95 % intervals over prompt groups). Not shown: what a token stands for by this "
         "layer, and heads that would stand in for this one."
     )
+
+
+def head_card(table: pd.DataFrame, head: str, readout: str, positions: str) -> Display:
+    """One head on one sheet: where it looks, which tokens its share comes from, what it writes, what it does."""
+    return Display(_draw(table, head, readout, positions), _caption(table, head, readout, positions), table)

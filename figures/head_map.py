@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from verdictscope.figures import bias_map
 from verdictscope.figures.grid import colour_bar, fits, heat_map, outline, thinned, write_values
 from verdictscope.figures.labels import place_labels
-from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import Heads, counts, head_name, interval, need, pairs, truth
 
 _COLUMNS = "layer head effect low high n attribution_log_odds attribution_probe rank found"
@@ -29,16 +30,8 @@ _PLANTED: dict[str, Any] = {
 _READOUTS = {"attribution_log_odds": "refusal log-odds (nats)", "attribution_probe": "probe logit"}
 
 
-def head_map_figure(heads: pd.DataFrame, *, planted: Heads | None = None) -> Figure:
-    """Draw the heads as a layer × head map of exact effects, and effect against direct attribution.
-
-    Args:
-        heads: the table heads.parquet.
-        planted: (layer, head) pairs known to carry the mechanism; marked with a dot.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _refusal_map(heads: pd.DataFrame, *, planted: Heads | None = None) -> Figure:
+    """One contrast (refusal): the map, and effect against direct attribution."""
     need(heads, "heads", _COLUMNS)
     table = _sorted(heads)
     truth_heads = pairs(planted) if planted is not None else None
@@ -206,13 +199,8 @@ def _legend(fig: Figure, table: pd.DataFrame, planted: Sequence[tuple[int, int]]
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
 
 
-def head_map_caption(heads: pd.DataFrame, planted: Heads | None = None) -> str:
-    """One paragraph: what `head_map_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        heads: the table heads.parquet.
-        planted: (layer, head) pairs known to carry the mechanism.
-    """
+def _refusal_caption(heads: pd.DataFrame, planted: Heads | None = None) -> str:
+    """Text of the caption."""
     need(heads, "heads", _COLUMNS)
     table = _sorted(heads)
     text = [
@@ -246,3 +234,13 @@ def head_map_caption(heads: pd.DataFrame, planted: Heads | None = None) -> str:
         "share that is written directly does further down: attribution is no effect."
     )
     return " ".join(text)
+
+
+def head_map(
+    table: pd.DataFrame, *, planted: Heads | None = None, variant: str = "base", left_out: str | None = None
+) -> Display:
+    """Every head's exact effect on the refusal log-odds, beside what each writes to the readout directly."""
+    if "contrast" in table.columns:
+        figure = bias_map.draw(table, variant=variant, planted=planted)
+        return Display(figure, bias_map.caption(table, variant=variant, planted=planted, left_out=left_out), table)
+    return Display(_refusal_map(table, planted=planted), _refusal_caption(table, planted), table)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from verdictscope.figures.grid import colour_bar, fits, heat_map, outline, thinned, write_values
-from verdictscope.figures.style import MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number, truth
 
 _COLUMNS = "layer position segment order auroc low high n"
@@ -27,16 +27,8 @@ _BRACKET = 15  # points below the map
 _LETTER = 0.062  # inches a letter takes at the size of the words under the map
 
 
-def probe_map_figure(probe_map: pd.DataFrame, *, probe: pd.DataFrame | None = None) -> Figure:
-    """Draw the AUROC of each layer's probe at each position class, 0.5 (chance) in white.
-
-    Args:
-        probe_map: the table probe_map.parquet.
-        probe: the table probe.parquet; its chosen layer is outlined.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(probe_map: pd.DataFrame, *, probe: pd.DataFrame | None = None) -> Figure:
+    """The figure."""
     need(probe_map, "probe_map", _COLUMNS)
     layers, positions, values = _grid(probe_map)
     with context():
@@ -170,13 +162,8 @@ def _chosen(probe: pd.DataFrame | None) -> int | None:
     return int(rows.iloc[0]["layer"]) if len(rows) else None
 
 
-def probe_map_caption(probe_map: pd.DataFrame, probe: pd.DataFrame | None = None) -> str:
-    """One paragraph: what `probe_map_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        probe_map: the table probe_map.parquet.
-        probe: the table probe.parquet; names the chosen layer.
-    """
+def _caption(probe_map: pd.DataFrame, probe: pd.DataFrame | None = None) -> str:
+    """Text of the caption."""
     need(probe_map, "probe_map", _COLUMNS)
     layers, positions, values = _grid(probe_map)
     chosen = _chosen(probe)
@@ -203,3 +190,8 @@ def probe_map_caption(probe_map: pd.DataFrame, probe: pd.DataFrame | None = None
         "since the layer was chosen on these rows, the number to report is the test part's."
     )
     return " ".join(text)
+
+
+def probe_map(table: pd.DataFrame, probe: pd.DataFrame | None = None) -> Display:
+    """How well refusing can be read, layer by layer and position by position."""
+    return Display(_draw(table, probe=probe), _caption(table, probe), table)

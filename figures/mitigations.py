@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "mitigation kind thinking name estimate low high n unit"
@@ -28,16 +28,8 @@ _RATES = {
 }
 
 
-def mitigation_figure(mitigations: pd.DataFrame, *, thinking: str = "off") -> Figure:
-    """Draw every mitigation as a row: rates above, the parts of the verdict's log-odds below.
-
-    Args:
-        mitigations: the table mitigations.parquet.
-        thinking: which verdicts.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(mitigations: pd.DataFrame, *, thinking: str = "off") -> Figure:
+    """The figure."""
     need(mitigations, "mitigations", _COLUMNS)
     table = mitigations[mitigations["thinking"] == thinking]
     rates, nats = _panels(table)
@@ -108,13 +100,8 @@ def _panel(
         ax.set_xlim(max(low, -0.04), min(high, 1.04))
 
 
-def mitigation_caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> str:
-    """One paragraph: what `mitigation_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        mitigations: the table mitigations.parquet.
-        thinking: which verdicts.
-    """
+def _caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> str:
+    """Text of the caption."""
     need(mitigations, "mitigations", _COLUMNS)
     table = mitigations[mitigations["thinking"] == thinking]
     rates, nats = _panels(table)
@@ -150,3 +137,8 @@ def mitigation_caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> s
         "edits (the tokens are fixed), and whether the prompts of another wording would do the same."
     )
     return " ".join(text)
+
+
+def mitigations(table: pd.DataFrame, *, thinking: str = "off") -> Display:
+    """What helps against a judge's bias and what it costs: edits inside the model beside changes of the prompt."""
+    return Display(_draw(table, thinking=thinking), _caption(table, thinking=thinking), table)

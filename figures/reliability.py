@@ -7,26 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import interval, need
 
 _TABLE = "judge part bin low high n confidence accuracy accuracy_low accuracy_high"
 _MOST = 4
 
 
-def reliability_figure(
-    calibration: pd.DataFrame, figures: pd.DataFrame | None = None, *, part: str | None = None
-) -> Figure:
-    """Draw accuracy against confidence by bin, a panel per judge (the first four), with the number of verdicts below.
-
-    Args:
-        calibration: bins of judges (docs/formats.md).
-        figures: figures of judges; gives the calibration error to write beside the panel.
-        part: which part; the first by default.
-
-    Raises:
-        ValueError: a column is missing.
-    """
+def _draw(calibration: pd.DataFrame, figures: pd.DataFrame | None = None, *, part: str | None = None) -> Figure:
+    """The figure."""
     need(calibration, "calibration", _TABLE)
     rows = _part(calibration, part)
     judges = list(dict.fromkeys(rows["judge"]))[:_MOST]
@@ -79,16 +68,8 @@ def _counts(ax: Axes, own: pd.DataFrame) -> None:
     ax.set_xlabel("probability of the verdict")
 
 
-def reliability_caption(
-    calibration: pd.DataFrame, figures: pd.DataFrame | None = None, *, part: str | None = None
-) -> str:
-    """One paragraph: what `reliability_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        calibration: the same bins.
-        figures: the same figures.
-        part: the same part.
-    """
+def _caption(calibration: pd.DataFrame, figures: pd.DataFrame | None = None, *, part: str | None = None) -> str:
+    """Text of the caption."""
     need(calibration, "calibration", _TABLE)
     rows = _part(calibration, part)
     if rows.empty:
@@ -103,3 +84,8 @@ def reliability_caption(
         "perfect calibration, grey bars the gap to it. Not shown: verdicts that could not be read or have no "
         "probability."
     )
+
+
+def reliability(calibration: pd.DataFrame, metrics: pd.DataFrame | None = None, *, part: str | None = None) -> Display:
+    """The reliability diagram: how sure a judge is against how often it is right."""
+    return Display(_draw(calibration, metrics, part=part), _caption(calibration, metrics, part=part), calibration)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, context, halo, notice, settle, sheet
+from verdictscope.figures.style import FAINT, FOUND, INK, MUTED, WIDTH, Display, context, halo, notice, settle, sheet
 from verdictscope.figures.tables import counts, head_name, interval, need, number
 
 _COLUMNS = "contrast position component layer head span estimate low high n"
@@ -33,15 +33,8 @@ _BAR, _MLP = "#9ec3dd", "#cfcfcf"
 _NAMED = 0.2  # of the longest bar: shorter shares of one head are not named
 
 
-def span_figure(parts: pd.DataFrame) -> Figure:
-    """Draw, by contrast, what all heads together take from each span, the strongest head there, and what MLPs add.
-
-    Args:
-        parts: a table of ``VerdictParts.to_frame()`` at one position.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(parts: pd.DataFrame) -> Figure:
+    """The figure."""
     need(parts, "parts", _COLUMNS)
     names = list(dict.fromkeys(parts["contrast"].astype(str)))
     with context():
@@ -131,12 +124,8 @@ def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray)
         )
 
 
-def span_caption(parts: pd.DataFrame) -> str:
-    """One paragraph: what `span_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        parts: the same table.
-    """
+def _caption(parts: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(parts, "parts", _COLUMNS)
     where = ", ".join(dict.fromkeys(parts["position"].astype(str)))
     words = {"last": "where the verdict's token is chosen"}.get(where, f"at {where}")
@@ -163,3 +152,8 @@ def span_caption(parts: pd.DataFrame) -> str:
         "content.",
     ]
     return " ".join(text)
+
+
+def spans(table: pd.DataFrame) -> Display:
+    """From which part of the prompt a judge's heads take what they add to content, position and cues."""
+    return Display(_draw(table), _caption(table), table)

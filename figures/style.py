@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,17 +81,10 @@ _RC: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # text stays text in the PDF: searchable, editable
+    "svg.fonttype": "none",
+    "svg.hashsalt": "verdictscope",  # ids of clip paths: the same in every file of one figure
 }
-
-
-class Sheet(Figure):
-    """A Figure that notebooks show on their own: without pyplot, a plain Figure displays as its type's name."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        buffer = io.BytesIO()
-        with context():
-            self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-        return buffer.getvalue(), {"width": round(self.get_figwidth() * 100)}
+_METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 @contextmanager
@@ -108,7 +103,7 @@ def sheet(width: float, height: float, gap: float = 0.03) -> Figure:
         gap: width left between panels, as a share of a panel's width.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.04, wspace=gap, hspace=0.02)
-    fig = Sheet(figsize=(width, height), dpi=DPI // 2, layout=layout)
+    fig = Figure(figsize=(width, height), dpi=DPI // 2, layout=layout)
     FigureCanvasAgg(fig)
     return fig
 
@@ -119,6 +114,18 @@ def settle(fig: Figure) -> None:
     if engine is not None:
         engine.execute(fig)
     fig.set_layout_engine("none")
+
+
+@contextmanager
+def panel(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
+    """The caller's axes, or those of a new sheet of this size that is laid out at the end of the block."""
+    if ax is not None:
+        yield ax
+        return
+    with context():
+        fig = sheet(width, height)
+        yield fig.subplots()
+        settle(fig)
 
 
 def notice(ax: Axes, text: str) -> None:
@@ -152,28 +159,61 @@ def cell_colour(cell: str) -> str:
     return CELL_COLOURS.get(cell, MUTED)
 
 
-def save(fig: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write ``folder/name.png`` (200 dpi) and ``folder/name.pdf``; the same figure gives the same bytes.
+@dataclass(frozen=True, eq=False)
+class Display:
+    """A figure with its caption.
 
-    Each file is written under a temporary name and renamed when whole.
+    Attributes:
+        figure: the matplotlib figure; its axes can be changed like those of any other.
+        caption: what is drawn, n, the interval, the null, and what the figure does not show.
+        table: the table that was drawn.
 
-    Args:
-        fig: a figure of this room, or any other.
-        folder: made if missing.
-        name: file name without its ending.
-
-    Returns:
-        The paths of the PNG and of the PDF.
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> rows = [("test", "AUROC, tokens", 0.91, 0.86, 0.95, 60), ("permuted", "labels permuted", 0.5, 0.41, 0.6, 9)]
+        >>> shown = figures.probe_test(pd.DataFrame(rows, columns=["kind", "name", "estimate", "low", "high", "n"]))
+        >>> shown.figure.axes[0].get_xlabel()
+        'AUROC'
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    paths = []
-    with context():
-        for ending, blank in metadata.items():
-            path = folder / f"{name}.{ending}"
-            part = folder / f".{name}.{ending}.part"
-            fig.savefig(part, format=ending, dpi=DPI, metadata=blank)
-            os.replace(part, path)
-            paths.append(path)
-    return paths[0], paths[1]
+
+    figure: Figure
+    caption: str
+    table: pd.DataFrame = field(repr=False)
+
+    @property
+    def axes(self) -> list[Axes]:
+        """The figure's axes."""
+        return self.figure.axes
+
+    def save(self, folder: str | Path, name: str, formats: Sequence[str] = ("png", "pdf")) -> list[Path]:
+        """Write ``folder/name.FORMAT`` for every format; the same table gives the same bytes.
+
+        Each file is written under a temporary name and renamed when whole.
+
+        Args:
+            folder: made if missing.
+            name: file name without its ending.
+            formats: of ``png`` (200 dpi), ``pdf``, ``svg``.
+
+        Raises:
+            ValueError: an unknown format.
+        """
+        if unknown := [f for f in formats if f not in _METADATA]:
+            raise ValueError(f"format {unknown[0]!r}: choose from {', '.join(_METADATA)}")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        with context():
+            for ending in formats:
+                path, part = folder / f"{name}.{ending}", folder / f".{name}.{ending}.part"
+                self.figure.savefig(part, format=ending, dpi=DPI, metadata=_METADATA[ending])
+                os.replace(part, path)
+                paths.append(path)
+        return paths
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        buffer = io.BytesIO()
+        with context():
+            self.figure.savefig(buffer, format="png", dpi=DPI, metadata=_METADATA["png"])
+        return buffer.getvalue(), {"width": round(self.figure.get_figwidth() * 100)}

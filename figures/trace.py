@@ -16,6 +16,7 @@ from verdictscope.figures.style import (
     MUTED,
     WIDTH,
     ZONE,
+    Display,
     cell_colour,
     context,
     halo,
@@ -125,16 +126,8 @@ def closing_tokens(trace: pd.DataFrame) -> int | None:
     return None if ends.empty else int(ends.max()) + 1
 
 
-def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
-    """Draw the mean traces: normalised score left, raw logit right, n per position below both.
-
-    Args:
-        trace_mean: the table trace_mean.parquet.
-        closing: number of closing tokens, from `closing_tokens`; None takes every position from 0 on as closing.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
+    """The figure."""
     need(trace_mean, "trace_mean", _COLUMNS)
     lines = _lines(trace_mean)
     with context():
@@ -148,7 +141,7 @@ def trace_figure(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Fig
             panel.set_xlim(first - 0.7, last + 0.7)
             if lines:
                 _zones(panel, strip, first, last, end)
-            drawn = [line for line in lines if _draw(panel, strip, line, kind, end)]
+            drawn = [line for line in lines if _curve(panel, strip, line, kind, end)]
             _dress(panel, kind, drawn)
             _dress_strip(strip, drawn)
         axes[0, 0].set_ylabel("normalised score")
@@ -168,7 +161,7 @@ def _range(lines: list[_Line]) -> tuple[int, int]:
     )
 
 
-def _draw(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
+def _curve(panel: Axes, strip: Axes, line: _Line, kind: str, end: int) -> bool:
     """One line with its band and its n; False where it has no number of this kind."""
     rows = line.kind(kind)
     if rows.empty or not rows["estimate"].notna().any():
@@ -303,13 +296,8 @@ def _legend(fig: Figure, lines: list[_Line]) -> None:
     fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
 
-def trace_caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -> str:
-    """One paragraph: what `trace_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        trace_mean: the table trace_mean.parquet.
-        cliff: the table cliff.parquet; adds the normalised drop and its controls.
-    """
+def _caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -> str:
+    """Text of the caption."""
     need(trace_mean, "trace_mean", _COLUMNS)
     lines = _lines(trace_mean)
     text = ["The probe's score around the end of thinking (0 is the first closing token), test part only."]
@@ -360,10 +348,15 @@ def _drop_words(cliff: pd.DataFrame) -> str:
     # A control variant takes all target requests, whatever came of them: its cell is called target.
     for variant, cells, words in (
         ("base", _COMPLIED, "base"),
-        ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference"),
+        ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference model"),
         ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed"),
     ):
         found = rows[(rows["variant"] == variant) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
         if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
             parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
     return f"Normalised drop from plateau to final token, target requests: {'; '.join(parts)}." if parts else ""
+
+
+def trace(table: pd.DataFrame, cliffs: pd.DataFrame | None = None, *, closing: int | None = None) -> Display:
+    """The probe's mean score around the end of thinking, normalised and raw, with n per position."""
+    return Display(_draw(table, closing=closing), _caption(table, cliffs), table)

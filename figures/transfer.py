@@ -9,26 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from verdictscope.figures.grid import colour_bar, fits, heat_map, outline, write_values
-from verdictscope.figures.style import INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number
 
 _COLUMNS = "fit read kind auroc low high n n_fit null_low null_high"
 _LETTER = 0.06  # inches a letter takes at the size of the names beside the map
 
 
-def transfer_figure(table: pd.DataFrame, *, over: str = "") -> Figure:
-    """Draw the AUROC of every cell, 0.5 (chance) in white.
-
-    Cells read where they were fitted are framed; a dot marks a cell whose interval does not lie above chance and above
-    every relabelling of its own null.
-
-    Args:
-        table: one matrix of position_transfer.parquet or ood.parquet.
-        over: what the places are, for the axes.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame, *, over: str = "") -> Figure:
+    """The figure."""
     need(table, "transfer", _COLUMNS)
     fit, read, values = _grid(table)
     with context():
@@ -100,13 +89,8 @@ def _marks(ax: Axes, table: pd.DataFrame, fit: list[str], read: list[str]) -> No
             ax.plot(x + 0.36, y + 0.3, marker="o", markersize=2.2, color=INK, linestyle="none", zorder=5)
 
 
-def transfer_caption(table: pd.DataFrame, over: str = "place") -> str:
-    """One paragraph: what `transfer_figure` shows, n, intervals, the null, and what it does not show.
-
-    Args:
-        table: the table that was drawn.
-        over: what the places are.
-    """
+def _caption(table: pd.DataFrame, over: str = "place") -> str:
+    """Text of the caption."""
     need(table, "transfer", _COLUMNS)
     text = [
         f"AUROC (0.5 is chance) of a probe fitted at one {over} (training part) and read at another (test part); "
@@ -144,3 +128,8 @@ def transfer_caption(table: pd.DataFrame, over: str = "place") -> str:
         "or that the model uses it."
     )
     return " ".join(text)
+
+
+def transfer(table: pd.DataFrame, *, over: str = "") -> Display:
+    """Probes fitted at one place and read at another: a map of AUROCs, each judged against its own null."""
+    return Display(_draw(table, over=over), _caption(table, over or "position"), table)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, context, notice, settle, sheet
+from verdictscope.figures.style import FOUND, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need, number, p_text
 
 _COLUMNS = "variant place kind name layer estimate low high n p"
@@ -24,15 +24,8 @@ _NAMES = {
 }
 
 
-def verdict_probe_figure(table: pd.DataFrame) -> Figure:
-    """Draw validation AUROCs by layer and place, and the test number at the verdict among what else reads it.
-
-    Args:
-        table: verdict_probe.parquet; the model under study where there are several variants.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame) -> Figure:
+    """The figure."""
     need(table, "verdict_probe", _COLUMNS)
     table = _own(table)
     first = table[table["place"] == _first(table)] if len(table) else table
@@ -107,12 +100,8 @@ def _among(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlabel("AUROC\n(grey: range over draws; else 95 % interval)")
 
 
-def verdict_probe_caption(table: pd.DataFrame) -> str:
-    """One paragraph: what `verdict_probe_figure` shows, n, interval, null, and what it does not show.
-
-    Args:
-        table: the table that was drawn.
-    """
+def _caption(table: pd.DataFrame) -> str:
+    """Text of the caption."""
     need(table, "verdict_probe", _COLUMNS)
     table = _own(table)
     if not (table["kind"] == "test").any():
@@ -149,3 +138,8 @@ def verdict_probe_caption(table: pd.DataFrame) -> str:
         text.append(f"Elsewhere: {'; '.join(others)}.")
     text.append("Not shown: that the judge uses what is read, or that what it says is right.")
     return " ".join(text)
+
+
+def verdict_probe(table: pd.DataFrame) -> Display:
+    """What a judge says, read from its states: by layer and place, and the one test number among its nulls."""
+    return Display(_draw(table), _caption(table), table)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from verdictscope.figures.style import FAINT, MUTED, WIDTH, ZONE, context, notice, settle, sheet
+from verdictscope.figures.style import FAINT, MUTED, WIDTH, ZONE, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "condition toward part readout place name estimate low high n"
@@ -34,17 +34,8 @@ class _Line:
     width: float = 1.5
 
 
-def verdict_trace_figure(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Figure:
-    """Draw the content of the verdict by place, plainly and under a cue: as it is read, and as it would be said.
-
-    Args:
-        table: the table verdict_trace_mean.parquet.
-        cue: the cue drawn; by default the one that moves the verdict most.
-        reader: the linear readout drawn: ``verdict_probe`` where there is one, else ``lens``.
-
-    Raises:
-        ValueError: if a column is missing.
-    """
+def _draw(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Figure:
+    """The figure."""
     need(table, "verdict_trace_mean", _COLUMNS)
     cue, reader = cue or _strongest(table), reader or _reader(table)
     names = table.dropna(subset=["name"]).drop_duplicates("place").set_index("place")["name"].sort_index()
@@ -56,7 +47,7 @@ def verdict_trace_figure(table: pd.DataFrame, *, cue: str | None = None, reader:
             panel, strip = axes[0, column], axes[1, column]
             panel.set_title(title, pad=13)
             found = _lines(table, name, cue)
-            _draw(panel, strip, found, names)
+            _curves(panel, strip, found, names)
             panel.set_ylabel("log-odds (nats)" if name == _FORCED else _UNIT.get(name, "logit"))
             if not found:
                 notice(panel, "nothing was read")
@@ -97,7 +88,7 @@ def _lines(table: pd.DataFrame, readout: str, cue: str | None) -> list[_Line]:
     return found
 
 
-def _draw(panel: Axes, strip: Axes, found: list[_Line], names: pd.Series) -> None:
+def _curves(panel: Axes, strip: Axes, found: list[_Line], names: pd.Series) -> None:
     panel.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
     for line in found:
         x, rows = line.rows["place"].to_numpy(dtype=float), line.rows
@@ -154,14 +145,8 @@ def _legend(fig: Figure, table: pd.DataFrame, cue: str | None) -> None:
         fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
 
-def verdict_trace_caption(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> str:
-    """One paragraph: what `verdict_trace_figure` shows, n, intervals, and what it does not show.
-
-    Args:
-        table: the table verdict_trace_mean.parquet.
-        cue: the cue drawn.
-        reader: the linear readout drawn.
-    """
+def _caption(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> str:
+    """Text of the caption."""
     need(table, "verdict_trace_mean", _COLUMNS)
     cue, reader = cue or _strongest(table), reader or _reader(table)
     text = [
@@ -198,3 +183,8 @@ def verdict_trace_caption(table: pd.DataFrame, *, cue: str | None = None, reader
 def _ends(line: _Line) -> str:
     first, last = (interval(line.rows.iloc[at], signed=True) for at in (0, -1))
     return f"{line.label}: {first} before thinking, {last} at {line.rows['name'].iloc[-1]}"
+
+
+def verdict_trace(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Display:
+    """How far a judge's verdict can be read in its thinking, and what it would say if it stopped there."""
+    return Display(_draw(table, cue=cue, reader=reader), _caption(table, cue=cue, reader=reader), table)

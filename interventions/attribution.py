@@ -29,7 +29,7 @@ from verdictscope.rollouts import Rollout
 from verdictscope.stats import draw_clusters, percentile_interval
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest residual that rounding explains, as a share of the summed absolute parts."""
@@ -132,11 +132,11 @@ class Attribution:
             raise InputError("no sources were asked for: attribute(..., sources=[(layer, head), …]) or sources='all'")
         return self.sources.by_segment()
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """Shares by layer, and of every head."""
         from verdictscope import figures
 
-        return figures.attribution_figure(self.to_frame(), self.readout)
+        return figures.attribution(self.to_frame(), self.readout)
 
     def __repr__(self) -> str:
         return f"Attribution({self._summary()})"

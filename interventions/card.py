@@ -28,7 +28,7 @@ from verdictscope.stats import Effect, effects_frame, mean_effect
 from verdictscope.values import truth
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 TOP = 8
 """Tokens of each kind on a card."""
@@ -94,11 +94,11 @@ class HeadCard:
         columns = ["part", "name", "segment", "token", "quantity", "estimate", "low", "high", "n", "unit"]
         return pd.concat([part.reindex(columns=columns).astype(object) for part in parts], ignore_index=True)
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The card as a figure."""
         from verdictscope import figures
 
-        return figures.head_card_figure(self.to_frame(), self.name, self.readout, self.positions)
+        return figures.head_card(self.to_frame(), self.name, self.readout, self.positions)
 
     def __repr__(self) -> str:
         return f"HeadCard {self.name}, {self.readout} from {self.positions}: " + "; ".join(map(str, self.numbers))

@@ -20,7 +20,7 @@ from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, SignFlips, difference_effect, draw_clusters, percentile_interval, sign_flip_test
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 DELTA_SHARE = 0.05
 """The smallest effect that counts, as a share of the distance between refused and complied rollouts in the readout."""
@@ -98,14 +98,14 @@ class HeadSweep:
         parts = tuple(part for part, member in zip(self.parts, among, strict=True) if member)
         return _stability(self.effects.change[among], self.effects.groups, parts, k, self.effects.seed)
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The effects as a map of layer and head, the selected ones framed."""
         from verdictscope import figures
 
         table = self.to_frame().query("component == 'head'").rename(columns={"estimate": "effect"})
         rank = table["effect"].rank(ascending=False, method="first").astype(int) - 1
         table = table.assign(rank=rank, found=table["selected"], attribution_log_odds=np.nan, attribution_probe=np.nan)
-        return figures.head_map_figure(table)
+        return figures.head_map(table)
 
     def __str__(self) -> str:
         unit = self.effects.unit

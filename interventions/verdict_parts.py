@@ -26,7 +26,7 @@ from verdictscope.judgments import Contrast, at_first_difference, by_side
 from verdictscope.rollouts import Rollout
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 WORDS: Mapping[str, Mapping[str, str]] = {"content": {"this": "better", "other": "worse"}}
 """What the two answers are called where spans follow the sides of a contrast."""
@@ -124,18 +124,18 @@ class VerdictParts:
         return pd.concat([whole, more], ignore_index=True).assign(contrast=contrast, position=position)
 
     def by_span(self) -> pd.DataFrame:
-        """The sums over all heads by span, and of all MLPs: what :func:`~verdictscope.figures.span_figure` draws."""
+        """The sums over all heads by span, and of all MLPs: what :func:`~verdictscope.figures.spans` draws."""
         table = self.to_frame()
         kept = table["component"].isin(["heads", "mlps", "logit", "embed"])
         return table[kept & ~((table["component"] == "heads") & (table["span"] == ""))].reset_index(drop=True)
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """What heads take from each span and what MLPs add, by contrast, at the first position asked for."""
         from verdictscope import figures
 
         first = next(iter(self.parts))[1]
         table = self.to_frame()
-        return figures.span_figure(table[table["position"] == first])
+        return figures.spans(table[table["position"] == first])
 
     def __str__(self) -> str:
         lines = []

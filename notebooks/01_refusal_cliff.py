@@ -167,7 +167,7 @@ def mean_traces(scores, variant):
 
 base = cliff(scores, normaliser, rollouts=target["rollout"], name="target requests that were complied with")
 traces = mean_traces(scores, "base")
-display(figures.trace_figure(traces, closing=figures.closing_tokens(scores)))
+display(figures.trace(traces, closing=figures.closing_tokens(scores)))
 base
 
 # %% [markdown]
@@ -196,7 +196,7 @@ for name, linear in {"log_odds": logit_difference(model, log_odds), "probe": rea
     share = attribute(model, report, linear, seed=SEED).to_frame().query("component == 'head'")
     share = share.rename(columns={"estimate": f"attribution_{name}"})[["layer", "head", f"attribution_{name}"]]
     heads = heads.merge(share, on=["layer", "head"], how="left")
-display(figures.head_map_figure(heads))
+display(figures.head_map(heads))
 heads.nsmallest(5, "rank")[["layer", "head", "effect", "low", "high", "n", "attribution_log_odds"]].round(2)
 
 # %% [markdown]
@@ -242,7 +242,7 @@ for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "ra
                 "unread": len(chosen) - len(known),
             }
         )
-figures.ablation_figure(pd.DataFrame(rates), ablation)
+figures.ablation(pd.DataFrame(rates), ablation)
 
 # %% [markdown]
 # With the three heads silent the model refuses what is harmful and still answers what is harmless. No random set brings
@@ -256,7 +256,7 @@ zeroed = forward(
 zeroed = align(zeroed, rollouts)
 without = cliff(zeroed, normaliser, name="the same rollouts, found heads zeroed")
 both = pd.concat([traces, mean_traces(zeroed, "ablated_fixed")])
-display(figures.trace_figure(both, closing=figures.closing_tokens(scores)))
+display(figures.trace(both, closing=figures.closing_tokens(scores)))
 effects_frame([base["normalised_drop"], without["normalised_drop"], drop_difference(base, without)])
 
 # %% [markdown]

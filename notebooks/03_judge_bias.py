@@ -133,7 +133,7 @@ def sizes(verdicts, variant):
 
 
 parts = pd.concat([sizes(said, "base"), sizes(fair, "reference")], ignore_index=True)
-figures.bias_parts_figure(parts)
+figures.contrasts(parts)
 
 # %% [markdown]
 # One nat multiplies the odds by 2.7. The judge weighs the answers about as its reference model does, and adds a push
@@ -174,7 +174,7 @@ shown = ["contrast", "layer", "head", "estimate", "low", "high", "n", "delta", "
 table[table["found"]][shown].round(3)
 
 # %%
-figures.bias_map_figure(table.assign(variant="base"))
+figures.head_map(table.assign(variant="base"))
 
 # %% [markdown]
 # Two heads for each bias, in different layers. The MLP of the first layer moves everything, content most of all: the

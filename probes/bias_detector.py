@@ -33,7 +33,7 @@ from verdictscope.probes.verdict_states import VerdictStates, item_parts
 from verdictscope.stats import Effect, auroc_effect, auroc_many, permutation_p
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 LABELS = ("cued", "flip", "yield")
 """What a detector may be asked, see above."""
@@ -101,11 +101,11 @@ class BiasDetector:
         """The table of cells."""
         return self.table.copy()
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """A map of AUROCs for every label."""
-        from verdictscope.figures import bias_detector_figure
+        from verdictscope.figures import bias_detector
 
-        return bias_detector_figure(self.table.assign(variant=""))
+        return bias_detector(self.table.assign(variant=""))
 
     def __str__(self) -> str:
         lines = ["Bias detector from hidden states: AUROC, fitted -> read (permuted labels; words; log-odds)"]

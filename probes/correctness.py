@@ -29,7 +29,7 @@ from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 COLUMNS = (
     "kind",
@@ -89,11 +89,11 @@ class Correctness:
         half = (np.asarray(ab, dtype=float) - np.asarray(ba, dtype=float)) / 2
         return half @ self.sweep.probe.direction_
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """Where the verdict is wrong: what the probe says, by condition and by layer."""
-        from verdictscope.figures import correctness_figure
+        from verdictscope.figures import correctness
 
-        return correctness_figure(self.table.assign(variant=""))
+        return correctness(self.table.assign(variant=""))
 
     def __str__(self) -> str:
         lines = [

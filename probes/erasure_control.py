@@ -19,9 +19,8 @@ from verdictscope.probes.solver import solve_logistic
 from verdictscope.stats import Effect, auroc, auroc_effect, effects_frame
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from verdictscope.activations.readouts import LinearReadout
+    from verdictscope.figures import Display
 
 FEWEST = 19
 """Fewest draws of each null: with fewer, none can lie outside its range at p <= .05."""
@@ -91,11 +90,11 @@ class Erasure:
         """The table."""
         return self.table.copy()
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The AUROCs with their nulls."""
         from verdictscope import figures
 
-        return figures.erasure_figure(self.table)
+        return figures.erasure(self.table)
 
     def number(self, read: str, probe: str, erased: str, part: str = "test") -> dict[str, Any]:
         """One row of the table, as a mapping.

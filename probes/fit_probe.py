@@ -27,7 +27,7 @@ from verdictscope.probes.text import bag_of_words_auroc, length_auroc, tfidf_aur
 from verdictscope.stats import Column, Effect, index_of, joined, same_order
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 
 class _Missing:
@@ -98,11 +98,11 @@ class ProbeResult:
         rows += [_row("baseline", e.name, e.estimate, e.low, e.high, e.n) for e in self.baselines]
         return pd.DataFrame(rows, columns=["kind", "name", "estimate", "low", "high", "n", "p"])
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The test number among its nulls and baselines."""
-        from verdictscope.figures import protocol_figure
+        from verdictscope.figures import probe_test
 
-        return protocol_figure(self.to_frame())
+        return probe_test(self.to_frame())
 
     def __repr__(self) -> str:
         lines = [f"Probe of {self.classes[1]!r} against {self.classes[0]!r}: {self.key!r}, C {self.sweep.C:g} ({RULE})"]

@@ -24,7 +24,7 @@ from verdictscope.probes.solver import solve_logistic
 from verdictscope.stats import Scheme, auroc_effect, auroc_many, permutation_p, tie_slack
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 FEWEST = 200
 """Fewest relabellings behind the range that stands beside a cell."""
@@ -100,11 +100,11 @@ class TransferMatrix:
         """The table of cells."""
         return self.table.copy()
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The matrix as a heat map."""
         from verdictscope import figures
 
-        return figures.transfer_figure(self.table, over=self.over)
+        return figures.transfer(self.table, over=self.over)
 
     def __repr__(self) -> str:
         rows, empty = self.transfers, int(self.table["auroc"].isna().sum())

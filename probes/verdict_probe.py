@@ -21,7 +21,7 @@ from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts,
 from verdictscope.stats import Effect, auroc_effect
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 COLUMNS = ("kind", "name", "layer", "C", "estimate", "low", "high", "n", "p", "selectivity", "about")
 """Columns of a verdict probe's table."""
@@ -79,11 +79,11 @@ class VerdictProbe:
         """Every number."""
         return self.table.copy()
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """The test number by layer and among its nulls."""
-        from verdictscope.figures import verdict_probe_figure
+        from verdictscope.figures import verdict_probe
 
-        return verdict_probe_figure(self.table.assign(place=self.positions, variant=""))
+        return verdict_probe(self.table.assign(place=self.positions, variant=""))
 
     def __str__(self) -> str:
         counted = ", ".join(f"{n} {what}" for what, n in self.counts.items())

@@ -24,7 +24,7 @@ from verdictscope.judgments.formats import Format
 from verdictscope.traces.contrasts import part_curves, parts_at
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 VERDICT = "verdict"
 """Readout of the verdict's own log-odds."""
@@ -84,11 +84,11 @@ class DebateTraces:
         """
         return part_curves(self.parts(), "turn", ("readout", "layer"), seed=seed)
 
-    def plot(self) -> Figure:
+    def plot(self) -> Display:
         """Both parts of the verdict by turn."""
-        from verdictscope.figures import debate_figure
+        from verdictscope.figures import debate
 
-        return debate_figure(self.curves())
+        return debate(self.curves())
 
     def __str__(self) -> str:
         own = self.table[self.table["readout"] == VERDICT]

@@ -25,7 +25,7 @@ from verdictscope.stats import RESAMPLES
 from verdictscope.values import whole_number
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from verdictscope.figures import Display
 
 PANEL, MAJORITY, COMBINED = "(panel)", "(majority)", "(combined)"
 """Names in the column ``judge`` for all judges together: their agreement, their majority, their label-free
@@ -79,17 +79,17 @@ class JudgeMetrics:
             raise InputError(f"{name!r} stands there for {len(rows)} judges: name one of {', '.join(rows['judge'])}")
         return float(rows["estimate"].iloc[0])
 
-    def plot(self, part: str | None = None) -> Figure:
+    def plot(self, part: str | None = None) -> Display:
         """Agreement with the labels by judge; see also :meth:`plot_calibration`."""
-        from verdictscope.figures import agreement_figure
+        from verdictscope.figures import agreement
 
-        return agreement_figure(self.table, part=part)
+        return agreement(self.table, part=part)
 
-    def plot_calibration(self, part: str | None = None) -> Figure:
+    def plot_calibration(self, part: str | None = None) -> Display:
         """The reliability diagram."""
-        from verdictscope.figures import reliability_figure
+        from verdictscope.figures import reliability
 
-        return reliability_figure(self.calibration, self.table, part=part)
+        return reliability(self.calibration, self.table, part=part)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as one object, for JSON; numbers that are not finite become null."""

@@ -12,18 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from verdictscope.figures import (
-    ablation_figure,
-    debate_figure,
-    erased_trace_figure,
-    erasure_figure,
-    forced_lengths_figure,
-    head_map_figure,
-    probe_map_figure,
-    trace_figure,
-    transfer_figure,
-    verdict_trace_figure,
-)
+from verdictscope import figures
+from verdictscope.figures import Display
 
 MANY = [(28, 23), (20, 14), (15, 8), (9, 8), (12, 27), (23, 29), (22, 20), (31, 25), (21, 30), (24, 8)]
 
@@ -50,70 +40,68 @@ def _no_attribution(**columns: object):
 TRACE, MAP, HEADS = tables.trace_mean(), tables.probe_map(), tables.heads()
 GENERATION, ABLATION = tables.generation(), tables.ablation()
 NAN = float("nan")
-DRAWINGS: dict[str, Callable[[], Figure]] = {
-    "trace": lambda: trace_figure(TRACE, closing=2),
-    "trace, closing unknown": lambda: trace_figure(TRACE),
-    "trace, cannot anchor": lambda: trace_figure(_unnormalised(), closing=2),
-    "trace, no normalised rows": lambda: trace_figure(TRACE[TRACE["kind"] == "raw"], closing=2),
-    "trace, base alone": lambda: trace_figure(TRACE[TRACE["variant"] == "base"], closing=2),
-    "trace, no hero": lambda: trace_figure(TRACE[~TRACE["target"]], closing=2),
-    "trace, long, into the answer": lambda: trace_figure(tables.trace_mean(-90, 4, 9), closing=4),
-    "trace, short": lambda: trace_figure(tables.trace_mean(-3, 1)),
-    "trace, wild bands": lambda: trace_figure(_wild(), closing=2),
-    "trace, empty": lambda: trace_figure(TRACE[:0]),
-    "map": lambda: probe_map_figure(MAP, probe=tables.probe()),
-    "map, 32 layers": lambda: probe_map_figure(tables.probe_map(32), probe=tables.probe(20, 32)),
-    "map, 32 layers, 69 places": lambda: probe_map_figure(tables.probe_map(32, 64, 4), probe=tables.probe(20, 32)),
-    "map, one layer": lambda: probe_map_figure(tables.probe_map(1), probe=tables.probe(0, 1)),
-    "map, holes": lambda: probe_map_figure(MAP[(MAP["layer"] != 2) | (MAP["order"] < 4)]),
-    "map, empty": lambda: probe_map_figure(MAP[:0]),
-    "heads": lambda: head_map_figure(HEADS, planted=[[4, 6], [3, 1], [1, 0]]),
-    "transfer": lambda: transfer_figure(tables.transfer()),
-    "transfer, one left out": lambda: transfer_figure(tables.transfer(left_out=True), over="frame"),
-    "transfer, holes": lambda: transfer_figure(tables.transfer(empty=True)),
-    "transfer, two sets": lambda: transfer_figure(tables.transfer(2), over="verb category"),
-    "transfer, 24 places": lambda: transfer_figure(tables.transfer(24)),
-    "transfer, empty": lambda: transfer_figure(tables.transfer()[:0]),
-    "erased": lambda: erased_trace_figure(tables.erased_trace(), tables.erasure(), closing=2),
-    "erased, not normalised": lambda: erased_trace_figure(
-        tables.erased_trace().query("kind == 'raw'"), tables.erasure()
-    ),
-    "erased, areas alone": lambda: erasure_figure(tables.erasure()),
-    "erased, empty": lambda: erased_trace_figure(tables.erased_trace()[:0], tables.erasure()[:0]),
-    "heads, truth unknown": lambda: head_map_figure(HEADS),
-    "heads, 32 by 32": lambda: head_map_figure(tables.heads(32, 32, MANY), planted=MANY[:5]),
-    "heads, one layer": lambda: head_map_figure(tables.heads(1, 8, [(0, 3)])),
-    "heads, probe's share alone": lambda: head_map_figure(_no_attribution(attribution_log_odds=NAN)),
-    "heads, nothing found": lambda: head_map_figure(
+DRAWINGS: dict[str, Callable[[], Display]] = {
+    "trace": lambda: figures.trace(TRACE, closing=2),
+    "trace, closing unknown": lambda: figures.trace(TRACE),
+    "trace, cannot anchor": lambda: figures.trace(_unnormalised(), closing=2),
+    "trace, no normalised rows": lambda: figures.trace(TRACE[TRACE["kind"] == "raw"], closing=2),
+    "trace, base alone": lambda: figures.trace(TRACE[TRACE["variant"] == "base"], closing=2),
+    "trace, no hero": lambda: figures.trace(TRACE[~TRACE["target"]], closing=2),
+    "trace, long, into the answer": lambda: figures.trace(tables.trace_mean(-90, 4, 9), closing=4),
+    "trace, short": lambda: figures.trace(tables.trace_mean(-3, 1)),
+    "trace, wild bands": lambda: figures.trace(_wild(), closing=2),
+    "trace, empty": lambda: figures.trace(TRACE[:0]),
+    "map": lambda: figures.probe_map(MAP, tables.probe()),
+    "map, 32 layers": lambda: figures.probe_map(tables.probe_map(32), tables.probe(20, 32)),
+    "map, 32 layers, 69 places": lambda: figures.probe_map(tables.probe_map(32, 64, 4), tables.probe(20, 32)),
+    "map, one layer": lambda: figures.probe_map(tables.probe_map(1), tables.probe(0, 1)),
+    "map, holes": lambda: figures.probe_map(MAP[(MAP["layer"] != 2) | (MAP["order"] < 4)]),
+    "map, empty": lambda: figures.probe_map(MAP[:0]),
+    "heads": lambda: figures.head_map(HEADS, planted=[[4, 6], [3, 1], [1, 0]]),
+    "transfer": lambda: figures.transfer(tables.transfer()),
+    "transfer, one left out": lambda: figures.transfer(tables.transfer(left_out=True), over="frame"),
+    "transfer, holes": lambda: figures.transfer(tables.transfer(empty=True)),
+    "transfer, two sets": lambda: figures.transfer(tables.transfer(2), over="verb category"),
+    "transfer, 24 places": lambda: figures.transfer(tables.transfer(24)),
+    "transfer, empty": lambda: figures.transfer(tables.transfer()[:0]),
+    "erased": lambda: figures.erasure(tables.erasure(), tables.erased_trace(), closing=2),
+    "erased, not normalised": lambda: figures.erasure(tables.erasure(), tables.erased_trace().query("kind == 'raw'")),
+    "erased, areas alone": lambda: figures.erasure(tables.erasure()),
+    "erased, empty": lambda: figures.erasure(tables.erasure()[:0], tables.erased_trace()[:0]),
+    "heads, truth unknown": lambda: figures.head_map(HEADS),
+    "heads, 32 by 32": lambda: figures.head_map(tables.heads(32, 32, MANY), planted=MANY[:5]),
+    "heads, one layer": lambda: figures.head_map(tables.heads(1, 8, [(0, 3)])),
+    "heads, probe's share alone": lambda: figures.head_map(_no_attribution(attribution_log_odds=NAN)),
+    "heads, nothing found": lambda: figures.head_map(
         _no_attribution(found=False, attribution_log_odds=NAN, attribution_probe=NAN)
     ),
-    "heads, empty": lambda: head_map_figure(HEADS[:0], planted=[[4, 6]]),
-    "ablation": lambda: ablation_figure(GENERATION, ABLATION),
-    "ablation, no reference model, few sets": lambda: ablation_figure(
+    "heads, empty": lambda: figures.head_map(HEADS[:0], planted=[[4, 6]]),
+    "ablation": lambda: figures.ablation(GENERATION, ABLATION),
+    "ablation, no reference model, few sets": lambda: figures.ablation(
         tables.generation(("base", "ablated"), 3), tables.ablation(5)
     ),
-    "ablation, no effect": lambda: ablation_figure(GENERATION, tables.ablation(99, 0.3)),
-    "ablation, base alone": lambda: ablation_figure(tables.generation(("base",), 0), tables.ablation(0)),
-    "ablation, target alone": lambda: ablation_figure(
+    "ablation, no effect": lambda: figures.ablation(GENERATION, tables.ablation(99, 0.3)),
+    "ablation, base alone": lambda: figures.ablation(tables.generation(("base",), 0), tables.ablation(0)),
+    "ablation, target alone": lambda: figures.ablation(
         GENERATION[GENERATION["cell_kind"] == "target"], tables.ablation(99, -4.0)
     ),
-    "ablation, empty": lambda: ablation_figure(GENERATION[:0], ABLATION[:0]),
-    "verdict trace": lambda: verdict_trace_figure(tables.verdict_trace_mean()),
-    "verdict trace, lens": lambda: verdict_trace_figure(tables.verdict_trace_mean("lens")),
-    "verdict trace, no cue": lambda: verdict_trace_figure(tables.verdict_trace_mean().query("condition == 'plain'")),
-    "verdict trace, empty": lambda: verdict_trace_figure(tables.verdict_trace_mean()[:0]),
-    "debate": lambda: debate_figure(tables.debate_curves()),
-    "debate, empty": lambda: debate_figure(tables.debate_curves()[:0]),
-    "forced lengths": lambda: forced_lengths_figure(tables.forced_lengths()),
-    "forced lengths, no reference model, ten": lambda: forced_lengths_figure(tables.forced_lengths(("base",), 10)),
-    "forced lengths, empty": lambda: forced_lengths_figure(tables.forced_lengths()[:0]),
+    "ablation, empty": lambda: figures.ablation(GENERATION[:0], ABLATION[:0]),
+    "verdict trace": lambda: figures.verdict_trace(tables.verdict_trace_mean()),
+    "verdict trace, lens": lambda: figures.verdict_trace(tables.verdict_trace_mean("lens")),
+    "verdict trace, no cue": lambda: figures.verdict_trace(tables.verdict_trace_mean().query("condition == 'plain'")),
+    "verdict trace, empty": lambda: figures.verdict_trace(tables.verdict_trace_mean()[:0]),
+    "debate": lambda: figures.debate(tables.debate_curves()),
+    "debate, empty": lambda: figures.debate(tables.debate_curves()[:0]),
+    "forced lengths": lambda: figures.forced_lengths(tables.forced_lengths()),
+    "forced lengths, no reference model, ten": lambda: figures.forced_lengths(tables.forced_lengths(("base",), 10)),
+    "forced lengths, empty": lambda: figures.forced_lengths(tables.forced_lengths()[:0]),
 }
 
 
 @cache
 def drawn(name: str) -> Figure:
     """The figure of this name, drawn once per session."""
-    fig = DRAWINGS[name]()
+    fig = DRAWINGS[name]().figure
     fig.draw_without_rendering()
     return fig
 

@@ -15,22 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from verdictscope.figures import (
-    ablation_caption,
-    ablation_figure,
-    closing_tokens,
-    erased_trace_caption,
-    erased_trace_figure,
-    head_map_caption,
-    head_map_figure,
-    probe_map_caption,
-    probe_map_figure,
-    save,
-    trace_caption,
-    trace_figure,
-    transfer_caption,
-    transfer_figure,
-)
+from verdictscope import figures
 from verdictscope.figures.style import CELL_COLOURS, VARIANT_COLOURS
 
 ROOM = Path(__file__).resolve().parents[2] / "figures"
@@ -48,7 +33,7 @@ def test_the_hero_and_its_n_are_the_tables_rows(column: int, kind: str) -> None:
     rows = table[
         (table["variant"] == "base") & (table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == kind)
     ]
-    fig = trace_figure(table.sample(frac=1, random_state=0), closing=2)
+    fig = figures.trace(table.sample(frac=1, random_state=0), closing=2).figure
     line = _line(fig.axes[column], CELL_COLOURS["harmful_complied"])
     assert np.array_equal(line.get_xdata(), rows["rel_think_end"])
     assert np.allclose(line.get_ydata(), rows["estimate"])
@@ -58,7 +43,7 @@ def test_the_hero_and_its_n_are_the_tables_rows(column: int, kind: str) -> None:
 
 def test_a_missing_position_is_a_gap_and_not_a_bridge() -> None:
     table = tables.trace_mean()
-    fig = trace_figure(table[~table["rel_think_end"].between(-20, -10)])
+    fig = figures.trace(table[~table["rel_think_end"].between(-20, -10)]).figure
     line = _line(fig.axes[0], CELL_COLOURS["harmful_complied"])
     gap = (line.get_xdata() >= -20) & (line.get_xdata() <= -10)
     assert gap.sum() == 11
@@ -67,10 +52,10 @@ def test_a_missing_position_is_a_gap_and_not_a_bridge() -> None:
 
 def test_controls_are_dashed_and_absent_where_the_variant_is() -> None:
     table = tables.trace_mean()
-    full = trace_figure(table).axes[0]
+    full = figures.trace(table).figure.axes[0]
     assert _line(full, VARIANT_COLOURS["reference"]).is_dashed()
     assert _line(full, VARIANT_COLOURS["ablated_fixed"]).is_dashed()
-    alone = trace_figure(table[table["variant"] == "base"])
+    alone = figures.trace(table[table["variant"] == "base"]).figure
     assert VARIANT_COLOURS["reference"] not in {line.get_color() for line in alone.axes[0].lines}
     assert [text.get_text() for text in alone.legends[0].texts] == [
         "target requests, complied (n = 118)",
@@ -80,13 +65,13 @@ def test_controls_are_dashed_and_absent_where_the_variant_is() -> None:
 
 
 def test_closing_tokens_are_read_off_the_trace() -> None:
-    assert closing_tokens(tables.trace()) == 2
-    assert closing_tokens(tables.trace().query("segment != 'think_end'")) is None
+    assert figures.closing_tokens(tables.trace()) == 2
+    assert figures.closing_tokens(tables.trace().query("segment != 'think_end'")) is None
 
 
 def test_the_map_holds_the_tables_values_in_order_and_frames_the_chosen_layer() -> None:
     table = tables.probe_map()
-    ax = probe_map_figure(table.sample(frac=1, random_state=0), probe=tables.probe(3)).axes[0]
+    ax = figures.probe_map(table.sample(frac=1, random_state=0), tables.probe(3)).figure.axes[0]
     values = table.pivot(index="layer", columns="order", values="auroc").to_numpy()
     assert np.allclose(ax.images[0].get_array(), values)
     frame = [patch for patch in ax.patches if not patch.get_fill()]
@@ -97,7 +82,7 @@ def test_the_map_holds_the_tables_values_in_order_and_frames_the_chosen_layer() 
 def test_found_heads_are_framed_and_planted_ones_dotted() -> None:
     table = tables.heads()
     planted = [[1, 0], [4, 6]]
-    left, right = head_map_figure(table, planted=planted).axes[:2]
+    left, right = figures.head_map(table, planted=planted).figure.axes[:2]
     framed = {(int(p.get_y() + 0.5), int(p.get_x() + 0.5)) for p in left.patches if not p.get_fill()}
     assert framed == set(tables.FOUND)
     dots = {
@@ -109,13 +94,13 @@ def test_found_heads_are_framed_and_planted_ones_dotted() -> None:
     effects = table.pivot(index="layer", columns="head", values="effect").to_numpy()
     assert np.allclose(left.images[0].get_array(), effects)
     assert {"L4H6", "L3H1", "L2H5", "L1H0"} <= {text.get_text() for text in right.texts}
-    bare = head_map_figure(table).axes[0]
+    bare = figures.head_map(table).figure.axes[0]
     assert not [line for line in bare.lines if line.get_marker() == "o"]
 
 
 def test_bars_whiskers_dots_and_the_null_are_the_tables() -> None:
     generation, ablation = tables.generation(), tables.ablation()
-    left, right = ablation_figure(generation, ablation).axes
+    left, right = figures.ablation(generation, ablation).figure.axes
     rates = generation.set_index(["cell_kind", "variant"])["refused"]
     heights = [bar.get_height() for bar in left.patches]
     for place, kind in enumerate(("target", "control")):
@@ -134,12 +119,12 @@ def test_bars_whiskers_dots_and_the_null_are_the_tables() -> None:
 
 def _captions() -> dict[str, str]:
     return {
-        "trace": trace_caption(tables.trace_mean(), tables.cliff()),
-        "map": probe_map_caption(tables.probe_map(), tables.probe()),
-        "erased": erased_trace_caption(tables.erased_trace(), tables.erasure()),
-        "transfer": transfer_caption(tables.transfer()),
-        "heads": head_map_caption(tables.heads(), [[4, 6], [1, 0]]),
-        "ablation": ablation_caption(tables.generation(), tables.ablation()),
+        "trace": figures.trace(tables.trace_mean(), tables.cliff()).caption,
+        "map": figures.probe_map(tables.probe_map(), tables.probe()).caption,
+        "erased": figures.erasure(tables.erasure(), tables.erased_trace()).caption,
+        "transfer": figures.transfer(tables.transfer()).caption,
+        "heads": figures.head_map(tables.heads(), planted=[[4, 6], [1, 0]]).caption,
+        "ablation": figures.ablation(tables.generation(), tables.ablation()).caption,
     }
 
 
@@ -163,22 +148,22 @@ def test_captions_say_the_tables_numbers() -> None:
     assert "99 layer-matched" in said["ablation"]
     assert "2 answers" in said["ablation"]
     moved = tables.ablation(49, 7.25)
-    assert "+7.25 [+6.75, +7.75] nats" in ablation_caption(tables.generation(), moved)
-    assert "p = 0.02" in ablation_caption(tables.generation(), moved)
+    assert "+7.25 [+6.75, +7.75] nats" in figures.ablation(tables.generation(), moved).caption
+    assert "p = 0.02" in figures.ablation(tables.generation(), moved).caption
 
 
 def test_captions_of_what_is_missing_say_so() -> None:
     table = tables.trace_mean()
     raw = table.assign(estimate=table["estimate"].where(table["kind"] == "raw"))
-    assert "could not be normalised" in trace_caption(raw)
-    assert "Without a control from the reference model model" in trace_caption(table[table["variant"] != "reference"])
-    assert "no bold line" in trace_caption(table[~table["target"]])
-    assert "No head was found" in head_map_caption(tables.heads().assign(found=False))
-    assert "was not measured" in ablation_caption(tables.generation()[:0], tables.ablation()[:0])
+    assert "could not be normalised" in figures.trace(raw).caption
+    assert "Without a control" in figures.trace(table[table["variant"] != "reference"]).caption
+    assert "no bold line" in figures.trace(table[~table["target"]]).caption
+    assert "No head was found" in figures.head_map(tables.heads().assign(found=False)).caption
+    assert "was not measured" in figures.ablation(tables.generation()[:0], tables.ablation()[:0]).caption
     for text in (
-        trace_caption(table[:0]),
-        probe_map_caption(tables.probe_map()[:0]),
-        head_map_caption(tables.heads()[:0]),
+        figures.trace(table[:0]).caption,
+        figures.probe_map(tables.probe_map()[:0]).caption,
+        figures.head_map(tables.heads()[:0]).caption,
     ):
         assert "Not shown:" in text
         assert "nan" not in text
@@ -186,7 +171,7 @@ def test_captions_of_what_is_missing_say_so() -> None:
 
 def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> None:
     table = tables.transfer(empty=True)
-    ax = transfer_figure(table).axes[0]
+    ax = figures.transfer(table).figure.axes[0]
     shown = np.asarray(ax.images[0].get_array().filled(np.nan))
     read = [label.get_text() for label in ax.get_xticklabels()]
     fit = [label.get_text() for label in ax.get_yticklabels()]
@@ -195,7 +180,7 @@ def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> No
     marked = {(round(x - 0.36), round(y - 0.3)) for x, y in (line.get_xydata()[0] for line in ax.lines)}
     unclear = table[table["low"] <= table["null_high"].clip(lower=0.5)]
     assert marked == {(read.index(r), fit.index(f)) for f, r in unclear[["fit", "read"]].to_numpy()}
-    said = transfer_caption(table)
+    said = figures.transfer(table).caption
     clear = table[(table["kind"] != "within") & (table["low"] > table["null_high"])]
     assert f"{len(clear)} of 16 transfers" in said
     assert "5 hatched cells" in said
@@ -204,13 +189,13 @@ def test_a_transfer_map_shows_the_tables_cells_and_marks_those_at_chance() -> No
 
 def test_the_erased_trace_draws_the_tables_curves_and_says_its_numbers() -> None:
     table = tables.erased_trace()
-    ax = erased_trace_figure(table, tables.erasure(), closing=2).axes[0]
+    ax = figures.erasure(tables.erasure(), table, closing=2).figure.axes[0]
     target = table[(table["cell"] == "harmful_complied") & table["target"] & (table["kind"] == "normalised")]
     drawn = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(line.get_xdata()) > 10]
     for erased, probe in (("none", "old"), ("concept", "old"), ("concept", "refitted")):
         rows = target[(target["erased"] == erased) & (target["probe"] == probe)].sort_values("rel_think_end")
         assert any(np.allclose(y, rows["estimate"]) for y in drawn)
-    said = erased_trace_caption(table, tables.erasure())
+    said = figures.erasure(tables.erasure(), table).caption
     assert "harm is told with an AUROC of 0.80 [0.77, 0.82] before and 0.51 [0.48, 0.54] after" in said
     assert "erased and refitted 0.50 [0.40, 0.60]" in said
     assert "with permuted labels erased" in said
@@ -218,22 +203,22 @@ def test_the_erased_trace_draws_the_tables_curves_and_says_its_numbers() -> None
 
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(ValueError, match="trace_mean table lacks kind, n"):
-        trace_figure(tables.trace_mean().drop(columns=["kind", "n"]))
+        figures.trace(tables.trace_mean().drop(columns=["kind", "n"]))
     with pytest.raises(ValueError, match="probe table lacks chosen"):
-        probe_map_figure(tables.probe_map(), probe=tables.probe().drop(columns="chosen"))
+        figures.probe_map(tables.probe_map(), tables.probe().drop(columns="chosen"))
     with pytest.raises(ValueError, match="heads table lacks found"):
-        head_map_caption(tables.heads().drop(columns="found"))
+        figures.head_map(tables.heads().drop(columns="found"))
     with pytest.raises(ValueError, match="ablation table lacks p"):
-        ablation_figure(tables.generation(), tables.ablation().drop(columns="p"))
+        figures.ablation(tables.generation(), tables.ablation().drop(columns="p"))
 
 
 def test_tables_and_rc_settings_stay_as_they_were() -> None:
     given = (tables.trace_mean(), tables.heads(), tables.generation(), tables.ablation())
     copies = [table.copy(deep=True) for table in given]
     before = dict(matplotlib.rcParams)
-    trace_figure(given[0])
-    head_map_figure(given[1], planted=[[4, 6]])
-    ablation_figure(given[2], given[3])
+    figures.trace(given[0])
+    figures.head_map(given[1], planted=[[4, 6]])
+    figures.ablation(given[2], given[3])
     assert dict(matplotlib.rcParams) == before
     for table, copy in zip(given, copies, strict=True):
         pd.testing.assert_frame_equal(table, copy)
@@ -241,12 +226,12 @@ def test_tables_and_rc_settings_stay_as_they_were() -> None:
 
 def test_the_same_table_gives_the_same_bytes_whatever_the_rc_settings_and_the_display(tmp_path: Path) -> None:
     def digest(folder: str, show: bool) -> list[str]:
-        fig = ablation_figure(tables.generation(), tables.ablation())
+        fig = figures.ablation(tables.generation(), tables.ablation())
         if show:
             png, size = fig._repr_png_()
             assert png.startswith(b"\x89PNG")
             assert size["width"] == 675
-        paths = save(fig, tmp_path / folder, "ablation")
+        paths = fig.save(tmp_path / folder, "ablation")
         assert [path.name for path in paths] == ["ablation.png", "ablation.pdf"]
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["ablation.pdf", "ablation.png"]
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 from tests.figures.token_tables import HOSTILE, hostile, tokens
-from verdictscope.figures import TokenView, token_view, token_view_csp
+from verdictscope.figures import TokenView, token_view
 from verdictscope.figures.token_view.encode import base64_halves, json_block
 from verdictscope.figures.token_view.palette import BINS, INK, colours, steps
+from verdictscope.figures.token_view.view import csp
 from verdictscope.figures.token_view.visible import CLIP, visible
 
 
@@ -183,7 +184,7 @@ def test_the_policy_names_the_scripts_and_styles_that_are_there() -> None:
         (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in policy
-        assert token_view_csp()[directive] == f"'sha256-{digest}'"
+        assert csp()[directive] == f"'sha256-{digest}'"
     assert "unsafe" not in policy
 
 

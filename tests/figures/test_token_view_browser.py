@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.figures.token_tables import HOSTILE, hostile, tokens
-from verdictscope.figures import TokenView, token_view, token_view_csp
+from verdictscope.figures import TokenView, token_view
 from verdictscope.figures.token_view.encode import halves
 from verdictscope.figures.token_view.palette import classes
+from verdictscope.figures.token_view.view import csp
 from verdictscope.figures.token_view.visible import visible
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -215,7 +216,7 @@ def test_variants_of_one_rollout_keep_the_token(browser: webdriver.Chrome, tmp_p
 
 def test_a_frame_works_inside_a_page_with_a_strict_policy(browser: webdriver.Chrome, tmp_path: Path) -> None:
     view = token_view(tokens(), start=("probe", 2))
-    policy = "; ".join(["default-src 'none'", *(f"{key} {value}" for key, value in token_view_csp().items())])
+    policy = "; ".join(["default-src 'none'", *(f"{key} {value}" for key, value in csp().items())])
     page = tmp_path / "host.html"
     page.write_text(
         f'<!doctype html><meta http-equiv="Content-Security-Policy" content="{policy}"><p id="host">host</p>'

@@ -346,8 +346,8 @@ def test_a_head_that_is_not_below_the_readout_is_an_error(some: list[Rollout]) -
 
 
 def test_the_plot_is_drawn(some: list[Rollout]) -> None:
-    from verdictscope.figures import attribution_caption
+    from verdictscope.figures import attribution
 
     result = attribute(wrapped("qwen3"), some, PAIR)
     assert len(result.plot().axes) == 3
-    assert "residual" in attribution_caption(result.to_frame(), result.readout)
+    assert "residual" in attribution(result.to_frame(), result.readout).caption

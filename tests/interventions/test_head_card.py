@@ -143,7 +143,7 @@ def test_hostile_text_stays_text() -> None:
     assert "⟨U+202E⟩" in html
     assert "line⏎end" in html
     assert not [cell for cell in re.findall(r"<td>([^<]*)</td>", html) if "\n" in cell or "\\n" in cell]
-    figure = card.plot()
+    figure = card.plot().figure
     figure.canvas.draw()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
     assert any("$" in name for name in names)

@@ -10,7 +10,7 @@ import pytest
 from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.activations import load_model
 from verdictscope.errors import InputError
-from verdictscope.figures import span_caption, span_figure
+from verdictscope.figures import spans
 from verdictscope.interventions import VerdictParts, attribute, verdict_parts
 from verdictscope.judgments import (
     Insertion,
@@ -110,8 +110,8 @@ def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
 def test_the_figure_is_drawn_and_tells_what_it_does_not_show(parts: VerdictParts) -> None:
     assert len(parts.plot().axes) == 4
     table = parts.to_frame()
-    assert "Not shown" in span_caption(table[table["position"] == "last"])
-    span_figure(table[:0])
+    assert "Not shown" in spans(table[table["position"] == "last"]).caption
+    spans(table[:0])
     assert "direct effect" in parts._repr_html_()
 
 

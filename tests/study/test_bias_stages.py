@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from verdictscope.figures import bias_map_caption, bias_map_figure, mitigation_caption, mitigation_figure
+from verdictscope.figures import head_map
+from verdictscope.figures import mitigations as draw_mitigations
 from verdictscope.study.folder import Run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import open_run, run_study
@@ -98,14 +98,12 @@ def test_figures_are_drawn_and_tell_what_they_show(run: Run) -> None:
     heads, mitigations = run.table("bias_heads"), run.table("mitigations")
     told = run.read_json("bias_heads")
     for variant in ("base", "reference"):
-        bias_map_figure(heads, variant=variant)
-    assert "position" in bias_map_caption(heads, left_out=told["left_out"]).lower()
-    assert told["left_out"] in bias_map_caption(heads, left_out=told["left_out"])
-    mitigation_figure(mitigations)
-    assert "chosen on the other half" in mitigation_caption(mitigations)
-    empty: pd.DataFrame = heads[:0]
-    bias_map_figure(empty)
-    mitigation_figure(mitigations[:0])
+        caption = head_map(heads, variant=variant, left_out=told["left_out"]).caption
+        assert "position" in caption.lower()
+        assert told["left_out"] in caption
+    for table, draw in ((heads, head_map), (mitigations, draw_mitigations)):
+        assert "Not shown" in draw(table).caption
+        assert draw(table[:0]).figure.axes
 
 
 def test_a_second_start_does_nothing_again(run: Run) -> None:

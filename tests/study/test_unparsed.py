@@ -11,7 +11,7 @@ import pytest
 
 from tests.study.whole import some_prompts
 from verdictscope.errors import InputError
-from verdictscope.figures.transfer import transfer_caption
+from verdictscope.figures import transfer
 from verdictscope.rollouts import cells
 from verdictscope.study.stages.parsed import need_verdicts, told
 
@@ -98,4 +98,4 @@ def test_a_caption_of_cells_without_intervals() -> None:
     table = pd.DataFrame([row | {"null_low": None, "null_high": None}]).astype(
         {name: float for name in ("low", "high", "null_low", "null_high")}
     )
-    assert "0 of 1 transfers" in transfer_caption(table)
+    assert "0 of 1 transfers" in transfer(table).caption

@@ -91,12 +91,12 @@ def test_the_probes_are_written_as_data(run: Run) -> None:
 @pytest.mark.parametrize("name", ["verdict_probe", "correctness", "bias_detector"])
 def test_figures_are_drawn_of_the_tables_and_of_none(run: Run, name: str) -> None:
     table = run.table(name)
-    draw, caption = getattr(figures, f"{name}_figure"), getattr(figures, f"{name}_caption")
-    assert draw(table).axes
-    text = caption(table)
-    assert "Not shown" in text
-    assert "nan" not in text
-    assert draw(table.iloc[:0]).axes
-    assert caption(table.iloc[:0])
+    draw = getattr(figures, name)
+    shown, empty = draw(table), draw(table.iloc[:0])
+    assert "Not shown" in shown.caption
+    assert "nan" not in shown.caption
+    for display in (shown, empty):
+        assert display.figure.axes
+        assert display.caption
     with pytest.raises(ValueError, match="lacks"):
         draw(pd.DataFrame({"variant": []}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from verdictscope.activations import LinearReadout
-from verdictscope.figures import forced_lengths_figure, verdict_trace_caption, verdict_trace_figure
+from verdictscope.figures import forced_lengths, verdict_trace
 from verdictscope.study.folder import Run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import open_run, run_study
@@ -112,8 +112,8 @@ def test_without_thinking_the_tables_are_empty_and_say_why(run: Run, tmp_path: P
     for name in EMPTY:
         assert set(bare.table(name).columns) <= set(run.table(name).columns), name
         assert len(bare.table(name)) == 0
-    assert "nothing" in verdict_trace_caption(bare.table("verdict_trace_mean"))
-    for figure in (verdict_trace_figure, forced_lengths_figure):
-        name = "verdict_trace_mean" if figure is verdict_trace_figure else "forced_lengths"
-        assert figure(bare.table(name)).axes
-        assert figure(run.table(name)).axes
+    assert "nothing" in verdict_trace(bare.table("verdict_trace_mean")).caption
+    for figure in (verdict_trace, forced_lengths):
+        name = "verdict_trace_mean" if figure is verdict_trace else "forced_lengths"
+        assert figure(bare.table(name)).figure.axes
+        assert figure(run.table(name)).figure.axes

@@ -10,7 +10,7 @@ from probe_worlds import make_rollout, make_scores
 from tests.judgments.judge_worlds import DEBATE, PAIR, real, tiny_judge
 from verdictscope.activations import LinearReadout, LogOddsReadout, forward
 from verdictscope.errors import InputError
-from verdictscope.figures import debate_caption
+from verdictscope.figures import debate
 from verdictscope.judgments import DebateItem, Turn, cue_contrast, judge_items, order_contrasts
 from verdictscope.rollouts import Sampling
 from verdictscope.traces import align, debate_traces, lens_readouts, part_curves, parts_at, trace_places, verdict_trace
@@ -121,7 +121,7 @@ def test_debates_are_read_after_every_turn() -> None:
     by_hand = own[own["turn"] == 0].groupby("item")["score"].mean().mean()
     assert curves.loc[("position", "verdict", 0), "estimate"] == pytest.approx(by_hand)
     assert "3 debates of up to 3 turns, 14 verdicts, 0 not read" in str(traces)
-    assert "after 3" in debate_caption(traces.curves())
+    assert "after 3" in debate(traces.curves()).caption
     assert traces.plot().axes
 
 

@@ -19,6 +19,7 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
     if table is None:
         return None, {}
     from verdictscope import figures
+    from verdictscope.figures.token_view.view import csp
 
     layer = run.json("probe").get("layer")
     names = set(table["readout"].astype(str))
@@ -31,7 +32,7 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
         facts=("cell", "variant"),
     )
     # The view escapes its own data; its frame has no origin and inherits this page's policy.
-    return Markup(view.fragment()), figures.token_view_csp()
+    return Markup(view.fragment()), csp()
 
 
 def in_order(tokens: pd.DataFrame) -> pd.DataFrame:
