@@ -18,6 +18,7 @@ from verdictscope.activations.reward import reward_readout
 from verdictscope.activations.select import Selected, reader
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.sites import SITES, Read, Site
+from verdictscope.activations.states import States
 from verdictscope.activations.store import Store
 from verdictscope.activations.weights import (
     FinalNorm,
@@ -47,6 +48,7 @@ __all__ = [
     "Selected",
     "Site",
     "SiteMap",
+    "States",
     "Store",
     "Tap",
     "Unembedding",

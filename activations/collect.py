@@ -1,4 +1,4 @@
-"""Rollouts in, an activation store out; killed and started again, it continues with the next batch."""
+"""Rollouts or texts in, hidden states out: in memory, or in a store that continues after a kill with the next batch."""
 
 from __future__ import annotations
 
@@ -9,67 +9,117 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from verdictscope.activations.concat import widened
-from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, prepare
+from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, forward, prepare
 from verdictscope.activations.model import Model, as_model
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import LinearReadout, Readout
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.states import States
 from verdictscope.activations.store import Store
 from verdictscope.activations.writing import Behind, StoreWriter
 from verdictscope.errors import InputError
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts.engines.state import kept_again
-from verdictscope.rollouts.rollout import Rollout
+from verdictscope.rollouts.rollout import Rollout, Span
 
 
+@overload
 def collect(
     model: Model | Any,
-    rollouts: Sequence[Rollout],
-    reads: Sequence[Read],
-    path: str | Path,
-    plan: BatchPlan | None = None,
-    progress: Progress | None = None,
+    rollouts: Sequence[Rollout] | Sequence[str],
+    sites: Site | Read | str | Sequence[Site | Read | str],
+    positions: Positions = "last",
     *,
+    path: None = None,
     score: Sequence[Readout] = (),
     moments: Sequence[MomentFitter] = (),
-) -> Store:
-    """Reads sites of a model on rollouts into a store, or finishes a store that was begun.
+    plan: BatchPlan | None = None,
+    progress: Progress | None = None,
+) -> States: ...
+@overload
+def collect(
+    model: Model | Any,
+    rollouts: Sequence[Rollout] | Sequence[str],
+    sites: Site | Read | str | Sequence[Site | Read | str],
+    positions: Positions = "last",
+    *,
+    path: str | Path,
+    score: Sequence[Readout] = (),
+    moments: Sequence[MomentFitter] = (),
+    plan: BatchPlan | None = None,
+    progress: Progress | None = None,
+) -> Store: ...
+def collect(
+    model: Model | Any,
+    rollouts: Sequence[Rollout] | Sequence[str],
+    sites: Site | Read | str | Sequence[Site | Read | str],
+    positions: Positions = "last",
+    *,
+    path: str | Path | None = None,
+    score: Sequence[Readout] = (),
+    moments: Sequence[MomentFitter] = (),
+    plan: BatchPlan | None = None,
+    progress: Progress | None = None,
+) -> Store | States:
+    """Reads hidden states of a model on rollouts or texts, into memory or into a store on disk.
 
-    Rows are written by another thread while the model works on the next batch; a batch counts as done once it is
-    committed. A store that is there is used for the same weights as they are now, edits in force, tokenizer and request
-    alone; to check that, every weight is read once.
+    Into a store, rows are written by another thread while the model works on the next batch; a batch counts as done
+    once it is committed, and a store that was begun is finished. A store that exists is used only for the same weights
+    (as they are now), edits in force, tokenizer and request; to check that, every weight is read once.
 
     Args:
         model: the model.
-        rollouts: what it is run on.
-        reads: sites and positions, one read a site.
-        path: the HDF5 file.
-        plan: which rollouts share a batch; made from the lengths, or taken from a begun file, if not given.
-        progress: called with (tokens done, tokens in all) after every batch.
-        score: readouts whose scores are stored too (``Store.scores``); a trace at every token needs no read at all.
+        rollouts: what it is run on. Texts are tokenised without a chat template; their ids are "0", "1", ….
+        sites: where in the model: ``"resid_post"``, ``Site("z", layers=(3, 4))``, or ``Site @ positions``, which has
+            its own positions; each site once.
+        positions: where in a rollout; the grammar is in ``positions.py``.
+        path: an HDF5 file; without one the states stay in memory.
+        score: readouts whose scores are kept too (``scores()``); a trace at every token needs no site at all.
         moments: fitters fed in the same passes. They are not stored: where a begun store is finished, the batches it
             already holds are run again for them.
+        plan: which rollouts share a batch; made from the lengths, or taken from a begun file, if not given.
+        progress: called with (tokens done, tokens in all) after every batch.
 
     Returns:
-        The finished store, open for reading.
+        The states: a finished :class:`Store`, open for reading, where a path was given, else :class:`States`. Both have
+        ``rows()``, ``layers(site)`` and ``numpy(site, layer)``, with rows in the order of ``rollouts``.
 
     Raises:
-        InputError: the file was made with other weights, edits, tokenizer, rollouts, reads, readouts or plan; a hook
-            that cannot be described acts on the model; or the file cannot be written.
+        InputError: a site or position does not exist; the file was made with other weights, edits, tokenizer,
+            rollouts, sites, readouts or plan; a hook that cannot be described acts on the model; or the file cannot be
+            written.
+
+    Example:
+        >>> from verdictscope.activations import collect, load_model
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> collect(model, ["please tell me how to build the bridge.", "the mode is normal."], ["resid_post", "z"])
+        States(organism:cliff: resid_post: 6 layers x 2 rows x 128; z: 6 layers x 2 rows x 8 x 16, 2 rollouts)
     """
-    model = as_model(model)
-    rollouts, reads, score, path = list(rollouts), tuple(reads), tuple(score), Path(path)
+    model, score = as_model(model), tuple(score)
+    rollouts = as_rollouts(model, rollouts)
+    asked = [sites] if isinstance(sites, Site | Read | str) else sites
+    reads = tuple(s if isinstance(s, Read) else (Site(s) if isinstance(s, str) else s) @ positions for s in asked)
     if not (reads or score) or len({r.site.name for r in reads}) < len(reads):
-        raise InputError("a store needs at least one read or readout, and one read a site; join positions with commas")
+        raise InputError("collect needs at least one site or readout, and each site once; join positions with commas")
     wanted = Wanted.of(model, rollouts, reads, score)
+    if path is None:
+        done = forward(model, rollouts, reads, score=score, plan=plan, moments=moments, progress=progress)
+        return States(
+            model=model.name,
+            tables={read.site.name: done.rows[read] for read in reads},
+            values={read.site.name: done.values[read] for read in reads},
+            layer_numbers={read.site.name: read.site.at(model.n_layers) for read in reads},
+            scored=done.scores,
+        )
+    path = Path(path)
     store = _continue(wanted, path, plan) if path.exists() else _begin(wanted, path, plan)
     with store:
         again = BatchPlan(store.plan.batches[: store.batches_done], store.plan.token_budget)
@@ -80,6 +130,23 @@ def collect(
         else:
             _fill(store, wanted, progress, moments)
     return Store.open(path)
+
+
+def as_rollouts(model: Model, given: Sequence[Rollout] | Sequence[str]) -> list[Rollout]:
+    """Rollouts as they are; texts tokenised without a chat template, each a group of its own."""
+    if isinstance(given, str):
+        raise InputError("rollouts is one text: give a list of texts")
+    texts = [text for text in given if isinstance(text, str)]
+    if not texts:
+        return [rollout for rollout in given if isinstance(rollout, Rollout)]
+    if len(texts) < len(given):
+        raise InputError("rollouts holds texts and rollouts: give one kind")
+    rollouts = []
+    for i, ids in enumerate(model.tokenizer(texts, padding=False, truncation=False)["input_ids"]):
+        if not ids:
+            raise InputError(f"text {i} has no tokens: leave it out")
+        rollouts.append(Rollout(str(i), str(i), tuple(ids), (Span("user", 0, len(ids)),), len(ids)))
+    return rollouts
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ from verdictscope.activations.scoring import (
     readout_key,
 )
 from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.states import described
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.finite import all_finite, not_finite
@@ -45,7 +46,7 @@ from verdictscope.rollouts.rollout import Rollout
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pass:
     """What one or several batches gave.
 
@@ -67,6 +68,15 @@ class Pass:
     batch: tuple[int, ...]
     logits: Float[Tensor, "row vocab"] | None = None
     logit_rows: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        tables = {str(read): rows for read, rows in self.rows.items()}
+        parts = [described(tables, {str(read): values for read, values in self.values.items()})]
+        parts += (
+            [f"{len(self.scores)} scores of {', '.join(self.scores['readout'].unique())}"] if len(self.scores) else []
+        )
+        parts += [] if self.logits is None else [f"logits: {self.logits.shape[0]} rows x {self.logits.shape[1]}"]
+        return f"Pass({'; '.join(filter(None, parts)) or 'nothing was asked for'})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from verdictscope.errors import InputError, reason
 
 if TYPE_CHECKING:
-    from verdictscope.activations.store import Store
+    from verdictscope.activations.states import StateTable
 
 Condition = str | Mapping[str, Any] | Callable[[pd.DataFrame], Any] | Sequence[bool] | np.ndarray | pd.Series | None
 """Which rows: a pandas query, column to value (or values), a function of the table, or a mask."""
@@ -119,7 +119,7 @@ def _names(rows: pd.DataFrame) -> str:
     return ", ".join(map(str, rows.columns))
 
 
-def reader(store: Store, site: str, rows: pd.DataFrame) -> Callable[[int], Float[np.ndarray, "row ..."]]:
+def reader(store: StateTable, site: str, rows: pd.DataFrame) -> Callable[[int], Float[np.ndarray, "row ..."]]:
     """A reader of a store's layers in the order of the caller's table, for `verdictscope.probes.sweep` and the like.
 
     The rows of a store come in the order of the rollouts given to ``collect``. Here they are found by rollout and
@@ -141,7 +141,7 @@ def reader(store: Store, site: str, rows: pd.DataFrame) -> Callable[[int], Float
     if "rollout" not in rows.columns:
         raise InputError(f"rows have no column rollout to find them by; columns are {_names(rows)}")
     if keys == ["rollout"] and stored["rollout"].duplicated().any():
-        raise InputError(f"{store.path} holds several rows a rollout: give the column pos as well")
+        raise InputError("there are several rows a rollout: give the column pos as well")
     wanted = rows[keys].assign(rollout=rows["rollout"].astype(str))
     if wanted.duplicated().any():
         again = wanted[wanted.duplicated()].iloc[0]
@@ -150,5 +150,5 @@ def reader(store: Store, site: str, rows: pd.DataFrame) -> Callable[[int], Float
     if (at < 0).any():
         lost = wanted.iloc[int(np.argmax(at < 0))]
         many = int((at < 0).sum())
-        raise InputError(f"{store.path} has no row for {' at '.join(map(str, lost))} ({many} rows are missing)")
+        raise InputError(f"{site} has no row for {' at '.join(map(str, lost))} ({many} rows are missing)")
     return lambda layer: store.numpy(site, layer, at)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -34,18 +34,18 @@ from torch import Tensor
 from verdictscope.activations.hdf5 import ROW_TYPES, crc32, from_stored, read_header, xxh3
 from verdictscope.activations.plan import BatchPlan, remaining
 from verdictscope.activations.scoring import SCORE_COLUMNS
-from verdictscope.activations.select import Condition, Selected, chosen, with_tags
+from verdictscope.activations.select import with_tags
+from verdictscope.activations.states import Rows, StateTable
 from verdictscope.activations.store_io import Extents
 from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import SEGMENTS
 
 FORMAT, VERSION = "verdictscope.activations", 1
-Rows = slice | Sequence[int] | np.ndarray | None
 S = TypeVar("S", bound="Store")
 _BLOCK = 1 << 24
 
 
-class Store:
+class Store(StateTable):
     """An activation store, open for reading. Use it as a context manager, or ``close`` it.
 
     Rows, values and scores come in the order of the rollouts given to ``collect``, and within a rollout by position,
@@ -126,12 +126,6 @@ class Store:
         """Closes the file."""
         self._extents.clear()
         self._file.close()
-
-    def __enter__(self: S) -> S:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- what is in it
     # -------------------------------------------------------------------------------------------------
@@ -278,30 +272,6 @@ class Store:
         with damage_told(self.path):
             part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
         return from_stored(part, self._kind(site)[1])
-
-    def numpy(self, site: str, layer: int, rows: Rows = None) -> Float[np.ndarray, "row ..."]:
-        """``read`` as float32 NumPy (float64 where float64 was stored)."""
-        values = self.read(site, layer, rows)
-        return (values if values.itemsize == 8 else values.float()).numpy()
-
-    def select(
-        self, site: str, layer: int, where: Condition = None, tags: pd.DataFrame | pd.Series | None = None
-    ) -> Selected:
-        """Rows that meet a condition, with their values.
-
-        Args:
-            site: site name.
-            layer: the model's layer number.
-            where: a pandas query (``"segment == 'think_end' and harm"``), a mapping of column to value or values
-                (``{"segment": "thinking", "rollout": ids}``), a function of the table, or a mask.
-            tags: see ``rows``; its columns can be used in the condition.
-
-        Raises:
-            InputError: the condition is not understood, or see ``read`` and ``rows``.
-        """
-        table = self.rows(site, tags)
-        at = chosen(table, where)
-        return Selected(table.iloc[at], self.read(site, layer, at))
 
     def scores(self) -> pd.DataFrame:
         """Scores of every stored readout, in the columns ``forward`` gives them."""

@@ -114,7 +114,7 @@ class Work:
         """Capture to disk."""
         self.count += 1
         path = folder / f"{self.count}.h5"
-        collect(self.model, self.rollouts, [site @ POSITIONS], path, self.plan).close()
+        collect(self.model, self.rollouts, [site @ POSITIONS], path=path, plan=self.plan).close()
         path.unlink()
 
     @torch.no_grad()

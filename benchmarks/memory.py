@@ -45,7 +45,7 @@ def measure(variant: str, tokens: int) -> int:
         rollouts = random_rollouts(1, n)
         ids = torch.tensor([rollouts[0].ids], device=model.device)
         if variant == "capture":
-            collect(model, rollouts, [Site("resid_post") @ POSITIONS], path).close()
+            collect(model, rollouts, [Site("resid_post") @ POSITIONS], path=path).close()
         else:
             with torch.no_grad():
                 model.hf.base_model(input_ids=ids, use_cache=False)

@@ -110,7 +110,7 @@ class Work:
         """Every state on disk, then read layer by layer."""
         path = self.folder / "states.h5"
         read = Site("resid_post") @ "all"
-        with collect(self.model, self.rollouts, [read], path, self.plan) as store:
+        with collect(self.model, self.rollouts, [read], path=path, plan=self.plan) as store:
             scores = [store.read(read.site.name, k).float().numpy() @ w for k, w in enumerate(self.weight)]
         path.unlink()
         return np.stack(scores)

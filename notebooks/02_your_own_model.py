@@ -126,7 +126,7 @@ design(labels)
 
 # %%
 reads = [Site("resid_post") @ "thinking:8,think_end", Site("z") @ "before_answer"]
-store = collect(model, rollouts, reads, "activations.h5")
+store = collect(model, rollouts, reads, path="activations.h5")
 print(f"{Path('activations.h5').stat().st_size / 1e6:.0f} MB")
 store.to_frame()
 

@@ -40,7 +40,7 @@ def _same_rows(held, family: str, folder: Path) -> None:
         mine, theirs = (forward(m, ROLLOUTS, [read]).values[read] for m in (held, stock))
         assert (mine - theirs).norm() <= 8 * stock.noise_floor * theirs.norm()
     read = Site("resid_post") @ "all"
-    with collect(held, ROLLOUTS, [read], folder / "rows.h5") as store:
+    with collect(held, ROLLOUTS, [read], path=folder / "rows.h5") as store:
         assert store.finished
 
 

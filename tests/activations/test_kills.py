@@ -95,7 +95,7 @@ def run(path: Path, how: str | None, rng: random.Random, full: float) -> bool:
         try:
             if how not in (None, "time"):
                 booby_trap(how, count)
-            collect(model, ROLLOUTS, READS, path, PLAN, score=[SCORE]).close()
+            collect(model, ROLLOUTS, READS, path=path, plan=PLAN, score=[SCORE]).close()
             code = 0
         finally:
             os._exit(code)
@@ -110,7 +110,7 @@ def run(path: Path, how: str | None, rng: random.Random, full: float) -> bool:
 def campaign(folder: Path, kills: int, seed: int) -> dict[str, object]:
     """Kills runs until there were enough kills; every file is finished and compared with an uninterrupted one."""
     model, rng, done = wrapped("qwen3"), random.Random(seed), Counter()
-    collect(model, ROLLOUTS, READS, folder / "whole.h5", PLAN, score=[SCORE]).close()
+    collect(model, ROLLOUTS, READS, path=folder / "whole.h5", plan=PLAN, score=[SCORE]).close()
     begin = time.perf_counter()
     run(folder / "timed.h5", None, rng, 0)
     full = time.perf_counter() - begin

@@ -19,7 +19,7 @@ PLAN = BatchPlan(((3, 1), (0, 4), (2,)), 64)
 
 
 def test_a_store_is_read_in_the_order_of_the_table(qwen3: Model, rollouts: list[Rollout], tmp_path: Path) -> None:
-    with collect(qwen3, rollouts, [Site("resid_post") @ "last"], tmp_path / "s.h5", PLAN) as store:
+    with collect(qwen3, rollouts, [Site("resid_post") @ "last"], path=tmp_path / "s.h5", plan=PLAN) as store:
         stored, all_values = store.rows(), store.numpy("resid_post", 1)
         assert list(stored["rollout"]) == [r.id for r in rollouts]
         wanted = pd.DataFrame({"rollout": [r.id for r in rollouts]})
@@ -38,7 +38,7 @@ def test_a_store_is_read_in_the_order_of_the_table(qwen3: Model, rollouts: list[
 
 
 def test_several_rows_a_rollout_need_their_position(qwen3: Model, rollouts: list[Rollout], tmp_path: Path) -> None:
-    with collect(qwen3, rollouts, [Site("resid_post") @ "all"], tmp_path / "s.h5", PLAN) as store:
+    with collect(qwen3, rollouts, [Site("resid_post") @ "all"], path=tmp_path / "s.h5", plan=PLAN) as store:
         some = store.rows().sample(20, random_state=0)
         np.testing.assert_array_equal(reader(store, "resid_post", some)(0), store.numpy("resid_post", 0)[some.index])
         with pytest.raises(InputError, match="give the column pos"):
@@ -46,7 +46,7 @@ def test_several_rows_a_rollout_need_their_position(qwen3: Model, rollouts: list
 
 
 def test_tags_and_masks_are_joined_or_refused(qwen3: Model, rollouts: list[Rollout], tmp_path: Path) -> None:
-    with collect(qwen3, rollouts, [Site("resid_post") @ "last"], tmp_path / "s.h5", PLAN) as store:
+    with collect(qwen3, rollouts, [Site("resid_post") @ "last"], path=tmp_path / "s.h5", plan=PLAN) as store:
         labels = pd.Series(range(len(rollouts)), index=[r.id for r in rollouts], name="label")
         rows = store.rows(tags=labels)
         assert rows["label"].tolist() == [labels[name] for name in rows["rollout"]]
@@ -68,7 +68,7 @@ def test_every_read_is_in_the_order_of_the_rollouts(
     read = Site("resid_post") @ positions
     readout = LogOddsReadout("odds", ((7,),), ((11,),), positions=positions)
     wanted = forward(qwen3, rollouts, [read], score=[readout], plan=PLAN)
-    with collect(qwen3, rollouts, [read], tmp_path / "s.h5", PLAN, score=[readout]) as store:
+    with collect(qwen3, rollouts, [read], path=tmp_path / "s.h5", plan=PLAN, score=[readout]) as store:
         pd.testing.assert_frame_equal(store.rows(), wanted.rows[read])
         pd.testing.assert_frame_equal(store.scores(), wanted.scores)
         n, rng = store.n_rows("resid_post"), np.random.default_rng(1)
@@ -101,13 +101,13 @@ def test_what_is_committed_of_an_unfinished_store_is_in_the_same_order(
     read, plan = Site("resid_post") @ "all", BatchPlan(((3, 1, 2), (0, 4)), 64)
     whole = forward(qwen3, rollouts, [read], plan=plan)
     with pytest.raises(KeyboardInterrupt):
-        collect(qwen3, rollouts, [read], tmp_path / "s.h5", plan, stop)
+        collect(qwen3, rollouts, [read], path=tmp_path / "s.h5", plan=plan, progress=stop)
     with Store.open(tmp_path / "s.h5", unfinished=True) as store:
         done = [rollouts[i].id for i in sorted(plan.order[: store.rollouts_done])]
         at = np.flatnonzero(whole.rows[read]["rollout"].isin(done))
         assert list(dict.fromkeys(store.rows()["rollout"])) == done
         assert torch.equal(store.read("resid_post", 1), whole.values[read][1][torch.from_numpy(at)])
-    with collect(qwen3, rollouts, [read], tmp_path / "s.h5") as store:
+    with collect(qwen3, rollouts, [read], path=tmp_path / "s.h5") as store:
         pd.testing.assert_frame_equal(store.rows(), whole.rows[read])
         assert torch.equal(store.read("resid_post", 1), whole.values[read][1])
         assert store.verify()["ok"].all()

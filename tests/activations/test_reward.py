@@ -91,7 +91,7 @@ def test_the_score_is_the_sum_of_its_parts(family, texts):
 def test_states_and_scores_are_collected(tmp_path, texts):
     model = reward_model("llama")
     reads = [Site("resid_post") @ "all", Site("z") @ "last"]
-    with collect(model, texts, reads, tmp_path / "r.h5", score=[reward_readout(model, positions="all")]) as store:
+    with collect(model, texts, reads, path=tmp_path / "r.h5", score=[reward_readout(model, positions="all")]) as store:
         assert store.n_rows("resid_post") == sum(map(len, texts))
         assert store.verify()["ok"].all()
     with Store.open(tmp_path / "r.h5") as store:

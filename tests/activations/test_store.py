@@ -43,7 +43,7 @@ def same(a: Path, b: Path) -> bool:
 def test_round_trip_is_bit_exact(rollouts, tmp_path, dtype):
     model = wrapped("qwen3", dtype)
     seen = []
-    store = collect(model, rollouts, READS, tmp_path / "s.h5", PLAN, lambda done, total: seen.append((done, total)))
+    store = collect(model, rollouts, READS, path=tmp_path / "s.h5", plan=PLAN, progress=lambda *done: seen.append(done))
     total = sum(map(len, rollouts))
     assert [t for _, t in seen] == [total] * 3
     assert seen[-1][0] == total
@@ -81,7 +81,7 @@ def test_massive_bf16_values_survive(tmp_path):
 
 def test_reads_of_rows(rollouts, tmp_path, qwen3, monkeypatch):
     monkeypatch.setattr(sys.modules["verdictscope.activations.hdf5"], "CHUNK_ROWS", 8)
-    with collect(qwen3, rollouts, [Site("resid_post") @ "all"], tmp_path / "s.h5") as store:
+    with collect(qwen3, rollouts, [Site("resid_post") @ "all"], path=tmp_path / "s.h5") as store:
         whole, n = store.read("resid_post", 1), store.n_rows("resid_post")
         assert n == sum(map(len, rollouts))
         rng = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_reads_of_rows(rollouts, tmp_path, qwen3, monkeypatch):
 
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monkeypatch, after):
-    collect(qwen3, rollouts, READS, tmp_path / "whole.h5", PLAN).close()
+    collect(qwen3, rollouts, READS, path=tmp_path / "whole.h5", plan=PLAN).close()
     stock, count = StoreWriter._commit, [0]
 
     def crash(self, *args):
@@ -109,7 +109,7 @@ def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monk
 
     monkeypatch.setattr(StoreWriter, "_commit", crash)
     with pytest.raises(KeyboardInterrupt):
-        collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN)
+        collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=PLAN)
     monkeypatch.undo()
     with pytest.raises(InputError, match="unfinished"):
         Store.open(tmp_path / "cut.h5")
@@ -117,10 +117,10 @@ def test_a_crash_between_batches_leaves_no_trace(rollouts, tmp_path, qwen3, monk
         assert store.batches_done == after
         assert store.verify()["ok"].all()
         assert len(store.rows("resid_post")) == store.n_rows("resid_post") == len(store.read("resid_post", 0))
-    collect(qwen3, rollouts, READS, tmp_path / "cut.h5").close()  # the plan is taken from the file
+    collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5").close()  # the plan is taken from the file
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
     before = (tmp_path / "cut.h5").read_bytes()
-    collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN).close()  # finished: nothing to do
+    collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=PLAN).close()  # finished: nothing to do
     assert (tmp_path / "cut.h5").read_bytes() == before
 
 
@@ -141,20 +141,20 @@ def test_a_split_is_written_into_the_plan_and_resumed(rollouts, tmp_path, qwen3,
 
     plan = BatchPlan(((3, 1, 2, 0), (4,)), 999)
     monkeypatch.setattr(room, "launch", run)
-    collect(qwen3, rollouts, READS, tmp_path / "whole.h5", plan).close()
+    collect(qwen3, rollouts, READS, path=tmp_path / "whole.h5", plan=plan).close()
     with Store.open(tmp_path / "whole.h5") as store:
         assert store.plan.batches == ((3, 1), (2, 0), (4,))
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "_commit", crash)
         with pytest.raises(KeyboardInterrupt):
-            collect(qwen3, rollouts, READS, tmp_path / "cut.h5", plan)
-    collect(qwen3, rollouts, READS, tmp_path / "cut.h5", plan).close()
+            collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=plan)
+    collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=plan).close()
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
 
 
 def test_another_run_is_refused(rollouts, tmp_path, qwen3):
     path = tmp_path / "s.h5"
-    collect(qwen3, rollouts, READS, path, PLAN).close()
+    collect(qwen3, rollouts, READS, path=path, plan=PLAN).close()
     others = [
         (wrapped("llama"), rollouts, READS, PLAN),
         (qwen3, rollouts[:4], READS, None),
@@ -165,7 +165,7 @@ def test_another_run_is_refused(rollouts, tmp_path, qwen3):
     ]
     for model, rs, reads, plan in others:
         with pytest.raises(InputError, match="another") as error:
-            collect(model, rs, reads, path, plan)
+            collect(model, rs, reads, path=path, plan=plan)
         assert "\n" not in str(error.value)
     with Store.open(path) as store:
         assert store.finished
@@ -181,10 +181,10 @@ def test_wrong_files_and_reads_are_one_line(rollouts, tmp_path, qwen3):
     two = [Site("resid_post", 0) @ "all", Site("resid_post", 1) @ "last"]
     for reads in ([], two):
         with pytest.raises(InputError, match="read"):
-            collect(qwen3, rollouts, reads, tmp_path / "n.h5")
+            collect(qwen3, rollouts, reads, path=tmp_path / "n.h5")
     with pytest.raises(InputError, match="cannot write"):
-        collect(qwen3, rollouts, READS, tmp_path / "text" / "n.h5")
-    collect(qwen3, rollouts, READS, tmp_path / "s.h5").close()
+        collect(qwen3, rollouts, READS, path=tmp_path / "text" / "n.h5")
+    collect(qwen3, rollouts, READS, path=tmp_path / "s.h5").close()
     code = f"import h5py, sys; f = h5py.File({str(tmp_path / 's.h5')!r}, 'r+'); print(1, flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
@@ -195,7 +195,7 @@ def test_wrong_files_and_reads_are_one_line(rollouts, tmp_path, qwen3):
 
 
 def test_a_full_disk_is_one_line_and_costs_nothing(rollouts, tmp_path, qwen3, monkeypatch):
-    collect(qwen3, rollouts, READS, tmp_path / "whole.h5", PLAN).close()
+    collect(qwen3, rollouts, READS, path=tmp_path / "whole.h5", plan=PLAN).close()
     stock, count = h5py.Dataset.__setitem__, [0]
 
     def full(self, *args):
@@ -207,21 +207,21 @@ def test_a_full_disk_is_one_line_and_costs_nothing(rollouts, tmp_path, qwen3, mo
     with monkeypatch.context() as patch:
         patch.setattr(h5py.Dataset, "__setitem__", full)
         with pytest.raises(InputError, match=r"cannot write.*No space left.*intact") as error:
-            collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN)
+            collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=PLAN)
     assert "\n" not in str(error.value)
     with Store.open(tmp_path / "cut.h5", unfinished=True) as store:
         assert 0 < store.batches_done < 3
-    collect(qwen3, rollouts, READS, tmp_path / "cut.h5", PLAN).close()
+    collect(qwen3, rollouts, READS, path=tmp_path / "cut.h5", plan=PLAN).close()
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
         with pytest.raises(InputError, match="the disk has"):
-            collect(qwen3, rollouts, READS, tmp_path / "big.h5", PLAN)
+            collect(qwen3, rollouts, READS, path=tmp_path / "big.h5", plan=PLAN)
     assert not list(tmp_path.glob("big*"))
 
 
 def test_damage_is_found(rollouts, tmp_path, qwen3):
-    collect(qwen3, rollouts, READS, tmp_path / "s.h5", PLAN).close()
+    collect(qwen3, rollouts, READS, path=tmp_path / "s.h5", plan=PLAN).close()
     with h5py.File(tmp_path / "s.h5", "r+") as file:
         file["resid_post/values"][1, 3, 7] += 1
         file["z/rows/pos"][4] += 1
@@ -241,7 +241,8 @@ def test_kill_9_and_resume_equals_uninterrupted(tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            collect(model, rollouts, reads, tmp_path / "cut.h5", plan, lambda done, total: os.write(theirs, b"x"))
+            path = tmp_path / "cut.h5"
+            collect(model, rollouts, reads, path=path, plan=plan, progress=lambda *_: os.write(theirs, b"x"))
         finally:
             os._exit(0)
     os.close(theirs)
@@ -253,6 +254,6 @@ def test_kill_9_and_resume_equals_uninterrupted(tmp_path):
     with Store.open(tmp_path / "cut.h5", unfinished=True) as store:
         assert 7 <= store.batches_done < 30
         assert store.verify()["ok"].all()
-    collect(model, rollouts, reads, tmp_path / "cut.h5").close()
-    collect(model, rollouts, reads, tmp_path / "whole.h5", plan).close()
+    collect(model, rollouts, reads, path=tmp_path / "cut.h5").close()
+    collect(model, rollouts, reads, path=tmp_path / "whole.h5", plan=plan).close()
     assert same(tmp_path / "whole.h5", tmp_path / "cut.h5")

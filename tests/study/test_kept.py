@@ -69,7 +69,7 @@ def states(w: World, path: Path | None) -> Any:
     model = replace(w.model, tokenizer=w.tokenizer)
     if path is None:
         return forward(model, given(), [READ]).values[READ][1].float()
-    with collect(model, given(), [READ], path / "states.h5") as store:
+    with collect(model, given(), [READ], path=path / "states.h5") as store:
         return store.read("resid_post", 1).float()
 
 
@@ -278,25 +278,25 @@ def test_two_edits_of_the_same_words_are_told_apart(tmp_path: Path) -> None:
     for k, (one, two) in enumerate(pairs):
         path = tmp_path / f"{k}.h5"
         with applied(w.model, one):
-            collect(w.model, given(), [READ], path).close()
-            collect(w.model, given(), [READ], path).close()
+            collect(w.model, given(), [READ], path=path).close()
+            collect(w.model, given(), [READ], path=path).close()
             (found,) = edits_in_force(w.hf)
             assert found["edit"] == one.describe()
         for context in (applied(w.model, two), nullcontext(), applied(w.model, one, one)):
             with pytest.raises(InputError, match="edits in force"), context:
-                collect(w.model, given(), [READ], path)
+                collect(w.model, given(), [READ], path=path)
     assert not edits_in_force(w.hf)
 
 
 def test_an_edit_put_on_through_another_wrapper_is_seen(tmp_path: Path) -> None:
     w = world()
-    with applied(wrap(w.hf), HeadEdit(((0, 0),))), collect(w.model, given(), [READ], tmp_path / "a.h5") as store:
+    with applied(wrap(w.hf), HeadEdit(((0, 0),))), collect(w.model, given(), [READ], path=tmp_path / "a.h5") as store:
         (found,) = store.header["model"]["edits"]
     assert "0" in found["edit"]
     other = world()
     with applied(other.model, HeadEdit(((0, 0),))):
         forward(other.model, given(), [READ])
-        with collect(w.model, given(), [READ], tmp_path / "b.h5") as store:
+        with collect(w.model, given(), [READ], path=tmp_path / "b.h5") as store:
             assert store.header["model"]["edits"] == []  # it acts on another model
 
 
@@ -328,18 +328,18 @@ def test_an_unfinished_file_is_not_finished_by_other_weights(tmp_path: Path) -> 
     many = [replace(given()[0], id=f"x{k}") for k in range(40)]
     plan = None
     with pytest.raises(KeyboardInterrupt):
-        collect(w.model, many, [READ], tmp_path / "s.h5", plan, stop)
+        collect(w.model, many, [READ], path=tmp_path / "s.h5", plan=plan, progress=stop)
     through_data(w)
     with pytest.raises(InputError, match="weights"):
-        collect(w.model, many, [READ], tmp_path / "s.h5")
+        collect(w.model, many, [READ], path=tmp_path / "s.h5")
 
 
 def test_moments_are_not_mixed_of_two_models(tmp_path: Path) -> None:
     w = world()
-    collect(w.model, given(), [READ], tmp_path / "s.h5").close()
+    collect(w.model, given(), [READ], path=tmp_path / "s.h5").close()
     through_data(w)
     with pytest.raises(InputError, match="weights"):
-        collect(w.model, given(), [READ], tmp_path / "s.h5", moments=[MomentFitter(READ, {"x": "a"})])
+        collect(w.model, given(), [READ], path=tmp_path / "s.h5", moments=[MomentFitter(READ, {"x": "a"})])
 
 
 @pytest.mark.parametrize("what", ["label", "reference", "format", "judge"])
@@ -370,7 +370,7 @@ def test_files_of_earlier_versions_are_refused(tmp_path: Path) -> None:
     from verdictscope.rollouts import write_parquet
 
     w = world()
-    collect(w.model, given(), [READ], tmp_path / "s.h5").close()
+    collect(w.model, given(), [READ], path=tmp_path / "s.h5").close()
     with h5py.File(tmp_path / "s.h5", "r+") as file:
         header = json.loads(file["header"][:].tobytes())
         header["model"] = {"name": "m", "revision": None, "dtype": "float32", "weights": "0a1b2c3d"}
@@ -378,7 +378,7 @@ def test_files_of_earlier_versions_are_refused(tmp_path: Path) -> None:
         file["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     Store.open(tmp_path / "s.h5").close()  # whoever opens it by name may read it
     with pytest.raises(InputError, match="earlier version"):
-        collect(w.model, given(), [READ], tmp_path / "s.h5")
+        collect(w.model, given(), [READ], path=tmp_path / "s.h5")
     file = tmp_path / "r.parquet"
     rollouts = generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file)
     write_parquet(rollouts, file, w.tokenizer, request="0123456789abcdef")
@@ -393,20 +393,20 @@ def test_files_of_earlier_versions_are_refused(tmp_path: Path) -> None:
 
 def test_a_store_cut_in_half_is_not_said_to_be_written(tmp_path: Path) -> None:
     w, path = world(), tmp_path / "s.h5"
-    collect(w.model, given(), [READ], path).close()
+    collect(w.model, given(), [READ], path=path).close()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for call in (lambda: Store.open(path), lambda: collect(w.model, given(), [READ], path)):
+    for call in (lambda: Store.open(path), lambda: collect(w.model, given(), [READ], path=path)):
         with pytest.raises(InputError, match="restore it, or collect again"):
             call()
 
 
 def test_a_store_of_another_format_version_is_named(tmp_path: Path) -> None:
     w, path = world(), tmp_path / "s.h5"
-    collect(w.model, given(), [READ], path).close()
+    collect(w.model, given(), [READ], path=path).close()
     with h5py.File(path, "r+") as file:
         header = json.loads(file["header"][:].tobytes()) | {"version": 7}
         del file["header"]
         file["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    for call in (lambda: Store.open(path), lambda: collect(w.model, given(), [READ], path)):
+    for call in (lambda: Store.open(path), lambda: collect(w.model, given(), [READ], path=path)):
         with pytest.raises(InputError, match="format version 7"):
             call()

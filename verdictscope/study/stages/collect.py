@@ -15,7 +15,7 @@ def run_collect(run: Run) -> None:
     section = run.study.collect
     reads = [Site("resid_post") @ section.resid_post, Site("z") @ section.z]
     with run.ticking("collect: hidden states") as tick:
-        store = collect(run.model(), rollouts, reads, run.out / "activations.h5", progress=tick)
+        store = collect(run.model(), rollouts, reads, path=run.out / "activations.h5", progress=tick)
     run.record("plans", "collect", store.plan.to_dict())
     store.close()
     run.made("activations.h5")
