@@ -49,7 +49,7 @@ def run(repeats: int, small: bool = False) -> Result:
     share = timings.ratio("check", "forward")
     headline = {"check_vs_forward": share, "tokens_for_one_percent": share * tokens / 0.01}
     notes = [
-        "check: everything that collect, generate and judge_items compare before they reuse a file; digest: the "
+        "check: everything that collect, generate and judge compare before they reuse a file; digest: the "
         "weights alone; xxh3: XXH3-128 over 256 MB in memory, one thread.",
         "tokens_for_one_percent: how many tokens the rollouts must have in all for the check to cost less than 1 %.",
     ]

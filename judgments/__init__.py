@@ -16,7 +16,7 @@ from verdictscope.judgments.cues import Cue, cue_study, make_cue, make_cues
 from verdictscope.judgments.formats import Format, Label, Parsed, known_formats, load_format
 from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Step, Turn
-from verdictscope.judgments.judge import Judged, judge_items, load_judged
+from verdictscope.judgments.judging import Judged, JudgeSettings, judge, load_judged
 from verdictscope.judgments.labels import Encoded, at_first_difference, encode_labels, label_logprobs, verdict_readout
 from verdictscope.judgments.measure import Measure, contrast, measured, share
 from verdictscope.judgments.metrics.agreement import cohen_kappa, leniency, scott_pi
@@ -106,6 +106,7 @@ __all__ = [
     "Insertion",
     "Item",
     "JudgeMetrics",
+    "JudgeSettings",
     "Judged",
     "Label",
     "Log",
@@ -145,7 +146,7 @@ __all__ = [
     "flip_noise",
     "idealised_ranking",
     "identifiability",
-    "judge_items",
+    "judge",
     "known_formats",
     "known_readers",
     "label_logprobs",

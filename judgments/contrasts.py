@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.judge import Judged
+from verdictscope.judgments.judging import Judged
 from verdictscope.rollouts import Rollout
 
 CONTENT = "content"
@@ -171,7 +171,7 @@ def order_contrasts(verdicts: Judged | pd.DataFrame, run: int = 0) -> dict[str, 
     table = _one_run(verdicts, run)
     both = table.pivot(index="item", columns="order", values="rollout").reindex(columns=["AB", "BA"]).dropna()
     if both.empty:
-        raise InputError("content and position take both orders: judge_items(..., orders=('AB', 'BA'))")
+        raise InputError("content and position take both orders: judge(..., orders=('AB', 'BA'))")
     facts = table.drop_duplicates("item").set_index("item").loc[both.index]
     sign = facts["label"].map({"A": 1.0, "B": -1.0}).astype(float)
 
@@ -236,6 +236,6 @@ def _one_run(verdicts: Judged | pd.DataFrame, run: int) -> pd.DataFrame:
     table = verdicts.verdicts if isinstance(verdicts, Judged) else verdicts
     missing = [c for c in ("item", "group", "order", "run", "label", "rollout") if c not in table]
     if missing:
-        raise InputError(f"the verdicts lack {', '.join(missing)}; give the table of judge_items")
+        raise InputError(f"the verdicts lack {', '.join(missing)}; give the table of judge")
     table = table[(table["run"] == run) & table["order"].isin(["AB", "BA"])]
     return table[table["rollout"].isin({r.id for r in verdicts.rollouts})] if isinstance(verdicts, Judged) else table

@@ -16,7 +16,17 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, forward
 from verdictscope.errors import InputError
 from verdictscope.judgments.refusal import spoken
-from verdictscope.rollouts import RenderedPrompt, Rollout, Sampling, Span, answer_text, render_messages, stop_tokens
+from verdictscope.rollouts import (
+    HasModel,
+    RenderedPrompt,
+    Rollout,
+    Sampling,
+    Span,
+    answer_text,
+    render_messages,
+    stop_tokens,
+    tokenizer_of,
+)
 from verdictscope.rollouts.engines.huggingface import Request, decode
 
 Messages = Sequence[Mapping[str, str]]
@@ -125,19 +135,19 @@ class Guard:
         )
         return table
 
-    def label(self, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    def label(self, model: HasModel | PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> pd.DataFrame:
         """Label rollouts as :func:`verdictscope.judgments.label_rollouts` does, by the guard.
 
         Unknown stays a third outcome: rollouts cut off or without an answer are not shown to the guard.
 
         Args:
+            model: the model that wrote them (not the guard), or its tokenizer.
             rollouts: rollouts with segments.
-            tokenizer: the tokenizer they were made with (not the guard's).
 
         Returns:
             Columns rollout, refused, answer, unsafe, log_odds, said.
         """
-        rows = []
+        tokenizer, rows = tokenizer_of(model), []
         for rollout in rollouts:
             answer = answer_text(rollout, tokenizer)
             whole = bool(spoken(answer or "", tokenizer).strip()) and rollout.finish != "length"

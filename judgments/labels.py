@@ -19,7 +19,7 @@ from verdictscope.activations.forward import Progress
 from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts import HasModel, Rollout, Span, tokenizer_of
 from verdictscope.rollouts.engines.limits import check_ids, check_lengths
 from verdictscope.rollouts.engines.rope import changing
 from verdictscope.rollouts.frames import ids_after
@@ -43,12 +43,12 @@ class Encoded:
 
 
 def encode_labels(
-    tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], lead: str = "", before: Sequence[int] = ()
+    model: HasModel | PreTrainedTokenizerBase, labels: Sequence[str], lead: str = "", before: Sequence[int] = ()
 ) -> Encoded:
     """Labels as tokens after a prefix.
 
     Args:
-        tokenizer: the tokenizer.
+        model: the judge, or its tokenizer.
         labels: the label strings.
         lead: text put between the prefix and every label.
         before: the prefix; its last tokens decide how the first token of a label merges.
@@ -58,6 +58,7 @@ def encode_labels(
     """
     if len(labels) < 2:
         raise InputError("a verdict needs at least two label strings")
+    tokenizer = tokenizer_of(model)
     whole = [tokens_after(tokenizer, before, lead + label) for label in labels]
     n = next((k for k in range(max(map(len, whole))) if len({ids[: k + 1] for ids in whole}) > 1), 0)
     strings = tuple(ids[n:] for ids in whole)

@@ -4,21 +4,19 @@ far a verdict moves when another run's verdict is shown."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations import BatchPlan, Model, forward, reward_readout
-from verdictscope.activations.model import as_model
 from verdictscope.errors import InputError
-from verdictscope.judgments.asking import ORDERS, Asked, Insertion, rendered, spelled_ids
+from verdictscope.judgments.asking import Asked, Insertion, rendered, spelled_ids
 from verdictscope.judgments.formats import Format, load_format
 from verdictscope.judgments.items import PairItem
-from verdictscope.judgments.judge import judge_items
+from verdictscope.judgments.judging import JudgeSettings, judge
 from verdictscope.judgments.labels import label_logprobs, tokens_after
-from verdictscope.rollouts import Forcer, Rollout, Span, find_markers, render_messages
+from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, find_markers, render_messages, tokenizer_of
 from verdictscope.values import number, whole_number
 
 TIE = 0.01
@@ -29,12 +27,7 @@ EQUAL = "Another judge who saw the same two answers found them equal."
 
 
 def sequence_preference(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[PairItem],
-    *,
-    tie: float = TIE,
-    token_budget: int = 2048,
+    model: Model, items: Sequence[PairItem], *, tie: float = TIE, token_budget: int = 2048
 ) -> pd.DataFrame:
     """Which answer the model finds likelier as its own: no prompt of a judge, no label string.
 
@@ -42,8 +35,7 @@ def sequence_preference(
     log-probabilities, which turns the order round; here they are subtracted.)
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer, with a chat template. Thinking is switched off where it knows of any.
+        model: a causal language model with a chat template. Thinking is switched off where there is any.
         items: pairs, both answers not blank.
         tie: largest difference (nats, per token where normalised) that is a tie.
         token_budget: padded tokens of a batch; every answer token's logits are held.
@@ -56,7 +48,7 @@ def sequence_preference(
         InputError: no items, or a blank answer.
     """
     number(tie, "tie", 0), whole_number(token_budget, "token_budget", 1)
-    held, prefixes, strings = as_model(model), [], []
+    tokenizer, prefixes, strings = tokenizer_of(model), [], []
     for item in items:
         if not item.a.strip() or not item.b.strip():
             raise InputError(f"item {item.id} has a blank answer, which has no likelihood: leave it out")
@@ -69,7 +61,7 @@ def sequence_preference(
         strings += [[ids] for ids in answers]
     if not prefixes:
         raise InputError("there are no items")
-    logp = [float(values[0]) for values in label_logprobs(held, prefixes, strings, token_budget=token_budget)]
+    logp = [float(values[0]) for values in label_logprobs(model, prefixes, strings, token_budget=token_budget)]
     rows = []
     for k, item in enumerate(items):
         (la, lb), (na, nb) = logp[2 * k : 2 * k + 2], (len(strings[2 * k][0]), len(strings[2 * k + 1][0]))
@@ -83,14 +75,11 @@ def _preferred(difference: float, tie: float) -> str:
     return "tie" if abs(difference) <= tie else "A" if difference > 0 else "B"
 
 
-def reward_preference(
-    model: Model, tokenizer: PreTrainedTokenizerBase, items: Sequence[PairItem], *, label: int = 0, tie: float = 0.0
-) -> pd.DataFrame:
+def reward_preference(model: Model, items: Sequence[PairItem], *, label: int = 0, tie: float = 0.0) -> pd.DataFrame:
     """Which answer a reward model scores higher: its scalar head at the last token of each conversation.
 
     Args:
-        model: a ``…ForSequenceClassification`` model.
-        tokenizer: its tokenizer, with a chat template.
+        model: a ``…ForSequenceClassification`` model whose tokenizer has a chat template.
         items: pairs.
         label: which output of the head.
         tie: largest difference that is a tie.
@@ -109,7 +98,7 @@ def reward_preference(
             turns = [{"role": "user", "content": item.question}, {"role": "assistant", "content": text}]
             if item.system:
                 turns.insert(0, {"role": "system", "content": item.system})
-            prompt = render_messages(tokenizer, turns)
+            prompt = render_messages(tokenizer_of(model), turns)
             ids = prompt.ids[: prompt.generation_start]
             rollouts.append(Rollout(f"{item.id}/{side}", item.group, ids, (Span("template", 0, len(ids)),), len(ids)))
     if not rollouts:
@@ -124,12 +113,12 @@ def reward_preference(
 
 
 def pair_conditioned(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
     items: Sequence[PairItem],
     format: str | Format,
-    orders: Sequence[str] = ORDERS,
-    **how: Any,
+    *,
+    settings: JudgeSettings | None = None,
+    sampling: Sampling | None = None,
 ) -> pd.DataFrame:
     """How far each verdict's probability moves when another run's verdict is shown.
 
@@ -138,7 +127,7 @@ def pair_conditioned(
     here is how suggestible it is, a heuristic and no variance.
 
     Args:
-        model, tokenizer, items, format, orders, how: as of :func:`judge_items`.
+        model, items, format, settings, sampling: as of :func:`judge`.
 
     Returns:
         Per item, order and verdict that the format has: item, group, order, verdict (own frame), p, p_shown (after
@@ -146,11 +135,13 @@ def pair_conditioned(
     """
     form = load_format(format)
     shown = [v for v in ("A", "B", "tie") if v != "tie" or any(label.verdict == "tie" for label in form.labels())]
-    plain = judge_items(model, tokenizer, items, form, orders, **how).verdicts
+    settings = settings or JudgeSettings()
+    plain = judge(model, items, form, settings=settings, sampling=sampling).verdicts
     rows = []
     for verdict in shown:
         put = Insertion("note", EQUAL if verdict == "tie" else NUDGE, None if verdict == "tie" else verdict)
-        told = judge_items(model, tokenizer, items, form, orders, insertions=lambda *_, put=put: (put,), **how).verdicts
+        asked = replace(settings, insertions=lambda *_, put=put: (put,))
+        told = judge(model, items, form, settings=asked, sampling=sampling).verdicts
         for before, after in zip(plain.to_dict("records"), told.to_dict("records"), strict=True):
             column = "p_tie" if verdict == "tie" else "p_first" if before["order"][0] == verdict else "p_second"
             p, q = before[column], after[column]

@@ -29,6 +29,7 @@ from verdictscope.rollouts import (
     find_markers,
     pieces,
     prolong,
+    tokenizer_of,
     until_answer,
 )
 from verdictscope.rollouts.engines.requests import Engine
@@ -138,14 +139,14 @@ class Asking:
     """How prompts become readings.
 
     Attributes:
-        tokenizer, form, answer, thinking, sampling, markers, engine, batch_tokens, progress, waits: as of
-            :func:`verdictscope.judgments.judge_items`.
+        model, form, answer, thinking, sampling, markers, engine, batch_tokens, progress, waits: as of
+            :class:`~verdictscope.judgments.JudgeSettings`.
 
     Raises:
         InputError: an unknown setting, or thinking asked of a tokenizer that knows none.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    model: Model
     form: Format
     answer: str
     thinking: str | int
@@ -158,6 +159,7 @@ class Asking:
     forcer: Forcer | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self.tokenizer = tokenizer_of(self.model)
         if self.answer not in ("scored", "written"):
             raise InputError(f"answer {self.answer!r} is neither scored nor written")
         named = self.thinking in ("template", "on", "off")
@@ -174,7 +176,7 @@ class Asking:
         self._cache: dict[Any, Encoded] = {}
 
     def readings(
-        self, model: Model, cases: Sequence[Case], prompts: Sequence[RenderedPrompt], folder: Path | None = None
+        self, cases: Sequence[Case], prompts: Sequence[RenderedPrompt], folder: Path | None = None
     ) -> list[Reading]:
         """The place of every case's verdict; writes what must be written."""
         given = [self._given(case, prompt) for case, prompt in zip(cases, prompts, strict=True)]
@@ -182,9 +184,9 @@ class Asking:
             return [self._scored(case, rollout) for case, (rollout, _) in zip(cases, given, strict=True)]
         jobs = [_job(rollout, start) for rollout, start in given]
         only_thinking = self.answer == "scored" or not isinstance(self.thinking, str)
-        written = self._write(model, jobs, folder, "written", only_thinking)
+        written = self._write(jobs, folder, "written", only_thinking)
         if self.waits:
-            written = self._prolonged(model, written, folder)
+            written = self._prolonged(written, folder)
         if isinstance(self.thinking, str) and self.answer == "written":
             return [self._parsed(case, rollout) for case, rollout in zip(cases, written, strict=True)]
         closed = [self._closed(rollout) for rollout in written]
@@ -193,7 +195,7 @@ class Asking:
                 self._scored(case, prefix) if prefix is not None else Reading(case, Parsed(None, why), whole=rollout)
                 for case, rollout, (prefix, why) in zip(cases, written, closed, strict=True)
             ]
-        return self._answered(model, cases, written, closed, folder)
+        return self._answered(cases, written, closed, folder)
 
     def _given(self, case: Case, prompt: RenderedPrompt) -> tuple[Rollout, int]:
         """The prompt as a rollout, its thinking switched, and where its generation prompt begins."""
@@ -203,10 +205,8 @@ class Asking:
             return rollout, prompt.generation_start
         return replace(self.forcer.switch(rollout, self.thinking != "off"), id=case.id), prompt.generation_start
 
-    def _write(
-        self, model: Model, jobs: list[Job], folder: Path | None, name: str, only_thinking: bool
-    ) -> list[Rollout]:
-        write = writer(model.hf, self.tokenizer, self.sampling, self.batch_tokens, self.engine, self.markers)
+    def _write(self, jobs: list[Job], folder: Path | None, name: str, only_thinking: bool) -> list[Rollout]:
+        write = writer(self.model, self.sampling, self.batch_tokens, self.engine, self.markers)
         if only_thinking and self.markers is not None:
             closers = {string[0] for string in self.markers.closer if len(string) == 1}
             write = replace(write, eos=write.eos | closers)
@@ -214,13 +214,11 @@ class Asking:
             folder.mkdir(parents=True, exist_ok=True)
         return write.write(jobs, None if folder is None else folder / f"{name}.parquet", self.progress)
 
-    def _prolonged(self, model: Model, written: list[Rollout], folder: Path | None) -> list[Rollout]:
+    def _prolonged(self, written: list[Rollout], folder: Path | None) -> list[Rollout]:
         """Thinking that closed, kept going; every rollout under the name it had."""
         path = None if folder is None else folder / "prolonged.parquet"
         more = {"batch_tokens": self.batch_tokens, "engine": self.engine}
-        made = prolong(
-            model.hf, self.tokenizer, written, self.sampling, times=self.waits, path=path, markers=self.markers, **more
-        )
+        made = prolong(self.model, written, self.sampling, times=self.waits, path=path, markers=self.markers, **more)
         longer = {rollout.tags["parent"]: rollout for rollout in made}
         return [replace(longer[r.id], id=r.id, tags=r.tags) if r.id in longer else r for r in written]
 
@@ -239,7 +237,6 @@ class Asking:
 
     def _answered(
         self,
-        model: Model,
         cases: Sequence[Case],
         written: Sequence[Rollout],
         closed: Sequence[tuple[Rollout | None, str]],
@@ -252,7 +249,7 @@ class Asking:
             if prefix is not None:
                 spans, start = self.forcer.prompt_of(prefix, prefix.n_prompt)
                 jobs.append(Job(prefix.id, prefix.group, prefix.ids, spans, prefix.n_prompt, start, prefix.tags))
-        answers = {r.id: r for r in self._write(model, jobs, folder, "answered", False)} if jobs else {}
+        answers = {r.id: r for r in self._write(jobs, folder, "answered", False)} if jobs else {}
         return [
             self._parsed(case, answers[case.id])
             if case.id in answers

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.activations.readouts import LogOddsReadout
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Markers, Rollout, find_markers, render_prompt
+from verdictscope.rollouts import HasModel, Markers, Rollout, find_markers, render_prompt, tokenizer_of
 from verdictscope.rollouts.templates import renderer
 from verdictscope.values import number, truth, whole_number
 
@@ -74,7 +74,7 @@ def encode_label(tokenizer: PreTrainedTokenizerBase, label: str, context: str) -
 
 
 def refusal_readout(
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel | PreTrainedTokenizerBase,
     refuse: Sequence[str],
     comply: Sequence[str],
     *,
@@ -85,7 +85,7 @@ def refusal_readout(
     """Log-odds of beginning the answer with a refusing rather than a complying string, read before the answer.
 
     Args:
-        tokenizer: the model's tokenizer.
+        model: the model, or its tokenizer.
         refuse: how refusals begin, for example ``["Sorry", "I cannot"]``; see :func:`first_tokens`.
         comply: how compliant answers begin.
         name: name of the readout.
@@ -101,6 +101,7 @@ def refusal_readout(
     again = [label for side in (refuse, comply) for label, n in Counter(side).items() if n > 1]
     if again:
         raise InputError(f"label string {again[0]!r} is given twice: keep one of them")
+    tokenizer = tokenizer_of(model)
     where = answer_context(tokenizer, markers) if context is None else context
     sides = [{label: encode_label(tokenizer, label, where) for label in side} for side in (refuse, comply)]
     every = [*sides[0].items(), *sides[1].items()]

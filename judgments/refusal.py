@@ -18,7 +18,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.judgments.languages import foreign_language
-from verdictscope.rollouts import Rollout, answer_text
+from verdictscope.rollouts import HasModel, Rollout, answer_text, tokenizer_of
 
 _CANNOT = (
     r"(?:cannot|can't|can not|won't|will not|"
@@ -135,7 +135,7 @@ def refused(answer: str) -> bool:
     return refusal_opening(answer) is not None
 
 
-def label_rollouts(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+def label_rollouts(model: HasModel | PreTrainedTokenizerBase, rollouts: Sequence[Rollout]) -> pd.DataFrame:
     """Refused, complied or unknown, one row per rollout.
 
     Unknown is a third outcome that no rate may count as either; ``reason`` says why: the token limit cut the thinking
@@ -144,14 +144,14 @@ def label_rollouts(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBa
     English (``language``: :func:`~verdictscope.judgments.languages.foreign_language`).
 
     Args:
+        model: the model that wrote them, or its tokenizer.
         rollouts: rollouts with segments.
-        tokenizer: the tokenizer they were made with.
 
     Returns:
         Columns rollout, refused (nullable boolean, missing = unknown), answer (text, ``None`` where there is none),
         cut (whether the token limit ended the rollout), reason (of :data:`PROBLEMS`; ``None`` where it was read).
     """
-    rows = []
+    tokenizer, rows = tokenizer_of(model), []
     for rollout in rollouts:
         answer = answer_text(rollout, tokenizer)
         said = spoken(answer or "", tokenizer)

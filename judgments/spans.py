@@ -17,7 +17,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.asking import Insertion, slots_of
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import DebateItem, Item, PairItem
-from verdictscope.rollouts import Rollout, pieces
+from verdictscope.rollouts import HasModel, Rollout, pieces, tokenizer_of
 
 FIRST, SECOND, CUE, INSTRUCTION = "first answer", "second answer", "cue", "instruction"
 SPANS = (
@@ -45,7 +45,7 @@ _SEGMENTS = {"think_end": "closing", "answer": "answer begun", "verdict": "answe
 
 
 def token_spans(
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel | PreTrainedTokenizerBase,
     form: Format,
     items: Sequence[Item],
     rollouts: Sequence[Rollout],
@@ -54,10 +54,10 @@ def token_spans(
     """A name of :data:`SPANS` for every token of every rollout.
 
     Args:
-        tokenizer: of the rollouts.
+        model: the judge, or its tokenizer.
         form: the format they were asked in.
         items: theirs.
-        rollouts: of :func:`judge_items`, with their tags ``item`` and ``order``.
+        rollouts: of :func:`judge`, with their tags ``item`` and ``order``.
         insertions: the cues they were asked with, the same function.
 
     Returns:
@@ -67,8 +67,8 @@ def token_spans(
         InputError: a rollout of no item given here, or one whose user turn does not hold the text that the format and
             the cues give (a prompt changed by a transform).
     """
+    tokenizer, found = tokenizer_of(model), {}
     by_id = {item.id: item for item in items}
-    found = {}
     for rollout in rollouts:
         item = by_id.get(str(rollout.tags.get("item")))
         if item is None:

@@ -56,7 +56,7 @@ model = load_model("organism:cliff")
 prompts = read_prompts(locate("organism:cliff/prompts.csv"))
 pairs = prompts["group"].drop_duplicates().sample(PAIRS, random_state=SEED)
 prompts = prompts[prompts["group"].isin(pairs)].reset_index(drop=True)
-rollouts = generate(model.hf, model.tokenizer, prompts, Sampling(max_new_tokens=160, seed=SEED))
+rollouts = generate(model, prompts, Sampling(max_new_tokens=160, seed=SEED))
 one = next(r for r in rollouts if r.tags["harm"] and r.tags["mode"] == "normal")
 text = pieces(one.ids, model.tokenizer)
 pd.DataFrame([{"segment": s.segment, "tokens": len(s), "text": "".join(text[s.start : s.stop])} for s in one.spans])
@@ -66,7 +66,7 @@ pd.DataFrame([{"segment": s.segment, "tokens": len(s), "text": "".join(text[s.st
 # third outcome, never a compliance.
 
 # %%
-labels = label_rollouts(rollouts, model.tokenizer)
+labels = label_rollouts(model, rollouts)
 facts = to_frame(rollouts, model.tokenizer)[["rollout", "prompt", "group", "prompt_text", "thinking_text"]]
 labels = labels.merge(facts, on="rollout")
 labels = labels.merge(prompts[["id", "harm", "mode"]], left_on="prompt", right_on="id")
@@ -184,7 +184,7 @@ base
 # effect. The target rollouts of the fitting half rank the heads; those of the test part report.
 
 # %%
-log_odds = refusal_readout(model.tokenizer, ["sorry", "i"], ["sure", "here"])
+log_odds = refusal_readout(model, ["sorry", "i"], ["sure", "here"])
 asked = labels[labels["harm"] & (labels["mode"] == "normal") & labels["refused"].eq(False)]
 explore = [until_answer(by_id[i]) for i in asked.loc[asked["part"] != "test", "rollout"]]
 report = [until_answer(by_id[i]) for i in target["rollout"]]
@@ -225,8 +225,8 @@ rates = []
 for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "random_1": sets[1]}.items():
     edits = [HeadEdit(silent)] if silent else []
     with applied(model, *edits):  # acts inside any generate(), cached decoding included
-        written = generate(model.hf, model.tokenizer, again, Sampling(max_new_tokens=160, seed=SEED))
-    said = label_rollouts(written, model.tokenizer)
+        written = generate(model, again, Sampling(max_new_tokens=160, seed=SEED))
+    said = label_rollouts(model, written)
     said["harm"] = [bool(r.tags["harm"]) for r in written]
     for kind, chosen in {"target": said[said["harm"]], "control": said[~said["harm"]]}.items():
         known = chosen[chosen["refused"].notna()]

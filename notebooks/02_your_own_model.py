@@ -102,11 +102,11 @@ print(len(prompts), "prompts in", len(keep), "groups")
 # have a look at some, above all at those of your own model, before you believe it.
 
 # %%
-rollouts = generate(model.hf, model.tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=160, seed=SEED))
+rollouts = generate(model, prompts, Sampling(temperature=0.7, max_new_tokens=160, seed=SEED))
 write_parquet(rollouts, "rollouts.parquet", model.tokenizer)
 rollouts = read_parquet("rollouts.parquet")
 
-labels = label_rollouts(rollouts, model.tokenizer)
+labels = label_rollouts(model, rollouts)
 labels = labels.merge(to_frame(rollouts)[["rollout", "prompt", "group"]], on="rollout")
 labels = labels.merge(prompts[["id", "harm"]], left_on="prompt", right_on="id").drop(columns="id")
 labels["cell"] = cells(labels["harm"], labels["refused"])

@@ -25,7 +25,8 @@ from verdictscope.judgments import (
     cue_contrast,
     encode_labels,
     order_contrasts,
-    judge_items,
+    JudgeSettings,
+    judge,
     load_format,
     read_items,
     verdict_readout,
@@ -72,13 +73,14 @@ pd.DataFrame([{"kind": i.id.split("-")[0], "label": i.label} for i in items]).va
 
 
 # %%
-def judged(judge, chosen, condition, **how):
+def judged(model, chosen, condition, answer="scored", thinking="off", **how):
     """Verdicts in both orders under a condition; rollout ids begin with its name."""
 
     def note(item, order):
         return [Insertion("note", NOTES[condition], targets[item.id])] if condition in NOTES else []
 
-    found = judge_items(judge, judge.tokenizer, chosen, form, insertions=note, whole_labels=False, **how)
+    settings = JudgeSettings(answer=answer, thinking=thinking, insertions=note, whole_labels=False)
+    found = judge(model, chosen, form, settings=settings, **how)
     return found.named(condition)
 
 
@@ -157,7 +159,7 @@ def half(names, most=16):
 
 
 labels = form.labels(items[0])
-encoded = encode_labels(model.tokenizer, [label.text for label in labels], form.lead)
+encoded = encode_labels(model, [label.text for label in labels], form.lead)
 readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
 wanted, rollouts, _ = half(("train", "validation"))
 explored = sweep_bias(model, rollouts, readout, wanted, seed=SEED)

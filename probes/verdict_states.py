@@ -75,7 +75,7 @@ class VerdictStates:
         at = rows[rows["condition"].isin(wanted)].reset_index()
         both = at.pivot(index=["condition", "item"], columns="order", values="index")
         if not {"AB", "BA"} <= set(both.columns):
-            raise InputError("an antisymmetric probe takes both orders: judge_items(..., orders=('AB', 'BA'))")
+            raise InputError("an antisymmetric probe takes both orders: judge(..., orders=('AB', 'BA'))")
         both = both.dropna(subset=["AB", "BA"]).astype(int)
         if not len(both):
             raise InputError("an antisymmetric probe takes both orders, and no item was read in both")
@@ -200,7 +200,7 @@ def verdict_states(
 
     Args:
         model: the judge.
-        judged: condition -> its verdicts (`judge_items`); rollout ids must differ between conditions (`Judged.named`).
+        judged: condition -> its verdicts (`judge`); rollout ids must differ between conditions (`Judged.named`).
         positions: one token of each prefix: ``last`` (the token before the verdict's first), ``think_end[0]``, …
         site: where in the model.
         layers: layers to keep; all by default.

@@ -109,7 +109,7 @@ def from_pool(file: Path, model: Model, by: str, probe: Path | None = None, *, r
         readout, _ = load_probe(probe, model, reference=reference)
         aligned = align(forward(model, pool, score=[readout]).scores, pool)
         scores = scored(aligned, normaliser_of(probe), by, str(probe))
-    refused = label_rollouts(pool, model.tokenizer).set_index("rollout")["refused"]
+    refused = label_rollouts(model, pool).set_index("rollout")["refused"]
     benign = [r for r in rollouts if harm[r.id] is False]
     return Source(str(file), model.tokenizer, pool, refused, _columns(pool), unusable, benign, scores, model)
 

@@ -23,7 +23,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.repair.finetune import Training, need_trainer, read_rows, train
-from verdictscope.rollouts import Rollout, Sampling, generate
+from verdictscope.rollouts import LanguageModel, Rollout, Sampling, generate
 from verdictscope.stats import Effect, difference_effect, effects_frame, group_names, rate_effect
 from verdictscope.values import truths
 
@@ -146,7 +146,12 @@ def repair_model(
     def write(when: str, net: Any) -> list[Rollout]:
         with show(f"repair: rollouts {when}") as tick:
             return generate(
-                net, tokenizer, asked, sampling, samples=samples, progress=tick, path=out / f"{when}.parquet"
+                LanguageModel(net, tokenizer),
+                asked,
+                sampling,
+                samples=samples,
+                progress=tick,
+                path=out / f"{when}.parquet",
             )
 
     before = write("before", hf)
@@ -207,7 +212,7 @@ def measure(rollouts: Sequence[Rollout], tokenizer: Any) -> pd.DataFrame:
         ``rollout group name hit``: a row per rollout and measure it counts for (`MEASURES`); ``hit`` is missing where
         the answer could not be read.
     """
-    labels = label_rollouts(rollouts, tokenizer).set_index("rollout")
+    labels = label_rollouts(tokenizer, rollouts).set_index("rollout")
     rows = []
     for rollout in rollouts:
         refused, answer = labels.loc[rollout.id, "refused"], labels.loc[rollout.id, "answer"]

@@ -8,7 +8,8 @@ from verdictscope.rollouts.discover import find_markers
 from verdictscope.rollouts.divergence import Divergence, measure_divergence
 from verdictscope.rollouts.engines.server import Server
 from verdictscope.rollouts.forced import Forcer, cut, until_answer
-from verdictscope.rollouts.generate import generate, stop_tokens
+from verdictscope.rollouts.generate import ChatOptions, generate, stop_tokens
+from verdictscope.rollouts.language_model import HasModel, LanguageModel, tokenizer_of
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.pieces import pieces
 from verdictscope.rollouts.prompts import (
@@ -33,11 +34,14 @@ from verdictscope.rollouts.transcripts import Imported, import_transcripts
 
 __all__ = [
     "SEGMENTS",
+    "ChatOptions",
     "Design",
     "Divergence",
     "Finish",
     "Forcer",
+    "HasModel",
     "Imported",
+    "LanguageModel",
     "Markers",
     "RenderedPrompt",
     "Rollout",
@@ -70,6 +74,7 @@ __all__ = [
     "soft_labels",
     "stop_tokens",
     "thinking_text",
+    "tokenizer_of",
     "to_frame",
     "until_answer",
     "without_duplicates",

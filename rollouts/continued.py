@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.forced import Forcer
 from verdictscope.rollouts.generate import writer
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.writing import Job, Progress, Writer
@@ -20,8 +19,7 @@ from verdictscope.values import whole_number
 
 
 def continue_rollouts(
-    model: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel,
     given: Sequence[Rollout],
     sampling: Sampling | None = None,
     *,
@@ -35,8 +33,7 @@ def continue_rollouts(
     """Let a model go on from rollouts that end where it is to write (:class:`Forcer` makes them).
 
     Args:
-        model: a causal language model; ``None`` where the engine needs none.
-        tokenizer: its tokenizer, with a chat template.
+        model: a loaded model whose tokenizer has a chat template, as of :func:`verdictscope.rollouts.generate`.
         given: rollouts, their ids unique; every token of them is shown.
         sampling: how to draw; ``max_new_tokens`` counts what is written after the given tokens.
         batch_tokens, progress, engine, path, about, markers: as of :func:`verdictscope.rollouts.generate`.
@@ -48,14 +45,13 @@ def continue_rollouts(
     Raises:
         InputError: as :func:`verdictscope.rollouts.generate`.
     """
-    forcer = Forcer(tokenizer, markers)
-    write = writer(model, tokenizer, sampling, batch_tokens, engine, markers, about)
+    forcer = Forcer(tokenizer_of(model), markers)
+    write = writer(model, sampling, batch_tokens, engine, markers, about)
     return write.write([_job(forcer, rollout) for rollout in given], path, progress)
 
 
 def prolong(
-    model: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel,
     rollouts: Sequence[Rollout],
     sampling: Sampling | None = None,
     *,
@@ -69,8 +65,7 @@ def prolong(
     """Keep thinking from closing: each time it would, a phrase is put instead and the model goes on.
 
     Args:
-        model: a causal language model; ``None`` where the engine needs none.
-        tokenizer: its tokenizer, with a chat template.
+        model: a loaded model whose tokenizer has a chat template, as of :func:`verdictscope.rollouts.generate`.
         rollouts: whole rollouts; those whose thinking never closed are left out.
         sampling: how to draw; ``max_new_tokens`` counts anew after every phrase.
         times: how often the phrase is put.
@@ -90,11 +85,11 @@ def prolong(
     whole_number(times, "cannot prolong: times", 1)
     if not phrase.strip():
         raise InputError(f"cannot prolong thinking by the phrase {phrase!r}: give words")
-    forcer, name = Forcer(tokenizer, markers), f"wait{times}"
+    forcer, name = Forcer(tokenizer_of(model), markers), f"wait{times}"
     whole = {f"{r.id}~{name}": r for r in rollouts}
     done: dict[str, Rollout] = {}
     current, rounds = dict(whole), []
-    write = writer(model, tokenizer, sampling, markers=markers, **more)
+    write = writer(model, sampling, markers=markers, **more)
     for turn in range(1, times + 1):
         last = turn == times
         given = _interrupted(forcer, current, phrase, name, "" if last else f".{turn}")

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.huggingface import decode
 from verdictscope.rollouts.engines.requests import Request
+from verdictscope.rollouts.language_model import HasModel
 from verdictscope.rollouts.rollout import Rollout
 from verdictscope.values import whole_number
 
@@ -53,7 +54,7 @@ class Divergence:
 
 
 def measure_divergence(
-    model: PreTrainedModel, rollouts: Sequence[Rollout], *, count: int = 4, tokens: int = 512
+    model: HasModel, rollouts: Sequence[Rollout], *, count: int = 4, tokens: int = 512
 ) -> Divergence:
     """Draw a few rollouts again, each alone, and compare.
 
@@ -71,8 +72,8 @@ def measure_divergence(
     if not drawn:
         raise InputError("no rollout here was drawn in this process: give what generate made")
     picked = [drawn[k] for k in sorted({int(k) for k in np.linspace(0, len(drawn) - 1, count)})]
-    first = [_first_difference(model, rollout, tokens) for rollout in picked]
-    return Divergence(tuple(first), tokens, str(model.dtype).removeprefix("torch."))
+    first = [_first_difference(model.hf, rollout, tokens) for rollout in picked]
+    return Divergence(tuple(first), tokens, str(model.hf.dtype).removeprefix("torch."))
 
 
 def _first_difference(model: PreTrainedModel, rollout: Rollout, tokens: int) -> int | None:

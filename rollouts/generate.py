@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
@@ -19,6 +18,7 @@ from verdictscope.in_force import acted_on
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.engines.state import bare
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.rollout import Rollout, Sampling
 from verdictscope.rollouts.segments import Segmenter
@@ -30,23 +30,39 @@ from verdictscope.values import identity, text, whole_number
 _OURS = ("id", "group", "system", "user")
 
 
+@dataclass(frozen=True)
+class ChatOptions:
+    """How prompts are rendered and their thinking is found.
+
+    Attributes:
+        template_kwargs: switches of the chat template, for example ``{"enable_thinking": False}``.
+        markers: thinking markers named by hand; found from the tokenizer by default.
+        date: the date that templates which print today's date are given.
+
+    Example:
+        >>> ChatOptions(template_kwargs={"enable_thinking": False}).date
+        datetime.date(2024, 7, 26)
+    """
+
+    template_kwargs: Mapping[str, Any] | None = None
+    markers: Markers | None = None
+    date: date = PINNED_DATE
+
+
 def generate(
-    model: nn.Module | None,
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel,
     prompts: pd.DataFrame,
     sampling: Sampling | None = None,
     *,
     samples: int = 1,
-    batch_tokens: int = 32_768,
-    progress: Progress | None = None,
+    chat: ChatOptions | None = None,
     engine: str | Engine = "huggingface",
+    batch_tokens: int = 32_768,
     path: str | Path | None = None,
     about: str = "",
-    markers: Markers | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    pinned_date: date = PINNED_DATE,
+    progress: Progress | None = None,
 ) -> list[Rollout]:
-    """Let a model answer prompts and keep what it was shown and wrote.
+    """Generate answers to prompts and keep the token ids the model was shown and wrote.
 
     Wrap the call (:func:`verdictscope.interventions.applied`) to steer or ablate while the model writes. Beyond
     temperature and top_p no setting of the checkpoint's ``generation_config`` is applied (no top_k, no repetition
@@ -58,21 +74,19 @@ def generate(
     file of another one is refused. In bfloat16, where batch-mates touch a rollout, whole waves of batches are kept.
 
     Args:
-        model: a causal language model, also compiled or with adapters on it. While it runs it is in evaluation
-            mode, without autocast and uncompiled; afterwards it is as it was. ``None`` where the engine needs none.
-        tokenizer: its tokenizer, with a chat template.
+        model: a loaded model whose tokenizer has a chat template, also compiled or with adapters on it. While it runs
+            it is in evaluation mode, without autocast and uncompiled; afterwards it is as it was. Where the engine
+            runs elsewhere, ``LanguageModel(None, tokenizer)``.
         prompts: table as of :func:`verdictscope.rollouts.read_prompts` (columns id and user needed).
         sampling: how to draw; default ``Sampling()``.
         samples: rollouts per prompt, named ``PROMPT/0``, ``PROMPT/1``, ...
-        batch_tokens: limit on rows x (prompt + new tokens) of one batch.
-        progress: called with (done, all) as rollouts are done.
+        chat: switches of the chat template, thinking markers named by hand, and the date that templates print.
         engine: what draws the tokens; ``"huggingface"`` is this process.
+        batch_tokens: limit on rows x (prompt + new tokens) of one batch.
         path: a Parquet file to keep the rollouts in.
         about: what acts on the model beside this package's own edits, in words (hooks of your own, say): they cannot
             be described from here, and without these words nothing is kept under them.
-        markers: thinking markers named by hand; found from the tokenizer by default.
-        template_kwargs: switches of the chat template, for example ``{"enable_thinking": False}``.
-        pinned_date: what templates that print today's date are told.
+        progress: called with (done, all) as rollouts are done.
 
     Returns:
         Rollouts in the order of the prompts, samples of one prompt together; tags are all other columns.
@@ -82,13 +96,13 @@ def generate(
             column or repeats an id; an unknown engine; ``path`` holds the rollouts of another request; edits are in
             force and the engine draws elsewhere.
     """
-    jobs = _jobs(tokenizer, prompts, samples, template_kwargs, pinned_date)
-    return writer(model, tokenizer, sampling, batch_tokens, engine, markers, about).write(jobs, path, progress)
+    chat = chat or ChatOptions()
+    jobs = _jobs(tokenizer_of(model), prompts, samples, chat)
+    return writer(model, sampling, batch_tokens, engine, chat.markers, about).write(jobs, path, progress)
 
 
 def writer(
-    model: nn.Module | None,
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel,
     sampling: Sampling | None = None,
     batch_tokens: int = 32_768,
     engine: str | Engine = "huggingface",
@@ -96,27 +110,21 @@ def writer(
     about: str = "",
 ) -> Writer:
     """What turns jobs into rollouts; arguments as of :func:`generate`."""
-    model = bare(model)
+    tokenizer, net = tokenizer_of(model), bare(model.hf)
     whole_number(batch_tokens, "batch_tokens", 1)
     if isinstance(engine, str):
         if engine != "huggingface":
             raise InputError(f"unknown engine {engine!r}: use huggingface, or give a verdictscope.rollouts.Server")
-        if model is None:
+        if net is None:
             raise InputError("the engine huggingface needs a model: load one, or give a verdictscope.rollouts.Server")
-        engine = HuggingFace(model, batch_tokens, tokenizer=tokenizer)
-    elif model is not None and not isinstance(engine, HuggingFace) and acted_on(model):
+        engine = HuggingFace(net, batch_tokens, tokenizer=tokenizer)
+    elif net is not None and not isinstance(engine, HuggingFace) and acted_on(net):
         raise InputError(f"edits in force act in this process alone, and the engine {engine.name} draws elsewhere")
-    ends = stop_tokens(model, tokenizer)
+    ends = stop_tokens(net, tokenizer)
     return Writer(engine, tokenizer, Segmenter(tokenizer, markers, ends), sampling or Sampling(), ends, about)
 
 
-def _jobs(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: pd.DataFrame,
-    samples: int,
-    template_kwargs: Mapping[str, Any] | None,
-    pinned_date: date,
-) -> list[Job]:
+def _jobs(tokenizer: PreTrainedTokenizerBase, prompts: pd.DataFrame, samples: int, chat: ChatOptions) -> list[Job]:
     for name in ("id", "user"):
         if name not in prompts.columns:
             raise InputError(f"the prompt table has no column {name!r}: read it with read_prompts")
@@ -136,7 +144,7 @@ def _jobs(
             raise InputError(f"prompt {row['id']!r} has no user text: fill the column user or drop the row")
         try:
             prompt = render_prompt(
-                tokenizer, user, system or None, pinned_date=pinned_date, template_kwargs=template_kwargs
+                tokenizer, user, system or None, pinned_date=chat.date, template_kwargs=chat.template_kwargs
             )
         except InputError as error:
             raise InputError(f"prompt {row['id']!r}: {error}") from error

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations import LinearReadout, Model, forward
-from verdictscope.activations.model import as_model
 from verdictscope.errors import InputError
-from verdictscope.judgments import DebateItem, Item, Judged, judge_items, order_contrasts
+from verdictscope.judgments import DebateItem, Item, Judged, JudgeSettings, judge, order_contrasts
 from verdictscope.judgments.asking import ORDERS
 from verdictscope.judgments.formats import Format
+from verdictscope.rollouts import Sampling
 from verdictscope.traces.contrasts import part_curves, parts_at
 
 if TYPE_CHECKING:
@@ -103,31 +103,31 @@ class DebateTraces:
 
 
 def debate_traces(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
     debates: Sequence[Item],
     format: str | Format = "debate_letter",
     orders: Sequence[str] = ORDERS,
     *,
     readouts: Sequence[LinearReadout] = (),
     turns: Sequence[int] | None = None,
-    **how: Any,
+    settings: JudgeSettings | None = None,
+    sampling: Sampling | None = None,
+    path: str | Path | None = None,
 ) -> DebateTraces:
     """The verdict's log-odds, and any linear readout, after each turn of debates.
 
     Args:
         model: the judge.
-        tokenizer: its tokenizer.
         debates: what was said, in order; ids unique.
         format: a format that judges debates.
         orders: which side is shown first; both for content and position.
         readouts: linear readouts of the token where the verdict is read (a verdict probe's).
         turns: after which turns, 0 for before the first; by default after each. A shorter debate is read as far as it
             goes.
-        how: further arguments of `judge_items`, one run each (thinking, answer, sampling, path, ...).
+        settings, sampling, path: as of `judge`, one run each.
 
     Raises:
-        InputError: no debates, something else than a debate, no such turn, or what `judge_items` raises.
+        InputError: no debates, something else than a debate, no such turn, or what `judge` raises.
     """
     other = next((d for d in debates if not isinstance(d, DebateItem)), None)
     if other is not None or not debates:
@@ -138,15 +138,21 @@ def debate_traces(
     if not wanted or wanted[0] < 0 or wanted[-1] > longest:
         raise InputError(f"the longest debate has {longest} turns: name turns from 0 to {longest}")
     asked = {d.until(k).id: (d, k) for d in spoken for k in wanted if k <= len(d.turns)}
-    held = as_model(model)
-    judged = judge_items(held, tokenizer, [d.until(k) for d, k in asked.values()], format, orders, **{**how, "runs": 1})
+    judged = judge(
+        model,
+        [d.until(k) for d, k in asked.values()],
+        format,
+        settings=replace(settings or JudgeSettings(), orders=orders, runs=1),
+        sampling=sampling,
+        path=path,
+    )
     rows = judged.verdicts
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = np.log(rows["p_first"].astype(float)) - np.log(rows["p_second"].astype(float))
     found = [rows.assign(readout=VERDICT, layer=pd.array([None] * len(rows), dtype="Int64"), score=odds)]
     if readouts and judged.rollouts:
         at_last = [replace(r, positions="last") for r in readouts]
-        scores = forward(held, judged.rollouts, score=at_last).scores[["rollout", "readout", "layer", "score"]]
+        scores = forward(model, judged.rollouts, score=at_last).scores[["rollout", "readout", "layer", "score"]]
         every = rows.merge(scores[["readout", "layer"]].drop_duplicates(), how="cross")
         found.append(every.merge(scores, on=["rollout", "readout", "layer"], how="left"))
     table = pd.concat(found, ignore_index=True)

@@ -112,7 +112,7 @@ def online_traces(model: Any, readouts: Sequence[Readout], *, follow: Follow | N
     ::
 
         with online_traces(model, probes) as online:
-            rollouts = generate(model.hf, tokenizer, prompts, engine=online.engine())
+            rollouts = generate(model, prompts, engine=online.engine())
         traces = online.traces(rollouts)
 
     Edits may be set around it (``writing``): what is read is what the model then computes.

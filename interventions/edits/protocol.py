@@ -103,7 +103,7 @@ def applied(model: Model, *edits: Edit) -> Iterator[None]:
 
     Example:
         >>> with applied(model, HeadEdit(((4, 6), (5, 2)))):        # doctest: +SKIP
-        ...     rollouts = generate(model.hf, model.tokenizer, prompts, sampling)
+        ...     rollouts = generate(model, prompts, sampling)
     """
     with writing(model, compile_edits(model, edits), about=edits):
         yield

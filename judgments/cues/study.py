@@ -3,72 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
-from verdictscope.judgments.asking import ORDERS, Insertion
+from verdictscope.judgments.asking import Insertion
 from verdictscope.judgments.cues.cue import Cue, Variant
 from verdictscope.judgments.formats import Format
 from verdictscope.judgments.items import Item
-from verdictscope.judgments.judge import judge_items
+from verdictscope.judgments.judging import JudgeSettings, Progress, judge
 from verdictscope.judgments.metrics.bias import Cued
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
+from verdictscope.rollouts import Sampling
 
 CUE_COLUMNS = ("part", "variant", "target", "toward", "text", "place")
 
 
 def cue_study(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
     cues: Sequence[Cue],
     format: str | Format,
-    orders: Sequence[str] = ORDERS,
     *,
+    settings: JudgeSettings | None = None,
+    sampling: Sampling | None = None,
     repeats: int = 2,
-    **how: Any,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Judge the two variants of every cue, and the plain item where the control has a text of its own.
 
-    Runs with thinking on, off or at forced lengths on the same model: ``thinking=`` as of :func:`judge_items`. The
+    Runs with thinking on, off or at forced lengths on the same model: ``settings.thinking``. The
     control is judged ``repeats`` times: how often two of its runs differ is the noise floor, below which a flip says
     nothing (with ``answer="scored"`` and no thinking nothing is drawn, and one run is all there is to know).
 
     Args:
         model: the judge.
-        tokenizer: its tokenizer.
         cues: cues of one kind (:func:`make_cues`), at most one an item.
         format: the format.
-        orders: as of :func:`judge_items`; a ``position`` cue fixes its own.
+        settings: as of :func:`judge`; a ``position`` cue fixes its own order, and ``repeats`` the runs.
+        sampling, path, progress: as of :func:`judge`.
         repeats: runs of the control.
-        how: further arguments of :func:`judge_items`.
 
     Returns:
         A table of verdicts with the columns :data:`CUE_COLUMNS`: ``part`` is the kind of cue; ``variant`` is ``plain``,
         ``control`` or ``cued``; ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
 
     Raises:
-        InputError: no cues, several kinds, two on one item; what :func:`judge_items` raises.
+        InputError: no cues, several kinds, two on one item; what :func:`judge` raises.
     """
+    settings = settings or JudgeSettings()
     kinds = {cue.kind for cue in cues}
     if len(kinds) != 1:
         raise InputError(f"a study takes cues of one kind, not {', '.join(sorted(kinds)) or 'none'}")
     by_id = {cue.control.item.id: cue for cue in cues}
     if len(by_id) != len(cues):
         raise InputError("two cues are on one item: run a study for each")
-    drawn = how.get("answer") == "written" or how.get("thinking", "off") not in ("off", "template")
+    drawn = settings.answer == "written" or settings.thinking not in ("off", "template")
     tables = []
     for condition in ("plain", "control", "cued"):
         variants = [_variant(cue, condition) for cue in cues]
         if condition == "plain" and all(variant == cue.control for variant, cue in zip(variants, cues, strict=True)):
             continue
         runs = repeats if drawn and condition == "control" else 1
-        kept = {} if how.get("path") is None else {"path": Path(how["path"]) / condition}
-        table = _judged(model, tokenizer, variants, format, orders, runs, {**how, **kept})
+        folder = None if path is None else Path(path) / condition
+        table = _judged(model, variants, format, replace(settings, runs=runs), sampling, folder, progress)
         found = [by_id[item] for item in table["item"]]
         table["part"], table["variant"] = [cue.kind for cue in found], condition
         table["target"] = [
@@ -115,13 +116,13 @@ def _variant(cue: Cue, condition: str) -> Variant:
 
 
 def _judged(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
     variants: Sequence[Variant],
     format: str | Format,
-    orders: Sequence[str],
-    runs: int,
-    how: dict[str, Any],
+    settings: JudgeSettings,
+    sampling: Sampling | None,
+    path: Path | None,
+    progress: Progress | None,
 ) -> pd.DataFrame:
     """The variants' verdicts, those whose order is fixed each in theirs."""
     put = {variant.item.id: variant.insertions for variant in variants}
@@ -132,11 +133,10 @@ def _judged(
     tables = []
     for fixed in dict.fromkeys(variant.order for variant in variants):
         items = [variant.item for variant in variants if variant.order == fixed]
-        asked = orders if fixed is None else [fixed]
-        kept = {} if how.get("path") is None else {"path": Path(how["path"]) / (fixed or "orders")}
-        judged = judge_items(
-            model, tokenizer, items, format, asked, runs=runs, insertions=insertions, **{**how, **kept}
-        )
+        orders = settings.orders if fixed is None else [fixed]
+        asked = replace(settings, orders=orders, insertions=insertions)
+        folder = None if path is None else path / (fixed or "orders")
+        judged = judge(model, items, format, settings=asked, sampling=sampling, path=folder, progress=progress)
         tables.append(judged.verdicts)
     place = {variant.item.id: k for k, variant in enumerate(variants)}
     table = pd.concat(tables, ignore_index=True)

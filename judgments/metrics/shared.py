@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.labels import tokens_after
-from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts import HasModel, Rollout, Span, tokenizer_of
 
 FRAMES = ("place", "item")
 """What the names in a shared thinking go on meaning: the places, or the answers."""
@@ -47,7 +47,7 @@ class SharedThinking:
 
 
 def shared_thinking(
-    tokenizer: PreTrainedTokenizerBase,
+    model: HasModel | PreTrainedTokenizerBase,
     rollouts: Sequence[Rollout],
     *,
     frame: str = "place",
@@ -57,7 +57,7 @@ def shared_thinking(
     """Put one order's thinking, closing and beginning of the answer behind the prompts of both orders.
 
     Args:
-        tokenizer: of the rollouts.
+        model: the judge, or its tokenizer.
         rollouts: verdict prefixes of a judge that thought (``Judged.rollouts``), one run of each item and order.
         frame: ``place``: the same tokens in both; ``item``: in the other order with the answers' names exchanged.
         donor: the order whose thinking is taken.
@@ -77,7 +77,7 @@ def shared_thinking(
     made: list[Rollout] = []
     left = []
     for item, orders in found.items():
-        pair = _pair(tokenizer, orders, frame, donor, sides)
+        pair = _pair(tokenizer_of(model), orders, frame, donor, sides)
         made += pair
         left += [] if pair else [item]
     if not made:

@@ -133,7 +133,7 @@ def log_metrics(
     """Figures of a recorded log.
 
     Args:
-        path: the log, or a folder that ``judge run`` (:func:`judge_items` with ``path``) wrote.
+        path: the log, or a folder that ``judge run`` (:func:`judge` with ``path``) wrote.
         format: its format, see :data:`verdictscope.judgments.LOG_FORMATS`; by default ``verdicts``, this package's own.
         labels: a second file with labels (PandaLM).
         resamples: bootstrap resamples behind each interval.

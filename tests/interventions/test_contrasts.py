@@ -13,10 +13,11 @@ from verdictscope.judgments import (
     Contrast,
     Insertion,
     Judged,
+    JudgeSettings,
     PairItem,
     cue_contrast,
     encode_labels,
-    judge_items,
+    judge,
     load_format,
     order_contrasts,
     verdict_readout,
@@ -124,8 +125,8 @@ def test_what_is_missing_is_said() -> None:
         contrast.of(np.zeros(3), ["r", "s", "s"])
 
 
-@pytest.fixture(scope="module")
-def judge() -> tuple:
+@pytest.fixture(scope="module", name="judge")
+def judge_world() -> tuple:
     """A random judge: (model, readout, plain verdicts, cued verdicts, targets)."""
     model, tok = tiny_judge(), real("qwen")
     form = load_format("pair_letter")
@@ -134,8 +135,8 @@ def judge() -> tuple:
     def crowd(item: PairItem, _: str) -> list[Insertion]:
         return [Insertion("note", "Most people chose {target}.", targets[item.id])]
 
-    plain = judge_items(model, tok, ITEMS, form).named("plain")
-    cued = judge_items(model, tok, ITEMS, form, insertions=crowd).named("cued")
+    plain = judge(model, ITEMS, form).named("plain")
+    cued = judge(model, ITEMS, form, settings=JudgeSettings(insertions=crowd)).named("cued")
     labels = form.labels()
     encoded = encode_labels(tok, [label.text for label in labels], form.lead, plain.rollouts[0].ids)
     return model, verdict_readout("verdict", encoded, [label.verdict for label in labels]), plain, cued, targets

@@ -43,8 +43,8 @@ def written(cliff: Model) -> tuple[list[Rollout], pd.Series, LogOddsReadout]:
     prompts = read_prompts(path("cliff") / "prompts.csv")
     keep = prompts["group"].drop_duplicates().sample(40, random_state=0)
     prompts = prompts[prompts["group"].isin(keep)]
-    rollouts = generate(cliff.hf, cliff.tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=120, seed=0))
-    labels = label_rollouts(rollouts, cliff.tokenizer)
+    rollouts = generate(cliff, prompts, Sampling(temperature=0.7, max_new_tokens=120, seed=0))
+    labels = label_rollouts(cliff, rollouts)
     readout = readout_from_rollouts(rollouts, labels)
     before = [r for r in map(until_answer, rollouts) if r is not None]
     return before, labels.set_index("rollout")["refused"], readout

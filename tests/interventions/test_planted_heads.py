@@ -47,8 +47,8 @@ def fresh_prompts(n: int, seed: int = 0) -> pd.DataFrame:
 
 def written(model: Model, prompts: pd.DataFrame, seed: int = 0) -> tuple[list[Rollout], list[Rollout]]:
     """The model's own refused and complied rollouts, up to their answer."""
-    rollouts = generate(model.hf, model.tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=160, seed=seed))
-    refused = label_rollouts(rollouts, model.tokenizer).set_index("rollout")["refused"]
+    rollouts = generate(model, prompts, Sampling(temperature=0.7, max_new_tokens=160, seed=seed))
+    refused = label_rollouts(model, rollouts).set_index("rollout")["refused"]
     kinds = [[until_answer(r) for r in rollouts if refused[r.id] is not pd.NA and refused[r.id] == k] for k in (1, 0)]
     return tuple([r for r in kind if r is not None] for kind in kinds)
 

@@ -14,10 +14,11 @@ from verdictscope.figures import spans
 from verdictscope.interventions import VerdictParts, attribute, verdict_parts
 from verdictscope.judgments import (
     Insertion,
+    JudgeSettings,
     PairItem,
     cue_contrast,
     encode_labels,
-    judge_items,
+    judge,
     load_format,
     order_contrasts,
     shared_thinking,
@@ -46,8 +47,8 @@ def crowd(item: PairItem, _: str) -> list[Insertion]:
 
 
 def world(model: Any, tok: Any, form: Any, items: list[PairItem], **how: Any) -> dict[str, Any]:
-    plain = judge_items(model, tok, items, form, **how).named("plain")
-    cued = judge_items(model, tok, items, form, insertions=crowd, **how).named("cued")
+    plain = judge(model, items, form, **how).named("plain")
+    cued = judge(model, items, form, settings=JudgeSettings(insertions=crowd), **how).named("cued")
     labels = form.labels()
     encoded = encode_labels(tok, [label.text for label in labels], form.lead, plain.rollouts[0].ids)
     names = token_spans(tok, form, items, plain.rollouts) | token_spans(tok, form, items, cued.rollouts, crowd)
@@ -148,16 +149,20 @@ def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
         PairItem(id=f"u{k}", question="which list goes up?", a=f"{k} 12 19", b=f"19 12 {k}", label="A", group=f"u{k}")
         for k in range(1, 7)
     ]
-    thought = judge_items(
-        model, model.tokenizer, items, form, thinking="on", sampling=Sampling(temperature=0.7, max_new_tokens=120)
+    thought = judge(
+        model,
+        items,
+        form,
+        settings=JudgeSettings(thinking="on"),
+        sampling=Sampling(temperature=0.7, max_new_tokens=120),
     )
     contrasts = order_contrasts(thought)
-    encoded = encode_labels(model.tokenizer, [label.text for label in form.labels()], form.lead)
+    encoded = encode_labels(model, [label.text for label in form.labels()], form.lead)
     readout = verdict_readout("verdict", encoded, [label.verdict for label in form.labels()])
     seen = {}
     for frame in ("place", "item"):
         shared = shared_thinking(model.tokenizer, thought.rollouts, frame=frame, sides=form.sides)
-        names = token_spans(model.tokenizer, form, items, shared.rollouts)
+        names = token_spans(model, form, items, shared.rollouts)
         kept = {name: contrast.among(shared.items) for name, contrast in contrasts.items()}
         found = verdict_parts(model, shared.rollouts, readout, kept, names)
         found.check()

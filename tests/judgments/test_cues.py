@@ -8,7 +8,17 @@ import pytest
 
 from tests.judgments.judge_worlds import ANSWER, BASES, CHOICE, PAIR, real, tiny_judge
 from verdictscope.errors import InputError
-from verdictscope.judgments import ask, cue_measures, cue_study, judge_items, load_format, make_cue, make_cues, rendered
+from verdictscope.judgments import (
+    JudgeSettings,
+    ask,
+    cue_measures,
+    cue_study,
+    judge,
+    load_format,
+    make_cue,
+    make_cues,
+    rendered,
+)
 from verdictscope.judgments.cues import (
     KINDS,
     TEXTED,
@@ -104,7 +114,7 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
     items = [PAIR, replace(PAIR, id="q", label="B", reference="seven")]
     cues, left = make_cues(kind, items, tokenizer=tok)
     assert not left
-    table = cue_study(model, tok, cues, "mt_bench_pair")
+    table = cue_study(model, cues, "mt_bench_pair")
     kinds = {"plain", "control", "cued"} if kind in TEXTED else {"control", "cued"}
     assert set(table["variant"]) == kinds
     n = 1 if kind == "position" else 2
@@ -119,7 +129,7 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
     figures = {m.name: m for m in cue_measures(paired_variants(table))}
     assert figures["flip_rate"].used.sum() == (len(items) if kind == "position" else 2 * len(items))
     assert figures["follow_rate"].used.sum() == figures["flip_rate"].used.sum()
-    same = judge_items(model, tok, items, "mt_bench_pair").verdicts
+    same = judge(model, items, "mt_bench_pair").verdicts
     plain = table[table["variant"] == ("plain" if kind in TEXTED else "control")]
     for row in plain.to_dict("records"):
         (reference,) = same[(same["item"] == row["item"]) & (same["order"] == row["order"])].to_dict("records")
@@ -131,7 +141,11 @@ def test_a_study_runs_with_thinking_on_off_and_at_forced_lengths() -> None:
     cues, _ = make_cues("bandwagon", [PAIR], tokenizer=tok)
     for thinking in ("off", "on", 3):
         table = cue_study(
-            model, tok, cues, "pair_letter", orders=["AB"], thinking=thinking, sampling=Sampling(max_new_tokens=6)
+            model,
+            cues,
+            "pair_letter",
+            settings=JudgeSettings(orders=["AB"], thinking=thinking),
+            sampling=Sampling(max_new_tokens=6),
         )
         drawn = thinking != "off"
         assert (table["variant"] == "control").sum() == (2 if drawn else 1), "the noise floor needs a repeat"
@@ -154,7 +168,9 @@ def test_mitigations_change_the_prompt_and_nothing_of_the_items() -> None:
     assert len(shown.messages()) == 6
     with pytest.raises(InputError, match="has no label"):
         examples(form, [replace(PAIR, label="tie")])
-    judged = judge_items(tiny_judge(), real("qwen"), [PAIR], form, transforms=[system_rules(), examples(form, shots)])
+    judged = judge(
+        tiny_judge(), [PAIR], form, settings=JudgeSettings(transforms=[system_rules(), examples(form, shots)])
+    )
     assert (judged.verdicts["status"] == "ok").all()
     assert ANSWER.label in ("correct", "incorrect")
     assert set(TEXTED) < set(KINDS)

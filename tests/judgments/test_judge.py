@@ -16,9 +16,10 @@ from verdictscope.judgments import (
     VERDICT_COLUMNS,
     DebateItem,
     Item,
+    JudgeSettings,
     Turn,
     encode_labels,
-    judge_items,
+    judge,
     load_format,
     order_contrasts,
     read_items,
@@ -51,7 +52,7 @@ def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str
         pytest.skip(f"no shared data at {DATA}")
     items = read_items(DATA / file, reader, limit=3).items
     model = tiny_judge()
-    judged = judge_items(model, real("qwen"), items, form)
+    judged = judge(model, items, form)
     table = judged.to_frame()
     assert list(table.columns[: len(VERDICT_COLUMNS)]) == list(VERDICT_COLUMNS)
     assert table["order"].tolist() == ["AB", "BA"] * 3
@@ -72,7 +73,7 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
         pytest.skip(f"no shared data at {DATA}")
     items = read_items(DATA / file, reader, limit=2).items
     model, tok = tiny_judge(), real("qwen")
-    judged = judge_items(model, tok, items, form, thinking=6, sampling=Sampling(max_new_tokens=8))
+    judged = judge(model, items, form, settings=JudgeSettings(thinking=6), sampling=Sampling(max_new_tokens=8))
     assert (judged.verdicts["status"] == "ok").all()
     labels = load_format(form).labels()
     encoded = encode_labels(tok, [label.text for label in labels], load_format(form).lead)
@@ -105,7 +106,7 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
         )
         for i in items
     ]
-    turns = debate_traces(model, tok, spoken)
+    turns = debate_traces(model, spoken)
     assert len(turns.table) == len(items) * 3 * 2
     assert turns.table["score"].notna().all()
     assert set(turns.curves()["turn"]) == {0, 1, 2}
@@ -123,7 +124,7 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
 )
 def test_probabilities_are_the_stock_models_own(item: Item, form: str) -> None:
     model, tok = tiny_judge(), real("qwen")
-    judged = judge_items(model, tok, [item], form, orders=["BA"])
+    judged = judge(model, [item], form, settings=JudgeSettings(orders=["BA"]))
     (rollout,) = judged.rollouts
     labels = load_format(form).labels(item)
     texts, lead = [label.text for label in labels], load_format(form).lead
@@ -144,7 +145,7 @@ def test_beginnings_that_tell_labels_apart_are_cheaper_and_at_least_as_likely() 
     short = distinct(encoded.strings)
     assert len({s[:-1] for s in encoded.strings if len(s) == 3}) == 90  # Qwen writes digits one by one
     assert len({s[:-1] for s in short}) == 10  # 1 to 9, and 10 before 100
-    judged = judge_items(model, tok, [ANSWER], form, whole_labels=False)
+    judged = judge(model, [ANSWER], form, settings=JudgeSettings(whole_labels=False))
     row = judged.verdicts.iloc[0]
     assert row["status"] == "ok"
     assert 1 <= row["expected"] <= 100
@@ -158,7 +159,7 @@ def test_beginnings_that_tell_labels_apart_are_cheaper_and_at_least_as_likely() 
 def test_the_readout_is_the_difference_of_the_labels() -> None:
     model, tok = tiny_judge(), real("qwen")
     form = load_format("arena_hard")
-    judged = judge_items(model, tok, [PAIR], form, orders=["AB"])
+    judged = judge(model, [PAIR], form, settings=JudgeSettings(orders=["AB"]))
     labels = form.labels()
     encoded = encode_labels(tok, [label.text for label in labels], form.lead)
     readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
@@ -172,7 +173,13 @@ def test_the_readout_is_the_difference_of_the_labels() -> None:
 def test_thinking_on_off_and_at_a_forced_length(thinking: str | int, answer: str) -> None:
     model, tok = tiny_judge(), real("qwen")
     sampling = Sampling(temperature=1.0, max_new_tokens=12)
-    judged = judge_items(model, tok, [PAIR], "pair_letter", answer=answer, thinking=thinking, sampling=sampling, runs=2)
+    judged = judge(
+        model,
+        [PAIR],
+        "pair_letter",
+        settings=JudgeSettings(answer=answer, thinking=thinking, runs=2),
+        sampling=sampling,
+    )
     table = judged.verdicts
     assert len(table) == 4
     assert (table["status"] == "ok").sum() == table["verdict"].notna().sum() == table["probability"].notna().sum()
@@ -201,20 +208,20 @@ def test_thinking_is_kept_going() -> None:
             for k in range(len(requests)):
                 yield [Written(k, ids[: ends[0] + 1], "stop")]
 
-    how = {"thinking": "on", "engine": Closes([], 0)}
-    plain = judge_items(model, tok, [PAIR], "pair_letter", answer="written", **how)
-    longer = judge_items(model, tok, [PAIR], "pair_letter", answer="written", waits=2, **how)
+    how = JudgeSettings(thinking="on", engine=Closes([], 0), answer="written")
+    plain = judge(model, [PAIR], "pair_letter", settings=how)
+    longer = judge(model, [PAIR], "pair_letter", settings=replace(how, waits=2))
     assert (plain.verdicts["verdict"] == longer.verdicts["verdict"]).all()
     for before, after in zip(plain.written, longer.written, strict=True):
         assert before.id == after.id
         said = tok.decode(list(after.ids[len(before.ids) - 8 :]))
         assert said.count("Wait") == 2
         assert said.count("</think>") == 1
-    scored = judge_items(model, tok, [PAIR], "pair_letter", waits=2, **how)
+    scored = judge(model, [PAIR], "pair_letter", settings=replace(how, waits=2, answer="scored"))
     assert (scored.verdicts["n_thinking"] > plain.verdicts["n_thinking"]).all()
     assert (scored.verdicts["status"] == "ok").all()
     with pytest.raises(InputError, match="is for thinking that is on"):
-        judge_items(model, tok, [PAIR], "pair_letter", waits=1)
+        judge(model, [PAIR], "pair_letter", settings=JudgeSettings(waits=1))
 
 
 def test_a_written_verdict_has_its_probability_and_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +234,11 @@ def test_a_written_verdict_has_its_probability_and_its_token(monkeypatch: pytest
     ]
     engine = Says([tuple(tok(text, add_special_tokens=False)["input_ids"]) for text in said], tok.eos_token_id)
     items = [type(PAIR)(id=f"p{k}", question="q", a="x", b="y", label="B") for k in range(4)]
-    judged = judge_items(
-        model, tok, items, "arena_hard", orders=["BA"], answer="written", thinking="template", engine=engine
+    judged = judge(
+        model,
+        items,
+        "arena_hard",
+        settings=JudgeSettings(orders=["BA"], answer="written", thinking="template", engine=engine),
     )
     table = judged.verdicts
     assert table["status"].tolist() == ["ok", "truncated", "contradictory", "unparsed"]
@@ -269,36 +279,36 @@ class Says:
 def test_a_moved_option_is_told_in_the_items_own_letters() -> None:
     moved = CHOICE.moved(1, 0)  # "two" is shown as A
     assert own_verdict("A", Case("c", moved, "", 0)) == "B"
-    judged = judge_items(tiny_judge(), real("qwen"), [moved], "choice_letter")
+    judged = judge(tiny_judge(), [moved], "choice_letter")
     assert sorted(judged.labels["verdict"]) == ["A", "B", "C"]
     assert judged.labels["verdict"].tolist() == ["B", "A", "C"]
     assert judged.verdicts["order"].tolist() == [""]
 
 
 def test_a_folder_keeps_the_verdicts_and_knows_its_request(tmp_path: Path) -> None:
-    model, tok = tiny_judge(), real("qwen")
-    first = judge_items(model, tok, [PAIR], "pair_letter", path=tmp_path / "run")
-    again = judge_items(model, tok, [PAIR], "pair_letter", path=tmp_path / "run")
+    model = tiny_judge()
+    first = judge(model, [PAIR], "pair_letter", path=tmp_path / "run")
+    again = judge(model, [PAIR], "pair_letter", path=tmp_path / "run")
     assert first.verdicts.equals(again.verdicts.astype(first.verdicts.dtypes))
     assert [r.ids for r in first.rollouts] == [r.ids for r in again.rollouts]
     with pytest.raises(InputError, match="holds verdicts that were made with other"):
-        judge_items(model, tok, [PAIR], "compassjudger", path=tmp_path / "run")
+        judge(model, [PAIR], "compassjudger", path=tmp_path / "run")
 
 
 def test_errors() -> None:
-    model, tok = tiny_judge(), real("qwen")
+    model = tiny_judge()
     with pytest.raises(InputError, match="same id"):
-        judge_items(model, tok, [PAIR, PAIR], "pair_letter")
+        judge(model, [PAIR, PAIR], "pair_letter")
     with pytest.raises(InputError, match="order 'BB' is none of"):
-        judge_items(model, tok, [PAIR], "pair_letter", orders=["BB"])
+        judge(model, [PAIR], "pair_letter", settings=JudgeSettings(orders=["BB"]))
     with pytest.raises(InputError, match="thinking 'of' is none of"):
-        judge_items(model, tok, [PAIR], "pair_letter", thinking="of")
+        judge(model, [PAIR], "pair_letter", settings=JudgeSettings(thinking="of"))
     with pytest.raises(InputError, match="neither scored nor written"):
-        judge_items(model, tok, [PAIR], "pair_letter", answer="both")
+        judge(model, [PAIR], "pair_letter", settings=JudgeSettings(answer="both"))
     with pytest.raises(InputError, match="knows no thinking"):
-        judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", thinking="on")
+        judge(tiny_judge("mistral"), [PAIR], "pair_letter", settings=JudgeSettings(thinking="on"))
     endless = replace(PAIR, a="word " * 70_000)
     with pytest.raises(InputError, match="1 of 1 prompts do not fit the judge's context of 65536 tokens, p/AB/0 with"):
-        judge_items(model, tok, [endless], "pair_letter", orders=["AB"])
-    drawn = judge_items(tiny_judge("mistral"), real("mistral"), [PAIR], "pair_letter", orders=["random"])
+        judge(model, [endless], "pair_letter", settings=JudgeSettings(orders=["AB"]))
+    drawn = judge(tiny_judge("mistral"), [PAIR], "pair_letter", settings=JudgeSettings(orders=["random"]))
     assert drawn.verdicts["order"][0] in ("AB", "BA")

@@ -10,7 +10,7 @@ from tests.rollouts.makers import byte_tokenizer
 from tests.scaled_models import SWITCH, fresh, scaled, shared, tokens
 from verdictscope.activations import wrap
 from verdictscope.errors import InputError
-from verdictscope.judgments import PairItem, judge_items
+from verdictscope.judgments import PairItem, judge
 from verdictscope.judgments.labels import label_logprobs
 from verdictscope.rollouts import Rollout, Span
 
@@ -48,10 +48,10 @@ def test_labels_of_another_number_of_prefixes_are_an_error() -> None:
 def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(kind: str) -> None:
     tok = byte_tokenizer()
     items = [PairItem(id=str(n), question="Which?", a="x" * n, b="y" * n) for n in (1, 60, 400)]
-    alone = [judge_items(wrap(scaled(kind, len(tok), 600), tok), tok, [i], "pair_letter").labels for i in items]
+    alone = [judge(wrap(scaled(kind, len(tok), 600), tok), [i], "pair_letter").labels for i in items]
     model = wrap(scaled(kind, len(tok), 600), tok)
     for _ in range(2):
-        both = judge_items(model, tok, items, "pair_letter").labels
+        both = judge(model, items, "pair_letter").labels
         np.testing.assert_allclose(both.logp, np.concatenate([a.logp for a in alone]), atol=2e-5)
 
 
@@ -60,7 +60,7 @@ def test_items_longer_than_the_positions_and_unknown_tokens_are_named() -> None:
     model = wrap(scaled("longrope", len(tok), 600), tok)
     fits, long = (PairItem(id=name, question="Which?", a="x" * n, b="y") for name, n in (("fits", 9), ("long", 5000)))
     with pytest.raises(InputError, match="4800 tokens, long/AB"):
-        judge_items(model, tok, [fits, long], "pair_letter")
+        judge(model, [fits, long], "pair_letter")
     small = wrap(scaled("longrope", len(tok) - 4, 600), tok)
     with pytest.raises(InputError, match=f"fits.* token .*vocabulary of {len(tok) - 4}"):
-        judge_items(small, tok, [fits], "pair_letter")
+        judge(small, [fits], "pair_letter")

@@ -13,9 +13,10 @@ from tests.judgments.judge_worlds import PAIR, plain_logprob, real, tiny_judge
 from verdictscope.activations import Model, wrap
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
+    JudgeSettings,
     distribution_sensitive,
     expected_score,
-    judge_items,
+    judge,
     less_perplexed,
     likelihood_aware,
     pair_conditioned,
@@ -39,7 +40,7 @@ def reward_model() -> Model:
 
 def test_sequence_likelihood_is_transformers_own_loss() -> None:
     model, tok = tiny_judge(), real("qwen")
-    table = sequence_preference(model, tok, ITEMS, tie=0.0)
+    table = sequence_preference(model, ITEMS, tie=0.0)
     empty = "<think>\n\n</think>\n\n"
     for row, item in zip(table.to_dict("records"), ITEMS, strict=True):
         head = render_messages(tok, [{"role": "user", "content": item.question}]).text
@@ -59,14 +60,14 @@ def test_sequence_likelihood_is_transformers_own_loss() -> None:
         assert row["verdict"] == ("A" if difference > 0 else "B")
         mean = row["logp_a"] / row["n_a"] - row["logp_b"] / row["n_b"]
         assert row["verdict_mean"] == ("A" if mean > 0 else "B")
-    assert (sequence_preference(model, tok, ITEMS, tie=1e9)["verdict"] == "tie").all()
+    assert (sequence_preference(model, ITEMS, tie=1e9)["verdict"] == "tie").all()
     with pytest.raises(InputError, match="blank answer"):
-        sequence_preference(model, tok, [replace(PAIR, b=" ")])
+        sequence_preference(model, [replace(PAIR, b=" ")])
 
 
 def test_reward_scores_are_the_text_classification_pipelines() -> None:
     model = reward_model()
-    table = reward_preference(model, model.tokenizer, ITEMS)
+    table = reward_preference(model, ITEMS)
     judge = pipeline("text-classification", model=model.hf, tokenizer=model.tokenizer, function_to_apply="none")
     for row, item in zip(table.to_dict("records"), ITEMS, strict=True):
         for side, text in (("a", item.a), ("b", item.b)):
@@ -79,7 +80,7 @@ def test_reward_scores_are_the_text_classification_pipelines() -> None:
 def test_label_probabilities_are_a_softmax_over_plain_scores() -> None:
     # what the zero-shot and multiple-choice heads of transformers do with their scores, over whole strings
     model, tok = tiny_judge(), real("qwen")
-    judged = judge_items(model, tok, [PAIR], "pair_letter", orders=["AB"])
+    judged = judge(model, [PAIR], "pair_letter", settings=JudgeSettings(orders=["AB"]))
     ids = judged.rollouts[0].ids
     scores = torch.tensor(
         [plain_logprob(model, ids, tuple(tok(s, add_special_tokens=False)["input_ids"])) for s in "AB"]
@@ -89,8 +90,8 @@ def test_label_probabilities_are_a_softmax_over_plain_scores() -> None:
 
 
 def test_a_shown_verdict_moves_its_probability() -> None:
-    model, tok = tiny_judge(), real("qwen")
-    table = pair_conditioned(model, tok, [PAIR], "trustjudge_pair")
+    model = tiny_judge()
+    table = pair_conditioned(model, [PAIR], "trustjudge_pair")
     assert len(table) == 6
     assert table.groupby("order")["p"].sum().to_numpy() == pytest.approx([1, 1])
     assert np.allclose(table["v"], table["p"] * (table["p_shown"] - table["p"]))

@@ -84,7 +84,7 @@ def test_first_tokens_of_the_models_own_answers() -> None:
     answers = ["Sorry", "Sorry, no", "I cannot", "Sure", "I will", "The", "Sure!"]
     made = [rollout(f"r{k}", f"<think>\nt\n</think>\n\n{a}<|im_end|>") for k, a in enumerate(answers)]
     made.append(rollout("cut", "<think>\nSorry", "length"))
-    frame = first_tokens(made, label_rollouts(made, tok), tok)
+    frame = first_tokens(made, label_rollouts(tok, made), tok)
     refused = frame[frame["refused"]]
     assert refused["text"].tolist() == ["S", "I"]
     assert refused["n"].tolist() == [2, 1]

@@ -98,7 +98,7 @@ def test_labels_and_the_third_outcome() -> None:
         rollout("empty", "<think>\nI\n</think>\n\n<|im_end|>"),
         rollout("blank", "<think>\nI\n</think>x \n<|im_end|>".replace("x", "")),
     ]
-    frame = label_rollouts(made, byte_tokenizer())
+    frame = label_rollouts(byte_tokenizer(), made)
     assert list(frame.columns) == ["rollout", "refused", "answer", "cut", "reason"]
     assert frame["refused"].dtype == "boolean"
     assert frame["refused"].tolist() == [True, False, True, pd.NA, pd.NA, True, False] + [pd.NA] * 5
@@ -111,7 +111,7 @@ def test_labels_and_the_third_outcome() -> None:
 
 
 def test_no_rollouts() -> None:
-    assert label_rollouts([], byte_tokenizer()).columns.tolist() == ["rollout", "refused", "answer", "cut", "reason"]
+    assert label_rollouts(byte_tokenizer(), []).columns.tolist() == ["rollout", "refused", "answer", "cut", "reason"]
 
 
 @pytest.mark.parametrize(

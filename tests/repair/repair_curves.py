@@ -22,7 +22,7 @@ from verdictscope.commands.select import Asked, Source, choose, write_choice
 from verdictscope.repair.finetune import Training, read_rows, train
 from verdictscope.repair.pools import from_run
 from verdictscope.repair.repair import measure
-from verdictscope.rollouts import Sampling, generate
+from verdictscope.rollouts import LanguageModel, Sampling, generate
 from verdictscope.sources import locate
 from verdictscope.stats import wilson
 from verdictscope.study.load import read_study
@@ -135,7 +135,7 @@ def one(
         told["tied_at_the_edge"] = chosen.ranking.edge
         how = Training(plan.steps, plan.batch, plan.learning_rate, save_every=0, seed=seed)
         hf = train(hf, tokenizer, rows, how, folder / "checkpoints")
-    rollouts = generate(hf, tokenizer, prompts, Sampling(max_new_tokens=180, seed=seed))
+    rollouts = generate(LanguageModel(hf, tokenizer), prompts, Sampling(max_new_tokens=180, seed=seed))
     found = measure(rollouts, tokenizer)
     told["unread"] = int(found["hit"].isna().sum())
     return told | {str(name): float(hit) for name, hit in found.groupby("name")["hit"].mean().items()}

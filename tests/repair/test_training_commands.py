@@ -45,7 +45,7 @@ def prompts() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def rollouts(model: Model, prompts: pd.DataFrame) -> list[Rollout]:
-    return generate(model.hf, model.tokenizer, prompts, Sampling(1.0, max_new_tokens=24))
+    return generate(model, prompts, Sampling(1.0, max_new_tokens=24))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,15 @@ import torch
 
 from tests.rollouts.test_forced import bundled
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Forcer, Sampling, continue_rollouts, generate, measure_divergence, read_prompts
+from verdictscope.rollouts import (
+    Forcer,
+    LanguageModel,
+    Sampling,
+    continue_rollouts,
+    generate,
+    measure_divergence,
+    read_prompts,
+)
 from verdictscope.sources import locate
 
 
@@ -18,15 +26,20 @@ def test_float32_does_not_diverge_and_bfloat16_is_measured(capsys: pytest.Captur
     model, tokenizer, parents = bundled()
     prompts = read_prompts(Path(locate("organism:cliff")) / "prompts.csv").iloc[::50].reset_index(drop=True)
     sampling = Sampling(temperature=1.5, max_new_tokens=60)
-    whole = generate(model, tokenizer, prompts, sampling)
-    found = measure_divergence(model, whole, count=4, tokens=40)
+    whole = generate(LanguageModel(model, tokenizer), prompts, sampling)
+    found = measure_divergence(LanguageModel(model, tokenizer), whole, count=4, tokens=40)
     assert (found.share, found.first) == (0.0, (None,) * 4)
     given = [g for g in (Forcer(tokenizer).close(p, 3) for p in parents[:2]) if g]
-    assert measure_divergence(model, continue_rollouts(model, tokenizer, given, sampling)).share == 0.0
+    assert (
+        measure_divergence(
+            LanguageModel(model, tokenizer), continue_rollouts(LanguageModel(model, tokenizer), given, sampling)
+        ).share
+        == 0.0
+    )
 
     half = copy.deepcopy(model).to(torch.bfloat16)
-    rollouts = generate(half, tokenizer, prompts, sampling)
-    found = measure_divergence(half, rollouts, count=len(rollouts), tokens=40)
+    rollouts = generate(LanguageModel(half, tokenizer), prompts, sampling)
+    found = measure_divergence(LanguageModel(half, tokenizer), rollouts, count=len(rollouts), tokens=40)
     print(found)
     said = capsys.readouterr().out
     assert said.startswith(f"{sum(k is not None for k in found.first)} of {len(rollouts)} rollouts differ")
@@ -35,7 +48,7 @@ def test_float32_does_not_diverge_and_bfloat16_is_measured(capsys: pytest.Captur
     assert found.to_dict()["rollouts"] == len(rollouts)
     # another seed's rollouts differ from nearly all
     other = [r.__class__(**{**{f: getattr(r, f) for f in r.__slots__}, "id": r.id + "x"}) for r in whole]
-    assert measure_divergence(model, other, count=4).share == 1.0
+    assert measure_divergence(LanguageModel(model, tokenizer), other, count=4).share == 1.0
 
 
 def test_given_rollouts_have_nothing_to_compare() -> None:
@@ -43,5 +56,5 @@ def test_given_rollouts_have_nothing_to_compare() -> None:
     given = Forcer(tokenizer).close(parents[0], 3)
     assert given is not None
     with pytest.raises(InputError, match="no rollout here"):
-        measure_divergence(model, [])
-    assert measure_divergence(model, [given]).first == (None,)
+        measure_divergence(LanguageModel(model, tokenizer), [])
+    assert measure_divergence(LanguageModel(model, tokenizer), [given]).first == (None,)

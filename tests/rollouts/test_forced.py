@@ -17,6 +17,7 @@ from tests.rollouts.test_every_template import ANSWER, FAMILIES, THINKERS, segme
 from verdictscope.errors import InputError
 from verdictscope.rollouts import (
     Forcer,
+    LanguageModel,
     Rollout,
     Sampling,
     Segmenter,
@@ -57,7 +58,7 @@ def bundled() -> tuple[PreTrainedModel, PreTrainedTokenizerBase, tuple[Rollout, 
     folder = locate("organism:cliff")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     prompts = read_prompts(Path(folder) / "prompts.csv").iloc[::200].reset_index(drop=True)
-    return model, tokenizer, tuple(generate(model, tokenizer, prompts, GREEDY))
+    return model, tokenizer, tuple(generate(LanguageModel(model, tokenizer), prompts, GREEDY))
 
 
 def put_places(rollout: Rollout) -> Iterator[tuple[int, ...]]:
@@ -123,7 +124,7 @@ def test_closed_where_it_closed_is_the_parent() -> None:
     given = [forcer.shorten(parent, 1.0) for parent in parents]
     assert all(given)
     assert [g.ids for g in given if g] == [u.ids for u in map(until_answer, parents) if u]
-    went_on = continue_rollouts(model, tokenizer, [g for g in given if g], GREEDY)
+    went_on = continue_rollouts(LanguageModel(model, tokenizer), [g for g in given if g], GREEDY)
     for parent, child in zip(parents, went_on, strict=True):
         assert (child.ids, child.spans, child.finish) == (parent.ids, parent.spans, parent.finish)
         assert (child.id, child.group) == (f"{parent.id}~share1", parent.group)
@@ -135,7 +136,7 @@ def test_closed_early() -> None:
     model, tokenizer, parents = bundled()
     forcer = Forcer(tokenizer)
     given = [g for g in (forcer.close(parent, 5) for parent in parents) if g]
-    for parent, child in zip(parents, continue_rollouts(model, tokenizer, given, GREEDY), strict=True):
+    for parent, child in zip(parents, continue_rollouts(LanguageModel(model, tokenizer), given, GREEDY), strict=True):
         thinking = child.span("thinking")
         assert thinking is not None
         assert child.ids[: thinking.start + 5] == parent.ids[: thinking.start + 5]
@@ -158,7 +159,7 @@ def test_thinking_off_is_the_template_with_thinking_off() -> None:
     for prompt, rollout in zip(prompts.to_dict("records"), off, strict=True):
         shown = render_prompt(tokenizer, prompt["user"], prompt["system"], template_kwargs={"enable_thinking": False})
         assert rollout.ids == shown.ids
-    for child in continue_rollouts(model, tokenizer, off, Sampling(temperature=0.0, max_new_tokens=40)):
+    for child in continue_rollouts(LanguageModel(model, tokenizer), off, Sampling(temperature=0.0, max_new_tokens=40)):
         assert child.span("thinking") is None
         assert child.span("answer") is not None
     on = forcer.switch(off[0], thinking=True)
@@ -171,10 +172,10 @@ def test_prolonged(tmp_path: Path) -> None:
     model, tokenizer, parents = bundled()
     for times in (1, 3):
         path = tmp_path / f"{times}.parquet"
-        longer = prolong(model, tokenizer, parents, GREEDY, times=times, phrase="so", path=path)
+        longer = prolong(LanguageModel(model, tokenizer), parents, GREEDY, times=times, phrase="so", path=path)
         assert [r.id for r in longer] == [f"{p.id}~wait{times}" for p in parents]
-        assert prolong(model, tokenizer, parents, GREEDY, times=times, phrase="so", path=path) == longer
-        assert prolong(model, tokenizer, parents, GREEDY, times=times, phrase="so") == longer
+        assert prolong(LanguageModel(model, tokenizer), parents, GREEDY, times=times, phrase="so", path=path) == longer
+        assert prolong(LanguageModel(model, tokenizer), parents, GREEDY, times=times, phrase="so") == longer
         for parent, child in zip(parents, longer, strict=True):
             before, after = parent.span("thinking"), child.span("thinking")
             assert before is not None
@@ -193,13 +194,15 @@ def test_prolonged(tmp_path: Path) -> None:
 def test_truncated_thinking_is_not_prolonged() -> None:
     model, tokenizer, parents = bundled()
     cut_off = generate(
-        model, tokenizer, read_prompts(Path(locate("organism:cliff")) / "prompts.csv").head(2), Sampling(0.0, 1.0, 6)
+        LanguageModel(model, tokenizer),
+        read_prompts(Path(locate("organism:cliff")) / "prompts.csv").head(2),
+        Sampling(0.0, 1.0, 6),
     )
-    assert prolong(model, tokenizer, cut_off, GREEDY) == []
+    assert prolong(LanguageModel(model, tokenizer), cut_off, GREEDY) == []
     with pytest.raises(InputError, match="cannot write 'Hmpf'"):
-        prolong(model, tokenizer, parents, phrase="Hmpf")
+        prolong(LanguageModel(model, tokenizer), parents, phrase="Hmpf")
     with pytest.raises(InputError, match="cannot prolong"):
-        prolong(model, tokenizer, parents, times=0)
+        prolong(LanguageModel(model, tokenizer), parents, times=0)
     forcer = Forcer(tokenizer)
     with pytest.raises(InputError, match="0 or more"):
         forcer.close(parents[0], -1)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Rollout, Sampling, generate
+from verdictscope.rollouts import LanguageModel, Rollout, Sampling, generate
 from verdictscope.rollouts.engines.draw import draw, nucleus
 from verdictscope.rollouts.engines.noise import gumbel, rollout_keys
 
@@ -35,7 +35,7 @@ def ids_of(rollouts: list[Rollout]) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_equals_generate(family: str) -> None:
     model, tokenizer, table = tiny_model(family), byte_tokenizer(), prompts(6)
-    for rollout in generate(model, tokenizer, table, Sampling(temperature=0.0, max_new_tokens=24)):
+    for rollout in generate(LanguageModel(model, tokenizer), table, Sampling(temperature=0.0, max_new_tokens=24)):
         stock = model.generate(
             torch.tensor([rollout.ids[: rollout.n_prompt]]),
             do_sample=False,
@@ -51,7 +51,7 @@ def test_cached_equals_teacher_forced(family: str) -> None:
     """Every drawn token is the argmax of logits / T + noise of one plain, uncached forward on the stored ids."""
     model, tokenizer = tiny_model(family), byte_tokenizer()
     sampling = Sampling(temperature=1.3, max_new_tokens=20, seed=5)
-    for rollout in generate(model, tokenizer, prompts(5), sampling):
+    for rollout in generate(LanguageModel(model, tokenizer), prompts(5), sampling):
         with torch.inference_mode():
             logits = model(torch.tensor([rollout.ids])).logits[0].float()
         keys = torch.tensor(rollout_keys(5, [rollout.id]))
@@ -63,9 +63,9 @@ def test_cached_equals_teacher_forced(family: str) -> None:
 def test_seeds_samples_and_prompts_differ() -> None:
     model, tokenizer = tiny_model("llama"), byte_tokenizer()
     table = pd.DataFrame({"id": ["a", "b"], "user": ["same", "same"]})
-    first = generate(model, tokenizer, table, Sampling(temperature=1.0, max_new_tokens=12), samples=2)
+    first = generate(LanguageModel(model, tokenizer), table, Sampling(temperature=1.0, max_new_tokens=12), samples=2)
     assert [r.id for r in first] == ["a/0", "a/1", "b/0", "b/1"]
-    other = generate(model, tokenizer, table, Sampling(temperature=1.0, max_new_tokens=12, seed=1))
+    other = generate(LanguageModel(model, tokenizer), table, Sampling(temperature=1.0, max_new_tokens=12, seed=1))
     assert len({r.ids for r in [*first, *other]}) == 6
 
 
@@ -84,7 +84,9 @@ def test_what_a_rollout_carries() -> None:
     )
     seen: list[tuple[int, int]] = []
     sampling = Sampling(temperature=1.0, max_new_tokens=6)
-    a, b = generate(model, tokenizer, table, sampling, progress=lambda done, every: seen.append((done, every)))
+    a, b = generate(
+        LanguageModel(model, tokenizer), table, sampling, progress=lambda done, every: seen.append((done, every))
+    )
     assert a.tags == {"harm": True, "n": 1, "parts": [1, 2]}
     assert b.tags == {"harm": None, "n": 2, "parts": None}
     assert a.group == "g"
@@ -100,10 +102,10 @@ def test_stop_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rollout ends with its first end token and keeps it; rows that end leave, the others go on unharmed."""
     model, tokenizer, table = tiny_model("qwen3"), byte_tokenizer(), prompts(12)
     sampling = Sampling(temperature=1.0, max_new_tokens=30)
-    free = generate(model, tokenizer, table, sampling)
+    free = generate(LanguageModel(model, tokenizer), table, sampling)
     common = pd.Series([i for r in free for i in r.ids[r.n_prompt :]]).value_counts().index[0]
     monkeypatch.setattr(model.generation_config, "eos_token_id", [int(common)])
-    stopped = generate(model, tokenizer, table, sampling)
+    stopped = generate(LanguageModel(model, tokenizer), table, sampling)
     assert {r.finish for r in stopped} >= {"stop"}
     for before, after in zip(free, stopped, strict=True):
         written = before.ids[before.n_prompt :]
@@ -119,7 +121,7 @@ def test_the_model_is_left_as_it_was() -> None:
     before = [m.training for m in model.modules()]
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.get_rng_state()
-    generate(model, tokenizer, prompts(2), Sampling(temperature=1.0, max_new_tokens=3))
+    generate(LanguageModel(model, tokenizer), prompts(2), Sampling(temperature=1.0, max_new_tokens=3))
     assert [m.training for m in model.modules()] == before
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
@@ -148,12 +150,12 @@ def test_hooks_act_in_prefill_and_in_every_step() -> None:
     model, tokenizer, table = tiny_model("llama"), byte_tokenizer(), prompts(3)
     calls: list[int] = []
     sampling = Sampling(temperature=1.0, max_new_tokens=5)
-    free = generate(model, tokenizer, table, sampling)
+    free = generate(LanguageModel(model, tokenizer), table, sampling)
     with pushing(model, 7, calls):
-        hooked = generate(model, tokenizer, table, sampling)
+        hooked = generate(LanguageModel(model, tokenizer), table, sampling)
     assert all(r.ids[r.n_prompt :] == (7,) * 5 for r in hooked)
     assert len(calls) == 5
-    assert ids_of(generate(model, tokenizer, table, sampling)) == ids_of(free)
+    assert ids_of(generate(LanguageModel(model, tokenizer), table, sampling)) == ids_of(free)
 
 
 def test_noise_is_gumbel_and_keyed() -> None:
@@ -197,15 +199,24 @@ def test_errors_say_what_to_do() -> None:
     model, tokenizer, table = tiny_model("llama"), byte_tokenizer(), prompts(2)
     twice = pd.concat([table, table])
     cases = [
-        (lambda: generate(model, tokenizer, table, Sampling(max_new_tokens=250)), "lower max_new_tokens"),
-        (lambda: generate(model, tokenizer, table, Sampling(temperature=-1.0, max_new_tokens=2)), "cannot sample"),
-        (lambda: generate(model, tokenizer, table, Sampling(top_p=0.0, max_new_tokens=2)), "cannot sample"),
-        (lambda: generate(model, tokenizer, table[["id"]]), "no column 'user'"),
-        (lambda: generate(model, tokenizer, table.assign(user=[None, "a"])), "no user text"),
-        (lambda: generate(model, tokenizer, twice), "occurs twice"),
-        (lambda: generate(model, tokenizer, table, samples=0), "samples is 0"),
-        (lambda: generate(model, tokenizer, table, engine="magic"), "unknown engine"),
-        (lambda: generate(model, byte_tokenizer(template=None), table), "no chat template"),
+        (
+            lambda: generate(LanguageModel(model, tokenizer), table, Sampling(max_new_tokens=250)),
+            "lower max_new_tokens",
+        ),
+        (
+            lambda: generate(LanguageModel(model, tokenizer), table, Sampling(temperature=-1.0, max_new_tokens=2)),
+            "cannot sample",
+        ),
+        (
+            lambda: generate(LanguageModel(model, tokenizer), table, Sampling(top_p=0.0, max_new_tokens=2)),
+            "cannot sample",
+        ),
+        (lambda: generate(LanguageModel(model, tokenizer), table[["id"]]), "no column 'user'"),
+        (lambda: generate(LanguageModel(model, tokenizer), table.assign(user=[None, "a"])), "no user text"),
+        (lambda: generate(LanguageModel(model, tokenizer), twice), "occurs twice"),
+        (lambda: generate(LanguageModel(model, tokenizer), table, samples=0), "samples is 0"),
+        (lambda: generate(LanguageModel(model, tokenizer), table, engine="magic"), "unknown engine"),
+        (lambda: generate(LanguageModel(model, byte_tokenizer(template=None)), table), "no chat template"),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message):

@@ -24,7 +24,7 @@ from tests.evidence import write_evidence
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from tests.rollouts.test_generate import prompts
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Rollout, Sampling, Span, generate, journal, read_parquet, tables
+from verdictscope.rollouts import LanguageModel, Rollout, Sampling, Span, generate, journal, read_parquet, tables
 from verdictscope.rollouts.engines import huggingface
 
 KILLS = 200
@@ -40,7 +40,9 @@ def _commit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(model: PreTrainedModel, path: Path | None, **more: Any) -> list[Rollout]:
-    return generate(model, byte_tokenizer(), prompts(14), SAMPLING, samples=2, batch_tokens=400, path=path, **more)
+    return generate(
+        LanguageModel(model, byte_tokenizer()), prompts(14), SAMPLING, samples=2, batch_tokens=400, path=path, **more
+    )
 
 
 def half(dtype: torch.dtype) -> PreTrainedModel:

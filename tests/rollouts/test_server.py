@@ -11,7 +11,16 @@ import pytest
 from tests.rollouts.little_server import Little, serving
 from tests.rollouts.test_forced import bundled
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Forcer, Rollout, Sampling, Server, continue_rollouts, generate, read_prompts
+from verdictscope.rollouts import (
+    Forcer,
+    LanguageModel,
+    Rollout,
+    Sampling,
+    Server,
+    continue_rollouts,
+    generate,
+    read_prompts,
+)
 from verdictscope.sources import locate
 from verdictscope.study.folder import Run
 from verdictscope.study.load import parse_study
@@ -33,14 +42,14 @@ def prompts(count: int = 5) -> pd.DataFrame:
 
 def ask(url: str, sampling: Sampling = SAMPLING, path: Path | None = None, **more: Any) -> list[Rollout]:
     engine = Server(url, **{"pause": 0.01, "timeout": 20.0, **more})
-    return generate(None, bundled()[1], prompts(), sampling, samples=2, engine=engine, path=path)
+    return generate(LanguageModel(None, bundled()[1]), prompts(), sampling, samples=2, engine=engine, path=path)
 
 
 def test_greedy_is_what_this_process_writes(little: Little) -> None:
     model, tokenizer, _ = bundled()
     with serving(little) as url:
         found = ask(url, GREEDY)
-    ours = generate(model, tokenizer, prompts(), GREEDY, samples=2)
+    ours = generate(LanguageModel(model, tokenizer), prompts(), GREEDY, samples=2)
     assert [(r.id, r.ids, r.spans, r.finish, r.tags) for r in found] == [
         (r.id, r.ids, r.spans, r.finish, r.tags) for r in ours
     ]
@@ -107,7 +116,7 @@ def test_nobody_there() -> None:
     with pytest.raises(InputError, match="no URL"):
         Server("localhost:8000")
     with pytest.raises(InputError, match="needs a model"):
-        generate(None, bundled()[1], prompts())
+        generate(LanguageModel(None, bundled()[1]), prompts())
 
 
 def test_a_failed_call_goes_on(little: Little, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +136,8 @@ def test_forced_rollouts_go_on_at_a_server(little: Little) -> None:
     model, tokenizer, parents = bundled()
     given = [g for g in (Forcer(tokenizer).close(p, 4) for p in parents) if g]
     with serving(little) as url:
-        there = continue_rollouts(None, tokenizer, given, GREEDY, engine=Server(url))
-    here = continue_rollouts(model, tokenizer, given, GREEDY)
+        there = continue_rollouts(LanguageModel(None, tokenizer), given, GREEDY, engine=Server(url))
+    here = continue_rollouts(LanguageModel(model, tokenizer), given, GREEDY)
     assert [(r.ids, r.n_forced, r.tags) for r in there] == [(r.ids, r.n_forced, r.tags) for r in here]
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.real_tokenizers import DATA, template, tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import RenderedPrompt, generate, render_messages, render_prompt
+from verdictscope.rollouts import ChatOptions, LanguageModel, RenderedPrompt, generate, render_messages, render_prompt
 
 REAL = {
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": ("llama3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),
@@ -233,4 +233,4 @@ def test_a_switch_the_template_does_not_read_is_an_error(template: Any, switches
     assert "it reads" in str(caught.value)
     prompts = pd.DataFrame({"id": ["a"], "user": ["Hi"]})
     with pytest.raises(InputError, match="template_kwargs"):
-        generate(None, tok, prompts, template_kwargs=switches)
+        generate(LanguageModel(None, tok), prompts, chat=ChatOptions(template_kwargs=switches))

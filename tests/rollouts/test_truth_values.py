@@ -10,7 +10,7 @@ import pytest
 
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Sampling, cells, design, generate, soft_labels
+from verdictscope.rollouts import LanguageModel, Sampling, cells, design, generate, soft_labels
 from verdictscope.values import identity, number, probabilities, text, truth, truths, whole_number
 
 YES: list[Any] = [
@@ -119,15 +119,15 @@ def test_ids_texts_and_numbers() -> None:
 def test_generate_names_the_prompt_it_cannot_render(user: Any) -> None:
     prompts = pd.DataFrame({"id": ["good", "culprit"], "user": pd.Series(["Hello", user], dtype=object)})
     with pytest.raises(InputError, match="culprit"):
-        generate(None, byte_tokenizer(), prompts, Sampling(max_new_tokens=2))
+        generate(LanguageModel(None, byte_tokenizer()), prompts, Sampling(max_new_tokens=2))
     if isinstance(user, str):
         prompts = prompts.assign(user=["Hello"] * 2, system=pd.Series(["", user], dtype=object))
         with pytest.raises(InputError, match="culprit"):
-            generate(None, byte_tokenizer(), prompts, Sampling(max_new_tokens=2))
+            generate(LanguageModel(None, byte_tokenizer()), prompts, Sampling(max_new_tokens=2))
 
 
 @pytest.mark.parametrize("bad", [True, 1.0, None, "", ["a"]])
 def test_generate_takes_ids_as_files_do(bad: Any) -> None:
     prompts = pd.DataFrame({"id": pd.Series(["a", bad], dtype=object), "user": "Hello"})
     with pytest.raises(InputError, match="prompt 2"):
-        generate(None, byte_tokenizer(), prompts)
+        generate(LanguageModel(None, byte_tokenizer()), prompts)

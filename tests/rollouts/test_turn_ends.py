@@ -15,6 +15,7 @@ from tests.rollouts.makers import byte_tokenizer, tiny_model
 from tests.rollouts.strangers import STRANGERS
 from verdictscope.errors import InputError
 from verdictscope.rollouts import (
+    LanguageModel,
     Rollout,
     Sampling,
     Segmenter,
@@ -75,7 +76,7 @@ def test_generation_stops_there_says_so_and_keeps_the_tag_out_of_the_answer(spec
     handle = model.lm_head.register_forward_hook(speaks)
     try:
         with pytest.warns(UserWarning, match="ends an answer with " + tag.replace("|", r"\|")):
-            (found,) = generate(model, tok, PROMPTS, Sampling(temperature=0.0, max_new_tokens=20))
+            (found,) = generate(LanguageModel(model, tok), PROMPTS, Sampling(temperature=0.0, max_new_tokens=20))
     finally:
         handle.remove()
     assert (found.finish, found.ids[-1], answer_text(found, tok)) == ("stop", end, "Sure.")
@@ -85,7 +86,7 @@ def test_generation_stops_there_says_so_and_keeps_the_tag_out_of_the_answer(spec
     assert [(s.segment, len(s)) for s in spans[-2:]] == [("answer", len(said)), ("template", 2)]
     # a server is told too
     with pytest.warns(UserWarning, match="ends an answer"):
-        assert end in writer(None, tok, engine=Server("http://localhost:1")).eos
+        assert end in writer(LanguageModel(None, tok), engine=Server("http://localhost:1")).eos
 
 
 def test_nothing_is_said_where_the_checkpoint_names_the_end() -> None:
@@ -101,7 +102,7 @@ def test_a_token_that_the_model_does_not_know_is_named() -> None:
     tok = byte_tokenizer()
     model = tiny_model("llama", len(tok) - 4)
     with pytest.raises(InputError, match=f"prompt a/0 has token {len(tok) - 3} .*{len(tok)}.* {len(tok) - 4}"):
-        generate(model, tok, PROMPTS, Sampling(max_new_tokens=2))
+        generate(LanguageModel(model, tok), PROMPTS, Sampling(max_new_tokens=2))
 
 
 WORDS = (

@@ -80,7 +80,7 @@ def test_a_second_call_judges_nothing_again(run: Run, monkeypatch: pytest.Monkey
     state = run.state()
     state["seconds"].pop("verdicts")
     (run.out / "provenance.json").write_text(json.dumps(state), encoding="utf-8")
-    monkeypatch.setattr("verdictscope.judgments.judge._judged", lambda *a, **k: pytest.fail("judged again"))
+    monkeypatch.setattr("verdictscope.judgments.judging._judged", lambda *a, **k: pytest.fail("judged again"))
     run_study(run.study, run.out, until="verdicts")
     pd.testing.assert_frame_equal(run.table("verdicts"), before)
 

@@ -30,7 +30,7 @@ from verdictscope.activations.moments import MomentFitter
 from verdictscope.errors import InputError
 from verdictscope.in_force import edits_in_force
 from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, applied, gather_means
-from verdictscope.judgments import PairItem, judge_items
+from verdictscope.judgments import JudgeSettings, PairItem, judge
 from verdictscope.judgments.formats import load_format
 from verdictscope.rollouts import Rollout, Sampling, Span, continue_rollouts, generate, prolong, read_parquet
 from verdictscope.traces import store_traces, trace_rollouts
@@ -66,7 +66,7 @@ class World:
 
 
 def states(w: World, path: Path | None) -> Any:
-    model = replace(w.model, tokenizer=w.tokenizer)
+    model = replace(w.model, optional_tokenizer=w.tokenizer)
     if path is None:
         return forward(model, given(), [READ]).values[READ][1].float()
     with collect(model, given(), [READ], path=path / "states.h5") as store:
@@ -75,12 +75,12 @@ def states(w: World, path: Path | None) -> Any:
 
 def written(w: World, path: Path | None) -> Any:
     file = None if path is None else path / "rollouts.parquet"
-    return [r.ids for r in generate(w.hf, w.tokenizer, prompts(3), w.sampling, path=file)]
+    return [r.ids for r in generate(w, prompts(3), w.sampling, path=file)]
 
 
 def continued(w: World, path: Path | None) -> Any:
     file = None if path is None else path / "more.parquet"
-    return [r.ids for r in continue_rollouts(w.hf, w.tokenizer, given(), w.sampling, path=file)]
+    return [r.ids for r in continue_rollouts(w, given(), w.sampling, path=file)]
 
 
 def prolonged(w: World, path: Path | None) -> Any:
@@ -89,13 +89,13 @@ def prolonged(w: World, path: Path | None) -> Any:
     spans = (Span("user", 0, 3), Span("template", 3, 4), Span("thinking", 4, 6), Span("think_end", 6, 7))
     whole = Rollout("y", "y", ids, (*spans, Span("answer", 7, 8)), 4)
     file = None if path is None else path / "waits.parquet"
-    return [r.ids for r in prolong(w.hf, w.tokenizer, [whole], w.sampling, path=file)]
+    return [r.ids for r in prolong(w, [whole], w.sampling, path=file)]
 
 
 def judged(w: World, path: Path | None) -> Any:
     folder = None if path is None else path / "judged"
-    how = {"answer": "written", "sampling": w.sampling} if w.sampling != GREEDY else {}
-    found = judge_items(replace(w.model, tokenizer=w.tokenizer), w.tokenizer, [PAIR], "pair_letter", path=folder, **how)
+    how = {"settings": JudgeSettings(answer="written"), "sampling": w.sampling} if w.sampling != GREEDY else {}
+    found = judge(replace(w.model, optional_tokenizer=w.tokenizer), [PAIR], "pair_letter", path=folder, **how)
     return torch.tensor(found.labels["logp"].to_numpy(dtype=float))
 
 
@@ -313,10 +313,10 @@ def test_results_kept_under_an_edit_are_given_back_under_it(tmp_path: Path) -> N
 def test_words_of_the_user_let_a_hook_be(tmp_path: Path) -> None:
     w, file = world(), tmp_path / "r.parquet"
     with _hook(w.hf.model.layers[0].mlp):
-        first = generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file, about="the first MLP doubled")
-        assert generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file, about="the first MLP doubled") == first
+        first = generate(w, prompts(2), GREEDY, path=file, about="the first MLP doubled")
+        assert generate(w, prompts(2), GREEDY, path=file, about="the first MLP doubled") == first
     with pytest.raises(InputError, match="about"):
-        generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file)
+        generate(w, prompts(2), GREEDY, path=file)
 
 
 def test_an_unfinished_file_is_not_finished_by_other_weights(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_moments_are_not_mixed_of_two_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["label", "reference", "format", "judge"])
 def test_a_judge_is_asked_again_for_another_request(what: str, tmp_path: Path) -> None:
     w = world()
-    call = partial(judge_items, w.model, w.tokenizer, path=tmp_path / "j")
+    call = partial(judge, w.model, path=tmp_path / "j")
     form = load_format("pair_letter")
     call([PAIR], form)
     if what == "label":
@@ -359,7 +359,7 @@ def test_a_judge_is_asked_again_for_another_request(what: str, tmp_path: Path) -
             call([PAIR], replace(form, words={"A": ("A", "one"), "B": ("B", "two")}))
     else:
         with pytest.raises(InputError, match="judge"):
-            call([PAIR], form, judge="another")
+            call([PAIR], form, settings=JudgeSettings(name="another"))
 
 
 # -- files of earlier versions, and damaged ones
@@ -380,15 +380,15 @@ def test_files_of_earlier_versions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="earlier version"):
         collect(w.model, given(), [READ], path=tmp_path / "s.h5")
     file = tmp_path / "r.parquet"
-    rollouts = generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file)
+    rollouts = generate(w, prompts(2), GREEDY, path=file)
     write_parquet(rollouts, file, w.tokenizer, request="0123456789abcdef")
     with pytest.raises(InputError, match="earlier version"):
-        generate(w.hf, w.tokenizer, prompts(2), GREEDY, path=file)
+        generate(w, prompts(2), GREEDY, path=file)
     assert read_parquet(file) == rollouts
-    judge_items(w.model, w.tokenizer, [PAIR], "pair_letter", path=tmp_path / "j")
+    judge(w.model, [PAIR], "pair_letter", path=tmp_path / "j")
     (tmp_path / "j" / "request.json").write_text(json.dumps({"request": "0123456789abcdef", "format": 1}))
     with pytest.raises(InputError, match="earlier version"):
-        judge_items(w.model, w.tokenizer, [PAIR], "pair_letter", path=tmp_path / "j")
+        judge(w.model, [PAIR], "pair_letter", path=tmp_path / "j")
 
 
 def test_a_store_cut_in_half_is_not_said_to_be_written(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_probe_is_read_at_the_answer_last() -> None:
 def test_three_readers_of_the_bundled_model() -> None:
     model = load_model("organism:cliff")
     prompts = read_prompts(locate("organism:cliff/prompts.csv")).iloc[:24]
-    rollouts = generate(model.hf, model.tokenizer, prompts, Sampling(max_new_tokens=60))
+    rollouts = generate(model, prompts, Sampling(max_new_tokens=60))
     ids = model.tokenizer.convert_tokens_to_ids
     odds = LogOddsReadout("refusal", [ids("sorry")], [ids("sure")])
     forced = forced_readings(model, rollouts[12:], odds, Forcer(model.tokenizer), points=4)

@@ -11,7 +11,7 @@ from tests.judgments.judge_worlds import DEBATE, PAIR, real, tiny_judge
 from verdictscope.activations import LinearReadout, LogOddsReadout, forward
 from verdictscope.errors import InputError
 from verdictscope.figures import debate
-from verdictscope.judgments import DebateItem, Turn, cue_contrast, judge_items, order_contrasts
+from verdictscope.judgments import DebateItem, JudgeSettings, Turn, cue_contrast, judge, order_contrasts
 from verdictscope.rollouts import Sampling
 from verdictscope.traces import align, debate_traces, lens_readouts, part_curves, parts_at, trace_places, verdict_trace
 
@@ -95,10 +95,10 @@ DEBATES = [
 
 
 def test_debates_are_read_after_every_turn() -> None:
-    model, tok = tiny_judge(), real("qwen")
+    model = tiny_judge()
     rng = np.random.default_rng(0)
     probe = LinearReadout("probe", "resid_post", 1, rng.normal(size=model.d_model))
-    traces = debate_traces(model, tok, DEBATES, readouts=[probe])
+    traces = debate_traces(model, DEBATES, readouts=[probe])
     table = traces.to_frame()
     own = table[table["readout"] == "verdict"]
     turns = own.groupby("item")["turn"].agg(["min", "max", "size"])
@@ -107,7 +107,7 @@ def test_debates_are_read_after_every_turn() -> None:
     assert table["score"].notna().all()
     assert len(table) == 2 * len(own)
     # a turn is a debate that ends there
-    alone = judge_items(model, tok, [DEBATES[0].until(2)], "debate_letter").verdicts
+    alone = judge(model, [DEBATES[0].until(2)], "debate_letter").verdicts
     odds = (np.log(alone["p_first"]) - np.log(alone["p_second"])).tolist()
     at = own[(own["item"] == "d0") & (own["turn"] == 2)].sort_values("order")
     assert at["score"].tolist() == pytest.approx(odds, abs=1e-4)
@@ -126,8 +126,8 @@ def test_debates_are_read_after_every_turn() -> None:
 
 
 def test_a_verdict_that_is_not_given_is_a_missing_score() -> None:
-    how = {"thinking": "on", "sampling": Sampling(max_new_tokens=3)}
-    traces = debate_traces(tiny_judge(), real("qwen"), DEBATES[:2], turns=[0, 1], **how)
+    how = {"settings": JudgeSettings(thinking="on"), "sampling": Sampling(max_new_tokens=3)}
+    traces = debate_traces(tiny_judge(), DEBATES[:2], turns=[0, 1], **how)
     table = traces.to_frame()
     assert set(table["status"]) == {"truncated"}
     assert table["score"].isna().all()
@@ -135,15 +135,17 @@ def test_a_verdict_that_is_not_given_is_a_missing_score() -> None:
     assert (curves["n"] == 0).all()
     assert curves["n_missing"].max() == 2
     with pytest.raises(InputError, match="name turns from 0 to 3"):
-        debate_traces(tiny_judge(), real("qwen"), DEBATES, turns=[4])
+        debate_traces(tiny_judge(), DEBATES, turns=[4])
     with pytest.raises(InputError, match="item p is no debate"):
-        debate_traces(tiny_judge(), real("qwen"), [PAIR])
-    assert len(debate_traces(tiny_judge(), real("qwen"), [DEBATE], orders=["AB"]).table) == 2
+        debate_traces(tiny_judge(), [PAIR])
+    assert len(debate_traces(tiny_judge(), [DEBATE], orders=["AB"]).table) == 2
 
 
 def test_a_random_judges_thinking_is_traced_cut_off_as_it_is() -> None:
     model, tok = tiny_judge(), real("qwen")
-    judged = judge_items(model, tok, [PAIR], "pair_letter", thinking="on", sampling=Sampling(max_new_tokens=12))
+    judged = judge(
+        model, [PAIR], "pair_letter", settings=JudgeSettings(thinking="on"), sampling=Sampling(max_new_tokens=12)
+    )
     odds = LogOddsReadout("v", [tok.convert_tokens_to_ids("A")], [tok.convert_tokens_to_ids("B")], positions="all")
     table = verdict_trace(model, judged, lens_readouts(model, odds))
     assert set(table["rollout"]) == set(judged.verdicts["rollout"])

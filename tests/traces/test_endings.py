@@ -11,7 +11,7 @@ import pytest
 from tools.organisms.judge.items import pair_items
 from verdictscope.activations import Model, forward, load_model
 from verdictscope.errors import InputError
-from verdictscope.judgments import Judged, encode_labels, judge_items, load_format, verdict_readout
+from verdictscope.judgments import Judged, JudgeSettings, encode_labels, judge, load_format, verdict_readout
 from verdictscope.judgments.labels import extended
 from verdictscope.organisms import load as bundled
 from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, cut
@@ -25,10 +25,10 @@ def thought() -> tuple[Model, Judged, tuple[int, ...], object]:
     """The bundled judge, verdicts after thinking of its own, the tokens before a label, and the readout."""
     model, form = load_model("organism:judge"), load_format(bundled.path("judge") / "format.toml")
     items = pair_items(pd.read_csv(bundled.path("judge") / "items.csv", dtype=str).iloc[::20])
-    judged = judge_items(model, model.tokenizer, items, form, thinking="on", sampling=Sampling(max_new_tokens=120))
+    judged = judge(model, items, form, settings=JudgeSettings(thinking="on"), sampling=Sampling(max_new_tokens=120))
     labels = form.labels()
     end = cut(judged.rollouts[0], landmarks(judged.rollouts[0]).answer)
-    encoded = encode_labels(model.tokenizer, [label.text for label in labels], form.lead, end.ids)
+    encoded = encode_labels(model, [label.text for label in labels], form.lead, end.ids)
     return model, judged, encoded.shared, verdict_readout("verdict", encoded, [label.verdict for label in labels])
 
 

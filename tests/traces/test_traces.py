@@ -14,7 +14,7 @@ import torch
 
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, forward, wrap
 from verdictscope.errors import InputError
-from verdictscope.rollouts import Sampling, generate
+from verdictscope.rollouts import LanguageModel, Sampling, generate
 from verdictscope.traces import TraceFile, align, online_traces, store_traces, trace_rollouts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "activations"))
@@ -111,8 +111,7 @@ def test_online_is_teacher_forced(family: str, batch_tokens: int) -> None:
     heard: list[str] = []
     with online_traces(model, probes(2), follow=lambda name, at, scores: heard.append(name)) as online:
         found = generate(
-            model.hf,
-            tokenizer,
+            LanguageModel(model.hf, tokenizer),
             prompts,
             Sampling(temperature=1.0, max_new_tokens=12),
             samples=3,

@@ -38,25 +38,26 @@ def run(
 ) -> None:
     """Let a model judge a benchmark; the verdicts, with their probabilities, go to a folder."""
     from verdictscope.activations import load_model
-    from verdictscope.judgments import judge_items, load_format, read_items
+    from verdictscope.judgments import JudgeSettings, judge, load_format, read_items
     from verdictscope.rollouts import Sampling
 
     read, form = read_items(items if items == "hub" else Path(items), reader, part, limit=limit), load_format(format)
-    judge = load_model(model, dtype=dtype, device=device)
+    judging = load_model(model, dtype=dtype, device=device)
     folder = out or Path("runs") / f"judge_{Path(model).name}_{read.name}_{form.name}"
     with progress("judge") as tick:
-        judged = judge_items(
-            judge,
-            judge.tokenizer,
+        judged = judge(
+            judging,
             read.items,
             form,
-            orders.split(","),
-            answer=answer,
-            thinking=int(thinking) if thinking.isdigit() else thinking,
-            runs=runs,
+            settings=JudgeSettings(
+                orders=orders.split(","),
+                answer=answer,
+                thinking=int(thinking) if thinking.isdigit() else thinking,
+                runs=runs,
+                name=Path(model).name,
+                batch_tokens=batch_tokens,
+            ),
             sampling=Sampling(temperature, max_new_tokens=max_new_tokens, seed=seed),
-            judge=Path(model).name,
-            batch_tokens=batch_tokens,
             path=folder,
             progress=tick,
         )

@@ -14,7 +14,7 @@ from verdictscope.rows import read_rows
 
 
 def verdicts(path: Path, labels: Path | None = None) -> Log:
-    """A folder that ``judge run`` (``judge_items(…, path=)``) finished, or a file with the columns of a table of
+    """A folder that ``judge run`` (``judge(…, path=)``) finished, or a file with the columns of a table of
     verdicts.
 
     Raises:

@@ -29,9 +29,10 @@ from verdictscope.judgments import (
     CONTENT,
     Contrast,
     Judged,
+    JudgeSettings,
     at_first_difference,
     cue_contrast,
-    judge_items,
+    judge,
     order_contrasts,
 )
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
@@ -255,17 +256,18 @@ def prompted(run: Run, name: str, transform: Transform) -> pd.DataFrame:
     for condition in conditions(run):
         said = cue_texts(run, condition)
         with run.ticking(f"mitigations: {name}, {condition}") as tick:
-            found[condition] = judge_items(
+            found[condition] = judge(
                 model,
-                model.tokenizer,
                 chosen,
                 form,
-                insertions=inserted(said, named) if said else None,
-                thinking="off",
-                whole_labels=False,
-                transforms=[transform],
-                judge=run.study.model,
-                batch_tokens=run.study.batch_tokens,
+                settings=JudgeSettings(
+                    insertions=inserted(said, named) if said else None,
+                    thinking="off",
+                    whole_labels=False,
+                    transforms=[transform],
+                    name=run.study.model,
+                    batch_tokens=run.study.batch_tokens,
+                ),
                 path=run.parts / name.replace(" ", "_") / condition,
                 progress=tick,
             ).named(condition)

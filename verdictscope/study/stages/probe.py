@@ -50,7 +50,7 @@ def run_probe(run: Run) -> None:
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
         run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
     labels = run.study.labels
-    readout = refusal_readout(run.model().tokenizer, labels.refuse, labels.comply)
+    readout = refusal_readout(run.model(), labels.refuse, labels.comply)
     run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
     test, mean = swept.test, swept.evaluation.rollouts
     rollouts = (mean.estimate, mean.low, mean.high)

@@ -110,8 +110,7 @@ def sample(run: Run, prompts: pd.DataFrame, variant: str, about: str = "") -> tu
     model = run.pair()[1] if variant == TRANSPLANTED else run.model(variant)
     with run.ticking(f"rollouts: {variant}") as tick:
         rollouts = generate(
-            model.hf,
-            model.tokenizer,
+            model,
             prompts,
             sampling(run),
             samples=run.study.prompts.samples,
@@ -132,14 +131,14 @@ def tell_divergence(run: Run, variant: str, rollouts: list[Rollout]) -> None:
     """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
     if not any(r.engine == "huggingface" for r in rollouts):
         return
-    found = measure_divergence(run.model(variant).hf, rollouts)
+    found = measure_divergence(run.model(variant), rollouts)
     run.record("divergence", variant, found.to_dict())
     print(f"verdictscope: {variant}: {found}", file=sys.stderr)
 
 
 def label(run: Run, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
     """What each rollout decided, its cell, and whether the study asks about it."""
-    labels = label_rollouts(rollouts, run.model(variant).tokenizer)
+    labels = label_rollouts(run.model(variant), rollouts)
     facts = pd.DataFrame(
         [
             dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish, "cut_off": cut_off(r)}

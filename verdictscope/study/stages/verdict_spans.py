@@ -52,7 +52,7 @@ def write_spans(run: Run) -> None:
         own = [r for r in judged(run, "base", condition, "off").rollouts if r.id in used]
         said = cue_texts(run, condition)
         put: Any = inserted(said, named) if said else None
-        names |= token_spans(model.tokenizer, form, chosen, own, put)
+        names |= token_spans(model, form, chosen, own, put)
         rollouts += own
     there = all(any(s.segment == "think_end" for s in r.spans) for r in rollouts)
     labels = {item.id: item.label for item in chosen if item.label is not None}

@@ -21,10 +21,11 @@ from verdictscope.judgments import (
     Insertion,
     Item,
     Judged,
+    JudgeSettings,
     PairItem,
     cue_contrast,
     encode_labels,
-    judge_items,
+    judge,
     load_format,
     load_judged,
     order_contrasts,
@@ -55,7 +56,7 @@ def run_verdicts(run: Run) -> None:
             run.write_json("readouts", {"verdict": log_odds(model, form).to_dict()})
         for thinking in thinkings(run):
             for condition in conditions(run):
-                found = judge(run, model, form, variant, condition, thinking)
+                found = judge_condition(run, model, form, variant, condition, thinking)
                 tables.append(found.assign(variant=variant, condition=condition, thinking=thinking))
     facts = run.table("items").set_index("item")
     table = pd.concat(tables, ignore_index=True)
@@ -67,23 +68,24 @@ def run_verdicts(run: Run) -> None:
     run.write("bias_parts", bias_parts(run))
 
 
-def judge(run: Run, model: Model, form: Format, variant: str, condition: str, thinking: str) -> pd.DataFrame:
+def judge_condition(run: Run, model: Model, form: Format, variant: str, condition: str, thinking: str) -> pd.DataFrame:
     """Judge one condition into its folder."""
     chosen = judged_items(run, thinking)
     said = cue_texts(run, condition)
     with run.ticking(f"verdicts: {variant}, {condition}, thinking {thinking}") as tick:
-        found = judge_items(
+        found = judge(
             model,
-            model.tokenizer,
             chosen,
             form,
-            insertions=inserted(said, targets(run)) if said else None,
-            answer="scored" if thinking == "off" else "written",
-            thinking=thinking,
-            whole_labels=False,
+            settings=JudgeSettings(
+                insertions=inserted(said, targets(run)) if said else None,
+                answer="scored" if thinking == "off" else "written",
+                thinking=thinking,
+                whole_labels=False,
+                name=run.study.model,
+                batch_tokens=run.study.batch_tokens,
+            ),
             sampling=Sampling(**run.study.sampling.model_dump(), seed=run.study.seed),
-            judge=run.study.model,
-            batch_tokens=run.study.batch_tokens,
             path=run.out / _place(variant, condition, thinking),
             progress=tick,
         )
@@ -200,7 +202,7 @@ def inserted(said: Sequence[Insertion], named: Mapping[str, str]) -> Callable[[I
 def log_odds(model: Model, form: Format) -> Readout:
     """The log-odds of the first shown answer against the second, where their label strings part."""
     labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
-    encoded = encode_labels(model.tokenizer, [label.text for label in labels], form.lead)
+    encoded = encode_labels(model, [label.text for label in labels], form.lead)
     return verdict_readout("verdict", encoded, [label.verdict for label in labels])
 
 

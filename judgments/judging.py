@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from verdictscope.activations import Model
-from verdictscope.activations.model import as_model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
 from verdictscope.judgments.formats import Format, load_format
@@ -29,7 +28,7 @@ from verdictscope.judgments.scores import expected_score, probabilities, verdict
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.provenance import digest, whole, write_json
-from verdictscope.rollouts import Markers, Rollout, Sampling, read_parquet, write_parquet
+from verdictscope.rollouts import ChatOptions, Rollout, Sampling, read_parquet, tokenizer_of, write_parquet
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.limits import position_limit
 from verdictscope.rollouts.engines.requests import Engine
@@ -72,91 +71,115 @@ class Judged:
         return Judged(tables[0], tables[1], ids[0], ids[1])
 
 
-def judge_items(
-    model: Model | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How a judge is asked.
+
+    Attributes:
+        orders: ``AB``, ``BA``, both, or ``random`` (one of them per item, drawn from its id); ignored for items
+            without sides.
+        answer: ``scored`` (label strings teacher-forced, the likeliest is the verdict) or ``written`` (the answer is
+            generated and parsed).
+        thinking: ``off`` (an empty block), ``on``, ``template`` (as the chat template renders it), or a number of
+            tokens after which thinking is closed. A judge without thinking takes ``off`` and ``template``.
+        waits: how often thinking that would close is continued with "Wait" (:func:`verdictscope.rollouts.prolong`).
+        whole_labels: score every token of a label; otherwise only as many as distinguish it from the others, which
+            costs far less on scales of two-digit scores.
+        runs: repeats per prompt; the noise floor of a sampling judge.
+        insertions: cues, by item and order.
+        transforms: changes of the prompt, in order (``judgments.cues.mitigations``).
+        name: what to call the judge in tables; the model's name by default.
+        chat: switches of the chat template and thinking markers named by hand.
+        engine: what generates tokens, as of :func:`verdictscope.rollouts.generate`.
+        batch_tokens: tokens of a batch.
+
+    Example:
+        >>> JudgeSettings(orders=("AB",), thinking=64).answer
+        'scored'
+    """
+
+    orders: Sequence[str] = ORDERS
+    answer: str = "scored"
+    thinking: str | int = "off"
+    waits: int = 0
+    whole_labels: bool = True
+    runs: int = 1
+    insertions: Callable[[Item, str], Sequence[Insertion]] | None = None
+    transforms: Sequence[Transform] = ()
+    name: str | None = None
+    chat: ChatOptions = ChatOptions()
+    engine: str | Engine = "huggingface"
+    batch_tokens: int = 16_384
+
+
+def judge(
+    model: Model,
     items: Sequence[Item],
     format: str | Path | Format,
-    orders: Sequence[str] = ORDERS,
     *,
-    answer: str = "scored",
-    thinking: str | int = "off",
-    waits: int = 0,
-    whole_labels: bool = True,
-    runs: int = 1,
+    settings: JudgeSettings | None = None,
     sampling: Sampling | None = None,
-    insertions: Callable[[Item, str], Sequence[Insertion]] | None = None,
-    transforms: Sequence[Transform] = (),
-    judge: str | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    markers: Markers | None = None,
-    engine: str | Engine = "huggingface",
-    batch_tokens: int = 16_384,
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Judged:
-    """Let a model judge.
+    """Let a model judge items.
 
     Args:
-        model: the judge.
-        tokenizer: its tokenizer, with a chat template.
+        model: the judge; its tokenizer has a chat template.
         items: what is judged; ids unique.
         format: name of a shipped format, a TOML file, or a :class:`Format`.
-        orders: ``AB``, ``BA``, both, or ``random`` (one of them per item, drawn from its id); ignored for items
-            without sides.
-        answer: ``scored`` or ``written``, see above. A scored verdict is the likeliest one.
-        thinking: ``off`` (an empty block), ``on``, ``template`` (as the chat template renders it), or a number of
-            tokens after which thinking is closed. A judge that knows no thinking takes ``off`` and ``template``.
-        waits: how often thinking that would close is kept going by "Wait" (:func:`verdictscope.rollouts.prolong`); a
-            judge whose thinking does not close is left as it is.
-        whole_labels: score every token of a label; otherwise only as many as tell it from the others
-            (:func:`verdictscope.judgments.labels.distinct`), which costs far less on scales of two-digit scores.
-        runs: repeats per prompt; the noise floor of a sampling judge.
-        sampling: how to draw, where anything is written.
-        insertions: cues, by item and order.
-        transforms: changes of the prompt, in order (``judgments.cues.mitigations``).
-        judge: what to call the judge; the model's name by default.
-        template_kwargs: switches of the chat template.
-        markers: thinking markers named by hand.
-        engine: what draws tokens, as of :func:`verdictscope.rollouts.generate`.
-        batch_tokens: tokens of a batch.
-        path: a folder to keep rollouts and verdicts in: a call that was killed, given again, goes on, and one that is
-            done is read, for the same weights as they are now, edits in force, tokenizer, items and settings alone.
-        progress: called with (done, all) as tokens are scored and rollouts written.
+        settings: orders, thinking, cues and the like.
+        sampling: how to sample, where anything is generated.
+        path: a folder to keep rollouts and verdicts in: a call that was killed, given again, continues, and one that
+            is done is read, for the same weights as they are now, edits in force, tokenizer, items and settings alone.
+        progress: called with (done, all) as tokens are scored and rollouts generated.
 
     Raises:
         InputError: ids repeat, an unknown order or setting, an item that the format does not judge, thinking asked of
-            a judge that knows none; ``path`` holds the verdicts of another request; what
+            a judge that has none; ``path`` holds the verdicts of another request; what
             :func:`verdictscope.rollouts.generate` raises.
     """
-    form, held = load_format(format), as_model(model)
-    cases = make_cases(form, items, orders, runs)
-    prompts = make_prompts(tokenizer, form, cases, insertions, transforms, template_kwargs)
-    drawn = sampling or Sampling()
-    how = Asking(tokenizer, form, answer, thinking, drawn, markers, engine, batch_tokens, progress, waits)
-    name, folder = judge or held.name, None if path is None else Path(path)
+    form, settings, drawn = load_format(format), settings or JudgeSettings(), sampling or Sampling()
+    chat, engine = settings.chat, settings.engine
+    cases = make_cases(form, items, settings.orders, settings.runs)
+    prompts = make_prompts(
+        tokenizer_of(model), form, cases, settings.insertions, settings.transforms, chat.template_kwargs
+    )
+    how = Asking(
+        model,
+        form,
+        settings.answer,
+        settings.thinking,
+        drawn,
+        chat.markers,
+        engine,
+        settings.batch_tokens,
+        progress,
+        settings.waits,
+    )
+    name, folder = settings.name or model.name, None if path is None else Path(path)
     if folder is not None:
         request = {
             "prompts": digest(repr([(c.id, p.ids, c.order, c.run) for c, p in zip(cases, prompts, strict=True)])),
             "items": digest(repr([c.item for c in cases])),
             "format": json.loads(json.dumps(asdict(form), default=repr)),
-            "answer": answer,
-            "thinking": thinking,
-            "waits": waits,
-            "whole_labels": whole_labels,
+            "answer": settings.answer,
+            "thinking": settings.thinking,
+            "waits": settings.waits,
+            "whole_labels": settings.whole_labels,
             "sampling": asdict(drawn),
             "judge": name,
-            "markers": repr(markers),
+            "markers": repr(chat.markers),
             "engine": _described(engine),
         }
-        request |= model_facts(held.hf, like=_kept_weights(folder)) | tokenizer_facts(tokenizer)
+        request |= model_facts(model.hf, like=_kept_weights(folder)) | tokenizer_facts(model.tokenizer)
         if (kept := _kept(folder, request)) is not None:
             kept_again()
             return kept
-    readings = how.readings(held, cases, prompts, folder)
-    judged = _judged(held, form, readings, name, whole_labels, batch_tokens, progress)
+    readings = how.readings(cases, prompts, folder)
+    judged = _judged(model, form, readings, name, settings.whole_labels, settings.batch_tokens, progress)
     if folder is not None:
-        _keep(folder, request, judged, tokenizer)
+        _keep(folder, request, judged, model.tokenizer)
     return judged
 
 
@@ -164,7 +187,7 @@ def _judged(
     model: Model,
     form: Format,
     readings: Sequence[Reading],
-    judge: str,
+    name: str,
     whole_labels: bool,
     budget: int,
     progress: Progress | None,
@@ -176,13 +199,13 @@ def _judged(
     strings = strings if whole_labels else [distinct(labels) for labels in strings]
     found = label_logprobs(model, prefixes, strings, token_budget=budget, progress=progress)  # type: ignore[arg-type]
     logps: dict[int, np.ndarray] = dict(zip(at, found, strict=True))
-    rows = [_row(form, reading, judge, logps.get(k)) for k, reading in enumerate(readings)]
+    rows = [_row(form, reading, name, logps.get(k)) for k, reading in enumerate(readings)]
     columns = [*VERDICT_COLUMNS, *MORE, *(("p_first", "p_second", "p_tie") if form.sided else ("expected",))]
     labels = [line for k in at for line in _lines(form, readings[k], logps[k])]
     written = tuple(r.whole for r in readings if r.whole is not None)
     table = pd.DataFrame(rows, columns=columns)
-    for name in ("verdict", "shown", "label", "said", "answer"):
-        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    for column in ("verdict", "shown", "label", "said", "answer"):
+        table[column] = table[column].astype(object).where(table[column].notna(), None)
     lines = pd.DataFrame(labels, columns=["rollout", "said", "verdict", "value", "logp"])
     return Judged(table, lines, tuple(p for p in prefixes if p is not None), written)
 
@@ -197,7 +220,7 @@ def _check_context(model: Model, prefixes: Sequence[Rollout]) -> None:
         )
 
 
-def _row(form: Format, reading: Reading, judge: str, logp: np.ndarray | None) -> dict[str, Any]:
+def _row(form: Format, reading: Reading, name: str, logp: np.ndarray | None) -> dict[str, Any]:
     case, parsed = reading.case, reading.parsed
     shown, p, said = parsed.verdict, float("nan"), parsed.said
     more: dict[str, float] = {}
@@ -217,7 +240,7 @@ def _row(form: Format, reading: Reading, judge: str, logp: np.ndarray | None) ->
     return {
         "item": case.item.id,
         "group": case.item.group,
-        "judge": judge,
+        "judge": name,
         "order": case.order,
         "run": case.run,
         "verdict": own_verdict(shown, case),
@@ -270,14 +293,14 @@ def _kept(folder: Path, request: Mapping[str, Any]) -> Judged | None:
 
 
 def load_judged(folder: str | Path) -> Judged:
-    """What :func:`judge_items` kept in a folder.
+    """What :func:`judge` kept in a folder.
 
     Raises:
         InputError: nothing was kept there, or the call that did was stopped.
     """
     folder = Path(folder)
     if not (folder / "request.json").is_file():
-        raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge_items(..., path=))")
+        raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge(..., path=))")
     tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "labels")]
     for name in ("verdict", "shown", "label", "said", "answer"):
         tables[0][name] = tables[0][name].astype(object).where(tables[0][name].notna(), None)
