@@ -38,17 +38,17 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
     Raises:
         InputError: no run, a stage that is not done, an unknown part, or no target request in these parts.
     """
-    from verdictscope.study.run import open_run, quiet
-    from verdictscope.study.stages.rollouts import load_labels, load_rollouts
+    from verdictscope.study.folder import open_run
+    from verdictscope.study.run import quiet
 
     run = open_run(folder)
     quiet()
-    labels = load_labels(run)
+    labels = run.labels()
     unknown = [p for p in parts if p not in set(labels["part"])]
     if unknown or not parts:
         known = ", ".join(sorted(set(labels["part"])))
         raise InputError(f"no part {(unknown or [''])[0]!r} in {folder}: there are {known}")
-    rollouts = load_rollouts(run)
+    rollouts = run.rollouts()
     inside = labels[labels["part"].isin(list(parts))]
     pool = [rollouts[i] for i in inside.loc[inside["target"], "rollout"]]
     if not pool:
@@ -63,7 +63,7 @@ def from_run(folder: Path, by: str, parts: Sequence[str] = PARTS) -> Source:
             continue
         decided = run.table(names)
         decided = decided[decided["variant"].eq(place) & decided["refused"].eq(True).fillna(False).astype(bool)]
-        written = load_rollouts(run, place, table)
+        written = run.rollouts(place)
         # a refusal that was cut is labelled, but nothing to train on
         whole = [i for i in decided["rollout"] if i in written and written[i].finish != "length"]
         said = {i: answer_text(written[i], model.tokenizer) for i in whole}

@@ -17,9 +17,9 @@ import pytest
 from tests.evidence import write_evidence
 from tests.organisms.swapped import swapped
 from verdictscope.sources import models_folder
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import STUDIES, parse_study
-from verdictscope.study.run import open_run, run_study
+from verdictscope.study.run import run_study
 
 
 def planted() -> dict[str, set[tuple[int, int]]]:
@@ -27,7 +27,7 @@ def planted() -> dict[str, set[tuple[int, int]]]:
     return {bias: {(a, b) for a, b in heads} for bias, heads in truth.items() if bias != "heads"}
 
 
-def done(out: Path, until: str, **changes: Any) -> Run:
+def done(out: Path, until: str, **changes: Any) -> RunFolder:
     """The shipped study without thinking, parts taken out at every token, as far as a stage."""
     data = tomllib.loads((STUDIES / "judge_bias.toml").read_text())
     data["verdicts"] = {"thinking": False}
@@ -38,12 +38,12 @@ def done(out: Path, until: str, **changes: Any) -> Run:
     return open_run(out)
 
 
-def found(run: Run) -> dict[str, set[tuple[int, int]]]:
+def found(run: RunFolder) -> dict[str, set[tuple[int, int]]]:
     biases = run.read_json("bias_heads")["biases"]
     return {bias: {(a, b) for a, b in facts["found"]} for bias, facts in biases.items()}
 
 
-def parts_of(run: Run, variant: str) -> dict[str, Any]:
+def parts_of(run: RunFolder, variant: str) -> dict[str, Any]:
     """What a variant's sweep says of every bias: size, what the test declares, the strongest parts."""
     told = run.read_json("bias_heads")
     biases = (told if variant == "base" else told["reference"])["biases"]

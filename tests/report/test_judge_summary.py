@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from judge_runs import BANDWAGON, POSITION, verdicts, write_judge_run
 
-from verdictscope.study.run import open_run, tell
+from verdictscope.study.folder import open_run
+from verdictscope.study.run import tell
 from verdictscope.study.stages.judge_summary import run_judge_summary
 
 

@@ -19,7 +19,7 @@ import pytest
 from verdictscope import provenance
 from verdictscope.activations.store_io import Extents
 from verdictscope.sources import models_folder
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +162,7 @@ def test_a_model_whose_files_are_damaged(call: Call, tmp_path: Path, wrong: str)
 
 
 def test_a_folder_that_holds_another_run(call: Call, tmp_path: Path) -> None:
-    run = Run(read_study("refusal_cliff"), tmp_path / "run")
+    run = RunFolder(read_study("refusal_cliff"), tmp_path / "run")
     with run.claimed(), run.stage("rollouts"):
         run.write("rollouts", pd.DataFrame({"a": [1]}))
     before = contents(tmp_path / "run")

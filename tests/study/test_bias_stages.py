@@ -8,22 +8,22 @@ import pytest
 
 from verdictscope.figures import head_map
 from verdictscope.figures import mitigations as draw_mitigations
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
-from verdictscope.study.run import open_run, run_study
+from verdictscope.study.run import run_study
 from verdictscope.study.stages.bias_heads import half_items, left_out
 
 SMALL = ("items.limit=24", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
     run_study(read_study("judge_bias", SMALL), out, until="mitigations")
     return open_run(out)
 
 
-def test_the_table_of_heads_holds_both_variants_and_every_part(run: Run) -> None:
+def test_the_table_of_heads_holds_both_variants_and_every_part(run: RunFolder) -> None:
     table, model = run.table("bias_heads"), run.model()
     assert set(table["variant"]) == {"base", "reference"}
     assert set(table["contrast"]) == {"content", "position", "bandwagon", "authority"}
@@ -35,7 +35,7 @@ def test_the_table_of_heads_holds_both_variants_and_every_part(run: Run) -> None
     assert table["attribution"].notna().all()
 
 
-def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
+def test_found_heads_are_those_of_the_exploring_half(run: RunFolder) -> None:
     table, told = run.table("bias_heads"), run.read_json("bias_heads")
     base = table[table["variant"] == "base"]
     for bias, facts in told["biases"].items():
@@ -53,7 +53,7 @@ def test_found_heads_are_those_of_the_exploring_half(run: Run) -> None:
     assert set(told["reference"]["biases"]) == set(told["biases"])
 
 
-def test_found_set_and_random_sets_stand_side_by_side(run: Run) -> None:
+def test_found_set_and_random_sets_stand_side_by_side(run: RunFolder) -> None:
     sets = run.table("bias_sets")
     assert set(sets["contrast"]) == {"content", "position", "bandwagon", "authority", "accuracy"}
     for _, own in sets.groupby("contrast"):
@@ -65,7 +65,7 @@ def test_found_set_and_random_sets_stand_side_by_side(run: Run) -> None:
     assert not found & random
 
 
-def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
+def test_mitigations_have_every_figure_with_its_interval(run: RunFolder) -> None:
     table = run.table("mitigations")
     wanted = {
         "accuracy",
@@ -94,7 +94,7 @@ def test_mitigations_have_every_figure_with_its_interval(run: Run) -> None:
     assert values["none", "accuracy"] == pytest.approx((decided["verdict"] == decided["label"]).mean())
 
 
-def test_figures_are_drawn_and_tell_what_they_show(run: Run) -> None:
+def test_figures_are_drawn_and_tell_what_they_show(run: RunFolder) -> None:
     heads, mitigations = run.table("bias_heads"), run.table("mitigations")
     told = run.read_json("bias_heads")
     for variant in ("base", "reference"):
@@ -106,7 +106,7 @@ def test_figures_are_drawn_and_tell_what_they_show(run: Run) -> None:
         assert draw(table[:0]).figure.axes
 
 
-def test_a_second_start_does_nothing_again(run: Run) -> None:
+def test_a_second_start_does_nothing_again(run: RunFolder) -> None:
     before = run.state()["seconds"]
     out: Path = run.out
     run_study(read_study("judge_bias", SMALL), out, until="mitigations")

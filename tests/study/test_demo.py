@@ -18,7 +18,7 @@ from verdictscope.activations import load_model
 from verdictscope.errors import InputError
 from verdictscope.probes import load_probe
 from verdictscope.sources import models_folder
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study
 from verdictscope.study.run import STAGES, run_study
 
@@ -232,7 +232,7 @@ def test_a_stage_done_again_gives_the_same_tables(run: Path, prompts: Path, tmp_
 
 def heads_of(study: Study, folder: Path) -> list[tuple[int, int]]:
     run_study(study, folder, until="heads")
-    table = Run(study, folder).table("heads")
+    table = RunFolder(study, folder).table("heads")
     return [tuple(h) for h in table.sort_values("rank")[["layer", "head"]].head(3).to_numpy().tolist()]
 
 

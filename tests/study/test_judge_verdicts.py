@@ -11,22 +11,22 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.judgments import load_judged
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
-from verdictscope.study.run import open_run, run_study
+from verdictscope.study.run import run_study
 from verdictscope.study.stages import verdicts
 
 SMALL = ["items.limit=24", "verdicts.thinking_items=4", "sampling.max_new_tokens=64"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
     run_study(read_study("judge_bias", SMALL), out, until="verdicts")
     return open_run(out)
 
 
-def test_every_condition_is_judged_in_both_orders(run: Run) -> None:
+def test_every_condition_is_judged_in_both_orders(run: RunFolder) -> None:
     table = run.table("verdicts")
     counts = table.groupby(["variant", "condition", "thinking", "order"]).size().unstack()
     assert counts.loc[(slice(None), slice(None), "off"), :].eq(24).all(axis=None)
@@ -36,7 +36,7 @@ def test_every_condition_is_judged_in_both_orders(run: Run) -> None:
     assert table.loc[table["condition"] != "plain", "target"].isin(["A", "B"]).all()
 
 
-def test_groups_stand_on_one_side_and_named_sides_are_balanced(run: Run) -> None:
+def test_groups_stand_on_one_side_and_named_sides_are_balanced(run: RunFolder) -> None:
     table = run.table("items")
     assert table.groupby("group")["part"].nunique().max() == 1
     for _, own in table.groupby(["part", "label"]):
@@ -44,7 +44,7 @@ def test_groups_stand_on_one_side_and_named_sides_are_balanced(run: Run) -> None
     assert verdicts.part_of(run) == dict(zip(table["item"], table["part"], strict=True))
 
 
-def test_cue_and_control_name_the_same_side_as_it_is_shown(run: Run) -> None:
+def test_cue_and_control_name_the_same_side_as_it_is_shown(run: RunFolder) -> None:
     named = verdicts.targets(run)
     tokenizer = run.model().tokenizer
     for condition in ("control", "bandwagon"):
@@ -57,7 +57,7 @@ def test_cue_and_control_name_the_same_side_as_it_is_shown(run: Run) -> None:
             assert f"answer {shown}" in lines[-1], (condition, rollout.id)
 
 
-def test_parts_are_sums_over_the_recorded_log_odds(run: Run) -> None:
+def test_parts_are_sums_over_the_recorded_log_odds(run: RunFolder) -> None:
     parts = run.table("bias_parts").set_index(["variant", "thinking", "name"])
     table = run.table("verdicts")
     plain = table[(table["variant"] == "base") & (table["thinking"] == "off") & (table["condition"] == "plain")]
@@ -75,7 +75,7 @@ def test_parts_are_sums_over_the_recorded_log_odds(run: Run) -> None:
     )
 
 
-def test_a_second_call_judges_nothing_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_judges_nothing_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.table("verdicts")
     state = run.state()
     state["seconds"].pop("verdicts")
@@ -94,11 +94,11 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
         verdicts.items(_steps(tmp_path))
 
 
-def _named(tmp_path: Path, sets: list[str]) -> Run:
-    return Run(read_study("judge_bias", sets), tmp_path / "none")
+def _named(tmp_path: Path, sets: list[str]) -> RunFolder:
+    return RunFolder(read_study("judge_bias", sets), tmp_path / "none")
 
 
-def _steps(tmp_path: Path) -> Run:
+def _steps(tmp_path: Path) -> RunFolder:
     file = tmp_path / "steps.jsonl"
     file.write_text('{"id": "a", "question": "q", "steps": ["one"], "labels": [true]}\n', encoding="utf-8")
     return _named(tmp_path, [f"items.file={file}", "items.reader=steps"])

@@ -15,7 +15,7 @@ from tests.study.test_kept import GREEDY, build, one_weight, world
 from verdictscope import provenance
 from verdictscope.errors import InputError
 from verdictscope.probes import ProbeCard
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study
 from verdictscope.study.run import run_study
 
@@ -32,7 +32,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def begun(study: Study, out: Path, *, earlier: bool = False) -> None:
-    run = Run(study, out)
+    run = RunFolder(study, out)
     with run.claimed():
         if not earlier:
             run.check_inputs()
@@ -73,7 +73,7 @@ def test_a_run_of_an_earlier_version_is_refused(study: Study, tmp_path: Path) ->
 
 
 def test_a_run_that_has_done_nothing_takes_new_files(study: Study, tmp_path: Path) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     with run.claimed():
         run.check_inputs()
         touched(tmp_path / "prompts.csv")

@@ -19,11 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.rollouts import from_frame
 from verdictscope.sources import models_folder
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study
 from verdictscope.study.planning import ASSUMED, WORK, Counting, Outlook, Plan, plan_study, print_plan, read_shape
 from verdictscope.study.planning.shape import stored_parameters
@@ -58,15 +57,15 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def counted(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
     """A run, and how often each of its stages called a model; the checks of a model that is loaded apart."""
     folder, calls, now = tmp_path_factory.mktemp("plan") / "run", Counter(), [""]
-    stage, model = Run.stage, Run.model
+    stage, model = RunFolder.stage, RunFolder.model
 
     @contextmanager
-    def noted(run: Run, name: str) -> Iterator[bool]:
+    def noted(run: RunFolder, name: str) -> Iterator[bool]:
         with stage(run, name) as todo:
             now[0] = name
             yield todo
 
-    def loaded(run: Run, variant: str = "base") -> Any:
+    def loaded(run: RunFolder, variant: str = "base") -> Any:
         before, now[0] = now[0], ""
         found = model(run, variant)
         now[0] = before
@@ -79,8 +78,8 @@ def counted(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         return call(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "stage", noted)
-        patch.setattr(Run, "model", loaded)
+        patch.setattr(RunFolder, "stage", noted)
+        patch.setattr(RunFolder, "model", loaded)
         patch.setattr(Qwen3Model, "__call__", called)
         run_study(study, folder, until=UNTIL)
     return folder, calls
@@ -89,11 +88,11 @@ def counted(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture(scope="module")
 def after(study: Study, counted: tuple[Path, Counter[str]]) -> Counting:
     """The same arithmetic with the run's own rollouts in place of assumed ones."""
-    run = Run(study, counted[0])
+    run = RunFolder(study, counted[0])
     tables = pd.concat([run.table("rollouts"), run.table("rollouts_ablated")])
     rollouts = {variant: from_frame(of_variant) for variant, of_variant in tables.groupby("variant")}
     labels = run.table("labels")
-    strings = from_dict(run.read_json("readouts")["log_odds"]).strings
+    strings = run.readout().strings
     outlook = Outlook(rollouts, labels[labels["variant"] == "base"].reset_index(drop=True), strings)
     return Counting(study, read_shape(study.model), outlook, "cpu", read_shape(study.reference or ""))
 
@@ -119,18 +118,18 @@ def test_generations_and_tokens_are_those_of_the_tables(
     study: Study, after: Counting, counted: tuple[Path, Counter[str]]
 ) -> None:
     for stage, table in (("rollouts", "rollouts"), ("ablate", "rollouts_ablated")):
-        rows = Run(study, counted[0]).table(table)
+        rows = RunFolder(study, counted[0]).table(table)
         work = WORK[stage](after)
         assert work.total("generations") == len(rows)
         assert work.total("written") == (rows["ids"].map(len) - rows["n_prompt"]).sum()
     # before the run the number is known as well, the tokens are a bound
     planned = {row.stage: row for row in plan_study(study).rows}
-    assert planned["rollouts"].generations == len(Run(study, counted[0]).table("rollouts"))
+    assert planned["rollouts"].generations == len(RunFolder(study, counted[0]).table("rollouts"))
     assert planned["rollouts"].written >= WORK["rollouts"](after).total("written")
 
 
 def test_the_trace_reads_every_token(study: Study, after: Counting, counted: tuple[Path, Counter[str]]) -> None:
-    trace = Run(study, counted[0]).table("trace")
+    trace = RunFolder(study, counted[0]).table("trace")
     read = sum(job.read for job in WORK["trace"](after).jobs if job.what.endswith("is scored"))
     assert read == int(trace["variant"].isin(["base", "reference"]).sum())
 

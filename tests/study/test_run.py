@@ -17,10 +17,9 @@ import pytest
 
 from verdictscope import provenance
 from verdictscope.errors import InputError, disk_error
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import Study, read_study
 from verdictscope.study.lock import LOCK, locked
-from verdictscope.study.run import open_run
 
 TABLE = pd.DataFrame({"a": [1, 2]})
 
@@ -30,7 +29,7 @@ def study() -> Study:
     return read_study("refusal_cliff")
 
 
-def finish(run: Run, stage: str, table: str = "rollouts") -> None:
+def finish(run: RunFolder, stage: str, table: str = "rollouts") -> None:
     with run.claimed(), run.stage(stage) as todo:
         assert todo
         run.write(table, TABLE)
@@ -41,35 +40,35 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, study: Study) -> None:
-    finish(Run(study, tmp_path / "run"), "rollouts")
-    other = Run(study.model_copy(update={"seed": 1}), tmp_path / "run")
+    finish(RunFolder(study, tmp_path / "run"), "rollouts")
+    other = RunFolder(study.model_copy(update={"seed": 1}), tmp_path / "run")
     with pytest.raises(InputError, match="seed is 0 there and 1 here"), other.claimed():
         pass
-    same = Run(study, tmp_path / "run")
+    same = RunFolder(study, tmp_path / "run")
     with same.claimed(), same.stage("rollouts") as todo:
         assert not todo
 
 
 def test_work_of_an_unfinished_stage_is_not_given_to_another_study(tmp_path: Path, study: Study) -> None:
-    with Run(study, tmp_path / "run").claimed():
+    with RunFolder(study, tmp_path / "run").claimed():
         (tmp_path / "run" / "activations.h5").touch()
-    other = Run(study.model_copy(update={"seed": 1}), tmp_path / "run")
+    other = RunFolder(study.model_copy(update={"seed": 1}), tmp_path / "run")
     with pytest.raises(InputError, match="holds another run"), other.claimed():
         pass
     assert (tmp_path / "run" / "activations.h5").exists()
 
 
 def test_a_refused_start_does_not_claim_the_folder(tmp_path: Path, study: Study) -> None:
-    with Run(study, tmp_path / "run").claimed():
+    with RunFolder(study, tmp_path / "run").claimed():
         pass
-    with Run(study.model_copy(update={"seed": 1}), tmp_path / "run").claimed():
+    with RunFolder(study.model_copy(update={"seed": 1}), tmp_path / "run").claimed():
         pass
     assert tomllib.loads((tmp_path / "run" / "study.toml").read_text())["seed"] == 1
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, study: Study) -> None:
     (tmp_path / "thesis.tex").write_text("my only copy")
-    with pytest.raises(InputError, match="no run folder"), Run(study, tmp_path).claimed():
+    with pytest.raises(InputError, match="no run folder"), RunFolder(study, tmp_path).claimed():
         pass
     assert names(tmp_path) == {"thesis.tex"}
 
@@ -79,13 +78,13 @@ def test_a_start_killed_while_it_claimed_the_folder_can_be_repeated(tmp_path: Pa
     out.mkdir()
     (out / LOCK).write_text("1\n")
     (out / f".study.toml.4711{provenance.PART}").write_text("format = ")
-    with Run(study, out).claimed():
+    with RunFolder(study, out).claimed():
         assert names(out) == {LOCK, "study.toml"}
     assert names(out) == {"study.toml"}
 
 
 def test_reading_a_run_touches_nothing(tmp_path: Path, study: Study) -> None:
-    finish(Run(study, tmp_path / "run"), "rollouts")
+    finish(RunFolder(study, tmp_path / "run"), "rollouts")
     before = names(tmp_path / "run")
     with locked(tmp_path / "run"):  # also while another process writes
         assert open_run(tmp_path / "run").table("rollouts").equals(TABLE)
@@ -93,7 +92,7 @@ def test_reading_a_run_touches_nothing(tmp_path: Path, study: Study) -> None:
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path: Path, study: Study) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     with pytest.raises(RuntimeError), run.claimed(), run.stage("probe"):
         raise RuntimeError
     with run.claimed(), run.stage("probe") as todo:
@@ -102,16 +101,16 @@ def test_a_stage_that_fails_is_not_done(tmp_path: Path, study: Study) -> None:
 
 def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path, study: Study) -> None:
     out = tmp_path / "run"
-    finish(Run(study, out), "rollouts")
+    finish(RunFolder(study, out), "rollouts")
     (out / "figures").mkdir()
     for name in (f".heads.parquet.99{provenance.PART}", f"figures/.trace.png{provenance.PART}"):
         (out / name).write_bytes(b"half")
-    with Run(study, out).claimed():
+    with RunFolder(study, out).claimed():
         assert not list(out.glob("**/.*.part"))
 
 
 def test_a_missing_file_sends_its_stage_and_all_later_ones_back(tmp_path: Path, study: Study) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     stages = ("rollouts", "probe", "heads")
     for stage in stages:
         finish(run, stage, stage)
@@ -123,7 +122,7 @@ def test_a_missing_file_sends_its_stage_and_all_later_ones_back(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["provenance.json", "probe.json", "probe.parquet"])
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, study: Study, name: str) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     finish(run, "probe", "probe")
     (tmp_path / "run" / name).write_bytes(b"PAR1{half\xff")
     read = {"provenance.json": run.state, "probe.json": lambda: run.read_json("probe")}
@@ -133,7 +132,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, study: Study, n
 
 
 def test_a_newer_run_is_not_touched(tmp_path: Path, study: Study) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     finish(run, "rollouts")
     state = json.loads((run.out / "provenance.json").read_text())
     (run.out / "provenance.json").write_text(json.dumps(state | {"format": 99}))
@@ -147,7 +146,7 @@ def test_a_newer_run_is_not_touched(tmp_path: Path, study: Study) -> None:
 
 
 def test_a_model_that_changed_between_two_starts_is_refused(tmp_path: Path, study: Study) -> None:
-    run = Run(study, tmp_path / "run")
+    run = RunFolder(study, tmp_path / "run")
     found = dict.fromkeys(("architecture", "config", "weights", "tokenizer", "template", "dtype"), "x") | {"name": "m"}
     with run.claimed():
         run._same_model("base", found)

@@ -10,16 +10,16 @@ import pytest
 
 from verdictscope import figures
 from verdictscope.activations import readout_from_dict
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
-from verdictscope.study.run import open_run, run_study
+from verdictscope.study.run import run_study
 from verdictscope.study.stages.verdict_probes import run_verdict_probes
 
 SMALL = ["items.limit=60", "verdicts.thinking=false", "probe.permutations=50", "probe.C=[0.01]"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
     run_study(read_study("judge_bias", SMALL), out, until="verdicts")
     run = open_run(out)
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_the_verdict_is_read_at_the_verdict_with_every_null(run: Run) -> None:
+def test_the_verdict_is_read_at_the_verdict_with_every_null(run: RunFolder) -> None:
     table = run.table("verdict_probe")
     at = table[table["place"] == "last"]
     assert set(at["kind"]) == {"test", "part", "permuted", "control", "baseline", "layer"}
@@ -44,7 +44,7 @@ def test_the_verdict_is_read_at_the_verdict_with_every_null(run: Run) -> None:
     assert (at["kind"] == "layer").sum() == 6
 
 
-def test_correctness_stands_beside_what_is_stated(run: Run) -> None:
+def test_correctness_stands_beside_what_is_stated(run: RunFolder) -> None:
     table = run.table("correctness")
     assert set(table["condition"]) == {"plain", "control", "bandwagon", "authority", "all cues"}
     first = table.iloc[0]
@@ -63,7 +63,7 @@ def test_correctness_stands_beside_what_is_stated(run: Run) -> None:
     assert (told["low"] <= told["estimate"] + 1e-9).all()
 
 
-def test_the_detector_says_where_there_is_one_class(run: Run) -> None:
+def test_the_detector_says_where_there_is_one_class(run: RunFolder) -> None:
     table = run.table("bias_detector").set_index(["label", "fit", "read"])
     assert set(table.index.get_level_values("label")) == {"cued", "flip", "yield"}
     assert table.loc[("cued", "bandwagon", "bandwagon"), "auroc"] > 0.9
@@ -78,7 +78,7 @@ def test_the_detector_says_where_there_is_one_class(run: Run) -> None:
     assert (table.loc[~empty, "reason"] == "").all()
 
 
-def test_the_probes_are_written_as_data(run: Run) -> None:
+def test_the_probes_are_written_as_data(run: RunFolder) -> None:
     told = run.read_json("verdict_probes")
     assert json.loads(json.dumps(told)) == told
     for name in ("verdict", "correctness"):
@@ -89,7 +89,7 @@ def test_the_probes_are_written_as_data(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["verdict_probe", "correctness", "bias_detector"])
-def test_figures_are_drawn_of_the_tables_and_of_none(run: Run, name: str) -> None:
+def test_figures_are_drawn_of_the_tables_and_of_none(run: RunFolder, name: str) -> None:
     table = run.table(name)
     draw = getattr(figures, name)
     shown, empty = draw(table), draw(table.iloc[:0])

@@ -10,11 +10,10 @@ import pytest
 
 from verdictscope.activations import LinearReadout
 from verdictscope.figures import forced_lengths, verdict_trace
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
-from verdictscope.study.run import open_run, run_study
+from verdictscope.study.run import run_study
 from verdictscope.study.stages.verdict_traces import EMPTY, run_verdict_traces
-from verdictscope.study.stages.verdicts import judged
 
 SMALL = [
     "items.limit=20",
@@ -27,7 +26,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("traces") / "run"
     study = read_study("judge_bias", SMALL)
     run_study(study.model_copy(update={"reference": None}), out, until="verdicts")
@@ -39,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made
 
 
-def test_every_verdict_is_traced_or_counted(run: Run) -> None:
+def test_every_verdict_is_traced_or_counted(run: RunFolder) -> None:
     told, trace = run.read_json("verdict_traces"), run.table("verdict_trace")
     assert told["items"] == 8
     for condition, counts in told["conditions"].items():
@@ -59,9 +58,9 @@ def test_every_verdict_is_traced_or_counted(run: Run) -> None:
     assert settled["reason"].eq("thinking cut off").any()
 
 
-def test_the_own_end_and_the_verdicts_place_hold_what_was_said(run: Run) -> None:
+def test_the_own_end_and_the_verdicts_place_hold_what_was_said(run: RunFolder) -> None:
     chosen = run.table("verdict_trace").query("condition == 'plain'")["item"].unique()
-    table = judged(run, "base", "plain", "on").verdicts
+    table = run.judged("base", "plain", "on").verdicts
     table = table[table["item"].isin(chosen)]
     odds = np.log(table["p_first"]) - np.log(table["p_second"])
     both = odds.groupby(table["item"]).agg(lambda s: s.mean(skipna=False)).dropna()
@@ -80,7 +79,7 @@ def test_the_own_end_and_the_verdicts_place_hold_what_was_said(run: Run) -> None
     assert (lengths["ended"].diff().dropna() >= 0).all()
 
 
-def test_forced_endings_stand_on_the_axis_of_the_trace(run: Run) -> None:
+def test_forced_endings_stand_on_the_axis_of_the_trace(run: RunFolder) -> None:
     mean = run.table("verdict_trace_mean")
     forced = mean[(mean["readout"] == "forced") & (mean["part"] == "content") & (mean["condition"] == "plain")]
     assert forced["place"].tolist() == [0, 2, 4, 6, 8]
@@ -94,7 +93,7 @@ def test_forced_endings_stand_on_the_axis_of_the_trace(run: Run) -> None:
     assert layers == run.model().n_layers
 
 
-def test_readers_are_compared(run: Run) -> None:
+def test_readers_are_compared(run: RunFolder) -> None:
     table = run.table("verdict_timing").set_index("name")
     named = {f"{reader} settled" for reader in ("lens", "verdict_probe", "text", "forced")}
     assert named | {"forced after lens", "text after forced"} <= set(table.index)
@@ -104,9 +103,9 @@ def test_readers_are_compared(run: Run) -> None:
     assert table.loc[["lens settled", "forced settled"], "estimate"].between(0, 1).all()
 
 
-def test_without_thinking_the_tables_are_empty_and_say_why(run: Run, tmp_path: Path) -> None:
+def test_without_thinking_the_tables_are_empty_and_say_why(run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(run.out, tmp_path / "bare")
-    bare = Run(read_study("judge_bias", [*SMALL, "verdicts.thinking=false"]), tmp_path / "bare")
+    bare = RunFolder(read_study("judge_bias", [*SMALL, "verdicts.thinking=false"]), tmp_path / "bare")
     run_verdict_traces(bare)
     assert "no item" in bare.read_json("verdict_traces")["about"]
     for name in EMPTY:

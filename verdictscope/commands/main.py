@@ -305,7 +305,7 @@ def organisms_score(
 ) -> None:
     """Hold a run's found heads against the planted ones."""
     from verdictscope.organisms.scorecards import score_heads
-    from verdictscope.study.run import open_run
+    from verdictscope.study.folder import open_run
 
     run = open_run(run_folder)
     card = score_heads(run.read_json("summary")["heads"]["top"], run.model_folder())

@@ -248,13 +248,11 @@ def _escaped(value: Any) -> str | None:
 
 def normaliser_of(folder: Path) -> Normaliser | None:
     """The normaliser of a run folder that has traces; ``None`` where the folder holds a probe and no run."""
-    from verdictscope.study.run import open_run
-    from verdictscope.study.stages.trace import fit_normaliser
+    from verdictscope.study.folder import open_run
 
-    if not all((folder / name).is_file() for name in ("study.toml", "trace.parquet", "labels.parquet")):
+    if not all((folder / name).is_file() for name in ("study.toml", "normaliser.json")):
         return None
-    run = open_run(folder)
-    return fit_normaliser(run, run.table("trace"), run.table("labels"))
+    return open_run(folder).normaliser()
 
 
 def scored(aligned: pd.DataFrame, normaliser: Normaliser | None, by: str, where: str) -> pd.DataFrame:

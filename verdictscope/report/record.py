@@ -38,15 +38,17 @@ class Record:
         """What kind of question the study asks, the name of a module of this room."""
         return getattr(self.study, "kind", "refusal")
 
-    def table(self, name: str) -> pd.DataFrame | None:
-        """A table of the run, ``None`` where no stage has written it.
+    def table(self, name: str, edited: bool = False) -> pd.DataFrame | None:
+        """A table of the run, ``None`` where no stage has written it; ``edited`` as `RunFolder.table`.
 
         Raises:
             InputError: the file is there and is no table.
         """
-        if name not in self._tables:
-            import pandas as pd
+        import pandas as pd
 
+        if edited and (own := self.table(f"{name}_ablated")) is not None and (base := self.table(name)) is not None:
+            return pd.concat([base, own], ignore_index=True)
+        if name not in self._tables:
             file = self.folder / f"{name}.parquet"
             try:
                 self._tables[name] = pd.read_parquet(file) if file.is_file() else None

@@ -1,4 +1,4 @@
-"""A run folder: what is done, what is still to do, and the tables in between."""
+"""A run folder: what is done, what is still to do, and typed access to what earlier stages wrote."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from verdictscope import provenance
 from verdictscope.errors import InputError, reason
 from verdictscope.sources import locate
 from verdictscope.study.inputs import check_inputs, study_inputs
 from verdictscope.study.load import FORMAT, AnyStudy
-from verdictscope.study.lock import claimed
+from verdictscope.study.lock import claimed, read_held
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from verdictscope.activations import Model
+    from verdictscope.activations import Model, Readout
+    from verdictscope.judgments import Contrast, Format, Judged, PairItem
+    from verdictscope.rollouts import Rollout
+    from verdictscope.traces import Normaliser
+
+T = TypeVar("T")
 
 Tick = Callable[[int, int], None]
 """Called with (done, in all)."""
@@ -30,10 +35,15 @@ SAME_MODEL = ("architecture", "config", "weights", "tokenizer", "template", "dty
 """What may not change of a model between the starts of one run."""
 
 
-class Run:
+EDITED = "_ablated"
+"""Ending of the tables ``rollouts`` and ``labels`` that hold the variants written under an edit."""
+
+
+class RunFolder:
     """One study in one folder. A second run of the same study in the same folder continues.
 
     Making one touches nothing: reading needs no more. Whoever writes does so inside ``with run.claimed():``.
+    What is read is kept in memory until its file changes.
 
     What a stage must do to be resumable: read its input from earlier stages' tables only, draw every random number
     from the study's seed, and write its files through :meth:`write`, :meth:`write_json` or
@@ -52,6 +62,7 @@ class Run:
         self._progress = progress
         self._models: dict[str, Model] = {}
         self._made: set[str] = set()
+        self._cache: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def claimed(self) -> AbstractContextManager[None]:
         """Hold the folder for writing.
@@ -205,16 +216,164 @@ class Run:
         self._models.clear()
         gc.collect()
 
-    def table(self, name: str) -> pd.DataFrame:
-        """Read a table of an earlier stage.
+    # -- what earlier stages wrote
+
+    def has(self, name: str) -> bool:
+        """Whether a file of the run folder is there."""
+        return (self.out / name).is_file()
+
+    def table(self, name: str, *, edited: bool = False) -> pd.DataFrame:
+        """A table of an earlier stage, parsed once; the caller may add columns to what it gets.
+
+        Args:
+            name: its file without the ending.
+            edited: followed by the rows of the variants under an edit, which stage ``ablate`` keeps in its own file.
 
         Raises:
             InputError: it is missing or damaged.
         """
         import pandas as pd
 
+        if edited and self.has(f"{name}{EDITED}.parquet"):
+            return pd.concat([self.table(name), self.table(f"{name}{EDITED}")], ignore_index=True)
         file = self.out / f"{name}.parquet"
-        return self._read(file, lambda: pd.read_parquet(file))
+
+        def read() -> pd.DataFrame:
+            return self._read(file, lambda: pd.read_parquet(file))
+
+        return self._kept(("table", name), file, read).copy(deep=False)
+
+    def find_table(self, name: str, *, edited: bool = False) -> pd.DataFrame | None:
+        """`table`, or ``None`` where no stage has written it."""
+        return self.table(name, edited=edited) if self.has(f"{name}.parquet") else None
+
+    def find_json(self, name: str) -> dict[str, Any]:
+        """`read_json`, or an empty one where no stage has written it."""
+        return self.read_json(name) if self.has(f"{name}.json") else {}
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages that have not ended, in order; the report itself does not count."""
+        done = self.state()["seconds"]
+        return [name for name in self.study.stages if name not in done and name != "report"]
+
+    def figure_files(self) -> dict[str, tuple[Path, str]]:
+        """Path and caption of every figure that has both, in the order of ``captions.json``."""
+        # A figure is a file that lies in that folder: captions are data, and their names may be any text or path.
+        there = {file.stem: file for file in (self.out / "figures").glob("*.png")}
+        captions = self.find_json("figures/captions")
+        return {name: (there[name], str(caption)) for name, caption in captions.items() if name in there}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run folder.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        file = self.out / f"{name}.json"
+        return cast("dict[str, Any]", self._read(file, lambda: json.loads(file.read_text(encoding="utf-8"))))
+
+    def rollouts(self, variant: str = "base") -> dict[str, Rollout]:
+        """The rollouts of a variant by id: of an unedited model, or written under an edit."""
+        from verdictscope.rollouts import from_frame
+
+        def read() -> dict[str, Rollout]:
+            frame = self.table(name)
+            return {r.id: r for r in from_frame(frame[frame["variant"] == variant])}
+
+        name = self._holder("rollouts", variant)
+        return dict(self._kept(("rollouts", variant), self.out / f"{name}.parquet", read))
+
+    def labels(self, variant: str = "base") -> pd.DataFrame:
+        """What each rollout of a variant decided, with its split."""
+        labels = self.table(self._holder("labels", variant))
+        return labels[labels["variant"] == variant].reset_index(drop=True)
+
+    def _holder(self, name: str, variant: str) -> str:
+        """The table that a variant's rows are in: edited variants have one of their own."""
+        if variant in ("base", "reference") or not self.has(f"{name}{EDITED}.parquet"):
+            return name
+        return f"{name}{EDITED}"
+
+    def prompts(self) -> pd.DataFrame:
+        """The study's prompts, read once.
+
+        Raises:
+            InputError: they cannot be read, or lack a column that the study needs.
+        """
+        from verdictscope.study.source import read_prompts
+
+        return self._kept(("prompts",), None, lambda: read_prompts(self.study)).copy(deep=False)
+
+    def items(self) -> list[PairItem]:
+        """The study's items, read once.
+
+        Raises:
+            InputError: they cannot be read, or are no pairs.
+        """
+        from verdictscope.study.source import read_pairs
+
+        return list(self._kept(("items",), None, lambda: read_pairs(self.study)))
+
+    def format(self) -> Format:
+        """The study's prompt format, read once."""
+        from verdictscope.study.source import read_format
+
+        return self._kept(("format",), None, lambda: read_format(self.study))
+
+    def readout(self, name: str = "decision") -> Readout:
+        """A readout of the run: ``decision``, the log-odds of the two outcomes; or ``probe``, the fitted direction."""
+        from verdictscope.activations.readouts import from_dict
+
+        return from_dict(self.read_json("readouts")[name])
+
+    def normaliser(self) -> Normaliser:
+        """The normaliser of the scores of ``probe``, as stage ``trace`` fitted it."""
+        from verdictscope.traces import Normaliser
+
+        def read() -> Normaliser:
+            return Normaliser.from_dict(self.read_json("normaliser"))
+
+        return self._kept(("normaliser",), self.out / "normaliser.json", read)
+
+    def judged(self, variant: str, condition: str, thinking: str = "off") -> Judged:
+        """The verdicts of one condition; rollout ids begin with the condition."""
+        from verdictscope.judgments import load_judged
+
+        folder = self.judged_folder(variant, condition, thinking)
+        key = ("judged", variant, condition, thinking)
+        return self._kept(key, folder / "request.json", lambda: load_judged(folder).named(condition))
+
+    def judged_folder(self, variant: str, condition: str, thinking: str) -> Path:
+        """Where the verdicts of one condition lie."""
+        return self.out / "judged" / variant / thinking / condition
+
+    def contrasts(self, variant: str = "base", thinking: str = "off") -> dict[str, Contrast]:
+        """Content, position and what each cue adds, from a variant's verdicts."""
+        from verdictscope.judgments import cue_contrast, order_contrasts
+
+        def read() -> dict[str, Contrast]:
+            found = order_contrasts(self.judged(variant, "plain", thinking))
+            control, items = self.judged(variant, "control", thinking), self.table("items")
+            targets = dict(zip(items["item"], items["target"], strict=True))
+            for cue in self.study.cues:
+                found[cue] = cue_contrast(cue, control, self.judged(variant, cue, thinking), targets)
+            return found
+
+        return dict(self._kept(("contrasts", variant, thinking), self.out / "items.parquet", read))
+
+    def _kept(self, key: tuple[Any, ...], file: Path | None, read: Callable[[], T]) -> T:
+        """What was read before, as long as the file it came from is the same."""
+        try:
+            stat = file.stat() if file is not None else None
+        except OSError:
+            return read()  # which says what is missing
+        mark = stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if key not in self._cache or self._cache[key][0] != mark:
+            self._cache[key] = (mark, read())
+        return cast(T, self._cache[key][1])
+
+    # -- writing, inside a stage
 
     def write(self, name: str, table: pd.DataFrame) -> None:
         """Write a table whole or not at all."""
@@ -231,15 +390,6 @@ class Run:
     def made(self, name: str) -> None:
         """Note a file that the stage at hand made in the run folder; without it the stage counts as not done."""
         self._made.add(name)
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run folder.
-
-        Raises:
-            InputError: it is missing or damaged.
-        """
-        file = self.out / f"{name}.json"
-        return self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
 
     @staticmethod
     def _read(file: Path, read: Callable[[], Any]) -> Any:
@@ -261,3 +411,16 @@ class Run:
         else:
             with self._progress(what) as tick:
                 yield tick
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """An existing run folder, for reading; whoever writes there does so inside ``with run.claimed():``.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    folder = Path(path)
+    file = folder / "study.toml"
+    if not file.is_file():
+        raise InputError(f"{folder} is no run folder: it has no study.toml")
+    return RunFolder(read_held(file), folder)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from verdictscope.errors import InputError
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import AnyStudy, Study
-from verdictscope.study.lock import read_held
 
 STAGES = Study.stages
 """Stages of a refusal study; those of any study are ``study.stages``."""
@@ -42,7 +41,7 @@ def run_study(
     if until is not None and until not in stages:
         raise InputError(f"a {study.kind} study has no stage {until!r}: there are {', '.join(stages)}")
     quiet()
-    run = Run(study, out, progress)
+    run = RunFolder(study, out, progress)
     with run.claimed():
         run.check_inputs()
         run.forget_from(stages)
@@ -61,7 +60,7 @@ def run_study(
         return {"seconds": seconds} | so_far(run, seconds)
 
 
-def so_far(run: Run, done: Collection[str]) -> dict[str, Any]:
+def so_far(run: RunFolder, done: Collection[str]) -> dict[str, Any]:
     """What an unfinished run has to tell: its rollouts, and its heads with their tests."""
     told: dict[str, Any] = {}
     if "rollouts" in done:
@@ -72,18 +71,6 @@ def so_far(run: Run, done: Collection[str]) -> dict[str, Any]:
         parts = run.table("heads")[["component", "layer", "head", *_SHOWN]]
         told["heads"] = run.read_json("heads") | {"parts": parts.to_dict("records")}
     return told
-
-
-def open_run(folder: Path) -> Run:
-    """An existing run folder, for reading; whoever writes there does so inside ``with run.claimed():``.
-
-    Raises:
-        InputError: the folder is no run.
-    """
-    file = folder / "study.toml"
-    if not file.is_file():
-        raise InputError(f"{folder} is no run folder: it has no study.toml")
-    return Run(read_held(file), folder)
 
 
 def quiet() -> None:

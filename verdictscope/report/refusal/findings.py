@@ -66,7 +66,7 @@ def _probe(run: Record) -> Iterator[Finding]:
 
 
 def _effects(run: Record, variant: str, asked: bool = True) -> dict[str, dict[str, Any]]:
-    cliff = run.table("cliff")
+    cliff = run.table("cliff", edited=True)
     if cliff is None:
         return {}
     rows = cliff[(cliff["variant"] == variant) & (cliff["target"] == asked)]

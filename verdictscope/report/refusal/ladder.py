@@ -323,7 +323,7 @@ def _written(run: Record) -> Evidence:
 def _fall(run: Record) -> Evidence:
     """How much further the normalised score falls with the heads than without them, on the same tokens."""
     what = "fall of the normalised score beyond its fall with the found heads zeroed"
-    cliff = run.table("cliff")
+    cliff = run.table("cliff", edited=True)
     rows = (
         []
         if cliff is None

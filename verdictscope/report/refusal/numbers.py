@@ -35,7 +35,7 @@ def _probe(run: Record) -> Number | None:
 
 def _cliff(name: str) -> Callable[[Record], Number | None]:
     def read(run: Record) -> Number | None:
-        table = run.table("cliff")
+        table = run.table("cliff", edited=True)
         if table is None:
             return None
         return first_effect(table[(table["variant"] == "base") & table["target"] & (table["name"] == name)])

@@ -120,7 +120,7 @@ def _unrendered(user: str, system: str | None) -> tuple[tuple[int, ...], tuple[S
 
 def _labels(study: Study, prompts: pd.DataFrame) -> pd.DataFrame:
     from verdictscope.probes import split_groups
-    from verdictscope.study.stages.rollouts import matches
+    from verdictscope.study.source import matches
 
     rows = prompts.loc[prompts.index.repeat(study.prompts.samples)].reset_index(drop=True)
     samples = rows.groupby("id", sort=False).cumcount()

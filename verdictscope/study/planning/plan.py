@@ -155,10 +155,10 @@ def row(counting: Counting, work: Work, rates: Rates) -> Row:
 def _prompts(study: Study, many: int | None) -> Any:
     import pandas as pd
 
-    from verdictscope.study.stages.rollouts import select_prompts
+    from verdictscope.study.source import read_prompts
 
     if many is None:
-        return select_prompts(study)
+        return read_prompts(study)
     if many < 6:
         raise InputError(f"--prompts is {many}: a study needs at least 6 requests")
     table = pd.DataFrame({"id": [str(i) for i in range(many)], "user": "x" * 512, "system": None})

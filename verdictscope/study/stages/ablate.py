@@ -6,19 +6,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import HeadEdit, applied, cumulative_curve, effects, matched_sets, write_norms
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.source import matches
 from verdictscope.study.stages.heads import complied_targets, found_heads
-from verdictscope.study.stages.rollouts import label, load_labels, matches, read_study_prompts, sample
-from verdictscope.study.stages.trace import trace_ablated
+from verdictscope.study.stages.rollouts import label, sample
+from verdictscope.study.stages.trace import trace_edited
 from verdictscope.study.stages.transplant import run_transplant
 
 
-def run_ablate(run: Run) -> None:
-    """Write ``ablation curve transplant rollouts_ablated labels_ablated generation``; add two variants to the
-    traces."""
+def run_ablate(run: RunFolder) -> None:
+    """Write ``ablation curve transplant rollouts_ablated labels_ablated generation`` and the traces under
+    edits (``trace_ablated trace_mean_ablated cliff_ablated``)."""
     found = found_heads(run)
     # Norms from the half that ranks: the null is fixed before the reporting half is looked at.
     norms = write_norms(run.model(), complied_targets(run, "explore"))
@@ -34,12 +34,12 @@ def run_ablate(run: Run) -> None:
     run.write("rollouts_ablated", rollouts)
     run.write("labels_ablated", labels)
     run.write("generation", refusal_rates(labels))
-    trace_ablated(run, found)
+    trace_edited(run, found)
 
 
-def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
+def teacher_forced(run: RunFolder, found: tuple, sets: list[tuple]) -> pd.DataFrame:
     """Refusal log-odds on the base model's own tokens: untouched, without the found heads, without each random set."""
-    readout = from_dict(run.read_json("readouts")["log_odds"])
+    readout = run.readout()
     rollouts = complied_targets(run, "report")
     edits = [HeadEdit(found), *(HeadEdit(heads) for heads in sets)]
     with run.ticking("ablate: random sets") as tick:
@@ -55,12 +55,12 @@ def teacher_forced(run: Run, found: tuple, sets: list[tuple]) -> pd.DataFrame:
     return table
 
 
-def curve(run: Run) -> pd.DataFrame:
+def curve(run: RunFolder) -> pd.DataFrame:
     """The refusal log-odds with ever more of the ranking zeroed, beside random heads of the same layers."""
     table = run.table("heads")
     heads = table[table["component"] == "head"].sort_values("rank")
     ranking = [(int(layer), int(head)) for layer, head in zip(heads["layer"], heads["head"], strict=True)]
-    readout = from_dict(run.read_json("readouts")["log_odds"])
+    readout = run.readout()
     with run.ticking("ablate: ever more heads") as tick:
         return cumulative_curve(
             run.model(),
@@ -73,10 +73,10 @@ def curve(run: Run) -> pd.DataFrame:
         )
 
 
-def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def generate_under(run: RunFolder, found: tuple, sets: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Free generation on the reporting half: all without the found heads, target and control without random sets."""
-    prompts = read_study_prompts(run)
-    base = load_labels(run)
+    prompts = run.prompts()
+    base = run.labels()
     test = prompts[prompts["group"].isin(base.loc[base["part"] == "test", "group"])].reset_index(drop=True)
     section = run.study.prompts
     asked = test[matches(test, section.target) | matches(test, section.control)].reset_index(drop=True)
@@ -92,7 +92,7 @@ def generate_under(run: Run, found: tuple, sets: list[tuple]) -> tuple[pd.DataFr
     return pd.concat(tables, ignore_index=True), pd.concat(labels, ignore_index=True)
 
 
-def load_all_test_labels(run: Run) -> pd.DataFrame:
+def load_all_test_labels(run: RunFolder) -> pd.DataFrame:
     """Labels of the unedited variants on the reporting half."""
     labels = run.table("labels")
     return labels[labels["part"] == "test"]

@@ -16,14 +16,14 @@ from verdictscope.interventions import BiasSweep, attribute, sweep_bias
 from verdictscope.judgments import CONTENT, Contrast, at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.verdicts import conditions, contrasts, items, judged, part_of, readout, variants
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.stages.verdicts import conditions, part_of, variants
 
 HALVES = ("explore", "report")
 Head = tuple[int, int]
 
 
-def run_bias_heads(run: Run) -> None:
+def run_bias_heads(run: RunFolder) -> None:
     """Write ``bias_heads.parquet`` and ``bias_heads.json``."""
     tables, told = [], {}
     delta = run.study.heads.delta
@@ -36,7 +36,7 @@ def run_bias_heads(run: Run) -> None:
                 sweeps[half] = sweep_bias(
                     run.model(variant),
                     rollouts,
-                    readout(run),
+                    run.readout(),
                     given,
                     positions=run.study.heads.positions,
                     delta=delta,
@@ -65,18 +65,18 @@ def run_bias_heads(run: Run) -> None:
     )
 
 
-def half_items(run: Run, half: str, most: int | None) -> set[str]:
+def half_items(run: RunFolder, half: str, most: int | None) -> set[str]:
     """Items of a half (``explore``: train and validation; ``report``: test), ``most`` of them, evenly spaced in the
     order of the file, which keeps the kinds of items in proportion."""
     parts = part_of(run)
-    own = [item.id for item in items(run) if (parts[item.id] == "test") == (half == "report")]
+    own = [item.id for item in run.items() if (parts[item.id] == "test") == (half == "report")]
     if most is None or most >= len(own):
         return set(own)
     return {own[int(at)] for at in (np.arange(most) + 0.5) * len(own) / most}
 
 
 def halved(
-    run: Run, variant: str, half: str, most: int | None = -1, thinking: str = "off"
+    run: RunFolder, variant: str, half: str, most: int | None = -1, thinking: str = "off"
 ) -> tuple[dict[str, Contrast], list[Rollout]]:
     """The contrasts over a half's items, and the verdict prefixes they are made of.
 
@@ -88,17 +88,17 @@ def halved(
         thinking: which verdicts.
     """
     kept = half_items(run, half, run.study.heads.items if most == -1 else most)
-    given = {name: contrast.among(kept) for name, contrast in contrasts(run, variant, thinking).items()}
+    given = {name: contrast.among(kept) for name, contrast in run.contrasts(variant, thinking).items()}
     used = {name for contrast in given.values() for ids in contrast.rollouts for name in ids}
-    every = [r for condition in conditions(run) for r in judged(run, variant, condition, thinking).rollouts]
+    every = [r for condition in conditions(run) for r in run.judged(variant, condition, thinking).rollouts]
     return given, [r for r in every if r.id in used]
 
 
-def attribution_shares(run: Run, variant: str) -> dict[str, dict[tuple[str, int, int], float]]:
+def attribution_shares(run: RunFolder, variant: str) -> dict[str, dict[tuple[str, int, int], float]]:
     """By contrast every part's exact share of it, where the verdict is read, on the reporting half."""
     given, rollouts = halved(run, variant, "report")
     taken = attribute(
-        run.model(variant), rollouts, at_first_difference(readout(run)), positions="last", seed=run.study.seed
+        run.model(variant), rollouts, at_first_difference(run.readout()), positions="last", seed=run.study.seed
     )
     means = {name: taken.on(contrast).shares.mean(axis=1) for name, contrast in given.items()}
     return {name: dict(zip(taken.parts, values, strict=True)) for name, values in means.items()}
@@ -124,7 +124,7 @@ def ranked(sweeps: Mapping[str, BiasSweep], shares: Mapping[str, Mapping[Any, fl
     return table
 
 
-def findings(run: Run, variant: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, Any]:
+def findings(run: RunFolder, variant: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, Any]:
     """What the table cannot hold: sizes, what was found and what the test declares, in words too."""
     explore, report = sweeps["explore"], sweeps["report"]
     most = run.study.heads.items
@@ -155,7 +155,7 @@ def left_out(positions: str) -> str:
     )
 
 
-def found_heads(run: Run, bias: str | None = None) -> tuple[Head, ...]:
+def found_heads(run: RunFolder, bias: str | None = None) -> tuple[Head, ...]:
     """The heads found for a bias, strongest first, or for all of them, each once."""
     biases = run.read_json("bias_heads")["biases"]
     names = biases if bias is None else [bias]

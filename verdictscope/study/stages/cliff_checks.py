@@ -9,12 +9,10 @@ from typing import Any, SupportsFloat, SupportsInt
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.stats import Effect, mean_effect
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts
+from verdictscope.study.folder import RunFolder
 from verdictscope.traces import (
     Normaliser,
     as_published,
@@ -39,7 +37,7 @@ MOST = 64
 Row = dict[str, Any]
 
 
-def write_checks(run: Run, test: pd.DataFrame, normaliser: Normaliser) -> None:
+def write_checks(run: RunFolder, test: pd.DataFrame, normaliser: Normaliser) -> None:
     """Write ``cliff_checks.parquet``, ``change_points.parquet`` and ``commitment.parquet``.
 
     Args:
@@ -54,7 +52,7 @@ def write_checks(run: Run, test: pd.DataFrame, normaliser: Normaliser) -> None:
     if len(hero):
         rows += [*_exchanged(base, hero, normaliser, run.study.seed), *_turned(hero, normaliser.m, run.study.seed)]
         rows += [*_other_normaliser(run, hero), *_published(hero)]
-        rollouts = load_rollouts(run)
+        rollouts = run.rollouts()
         some = [rollouts[i] for i in list(dict.fromkeys(hero["rollout"]))[:MOST]]
         changes = _changes(hero, some, run.study.seed)
         times, more = _settled(run, hero, some, rollouts)
@@ -135,9 +133,9 @@ def _turned(hero: pd.DataFrame, m: int, seed: int) -> Iterator[Row]:
     yield _row("shift", cell, found.name, found.estimate, found.n, "logit", p=found.p, about=about)
 
 
-def _other_normaliser(run: Run, hero: pd.DataFrame) -> Iterator[Row]:
+def _other_normaliser(run: RunFolder, hero: pd.DataFrame) -> Iterator[Row]:
     """The headline read by normaliser that were fitted on one kind of refusal, and the other kind read by the same."""
-    labels = load_labels(run)
+    labels = run.labels()
     trace = run.table("trace")
     base = trace[trace["variant"] == "base"]
     train = labels[labels["part"] == "train"]
@@ -200,7 +198,7 @@ def _change_rows(changes: pd.DataFrame, rollouts: list[Rollout], seed: int) -> I
 
 
 def _settled(
-    run: Run, hero: pd.DataFrame, some: list[Rollout], rollouts: dict[str, Rollout]
+    run: RunFolder, hero: pd.DataFrame, some: list[Rollout], rollouts: dict[str, Rollout]
 ) -> tuple[pd.DataFrame, list[Row]]:
     """When the probe, a reader of the words and the model itself, its thinking closed early, settle; and the gaps."""
     readings: list[pd.DataFrame] = [probe_readings(hero, some)]
@@ -224,17 +222,17 @@ def _settled(
     return times, rows
 
 
-def _read_text(run: Run, some: list[Rollout], rollouts: dict[str, Rollout]) -> pd.DataFrame:
+def _read_text(run: RunFolder, some: list[Rollout], rollouts: dict[str, Rollout]) -> pd.DataFrame:
     """A reader of the words, fitted on the training part."""
-    labels = load_labels(run)
+    labels = run.labels()
     train = labels[(labels["part"] == "train") & labels["refused"].notna()]
     outcome = {str(i): bool(v) for i, v in zip(train["rollout"], train["refused"], strict=True)}
     return text_readings(list(rollouts.values()), run.model().tokenizer, outcome, [r.id for r in some])
 
 
-def _read_forced(run: Run, some: list[Rollout], _: dict[str, Rollout]) -> pd.DataFrame:
+def _read_forced(run: RunFolder, some: list[Rollout], _: dict[str, Rollout]) -> pd.DataFrame:
     """The model's own answer where its thinking is closed early."""
-    model, readout = run.model(), from_dict(run.read_json("readouts")["log_odds"])
+    model, readout = run.model(), run.readout()
     with run.ticking("trace: thinking closed early"):
         return forced_readings(model, some, readout, Forcer(model.tokenizer), plan_tokens=run.study.batch_tokens)
 

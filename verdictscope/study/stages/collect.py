@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from verdictscope.activations import Site, collect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.parsed import need_answers
-from verdictscope.study.stages.rollouts import load_rollouts
 
 
-def run_collect(run: Run) -> None:
+def run_collect(run: RunFolder) -> None:
     """Write ``activations.h5``; a stopped collection goes on where it stopped."""
     need_answers(run)
-    rollouts = list(load_rollouts(run).values())
+    rollouts = list(run.rollouts().values())
     section = run.study.collect
     reads = [Site("resid_post") @ section.resid_post, Site("z") @ section.z]
     with run.ticking("collect: hidden states") as tick:

@@ -15,9 +15,8 @@ from verdictscope.activations import BatchPlan, Site, Store
 from verdictscope.activations.forward import passes
 from verdictscope.probes import Erasure, erase_concept
 from verdictscope.probes.erasure_control import NULLS
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts
 from verdictscope.study.stages.trace import drawn
 from verdictscope.traces import Normaliser, aggregate, cliff, normaliser_rollouts
 from verdictscope.traces.aggregate import WRITTEN
@@ -31,7 +30,7 @@ Means = dict[tuple[str, int], np.ndarray]
 """Mean state ``[d]`` by group of rollouts and position."""
 
 
-def run_erase(run: Run) -> None:
+def run_erase(run: RunFolder) -> None:
     """Write ``erasure.parquet`` and ``erased_trace.parquet``."""
     probe, section = run.read_json("probe"), run.study.erase
     with Store.open(run.out / "activations.h5") as store:
@@ -56,14 +55,14 @@ def run_erase(run: Run) -> None:
     run.write("erased_trace", curves)
 
 
-def shown_tokens(run: Run) -> pd.DataFrame:
+def shown_tokens(run: RunFolder) -> pd.DataFrame:
     """The tokens that normaliser and curves rest on: rows of the base variant's trace, and whose mean each belongs to.
 
     ``of`` is ``complied`` or ``refused`` for the normaliser (training part, with enough thinking, as
     `Normaliser.fit` takes
     them), ``CELL True`` or ``CELL False`` (target requests or not) on the test part, and empty for the rest.
     """
-    trace, labels = run.table("trace"), load_labels(run)
+    trace, labels = run.table("trace"), run.labels()
     first, last = drawn(run)
     rows = trace[(trace["variant"] == "base") & trace["segment"].isin(WRITTEN)]
     near = rows["rel_think_end"].between(min(first, -run.study.trace.plateau), last)
@@ -78,9 +77,11 @@ def shown_tokens(run: Run) -> pd.DataFrame:
     return rows
 
 
-def read_states(run: Run, found: Erasure, tokens: pd.DataFrame, site: str, layer: int) -> tuple[np.ndarray, Means]:
+def read_states(
+    run: RunFolder, found: Erasure, tokens: pd.DataFrame, site: str, layer: int
+) -> tuple[np.ndarray, Means]:
     """Scores of the three lines at every token ``[token line]``, and the mean state by ``of`` and position."""
-    model, by_id = run.model(), load_rollouts(run)
+    model, by_id = run.model(), run.rollouts()
     at = {str(i): tuple(of["pos"]) for i, of in tokens.groupby("rollout", sort=False)}
     rollouts = [by_id[i] for i in at]
     read = Site(site, layer) @ at
@@ -102,10 +103,10 @@ def read_states(run: Run, found: Erasure, tokens: pd.DataFrame, site: str, layer
 
 
 def trace_without(
-    run: Run, found: Erasure, tokens: pd.DataFrame, scores: np.ndarray, means: Means
+    run: RunFolder, found: Erasure, tokens: pd.DataFrame, scores: np.ndarray, means: Means
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean curves of the three lines, raw and normalised, with the range of both nulls; and their drops."""
-    complied, refused = normaliser_rollouts(load_labels(run))
+    complied, refused = normaliser_rollouts(run.labels())
     curves, drops = [], []
     for place, (erased, probe) in enumerate(LINES):
         rows = tokens.assign(score=scores[:, place])

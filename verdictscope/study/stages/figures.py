@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from verdictscope import figures
 from verdictscope.figures import Display
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 
 
-def run_figures(run: Run) -> None:
+def run_figures(run: RunFolder) -> None:
     """Write ``figures/*.png``, ``figures/*.pdf`` and ``figures/captions.json``."""
-    trace, cliffs = run.table("trace_mean"), run.table("cliff")
+    trace, cliffs = run.table("trace_mean", edited=True), run.table("cliff", edited=True)
     closing = figures.closing_tokens(run.table("trace"))
     planted = run.read_json("summary")["heads"].get("planted")
     drawn = {

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.activations import LinearReadout, logit_difference
-from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.interventions import (
     ALPHA,
@@ -24,21 +23,20 @@ from verdictscope.interventions import (
 )
 from verdictscope.rollouts import Rollout, until_answer
 from verdictscope.stats import Effect, sign_flip_test
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.parsed import told
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts
 
 SUBLAYERS = ("attn_out", "mlp_out")
 """What is zeroed whole, beside the heads."""
 
 
-def run_heads(run: Run) -> None:
+def run_heads(run: RunFolder) -> None:
     """Write ``heads.parquet``, ``attribution.parquet`` and ``heads.json``.
 
     One half of the groups ranks and sets the smallest effect that counts; the other reports and tests.
     """
     model = run.model()
-    readouts = {name: from_dict(data) for name, data in run.read_json("readouts").items()}
+    decision = run.readout()
     halves = {half: complied_targets(run, half) for half in ("explore", "report")}
     gap, apart = refusal_gap(run)
     delta = run.study.heads.delta or (DELTA_SHARE * gap.estimate if gap else DELTA_NATS)
@@ -48,14 +46,14 @@ def run_heads(run: Run) -> None:
             sweeps[half] = sweep_heads(
                 model,
                 rollouts,
-                readouts["log_odds"],
+                decision,
                 sublayers=SUBLAYERS if half == "report" else (),
                 delta=delta,
                 seed=run.study.seed,
                 progress=tick,
             )
     table = ranked(sweeps, run.study.heads.k)
-    linear = {"log_odds": logit_difference(model, readouts["log_odds"]), "probe": readouts["probe"]}
+    linear = {"log_odds": logit_difference(model, decision), "probe": run.readout("probe")}
     parts = []
     for name, readout in linear.items():
         part = attribute(model, halves["report"], readout, positions="before_answer", seed=run.study.seed).to_frame()
@@ -85,10 +83,10 @@ def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
 
 
 def with_self_repair(
-    run: Run, table: pd.DataFrame, sweep: HeadSweep, rollouts: list[Rollout]
+    run: RunFolder, table: pd.DataFrame, sweep: HeadSweep, rollouts: list[Rollout]
 ) -> tuple[pd.DataFrame, str | None]:
     """The table with each head's direct and compensated effect, or without and the reason."""
-    readout = from_dict(run.read_json("readouts")["log_odds"])
+    readout = run.readout()
     heads = [(layer, head) for component, layer, head in sweep.parts if component == "head"]
     names = [f"{what}{end}" for what in ("direct", "compensated") for end in ("", "_low", "_high")]
     try:
@@ -101,9 +99,9 @@ def with_self_repair(
 WRITERS = ["readout", "layer", "head", "kind", "n", "top", "null_mean", "null_low", "null_high", "p", "same_head"]
 
 
-def writers(run: Run, rollouts: list[Rollout]) -> pd.DataFrame:
+def writers(run: RunFolder, rollouts: list[Rollout]) -> pd.DataFrame:
     """How much of the probe's logit its strongest head writes, beside directions that mean nothing."""
-    probe = from_dict(run.read_json("readouts")["probe"])
+    probe = run.readout("probe")
     assert isinstance(probe, LinearReadout)
     refused, complied = explored(run)
     try:
@@ -118,7 +116,7 @@ def writers(run: Run, rollouts: list[Rollout]) -> pd.DataFrame:
     return table
 
 
-def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: str) -> dict[str, Any]:
+def tested(run: RunFolder, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: str) -> dict[str, Any]:
     """What the table of the heads cannot hold: the smallest effect and where it comes from, the test, the stability."""
     sweep, jaccard = sweeps["report"], sweeps["explore"].stability(run.study.heads.k).jaccard
     tests = sweep.tests
@@ -145,20 +143,20 @@ def tested(run: Run, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: st
     }
 
 
-def refusal_gap(run: Run) -> tuple[Effect | None, str]:
+def refusal_gap(run: RunFolder) -> tuple[Effect | None, str]:
     """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds; without a
     distance, the reason: a model that does not tell the two apart is a finding, and the run goes on."""
     refused, complied = explored(run)
-    readout = from_dict(run.read_json("readouts")["log_odds"])
+    readout = run.readout()
     try:
         return readout_gap(run.model(), refused, complied, readout, seed=run.study.seed), ""
     except InputError as error:
         return None, str(error)
 
 
-def explored(run: Run) -> tuple[list[Rollout], list[Rollout]]:
+def explored(run: RunFolder) -> tuple[list[Rollout], list[Rollout]]:
     """The exploring half's refused and complied rollouts, up to the answer."""
-    labels, rollouts = load_labels(run), load_rollouts(run)
+    labels, rollouts = run.labels(), run.rollouts()
     explore = labels[labels["part"] != "test"]
     kinds = []
     for refused in (True, False):
@@ -168,16 +166,16 @@ def explored(run: Run) -> tuple[list[Rollout], list[Rollout]]:
     return kinds[0], kinds[1]
 
 
-def complied_targets(run: Run, half: str) -> list[Rollout]:
+def complied_targets(run: RunFolder, half: str) -> list[Rollout]:
     """Target requests that were complied with, up to the answer: those heads might have suppressed a refusal in.
 
     Args:
         half: ``explore`` (train and validation parts) or ``report`` (test part).
     """
-    labels = load_labels(run)
+    labels = run.labels()
     complied = labels["cell"].str.endswith("_complied")
     chosen = labels["target"] & complied & ((labels["part"] == "test") == (half == "report"))
-    rollouts = load_rollouts(run)
+    rollouts = run.rollouts()
     cut = [until_answer(rollouts[i]) for i in labels.loc[chosen.fillna(False), "rollout"]]
     cut = [r for r in cut if r is not None][: run.study.heads.rollouts]
     if len({r.group for r in cut}) < 2:
@@ -190,7 +188,7 @@ def complied_targets(run: Run, half: str) -> list[Rollout]:
     return cut
 
 
-def found_heads(run: Run) -> tuple[tuple[int, int], ...]:
+def found_heads(run: RunFolder) -> tuple[tuple[int, int], ...]:
     """The found heads, strongest first."""
     table = run.table("heads")
     found = table[table["found"]].sort_values("rank")

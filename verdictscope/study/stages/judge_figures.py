@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from verdictscope import figures
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.figures import save_figures
 
 
-def run_judge_figures(run: Run) -> None:
+def run_judge_figures(run: RunFolder) -> None:
     """Write ``figures/*.png``, ``figures/*.pdf`` and ``figures/captions.json``; a table without rows has no figure."""
     planted, left_out = run.read_json("summary")["heads"].get("planted"), run.read_json("bias_heads").get("left_out")
     spans = run.table("verdict_tokens")

@@ -12,14 +12,14 @@ from verdictscope.judgments import order_measures, paired
 from verdictscope.judgments.measure import Measure, measured, share
 from verdictscope.judgments.verdicts import known, same
 from verdictscope.stats import mean_effect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdicts import CONTROL, PLAIN
 
 KEYS = ["variant", "thinking", "condition"]
 OF_ORDERS = ("first_preference", "consistency")
 
 
-def verdict_rates(run: Run) -> pd.DataFrame:
+def verdict_rates(run: RunFolder) -> pd.DataFrame:
     """Rates of every variant, way of thinking and condition over all items: nothing was chosen on them.
 
     Returns:

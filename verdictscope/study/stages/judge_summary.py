@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.organisms.scorecards import score_heads
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.judge_rates import verdict_rates
 from verdictscope.study.stages.verdicts import thinkings
 
 NUMBERS = ("estimate", "low", "high", "n")
 
 
-def run_judge_summary(run: Run) -> None:
+def run_judge_summary(run: RunFolder) -> None:
     """Write ``verdict_rates.parquet`` and ``summary.json`` from the tables of the run."""
     rates = verdict_rates(run)
     run.write("verdict_rates", rates)
@@ -55,7 +55,7 @@ def nested(table: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     return made
 
 
-def head_numbers(run: Run) -> dict[str, Any]:
+def head_numbers(run: RunFolder) -> dict[str, Any]:
     """By bias the heads one half named and those beyond delta on the other; ``top`` is all that were named."""
     table = run.table("bias_heads")
     heads = table[(table["component"] == "head") & (table["contrast"] != "content")]
@@ -98,7 +98,7 @@ def set_numbers(sets: pd.DataFrame) -> dict[str, Any]:
     return made
 
 
-def probe_numbers(run: Run) -> dict[str, Any]:
+def probe_numbers(run: RunFolder) -> dict[str, Any]:
     """The test numbers of the probes, the nulls beside them."""
     verdict = run.table("verdict_probe")
     told = verdict[verdict["kind"].isin(["test", "permuted", "baseline"])]
@@ -111,6 +111,6 @@ def probe_numbers(run: Run) -> dict[str, Any]:
     }
 
 
-def trace_numbers(run: Run) -> dict[str, Any]:
+def trace_numbers(run: RunFolder) -> dict[str, Any]:
     """When readings of the verdict settle within the thinking."""
     return {"timing": nested(run.table("verdict_timing"), ["name"])}

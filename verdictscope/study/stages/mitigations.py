@@ -37,7 +37,7 @@ from verdictscope.judgments import (
 )
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.bias_heads import found_heads, half_items, halved
 from verdictscope.study.stages.verdicts import (
     CONTROL,
@@ -45,10 +45,6 @@ from verdictscope.study.stages.verdicts import (
     conditions,
     cue_texts,
     inserted,
-    items,
-    judged,
-    readout,
-    study_format,
     table_odds,
     targets,
     thinkings,
@@ -59,7 +55,7 @@ Named = dict[str, tuple[str, str, Edit, str]]
 """Mitigation to its kind, the bias it is meant for, its edit and what to know of it."""
 
 
-def run_mitigations(run: Run) -> None:
+def run_mitigations(run: RunFolder) -> None:
     """Write ``bias_sets.parquet`` and ``mitigations.parquet``."""
     run.write("bias_sets", bias_sets(run))
     edits = {**head_edits(run), **direction_edits(run)}
@@ -71,7 +67,7 @@ def run_mitigations(run: Run) -> None:
     run.write("mitigations", pd.concat(tables, ignore_index=True))
 
 
-def bias_sets(run: Run) -> pd.DataFrame:
+def bias_sets(run: RunFolder) -> pd.DataFrame:
     """What is left of every contrast without all found heads, and without random sets of as many heads of the same
     layers, teacher-forced on the reporting half. Accuracy stands there as a contrast of its own, in its own unit."""
     given, rollouts = halved(run, "base", "report")
@@ -87,7 +83,7 @@ def bias_sets(run: Run) -> pd.DataFrame:
         done = effects(
             model,
             rollouts,
-            at_first_difference(readout(run)),
+            at_first_difference(run.readout()),
             [HeadEdit(heads) for heads in sets],
             seed=seed,
             progress=tick,
@@ -144,7 +140,7 @@ def accuracies(
     return right.mean(axis=0), content.groups
 
 
-def head_edits(run: Run) -> Named:
+def head_edits(run: RunFolder) -> Named:
     """The found heads zeroed (of each bias, and all), set to their mean, scaled."""
     biases = run.read_json("bias_heads")["biases"]
     by_bias = {bias: found_heads(run, bias) for bias in biases}
@@ -164,11 +160,11 @@ def head_edits(run: Run) -> Named:
     return named
 
 
-def direction_edits(run: Run) -> Named:
+def direction_edits(run: RunFolder) -> Named:
     """For every bias there is: a cue's named side erased, position steered against."""
     told = run.read_json("bias_heads")
     given, rollouts = halved(run, "base", "explore")
-    how = (run.model(), rollouts, at_first_difference(readout(run)), given[CONTENT])
+    how = (run.model(), rollouts, at_first_difference(run.readout()), given[CONTENT])
     named: Named = {}
     side = targets(run)
     for bias, facts in told["biases"].items():
@@ -188,19 +184,19 @@ def direction_edits(run: Run) -> Named:
     return named
 
 
-def edited(run: Run, edits: Named, thinking: str) -> pd.DataFrame:
+def edited(run: RunFolder, edits: Named, thinking: str) -> pd.DataFrame:
     """Rates and contrasts of the test items as they are, and under every edit, on the same tokens."""
     given, rollouts = halved(run, "base", "report", None, thinking)
     with run.ticking(f"mitigations: edits, thinking {thinking}") as tick:
         done = effects(
             run.model(),
             rollouts,
-            at_first_difference(readout(run)),
+            at_first_difference(run.readout()),
             [edit for _, _, edit, _ in edits.values()],
             seed=run.study.seed,
             progress=tick,
         )
-    verdicts = {c: judged(run, "base", c, thinking).verdicts for c in conditions(run)}
+    verdicts = {c: run.judged("base", c, thinking).verdicts for c in conditions(run)}
     lines = {"none": ("none", "all", done.base, "")}
     lines |= {
         name: (kind, bias, done.edited[k], about) for k, (name, (kind, bias, _, about)) in enumerate(edits.items())
@@ -220,7 +216,7 @@ def edited(run: Run, edits: Named, thinking: str) -> pd.DataFrame:
 
 
 def rates(
-    run: Run,
+    run: RunFolder,
     verdicts: Mapping[str, pd.DataFrame],
     given: Mapping[str, Contrast],
     odds: np.ndarray,
@@ -236,7 +232,7 @@ def rates(
     return pd.concat([made, nats.assign(definition="part of the verdict's log-odds")], ignore_index=True)
 
 
-def prompts(run: Run) -> dict[str, Transform]:
+def prompts(run: RunFolder) -> dict[str, Transform]:
     """The study's prompt mitigations, by what they are called."""
     section = run.study.mitigations
     named: dict[str, Transform] = {}
@@ -247,11 +243,11 @@ def prompts(run: Run) -> dict[str, Transform]:
     return named
 
 
-def prompted(run: Run, name: str, transform: Transform) -> pd.DataFrame:
+def prompted(run: RunFolder, name: str, transform: Transform) -> pd.DataFrame:
     """The same figures where the judge is asked otherwise, without thinking."""
-    model, form, named = run.model(), study_format(run), targets(run)
+    model, form, named = run.model(), run.format(), targets(run)
     kept = half_items(run, "report", None)
-    chosen = [item for item in items(run) if item.id in kept]
+    chosen = [item for item in run.items() if item.id in kept]
     found: dict[str, Judged] = {}
     for condition in conditions(run):
         said = cue_texts(run, condition)

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 
 FEW = 0.5
 """Share of parsed answers below which a run says so when it has written them."""
@@ -38,7 +38,7 @@ def warn(labels: pd.DataFrame) -> None:
             print(f"verdictscope: {told(str(variant), own)}", file=sys.stderr)
 
 
-def need_answers(run: Run) -> None:
+def need_answers(run: RunFolder) -> None:
     """Refuse to go on where a probe could not be fitted: before hidden states are read, which takes longest.
 
     Raises:

@@ -12,14 +12,13 @@ from verdictscope.errors import InputError
 from verdictscope.judgments import refusal_readout
 from verdictscope.probes import LogisticProbe, permuted_selection, select
 from verdictscope.stats import Effect, auroc_effect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe_nulls import leak_table, null_table, text_baselines
-from verdictscope.study.stages.rollouts import load_labels
 
 SITE = "resid_post"
 
 
-def run_probe(run: Run) -> None:
+def run_probe(run: RunFolder) -> None:
     """Write ``probe.parquet``, ``probe_map.parquet``, ``probe_nulls.parquet`` and ``probe.json`` and its readouts."""
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
@@ -51,7 +50,7 @@ def run_probe(run: Run) -> None:
         run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
     labels = run.study.labels
     readout = refusal_readout(run.model(), labels.refuse, labels.comply)
-    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "log_odds": readout.to_dict()})
+    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "decision": readout.to_dict()})
     test, mean = swept.test, swept.evaluation.rollouts
     rollouts = (mean.estimate, mean.low, mean.high)
     run.write_json(
@@ -65,7 +64,7 @@ def run_probe(run: Run) -> None:
     )
 
 
-def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
+def probe_rows(run: RunFolder, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
     """The stored rows that have a label, with their place in the store.
 
     The label is what the model under study did, never what it was asked. The answer's own tokens are not among the
@@ -76,7 +75,7 @@ def probe_rows(run: Run, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
         raise InputError(
             "collect.resid_post names answer tokens: a probe fitted there reads the answer, not the decision"
         )
-    labels = load_labels(run)
+    labels = run.labels()
     rows = stored.merge(labels, on="rollout", how="left", validate="many_to_one")
     keep = rows["refused"].notna().to_numpy()
     rows = rows[keep].reset_index(drop=True)

@@ -22,8 +22,7 @@ from verdictscope.probes import (
 from verdictscope.probes.selectivity import FEWEST_TYPES
 from verdictscope.rollouts import Rollout, thinking_text
 from verdictscope.stats import Effect
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts, read_study_prompts
+from verdictscope.study.folder import RunFolder
 
 WORDS = {
     "bag_of_words_refusal": "words of the prompt",
@@ -37,11 +36,11 @@ MOST_TYPES = 3
 """Columns of the prompts by which control tasks are drawn, at most."""
 
 
-def text_baselines(run: Run) -> dict[str, Effect]:
+def text_baselines(run: RunFolder) -> dict[str, Effect]:
     """What the words alone tell: harm from the request, refusal from the whole prompt and from the thinking as well."""
     labels = _read_labels(run)
-    prompts = read_study_prompts(run).set_index("id").loc[labels["prompt"]]
-    rollouts, tokenizer = load_rollouts(run), run.model().tokenizer
+    prompts = run.prompts().set_index("id").loc[labels["prompt"]]
+    rollouts, tokenizer = run.rollouts(), run.model().tokenizer
     system = prompts["system"].fillna("") if "system" in prompts else ""
     shown = (system + "\n" + prompts["user"]).to_list()
     read = [
@@ -61,7 +60,7 @@ def text_baselines(run: Run) -> dict[str, Effect]:
 
 
 def null_table(
-    run: Run, rows: pd.DataFrame, X: np.ndarray, C: float, control: PermutedControl, words: dict[str, Effect]
+    run: RunFolder, rows: pd.DataFrame, X: np.ndarray, C: float, control: PermutedControl, words: dict[str, Effect]
 ) -> pd.DataFrame:
     """The table ``probe_nulls``: ``kind name estimate low high n p selectivity about``.
 
@@ -93,7 +92,7 @@ def null_table(
     return pd.DataFrame([permuted, *map(_control, draws), *baselines], columns=columns_of)
 
 
-def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFrame:
+def leak_table(run: RunFolder, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFrame:
     """The table ``leaks``: what the linter found in the probe's rows.
 
     Args:
@@ -101,8 +100,8 @@ def leak_table(run: Run, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFra
         rows: the probe's rows.
         choice: the table of layers and penalties.
     """
-    prompts = read_study_prompts(run).set_index("id").loc[rows["prompt"]]
-    rollouts = load_rollouts(run)
+    prompts = run.prompts().set_index("id").loc[rows["prompt"]]
+    rollouts = run.rollouts()
     thinking = {i: _thinking_length(rollouts[i]) for i in rows["rollout"].unique()}
     source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
     words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
@@ -126,10 +125,10 @@ def _thinking_length(rollout: Rollout) -> int:
     return sum(span.stop - span.start for span in rollout.spans if span.segment == "thinking")
 
 
-def _plain_baselines(run: Run, rows: pd.DataFrame) -> list[Effect]:
+def _plain_baselines(run: RunFolder, rows: pd.DataFrame) -> list[Effect]:
     """Refusal from lengths (a row per rollout), and from token and position (a row per token)."""
     labels = _read_labels(run)
-    rollouts = load_rollouts(run)
+    rollouts = run.rollouts()
     given = labels["refused"].astype(int), labels["group"], labels["part"]
     prompt = [rollouts[i].n_prompt for i in labels["rollout"]]
     thinking = [_thinking_length(rollouts[i]) for i in labels["rollout"]]
@@ -142,9 +141,9 @@ def _plain_baselines(run: Run, rows: pd.DataFrame) -> list[Effect]:
     ]
 
 
-def _with_types(run: Run, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _with_types(run: RunFolder, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Rows with the prompts' own columns, and those of them that name kinds of prompts shared by the parts."""
-    prompts = read_study_prompts(run).set_index("id")
+    prompts = run.prompts().set_index("id")
     kinds = prompts.drop(columns=[c for c in ("user", "system", "group", "harm") if c in prompts]).astype(str)
     typed = rows.assign(**{c: kinds[c].loc[rows["prompt"]].to_numpy() for c in kinds if c not in rows})
     test, train = (typed[typed["part"] == part] for part in ("test", "train"))
@@ -156,8 +155,8 @@ def _with_types(run: Run, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return typed, ["token_id", *sorted(shared, key=lambda c: -typed[c].nunique())[:MOST_TYPES]]
 
 
-def _read_labels(run: Run) -> pd.DataFrame:
-    labels = load_labels(run)
+def _read_labels(run: RunFolder) -> pd.DataFrame:
+    labels = run.labels()
     return labels[labels["refused"].notna()].reset_index(drop=True)
 
 

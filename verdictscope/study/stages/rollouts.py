@@ -6,34 +6,21 @@ import sys
 
 import pandas as pd
 
-from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import (
-    Rollout,
-    Sampling,
-    Server,
-    cells,
-    from_frame,
-    generate,
-    join_prompts,
-    load_prompts,
-    measure_divergence,
-    to_frame,
-)
-from verdictscope.sources import locate
-from verdictscope.study.folder import Run
-from verdictscope.study.load import Study
+from verdictscope.rollouts import Rollout, Sampling, Server, cells, generate, measure_divergence, to_frame
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.source import matches
 from verdictscope.study.stages.parsed import warn
 
 TRANSPLANTED = "transplanted"
 """Variant of what the reference model writes with the found heads of the model under study in it."""
 
 
-def run_rollouts(run: Run) -> None:
+def run_rollouts(run: RunFolder) -> None:
     """Write ``rollouts.parquet`` and ``labels.parquet``."""
-    prompts = read_study_prompts(run)
+    prompts = run.prompts()
     tables, labels = [], []
     for variant in variants(run):
         rollouts, table = sample(run, prompts, variant)
@@ -48,52 +35,17 @@ def run_rollouts(run: Run) -> None:
     warn(everything)
 
 
-def read_study_prompts(run: Run) -> pd.DataFrame:
-    """The prompt table of the run's study."""
-    return select_prompts(run.study)
-
-
-def select_prompts(study: Study) -> pd.DataFrame:
-    """The prompt table of a study, checked for the columns the design needs."""
-    section = study.prompts
-    prompts = join_prompts([load_prompts(locate(file)) for file in section.files])
-    needed = {"harm", *section.target, *section.control}
-    missing = sorted(needed - set(prompts.columns))
-    if missing:
-        raise InputError(f"{section.name} has no column {missing[0]!r}: the study's cells, target or control need it")
-    for column in study.transfer.by:
-        if column not in prompts.columns:
-            raise InputError(f"{section.name} has no column {column!r} for transfer.by: name another, or none (by=[])")
-    if section.limit is not None:
-        keep = prompts["group"].drop_duplicates().head(section.limit)
-        prompts = prompts[prompts["group"].isin(keep)].reset_index(drop=True)
-    for name, where in (("target", section.target), ("control", section.control)):
-        if not matches(prompts, where).any():
-            raise InputError(f"{section.name}: no prompt matches prompts.{name} {where}")
-    return prompts
-
-
-def matches(table: pd.DataFrame, where: dict[str, bool | int | float | str]) -> pd.Series:
-    """Rows whose columns equal the given values."""
-    hit = pd.Series(True, index=table.index)
-    for column, value in where.items():
-        # Text columns hold text only: a number in the study is compared as text there.
-        text = pd.api.types.is_string_dtype(table[column]) and not isinstance(value, bool)
-        hit &= table[column].eq(str(value) if text else value).fillna(False).astype(bool)
-    return hit
-
-
-def variants(run: Run) -> list[str]:
+def variants(run: RunFolder) -> list[str]:
     """The variants of free generation without edits."""
     return ["base", "reference"] if run.study.reference else ["base"]
 
 
-def sampling(run: Run) -> Sampling:
+def sampling(run: RunFolder) -> Sampling:
     """The study's sampling, with its seed."""
     return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
 
 
-def engine(run: Run, variant: str) -> str | Server:
+def engine(run: RunFolder, variant: str) -> str | Server:
     """What writes a variant's rollouts. Edits act in this process alone, so edited variants are always written here."""
     section = run.study.engine
     url, served = {
@@ -105,7 +57,7 @@ def engine(run: Run, variant: str) -> str | Server:
     return Server(url, served, section.concurrency, section.timeout, section.retries)
 
 
-def sample(run: Run, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
+def sample(run: RunFolder, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
     """Generate with the variant's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
     model = run.pair()[1] if variant == TRANSPLANTED else run.model(variant)
     with run.ticking(f"rollouts: {variant}") as tick:
@@ -127,7 +79,7 @@ def sample(run: Run, prompts: pd.DataFrame, variant: str, about: str = "") -> tu
     return rollouts, table
 
 
-def tell_divergence(run: Run, variant: str, rollouts: list[Rollout]) -> None:
+def tell_divergence(run: RunFolder, variant: str, rollouts: list[Rollout]) -> None:
     """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
     if not any(r.engine == "huggingface" for r in rollouts):
         return
@@ -136,7 +88,7 @@ def tell_divergence(run: Run, variant: str, rollouts: list[Rollout]) -> None:
     print(f"verdictscope: {variant}: {found}", file=sys.stderr)
 
 
-def label(run: Run, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
+def label(run: RunFolder, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
     """What each rollout decided, its cell, and whether the study asks about it."""
     labels = label_rollouts(run.model(variant), rollouts)
     facts = pd.DataFrame(
@@ -186,15 +138,3 @@ def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
         }
         for variant, table in labels.groupby("variant", sort=False)
     }
-
-
-def load_rollouts(run: Run, variant: str = "base", table: str = "rollouts") -> dict[str, Rollout]:
-    """The rollouts of one variant by id, as an earlier stage wrote them."""
-    frame = run.table(table)
-    return {r.id: r for r in from_frame(frame[frame["variant"] == variant])}
-
-
-def load_labels(run: Run, variant: str = "base") -> pd.DataFrame:
-    """The labels of one variant."""
-    labels = run.table("labels")
-    return labels[labels["variant"] == variant].reset_index(drop=True)

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.organisms.scorecards import score_heads
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.heads import found_heads
 from verdictscope.study.stages.rollouts import outcome_counts
 
 
-def run_summary(run: Run) -> None:
+def run_summary(run: RunFolder) -> None:
     """Write ``summary.json`` from the tables of the run."""
     probe = run.read_json("probe")
     summary = {
@@ -23,7 +23,7 @@ def run_summary(run: Run) -> None:
         "language": probe["language"],
         "rollouts": outcome_counts(run.table("labels")),
         "cells": cell_counts(run),
-        "cliff": cliff_numbers(run.table("cliff")) | check_numbers(run.table("cliff_checks")),
+        "cliff": cliff_numbers(run.table("cliff", edited=True)) | check_numbers(run.table("cliff_checks")),
         "heads": {"top": [list(head) for head in found_heads(run)], **run.read_json("heads")},
         "ablation": ablation_numbers(run),
     }
@@ -33,7 +33,7 @@ def run_summary(run: Run) -> None:
     run.write_json("summary", summary)
 
 
-def cell_counts(run: Run) -> dict[str, dict[str, int]]:
+def cell_counts(run: RunFolder) -> dict[str, dict[str, int]]:
     """Rollouts per cell and variant."""
     labels = run.table("labels")
     counts = labels.groupby(["variant", "cell"], sort=True).size()
@@ -103,7 +103,7 @@ def _named(cliff: pd.DataFrame, variant: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows.to_dict("records")}
 
 
-def ablation_numbers(run: Run) -> dict[str, Any]:
+def ablation_numbers(run: RunFolder) -> dict[str, Any]:
     """Refusal rates of target and control requests, and the teacher-forced test."""
     rates, forced = run.table("generation"), run.table("ablation")
     found = forced[forced["kind"] == "found"].iloc[0]
@@ -134,7 +134,7 @@ def ablation_numbers(run: Run) -> dict[str, Any]:
     return numbers
 
 
-def transplant_numbers(run: Run) -> dict[str, Any]:
+def transplant_numbers(run: RunFolder) -> dict[str, Any]:
     """What the found heads do in the reference model, and what random sets do there."""
     table = run.table("transplant")
     found, random = table[table["kind"] == "found"].iloc[0], table[table["kind"] == "random"]

@@ -15,10 +15,8 @@ from verdictscope.activations import BatchPlan, LogOddsReadout, Readout, forward
 from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import HeadEdit, compile_edits
 from verdictscope.rollouts import Rollout
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.heads import found_heads
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts
-from verdictscope.study.stages.trace import fit_normaliser
 from verdictscope.traces import token_table
 
 MOST_LOGITS = 1 << 28
@@ -27,10 +25,10 @@ FEW = "thinking:16,think_end"
 """Where they are read beyond that."""
 
 
-def run_tokens(run: Run) -> None:
+def run_tokens(run: RunFolder) -> None:
     """Write ``tokens.parquet``: chosen rollouts, and the target ones that were complied with also without the heads."""
-    labels = chosen(load_labels(run), run.study.tokens.per_cell)
-    by_id = load_rollouts(run)
+    labels = chosen(run.labels(), run.study.tokens.per_cell)
+    by_id = run.rollouts()
     zeroed = labels[labels["target"] & labels["cell"].str.endswith("_complied")]
     tables = []
     with run.ticking("tokens: every layer's probe") as tick:
@@ -50,12 +48,12 @@ def chosen(labels: pd.DataFrame, per_cell: int) -> pd.DataFrame:
     return labels[labels["part"] == "test"].groupby(["cell", "target"], sort=False).head(per_cell)
 
 
-def read(run: Run, rollouts: list[Rollout], zeroed: Sequence[tuple[int, int]]) -> pd.DataFrame:
+def read(run: RunFolder, rollouts: list[Rollout], zeroed: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """Every token's score by every layer's probe, and the refusal log-odds where they are cheap."""
     model = run.model()
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     readouts: list[Readout] = [from_dict(data) for data in run.read_json("layer_probes")["readouts"]]
-    log_odds = from_dict(run.read_json("readouts")["log_odds"])
+    log_odds = run.readout()
     assert isinstance(log_odds, LogOddsReadout)
     vocab = model.hf.get_input_embeddings().weight.shape[0]
     log_odds = replace(log_odds, positions=log_odds_positions(log_odds, rollouts, vocab))
@@ -71,10 +69,10 @@ def log_odds_positions(readout: LogOddsReadout, rollouts: Sequence[Rollout], voc
     return "all" if sum(map(len, rollouts)) * vocab <= MOST_LOGITS else FEW
 
 
-def normalised(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+def normalised(run: RunFolder, table: pd.DataFrame) -> pd.DataFrame:
     """The chosen probe's normalised scores at the same tokens, as a readout of their own."""
-    trace = run.table("trace")
-    normaliser = fit_normaliser(run, trace, run.table("labels"))
+    trace = run.table("trace", edited=True)
+    normaliser = run.normaliser()
     asked = table[["variant", "rollout"]].drop_duplicates()
     mine = trace.merge(asked, on=["variant", "rollout"])
     scored = pd.concat([normaliser.score(rows) for _, rows in mine.groupby("variant", sort=False)])

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from verdictscope.activations import BatchPlan
-from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import HeadEdit, compile_edits
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import effects_frame
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import EDITED, RunFolder
 from verdictscope.study.stages.cliff_checks import write_checks
-from verdictscope.study.stages.rollouts import load_labels, load_rollouts, variants
+from verdictscope.study.stages.rollouts import variants
 from verdictscope.traces import (
     Cliff,
     Normaliser,
@@ -29,36 +28,43 @@ AFTER = 8
 """Closing tokens drawn after the end of thinking."""
 
 
-def run_trace(run: Run) -> None:
-    """Write ``trace.parquet``, ``trace_mean.parquet`` and ``cliff.parquet`` for the model under study and its
-    reference model, and
-    what stands beside the cliff (``cliff_checks.parquet``, ``change_points.parquet``, ``commitment.parquet``)."""
-    scored = [score(run, list(load_rollouts(run, variant).values()), variant) for variant in variants(run)]
-    write_checks(run, *write_traces(run, pd.concat(scored, ignore_index=True), run.table("labels")))
+def run_trace(run: RunFolder) -> None:
+    """Write the traces of the unedited models, the normaliser, the cliff and its controls.
+
+    Files: ``trace``, ``trace_mean``, ``cliff``, ``cliff_checks``, ``change_points``, ``commitment`` (Parquet), and
+    ``normaliser.json``.
+    """
+    labels = run.table("labels")
+    scored = [score(run, list(run.rollouts(variant).values()), variant) for variant in variants(run)]
+    trace = pd.concat(scored, ignore_index=True)
+    # Fitted once, on the training split of the model under study; it reads every variant, edited ones too.
+    complied, refused = normaliser_rollouts(labels[labels["variant"] == "base"])
+    m, seed = run.study.trace.plateau, run.study.seed
+    normaliser = Normaliser.fit(trace[trace["variant"] == "base"], complied, refused, m=m, window=drawn(run), seed=seed)
+    run.write_json("normaliser", normaliser.to_dict())
+    test = write_traces(run, trace, labels, normaliser)
+    write_checks(run, test, normaliser)
 
 
-def trace_ablated(run: Run, found: Sequence[tuple[int, int]]) -> None:
-    """Add two controls to the traces: found heads zeroed on the same tokens, and in rollouts written without them."""
-    base_labels = load_labels(run)
-    asked = base_labels[base_labels["target"] & (base_labels["part"] == "test")]
-    rollouts = load_rollouts(run)
-    fixed = score(run, [rollouts[i] for i in asked["rollout"]], "ablated_fixed", found)
-    written = load_rollouts(run, "ablated", "rollouts_ablated")
-    regenerated = score(run, [written[i] for i in asked["rollout"] if i in written], "ablated", found)
-    labels = run.table("labels_ablated")
-    same = asked.assign(variant="ablated_fixed")
-    earlier = run.table("trace")
-    earlier = earlier[~earlier["variant"].isin(["ablated_fixed", "ablated"])]
-    everything = pd.concat([run.table("labels"), same, labels[labels["variant"] == "ablated"]], ignore_index=True)
-    write_traces(run, pd.concat([earlier, fixed, regenerated], ignore_index=True), everything)
+def trace_edited(run: RunFolder, selected: Sequence[tuple[int, int]]) -> None:
+    """Write the traces under edits, in tables of their own: the selected heads zero-ablated on the tokens of the
+    unedited model (``ablated_fixed``), and on those written under the ablation (``ablated``)."""
+    labels = run.labels()
+    asked = labels[labels["target"] & (labels["part"] == "test")]
+    rollouts, written = run.rollouts(), run.rollouts("ablated")
+    fixed = score(run, [rollouts[i] for i in asked["rollout"]], "ablated_fixed", selected)
+    regenerated = score(run, [written[i] for i in asked["rollout"] if i in written], "ablated", selected)
+    known = pd.concat([asked.assign(variant="ablated_fixed"), run.labels("ablated")], ignore_index=True)
+    trace = pd.concat([fixed, regenerated], ignore_index=True)
+    write_traces(run, trace, known, run.normaliser(), EDITED)
 
 
 def score(
-    run: Run, rollouts: list[Rollout], variant: str, zeroed: Sequence[tuple[int, int]] | None = None
+    run: RunFolder, rollouts: list[Rollout], variant: str, zeroed: Sequence[tuple[int, int]] | None = None
 ) -> pd.DataFrame:
     """The probe's score at every token of a variant's rollouts, computed inside the forward pass."""
     model = run.model(variant)
-    probe = from_dict(run.read_json("readouts")["probe"])
+    probe = run.readout("probe")
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     with run.ticking(f"trace: {variant}") as tick:
@@ -68,36 +74,36 @@ def score(
     return aligned
 
 
-def write_traces(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> tuple[pd.DataFrame, Normaliser]:
-    """Write the three tables from the scores and labels of every variant.
-
-    The normaliser are fitted once, on the training part of the model under study, and read every variant.
+def write_traces(
+    run: RunFolder, trace: pd.DataFrame, labels: pd.DataFrame, normaliser: Normaliser, ending: str = ""
+) -> pd.DataFrame:
+    """Write the three tables from the scores and labels of some variants.
 
     Returns:
-        the test part's scores with ``part cell target``, and the normaliser.
+        the test split's scores with ``part cell target``.
     """
-    normaliser = fit_normaliser(run, trace, labels)
-    facts = labels[["variant", "rollout", "part", "cell", "target"]]
-    test = trace.merge(facts[facts["part"] == "test"], on=["variant", "rollout"], how="inner")
-    run.write("trace", trace)
-    run.write("trace_mean", mean_traces(run, test, normaliser, drawn(run)))
-    run.write("cliff", cliffs(test, normaliser))
-    return test, normaliser
+    test = tested(trace, labels)
+    base = test if not ending else tested(run.table("trace"), run.table("labels"))
+    base = base[(base["variant"] == "base") & base["target"] & base["cell"].str.endswith("_complied")]
+    headline = cliff(base, normaliser, name="base headline") if len(base) else None
+    run.write(f"trace{ending}", trace)
+    run.write(f"trace_mean{ending}", mean_traces(run, test, normaliser, drawn(run)))
+    run.write(f"cliff{ending}", cliffs(test, normaliser, headline))
+    return test
 
 
-def fit_normaliser(run: Run, trace: pd.DataFrame, labels: pd.DataFrame) -> Normaliser:
-    """The normaliser: what complied and refused rollouts of the base variant's training part score at each position."""
-    complied, refused = normaliser_rollouts(labels[labels["variant"] == "base"])
-    base = trace[trace["variant"] == "base"]
-    return Normaliser.fit(base, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed)
+def tested(trace: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The test split's scores with ``part cell target``."""
+    facts = labels.loc[labels["part"] == "test", ["variant", "rollout", "part", "cell", "target"]]
+    return trace.merge(facts, on=["variant", "rollout"], how="inner")
 
 
-def drawn(run: Run) -> tuple[int, int]:
+def drawn(run: RunFolder) -> tuple[int, int]:
     """First and last position around the end of thinking that traces are drawn at."""
     return (-run.study.trace.window, AFTER)
 
 
-def mean_traces(run: Run, test: pd.DataFrame, normaliser: Normaliser, window: tuple[int, int]) -> pd.DataFrame:
+def mean_traces(run: RunFolder, test: pd.DataFrame, normaliser: Normaliser, window: tuple[int, int]) -> pd.DataFrame:
     """Masked means by variant, cell and position, raw and normalised, up to the last token before the answer."""
     shown = test[(test["rel_answer"] < 0).fillna(False)]
     by = ["variant", "cell", "target"]
@@ -110,18 +116,22 @@ def mean_traces(run: Run, test: pd.DataFrame, normaliser: Normaliser, window: tu
     return pd.concat(curves, ignore_index=True)
 
 
-def cliffs(test: pd.DataFrame, normaliser: Normaliser) -> pd.DataFrame:
+def cliffs(test: pd.DataFrame, normaliser: Normaliser, headline: Cliff | None) -> pd.DataFrame:
     """Plateau, final and drop of every variant and cell, and of the target requests as a whole in the control variants.
 
     Control variants take all target requests whatever came of them: which were refused is what the control changes.
+
+    Args:
+        test: scores of the test split.
+        normaliser: what normalises them.
+        headline: target requests that the unedited model complied with; control variants are compared with it.
     """
-    tables, headline = [], None
+    tables = []
     for variant, of_variant in test.groupby("variant", sort=False):
         for (cell, target), rows in of_variant.groupby(["cell", "target"], sort=True):
             if variant == "base" or not target:
                 measured = cliff(rows, normaliser, name=f"{variant} {cell}")
                 asked = bool(target and cell.endswith("complied"))
-                headline = measured if asked and variant == "base" else headline
                 tables.append(_rows(measured, measured.to_frame(), variant, cell, asked))
         if variant != "base":
             control = cliff(of_variant[of_variant["target"]], normaliser, name=f"{variant} target")

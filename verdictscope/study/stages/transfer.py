@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.activations import LinearReadout, Store
-from verdictscope.activations.readouts import from_dict
 from verdictscope.probes import ProbeCard, balanced_threshold, ood_transfer, position_transfer, save_probe
 from verdictscope.stats import group_names
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
-from verdictscope.study.stages.rollouts import read_study_prompts
 
 
-def run_transfer(run: Run) -> None:
+def run_transfer(run: RunFolder) -> None:
     """Write ``position_transfer.parquet``, ``ood.parquet`` where the study names columns to split by, and the probe
     card.
 
@@ -40,9 +38,11 @@ def run_transfer(run: Run) -> None:
     write_card(run, X, rows, tables)
 
 
-def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]) -> list[pd.DataFrame]:
+def across_sets(
+    run: RunFolder, X: np.ndarray, rows: pd.DataFrame, C: float, given: Mapping[str, Any]
+) -> list[pd.DataFrame]:
     """A matrix for every column the study splits by."""
-    prompts = read_study_prompts(run).set_index("id")
+    prompts = run.prompts().set_index("id")
     tables = []
     for column in run.study.transfer.by:
         rows[column] = rows["prompt"].map(prompts[column])
@@ -52,9 +52,9 @@ def across_sets(run: Run, X: np.ndarray, rows: pd.DataFrame, C: float, given: Ma
     return tables
 
 
-def write_card(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
+def write_card(run: RunFolder, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
     """Write ``probe.safetensors`` and ``probe card.json`` of the chosen probe."""
-    readout, probe, study = from_dict(run.read_json("readouts")["probe"]), run.read_json("probe"), run.study
+    readout, probe, study = run.readout("probe"), run.read_json("probe"), run.study
     assert isinstance(readout, LinearReadout)
     validation = (rows["part"] == "validation").to_numpy()
     scores = X[validation] @ np.asarray(readout.weight) + readout.bias
@@ -85,7 +85,7 @@ def write_card(run: Run, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFr
         run.made(file.name)
 
 
-def places(run: Run, rows: pd.DataFrame) -> list[str]:
+def places(run: RunFolder, rows: pd.DataFrame) -> list[str]:
     """The position classes in the order of the probe map; those it does not have come last."""
     order = run.table("probe_map").sort_values("order")["position"].drop_duplicates().to_list()
     there = set(rows["position"])

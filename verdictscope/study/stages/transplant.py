@@ -6,31 +6,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations.readouts import from_dict
 from verdictscope.interventions import effects, transplanted
 from verdictscope.interventions.weights.feeds import Feed
 from verdictscope.rollouts import until_answer
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.rollouts import (
-    TRANSPLANTED,
-    label,
-    load_labels,
-    load_rollouts,
-    matches,
-    read_study_prompts,
-    sample,
-)
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.source import matches
+from verdictscope.study.stages.rollouts import TRANSPLANTED, label, sample
 
 Heads = tuple[tuple[int, int], ...]
 
 
-def run_transplant(run: Run, found: Heads, sets: list[Heads]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def run_transplant(run: RunFolder, found: Heads, sets: list[Heads]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What the reference model writes with the found heads in it, the labels of that, and the table ``transplant``."""
     table = forced_in_reference(run, found, sets)
     donor, reference = run.pair()
-    prompts = read_study_prompts(run)
-    test = load_labels(run).query("part == 'test'")["group"]
+    prompts = run.prompts()
+    test = run.labels().query("part == 'test'")["group"]
     asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.prompts.target)].reset_index(drop=True)
     names = " ".join(f"L{layer}H{head}" for layer, head in found)
     with transplanted(donor, reference, found):
@@ -38,14 +30,14 @@ def run_transplant(run: Run, found: Heads, sets: list[Heads]) -> tuple[pd.DataFr
     return written, label(run, rollouts, TRANSPLANTED).assign(part="test"), table
 
 
-def forced_in_reference(run: Run, found: Heads, sets: list[Heads]) -> pd.DataFrame:
+def forced_in_reference(run: RunFolder, found: Heads, sets: list[Heads]) -> pd.DataFrame:
     """Refusal log-odds on the reference model's own tokens of the target requests: as it is, and with heads of its
     sibling in it.
 
     A set whose weights are the same in both models changes nothing, exactly, and is not run.
     """
-    readout, seed = from_dict(run.read_json("readouts")["log_odds"]), run.study.seed
-    labels, written = load_labels(run, "reference"), load_rollouts(run, "reference")
+    readout, seed = run.readout(), run.study.seed
+    labels, written = run.labels("reference"), run.rollouts("reference")
     asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
     cut = [until_answer(written[i]) for i in asked]
     rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]

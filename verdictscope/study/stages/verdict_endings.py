@@ -10,7 +10,7 @@ import pandas as pd
 
 from verdictscope.judgments import CONTENT, Contrast, Judged, cue_contrast, order_contrasts
 from verdictscope.rollouts import Forcer, Rollout
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdict_readers import Ending
 from verdictscope.study.stages.verdicts import CONTROL, PLAIN, targets
 from verdictscope.traces import forced_lengths, forced_scores, part_curves, parts_at, sentence_places, traced_rollouts
@@ -35,7 +35,7 @@ class Line:
     contrasts: tuple[Contrast, ...]
 
 
-def lines(run: Run, found: Mapping[str, Judged]) -> list[Line]:
+def lines(run: RunFolder, found: Mapping[str, Judged]) -> list[Line]:
     """Content and position plainly, content under each cue by the answer it names, and what each cue adds."""
     plain, control = found[PLAIN].verdicts, found[CONTROL].verdicts
     made = [Line(PLAIN, "", tuple(order_contrasts(plain).values()))]
@@ -62,7 +62,7 @@ def curves(scores: pd.DataFrame, found: list[Line], on: str, by: tuple[str, ...]
     return pd.concat(made, ignore_index=True)
 
 
-def endings(run: Run, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def endings(run: RunFolder, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The verdict where thinking is closed early: by rollout at every place, and by allowed length as curves.
 
     Returns:
@@ -92,7 +92,7 @@ def endings(run: Run, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.D
     return forced, length_curves(run, ending, "base", found, read)
 
 
-def allowed(run: Run, ending: Ending, variant: str, found: Mapping[str, Judged]) -> pd.DataFrame:
+def allowed(run: RunFolder, ending: Ending, variant: str, found: Mapping[str, Judged]) -> pd.DataFrame:
     """A variant's verdicts under every limit of thinking, rollout by rollout."""
     rollouts = [r for verdicts in found.values() for r in traced_rollouts(verdicts)]
     model, budget = run.model(variant), run.study.batch_tokens
@@ -110,7 +110,7 @@ def allowed(run: Run, ending: Ending, variant: str, found: Mapping[str, Judged])
 
 
 def length_curves(
-    run: Run, ending: Ending, variant: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
+    run: RunFolder, ending: Ending, variant: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Parts of the verdict by allowed length: ``variant condition toward part step allowed estimate ... ended``.
 

@@ -21,8 +21,8 @@ from verdictscope.probes import (
     verdict_probe,
     verdict_states,
 )
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.verdicts import CONTROL, PLAIN, conditions, items, judged, part_of, targets
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.stages.verdicts import CONTROL, PLAIN, conditions, part_of, targets
 
 SITE = "resid_post"
 VERDICT = "last"
@@ -31,15 +31,15 @@ CLOSING = ("think_end[0]", "think_end[-1]")
 """The first and the last of the tokens between thinking and answer."""
 
 
-def run_verdict_probes(run: Run) -> None:
+def run_verdict_probes(run: RunFolder) -> None:
     """Write ``verdict_probe.parquet``, ``correctness.parquet``, ``bias_detector.parquet``, ``verdict_probes.json``."""
     variant, model = "base", run.model()
-    said = {condition: judged(run, variant, condition, "off") for condition in conditions(run)}
+    said = {condition: run.judged(variant, condition, "off") for condition in conditions(run)}
     with run.ticking("verdict probes: hidden states") as tick:
         states = verdict_states(model, said, positions=VERDICT, site=SITE, progress=tick)
     part, section = part_of(run), run.study.probe
     given: dict[str, Any] = {"Cs": section.C, "refits": section.permutations, "seed": run.study.seed}
-    answers = {item.id: (item.a, item.b) for item in items(run)}
+    answers = {item.id: (item.a, item.b) for item in run.items()}
     probes = {}
     with run.ticking("verdict probes: what is said, by place") as tick:
         places = [VERDICT, *(place for place in CLOSING if _has(said[PLAIN], "think_end"))]
@@ -81,7 +81,7 @@ def _joined(variant: str, probes: dict[str, VerdictProbe]) -> pd.DataFrame:
     return table.assign(variant=variant)[["variant", "place", *(c for c in table.columns if c != "place")]]
 
 
-def _prompts(run: Run, states: VerdictStates, said: dict[str, Judged]) -> dict[str, str]:
+def _prompts(run: RunFolder, states: VerdictStates, said: dict[str, Judged]) -> dict[str, str]:
     """What was shown, as text, by rollout."""
     tokenizer = run.model().tokenizer
     wanted = set(states.rows["rollout"])

@@ -19,8 +19,8 @@ from verdictscope.judgments import Judged, PairItem, encode_labels, verdict_read
 from verdictscope.judgments.labels import Encoded, distinct
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import auroc
-from verdictscope.study.folder import Run
-from verdictscope.study.stages.verdicts import PLAIN, judged, part_of, study_format
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.stages.verdicts import PLAIN, part_of
 from verdictscope.traces import lens_readouts, verdict_trace
 
 LENS = "lens"
@@ -44,9 +44,9 @@ class Ending:
     readout: LogOddsReadout
 
     @classmethod
-    def of(cls, run: Run) -> Ending:
+    def of(cls, run: RunFolder) -> Ending:
         """Of the run's format and the judge's tokenizer."""
-        form, tokenizer = study_format(run), run.model().tokenizer
+        form, tokenizer = run.format(), run.model().tokenizer
         labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
         encoded = encode_labels(tokenizer, [label.text for label in labels], form.lead)
         short = Encoded(encoded.shared, distinct(encoded.strings))
@@ -85,7 +85,7 @@ class Readers:
         return tuple(self.zeros)
 
 
-def choose_readers(run: Run, ending: Ending, items: Collection[str]) -> tuple[Readers, dict[str, bool]]:
+def choose_readers(run: RunFolder, ending: Ending, items: Collection[str]) -> tuple[Readers, dict[str, bool]]:
     """The layer of the lens whose scores in the thinking tell the verdict best, and every readout's zero.
 
     Args:
@@ -97,7 +97,7 @@ def choose_readers(run: Run, ending: Ending, items: Collection[str]) -> tuple[Re
         the readers, and by rollout whether its verdict names the first answer.
     """
     model = run.model()
-    some = narrowed(judged(run, "base", PLAIN, "on"), items)
+    some = narrowed(run.judged("base", PLAIN, "on"), items)
     every, probes = lens_readouts(model, replace(ending.readout, positions="all")), probes_of(run)
     if len(some.verdicts):
         read: list[Readout] = [*every, *probes, ending.readout]
@@ -152,11 +152,11 @@ def narrowed(found: Judged, items: Collection[str]) -> Judged:
     return Judged(rows.reset_index(drop=True), labels, kept(found.rollouts), kept(found.written))
 
 
-def thought_items(run: Run) -> tuple[list[str], list[str]]:
+def thought_items(run: RunFolder) -> tuple[list[str], list[str]]:
     """Items that choose, and items that are traced: so many of each, evenly spaced in the study's order among those
     judged after thinking, the latter of the test part."""
     part, most = part_of(run), run.study.trace.items
-    seen = list(dict.fromkeys(judged(run, "base", PLAIN, "on").verdicts["item"]))
+    seen = list(dict.fromkeys(run.judged("base", PLAIN, "on").verdicts["item"]))
     choose, test = ([i for i in seen if (part[i] == "test") == wanted] for wanted in (False, True))
     return spread(choose, most), spread(test, most)
 
@@ -168,7 +168,7 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     return [items[k] for k in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
-def probes_of(run: Run) -> list[LinearReadout]:
+def probes_of(run: RunFolder) -> list[LinearReadout]:
     """The probes of stage ``verdict_probes``, read at every token; none where that stage did not fit any.
 
     They were fitted without thinking, where the verdict is read; before that they are read where they never were.

@@ -14,20 +14,9 @@ from verdictscope.activations import BatchPlan
 from verdictscope.interventions import verdict_parts
 from verdictscope.judgments import token_spans
 from verdictscope.rollouts import Rollout
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdict_readers import spread
-from verdictscope.study.stages.verdicts import (
-    conditions,
-    contrasts,
-    cue_texts,
-    inserted,
-    items,
-    judged,
-    part_of,
-    readout,
-    study_format,
-    targets,
-)
+from verdictscope.study.stages.verdicts import conditions, cue_texts, inserted, part_of, targets
 
 POSITIONS = ("last", "think_end[0]")
 """Where the verdict's token is chosen, and the first token that closes the thinking."""
@@ -35,21 +24,21 @@ POSITIONS = ("last", "think_end[0]")
 COLUMNS = "variant thinking contrast position component layer head span estimate low high n tokens"
 
 
-def write_spans(run: Run) -> None:
+def write_spans(run: RunFolder) -> None:
     """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``variant`` and ``thinking``."""
-    part, every = part_of(run), items(run)
+    part, every = part_of(run), run.items()
     chosen = spread([item for item in every if part[item.id] == "test"], run.study.trace.items)
     ids = {item.id for item in chosen}
-    found = {name: c.among(ids) for name, c in contrasts(run, "base", "off").items() if ids & set(c.items)}
+    found = {name: c.among(ids) for name, c in run.contrasts("base", "off").items() if ids & set(c.items)}
     if not found:
         run.write("verdict_tokens", pd.DataFrame(columns=COLUMNS.split()))
         return
     used = {r for contrast in found.values() for rollouts in contrast.rollouts for r in rollouts}
-    model, form, named = run.model(), study_format(run), targets(run)
+    model, form, named = run.model(), run.format(), targets(run)
     rollouts: list[Rollout] = []
     names: dict[str, tuple[str, ...]] = {}
     for condition in conditions(run):
-        own = [r for r in judged(run, "base", condition, "off").rollouts if r.id in used]
+        own = [r for r in run.judged("base", condition, "off").rollouts if r.id in used]
         said = cue_texts(run, condition)
         put: Any = inserted(said, named) if said else None
         names |= token_spans(model, form, chosen, own, put)
@@ -60,7 +49,7 @@ def write_spans(run: Run) -> None:
         parts = verdict_parts(
             model,
             rollouts,
-            readout(run),
+            run.readout(),
             found,
             names,
             progress=tick,

@@ -15,11 +15,11 @@ from verdictscope.activations import Readout
 from verdictscope.errors import InputError
 from verdictscope.judgments import Judged
 from verdictscope.stats import Effect, effects_frame, mean_effect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdict_endings import QUARTERS, curves, endings, length_curves, lines
 from verdictscope.study.stages.verdict_readers import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
 from verdictscope.study.stages.verdict_spans import write_spans
-from verdictscope.study.stages.verdicts import PLAIN, conditions, judged, targets, thinkings, variants
+from verdictscope.study.stages.verdicts import PLAIN, conditions, targets, thinkings, variants
 from verdictscope.traces import (
     commitment,
     commitment_gap,
@@ -41,7 +41,7 @@ FORCED, TEXT = "forced", "text"
 RULE = "trace.items items of the test part, evenly spaced in the study's order among those judged after thinking"
 
 
-def run_verdict_traces(run: Run) -> None:
+def run_verdict_traces(run: RunFolder) -> None:
     """Write ``verdict_trace.parquet``, ``verdict_trace_mean.parquet``, ``forced_lengths.parquet``,
     ``verdict_timing.parquet``, ``verdict_commitment.parquet``,
     ``verdict_tokens.parquet`` and ``verdict_traces.json``.
@@ -55,11 +55,11 @@ def run_verdict_traces(run: Run) -> None:
         return
     ending = Ending.of(run)
     readers, named = choose_readers(run, ending, choosing)
-    base = {c: narrowed(judged(run, "base", c, "on"), traced) for c in conditions(run)}
+    base = {c: narrowed(run.judged("base", c, "on"), traced) for c in conditions(run)}
     forced, lengths = endings(run, ending, base)
     tables = [lengths]
     if "reference" in variants(run):
-        reference = {c: narrowed(judged(run, "reference", c, "on"), traced) for c in conditions(run)}
+        reference = {c: narrowed(run.judged("reference", c, "on"), traced) for c in conditions(run)}
         tables.append(length_curves(run, ending, "reference", reference))
     run.write("forced_lengths", pd.concat(tables, ignore_index=True))
     trace, mean = traces(run, ending, readers, base, forced)
@@ -87,7 +87,7 @@ EMPTY = {
 """Columns of the tables where nothing was traced."""
 
 
-def nothing(run: Run, why: str) -> None:
+def nothing(run: RunFolder, why: str) -> None:
     """Write the tables without a row, and why."""
     for name, columns in EMPTY.items():
         run.write(name, pd.DataFrame(columns=columns.split()))
@@ -95,7 +95,7 @@ def nothing(run: Run, why: str) -> None:
 
 
 def traces(
-    run: Run, ending: Ending, readers: Readers, found: Mapping[str, Judged], forced: pd.DataFrame
+    run: RunFolder, ending: Ending, readers: Readers, found: Mapping[str, Judged], forced: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every token's scores by the chosen readers, and the parts of every reader's score by place."""
     readouts: list[Readout] = [*readers.readouts, ending.readout]
@@ -135,7 +135,7 @@ def _by_place(found: Mapping[str, Judged], forced: pd.DataFrame) -> pd.DataFrame
 
 
 def settled(
-    run: Run,
+    run: RunFolder,
     readers: Readers,
     plain: Judged,
     trace: pd.DataFrame,
@@ -156,7 +156,7 @@ def settled(
     why: dict[str, str] = {}
     try:
         tokenizer = run.model().tokenizer
-        before = traced_rollouts(narrowed(judged(run, "base", PLAIN, "on"), choosing))
+        before = traced_rollouts(narrowed(run.judged("base", PLAIN, "on"), choosing))
         at |= {r.id: sorted({*sentence_places(r, tokenizer), *places(r, QUARTERS)}) for r in before}
         readings.append(text_readings([*before, *rollouts], tokenizer, named, sorted(thought), points=at))
     except InputError as error:  # verdicts for one answer alone: said, and the run goes on

@@ -7,53 +7,42 @@ a side is cued minus control. Which side it is, is drawn once per item: as often
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from verdictscope.activations import Model, Readout
-from verdictscope.activations.readouts import from_dict
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
-    Contrast,
     Format,
     Insertion,
     Item,
-    Judged,
     JudgeSettings,
     PairItem,
-    cue_contrast,
     encode_labels,
     judge,
-    load_format,
-    load_judged,
-    order_contrasts,
-    read_items,
     verdict_readout,
 )
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import Sampling
-from verdictscope.sources import locate
 from verdictscope.stats import mean_effect
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.schema.judge import CueSection
 from verdictscope.study.stages.parsed import need_verdicts
 
 PLAIN, CONTROL = "plain", "control"
-FOLDER = "judged"
 
 
-def run_verdicts(run: Run) -> None:
+def run_verdicts(run: RunFolder) -> None:
     """Write ``items.parquet``, ``verdicts.parquet``, ``bias_parts.parquet`` and ``judged/``."""
-    asked, form = items(run), study_format(run)
+    asked, form = run.items(), run.format()
     run.write("items", design(asked, run.study.split.shares, run.study.seed))
     tables = []
     for variant in variants(run):
         model = run.model(variant)
         if variant == "base":
-            run.write_json("readouts", {"verdict": log_odds(model, form).to_dict()})
+            run.write_json("readouts", {"decision": log_odds(model, form).to_dict()})
         for thinking in thinkings(run):
             for condition in conditions(run):
                 found = judge_condition(run, model, form, variant, condition, thinking)
@@ -68,7 +57,9 @@ def run_verdicts(run: Run) -> None:
     run.write("bias_parts", bias_parts(run))
 
 
-def judge_condition(run: Run, model: Model, form: Format, variant: str, condition: str, thinking: str) -> pd.DataFrame:
+def judge_condition(
+    run: RunFolder, model: Model, form: Format, variant: str, condition: str, thinking: str
+) -> pd.DataFrame:
     """Judge one condition into its folder."""
     chosen = judged_items(run, thinking)
     said = cue_texts(run, condition)
@@ -86,32 +77,11 @@ def judge_condition(run: Run, model: Model, form: Format, variant: str, conditio
                 batch_tokens=run.study.batch_tokens,
             ),
             sampling=Sampling(**run.study.sampling.model_dump(), seed=run.study.seed),
-            path=run.out / _place(variant, condition, thinking),
+            path=run.judged_folder(variant, condition, thinking),
             progress=tick,
         )
-    run.made(_place(variant, condition, thinking))
+    run.made(str(run.judged_folder(variant, condition, thinking).relative_to(run.out)))
     return found.verdicts
-
-
-def items(run: Run) -> list[PairItem]:
-    """The pairs that the study names.
-
-    Raises:
-        InputError: they cannot be read, or are no pairs.
-    """
-    section = run.study.items
-    source = section.file if section.file == "hub" else Path(locate(section.file))
-    found = list(read_items(source, section.reader, section.part, limit=section.limit).items)
-    if odd := [item.id for item in found if not isinstance(item, PairItem)]:
-        raise InputError(
-            f"item {odd[0]} of {section.file} is no pair: a judge study asks which of two answers is better"
-        )
-    return found
-
-
-def study_format(run: Run) -> Format:
-    """The study's prompt format: a shipped name, a file, or one beside a bundled model."""
-    return load_format(locate(run.study.items.format))
 
 
 def design(asked: Sequence[PairItem], shares: Sequence[float], seed: int) -> pd.DataFrame:
@@ -130,24 +100,24 @@ def design(asked: Sequence[PairItem], shares: Sequence[float], seed: int) -> pd.
     return table
 
 
-def conditions(run: Run) -> tuple[str, ...]:
+def conditions(run: RunFolder) -> tuple[str, ...]:
     """``plain``, ``control``, and the study's cues."""
     return (PLAIN, CONTROL, *run.study.cues)
 
 
-def variants(run: Run) -> list[str]:
+def variants(run: RunFolder) -> list[str]:
     """The model under study, and its reference model where there is one."""
     return ["base", "reference"] if run.study.reference else ["base"]
 
 
-def thinkings(run: Run) -> tuple[str, ...]:
+def thinkings(run: RunFolder) -> tuple[str, ...]:
     """``off``: verdicts teacher-forced without thinking; ``on``: written after the judge's own thinking."""
     return ("off", "on") if run.study.verdicts.thinking else ("off",)
 
 
-def judged_items(run: Run, thinking: str) -> list[PairItem]:
+def judged_items(run: RunFolder, thinking: str) -> list[PairItem]:
     """The items judged with thinking on or off: with it, ``thinking_items`` of them, evenly spaced over every part."""
-    most, found = run.study.verdicts.thinking_items, items(run)
+    most, found = run.study.verdicts.thinking_items, run.items()
     if thinking == "off" or most is None or most >= len(found):
         return found
     table = run.table("items")
@@ -158,19 +128,19 @@ def judged_items(run: Run, thinking: str) -> list[PairItem]:
     return [item for item in found if item.id in kept]
 
 
-def part_of(run: Run) -> dict[str, str]:
+def part_of(run: RunFolder) -> dict[str, str]:
     """The part of the split that an item is in: ``train``, ``validation`` or ``test``."""
     table = run.table("items")
     return dict(zip(table["item"], table["part"], strict=True))
 
 
-def targets(run: Run) -> dict[str, str]:
+def targets(run: RunFolder) -> dict[str, str]:
     """The side that control and cues name, in the item's own frame."""
     table = run.table("items")
     return dict(zip(table["item"], table["target"], strict=True))
 
 
-def cue_texts(run: Run, condition: str) -> list[Insertion]:
+def cue_texts(run: RunFolder, condition: str) -> list[Insertion]:
     """The sentences of a condition, ``{target}`` still open; none where nothing is said.
 
     Raises:
@@ -206,34 +176,15 @@ def log_odds(model: Model, form: Format) -> Readout:
     return verdict_readout("verdict", encoded, [label.verdict for label in labels])
 
 
-def readout(run: Run) -> Readout:
-    """The study's verdict readout, in nats, positive for the answer shown first."""
-    return from_dict(run.read_json("readouts")["verdict"])
-
-
-def judged(run: Run, variant: str, condition: str, thinking: str) -> Judged:
-    """The verdicts of one condition; rollout ids begin with the condition."""
-    return load_judged(run.out / _place(variant, condition, thinking)).named(condition)
-
-
-def contrasts(run: Run, variant: str, thinking: str) -> dict[str, Contrast]:
-    """Content, position and what each cue adds, from a variant's verdicts."""
-    found = order_contrasts(judged(run, variant, PLAIN, thinking))
-    control = judged(run, variant, CONTROL, thinking)
-    for cue in run.study.cues:
-        found[cue] = cue_contrast(cue, control, judged(run, variant, cue, thinking), targets(run))
-    return found
-
-
-def bias_parts(run: Run) -> pd.DataFrame:
+def bias_parts(run: RunFolder) -> pd.DataFrame:
     """Content, position and cue parts of the verdict log-odds, in nats, of every variant with and without thinking."""
     rows = []
     for variant in variants(run):
         for thinking in thinkings(run):
-            read = [judged(run, variant, condition, thinking) for condition in conditions(run)]
+            read = [run.judged(variant, condition, thinking) for condition in conditions(run)]
             table = pd.concat([each.verdicts for each in read], ignore_index=True)
             odds = table_odds(table[table["probability"].notna()])
-            for name, contrast in contrasts(run, variant, thinking).items():
+            for name, contrast in run.contrasts(variant, thinking).items():
                 values = contrast.of(odds.to_numpy(), list(odds.index))
                 effect = mean_effect(name, values, contrast.groups, unit="nats", seed=run.study.seed)
                 rows.append(
@@ -249,7 +200,3 @@ def table_odds(table: pd.DataFrame) -> pd.Series:
     tiny = np.finfo(float).tiny  # a label so unlikely that its probability is none
     odds = np.log(np.maximum(table["p_first"], tiny)) - np.log(np.maximum(table["p_second"], tiny))
     return pd.Series(odds.to_numpy(), index=list(table["rollout"]))
-
-
-def _place(variant: str, condition: str, thinking: str) -> str:
-    return f"{FOLDER}/{variant}/{thinking}/{condition}"
