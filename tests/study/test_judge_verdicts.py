@@ -48,7 +48,7 @@ def test_cue_and_control_name_the_same_side_as_it_is_shown(run: RunFolder) -> No
     named = verdicts.targets(run)
     tokenizer = run.model().tokenizer
     for condition in ("control", "bandwagon"):
-        judged = verdicts.judged(run, "base", condition, "off")
+        judged = run.judged("base", condition, "off")
         for rollout in judged.rollouts:
             _, item, order, _ = rollout.id.split("/")
             shown = "A" if order.startswith(named[item]) else "B"
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no text of ours"):
         verdicts.cue_texts(_named(tmp_path, ["cues.x.kind=verses"]), "x")
     with pytest.raises(InputError, match="is no pair"):
-        verdicts.items(_steps(tmp_path))
+        _steps(tmp_path).items()
 
 
 def _named(tmp_path: Path, sets: list[str]) -> RunFolder:
