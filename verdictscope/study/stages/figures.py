@@ -29,7 +29,7 @@ def run_figures(run: RunFolder) -> None:
     save_figures(run, drawn)
 
 
-def save_figures(run: Run, drawn: Mapping[str, Display]) -> None:
+def save_figures(run: RunFolder, drawn: Mapping[str, Display]) -> None:
     """Write every figure and the captions of all."""
     for name, shown in drawn.items():
         for file in shown.save(run.out / "figures", name):

@@ -7,11 +7,11 @@ from typing import Any
 from verdictscope.organisms.scorecards import score_heads
 from verdictscope.study.collected import collect_results
 from verdictscope.study.criteria import assess
-from verdictscope.study.folder import Run
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.results import Results
 
 
-def run_results(run: Run) -> None:
+def run_results(run: RunFolder) -> None:
     """Write ``results.parquet``, and ``summary.json``: the same nested, with the statuses of the evidence ladder."""
     if run.study.kind == "judge":
         from verdictscope.study.stages.judge_rates import verdict_rates
@@ -24,14 +24,14 @@ def run_results(run: Run) -> None:
     run.write_json("summary", summary | {"ladder": ladder, "results": results.nested()})
 
 
-def results_of(run: Run) -> Results:
+def results_of(run: RunFolder) -> Results:
     """The results that the tables of a run hold so far, finished or not."""
 
     def table(name: str) -> Any:
-        return run.table(name) if (run.out / f"{name}.parquet").is_file() else None
+        return run.find_table(name, edited=name == "cliff")
 
     def json(name: str) -> dict[str, Any]:
-        return run.read_json(name) if (run.out / f"{name}.json").is_file() else {}
+        return run.find_json(name)
 
     results = collect_results(table, json)
     rows = [r for r in results.select(stage="heads", variant="base", kind="head") if r.selected and r.confirmed]
