@@ -49,13 +49,7 @@ class Insertion:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as text.
-
-    Attributes:
-        user: the user turn.
-        system: the system turn.
-        examples: earlier (user, assistant) turns shown as examples.
-    """
+    """A prompt as text."""
 
     user: str
     system: str | None = None
@@ -169,9 +163,6 @@ def rendered(
     """A prompt through the tokenizer's chat template, control tokens in its texts spelled out.
 
     A system text goes in front of the first user turn where the template takes none.
-
-    Raises:
-        InputError: as :func:`verdictscope.rollouts.render_messages`.
     """
     try:
         prompt = render_messages(tokenizer, asked.messages(), template_kwargs=template_kwargs)

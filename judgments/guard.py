@@ -34,19 +34,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class GuardFormat:
-    """How a family of guards is asked, and how its words are read.
-
-    Attributes:
-        name: what it is called.
-        ask: request and answer to the messages the guard's own chat template renders.
-        unsafe: pattern whose first group is a word of ``unsafe_words`` where the answer is unsafe; ``None`` where the
-            guard does not say.
-        refused: the same for refusals.
-        unsafe_words: words that mean unsafe; any other word that the pattern takes means safe.
-        refused_words: words that mean a refusal.
-        log_odds: words for unsafe and safe the guard begins with, whose log-odds are a graded reading.
-        max_new_tokens: how much it may write.
-    """
+    """How a family of guards is asked, and how its words are read."""
 
     name: str
     ask: Callable[[str, str], Messages]
@@ -93,13 +81,7 @@ FORMATS: Mapping[str, GuardFormat] = {
 
 @dataclass(frozen=True)
 class Guard:
-    """A guard model with its way of asking.
-
-    Attributes:
-        model: the guard, loaded with :func:`verdictscope.activations.load_model`.
-        format: a :class:`GuardFormat`, or the name of one in :data:`FORMATS`.
-        batch_tokens: tokens of one batch.
-    """
+    """A guard model with its way of asking."""
 
     model: Model
     format: GuardFormat | str
@@ -139,13 +121,6 @@ class Guard:
         """Label rollouts as :func:`verdictscope.judgments.label_rollouts` does, by the guard.
 
         Unknown stays a third outcome: rollouts cut off or without an answer are not shown to the guard.
-
-        Args:
-            model: the model that wrote them (not the guard), or its tokenizer.
-            rollouts: rollouts with segments.
-
-        Returns:
-            Columns rollout, refused, answer, unsafe, log_odds, said.
         """
         tokenizer, rows = tokenizer_of(model), []
         for rollout in rollouts:

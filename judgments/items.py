@@ -91,13 +91,7 @@ class PairItem(Item):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an answer.
-
-    Attributes:
-        text: the step.
-        correct: whether it is right, ``None`` where unknown.
-        kind: type of its error.
-    """
+    """One step of an answer."""
 
     text: str
     correct: bool | None = None

@@ -293,11 +293,7 @@ def _kept(folder: Path, request: Mapping[str, Any]) -> Judged | None:
 
 
 def load_judged(folder: str | Path) -> Judged:
-    """What :func:`judge` kept in a folder.
-
-    Raises:
-        InputError: nothing was kept there, or the call that did was stopped.
-    """
+    """What :func:`judge` kept in a folder."""
     folder = Path(folder)
     if not (folder / "request.json").is_file():
         raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge(..., path=))")

@@ -31,12 +31,7 @@ CONTEXT = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """Label strings after a prefix.
-
-    Attributes:
-        shared: tokens that all of them begin with (the lead before the label among them); they go to the prefix.
-        strings: the rest of each, in the order given; their first tokens are not all the same.
-    """
+    """Label strings after a prefix."""
 
     shared: IdString
     strings: tuple[IdString, ...]
@@ -45,17 +40,7 @@ class Encoded:
 def encode_labels(
     model: HasModel | PreTrainedTokenizerBase, labels: Sequence[str], lead: str = "", before: Sequence[int] = ()
 ) -> Encoded:
-    """Labels as tokens after a prefix.
-
-    Args:
-        model: the judge, or its tokenizer.
-        labels: the label strings.
-        lead: text put between the prefix and every label.
-        before: the prefix; its last tokens decide how the first token of a label merges.
-
-    Raises:
-        InputError: fewer than two labels, or two that are the same tokens, or one that begins another.
-    """
+    """Labels as tokens after a prefix."""
     if len(labels) < 2:
         raise InputError("a verdict needs at least two label strings")
     tokenizer = tokenizer_of(model)
@@ -93,12 +78,7 @@ def extended(rollout: Rollout, ids: Sequence[int], id: str | None = None) -> Rol
 
 
 def distinct(strings: Sequence[IdString]) -> tuple[IdString, ...]:
-    """The shortest beginning of each string that begins no other one.
-
-    Scoring these instead of whole labels needs far fewer passes where labels have several tokens (9 instead of 90 a
-    prompt for scores from 1 to 100 in a vocabulary of single digits). A beginning is a little likelier than its label:
-    it also counts what goes on otherwise, ``[87.5]`` for ``[87]``.
-    """
+    """The shortest beginning of each string that begins no other one."""
     found = []
     for string in strings:
         n = next(
@@ -147,27 +127,7 @@ def label_logprobs(
     token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Log-probability of every label string after its prefix, each token teacher-forced after those before it.
-
-    One sequence per prefix and distinct ``label[:-1]``; labels of one token share one. :func:`distinct` makes labels
-    of many tokens cheaper. Where the model's position embeddings depend on a row's length, every token of a label has
-    a sequence of its own, which ends before it.
-
-    Args:
-        model: the model.
-        prefixes: rollouts that end where the labels begin; ids unique.
-        strings: label strings per prefix.
-        write: edits, as of :func:`verdictscope.activations.forward`.
-        token_budget: padded tokens of a batch.
-        progress: called with (tokens done, tokens in all).
-
-    Raises:
-        InputError: a prefix and its labels are longer than the model's positions, a label is empty or has a token
-            outside the model's vocabulary, or there are not as many lists of labels as prefixes.
-
-    Returns:
-        Per prefix the log-probabilities [label], float64, in nats.
-    """
+    """Log-probability of every label string after its prefix, each token teacher-forced after those before it."""
     if len(strings) != len(prefixes):
         raise InputError(f"{len(prefixes)} prefixes and labels for {len(strings)}: give label strings for each prefix")
     named = (

@@ -193,17 +193,7 @@ _READ = 600
 
 
 def foreign_language(answer: str) -> str | None:
-    """The language (or script) an answer begins in, ``None`` where it is English or nothing speaks against English.
-
-    Read are the first 600 characters without code, formulas, addresses and quotations. A script other than Latin
-    decides by the majority of the letters. Then sentences are added one by one: English is decided by more English
-    function words than any other language has there, at least one in eight words; another language by two more of its
-    own (one in up to three words); the first decision counts. Undecided text with fewer English function words than
-    that is foreign where eight plain words stand in a row or a quarter of its words have letters English does not use.
-
-    Args:
-        answer: the answer alone, without thinking.
-    """
+    """The language (or script) an answer begins in, ``None`` where it is English or nothing speaks against English."""
     text = unicodedata.normalize("NFC", answer)[:_READ]
     for pattern in _UNSPOKEN:
         text = pattern.sub(" ", text)

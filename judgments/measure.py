@@ -29,19 +29,7 @@ Statistic = Callable[[Float[ndarray, "resample unit"]], Float[ndarray, " resampl
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """One figure before it is computed.
-
-    Attributes:
-        name: what it is called in the table.
-        unit: unit of the number.
-        definition: what it is, in words; it stands beside every number.
-        used: which units it rests on, ``[unit]``; the others are its missing ones.
-        parts: what each unit adds to the sums, ``[unit part]``; rows not used are 0.
-        formula: sums to the number; NaN where it is not defined.
-        statistic: instead of parts and formula, weights of the units to the number.
-        rate: whether it is a plain share, whose interval at 0 or 1 is Wilson's (no resample would differ there).
-        pair: the two measures whose difference this is, for the interval where no resample differs.
-    """
+    """One figure before it is computed."""
 
     name: str
     unit: str
@@ -59,14 +47,7 @@ class Measure:
 
 
 def share(name: str, hits: Column, among: Column, definition: str) -> Measure:
-    """Share of the units ``among`` that hit.
-
-    Args:
-        name: of the figure.
-        hits: per unit.
-        among: which units count at all.
-        definition: in words.
-    """
+    """Share of the units ``among`` that hit."""
     among = np.asarray(among, dtype=bool)
     hits = np.asarray(hits, dtype=bool) & among
     return Measure(name, "rate", definition, among, np.stack([hits, among], axis=1).astype(float), _ratio, rate=True)
@@ -107,19 +88,7 @@ def _ratio(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample"
 def measured(
     measures: Iterable[Measure], groups: Column, *, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """Compute measures that share their units.
-
-    Args:
-        measures: figures over the same units.
-        groups: the group of every unit, drawn whole.
-        resamples: bootstrap resamples behind each interval.
-        seed: of the draws.
-        confidence: coverage aimed at.
-
-    Returns:
-        One row per measure, columns :data:`COLUMNS`: ``n`` units used in ``groups`` groups, ``missing`` units it
-        could not use. Bounds are NaN with fewer than two groups.
-    """
+    """Compute measures that share their units."""
     groups = np.asarray(groups, dtype=object)
     rows = []
     drawn = draw_clusters(groups, resamples, seed) if len(groups) else None

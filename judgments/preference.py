@@ -33,19 +33,6 @@ def sequence_preference(
 
     Ranking accuracy after arXiv 2405.19534. (In their code the branch without length normalisation divides
     log-probabilities, which turns the order round; here they are subtracted.)
-
-    Args:
-        model: a causal language model with a chat template. Thinking is switched off where there is any.
-        items: pairs, both answers not blank.
-        tie: largest difference (nats, per token where normalised) that is a tie.
-        token_budget: padded tokens of a batch; every answer token's logits are held.
-
-    Returns:
-        Per item: item, group, label, logp_a, logp_b (nats), n_a, n_b (tokens), verdict (by total log-probability),
-        verdict_mean (per token).
-
-    Raises:
-        InputError: no items, or a blank answer.
     """
     number(tie, "tie", 0), whole_number(token_budget, "token_budget", 1)
     tokenizer, prefixes, strings = tokenizer_of(model), [], []
@@ -76,20 +63,7 @@ def _preferred(difference: float, tie: float) -> str:
 
 
 def reward_preference(model: Model, items: Sequence[PairItem], *, label: int = 0, tie: float = 0.0) -> pd.DataFrame:
-    """Which answer a reward model scores higher: its scalar head at the last token of each conversation.
-
-    Args:
-        model: a ``…ForSequenceClassification`` model whose tokenizer has a chat template.
-        items: pairs.
-        label: which output of the head.
-        tie: largest difference that is a tie.
-
-    Returns:
-        Per item: item, group, label, score_a, score_b, verdict.
-
-    Raises:
-        InputError: the model has no such head, or a conversation does not render.
-    """
+    """Which answer a reward model scores higher: its scalar head at the last token of each conversation."""
     number(tie, "tie", 0)
     readout = reward_readout(model, label)
     rollouts = []
@@ -120,19 +94,7 @@ def pair_conditioned(
     settings: JudgeSettings | None = None,
     sampling: Sampling | None = None,
 ) -> pd.DataFrame:
-    """How far each verdict's probability moves when another run's verdict is shown.
-
-    ``V(y|x) = p(y|x) (p(y|y,x) - p(y|x))`` after Experts Don't Cheat (arXiv 2402.08733), where it is the epistemic
-    variance of a model trained on pairs of answers. A judge that is merely told is not trained so: what is measured
-    here is how suggestible it is, a heuristic and no variance.
-
-    Args:
-        model, items, format, settings, sampling: as of :func:`judge`.
-
-    Returns:
-        Per item, order and verdict that the format has: item, group, order, verdict (own frame), p, p_shown (after
-        that verdict was shown), moved (``p_shown - p``), v.
-    """
+    """How far each verdict's probability moves when another run's verdict is shown."""
     form = load_format(format)
     shown = [v for v in ("A", "B", "tie") if v != "tie" or any(label.verdict == "tie" for label in form.labels())]
     settings = settings or JudgeSettings()

@@ -53,17 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Reading:
-    """Where a verdict is read.
-
-    Attributes:
-        case: whose it is.
-        parsed: what the written answer says; :data:`SCORED` where none was written; without a verdict, why.
-        prefix: tokens up to the one before the labels' first differing token, where there is such a place.
-        encoded: the label strings after it.
-        whole: the written rollout, that token marked.
-        answer: the written answer as text.
-        n_thinking: tokens of the thinking.
-    """
+    """Where a verdict is read."""
 
     case: Case
     parsed: Parsed
@@ -82,11 +72,7 @@ def own_verdict(shown: str | None, case: Case) -> str | None:
 
 
 def make_cases(form: Format, items: Sequence[Item], orders: Sequence[str], runs: int) -> list[Case]:
-    """Every item in every order, ``runs`` times.
-
-    Raises:
-        InputError: there are no items, ids repeat, or an order is unknown.
-    """
+    """Every item in every order, ``runs`` times."""
     if not items:
         raise InputError("there are no items to judge")
     if len({item.id for item in items}) != len(items):
@@ -113,11 +99,7 @@ def make_prompts(
     transforms: Sequence[Transform] = (),
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[RenderedPrompt]:
-    """The prompt of every case; runs of one prompt share it.
-
-    Raises:
-        InputError: an item does not fit the format, or a prompt does not render; the message names the item.
-    """
+    """The prompt of every case; runs of one prompt share it."""
     found: dict[tuple[str, str], RenderedPrompt] = {}
     for case in cases:
         key = (case.item.id, case.order)
@@ -136,15 +118,7 @@ def make_prompts(
 
 @dataclass
 class Asking:
-    """How prompts become readings.
-
-    Attributes:
-        model, form, answer, thinking, sampling, markers, engine, batch_tokens, progress, waits: as of
-            :class:`~verdictscope.judgments.JudgeSettings`.
-
-    Raises:
-        InputError: an unknown setting, or thinking asked of a tokenizer that knows none.
-    """
+    """How prompts become readings."""
 
     model: Model
     form: Format

@@ -27,10 +27,6 @@ def answer_context(tokenizer: PreTrainedTokenizerBase, markers: Markers | None =
 
     The separator is the one the template itself prints after a message's reasoning; a template that prints none (R1,
     QwQ) gets the blank line that reasoning models write.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-        markers: thinking markers named by hand; found by default.
     """
     markers = markers or find_markers(tokenizer)
     if markers is not None:
@@ -55,12 +51,7 @@ def _separator(tokenizer: PreTrainedTokenizerBase, closer: str) -> str | None:
 
 
 def encode_label(tokenizer: PreTrainedTokenizerBase, label: str, context: str) -> IdString:
-    """The tokens ``label`` has right after ``context``, no special tokens added.
-
-    Raises:
-        InputError: the label is empty, unknown to the tokenizer, or merges with the context, so that it has no
-            tokens of its own there.
-    """
+    """The tokens ``label`` has right after ``context``, no special tokens added."""
     before = tuple(tokenizer(context, add_special_tokens=False)["input_ids"])
     whole = tuple(tokenizer(context + label, add_special_tokens=False)["input_ids"])
     ids = whole[len(before) :]
@@ -120,20 +111,7 @@ def first_tokens(
     *,
     length: int = 1,
 ) -> pd.DataFrame:
-    """How refused and complied answers of a model really begin, so that label strings can be proposed from them.
-
-    Args:
-        rollouts: the model's own rollouts.
-        labels: :func:`~verdictscope.judgments.refusal.label_rollouts`'s table, or rollout id -> refused; unknown
-            ones are left out.
-        tokenizer: decodes the column ``text``, which is missing without it.
-        length: tokens per beginning.
-
-    Returns:
-        Per class, most frequent first: refused, ids (tuple), text, n, share (of the class), covered (share of this
-        and all more frequent ones), share_other (share of the other class that begins so; a label string needs it
-        near 0).
-    """
+    """How refused and complied answers of a model really begin, so that label strings can be proposed from them."""
     if isinstance(labels, pd.DataFrame):
         labels = dict(zip(labels["rollout"], labels["refused"], strict=True))
     whole_number(length, "length", 1)

@@ -109,9 +109,6 @@ def first_sentence_ended(answer: str) -> bool:
 
     It is where a line or a sentence ends in the answer; a last full stop behind an abbreviation, a number or another
     full stop may go on (``Dr. Smith``, ``3.5``, ``...``), and an interjection decides nothing.
-
-    Args:
-        answer: the answer as far as it was written.
     """
     sentence, rest = (_sentences(answer) or [("", "")])[-1]
     if rest.strip() or sentence.endswith("\n"):
@@ -127,11 +124,7 @@ def refusal_opening(answer: str) -> str | None:
 
 
 def refused(answer: str) -> bool:
-    """Whether an answer begins by refusing.
-
-    Args:
-        answer: the answer alone, without thinking.
-    """
+    """Whether an answer begins by refusing."""
     return refusal_opening(answer) is not None
 
 
@@ -172,12 +165,7 @@ def _unclosed(rollout: Rollout) -> bool:
 
 
 def problem(answer: str, *, cut: bool) -> str | None:
-    """Why an answer cannot be read (one of :data:`PROBLEMS`), ``None`` where it can.
-
-    Args:
-        answer: the answer without control tokens.
-        cut: whether the token limit ended it.
-    """
+    """Why an answer cannot be read (one of :data:`PROBLEMS`), ``None`` where it can."""
     # format characters (zero-width spaces, marks of order) show nothing
     if all(unicodedata.category(char)[0] in "ZC" for char in answer):
         return "cut" if cut else "empty"
@@ -187,12 +175,7 @@ def problem(answer: str, *, cut: bool) -> str | None:
 
 
 def spoken(answer: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """An answer without the control tokens of the tokenizer's vocabulary (its unknown word is none).
-
-    Args:
-        answer: the answer as decoded, control tokens in it.
-        tokenizer: the tokenizer it was decoded with.
-    """
+    """An answer without the control tokens of the tokenizer's vocabulary (its unknown word is none)."""
     control = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     control = (control | set(tokenizer.all_special_tokens)) - {tokenizer.unk_token}
     pattern = "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True) if token)

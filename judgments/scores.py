@@ -21,11 +21,7 @@ EPSILON = 1e-9
 
 
 def probabilities(logp: Float[ndarray, " label"]) -> Float[ndarray, " label"]:
-    """Log-probabilities of the labels as probabilities that sum to 1: given that one of them comes.
-
-    Raises:
-        InputError: there is none, or all are impossible.
-    """
+    """Log-probabilities of the labels as probabilities that sum to 1: given that one of them comes."""
     values = np.asarray(logp, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values.max()):
         raise InputError("no label has any probability: is the prefix one after which a label comes?")
@@ -50,18 +46,7 @@ def expected_score(p: Float[ndarray, " score"], scores: Sequence[float | int]) -
 def distribution_sensitive(
     p: Float[ndarray, " score"], scores: Sequence[float | int], *, temperature: float = 0.2, form: str = "logit"
 ) -> float:
-    """TrustJudge's distribution-sensitive score: the mean of the scores under sharpened weights.
-
-    Args:
-        p: probability of each score; sums to 1.
-        scores: the scores.
-        temperature: of the softmax; 0.2 in their code.
-        form: ``logit`` as in their code, ``softmax(logit(p) / T)``, without its loss of labels with p of 0 or 1;
-            ``probability``, ``softmax(p / T)``.
-
-    Raises:
-        InputError: p is no distribution, the temperature is not positive, or an unknown form.
-    """
+    """TrustJudge's distribution-sensitive score: the mean of the scores under sharpened weights."""
     values, at = _distribution(p, scores)
     number(temperature, "temperature", 0, above=True)
     if form not in ("logit", "probability"):
@@ -86,16 +71,7 @@ def _distribution(p: ndarray, scores: Sequence[float | int]) -> tuple[ndarray, n
 def likelihood_aware(
     ab: Mapping[str, float], ba: Mapping[str, float], *, tolerance: float = 0.0
 ) -> tuple[str, dict[str, float]]:
-    """TrustJudge's likelihood-aware aggregation of two orders.
-
-    Args:
-        ab: probability of ``first``, ``second`` and ``tie`` with ``a`` shown first; missing ones are 0.
-        ba: the same with ``b`` shown first.
-        tolerance: below half the difference of the two most likely, the verdict is a tie.
-
-    Returns:
-        The verdict in the item's own frame, and the mean probability of each. An exact draw is a tie.
-    """
+    """TrustJudge's likelihood-aware aggregation of two orders."""
     number(tolerance, "tolerance", 0)
     for side, given in (("ab", ab), ("ba", ba)):
         if unknown := sorted(set(given) - {"first", "second", "tie"}):
@@ -110,16 +86,7 @@ def likelihood_aware(
 
 
 def less_perplexed(ab: tuple[str | None, float], ba: tuple[str | None, float]) -> str | None:
-    """TrustJudge's other aggregation: the verdict of the order whose written output is the likelier per token.
-
-    Args:
-        ab: verdict in the item's own frame, and mean log-probability per token of the whole output, ``a`` first.
-        ba: the same with ``b`` first.
-
-    Returns:
-        That order's verdict; ``None`` where it could not be read, ``tie`` where both outputs are equally likely and
-        their verdicts differ.
-    """
+    """TrustJudge's other aggregation: the verdict of the order whose written output is the likelier per token."""
     if ab[1] == ba[1]:
         return ab[0] if ab[0] == ba[0] else "tie"
     return ab[0] if ab[1] > ba[1] else ba[0]

@@ -56,13 +56,6 @@ def ranking_accuracy(
     """Does the model give the better answer the higher likelihood (Chen et al. 2024, arXiv 2405.19534)?
 
     The difference of log-probabilities is read, never their ratio (which turns the order round, both being negative).
-
-    Args:
-        chosen: log-probability of the better answer, nats.
-        rejected: of the other.
-        chosen_tokens: tokens of the better answer, for the length-normalised figure.
-        rejected_tokens: of the other.
-        band: differences up to this size are ties, which are no hits and have a figure of their own.
     """
     number(band, "band", 0)
     if (chosen_tokens is None) != (rejected_tokens is None):

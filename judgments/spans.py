@@ -51,22 +51,7 @@ def token_spans(
     rollouts: Sequence[Rollout],
     insertions: Callable[[Item, str], Sequence[Insertion]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """A name of :data:`SPANS` for every token of every rollout.
-
-    Args:
-        model: the judge, or its tokenizer.
-        form: the format they were asked in.
-        items: theirs.
-        rollouts: of :func:`judge`, with their tags ``item`` and ``order``.
-        insertions: the cues they were asked with, the same function.
-
-    Returns:
-        Rollout id to names. A token that holds characters of two spans belongs to the one it begins in.
-
-    Raises:
-        InputError: a rollout of no item given here, or one whose user turn does not hold the text that the format and
-            the cues give (a prompt changed by a transform).
-    """
+    """A name of :data:`SPANS` for every token of every rollout."""
     tokenizer, found = tokenizer_of(model), {}
     by_id = {item.id: item for item in items}
     for rollout in rollouts:
@@ -82,11 +67,7 @@ def token_spans(
 def user_spans(
     form: Format, item: Item, order: str = "AB", insertions: Sequence[Insertion] = ()
 ) -> list[tuple[str, str]]:
-    """The user turn as (name, text) pieces, in order; joined they are its text, without blanks around the whole.
-
-    Raises:
-        InputError: as :func:`~verdictscope.judgments.ask`.
-    """
+    """The user turn as (name, text) pieces, in order; joined they are its text, without blanks around the whole."""
     slots = slots_of(form, item, order, insertions)
     parts: list[tuple[str, str]] = []
     for at, part in enumerate(re.split(r"\{(\w+)\}", form.user)):
@@ -154,15 +135,7 @@ def _named(tokenizer: PreTrainedTokenizerBase, rollout: Rollout, parts: Sequence
 
 
 def by_side(names: Sequence[str], order: str, side: str | None, words: Mapping[str, str]) -> tuple[str, ...]:
-    """Span names with the answers called by what they are, not by where they stand.
-
-    Args:
-        names: of :data:`SPANS`.
-        order: in which the answers were shown.
-        side: the side, in the item's own frame, that is called ``words["this"]``; the other is ``words["other"]``.
-            Without one the names stay.
-        words: for example ``{"this": "better", "other": "worse"}``.
-    """
+    """Span names with the answers called by what they are, not by where they stand."""
     if side not in ("A", "B"):
         return tuple(names)
     first = order[0] == side

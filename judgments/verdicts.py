@@ -63,11 +63,7 @@ _SHOWN = {("AB", "A"): "first", ("AB", "B"): "second", ("BA", "A"): "second", ("
 
 
 def correctness(value: object, where: str) -> str | None:
-    """``correct`` or ``incorrect`` of a truth value or of these words; ``None`` for a gap.
-
-    Raises:
-        InputError: anything else.
-    """
+    """``correct`` or ``incorrect`` of a truth value or of these words; ``None`` for a gap."""
     word = value.strip().lower() if isinstance(value, str) else value
     said = {"correct": True, "incorrect": False}.get(word, value) if isinstance(word, str) else value
     found = truth(said, where)
@@ -101,11 +97,7 @@ def verdicts_frame(rows: Iterable[dict[str, object]]) -> pd.DataFrame:
 
 
 def _word(value: object, where: str) -> str | None:
-    """A verdict or a label: its text; ``None`` for a gap or a blank text.
-
-    Raises:
-        InputError: no text, text that a gap became, or text with blanks around it, which equals no other.
-    """
+    """A verdict or a label: its text; ``None`` for a gap or a blank text."""
     found = text(value, where)
     if found is None or not found.strip():
         return None
@@ -117,17 +109,7 @@ def _word(value: object, where: str) -> str | None:
 
 
 def within(values: Iterable[object], allowed: Sequence[str], what: str, names: Sequence[str] | None = None) -> None:
-    """That every verdict or label that is known is one of those there can be.
-
-    Args:
-        values: verdicts or labels; gaps are passed over.
-        allowed: those there can be.
-        what: name of the column, for the error.
-        names: what the rows are called; their numbers from 1 by default.
-
-    Raises:
-        InputError: one is another, by its row.
-    """
+    """That every verdict or label that is known is one of those there can be."""
     for k, value in enumerate(values):
         if isinstance(value, str) and value not in allowed:
             row = f"row {k + 1}" if names is None else names[k]
@@ -135,11 +117,7 @@ def within(values: Iterable[object], allowed: Sequence[str], what: str, names: S
 
 
 def one_case(values: Iterable[object]) -> None:
-    """That no two verdicts or labels differ in case alone.
-
-    Raises:
-        InputError: two do.
-    """
+    """That no two verdicts or labels differ in case alone."""
     folded: dict[str, str] = {}
     for word in dict.fromkeys(v for v in values if isinstance(v, str)):
         if folded.setdefault(word.casefold(), word) != word:
@@ -151,9 +129,6 @@ def one_vocabulary(verdict: Iterable[object], label: Iterable[object]) -> None:
 
     Verdicts that are never a label are an error, except where both are of one well-known vocabulary (a judge can be
     wrong throughout): letters, whole numbers, or one of :data:`VOCABULARIES`.
-
-    Raises:
-        InputError: they differ in case alone, or have no word in common.
     """
     said, right = (list(dict.fromkeys(v for v in values if isinstance(v, str))) for values in (verdict, label))
     one_case([*said, *right])
@@ -177,16 +152,7 @@ def _run(value: object, where: str) -> int:
 
 
 def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = ("judge", "item", "order", "run")) -> pd.DataFrame:
-    """A table of verdicts with its gaps as ``None``, checked.
-
-    Args:
-        table: a row per verdict.
-        key: columns that no two rows share.
-
-    Raises:
-        InputError: a column is missing, a value is none of its column's (a verdict or label that is no text or the text
-            ``nan``, an order that is unknown, a probability outside 0 to 1), or two rows share the key.
-    """
+    """A table of verdicts with its gaps as ``None``, checked."""
     missing = [c for c in ("item", "verdict") if c not in table.columns]
     if missing:
         raise InputError(f"the table of verdicts lacks {', '.join(missing)}: see docs/formats.md for its columns")
@@ -221,14 +187,7 @@ def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = ("judge", "item"
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Verdicts with the two orders of an item side by side: a unit is an item and a run.
-
-    Attributes:
-        item, group: of each unit.
-        ab, ba: verdicts in the item's own frame, ``None`` where unread or not asked.
-        asked_ab, asked_ba: whether the judge was asked in that order.
-        label: the right verdict or ``None``.
-    """
+    """Verdicts with the two orders of an item side by side: a unit is an item and a run."""
 
     item: ndarray
     group: ndarray

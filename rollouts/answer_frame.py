@@ -24,13 +24,7 @@ _LAST_TAG = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])$")
 
 @dataclass(frozen=True, slots=True)
 class AnswerFrame:
-    """Texts of the template around an answer.
-
-    Attributes:
-        lead: what a plain reply begins with behind the generation prompt, whitespace behind it included.
-        trails: what may end it, before the end of the turn.
-        next_turn: what begins the user's next turn; empty where a token ends the answer's.
-    """
+    """Texts of the template around an answer."""
 
     lead: str = ""
     trails: tuple[str, ...] = ()
@@ -38,12 +32,7 @@ class AnswerFrame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, ended: bool) -> AnswerFrame:
-        """The frame of a tokenizer's chat template, found once; empty where there is none or it refuses plain turns.
-
-        Args:
-            tokenizer: a tokenizer, with or without a chat template.
-            ended: whether a token ends an assistant's turn.
-        """
+        """The frame of a tokenizer's chat template, found once; empty where there is none or it refuses plain turns."""
         known = _known.setdefault(tokenizer, {})
         key = (*state_of(tokenizer), ended)
         if key not in known:
@@ -66,15 +55,7 @@ class AnswerFrame:
         return cls(lead, (*trails, *ending_texts(tokenizer, renderings)), "" if ended else between)
 
     def labelled(self, reader: Reader, ids: Sequence[int], labels: list[str], n_prompt: int, thinks: bool) -> list[str]:
-        """Labels of the tokens ``ids``, those of the frame made ``template``.
-
-        Args:
-            reader: tokens as text.
-            ids: as many as there are labels, some of the prompt perhaps before.
-            labels: the segment of every token.
-            n_prompt: how many of them belong to the prompt.
-            thinks: whether markers of thinking are known, which bring their own tags around the answer.
-        """
+        """Labels of the tokens ``ids``, those of the frame made ``template``."""
         out = list(labels)
         answer = [k for k in range(n_prompt, len(out)) if out[k] == "answer"]
         if not answer:

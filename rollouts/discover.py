@@ -122,12 +122,7 @@ def _candidates(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> I
 
 
 def spoken_markers(tokenizer: PreTrainedTokenizerBase, written: Sequence[int]) -> Markers | None:
-    """The markers of a model whose template knows none, where what it wrote begins with an opening tag (MiMo).
-
-    Args:
-        tokenizer: the model's tokenizer.
-        written: what it wrote.
-    """
+    """The markers of a model whose template knows none, where what it wrote begins with an opening tag (MiMo)."""
     begin = str(tokenizer.decode(list(written[:32]), clean_up_tokenization_spaces=False)).lstrip()
     for form, counterpart in _THINKING_FORMS:
         if match := re.match(form, begin):
@@ -180,11 +175,7 @@ def _turned(closer: str) -> str:
 
 
 def reasoned_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
-    """What the template prints before a message's reasoning (up to the message), and between it and the answer.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-    """
+    """What the template prints before a message's reasoning (up to the message), and between it and the answer."""
     renderings = Renderings(tokenizer)
     for k in range(2):
         for text in renderings.reasoned(k):
@@ -194,11 +185,7 @@ def reasoned_texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, st
 
 def switched_off_block(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the generation prompt ends with when thinking is switched off and not when it is on; ``None`` where there
-    is no such switch.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-    """
+    is no such switch."""
     renderings = Renderings(tokenizer)
     on, off = renderings.tail(1), renderings.tail(2)
     return off if off and off != on else None
@@ -251,22 +238,12 @@ def _from_cuts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> It
 
 
 def ending_texts(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> list[str]:
-    """Texts at which the template cuts past answers, keeping what stands before: they end an answer.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-        renderings: of its template.
-    """
+    """Texts at which the template cuts past answers, keeping what stands before: they end an answer."""
     return [text for text in split_texts(tokenizer) if renderings.ends(text)]
 
 
 def wraps(opener: str, closer: str) -> bool:
-    """Whether a tag behind a reply is the counterpart of the one in front of it.
-
-    Args:
-        opener: the tag in front.
-        closer: the tag behind.
-    """
+    """Whether a tag behind a reply is the counterpart of the one in front of it."""
     return "/" in closer and closer.replace("/", "", 1) == opener or _counterpart(opener, _ANSWER_FORMS) == closer
 
 

@@ -23,13 +23,7 @@ from verdictscope.values import whole_number
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Rollouts against the same rollouts drawn alone.
-
-    Attributes:
-        first: for each rollout compared, the number of drawn tokens before the first that differs, or ``None``.
-        tokens: drawn tokens that were looked at, at most, per rollout.
-        dtype: of the model.
-    """
+    """Rollouts against the same rollouts drawn alone."""
 
     first: tuple[int | None, ...]
     tokens: int
@@ -56,17 +50,7 @@ class Divergence:
 def measure_divergence(
     model: HasModel, rollouts: Sequence[Rollout], *, count: int = 4, tokens: int = 512
 ) -> Divergence:
-    """Draw a few rollouts again, each alone, and compare.
-
-    Args:
-        model: the model that drew them, with whatever acted on it then.
-        rollouts: rollouts drawn in this process; evenly spaced ones are taken.
-        count: how many.
-        tokens: how many tokens of each; alone, every token costs a step.
-
-    Raises:
-        InputError: none of them was drawn in this process.
-    """
+    """Draw a few rollouts again, each alone, and compare."""
     drawn = [r for r in rollouts if r.sampling is not None and r.engine == "huggingface"]
     whole_number(count, "count", 1), whole_number(tokens, "tokens", 1)
     if not drawn:

@@ -23,9 +23,6 @@ def until_answer(rollout: Rollout) -> Rollout | None:
 
     Attention is causal, so a readout at that token sees the same hidden states as in the whole rollout, and no
     forward pass is spent on answers. This is the *fixed chain of thought* of an intervention study.
-
-    Returns:
-        The shortened rollout, or ``None`` when it has no answer (truncated thinking is no answer).
     """
     answer = rollout.span("answer")
     if answer is None:
@@ -34,11 +31,7 @@ def until_answer(rollout: Rollout) -> Rollout | None:
 
 
 def cut(rollout: Rollout, length: int) -> Rollout:
-    """The first ``length`` tokens of a rollout, as a given rollout with the same id, group and tags.
-
-    Raises:
-        ValueError: ``length`` is not between 1 and the rollout's length.
-    """
+    """The first ``length`` tokens of a rollout, as a given rollout with the same id, group and tags."""
     if not 0 < length <= len(rollout):
         raise ValueError(f"cannot cut rollout {rollout.id} of {len(rollout)} tokens to {length}")
     spans = tuple(Span(s.segment, s.start, min(s.stop, length)) for s in rollout.spans if s.start < length)
@@ -62,15 +55,7 @@ class Forcer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> None:
-        """Prepare for a tokenizer.
-
-        Args:
-            tokenizer: the tokenizer of the rollouts, with its chat template.
-            markers: thinking markers named by hand; found from the tokenizer by default.
-
-        Raises:
-            InputError: neither tokenizer nor template knows of thinking.
-        """
+        """Prepare for a tokenizer."""
         self.tokenizer = tokenizer
         self.frame = find_frame(tokenizer, markers)
         self.segmenter = Segmenter(tokenizer, markers)

@@ -13,15 +13,7 @@ from verdictscope.rollouts.markers import Markers
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The text around thinking.
-
-    Attributes:
-        opening: the opener and what follows it up to the thinking.
-        lead: whitespace between the thinking and the closer.
-        closing: the closer and everything up to the answer: separator, tag that opens the answer.
-        empty: a whole block without thinking.
-        printed: whether the template prints thinking; otherwise a rollout's own closing is the better source.
-    """
+    """The text around thinking."""
 
     opening: str
     lead: str
@@ -31,19 +23,7 @@ class Frame:
 
 
 def find_frame(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> Frame:
-    """The frame, as the template prints it around a message's reasoning.
-
-    A template that prints no reasoning may print an empty block where thinking is switched off. One that prints
-    neither says only what its markers are; then thinking begins and ends on lines of its own and an empty line parts it
-    from the answer, as nearly all models write it.
-
-    Args:
-        tokenizer: a tokenizer with a chat template.
-        markers: thinking markers named by hand; found from the tokenizer by default.
-
-    Raises:
-        InputError: neither tokenizer nor template knows of thinking.
-    """
+    """The frame, as the template prints it around a message's reasoning."""
     markers = markers if markers is not None else find_markers(tokenizer)
     if markers is None:
         raise InputError("this tokenizer knows no thinking, so none can be forced: name the markers by hand")
@@ -69,11 +49,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
 
 
 def ids_after(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """A text's tokens where other text stands before it: no token for the beginning, no dummy space.
-
-    Raises:
-        InputError: the tokenizer gives no offsets.
-    """
+    """A text's tokens where other text stands before it: no token for the beginning, no dummy space."""
     before = "a"
     try:
         encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)

@@ -31,12 +31,7 @@ EVERY = 5.0
 
 
 class Journal:
-    """Part files of one request.
-
-    Args:
-        path: the Parquet file to be; parts lie in ``.NAME.parts`` beside it.
-        request: what is asked for, and of what: all that fixes the tokens.
-    """
+    """Part files of one request."""
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         self.path, self.request = path, request
@@ -47,11 +42,7 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only process that writes there. The kernel's lock goes with its process.
-
-        Raises:
-            InputError: another process writes there, or the disk refuses.
-        """
+        """Be the only process that writes there. The kernel's lock goes with its process."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -72,11 +63,7 @@ class Journal:
             os.close(handle)
 
     def finished(self) -> list[Rollout] | None:
-        """The rollouts of the finished file, if there is one.
-
-        Raises:
-            InputError: it holds another request's.
-        """
+        """The rollouts of the finished file, if there is one."""
         if not self.path.exists():
             return None
         self._check(self.path)
@@ -84,11 +71,7 @@ class Journal:
         return read_parquet(self.path)
 
     def committed(self) -> dict[str, Rollout]:
-        """Rollouts of earlier calls, by id.
-
-        Raises:
-            InputError: they are another request's.
-        """
+        """Rollouts of earlier calls, by id."""
         found: dict[str, Rollout] = {}
         for part in sorted(self.folder.glob("[0-9]*.parquet")):
             self._check(part)
@@ -102,12 +85,7 @@ class Journal:
         check_same(f"{self.path} {what} rollouts that were", _request_of(file), self.request, repair)
 
     def add(self, rollouts: Sequence[Rollout], *, now: bool = False) -> None:
-        """Take rollouts in, and commit all that wait when it is time.
-
-        Args:
-            rollouts: finished ones.
-            now: commit at once.
-        """
+        """Take rollouts in, and commit all that wait when it is time."""
         self._waiting += rollouts
         clock = time.monotonic()
         due = clock - self._last >= max(EVERY, 0.01 * (clock - self._begin))

@@ -34,13 +34,7 @@ class Renderings:
         self._known: dict[str, str] = {}
 
     def text(self, switch: int, turns: Sequence[Mapping[str, Any]], generation_prompt: bool = False) -> str:
-        """The rendering, empty where the template refuses the conversation: then it says nothing about its markers.
-
-        Args:
-            switch: index into :data:`SWITCHES`.
-            turns: the conversation.
-            generation_prompt: whether the generation prompt is asked for.
-        """
+        """The rendering, empty where the template refuses the conversation: then it says nothing about its markers."""
         key = f"{switch} {generation_prompt} {turns}"
         if key not in self._known:
             self._known[key] = self._text(switch, turns, generation_prompt)

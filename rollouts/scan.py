@@ -116,8 +116,7 @@ class Scan:
 
     def _closes_unopened(self, at: int) -> bool:
         """Whether a closer without an opener ends thinking here: only the first closer, and only where a line begins
-        or ends. Some transcripts lose the opener; a tag inside a line is quoted.
-        """
+        or ends. Some transcripts lose the opener; a tag inside a line is quoted."""
         size = self._match("closer", at)
         if not size or self.blocks or self.quoted:
             return False

@@ -29,27 +29,12 @@ _LONGEST_END = 16
 
 
 class Segmenter:
-    """Segments rollouts of one tokenizer.
-
-    Attributes:
-        markers: what opens and closes thinking; ``None`` where neither tokenizer nor template knows any. Then
-            a rollout that begins with an opening tag of its own is read by that tag, and any other is all answer.
-    """
+    """Segments rollouts of one tokenizer."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None, ends: frozenset[int] = frozenset()
     ) -> None:
-        """Prepare for a tokenizer.
-
-        Args:
-            tokenizer: the tokenizer whose ids will be segmented.
-            markers: thinking markers named by hand; by default those :func:`find_markers` finds.
-            ends: tokens that end a turn, beside the tokenizer's special ones and the template's own end.
-
-        Raises:
-            InputError: the template's own examples do not read as composed with these markers, or it opens thinking in
-                a way that is not known: name the markers.
-        """
+        """Prepare for a tokenizer."""
         if markers is not None:
             check_markers(tokenizer, markers)
         self.markers = markers if markers is not None else find_markers(tokenizer)
@@ -66,24 +51,11 @@ class Segmenter:
         self._frame = AnswerFrame.of(tokenizer, ended=end is not None)
 
     def __call__(self, prompt: RenderedPrompt, written: Sequence[int], finish: Finish) -> tuple[Span, ...]:
-        """The segments of a rendered prompt and what the model wrote after it.
-
-        Args:
-            prompt: the rendered prompt.
-            written: token ids the model wrote, the end-of-turn token included where it wrote one.
-            finish: why it ended; an unclosed block of a rollout cut by the limit has no answer.
-
-        Returns:
-            Spans that partition ``range(len(prompt.ids) + len(written))``.
-        """
+        """The segments of a rendered prompt and what the model wrote after it."""
         return self.segment((*prompt.ids, *written), prompt.spans, prompt.generation_start, finish)
 
     def prompt_state(self, prompt: RenderedPrompt) -> str:
-        """Whether a rendered prompt leaves thinking ``open``, has ``closed`` it, or says nothing of it (``none``).
-
-        Args:
-            prompt: the rendered prompt.
-        """
+        """Whether a rendered prompt leaves thinking ``open``, has ``closed`` it, or says nothing of it (``none``)."""
         word = self.reader.tokenizer("a", add_special_tokens=False)["input_ids"]
         spans = self(prompt, word, "length")
         if spans[-1].segment == "thinking":
@@ -94,14 +66,7 @@ class Segmenter:
     def segment(
         self, ids: Sequence[int], prompt_spans: Sequence[Span], generation_start: int, finish: Finish
     ) -> tuple[Span, ...]:
-        """The same from raw parts.
-
-        Args:
-            ids: prompt and written tokens.
-            prompt_spans: segments of the prompt; they partition its tokens.
-            generation_start: first token of the generation prompt, where the scan begins.
-            finish: why the rollout ended.
-        """
+        """The same from raw parts."""
         n_prompt = prompt_spans[-1].stop if prompt_spans else 0
         messages_end = max((s.stop for s in prompt_spans if s.segment != "template"), default=0)
         start = max(min(generation_start, n_prompt), messages_end)

@@ -30,15 +30,7 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[object, ...], str 
 
 
 def check_markers(tokenizer: PreTrainedTokenizerBase, markers: Markers) -> None:
-    """Refuse markers that do not read the chat template's own examples.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-        markers: its thinking markers.
-
-    Raises:
-        InputError: an example is not segmented as it was composed.
-    """
+    """Refuse markers that do not read the chat template's own examples."""
     problem = fault(tokenizer, markers)
     if problem is not None:
         opener, closer = (marker_text(tokenizer, markers, side) for side in ("opener", "closer"))
@@ -48,12 +40,7 @@ def check_markers(tokenizer: PreTrainedTokenizerBase, markers: Markers) -> None:
 
 
 def fault(tokenizer: PreTrainedTokenizerBase, markers: Markers | None) -> str | None:
-    """What the markers read otherwise than it was composed, ``None`` where all is right; tried once and kept.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-        markers: its thinking markers, ``None`` where none are known.
-    """
+    """What the markers read otherwise than it was composed, ``None`` where all is right; tried once and kept."""
     known = _known.setdefault(tokenizer, {})
     key = (*state_of(tokenizer), markers)
     if key not in known:
@@ -97,18 +84,7 @@ Parts = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class _Example:
-    """A rendered prompt, what follows it, and what must be found.
-
-    Attributes:
-        name: in words.
-        prompt: text of the prompt.
-        start: first character of its generation prompt.
-        written: text that follows.
-        parts: (text in ``written``, segment it must have).
-        never: segment nothing written may have.
-        finish: why it ended.
-        whole: prompt and written text are encoded as one.
-    """
+    """A rendered prompt, what follows it, and what must be found."""
 
     name: str
     prompt: str

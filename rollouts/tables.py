@@ -57,15 +57,7 @@ _SAMPLING = {"temperature": "Float64", "top_p": "Float64", "max_new_tokens": "In
 
 
 def to_frame(rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None = None) -> pd.DataFrame:
-    """One row per rollout, columns of :data:`SCHEMA`.
-
-    Args:
-        rollouts: any rollouts, ids unique.
-        tokenizer: decodes the text columns, which are missing without it.
-
-    Raises:
-        InputError: an id occurs twice, or a tag is no JSON value.
-    """
+    """One row per rollout, columns of :data:`SCHEMA`."""
     rows = _rows(rollouts, tokenizer)
     columns: dict[str, Any] = {name: pd.Series([row[name] for row in rows], dtype=object) for name in SCHEMA.names}
     # nullable types from the start: a plain column with a gap would pass through floats and round a large seed
@@ -117,11 +109,7 @@ def _dump(r: Rollout) -> str:
 
 
 def from_frame(frame: pd.DataFrame) -> list[Rollout]:
-    """Rollouts from the columns :func:`to_frame` writes; columns for people and further ones are ignored.
-
-    Raises:
-        InputError: a column is missing.
-    """
+    """Rollouts from the columns :func:`to_frame` writes; columns for people and further ones are ignored."""
     known = [n for n in SCHEMA.names if n not in _FOR_PEOPLE]
     missing = [n for n in known if n not in frame.columns and n not in _WIDENED]
     if missing:
@@ -178,11 +166,7 @@ def write_parquet(
 
 
 def file_request(path: str | Path) -> str | None:
-    """The word a rollout file was written with, ``None`` where there is none.
-
-    Raises:
-        InputError: no Parquet file.
-    """
+    """The word a rollout file was written with, ``None`` where there is none."""
     try:
         meta = pq.read_schema(path).metadata or {}
     except pa.ArrowInvalid:

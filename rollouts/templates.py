@@ -35,15 +35,7 @@ _GLOBALS = ("raise_exception", "strftime_now", "range", "namespace", "dict", "li
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A conversation as the model sees it, up to the point where it writes.
-
-    Attributes:
-        text: the rendered template.
-        ids: its tokens, no special tokens added.
-        spans: segments; they partition ``range(len(ids))``.
-        generation_start: first token of the generation prompt (assistant header and, in some templates, the
-            thinking opener); ``len(ids)`` where the template prints none.
-    """
+    """A conversation as the model sees it, up to the point where it writes."""
 
     text: str
     ids: tuple[int, ...]
@@ -87,18 +79,6 @@ def render_messages(
 
     A token that shares a character with a message belongs to the message: byte-level vocabularies merge a
     message's last full stop with the newline the template puts after it.
-
-    Args:
-        tokenizer: a tokenizer with a chat template and offsets (any "fast" tokenizer).
-        messages: turns with ``role`` (system, developer, user or assistant) and ``content``; an assistant turn may
-            hold its thinking under one of :data:`REASONING_FIELDS`, which many templates leave out of past turns.
-        pinned_date: what templates that print today's date are told.
-        template_kwargs: switches of the template.
-
-    Raises:
-        InputError: there is no chat template, it does not read one of the switches, refuses the conversation, leaves
-            a message out or rewrites it, the tokenizer gives no offsets, or the beginning-of-sequence token stands
-            twice.
     """
     render = renderer(tokenizer, pinned_date, template_kwargs)
     _check_switches(tokenizer, template_kwargs or {})
@@ -153,16 +133,7 @@ def renderer(
     pinned_date: date = PINNED_DATE,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Render:
-    """The chat template as a function of (messages, with generation prompt?), its date pinned.
-
-    Args:
-        tokenizer: a tokenizer with a chat template.
-        pinned_date: what templates that print today's date are told.
-        template_kwargs: switches of the template.
-
-    Raises:
-        InputError: there is no chat template; the function raises it where the template refuses the messages.
-    """
+    """The chat template as a function of (messages, with generation prompt?), its date pinned."""
     switches = dict(template_kwargs or {})
     try:
         template = tokenizer.get_chat_template(tools=switches.get("tools"))
@@ -206,12 +177,7 @@ def _refusal_of(error: Exception, messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def _place(render: Render, text: str, turns: list[dict[str, str]], k: int, field: str = "content") -> tuple[int, int]:
-    """Characters [start, stop) of a field of message ``k`` in the rendered text.
-
-    The whole of the text outside the field must be the same with the field replaced; then the place is
-    certain, whatever the field quotes. Templates may trim a message, and of a past answer they may leave out its
-    beginning (thinking written into it), and nothing else.
-    """
+    """Characters [start, stop) of a field of message ``k`` in the rendered text."""
     content, role = turns[k][field], turns[k]["role"]
     what = f"{role} message" if field == "content" else f"{field} of an {role} message"
     other, sentinel = _with_sentinel(render, text, turns, k, field)

@@ -33,19 +33,7 @@ _SHARED = {"human": "user", "gpt": "assistant"}
 
 @dataclass(frozen=True)
 class Transcript:
-    """One recorded conversation, its last turn the assistant's.
-
-    Attributes:
-        id: name of the rollout.
-        group: what may not be parted by a split.
-        messages: the turns before the last, with their thinking under every name that templates look for it.
-        content: text of the last turn, the thinking in it if it was recorded there.
-        reasoning: its thinking where that was recorded apart (empty where it was recorded as empty); ``None``
-            otherwise.
-        finish: why it ended.
-        tags: whatever else was recorded.
-        ids: recorded token ids of the last turn, ``None`` where only text was kept.
-    """
+    """One recorded conversation, its last turn the assistant's."""
 
     id: str
     group: str
@@ -58,11 +46,7 @@ class Transcript:
 
 
 def read_transcripts(path: Path) -> Iterator[tuple[str, Transcript | str]]:
-    """Name and transcript of every record of a file, or why it is none.
-
-    Raises:
-        InputError: no such file, another format, or a file that cannot be read.
-    """
+    """Name and transcript of every record of a file, or why it is none."""
     if not path.is_file():
         raise InputError(f"transcript file {path} does not exist: give a .jsonl, .eval or .json file")
     suffix = path.suffix.lower()

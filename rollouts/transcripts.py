@@ -29,12 +29,7 @@ from verdictscope.rollouts.transcript_files import Transcript, read_transcripts
 
 @dataclass(frozen=True)
 class Imported:
-    """Rollouts made of recorded transcripts.
-
-    Attributes:
-        rollouts: those that could be made, degraded ones among them.
-        report: a row per transcript: rollout, status (``exact``, ``degraded`` or ``left out``), reason.
-    """
+    """Rollouts made of recorded transcripts."""
 
     rollouts: tuple[Rollout, ...]
     report: pd.DataFrame

@@ -28,16 +28,7 @@ _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> int | None:
-    """The token with which the chat template ends an assistant's turn.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-        markers: its thinking markers, which end no turn; those that can be told by default.
-
-    Returns:
-        Its id; ``None`` where there is no template, it ends turns in words (``"\\n\\nUser:"``), or it refuses a plain
-        conversation.
-    """
+    """The token with which the chat template ends an assistant's turn."""
     markers = markers or tellable_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     tags = {i for side in sides for string in side for i in string if i in tokenizer.added_tokens_decoder}
@@ -60,14 +51,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None)
 
 
 def spelled_turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tag that the chat template prints right behind an answer, as text: the vocabulary need not know it.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-
-    Returns:
-        The tag; empty where none stands there.
-    """
+    """The tag that the chat template prints right behind an answer, as text: the vocabulary need not know it."""
     for text in _renderings(tokenizer):
         head, _, behind = text.rpartition(_REPLY)
         tags = []
@@ -80,11 +64,7 @@ def spelled_turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def has_plain_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether there is a chat template that renders a plain conversation.
-
-    Args:
-        tokenizer: a tokenizer, with or without a chat template.
-    """
+    """Whether there is a chat template that renders a plain conversation."""
     return any(True for _ in _renderings(tokenizer))
 
 

@@ -28,17 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A rollout to be.
-
-    Attributes:
-        id: its name, which fixes its noise.
-        group: its group.
-        ids: what the model goes on from: the prompt and any tokens put after it.
-        spans: segments of the first ``n_prompt`` tokens.
-        n_prompt: tokens of the prompt.
-        generation_start: first token of the generation prompt.
-        tags: the rollout's tags.
-    """
+    """A rollout to be."""
 
     id: str
     group: str
@@ -51,17 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Writer:
-    """Everything a job needs to become a rollout.
-
-    Attributes:
-        engine: draws.
-        tokenizer: decodes the text columns of the file.
-        segmenter: reads what was drawn.
-        sampling: how to draw.
-        eos: tokens that end a rollout.
-        about: what else acts on the model beside the edits of this package, in words; part of what a file is
-            recognised by.
-    """
+    """Everything a job needs to become a rollout."""
 
     engine: Engine
     tokenizer: PreTrainedTokenizerBase
@@ -73,12 +53,7 @@ class Writer:
     def write(
         self, jobs: Sequence[Job], path: str | Path | None = None, progress: Progress | None = None
     ) -> list[Rollout]:
-        """Rollouts in the order of the jobs, taken from the file or its parts where an earlier call left them there.
-
-        Raises:
-            InputError: the file or its parts hold another request's rollouts, another process writes there, or a hook
-                that cannot be described acts on the model.
-        """
+        """Rollouts in the order of the jobs, taken from the file or its parts where an earlier call left them there."""
         journal = None if path is None else Journal(Path(path), self._request(jobs, kept_weights(Path(path))))
         if journal is not None and (finished := journal.finished()) is not None:
             kept_again()

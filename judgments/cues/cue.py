@@ -46,19 +46,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cue:
-    """A cue on one item.
-
-    Attributes:
-        kind: which (:data:`KINDS`).
-        target: the side or option it speaks for, in the item's own frame; ``None`` where that is the order's business
-            (``reflection`` speaks for the answer shown second).
-        toward: whether the target is the ``right`` or a ``wrong`` verdict; ``None`` without gold label or target.
-        text: the exact text, ``{target}`` still open; empty where the cue is no text.
-        place: where it stands.
-        neutral: the control's text.
-        control: the variant without the cue.
-        cued: the variant with it.
-    """
+    """A cue on one item."""
 
     kind: str
     target: str | None
@@ -78,11 +66,7 @@ def sentences() -> Mapping[str, tuple[str, tuple[str, ...]]]:
 
 
 def targets(item: Item, toward: str) -> str | None:
-    """The verdict a cue should speak for: the right one, or a wrong one (of several, drawn from the item's id).
-
-    Raises:
-        InputError: ``toward`` is neither right nor wrong.
-    """
+    """The verdict a cue should speak for: the right one, or a wrong one (of several, drawn from the item's id)."""
     if toward not in ("right", "wrong"):
         raise InputError(f"toward {toward!r} is neither right nor wrong")
     sides = item.verdicts if isinstance(item, ChoiceItem) else ("A", "B")
@@ -101,20 +85,7 @@ def make_cue(
     tokenizer: PreTrainedTokenizerBase | None = None,
     other: Item | None = None,
 ) -> Cue:
-    """A cue on an item.
-
-    Args:
-        kind: which (:data:`KINDS`).
-        item: the item.
-        target: the side or letter it speaks for (:func:`targets`).
-        text: number of a shipped sentence, or a text of your own.
-        tokenizer: makes the control's text as long as the cue's; without it the control has none.
-        other: for ``random_reference`` the item whose reference is shown, for ``version`` the same item in its cued
-            wording.
-
-    Raises:
-        InputError: an unknown kind or sentence, no target where one is needed, or an item the cue does not fit.
-    """
+    """A cue on an item."""
     if kind not in KINDS:
         raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")
     if target is None and kind not in UNSIDED:

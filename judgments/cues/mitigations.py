@@ -47,16 +47,7 @@ def self_reflection(questions: str = QUESTIONS) -> Transform:
 
 
 def examples(form: Format, items: Sequence[Item], orders: Sequence[str] = ("AB", "BA")) -> Transform:
-    """Worked examples as earlier turns: each item asked as the judge is asked, and answered with its right label.
-
-    Args:
-        form: the format.
-        items: items with gold labels; not those that are judged.
-        orders: taken in turn, so that neither side is right more often by place.
-
-    Raises:
-        InputError: an item has no label, or the format has no string for it.
-    """
+    """Worked examples as earlier turns: each item asked as the judge is asked, and answered with its right label."""
     shown = []
     for k, item in enumerate(items):
         order = orders[k % len(orders)]

@@ -36,17 +36,7 @@ def count(tokenizer: PreTrainedTokenizerBase, text: str, around: Around = ALONE)
 def matched(
     tokenizer: PreTrainedTokenizerBase, text: str, around: Around = ALONE, neutral_around: Around | None = None
 ) -> str:
-    """A neutral text with exactly as many tokens as ``text``, ending as it ends.
-
-    Args:
-        tokenizer: the judge's.
-        text: the cue.
-        around: what stands around the cue.
-        neutral_around: what stands around the neutral text; the same by default.
-
-    Raises:
-        InputError: no stretch of the neutral text has that length in this vocabulary.
-    """
+    """A neutral text with exactly as many tokens as ``text``, ending as it ends."""
     return _matched(tokenizer, text, around, neutral_around or around)
 
 

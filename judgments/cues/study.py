@@ -33,27 +33,7 @@ def cue_study(
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Judge the two variants of every cue, and the plain item where the control has a text of its own.
-
-    Runs with thinking on, off or at forced lengths on the same model: ``settings.thinking``. The
-    control is judged ``repeats`` times: how often two of its runs differ is the noise floor, below which a flip says
-    nothing (with ``answer="scored"`` and no thinking nothing is drawn, and one run is all there is to know).
-
-    Args:
-        model: the judge.
-        cues: cues of one kind (:func:`make_cues`), at most one an item.
-        format: the format.
-        settings: as of :func:`judge`; a ``position`` cue fixes its own order, and ``repeats`` the runs.
-        sampling, path, progress: as of :func:`judge`.
-        repeats: runs of the control.
-
-    Returns:
-        A table of verdicts with the columns :data:`CUE_COLUMNS`: ``part`` is the kind of cue; ``variant`` is ``plain``,
-        ``control`` or ``cued``; ``target`` in the item's own frame (of ``reflection`` the answer that is shown second).
-
-    Raises:
-        InputError: no cues, several kinds, two on one item; what :func:`judge` raises.
-    """
+    """Judge the two variants of every cue, and the plain item where the control has a text of its own."""
     settings = settings or JudgeSettings()
     kinds = {cue.kind for cue in cues}
     if len(kinds) != 1:
@@ -89,15 +69,7 @@ def cue_study(
 
 
 def paired_variants(table: pd.DataFrame) -> Cued:
-    """A study's control and cued verdicts side by side, for :func:`verdictscope.judgments.cue_measures`.
-
-    Args:
-        table: of :func:`cue_study`. Rows are matched by item and order (by item alone where the cue fixes the order);
-            of a repeated control its first run counts, the others are the noise floor.
-
-    Raises:
-        InputError: a variant is missing.
-    """
+    """A study's control and cued verdicts side by side, for :func:`verdictscope.judgments.cue_measures`."""
     keys = ["item"] if (table["part"] == "position").all() else ["item", "order"]
     first = table[table["run"] == 0]
     variants = {name: first[first["variant"] == name].set_index(keys) for name in ("control", "cued")}

@@ -25,14 +25,7 @@ Take = Literal["agree", "last", "first"]
 
 @dataclass(frozen=True)
 class Label:
-    """One string a judge may end with.
-
-    Attributes:
-        text: as it is written, with what must follow where another label goes on from it.
-        verdict: what it means, in the shown frame: ``first``, ``second``, ``tie``, or the label of an item without
-            sides.
-        value: the score it stands for, if any.
-    """
+    """One string a judge may end with."""
 
     text: str
     verdict: str
@@ -41,16 +34,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What was read in an answer.
-
-    Attributes:
-        verdict: in the shown frame; ``None`` is a third outcome, never a tie.
-        status: ``ok unparsed contradictory unknown_label truncated empty``.
-        said: the matched text.
-        start: where the label string begins in the answer (its first character, not the pattern's); -1 where there is
-            none.
-        values: the scores said.
-    """
+    """What was read in an answer."""
 
     verdict: str | None
     status: str
@@ -222,11 +206,7 @@ def _built(data: Mapping[str, Any], where: str) -> Format:
 
 
 def read_format(path: str | Path) -> Format:
-    """A format of your own, from a TOML file with the fields of :class:`Format`.
-
-    Raises:
-        InputError: the file is not there, is no TOML, or a field is wrong.
-    """
+    """A format of your own, from a TOML file with the fields of :class:`Format`."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"format file {path} does not exist: formats are {', '.join(_names())}, or write a TOML file")
@@ -265,17 +245,7 @@ def known_formats() -> pd.DataFrame:
 
 
 def from_prompts(prompts: Iterable[Mapping[str, Any]], like: str, name: str, slots: Mapping[str, str]) -> Format:
-    """A format with the published wording, taken from a file of prompts that the user holds.
-
-    Args:
-        prompts: rows such as those of MT-Bench's ``judge_prompts.jsonl`` (name, system_prompt, prompt_template).
-        like: the shipped format whose labels and parser it has.
-        name: the row's name.
-        slots: slots of the row's template to slots of this package, ``{"answer_a": "first"}``.
-
-    Raises:
-        InputError: no such row, or its template has a slot that ``slots`` does not name.
-    """
+    """A format with the published wording, taken from a file of prompts that the user holds."""
     row = next((p for p in prompts if p.get("name") == name), None)
     if row is None:
         raise InputError(f"there is no prompt {name!r} among those given")

@@ -53,10 +53,6 @@ def macro(counts: Confusion, which: str) -> Float[ndarray, "*resample"]:
     """Macro precision, recall or F1 over the classes that occur as label or verdict; an empty ratio counts as 0.
 
     The same as scikit-learn's ``average="macro"`` with ``zero_division=0``.
-
-    Args:
-        counts: confusion counts.
-        which: ``precision``, ``recall`` or ``f1``.
     """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     rows, columns = counts.sum(-1), counts.sum(-2)
@@ -99,18 +95,7 @@ def confusion_measure(
     unit: str = "coefficient",
     among: Bool[ndarray, " unit"] | None = None,
 ) -> Measure:
-    """A figure of the confusion of two columns of labels, over units where both are one of the categories.
-
-    Args:
-        name: of the figure.
-        first: labels per unit (rows of the counts).
-        second: labels per unit (columns of the counts).
-        categories: what counts; other values leave a unit missing.
-        formula: counts ``[..., k, k]`` to the number.
-        definition: in words.
-        unit: of the number.
-        among: units that count at all.
-    """
+    """A figure of the confusion of two columns of labels, over units where both are one of the categories."""
     code = {c: k for k, c in enumerate(categories)}
     rows = np.array([code.get(v, -1) if isinstance(v, str) else -1 for v in first])
     columns = np.array([code.get(v, -1) if isinstance(v, str) else -1 for v in second])
@@ -127,18 +112,7 @@ def confusion_measure(
 def agreement_measures(
     verdict: ndarray, label: ndarray, categories: Sequence[str], *, positive: str | None = None, macros: bool = True
 ) -> list[Measure]:
-    """Figures of verdicts against labels.
-
-    Args:
-        verdict: per unit, ``None`` where unread.
-        label: per unit, ``None`` where unknown.
-        categories: labels and verdicts there can be.
-        positive: for two categories, the one that leniency, TPR and TNR take as positive.
-        macros: whether to give macro precision, recall and F1.
-
-    Raises:
-        InputError: a verdict or label is none of the categories.
-    """
+    """Figures of verdicts against labels."""
     within(verdict, categories, "verdict"), within(label, categories, "label")
     read, labelled = known(verdict), known(label)
     right = same(verdict, label)

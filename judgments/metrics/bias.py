@@ -42,14 +42,7 @@ def denoised(accuracy: float | ndarray, q: float | ndarray) -> Float[ndarray, "*
 
 
 def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
-    """The noise floor of one judge: do runs of the same prompt agree?
-
-    Args:
-        table: verdicts of one judge.
-
-    Returns:
-        Measures over prompts (item and order), and the groups of those prompts.
-    """
+    """The noise floor of one judge: do runs of the same prompt agree?"""
     one_case([*table["verdict"], *table["label"]])
     prompts = table.groupby(["item", "order"], sort=True)
     about = prompts[["group", "label"]].first()
@@ -99,15 +92,7 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
 
 
 def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie")) -> list[Measure]:
-    """Figures of a judge that saw pairs in one or both orders.
-
-    Args:
-        pairs: verdicts with both orders side by side.
-        verdicts: verdicts there can be.
-
-    Raises:
-        InputError: a verdict or label is none of them.
-    """
+    """Figures of a judge that saw pairs in one or both orders."""
     allowed = tuple(dict.fromkeys((*verdicts, "A", "B", "tie")))
     for name, values in (("verdict (AB)", pairs.ab), ("verdict (BA)", pairs.ba), ("label", pairs.label)):
         within(values, allowed, name)
@@ -210,14 +195,7 @@ def _ratio(sums: ndarray) -> ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Cued:
-    """Verdicts without and with a cue, in the item's own frame, a row per item.
-
-    Attributes:
-        group: of each item.
-        control, cued: verdicts without and with the cue, ``None`` where unread.
-        label: the right verdict, ``None`` where unknown.
-        target: what the cue speaks for, ``None`` where it speaks for nothing.
-    """
+    """Verdicts without and with a cue, in the item's own frame, a row per item."""
 
     group: ndarray
     control: ndarray
@@ -227,14 +205,7 @@ class Cued:
 
 
 def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
-    """Control and cued verdicts of the same items side by side.
-
-    Args:
-        rows: verdicts with ``variant`` (``control`` or ``cued``), each item once in each, and ``target``.
-
-    Returns:
-        The verdicts and the groups of the items.
-    """
+    """Control and cued verdicts of the same items side by side."""
     variants = {variant: rows[rows["variant"] == variant].set_index("item") for variant in ("control", "cued")}
     index = variants["control"].index.union(variants["cued"].index)
     about = rows.drop_duplicates("item").set_index("item").reindex(index)
@@ -259,9 +230,6 @@ def cue_measures(cued: Cued) -> list[Measure]:
 
     A flip is a changed verdict, also from one wrong answer to another (in earlier code "robust" meant the same letter
     in some files and the same correctness in others).
-
-    Raises:
-        InputError: two verdicts or labels differ in case alone.
     """
     c, t, label = cued.control, cued.cued, cued.label
     one_case([*c, *t, *label, *cued.target])

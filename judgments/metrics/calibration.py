@@ -141,14 +141,7 @@ def risk_coverage_area(
 def calibration_measures(
     confidence: Column, right: Column, among: Bool[ndarray, " unit"], bins: int = BINS
 ) -> list[Measure]:
-    """ECE, Brier score, wrong at high confidence, risk–coverage area.
-
-    Args:
-        confidence: probability of each verdict; NaN where unknown (missing, never set to one half).
-        right: whether it was right.
-        among: verdicts that were read and have a label.
-        bins: of the calibration error.
-    """
+    """ECE, Brier score, wrong at high confidence, risk–coverage area."""
     values, hits = _checked(confidence, right, bins)
     used = np.asarray(among, dtype=bool) & np.isfinite(values)
     names = {

@@ -56,16 +56,7 @@ def conflict_ratio(by_pair: ndarray, by_score: ndarray) -> Measure:
 
 @dataclass(frozen=True)
 class Triples:
-    """Subsets of answers and how many contradict themselves.
-
-    Attributes:
-        k: size of the subsets.
-        n: subsets whose relations are all known.
-        missing: subsets with an unknown relation.
-        contradictory: those that hold at least one triple that no weak order of three answers explains.
-        cycles: of the triples, strict cycles (x > y > z > x).
-        tie_contradictions: of the triples, other contradictions (such as x = y, y = z, x > z).
-    """
+    """Subsets of answers and how many contradict themselves."""
 
     k: int
     n: int

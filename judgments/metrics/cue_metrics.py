@@ -21,17 +21,6 @@ def cue_metrics(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
 
     A unit is an item in an order: the control's first run against the cued run. Where the control has further runs, the
     noise floor stands first and ``flip_excess`` is the flip rate minus it, over the same resamples.
-
-    Args:
-        table: verdicts with ``variant`` (``control`` or ``cued``; others are left aside) and, where known, ``part``
-        (the
-            kind of cue), ``target`` and ``toward`` (``right`` or ``wrong``), as a cue study of this package gives.
-        resamples: bootstrap resamples behind each interval.
-        seed: of the draws.
-
-    Raises:
-        InputError: a column is missing or holds what it cannot (see :func:`check_verdicts`), no verdict is ever a
-            label, or there is no control or no cued verdict.
     """
     if "variant" not in table:
         raise InputError("the table has no column variant: it needs control and cued verdicts of the same items")

@@ -94,12 +94,7 @@ def _fleiss(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample
 
 
 def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measure]:
-    """Agreement among judges, over the units that all of them were read on.
-
-    Args:
-        votes: a row per unit, a column per judge.
-        categories: labels there can be.
-    """
+    """Agreement among judges, over the units that all of them were read on."""
     _within(votes, categories)
     values = votes.to_numpy(dtype=object)
     counts = np.stack([(values == c).sum(axis=1) for c in categories], axis=1).astype(float)
@@ -157,16 +152,7 @@ def pairwise_kappa(votes: pd.DataFrame, categories: Sequence[str]) -> pd.DataFra
 
 @dataclass(frozen=True, eq=False)
 class Combined:
-    """What several judges say together, without labels.
-
-    Attributes:
-        posterior: chance of the positive label per unit; NaN where no kept judge was read.
-        judges: per judge kept (bool), reason it was dropped, marginal (share positive), tpr and tnr as estimated.
-        prior: estimated share of positive labels.
-        iterations: of the fit.
-        converged: whether it came to rest.
-        warnings: what the numbers rest on.
-    """
+    """What several judges say together, without labels."""
 
     posterior: Float[ndarray, " unit"]
     judges: pd.DataFrame

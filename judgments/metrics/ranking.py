@@ -38,15 +38,7 @@ def corrected_share(observed: float | ndarray, tpr: float | ndarray, fpr: float 
 def corrected_levels(
     observed: Float[ndarray, " level"], confusion: Float[ndarray, "level level"]
 ) -> Float[ndarray, " level"]:
-    """Shares theta on the simplex that come nearest to M^T theta = observed.
-
-    Args:
-        observed: shares of the reported levels.
-        confusion: M, rows the true level, columns the reported one, rows summing to 1.
-
-    Raises:
-        InputError: M is no confusion matrix, or cannot be inverted.
-    """
+    """Shares theta on the simplex that come nearest to M^T theta = observed."""
     problem = identifiability(confusion)
     if problem:
         raise InputError(problem)
@@ -57,12 +49,7 @@ def corrected_levels(
 
 
 def identifiability(confusion: Float[ndarray, "level level"] | None, levels: int | None = None) -> str | None:
-    """Why a ranking cannot be told from this judge's verdicts; ``None`` where it can.
-
-    Args:
-        confusion: M, rows the true level; ``None`` where it is unknown.
-        levels: number of levels where M is unknown.
-    """
+    """Why a ranking cannot be told from this judge's verdicts; ``None`` where it can."""
     if confusion is None:
         if (levels or 0) > 2:
             return (
@@ -82,13 +69,7 @@ def identifiability(confusion: Float[ndarray, "level level"] | None, levels: int
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Candidates with observed and corrected scores.
-
-    Attributes:
-        table: per candidate observed, corrected, low, high (of the corrected score), rank (of the corrected score,
-            1 the best, ties share), rank_low, rank_high, n.
-        warnings: what cannot be told.
-    """
+    """Candidates with observed and corrected scores."""
 
     table: pd.DataFrame
     warnings: tuple[str, ...]
@@ -201,14 +182,7 @@ def _scores(sums: ndarray, candidates: int, k: int, worth: ndarray) -> tuple[nda
 
 
 def candidate_measures(verdict: ndarray, label: ndarray, candidate: ndarray, positive: str) -> list[Measure]:
-    """Do judge and labels rank candidates alike? Scores are shares of the positive label, over items both know.
-
-    Args:
-        verdict: per item, ``None`` where unread.
-        label: per item.
-        candidate: whose answer it was.
-        positive: the label that scores.
-    """
+    """Do judge and labels rank candidates alike? Scores are shares of the positive label, over items both know."""
     who = {c: k for k, c in enumerate(dict.fromkeys(candidate.tolist()))}
     used = known(verdict) & known(label)
     parts = np.zeros((len(verdict), 3 * len(who)))

@@ -25,15 +25,7 @@ FRAMES = ("place", "item")
 
 @dataclass(frozen=True)
 class SharedThinking:
-    """Rollouts whose two orders share one thinking.
-
-    Attributes:
-        rollouts: under their own ids, so that contrasts of the verdicts apply to them.
-        frame: ``place`` or ``item``, see above.
-        donor: the order whose thinking it is.
-        left_out: items without a rollout in both orders, without closed thinking, or whose thinking cannot be
-            written with the names exchanged.
-    """
+    """Rollouts whose two orders share one thinking."""
 
     rollouts: tuple[Rollout, ...]
     frame: str
@@ -54,19 +46,7 @@ def shared_thinking(
     donor: str = "AB",
     sides: tuple[str, str] = ("A", "B"),
 ) -> SharedThinking:
-    """Put one order's thinking, closing and beginning of the answer behind the prompts of both orders.
-
-    Args:
-        model: the judge, or its tokenizer.
-        rollouts: verdict prefixes of a judge that thought (``Judged.rollouts``), one run of each item and order.
-        frame: ``place``: the same tokens in both; ``item``: in the other order with the answers' names exchanged.
-        donor: the order whose thinking is taken.
-        sides: how the thinking names the answers shown first and second (``Format.sides``), for ``item``. Names that
-            are ordinary words too (a bare ``A``) are exchanged wherever they stand alone.
-
-    Raises:
-        InputError: an unknown frame or order, two rollouts of one item in one order, or none that can be shared.
-    """
+    """Put one order's thinking, closing and beginning of the answer behind the prompts of both orders."""
     if frame not in FRAMES or donor not in ("AB", "BA"):
         raise InputError(f"frame {frame!r}, donor {donor!r}: frames are {' and '.join(FRAMES)}, donors AB and BA")
     found: dict[str, dict[str, Rollout]] = {}

@@ -25,18 +25,7 @@ __all__ = ["PROBLEMS", "READERS", "BadRow", "Reader", "Reading", "known_readers"
 
 @dataclass(frozen=True)
 class Reader:
-    """How one public set is read.
-
-    Attributes:
-        name: what it is called here.
-        make: a row to an item, or to several.
-        title: what the set is, for people.
-        hub: its name on the Hugging Face hub; ``None`` where it is not there or its hub form was not seen.
-        config: its configuration on the hub; ``"PART"`` where the parts are configurations.
-        split: its split on the hub; ``"PART"`` where the parts are splits.
-        parts: its parts, the default first.
-        licence: as its authors state it; check it for your use.
-    """
+    """How one public set is read."""
 
     name: str
     make: Callable[..., Any]

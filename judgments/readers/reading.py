@@ -29,15 +29,7 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Items of one source with the account of all its rows.
-
-    Attributes:
-        name: the reader.
-        items: what was read, ids unique.
-        problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether an item came of the row all
-            the same), detail and place (the line or record, as an editor shows it).
-        rows: rows the source has. Rows that gave no item are ``rows - len(items)``, all of them in ``problems``.
-    """
+    """Items of one source with the account of all its rows."""
 
     name: str
     items: tuple[Item, ...]
@@ -106,11 +98,7 @@ class Account:
         self._items[f"{item.id}#{k}"] = replace(item, id=f"{item.id}#{k}")  # the group stays: they share a name
 
     def done(self) -> Reading:
-        """Everything read.
-
-        Raises:
-            InputError: there is not one item.
-        """
+        """Everything read."""
         problems = pd.DataFrame(self._problems, columns=list(COLUMNS))
         if not self._items:
             first = f": {problems['place'][0]}: {problems['detail'][0]}" if len(problems) else ""
@@ -148,11 +136,7 @@ def _content(item: Item) -> dict[str, Any]:
 
 
 def text(row: Row, *names: str, empty: bool = False) -> str:
-    """The first of the columns that is there, as text.
-
-    Raises:
-        BadRow: none is there, it is no text, or it is blank and ``empty`` is not set.
-    """
+    """The first of the columns that is there, as text."""
     for name in names:
         value = _read(values.text, row, name)
         if value is not None:
@@ -163,21 +147,13 @@ def text(row: Row, *names: str, empty: bool = False) -> str:
 
 
 def optional(row: Row, *names: str) -> str | None:
-    """The first of the columns that holds text, or ``None``.
-
-    Raises:
-        BadRow: one holds something else.
-    """
+    """The first of the columns that holds text, or ``None``."""
     found = (_read(values.text, row, name) for name in names)
     return next((value for value in found if value is not None and value.strip()), None)
 
 
 def identity(row: Row, *names: str, default: str | None = None) -> str:
-    """The first of the columns that holds an id: text, or a whole number by its digits.
-
-    Raises:
-        BadRow: none does and there is no default, or one holds something else.
-    """
+    """The first of the columns that holds an id: text, or a whole number by its digits."""
     found = next((value for name in names if (value := _read(values.identity, row, name)) is not None), default)
     if found is None:
         raise BadRow(f"no {' or '.join(names)}")

@@ -7,11 +7,7 @@ from verdictscope.rows import Row
 
 
 def hub_rows(name: str, config: str | None, split: str) -> list[Row]:
-    """The rows of a dataset on the Hugging Face hub.
-
-    Raises:
-        InputError: the package ``datasets`` is missing, or the hub does not give the set.
-    """
+    """The rows of a dataset on the Hugging Face hub."""
     try:
         import datasets
     except ImportError:

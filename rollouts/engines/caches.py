@@ -24,14 +24,7 @@ _ROOM = 64
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How the rows of a model may share a batch.
-
-    Attributes:
-        refill: whether a free row is given to a waiting prompt while the others go on.
-        equal_length: whether prompts of one batch must have the same length.
-        alone: whether a batch is one row.
-        reason: why not all batches are possible; empty where they are.
-    """
+    """How the rows of a model may share a batch."""
 
     refill: bool = True
     equal_length: bool = False
@@ -40,12 +33,7 @@ class Batching:
 
 
 def batching(model: PreTrainedModel, longest: int) -> Batching:
-    """What batches a model's layers allow.
-
-    Args:
-        model: a causal language model.
-        longest: tokens of the longest possible rollout.
-    """
+    """What batches a model's layers allow."""
     config = model.config.get_text_config(decoder=True)
     types = tuple(getattr(config, "layer_types", None) or ())
     # where one row is read again, its cache must be replaced among those of the others
@@ -102,13 +90,6 @@ def splice(
     """One cache of the rows that stay and the new ones, aligned at their last column.
 
     The given caches lose their layers one by one, so that two whole copies never stand in memory.
-
-    Args:
-        old: the running cache; ``None`` where there is none.
-        stay: its rows to keep.
-        new: a freshly filled cache.
-        copies: for every new row the row of ``new`` it is a copy of (samples of one prompt share it).
-        columns: tokens of the longest row.
     """
     first = old if old is not None else new
     assert first is not None

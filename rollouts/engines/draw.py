@@ -25,12 +25,7 @@ _MASS = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One token per row.
-
-    Attributes:
-        tokens: the tokens; -1 where the logits hold NaN or no finite number is the largest.
-        doubtful: whether logits that differ by :data:`ROUNDING` could have given another token.
-    """
+    """One token per row."""
 
     tokens: Int[Tensor, " row"]
     doubtful: Bool[Tensor, " row"]
@@ -39,14 +34,7 @@ class Drawn:
 def draw(
     logits: Float[Tensor, "row vocab"], keys: Int[Tensor, " row"], step: int | Int[Tensor, " row"], sampling: Sampling
 ) -> Drawn:
-    """The greedy token at temperature 0, else a keyed draw from the tempered nucleus (Gumbel-max).
-
-    Args:
-        logits: float32 logits of the next position.
-        keys: the rollouts' keys.
-        step: tokens each rollout has written so far.
-        sampling: temperature and top_p.
-    """
+    """The greedy token at temperature 0, else a keyed draw from the tempered nucleus (Gumbel-max)."""
     keys = keys.to(logits.device)
     scaled = logits if sampling.temperature == 0 else logits / sampling.temperature
     score = scaled if sampling.temperature == 0 else scaled + gumbel(keys, step, logits.shape[-1])

@@ -17,9 +17,6 @@ def strange_weight(model: nn.Module) -> str | None:
 
     A sum that is finite has no other summands; only where it is not is a tensor looked at number by number. Packed
     weights are left out, buffers may be infinite (masks) but not NaN.
-
-    Args:
-        model: the model.
     """
     parameters = [(name, p.detach(), False) for name, p in model.named_parameters()]
     buffers = [(name, b, True) for name, b in model.named_buffers()]
@@ -35,21 +32,13 @@ def _plain(x: Tensor) -> bool:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether there is neither NaN nor an infinite number among the values, on any device.
-
-    Args:
-        values: floating point values.
-    """
+    """Whether there is neither NaN nor an infinite number among the values, on any device."""
     wide = torch.float64 if values.dtype == torch.float64 else torch.float32
     return bool(values.sum(dtype=wide).isfinite()) or bool(values.isfinite().all())
 
 
 def overflow_of(dtype: torch.dtype) -> str:
-    """What to do where every weight is a number and what the model computes is not.
-
-    Args:
-        dtype: the type of the weights.
-    """
+    """What to do where every weight is a number and what the model computes is not."""
     if dtype == torch.float16:
         return "every weight is a number, so the states overflowed in float16: load the model in float32 or bfloat16"
     return (
@@ -59,12 +48,7 @@ def overflow_of(dtype: torch.dtype) -> str:
 
 
 def not_finite(model: nn.Module, what: str) -> InputError:
-    """The error for results that are no numbers, with its cause: the weights are looked at now.
-
-    Args:
-        model: the model that gave them.
-        what: what is not finite, in words (``"the logits of rollout a/0"``).
-    """
+    """The error for results that are no numbers, with its cause: the weights are looked at now."""
     name = strange_weight(model)
     if name is not None:
         return InputError(

@@ -44,15 +44,7 @@ WatchIds = Callable[[Sequence[Sequence[str]]], None]
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """This process draws with a ``transformers`` model.
-
-    Attributes:
-        model: a causal language model, also compiled or with adapters; run as :func:`~.state.evaluating` says.
-        batch_tokens: limit on rows x (prompt + new tokens) of the batch.
-        watch: told before every call of the model the ids of the rollouts that each of its rows is read for; see
-            :data:`~.live.Watch`.
-        tokenizer: names tokens in errors.
-    """
+    """This process draws with a ``transformers`` model."""
 
     model: PreTrainedModel
     batch_tokens: int = 32_768
@@ -66,11 +58,7 @@ class HuggingFace:
         return exact(self.model)
 
     def describe(self, like: str | None = None) -> dict[str, Any]:
-        """The architecture, its settings, every weight as it is now, and the edits in force.
-
-        Args:
-            like: an earlier digest of weights that this one is to be compared with.
-        """
+        """The architecture, its settings, every weight as it is now, and the edits in force."""
         found = model_facts(self.model, told=True, like=like)
         # elsewhere the batches are part of what is drawn
         return found if self.independent else {**found, "batch_tokens": self.batch_tokens}
@@ -95,34 +83,7 @@ def decode(
     watch: WatchIds | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[list[Written]]:
-    """Draw all requests, the longest prompts first (so that a batch that is too large fails early).
-
-    Rows that are done are replaced by waiting prompts while the others go on, so that the batch stays full whatever
-    the answers' lengths. Where a model's layers do not allow it (:func:`~.caches.batching` says why), a batch is
-    written to its end before the next one begins.
-
-    In float32 a rollout's tokens do not depend on its batch: noise is keyed by the rollout's id, padding is masked,
-    positions are explicit, and a draw that rounding could change is made from a pass of that rollout alone
-    (:mod:`~.draw`). What is left is discontinuous models: an expert chosen by a hair's breadth. In bfloat16 rounding
-    is a thousand times larger, and rollouts diverge.
-
-    Args:
-        model: a causal language model.
-        requests: prompts as token ids.
-        sampling: temperature (0 is greedy), top_p, token limit and seed.
-        eos: tokens that end a rollout.
-        batch_tokens: limit on rows x (prompt + max_new_tokens) at any moment, at least one row.
-        refill: whether free rows may be refilled.
-        watch: see :class:`HuggingFace`.
-        tokenizer: names tokens in errors.
-
-    Yields:
-        Rollouts as they are done.
-
-    Raises:
-        InputError: a prompt and the token limit do not fit the model's context, a token is outside its vocabulary, or
-            the sampling makes no sense.
-    """
+    """Draw all requests, the longest prompts first (so that a batch that is too large fails early)."""
     model = bare(model)
     on_device(model)
     if strange_weight(model) is not None:  # attention kernels with a mask make numbers of NaN keys

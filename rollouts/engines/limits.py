@@ -15,12 +15,7 @@ _TABLES = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Most tokens of one rollout; ``None`` where the model knows no limit (ALiBi, recurrent layers).
-
-    A table of learned positions ends where it ends. Of a rope model it is ``max_position_embeddings``, times the
-    factor of a linear or dynamic scaling, whose ``max_position_embeddings`` is the length before scaling, or YaRN's
-    factor times its own original length. For LongRoPE and Llama 3 it is the length after scaling already.
-    """
+    """Most tokens of one rollout; ``None`` where the model knows no limit (ALiBi, recurrent layers)."""
     config = model.config.get_text_config(decoder=True)
     stated = next((int(n) for name in _STATED if isinstance(n := getattr(config, name, None), int) and n > 0), None)
     text = model if config is model.config else model.get_decoder()  # an image's or a sound's positions are not meant
@@ -61,16 +56,7 @@ def _reach(settings: Mapping[str, Any], stated: int, by_layer: bool) -> int:
 def check_ids(
     model: PreTrainedModel, named: Iterable[tuple[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """That the model has an embedding for every token.
-
-    Args:
-        model: the model.
-        named: what they are called (``rollout x``) and their token ids.
-        tokenizer: names the token in the error.
-
-    Raises:
-        InputError: there is no token, or one is outside the model's vocabulary.
-    """
+    """That the model has an embedding for every token."""
     vocab = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     for name, ids in named:
         if not ids:
@@ -88,15 +74,7 @@ def check_ids(
 
 
 def check_lengths(model: PreTrainedModel, rollouts: Iterable[tuple[str, int]]) -> None:
-    """That every rollout can be read.
-
-    Args:
-        model: the model.
-        rollouts: name and tokens of each.
-
-    Raises:
-        InputError: one has no tokens, or more than the model has positions; the longest is named.
-    """
+    """That every rollout can be read."""
     named = list(rollouts)
     limit = position_limit(model)
     for name, tokens in named:

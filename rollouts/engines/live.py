@@ -36,15 +36,7 @@ row that is done is read for none. Told an empty list before a call that repeats
 
 
 class LiveBatch:
-    """Rows being written together; rows that are done stay, unseen, until the next :meth:`join` or :meth:`leave`.
-
-    Args:
-        model: a causal language model in evaluation mode.
-        sampling: how to draw.
-        eos: tokens that end a rollout.
-        spliced: whether the cache can be cut and joined; otherwise rows can leave, but none can join a running batch.
-        watch: who is told which rollouts are read.
-    """
+    """Rows being written together; rows that are done stay, unseen, until the next :meth:`join` or :meth:`leave`."""
 
     def __init__(
         self, model: PreTrainedModel, sampling: Sampling, eos: frozenset[int], spliced: bool, watch: Watch | None = None
@@ -65,11 +57,7 @@ class LiveBatch:
 
     @torch.inference_mode()
     def join(self, new: Sequence[Row]) -> list[Row]:
-        """Read the prompts of new rows apart, draw their first tokens, and put them beside the rows that go on.
-
-        Returns:
-            New rows that are done with their first token.
-        """
+        """Read the prompts of new rows apart, draw their first tokens, and put them beside the rows that go on."""
         prompts = list(dict.fromkeys(row.prompt for row in new))
         place = {prompt: k for k, prompt in enumerate(prompts)}
         tokens, mask = _left_padded(prompts, self.device)
@@ -84,11 +72,7 @@ class LiveBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """One more token for every row.
-
-        Returns:
-            Rows that are now done.
-        """
+        """One more token for every row."""
         self._read_again()
         cache = self._cache
         assert cache is not None

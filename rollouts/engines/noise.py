@@ -44,16 +44,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def gumbel(keys: Int[Tensor, " row"], step: int | Int[Tensor, " row"], vocab: int) -> Float[Tensor, "row vocab"]:
-    """Standard Gumbel noise for one decoding step.
-
-    Args:
-        keys: the rollouts' keys (:func:`rollout_keys`), on the device of the logits.
-        step: number of tokens the rollouts have written so far, one for all or one each.
-        vocab: size of the vocabulary.
-
-    Returns:
-        Float32 noise; ``argmax(logits / T + noise)`` is a draw from ``softmax(logits / T)``.
-    """
+    """Standard Gumbel noise for one decoding step."""
     # products of int64 wrap around, as the generator's 64-bit arithmetic does
     offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
     base = _mix(keys + offset)[:, None]

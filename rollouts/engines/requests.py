@@ -28,12 +28,7 @@ class Written:
 
 @runtime_checkable
 class Engine(Protocol):
-    """What draws tokens.
-
-    Attributes:
-        name: goes into every rollout it draws.
-        independent: whether a rollout's tokens are the same whatever is drawn beside it.
-    """
+    """What draws tokens."""
 
     @property
     def name(self) -> str: ...

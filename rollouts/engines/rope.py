@@ -58,12 +58,7 @@ def _switches(module: nn.Module) -> list[tuple[int, bool]]:
 
 @contextmanager
 def as_alone(model: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
-    """Inside the block every row of a call has the position embeddings of its own length.
-
-    Args:
-        model: the model that is called.
-        lengths: tokens of every row of the batch (those whose keys a cache holds included).
-    """
+    """Inside the block every row of a call has the position embeddings of its own length."""
     with ExitStack() as stack:
         for module in changing(model):
             stack.callback(_restore, module, _state(module))
@@ -153,13 +148,7 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]], rows: int) -> Tensor:
 
 
 def written_otherwise(model: PreTrainedModel, prompt: int, tokens: int) -> int | None:
-    """The switch beyond which a rollout was written from keys with other position embeddings than it is read with.
-
-    Args:
-        model: the model that wrote it.
-        prompt: tokens it was given.
-        tokens: tokens in all.
-    """
+    """The switch beyond which a rollout was written from keys with other position embeddings than it is read with."""
     again = reads_again_after(model)
     fed = tokens - 1  # nothing is drawn from the last one
     for at, each in {switch for module in changing(model) for switch in _switches(module)}:

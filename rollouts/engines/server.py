@@ -153,12 +153,7 @@ class Server:
         )
 
     def _answer(self, response: httpx.Response) -> Any:
-        """The JSON of an answer.
-
-        Raises:
-            _Passing: the server was busy, failed, or sent no JSON.
-            InputError: it refuses what is asked.
-        """
+        """The JSON of an answer."""
         code = response.status_code
         if code in (408, 425, 429) or code >= 500:
             raise _Passing(f"HTTP {code}: {_told(response)}")
@@ -171,12 +166,7 @@ class Server:
             raise _Passing("its answer is no JSON") from None
 
     def _read(self, answer: Any, index: int, rollout: str, body: dict[str, Any]) -> Written:
-        """The tokens of an answer.
-
-        Raises:
-            _Passing: it holds no completion, or one that did not end.
-            InputError: it holds no token ids, or shows that the server read another prompt.
-        """
+        """The tokens of an answer."""
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise _Passing("its answer holds no completion")

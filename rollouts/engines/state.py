@@ -58,19 +58,7 @@ def inside(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Inside the block the model computes what it computes in evaluation; afterwards it is as its owner left it.
-
-    Every module is in evaluation mode (no dropout, no gradient checkpointing) and gets its own mode back, also after an
-    error; autocast is off, so that numbers have the dtype of the weights; what was compiled runs uncompiled, so that
-    hooks act, and nothing is compiled while they do. Outputs are named and hold no more than is asked for, whatever
-    ``return_dict`` and ``output_...`` of the config say.
-
-    Args:
-        model: the model, or any module.
-
-    Yields:
-        All its modules, see :func:`modules_of`.
-    """
+    """Inside the block the model computes what it computes in evaluation; afterwards it is as its owner left it."""
     modules = modules_of(model)
     training = [m for m in modules if m.training]
     for block in _awaiting.get():
@@ -122,14 +110,7 @@ def uncompiled() -> Any:
 
 @dataclass(eq=False)
 class Awaiting:
-    """A block of hooks that waits for passes of a model.
-
-    Attributes:
-        model: the model.
-        edits: what is written in it, in words; empty where it only reads.
-        ran: whether the project's own code ran the model inside it.
-        excused: whether a call inside it gave back results that were kept, so that no pass need be seen.
-    """
+    """A block of hooks that waits for passes of a model."""
 
     model: nn.Module
     edits: tuple[str, ...]
@@ -159,14 +140,7 @@ def kept_again() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """A forward hook that somebody put on a module.
-
-    Attributes:
-        place: path of its module; empty for the model itself, ``every module`` for a global one.
-        side: before or after the module runs.
-        call: what is called.
-        registry: where it stands, under ``key``.
-    """
+    """A forward hook that somebody put on a module."""
 
     place: str
     side: Literal["in", "out"]
@@ -198,12 +172,7 @@ def _written_in(call: Any) -> str:
 
 
 def foreign_hooks(model: nn.Module, modules: list[nn.Module] | None = None) -> list[Hook]:
-    """Forward hooks and pre-hooks that neither we nor a library that runs the model put there.
-
-    Args:
-        model: the model.
-        modules: its modules, where they are known.
-    """
+    """Forward hooks and pre-hooks that neither we nor a library that runs the model put there."""
     every = modules_of(model) if modules is None else modules
     hooked = [m for m in every if m._forward_hooks or m._forward_pre_hooks]
     found: list[Hook] = []
@@ -230,13 +199,6 @@ def watching(model: nn.Module, modules: list[nn.Module] | None = None) -> Iterat
 
     They are made for calls of their owner: on a batch with padding, from the middle of the model, or with the head run
     on a few rows only, they would act elsewhere than they should.
-
-    Args:
-        model: the model.
-        modules: its modules, where they are known.
-
-    Raises:
-        InputError: a hook changed what it was shown, in place or by what it returned.
     """
     hooks = foreign_hooks(model, modules)
     try:
@@ -296,11 +258,7 @@ def on_device(model: nn.Module) -> None:
 
 
 def bare(model: Any) -> Any:
-    """The Hugging Face model inside what ``torch.compile`` or peft put around it; anything else as it is.
-
-    Raises:
-        InputError: an adapter that changes the model's input (prompt tuning): there is no such model inside.
-    """
+    """The Hugging Face model inside what ``torch.compile`` or peft put around it; anything else as it is."""
     if not isinstance(model, nn.Module):
         return model
     model = inside(model)
@@ -315,12 +273,7 @@ def bare(model: Any) -> Any:
 
 
 def adapters(model: nn.Module, modules: list[nn.Module] | None = None) -> dict[str, bool]:
-    """Names of the adapters that act, and whether each is merged into the weights.
-
-    Args:
-        model: the model.
-        modules: its modules, where they are known.
-    """
+    """Names of the adapters that act, and whether each is merged into the weights."""
     if "peft" not in sys.modules:
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer

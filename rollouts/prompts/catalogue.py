@@ -26,17 +26,7 @@ class Harm:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of one form of a set.
-
-    Attributes:
-        columns: all of these must be there for a file to be of this form.
-        user: columns that make the request, joined by a blank line where not empty; the first non-empty one alone if
-            ``first_of`` is set.
-        harm: the same for all rows, told by a column, or ``None``: told by the part that is read.
-        id: column of the set's own ids; row numbers where there is none.
-        group: column whose equal values belong together.
-        joint: what stands between the joined columns.
-    """
+    """The columns of one form of a set."""
 
     columns: tuple[str, ...]
     user: tuple[str, ...]
@@ -59,18 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """One public set.
-
-    Attributes:
-        name: what it is called here.
-        title: what it is, for people.
-        hub: its name on the Hugging Face hub; ``None`` for a set that is not there.
-        schemas: the forms its files have, the likeliest first.
-        parts: its parts by name, the default first.
-        licence: as its authors state it; check it for your use.
-        gated: the hub asks for an agreement first.
-        drop: columns that are not kept as tags (nested, or another form of the request).
-    """
+    """One public set."""
 
     name: str
     title: str

@@ -23,11 +23,7 @@ FEW = 20
 
 
 def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
-    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none.
-
-    Raises:
-        InputError: a value is neither true nor false (:func:`verdictscope.values.truth`), or harm is missing.
-    """
+    """The cell of the 2 x 2 design, row by row; ``unread`` is a third outcome and belongs to none."""
     harm, verdict = truths(harm, "harm", gaps=False), truths(refused, "refused")
     # named as text: of verdicts that are all missing pandas makes numbers
     names = harm.map({True: "harmful_", False: "harmless_"}) + verdict.map({True: "refused", False: "complied"}).astype(
@@ -38,14 +34,7 @@ def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Design:
-    """What a model's rollouts fill of the 2 x 2 design.
-
-    Attributes:
-        counts: a row per cell (and ``unread``): cell, groups, prompts, rollouts.
-        prompts: a row per prompt: prompt, group, harm, samples, read, refused (share of the read samples, missing
-            where none could be read), low, high (95 % Wilson interval over its samples).
-        warnings: in words: empty and small cells, unread rollouts, prompts without a single readable answer.
-    """
+    """What a model's rollouts fill of the 2 x 2 design."""
 
     counts: pd.DataFrame
     prompts: pd.DataFrame
@@ -61,17 +50,7 @@ class Design:
 
 
 def design(labels: pd.DataFrame) -> Design:
-    """Sort rollouts into the 2 x 2 design.
-
-    Args:
-        labels: a row per rollout with rollout, harm (true/false) and refused (true, false or missing), each as a truth
-            value, 1/0 or a word (:func:`verdictscope.values.truth`); optionally prompt (the rollout's id without its
-            sample number by default) and group (the prompt by default).
-
-    Raises:
-        InputError: a column is missing, a rollout occurs twice, harm is missing somewhere, or a value is neither true
-            nor false.
-    """
+    """Sort rollouts into the 2 x 2 design."""
     table = _checked(labels)
     table["cell"] = cells(table["harm"], table["refused"])
     order = [*CELLS, UNREAD]

@@ -47,19 +47,7 @@ def normal_form(text: str) -> str:
 
 
 def near_duplicates(texts: Sequence[str], threshold: float | int = 0.7) -> pd.DataFrame:
-    """Pairs of texts that say the same, exactly (after :func:`normal_form`) or nearly.
-
-    Args:
-        texts: any number of texts.
-        threshold: least Jaccard index of character 5-grams, above 0 and at most 1.
-
-    Returns:
-        Columns a, b (positions in ``texts``, a < b), similarity (Jaccard index, 1 for exact ones), exact. Of a crowd
-        of identical texts only the pairs with the first one are listed.
-
-    Raises:
-        InputError: the threshold is out of range.
-    """
+    """Pairs of texts that say the same, exactly (after :func:`normal_form`) or nearly."""
     number(threshold, "threshold (a Jaccard index)", 0, 1, above=True)
     first: dict[str, int] = {}
     rows: list[tuple[int, int, float, bool]] = []
@@ -91,17 +79,6 @@ def merge_groups(groups: Sequence[str], texts: Sequence[str], threshold: float =
     """Groups joined wherever two of their texts are duplicates, so that a grouped split cannot part them.
 
     Warns where more than a tenth of the groups goes.
-
-    Args:
-        groups: the group of each text.
-        texts: the prompts.
-        threshold: see :func:`near_duplicates`.
-
-    Returns:
-        One group a text: the name of the first group of those that were joined.
-
-    Raises:
-        InputError: another number of groups than of texts, or the threshold is out of range.
     """
     found = joined_groups(groups, texts, threshold)
     n = len(set(map(str, groups)))
@@ -130,16 +107,7 @@ def joined_groups(groups: Sequence[str], texts: Sequence[str], threshold: float 
 
 
 def duplicate_report(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.DataFrame:
-    """Every pair of (near) duplicate prompts of a table, and whether it crosses sets.
-
-    Args:
-        prompts: columns id and user, and ``set`` where prompts come from several (see
-            :func:`verdictscope.rollouts.prompts.load_prompts`).
-        threshold: see :func:`near_duplicates`.
-
-    Returns:
-        Columns id_a, id_b, set_a, set_b, across (sets differ), exact, similarity, user_a, user_b; most similar first.
-    """
+    """Every pair of (near) duplicate prompts of a table, and whether it crosses sets."""
     pairs = near_duplicates(prompts["user"].to_list(), threshold)
     sets = prompts["set"].astype(str).to_numpy() if "set" in prompts else np.full(len(prompts), "")
     ids, texts = prompts["id"].to_numpy(), prompts["user"].to_numpy()

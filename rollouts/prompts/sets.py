@@ -63,11 +63,7 @@ def load_prompts(
 
 
 def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several prompt tables as one, ids kept unique.
-
-    Raises:
-        InputError: no tables, or an id occurs in two.
-    """
+    """Several prompt tables as one, ids kept unique."""
     if not len(tables):
         raise InputError("there are no prompt tables to join")
     joined = pd.concat(tables, ignore_index=True)

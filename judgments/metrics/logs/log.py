@@ -32,17 +32,7 @@ class BadRow(Exception):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Verdicts that are measured together.
-
-    Attributes:
-        part: name of the part.
-        kind: ``pairs``, ``single`` or ``cue``.
-        table: verdicts.
-        categories: labels there can be.
-        positive: of two categories, the one counted as positive.
-        panel: judges whose agreement among each other is measured.
-        together: whether the panel's majority and label-free combination are measured as judges too.
-    """
+    """Verdicts that are measured together."""
 
     part: str
     kind: str
@@ -116,11 +106,7 @@ def _short(value: Any) -> str:
 
 
 def row_id(row: Row, *names: str, default: str | None = None) -> str:
-    """The first of the columns that holds an id: text, or a whole number by its digits.
-
-    Raises:
-        BadRow: none does and there is no default, or one holds something else.
-    """
+    """The first of the columns that holds an id: text, or a whole number by its digits."""
     try:
         found = next((value for name in names if (value := identity(row.get(name), name)) is not None), default)
     except InputError as error:
@@ -195,11 +181,7 @@ class Account:
         self._problems.append((row, id, kind, used, detail, place))
 
     def verdicts(self) -> pd.DataFrame:
-        """Everything read.
-
-        Raises:
-            InputError: there is not one verdict.
-        """
+        """Everything read."""
         if not self._verdicts:
             first = f" ({self._problems[0][5]}: {self._problems[0][4]})" if self._problems else ""
             raise InputError(

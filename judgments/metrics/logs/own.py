@@ -15,12 +15,7 @@ from verdictscope.rows import read_rows
 
 def verdicts(path: Path, labels: Path | None = None) -> Log:
     """A folder that ``judge run`` (``judge(…, path=)``) finished, or a file with the columns of a table of
-    verdicts.
-
-    Raises:
-        InputError: an unfinished folder, no columns ``item`` and ``verdict``, or a value that no verdict has, by its
-            row: another order, a probability outside 0 to 1, a verdict that is no text, one that stands there twice.
-    """
+    verdicts."""
     if path.is_dir() and not (path / "request.json").is_file():
         raise InputError(f"{path} holds no finished verdicts: give a folder that verdictscope judge run has filled")
     rows = read_rows(path / "verdicts.parquet" if path.is_dir() else path, by_content=not path.is_dir())
@@ -51,10 +46,6 @@ def verdict_view(
     """What is measured together of a checked table.
 
     ``categories`` are by default A, B and tie where rows have an order, else those that occur.
-
-    Raises:
-        InputError: categories that are none or lack the positive one; a verdict or label that is none of them, by its
-            row (``names``); verdicts and labels in different words.
     """
     pairs = bool((table["order"] != "").any())
     if categories is None:

@@ -53,12 +53,7 @@ _PREFIXES = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench
 
 
 def judgebench(path: Path, labels: Path | None = None) -> Log:
-    """ScalerLab/JudgeBench outputs: per pair ``judgments``, one or two games, the second with the answers exchanged.
-
-    A ``decision`` is as it was said, so the second game's is turned back. Games that failed are null. A reward model's
-    two ``scores`` give the probability of its verdict as 1 / (1 + exp(-difference)), the Bradley-Terry model that such
-    models are trained with.
-    """
+    """ScalerLab/JudgeBench outputs: per pair ``judgments``, one or two games, the second with the answers exchanged."""
     account = Account("judgebench")
     named = re.search(r"judge_name=([^,]+),judge_model=(.+?)\.jsonl?(?:\.gz)?$", path.name)
     default = f"{named[1]}/{named[2]}" if named else "judge"
@@ -156,12 +151,7 @@ _GARBAGE = (None, "", "garbage", -1, "-1")
 
 
 def pandalm(path: Path, labels: Path | None = None) -> Log:
-    """WeOpenML/PandaLM verdicts (``NAME_result`` by ``idx``) against three annotators of ``testset-v1.json``.
-
-    The label is what at least two annotators say. Labels stand in the rows themselves, in ``labels``, or in
-    ``testset-v1.json`` beside the log. Given the test set alone, the annotators are the judges. Pairs of one
-    instruction are one group. ``garbage`` is a verdict that could not be read.
-    """
+    """WeOpenML/PandaLM verdicts (``NAME_result`` by ``idx``) against three annotators of ``testset-v1.json``."""
     account = Account("pandalm")
     rows = read_rows(path, by_content=True)
     results = _result_columns(rows)

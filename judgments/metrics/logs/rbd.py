@@ -26,13 +26,7 @@ CONTROL, CUED = "control", "cued"
 
 
 def rbd(path: Path, labels: Path | None = None) -> Log:
-    """Joyyang158/Reasoning-Bias-Detector logs, of two kinds.
-
-    A judge's predictions: ``prediction_original`` and one or more of ``prediction_position``, ``_bandwagon``,
-    ``_verbose`` (1 or 2, as shown; -1 where none could be read) and ``_sentiment`` (index of the option, from 0), with
-    ``ground_truth_original`` or ``answer``. A detector's labels: ``bias_label`` (Yes or No) and columns
-    ``NAME_bias_label``; the judges' recorded verdicts of the position rows stand in ``llm_judgment``.
-    """
+    """Joyyang158/Reasoning-Bias-Detector logs, of two kinds."""
     rows = read_rows(path, by_content=True)
     columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
     if "bias_label" in columns and "bias_category" in columns:
