@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 
-import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from tests.rollouts.makers import CHATML
-from tests.rollouts.real_tokenizers import DATA, build
+from tests.rollouts.real_tokenizers import build
 from verdictscope.activations import Model, wrap
 from verdictscope.judgments import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Turn
 
@@ -31,8 +30,6 @@ MISTRAL = (
 @functools.cache
 def real(base: str) -> PreTrainedTokenizerFast:
     """A tokenizer over a real vocabulary: three byte-level ones that think, and a SentencePiece one without system."""
-    if not (DATA / "vocabs").is_dir():
-        pytest.skip(f"no shared data at {DATA}")
     if base == "mistral":
         return build(base, MISTRAL, "</s>", "<s>")
     special = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.judgments.judge_worlds import BASES, KINDS, PAIR, real
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import some
 from verdictscope.errors import InputError
 from verdictscope.judgments import Insertion, ask, encode_labels, known_formats, load_format, rendered
 from verdictscope.judgments.asking import control_tokens, own_to_shown, shown_to_own
@@ -188,9 +188,7 @@ def test_errors(tmp_path: Path) -> None:
 
 
 def test_the_published_wording_is_taken_from_the_users_file() -> None:
-    if not (DATA / "mt_bench").is_dir():
-        pytest.skip(f"no shared data at {DATA}")
-    prompts = read_frame(DATA / "mt_bench" / "judge_prompts.jsonl").to_dict("records")
+    prompts = read_frame(some("mt_bench/judge_prompts.jsonl")).to_dict("records")
     slots = {"answer_a": "first", "answer_b": "second", "ref_answer_1": "reference"}
     for name in ("pair-v2", "pair-math-v1"):
         form = from_prompts(prompts, "mt_bench_pair", name, slots)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.judgments.judge_worlds import ANSWER, CHOICE, DEBATE, PAIR, plain_logprob, real, tiny_judge
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import some
 from verdictscope.activations import forward
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
@@ -48,9 +48,7 @@ SETS = [
 
 @pytest.mark.parametrize(("file", "reader", "form"), SETS)
 def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str) -> None:
-    if not (DATA / file).is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    items = read_items(DATA / file, reader, limit=3).items
+    items = read_items(some(file), reader, limit=3).items
     model = tiny_judge()
     judged = judge(model, items, form)
     table = judged.to_frame()
@@ -69,9 +67,7 @@ def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str
 @pytest.mark.parametrize(("file", "reader", "form"), SETS)
 def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str) -> None:
     """Prompt, readout, trace, table: through the thinking, through its lengths, and over the turns of a debate."""
-    if not (DATA / file).is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    items = read_items(DATA / file, reader, limit=2).items
+    items = read_items(some(file), reader, limit=2).items
     model, tok = tiny_judge(), real("qwen")
     judged = judge(model, items, form, settings=JudgeSettings(thinking=6), sampling=Sampling(max_new_tokens=8))
     assert (judged.verdicts["status"] == "ok").all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import some
 from verdictscope.judgments.languages import ENGLISH, FOREIGN, foreign_language
 from verdictscope.judgments.refusal import problem
 
@@ -214,10 +214,9 @@ def test_no_language_is_made_of_english_words() -> None:
 
 
 def test_no_english_completion_is_called_foreign() -> None:
-    """XSTest: 1,800 completions and 1,800 prompts."""
-    files = sorted((DATA / "xstest").glob("xstest_v2_completions_*.csv"))
-    if not files:
-        pytest.skip(f"no shared data at {DATA}")
+    """XSTest: completions of four models and their prompts."""
+    files = sorted(some("xstest").glob("xstest_v2_completions_*.csv"))
+    assert len(files) == 4
     table = pd.concat([pd.read_csv(file, keep_default_na=False) for file in files])
     texts = [*table["completion"], *table["prompt"]]
     assert [text for text in texts if foreign_language(text) is not None] == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import whole
 from verdictscope.errors import InputError
 from verdictscope.judgments import READERS, known_readers, read_items
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, PairItem, Step, Turn
@@ -40,9 +40,7 @@ FILES = [
 
 @pytest.mark.parametrize(("file", "reader", "n", "labels", "problems"), FILES)
 def test_published_files(file: str, reader: str, n: int, labels: dict | None, problems: dict[str, int]) -> None:
-    if not (DATA / file).is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    found = read_items(DATA / file, reader)
+    found = read_items(whole(file), reader)
     assert len(found.items) == n
     assert len({item.id for item in found.items}) == n
     assert {kind: count for kind, count in found.counts.items() if count} == problems

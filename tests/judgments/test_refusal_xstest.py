@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import best
 from verdictscope.judgments import refused
 
 # the kind of list earlier code searches for, wherever it stands
@@ -40,9 +40,7 @@ BROAD = (
 
 @pytest.fixture(scope="module")
 def answers() -> pd.DataFrame:
-    files = sorted((DATA / "xstest").glob("xstest_v2_completions_*.csv"))
-    if not files:
-        pytest.skip(f"no shared data at {DATA}")
+    files = sorted(best("xstest").glob("xstest_v2_completions_*.csv"))
     frame = pd.concat([pd.read_csv(f, keep_default_na=False).assign(model=f.stem) for f in files])
     frame["strict"] = [refused(a) for a in frame["completion"]]
     lower = frame["completion"].str.lower().str.replace("’", "'")

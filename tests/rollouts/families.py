@@ -1,4 +1,4 @@
-"""Every shared chat template with a real vocabulary, and what its model writes around its thinking.
+"""Every public chat template with a real vocabulary, and what its model writes around its thinking.
 
 The table follows what the templates themselves print and what their makers say the models write.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from tests.public_data import chat_templates
 from tests.rollouts.real_tokenizers import build, template
 
 IM = "<|im_end|>"
@@ -41,7 +42,7 @@ class Family:
         off_block: whether the generation prompt closes thinking when it is off.
         own_tokens: the tags are tokens of the vocabulary.
         preamble: what opens an answer without thinking.
-        text: the template, where it is not a shared one.
+        text: the template, where it is not a public one.
         system: whether it takes a system message; turns: whether it takes several turns.
     """
 
@@ -88,7 +89,7 @@ LLAMA = Family("llama3", EOT, "<|begin_of_text|>")
 MISTRAL = Family("mistral", "</s>", "<s>")
 TOOLS = {"tools": []}
 
-SHARED: dict[str, Family] = {
+PUBLIC: dict[str, Family] = {
     "Apertus-8B-Instruct": Family(
         "mistral",
         "<|assistant_end|>",
@@ -179,13 +180,16 @@ SHARED: dict[str, Family] = {
     "unsloth-mistral-Devstral-Small-2507": MISTRAL,
 }
 
+SHARED = {name: PUBLIC[name] for name in chat_templates() if name in PUBLIC}
+"""Those whose templates are at hand."""
+
 
 @functools.cache
 def load_family(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a family: its vocabulary, and every tag of its template as a special token."""
     from tests.rollouts.strangers import STRANGERS
 
-    family = SHARED.get(name) or STRANGERS[name]
+    family = PUBLIC.get(name) or STRANGERS[name]
     chat = family.text if family.text is not None else template(name)
     special = [t for t in dict.fromkeys(TAGS.findall(chat)) if t not in (family.eos, family.bos)]
     plain: list[str] = []

@@ -1,19 +1,16 @@
-"""Tokenizers rebuilt from the real vocabularies of the shared data, and its real chat templates."""
+"""Tokenizers rebuilt from the first pieces of real vocabularies, with real chat templates."""
 
 from __future__ import annotations
 
 import base64
 import functools
-import os
-from collections.abc import Iterable
-from pathlib import Path
+import lzma
+from collections.abc import Iterable, Sequence
 
-import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("VERDICTSCOPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+from tests.public_data import EXCERPTS, some, whole
 
 QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,11 +46,8 @@ ADDED = {
 
 
 def template(name: str) -> str:
-    """One of the shared chat templates, or a skip."""
-    path = DATA / "chat_templates" / f"{name}.jinja"
-    if not path.is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    return path.read_text(encoding="utf-8")
+    """One of the public chat templates, or a skip."""
+    return some(f"chat_templates/{name}.jinja").read_text(encoding="utf-8")
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -64,30 +58,43 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 @functools.cache
-def _ranks(file: str, size: int = SIZE) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a tiktoken file: a merge for every split of a token into two tokens, by rank."""
-    path = DATA / "vocabs" / file
-    if not path.is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    alphabet = _byte_alphabet()
-    vocab: dict[str, int] = {}
-    for line in path.read_bytes().splitlines():
-        token, rank = line.split()
-        if int(rank) >= size:
-            break
-        vocab["".join(alphabet[b] for b in base64.b64decode(token))] = int(rank)
-    merges = []
+def _pieces(base: str) -> list[bytes]:
+    """An excerpt: pieces one after the other, each behind a byte that holds its length."""
+    raw, pieces, at = lzma.decompress((EXCERPTS / "vocabs" / f"{base}.xz").read_bytes()), [], 0
+    while at < len(raw):
+        pieces.append(raw[at + 1 : at + 1 + raw[at]])
+        at += 1 + raw[at]
+    return pieces
+
+
+def _excerpt(base: str, size: int) -> list[bytes]:
+    """The first pieces. Llama-3's are Qwen's and the numbers of two and three digits, whose rank has no influence."""
+    if base != "llama3":
+        return _pieces({"qwen": "qwen", "o200k": "o200k_base"}[base])[:size]
+    numbers = [f"{n:0{digits}}".encode() for digits in (2, 3) for n in range(10**digits)]
+    return [*_pieces("qwen")[: size - len(numbers)], *numbers]
+
+
+def _merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """A merge for every split of a piece into two pieces, by rank."""
+    merges: list[tuple[str, str]] = []
     for piece in sorted(vocab, key=vocab.__getitem__):
         splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
         known = [(a, b) for a, b in splits if a in vocab and b in vocab]
         merges += sorted(known, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
-    return vocab, merges
+    return merges
 
 
 @functools.cache
-def _inner(file: str, split: str, nfc: bool, size: int = SIZE) -> str:
-    vocab, merges = _ranks(file, size)
-    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+def _inner(base: str, size: int = SIZE) -> str:
+    file, split, nfc = BASES[base]
+    pieces: Sequence[bytes] = _excerpt(base, size)
+    if size > SIZE:
+        lines = whole(f"vocabs/{file}").read_bytes().splitlines()[:size]
+        pieces = [base64.b64decode(line.split()[0]) for line in lines]
+    alphabet = _byte_alphabet()
+    vocab = {"".join(alphabet[b] for b in piece): rank for rank, piece in enumerate(pieces)}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=_merges(vocab), ignore_merges=True))
     if nfc:
         inner.normalizer = normalizers.NFC()
     inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -102,7 +109,7 @@ def _inner(file: str, split: str, nfc: bool, size: int = SIZE) -> str:
 
 @functools.cache
 def _loaded(base: str, size: int = SIZE) -> PreTrainedTokenizerFast:
-    inner = Tokenizer.from_str(_inner(*BASES[base], size))
+    inner = Tokenizer.from_str(_inner(base, size))
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ADDED[base]])
     # as in Qwen3 and R1 the thinking tags are tokens but not special ones
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
@@ -112,15 +119,9 @@ def _loaded(base: str, size: int = SIZE) -> PreTrainedTokenizerFast:
 @functools.cache
 def _sentencepiece() -> str:
     """The SentencePiece vocabulary as its models load it: byte-pair merges, byte fallback, ``▁`` for spaces."""
-    from transformers.convert_slow_tokenizer import SentencePieceExtractor
-
-    path = DATA / "vocabs" / "mistral_instruct_tokenizer_240323.model.v3"
-    if not path.is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    parts = SentencePieceExtractor(str(path)).extract(None)
-    inner = Tokenizer(
-        models.BPE(vocab=parts["vocab"], merges=parts["merges"], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
+    vocab = {piece.decode(): rank for rank, piece in enumerate(_pieces("mistral_v3"))}
+    merges = _merges(vocab)
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     inner.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -149,7 +150,7 @@ def build(
         special: added tokens flagged special.
         plain: added tokens that are not.
     """
-    inner = Tokenizer.from_str(_sentencepiece() if base == "mistral" else _inner(*BASES[base], SMALL))
+    inner = Tokenizer.from_str(_sentencepiece() if base == "mistral" else _inner(base, SMALL))
     ends = [t for t in (eos, bos) if t]
     inner.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*ends, *special]])
     inner.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
@@ -159,7 +160,7 @@ def build(
 
 
 def tokenizer(chat: str, base: str, eos: str, bos: str | None = None, size: int = SIZE) -> PreTrainedTokenizerFast:
-    """A tokenizer over the first part of a real vocabulary, with one of the shared templates.
+    """A tokenizer over the first part of a real vocabulary, with one of the public templates.
 
     Args:
         chat: name of the template.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import whole
 from verdictscope.errors import InputError
 from verdictscope.rollouts import (
     design,
@@ -73,14 +73,12 @@ def test_given_groups_are_kept_together() -> None:
 
 def test_the_leaks_between_the_public_harm_sets_are_found() -> None:
     """Counted once by exact comparison of the files: 11 AdvBench and 9 HarmBench prompts stand in JailbreakBench."""
-    if not DATA.is_dir():
-        pytest.skip(f"no shared data at {DATA}")
     files = (
         "advbench/harmful_behaviors.csv",
         "harmbench/harmbench_behaviors_text_all.csv",
         "jailbreakbench/jbb_harmful_behaviors.csv",
     )
-    table = join_prompts([load_prompts(DATA / file) for file in files])
+    table = join_prompts([load_prompts(whole(file)) for file in files])
     report = duplicate_report(table)
     exact = report[report["exact"] & report["across"]]
     pairs = exact.apply(lambda row: frozenset((row["set_a"], row["set_b"])), axis=1).value_counts()

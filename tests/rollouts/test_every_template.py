@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.evidence import write_evidence
+from tests.public_data import whole
 from tests.rollouts.families import SHARED, Family, load_family
-from tests.rollouts.real_tokenizers import BASES, DATA, _inner
+from tests.rollouts.real_tokenizers import _inner
 from tests.rollouts.strangers import STRANGERS
 from verdictscope.errors import InputError
 from verdictscope.rollouts import (
@@ -217,10 +218,8 @@ def test_any_content(name: str, user: str, thought: str, answer: str) -> None:
 @pytest.mark.parametrize(("base", "strings"), [("qwen", "qwen2"), ("llama3", "llama-bpe")])
 def test_whole_vocabularies_give_the_reference_encodings(base: str, strings: str) -> None:
     """The vocabularies these tests rest on are the real ones: their makers' encodings of 47 strings."""
-    file = DATA / "vocabs" / f"ggml-vocab-{strings}.gguf.inp"
-    if not file.is_file():
-        pytest.skip(f"no shared data at {DATA}")
-    inner = Tokenizer.from_str(_inner(*BASES[base], size=10**6))
+    file = whole(f"vocabs/ggml-vocab-{strings}.gguf.inp")
+    inner = Tokenizer.from_str(_inner(base, size=10**6))
     texts = file.read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     ids = file.with_suffix(".out").read_text(encoding="utf-8").split("\n")
     texts = texts[: len(texts) - (texts[-1] == "")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import whole
 from verdictscope.errors import InputError
 from verdictscope.rollouts import join_prompts, known_sets, load_prompts
 from verdictscope.rollouts.prompts.catalogue import SETS
@@ -27,9 +27,7 @@ REAL = [
 
 @pytest.mark.parametrize(("file", "name", "rows", "harmful"), REAL, ids=[file for file, *_ in REAL])
 def test_the_published_files_are_known_by_their_columns(file: str, name: str, rows: int, harmful: int) -> None:
-    if not DATA.is_dir():
-        pytest.skip(f"no shared data at {DATA}")
-    prompts = load_prompts(DATA / file)
+    prompts = load_prompts(whole(file))
     assert len(prompts) == rows
     assert int(prompts["harm"].sum()) == harmful
     assert set(prompts["set"]) == {name}

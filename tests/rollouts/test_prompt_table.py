@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.rollouts.real_tokenizers import DATA
+from tests.public_data import some
 from verdictscope.errors import InputError
 from verdictscope.rollouts import read_prompts
 
@@ -100,9 +100,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_real_list_after_renaming(tmp_path: Path) -> None:
-    source = DATA / "xstest" / "xstest_prompts.csv"
-    if not source.is_file():
-        pytest.skip(f"no shared data at {DATA}")
+    source = some("xstest/xstest_prompts.csv")
     with pytest.raises(InputError, match="the nearest is 'prompt'"):
         read_prompts(source)
     renamed = pd.read_csv(source, keep_default_na=False).rename(columns={"prompt": "user"})

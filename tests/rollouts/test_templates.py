@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from tests.public_data import DATA, chat_templates
+from tests.rollouts.families import PUBLIC
 from tests.rollouts.makers import CHATML, byte_tokenizer
-from tests.rollouts.real_tokenizers import DATA, template, tokenizer
+from tests.rollouts.real_tokenizers import template, tokenizer
 from verdictscope.errors import InputError
 from verdictscope.rollouts import ChatOptions, LanguageModel, RenderedPrompt, generate, render_messages, render_prompt
 
@@ -54,6 +56,11 @@ def parts(prompt: RenderedPrompt, tok: PreTrainedTokenizerFast) -> dict[str, str
     return text
 
 
+def test_every_public_template_is_at_hand() -> None:
+    if absent := sorted(set(PUBLIC) - set(chat_templates())):
+        pytest.skip(f"{len(absent)} templates are not in {DATA}: {', '.join(absent)}")
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_ids_are_those_of_the_stock_template(name: str) -> None:
     tok = load(name)
@@ -91,11 +98,7 @@ def test_thinking_switched_off_by_the_template() -> None:
     assert prompt.text.endswith("<think>\n\n</think>\n\n")
 
 
-def every_template() -> list[str]:
-    return sorted(p.stem for p in (DATA / "chat_templates").glob("*.jinja")) or ["Qwen-Qwen3-0.6B"]
-
-
-@pytest.mark.parametrize("name", every_template())
+@pytest.mark.parametrize("name", chat_templates())
 def test_every_shared_template_renders_and_places_the_user(name: str) -> None:
     tok = load("Qwen-Qwen3-0.6B")
     tok.chat_template, tok.bos_token = template(name), "<|endoftext|>"

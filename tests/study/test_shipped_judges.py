@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from tests.judgments.judge_worlds import tiny_judge
-from tests.rollouts.real_tokenizers import DATA, tokenizer
+from tests.public_data import some
+from tests.rollouts.real_tokenizers import tokenizer
 from verdictscope.judgments import encode_labels, known_readers, load_format
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.judgments.items import PairItem
@@ -72,9 +73,7 @@ def test_the_two_can_be_set_side_by_side() -> None:
 
 
 def test_its_verdicts_run_on_a_tiny_model(shipped: tuple[str, JudgeStudy], tmp_path: Path) -> None:
-    file = DATA / "judgebench" / "claude-3-5-sonnet.jsonl"
-    if not file.is_file():
-        pytest.skip(f"no shared data at {DATA}")
+    file = some("judgebench/claude-3-5-sonnet.jsonl")
     judge = tiny_judge()
     judge.hf.save_pretrained(tmp_path / "model")
     judge.tokenizer.save_pretrained(tmp_path / "model")
