@@ -21,7 +21,7 @@ from benchmarks.common import Result, interleave, say
 from benchmarks.memory import reset_peak, taken_at_peak
 from benchmarks.random_models import parameters, random_model, random_rollouts
 from verdictscope.activations import BatchPlan, LinearReadout, Site, collect
-from verdictscope.traces import trace_rollouts
+from verdictscope.traces.score import trace_rollouts
 
 TOKENS = {"cpu": 1024, "cuda": 8192}
 """Tokens of the rollout that is timed."""

@@ -32,7 +32,8 @@ from verdictscope.interventions import (
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
-from verdictscope.traces import Normaliser, align, aggregate, normaliser_rollouts, cliff, drop_difference, token_view
+from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
+from verdictscope.traces.normaliser import normaliser_rollouts
 from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect

@@ -1,8 +1,7 @@
-"""One score per token, lined up at the end of thinking or at the answer, and averaged over the rollouts that are there.
+"""Masked means of aligned scores per relative position, with pointwise and simultaneous bands.
 
-Rollouts differ in length, so a mean over positions needs a mask: a rollout that does not reach a position says nothing
-about it. Filling up with zeros instead draws a rising "plateau" from constant scores; `as_published` does that on
-purpose, to stand beside the honest curve.
+Rollouts differ in length, so a mean over positions needs a mask. Filling up with zeros instead draws a rising "plateau"
+from constant scores; `as_published` does so on purpose, for comparison with the published curve.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ def aggregate(
 ) -> pd.DataFrame:
     """Masked mean of scores per relative position, with pointwise and simultaneous bands over prompt groups.
 
-    The masked mean of a place is over the rollouts that reach it, so where long rollouts score otherwise than short
-    ones the curve also shows who is left; ``complete`` takes the same rollouts everywhere.
+    The masked mean at a position is over the rollouts that reach it, so where long rollouts score otherwise than short
+    ones the curve also changes with the set of rollouts; ``complete`` takes the same rollouts everywhere.
 
     Args:
         aligned: from `align`, with any further columns named in ``by`` (cell, variant, ...).
@@ -69,6 +68,12 @@ def aggregate(
     Raises:
         InputError: columns are missing, a setting is out of range, an unknown segment, or a curve would hold two
             scores of one token.
+
+    Example:
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> curve = aggregate(planted_scores("x", 8, 2.0, -1.0), window=(-1, 1), resamples=50)
+        >>> curve[["rel_think_end", "estimate", "n"]].to_numpy().tolist()
+        [[-1.0, 2.0, 8.0], [0.0, -1.0, 8.0], [1.0, -1.0, 8.0]]
     """
     missing = [c for c in ("rollout", "group", "segment", on, value, *by) if c not in aligned.columns]
     if missing:
@@ -85,7 +90,7 @@ def aggregate(
     rows = rows[rows[on].between(low, high).fillna(False).astype(bool)]
     if rows.duplicated([*by, "rollout", on]).any():
         raise InputError(
-            f"several scores of one token under {list(by)}; add what tells them apart (layer, variant, ...)"
+            f"several scores of one token under {list(by)}; add the column that separates them (layer, variant, ...)"
         )
     curves = []
     for key, part in rows.groupby(list(by), sort=True, dropna=False, observed=True) if by else [((), rows)]:
@@ -128,21 +133,7 @@ def simultaneous_band(
     n_groups: Int[ndarray, " place"],
     confidence: float = 0.95,
 ) -> tuple[Float[ndarray, " place"], Float[ndarray, " place"]]:
-    """Band that holds a whole curve.
-
-    The width is that at which the curve leaves the band somewhere with the probability asked for, bounded by the sum
-    over places less what neighbouring places share (Hunter, Journal of Applied Probability 13, 1976; Worsley,
-    Biometrika 69, 1982): Bonferroni's for unrelated places, the pointwise one where all move together. The largest
-    deviation of each resample, which is the usual guide, is too small where places outnumber groups: chance makes far
-    places alike in the sample, and their largest is then less than that of places that are not. Each place's width is
-    that of Student's t with its own number of groups at the common tail, as in `percentile_interval`.
-
-    Args:
-        estimate: the curve; places in order.
-        draws: the curve in every resample.
-        n_groups: groups behind each place.
-        confidence: coverage aimed at.
-    """
+    """Band that holds a whole curve."""
     low, high = np.full(len(estimate), np.nan), np.full(len(estimate), np.nan)
     wide = n_groups >= FEWEST
     if not wide.any():
@@ -161,12 +152,7 @@ def simultaneous_band(
 
 
 def _common_width(alike: Float[ndarray, " pair"], miss: float) -> float:
-    """Width in standard errors outside which a chain of normal places lies anywhere with a probability of ``miss``.
-
-    Args:
-        alike: correlation of each place with the next.
-        miss: probability, both sides together.
-    """
+    """Width in standard errors outside which a chain of normal places lies anywhere with a probability of ``miss``."""
     node, weight = np.polynomial.legendre.leggauss(32)
 
     def outside(width: float) -> float:
@@ -182,19 +168,7 @@ def _common_width(alike: Float[ndarray, " pair"], miss: float) -> float:
 
 
 def as_published(aligned: pd.DataFrame, *, points: int = 100, probability: bool = True) -> pd.DataFrame:
-    """The averaged trajectory of earlier code, kept for comparison only. Its rise is made by length variation.
-
-    Sequences up to the last template token are right-aligned into a zero-padded block, averaged without a mask and
-    interpolated by a cubic to 100 points of the longest sequence (RefusalCliff, ``test_prober``).
-
-    Args:
-        aligned: from `align`, one readout and layer, every token scored.
-        points: points of the curve.
-        probability: pass scores through the logistic function first, as that code does.
-
-    Returns:
-        ``percent score share_padding``: the last column is how much of each point's mean is zeros.
-    """
+    """The averaged trajectory of earlier code, kept for comparison only. Its rise is made by length variation."""
     rows = one_readout(aligned)
     rows = rows[(rows["rel_answer"] < 0).fillna(False).astype(bool)]
     if rows.empty:

@@ -38,24 +38,7 @@ RESAMPLES = 199
 @dataclass(frozen=True)
 class ChangePoint:
     """One change of level. It shows where a score moves most abruptly; there is a location even where nothing moves, so
-    look at the size and its interval first.
-
-    Attributes:
-        location: the first token of the new level, from 0.
-        low: first location of the 95 % interval.
-        high: last location of it.
-        size: new level minus old.
-        size_low: lowest end of the 95 % intervals that a step at each location of the interval would have; the size at
-            the best location alone is an exaggeration.
-        size_high: highest end of them.
-        correlation: of neighbouring tokens, as fitted.
-        deviation: standard deviation of the noise.
-        n: tokens looked at.
-        drift: slow cosines that BIC would add beneath the step, 0 where none, or fewer than 64 tokens cannot say.
-            With a drift the intervals are too short; fit it by ``trend``. No warning is no proof: of series of 1,000
-            tokens on a wave of half a standard deviation only a quarter to two fifths are warned of.
-        reason: why there is no change point, empty where there is.
-    """
+    look at the size and its interval first."""
 
     location: int | None
     low: int | None
@@ -96,6 +79,13 @@ def change_point(
 
     Raises:
         InputError: scores are not finite, or a setting is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> noise = np.random.default_rng(0).normal(size=60)
+        >>> found = change_point(noise + 5 * (np.arange(60) >= 40))
+        >>> found.location, found.size > 4
+        (40, True)
     """
     whole_number(trend, "trend"), whole_number(resamples, "resamples", 1), whole_number(seed, "seed")
     number(confidence, "confidence", 0, 1, above=True)
@@ -141,6 +131,12 @@ def change_points(
 
     Raises:
         InputError: as `change_point`.
+
+    Example:
+        >>> import numpy as np
+        >>> noise = np.random.default_rng(0).normal(size=60)
+        >>> change_points([("r0", noise + 5 * (np.arange(60) >= 40))])["location"].tolist()
+        [40]
     """
     whole_number(seed, "seed")
     rows = []
@@ -200,10 +196,7 @@ def _interval(
 
 
 def _farthest(stands: Callable[[int], bool], lacking: Float[ndarray, " distance"]) -> int:
-    """Distance from the peak to the farthest location that stands.
-
-    Only locations likelier than all beyond them can be an end; among those, by halving.
-    """
+    """Distance from the peak to the farthest location that stands."""
     ends = np.flatnonzero(np.isfinite(lacking) & (lacking <= np.minimum.accumulate(lacking[::-1])[::-1]))
     good, bad = 0, len(ends)
     while bad - good > 1:

@@ -23,7 +23,7 @@ from verdictscope.errors import InputError
 from verdictscope.stats import Effect, draw_clusters, effects_frame, group_names, percentile_interval, ratio_interval
 from verdictscope.traces.normaliser import Normaliser, Windows, windows
 
-ANCHORED = ("normalised_plateau", "normalised_final", "normalised_drop")
+NORMALISED = ("normalised_plateau", "normalised_final", "normalised_drop")
 RAW = ("raw_plateau", "raw_final", "raw_drop", "as_published")
 
 _CHUNK = 4_000_000  # numbers of a [resample rollout m] block, 32 MB
@@ -31,22 +31,7 @@ _CHUNK = 4_000_000  # numbers of a [resample rollout m] block, 32 MB
 
 @dataclass(frozen=True, eq=False)
 class Cliff:
-    """The cliff of one cell of rollouts.
-
-    It shows that the reading moves from refusing towards complying (or back) relative to rollouts that did either; not
-    what moved it.
-
-    Attributes:
-        name: the cell.
-        effects: by name: ``normalised_plateau normalised_final normalised_drop`` (unit ``normalised``), ``raw_plateau
-            raw_final raw_drop as_published`` (unit ``logit``) and ``surviving_share``: the normalised drop in logits of
-            the final position, (normalised drop) x (r - c), over the published drop; only where that drop is clearly
-            above 0. n counts groups.
-        table: per rollout ``rollout group n_thinking reason raw_plateau raw_final raw_drop maximum as_published
-            normalised_plateau normalised_final normalised_drop``; NaN where left out.
-        left_out: rollouts left out, by reason.
-        reason: why there is no normalised number, empty where there is.
-    """
+    """The cliff of one cell of rollouts."""
 
     name: str
     effects: dict[str, Effect]
@@ -110,7 +95,16 @@ def cliff(
         effects by name; NaN with the reason where a cell is empty or cannot be normalised.
 
     Raises:
-        InputError: a group of the cell is among the normaliser' groups: normaliser would read their own rollouts.
+        InputError: a group of the cell is among the groups the normaliser was fitted on.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> complied, refused = planted_scores("c", 12, -1.0, -1.0), planted_scores("r", 12, 2.0, 2.0)
+        >>> cells = set(complied["rollout"]), set(refused["rollout"])
+        >>> normaliser = Normaliser.fit(pd.concat([complied, refused]), *cells, m=4)
+        >>> cliff(planted_scores("x", 6, 2.0, -1.0), normaliser)["normalised_drop"].estimate
+        1.0
     """
     if rollouts is not None:
         wanted = set(map(str, rollouts))
@@ -139,10 +133,25 @@ def measure(cut: Windows, normaliser: Normaliser, *, name: str = "cell", seed: i
 
 
 def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of normalised drops") -> Effect:
-    """Normalised drop of one cell minus that of another, prompts and normaliser drawn together (paired where shared).
+    """Normalised drop of one cell minus that of another; prompts and normaliser are resampled together.
+
+    Args:
+        first: a cell; prompts that both cells share are paired.
+        second: the other, for example a control.
+        name: of the effect.
 
     Raises:
-        InputError: the cliffs were measured with different normaliser.
+        InputError: the two cells were measured with different normalisers.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> complied, refused = planted_scores("c", 12, -1.0, -1.0), planted_scores("r", 12, 2.0, 2.0)
+        >>> cells = set(complied["rollout"]), set(refused["rollout"])
+        >>> normaliser = Normaliser.fit(pd.concat([complied, refused]), *cells, m=4)
+        >>> found, control = (cliff(planted_scores("x", 6, 2.0, final), normaliser) for final in (-1.0, 2.0))
+        >>> drop_difference(found, control).estimate
+        1.0
     """
     normaliser = _common_normaliser(first, second)
     estimate = first["normalised_drop"].estimate - second["normalised_drop"].estimate
@@ -160,20 +169,8 @@ def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of n
     return Effect(name, estimate, float(low), float(high), n, "normalised", normaliser.seed)
 
 
-def anchor_variance(first: Cliff, second: Cliff, value: str = "normalised_drop") -> float:
-    """What the normaliser' own error adds to the variance of a difference between two cells.
-
-    Both cells are read anew by every resample of the normaliser' training groups, prompts as they are. Resamples of a
-    ratio have no variance to speak of, so it is taken from the range that holds 95 % of them.
-
-    Args:
-        first: a cell.
-        second: another, measured with the same normaliser.
-        value: one of `ANCHORED`.
-
-    Raises:
-        InputError: the cliffs were measured with different normaliser.
-    """
+def normaliser_variance(first: Cliff, second: Cliff, value: str = "normalised_drop") -> float:
+    """What the normaliser' own error adds to the variance of a difference between two cells."""
     normaliser = _common_normaliser(first, second)
     if normaliser.reason:
         return np.nan
@@ -202,7 +199,7 @@ def _cell_counts(groups: ndarray, resamples: int, seed: int) -> tuple[Int[ndarra
     return drawn.counts[:, drawn.codes], drawn.n
 
 
-def _anchor(values: Any, complied: Any, gap: Any) -> Any:
+def _normalised(values: Any, complied: Any, gap: Any) -> Any:
     with np.errstate(invalid="ignore", divide="ignore"):
         return (values - complied) / gap
 
@@ -214,9 +211,9 @@ def _per_rollout(cut: Windows, normaliser: Normaliser) -> pd.DataFrame:
     c, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
     if not normaliser.plateau_reason:
         at = normaliser.plateau_columns
-        high = np.median(_anchor(cut.window[:, normaliser.plateau_tokens], c[at], gap[at]), axis=1)
+        high = np.median(_normalised(cut.window[:, normaliser.plateau_tokens], c[at], gap[at]), axis=1)
     if not normaliser.final_reason:
-        low = _anchor(cut.final, c[normaliser.final_column], gap[normaliser.final_column])
+        low = _normalised(cut.final, c[normaliser.final_column], gap[normaliser.final_column])
     return pd.DataFrame(
         {
             "rollout": cut.rollout,
@@ -243,8 +240,8 @@ def _normalised_draws(
     step = max(1, _CHUNK // max(1, scores.size))
     for i in range(0, len(counts) if at else 0, step):
         block = slice(i, i + step)
-        high[block] = np.median(_anchor(scores, complied[block, None, at], gap[block, None, at]), axis=-1)
-    low = _anchor(cut.final, complied[:, [final]], gap[:, [final]])
+        high[block] = np.median(_normalised(scores, complied[block, None, at], gap[block, None, at]), axis=-1)
+    low = _normalised(cut.final, complied[:, [final]], gap[:, [final]])
     return {"normalised_plateau": high, "normalised_final": low, "normalised_drop": high - low}
 
 
@@ -269,12 +266,12 @@ def _normalised_effects(
     point: pd.DataFrame, cut: Windows, normaliser: Normaliser, counts: ndarray, published: Effect
 ) -> dict[str, Effect]:
     n, seed = published.n, published.seed
-    out = {name: Effect.missing(name, "normalised", n=n, seed=seed) for name in ANCHORED}
+    out = {name: Effect.missing(name, "normalised", n=n, seed=seed) for name in NORMALISED}
     out["surviving_share"] = Effect.missing("surviving_share", "ratio", n=n, seed=seed)
-    if not n or not point[list(ANCHORED)].notna().any(axis=None):
+    if not n or not point[list(NORMALISED)].notna().any(axis=None):
         return out
     means = _mean_draws(_normalised_draws(cut, normaliser, counts), counts)
-    for name in ANCHORED:
+    for name in NORMALISED:
         if point[name].notna().all():
             low, high = percentile_interval(means[name], n)
             out[name] = Effect(name, float(point[name].mean()), float(low), float(high), n, "normalised", seed)

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.stats import group_names, permutation_of, permutation_p
-from verdictscope.traces.cliff import Cliff, anchor_variance
+from verdictscope.traces.cliff import Cliff, normaliser_variance
 from verdictscope.traces.landmarks import one_readout
 from verdictscope.traces.normaliser import FINAL, WINDOW, windows
 
@@ -29,17 +29,7 @@ _FEWEST = 20  # turns of all rollouts together, below which no p-value reaches .
 
 @dataclass(frozen=True, eq=False)
 class CliffNull:
-    """A drop with its null.
-
-    Attributes:
-        name: what was tested.
-        kind: ``exchange`` or ``shift``.
-        estimate: the drop (``shift``) or the difference of drops (``exchange``), in logits or normalised.
-        null: the same in every draw (``exchange``: see there).
-        p: two-sided.
-        n: prompt groups that moved.
-        left_out: rollouts that could not be used, by reason.
-    """
+    """A drop with its null."""
 
     name: str
     kind: str
@@ -91,7 +81,19 @@ def exchange_null(
 
     Raises:
         InputError: a prompt group stands in both cells, so that exchanging it says nothing; pair such cells with
-            `drop_difference`. Or too few prompts for p = .05, or normalised drops that rest on different normaliser.
+            `drop_difference`. Or too few prompts for p = .05, or normalised drops of different normalisers.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.traces import Normaliser, cliff
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> complied, refused = planted_scores("c", 12, -1.0, -1.0), planted_scores("r", 12, 2.0, 2.0)
+        >>> cells = set(complied["rollout"]), set(refused["rollout"])
+        >>> normaliser = Normaliser.fit(pd.concat([complied, refused]), *cells, m=4)
+        >>> falls, stays = (cliff(planted_scores(k, 6, 2.0, f), normaliser) for k, f in (("x", -1.0), ("y", 2.0)))
+        >>> found = exchange_null(falls, stays, draws=99)
+        >>> found.estimate, round(found.p, 2)
+        (3.0, 0.02)
     """
     tables = first.table, second.table
     shared = set(group_names(tables[0]["group"])) & set(group_names(tables[1]["group"]))
@@ -109,7 +111,7 @@ def exchange_null(
     chosen = np.concatenate([label[None], label[order]])
     parts = [_mean_and_variance(c.astype(float), total, count) for c in (chosen, ~chosen)]
     drop, error = parts[0][0] - parts[1][0], parts[0][1] + parts[1][1]
-    error[0] += anchor_variance(first, second, value) if value.startswith("normalised") else 0.0
+    error[0] += normaliser_variance(first, second, value) if value.startswith("normalised") else 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         null = drop[1:] / np.sqrt(error[1:]) * np.sqrt(error[0])
     # Cells without spread: nothing to scale by.
@@ -143,7 +145,12 @@ def shift_null(aligned: pd.DataFrame, m: int, *, name: str = "", draws: int = DR
         seed: of the draws.
 
     Raises:
-        InputError: as `windows`; too few turns for p = .05.
+        InputError: m is not positive, a window was not scored in full, or too few turns for p = .05.
+
+    Example:
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> shift_null(planted_scores("x", 6, 2.0, -1.0), m=2, draws=99).estimate
+        3.0
     """
     cut = windows(aligned, m)
     left_out = dict(cut.left_out)
@@ -173,14 +180,7 @@ def shift_null(aligned: pd.DataFrame, m: int, *, name: str = "", draws: int = DR
 def turned(
     series: Sequence[tuple[ndarray, int]], m: int, draws: int, rng: np.random.Generator
 ) -> tuple[float, Float[ndarray, " draw"]]:
-    """Mean drop of series as they are, and with each turned by a random step, draw by draw.
-
-    Args:
-        series: scores from the first thinking token to the last before the answer, and how many of them close.
-        m: tokens of the plateau.
-        draws: number of draws.
-        rng: what is drawn from.
-    """
+    """Mean drop of series as they are, and with each turned by a random step, draw by draw."""
     observed, null = 0.0, np.zeros(draws)
     for scores, closing in series:
         drops = turned_drops(scores, m, closing)
@@ -190,12 +190,6 @@ def turned(
 
 
 def turned_drops(scores: Float[ndarray, " token"], m: int, closing: int) -> Float[ndarray, " turn"]:
-    """Median of m tokens minus the token ``closing`` after them, under every turn; the last is the real one.
-
-    Args:
-        scores: from the first thinking token to the last before the answer.
-        m: tokens of the plateau.
-        closing: tokens between the plateau and the end, the last one included.
-    """
+    """Median of m tokens minus the token ``closing`` after them, under every turn; the last is the real one."""
     plateau = np.median(np.lib.stride_tricks.sliding_window_view(scores[: len(scores) - closing], m), axis=1)
     return np.asarray(plateau - scores[m - 1 + closing :])

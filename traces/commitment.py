@@ -10,7 +10,6 @@ show that the decision is made there.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.activations import LogOddsReadout
+from verdictscope.activations import LogOddsReadout, Model
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.stats import RESAMPLES, Effect, mean_effect
@@ -36,11 +35,7 @@ Points = int | Mapping[str, Sequence[int]]
 
 
 def places(rollout: Rollout, points: Points = POINTS) -> list[int]:
-    """How many thinking tokens have been read at each place, 0 and all of them included.
-
-    Raises:
-        InputError: places are given, and this rollout has none, or one outside its thinking.
-    """
+    """How many thinking tokens have been read at each place, 0 and all of them included."""
     n = landmarks(rollout).n_thinking
     if isinstance(points, int):
         return sorted({round(n * k / points) for k in range(points + 1)})
@@ -53,13 +48,7 @@ def places(rollout: Rollout, points: Points = POINTS) -> list[int]:
 
 
 def probe_readings(aligned: pd.DataFrame, rollouts: Sequence[Rollout], *, points: Points = POINTS) -> pd.DataFrame:
-    """The probe's score after each place; the last place is read at the last token before the answer.
-
-    Args:
-        aligned: from `align`, one readout and layer, every token scored.
-        rollouts: the rollouts to read; those without closed thinking end at their last thinking token.
-        points: places.
-    """
+    """The probe's score after each place; the last place is read at the last token before the answer."""
     scores = aligned.set_index(["rollout", "pos"])["score"].astype(float)
     rows = []
     for r in rollouts:
@@ -75,7 +64,7 @@ def probe_readings(aligned: pd.DataFrame, rollouts: Sequence[Rollout], *, points
 
 
 def forced_readings(
-    model: Any,
+    model: Model,
     rollouts: Sequence[Rollout],
     readout: LogOddsReadout,
     forcer: Forcer,
@@ -84,17 +73,7 @@ def forced_readings(
     lead: Sequence[int] = (),
     plan_tokens: int = 16_384,
 ) -> pd.DataFrame:
-    """What the model would answer if its thinking were closed at each place: a readout at the token before the answer.
-
-    Args:
-        model: the model.
-        rollouts: the rollouts to read; those without thinking have no places and no rows.
-        readout: for example the refusal log-odds, at ``before_answer``, or a verdict's, at ``last`` after a ``lead``.
-        forcer: closes thinking as the tokenizer's template writes it.
-        points: places.
-        lead: tokens of the answer that stand before what the readout reads (``[[`` of ``[[A]]``).
-        plan_tokens: padded tokens of a batch.
-    """
+    """A readout at the token before the answer, with thinking closed early at each place."""
     asked = [(r, p) for r in rollouts if landmarks(r).thinking is not None for p in places(r, points)]
     found = forced_scores(model, asked, readout, forcer, lead=lead, plan_tokens=plan_tokens)
     rows = [(r.id, r.group, "forced", p, s) for (r, p), s in zip(asked, found, strict=True)]
@@ -110,21 +89,7 @@ def text_readings(
     points: Points = POINTS,
     C: float | int = 10.0,
 ) -> pd.DataFrame:
-    """What a reader of the words says after each place: TF-IDF of prompt and thinking so far, logistic regression.
-
-    It is fitted on prefixes of the training rollouts at the same places, each rollout weighing the same.
-
-    Args:
-        rollouts: the rollouts of both parts.
-        tokenizer: decodes them.
-        train: outcome (refused or not) of the training rollouts by id.
-        read: ids of the rollouts to read.
-        points: places.
-        C: inverse penalty.
-
-    Raises:
-        InputError: a prompt group is trained on and read, or the training part holds one outcome.
-    """
+    """What a reader of the words says after each place: TF-IDF of prompt and thinking so far, logistic regression."""
     by_id = {r.id: r for r in rollouts}
     shared = {by_id[i].group for i in train} & {by_id[i].group for i in read}
     if shared:
@@ -165,6 +130,15 @@ def commitment(readings: pd.DataFrame, rollouts: Sequence[Rollout]) -> pd.DataFr
         ``commit`` thinking tokens, on ``sign`` (1 or -1). Where thinking was cut off the sign might still have changed,
         so ``commit`` is missing and ``after`` is all that is known (censored); ``reason`` says so, or that a place
         was not read.
+
+    Example:
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> spans = (Span("user", 0, 2), Span("thinking", 2, 6), Span("think_end", 6, 7), Span("answer", 7, 8))
+        >>> rollout = Rollout("r0", "prompt 0", tuple(range(8)), spans, 2)
+        >>> facts = {"rollout": "r0", "group": "prompt 0", "reader": "probe"}
+        >>> readings = pd.DataFrame({**facts, "place": [0, 2, 4], "score": [-1.0, 2.0, 3.0]})
+        >>> commitment(readings, [rollout])[["commit", "after", "sign"]].to_numpy().tolist()
+        [[2, 0, 1]]
     """
     by_id = {r.id: r for r in rollouts}
     rows = []
@@ -214,6 +188,12 @@ def commitment_gap(
 
     Raises:
         InputError: columns are missing, no such reader, or the same one twice.
+
+    Example:
+        >>> rows = [("r0", "p0", name, 8, at, 1, "") for name, at in (("probe", 2), ("text", 6))]
+        >>> columns = ["rollout", "group", "reader", "n_thinking", "commit", "sign", "reason"]
+        >>> commitment_gap(pd.DataFrame(rows, columns=columns), "probe", "text")[0].estimate
+        4.0
     """
     _check_readers(times, first, second)
     if first == second:
@@ -233,17 +213,7 @@ def commitment_gap(
 
 
 def commitment_time(times: pd.DataFrame, reader: str, *, resamples: int = RESAMPLES, seed: int = 0) -> Effect:
-    """Mean share of its thinking after which a reader has settled; censored rollouts are left out.
-
-    Args:
-        times: from `commitment`.
-        reader: a reader.
-        resamples: bootstrap resamples of prompt groups.
-        seed: of the draws.
-
-    Raises:
-        InputError: columns are missing, or no such reader.
-    """
+    """Mean share of its thinking after which a reader has settled; censored rollouts are left out."""
     _check_readers(times, reader)
     own = times[(times["reader"] == reader) & times["commit"].notna()]
     share = own["commit"].astype(float) / own["n_thinking"].clip(lower=1)

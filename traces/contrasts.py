@@ -1,10 +1,8 @@
-"""A judge's score at a place, taken apart: what turns round with the answers, what stays, what a cue adds.
+"""A judge's contrasts (content, position, cues) at every position: per item, and as mean curves with bands.
 
-A score towards the answer shown first, x in the order AB and y in BA, has a part that turns round when the answers
-change places, ``(x - y) / 2`` (*content*, counted towards the better answer), and one that stays, ``(x + y) / 2``
-(*position*). What a cue does is cued minus control, towards the side it names. The same sums hold at the verdict, at
-any token both rollouts reach, after any turn of a debate and under any limit of thinking; where one of an item's
-rollouts is missing there, so is the item, and it is counted.
+A contrast (`verdictscope.judgments.Contrast`) is a weighted sum over an item's rollouts. The same sums hold at the
+verdict, at any token that all of the rollouts reach, after any turn of a debate and under any limit of thinking; where
+one of an item's rollouts is missing, the item is left out there and counted.
 """
 
 from __future__ import annotations
@@ -20,21 +18,10 @@ from verdictscope.traces.aggregate import aggregate
 
 
 def parts_at(scores: pd.DataFrame, contrasts: Iterable[Contrast], on: str, by: Sequence[str] = ()) -> pd.DataFrame:
-    """The parts of every item at every place.
+    """``part item group *by on score``: every item's contrasts wherever one of its rollouts has a row.
 
-    Args:
-        scores: ``rollout`` and ``on``, the columns ``by`` and ``score`` (towards the answer shown first, missing where
-            it could not be read); one row per rollout and place.
-        contrasts: for example those of `order_contrasts` and `cue_contrast`.
-        on: the place: an integer column (a part of the thinking, a turn, an allowed length).
-        by: further columns that tell scores apart (readout, layer, ...).
-
-    Returns:
-        ``part item group *by on score`` for every place at which one of the item's rollouts has a row; ``score`` is NaN
-        where another is missing or could not be read.
-
-    Raises:
-        InputError: columns are missing, or a rollout has two scores at one place.
+    ``on`` is an integer column (a bin of the thinking, a turn, an allowed length), ``by`` tells scores apart; the score
+    is NaN where another of the item's rollouts is missing or could not be read.
     """
     keys = [*by, on]
     missing = [c for c in ("rollout", "score", *keys) if c not in scores]
@@ -56,19 +43,9 @@ def parts_at(scores: pd.DataFrame, contrasts: Iterable[Contrast], on: str, by: S
 def part_curves(
     parts: pd.DataFrame, on: str, by: Sequence[str] = (), *, resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean of every part at every place, with pointwise and simultaneous bands over prompt groups.
+    """Mean of every contrast at every position, with the bands of `aggregate` over prompt groups.
 
-    Args:
-        parts: from `parts_at`.
-        on: the place.
-        by: further columns that get curves of their own.
-        resamples: bootstrap resamples of groups.
-        seed: of the draws.
-
-    Returns:
-        ``part *by on estimate low high low_all high_all n n_groups n_missing``, bands as of `aggregate`; ``n`` counts
-        the items read at the place, ``n_missing`` those of which a rollout reaches it and another does not, or could
-        not be read. A place where none was read has a row with n = 0.
+    ``n`` counts the items read at a position, ``n_missing`` those that lack a rollout or a score there.
     """
     keys = ["part", *by]
     rows = parts.assign(rollout=parts["item"], segment="verdict")

@@ -29,31 +29,15 @@ if TYPE_CHECKING:
 VERDICT = "verdict"
 """Readout of the verdict's own log-odds."""
 
-DEBATE_COLUMNS = (
-    "item",
-    "group",
-    "turn",
-    "n_turns",
-    "speaker",
-    "order",
-    "readout",
-    "layer",
-    "score",
-    "verdict",
-    "label",
-    "status",
-)
+DEBATE_COLUMNS = ["item", "group", "turn", "n_turns", "speaker", "order", "readout", "layer", "score"]
+DEBATE_COLUMNS += ["verdict", "label", "status"]
 
 
 @dataclass(frozen=True, eq=False)
 class DebateTraces:
-    """Verdicts over the turns of debates.
+    """A row per debate, turn, order and readout (turn 0 is before anyone spoke), and the verdicts behind it.
 
-    Attributes:
-        table: a row per debate, turn, order and readout: :data:`DEBATE_COLUMNS`. Turn 0 is before anyone spoke;
-            ``speaker`` is who spoke last; ``score`` is towards the side shown first, in nats for ``verdict``, and
-            missing where no verdict could be read (``status`` says why).
-        judged: the verdicts behind it, items called ``DEBATE/turnK``.
+    ``score`` is towards the side shown first, in nats for ``verdict``; NaN where no verdict could be parsed.
     """
 
     table: pd.DataFrame
@@ -64,24 +48,13 @@ class DebateTraces:
         return self.table
 
     def parts(self) -> pd.DataFrame:
-        """Content (towards the right side) and position (towards the side shown first) of every debate and turn.
-
-        Returns:
-            ``part item group readout layer turn score``, NaN where an order was not read.
-
-        Raises:
-            InputError: the debates were judged in one order.
-        """
+        """Content (towards the right side) and position (towards the side shown first) of every debate and turn."""
         rows = self.table.assign(rollout=self.table["item"] + "/" + self.table["order"], run=0)
         contrasts = order_contrasts(rows.drop_duplicates("rollout"))
         return parts_at(rows, contrasts.values(), "turn", ("readout", "layer"))
 
     def curves(self, *, seed: int = 0) -> pd.DataFrame:
-        """Mean of both parts after every turn, with bands; n falls where shorter debates are over.
-
-        Returns:
-            as `part_curves`.
-        """
+        """Mean of both parts after every turn, with bands; n falls where shorter debates are over."""
         return part_curves(self.parts(), "turn", ("readout", "layer"), seed=seed)
 
     def plot(self) -> Display:
@@ -114,21 +87,7 @@ def debate_traces(
     sampling: Sampling | None = None,
     path: str | Path | None = None,
 ) -> DebateTraces:
-    """The verdict's log-odds, and any linear readout, after each turn of debates.
-
-    Args:
-        model: the judge.
-        debates: what was said, in order; ids unique.
-        format: a format that judges debates.
-        orders: which side is shown first; both for content and position.
-        readouts: linear readouts of the token where the verdict is read (a verdict probe's).
-        turns: after which turns, 0 for before the first; by default after each. A shorter debate is read as far as it
-            goes.
-        settings, sampling, path: as of `judge`, one run each.
-
-    Raises:
-        InputError: no debates, something else than a debate, no such turn, or what `judge` raises.
-    """
+    """The verdict's log-odds, and any linear readout, after each turn of debates."""
     other = next((d for d in debates if not isinstance(d, DebateItem)), None)
     if other is not None or not debates:
         raise InputError("there are no debates to judge" if other is None else f"item {other.id} is no debate")
@@ -160,4 +119,4 @@ def debate_traces(
     table["item"], table["turn"] = [d.id for d, _ in of], [k for _, k in of]
     table["n_turns"] = [len(d.turns) for d, _ in of]
     table["speaker"] = pd.Series([d.turns[k - 1].speaker if k else None for d, k in of], dtype=object)
-    return DebateTraces(table[list(DEBATE_COLUMNS)], judged)
+    return DebateTraces(table[DEBATE_COLUMNS], judged)

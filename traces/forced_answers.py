@@ -8,7 +8,6 @@ of a model that was interrupted: one that plans its thinking by the room it has 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.activations import BatchPlan, LogOddsReadout
+from verdictscope.activations import BatchPlan, LogOddsReadout, Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.labels import extended
 from verdictscope.rollouts import Forcer, Rollout, cut, pieces
@@ -32,15 +31,7 @@ _SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "\n")
 
 
 def sentence_places(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """After how many thinking tokens a sentence or a line ends; 0 and all of them included.
-
-    A token ends a sentence if its text, blanks and closing quotes apart, ends in ``. ! ?`` or a line break, so an
-    abbreviation or a decimal point ends one too: places are where a reading is taken, not what a sentence is.
-
-    Args:
-        rollout: a rollout.
-        tokenizer: decodes it.
-    """
+    """After how many thinking tokens a sentence or a line ends; 0 and all of them included."""
     found = landmarks(rollout)
     if found.thinking is None:
         return [0]
@@ -50,7 +41,7 @@ def sentence_places(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> lis
 
 
 def forced_scores(
-    model: Any,
+    model: Model,
     asked: Sequence[tuple[Rollout, int]],
     readout: LogOddsReadout,
     forcer: Forcer,
@@ -59,24 +50,7 @@ def forced_scores(
     plan_tokens: int = 16_384,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[ndarray, " asked"]:
-    """A readout where the answer would begin, had the thinking been closed after so many of its tokens.
-
-    Args:
-        model: the model.
-        asked: rollouts, each with a number of its thinking tokens; a pair asked twice is read once.
-        readout: one score per closed rollout: at ``before_answer``, or at ``last`` with a lead.
-        forcer: closes thinking as the tokenizer's template writes it.
-        lead: tokens of the answer put before what is read.
-        plan_tokens: padded tokens of a batch.
-        progress: called with (tokens done, tokens in all).
-
-    Returns:
-        The scores, NaN where a rollout did not think for so long. One that answered without a thought is read where it
-        did, after 0 tokens.
-
-    Raises:
-        InputError: the readout reads more than one token of a rollout.
-    """
+    """A readout where the answer would begin, had the thinking been closed after so many of its tokens."""
     closed = {(r.id, after): _closed(r, after, forcer) for r, after in asked}
     made = [extended(r, lead) for r in closed.values() if r is not None]
     if not made:
@@ -99,7 +73,7 @@ def _closed(rollout: Rollout, after: int, forcer: Forcer) -> Rollout | None:
 
 
 def forced_lengths(
-    model: Any,
+    model: Model,
     rollouts: Sequence[Rollout],
     readout: LogOddsReadout,
     forcer: Forcer,
@@ -129,6 +103,16 @@ def forced_lengths(
 
     Raises:
         InputError: no rollouts, or a negative length.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Forcer, Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> spans = (Span("user", 0, 2), Span("thinking", 2, 6), Span("think_end", 6, 7), Span("answer", 7, 8))
+        >>> rollout = Rollout("r0", "prompt 0", tuple(range(8)), spans, 2)
+        >>> readout = LogOddsReadout("choice", [8], [9])
+        >>> forced_lengths(model, [rollout], readout, Forcer(model.tokenizer), [0, 2])["used"].tolist()
+        [0, 2, 4]
     """
     if not rollouts or (lengths and min(lengths) < 0):
         raise InputError("give rollouts, and lengths of 0 or more tokens")

@@ -1,4 +1,4 @@
-"""Where the tokens of a rollout lie: relative to the end of the prompt, of thinking, to the answer and the verdict."""
+"""Positions relative to the end of the prompt, the end of thinking, the answer and the verdict."""
 
 from __future__ import annotations
 
@@ -15,23 +15,14 @@ from verdictscope.values import whole_number
 SCORE_COLUMNS = ("rollout", "pos", "segment", "token_id", "readout", "layer", "score")
 """Columns of the scores a forward pass gives."""
 
+_LANDMARKS = ("thinking", "think_end", "answer", "prompt_end", "verdict")
 EVENTS = ("rel_prompt_end", "rel_thinking", "rel_think_end", "rel_answer", "rel_verdict")
 """Columns that say how far a token lies from an event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Landmarks:
-    """Where a rollout's last turn thinks and answers.
-
-    Attributes:
-        thinking: start of thinking, ``None`` without any.
-        n_thinking: thinking tokens.
-        think_end: first token that closes thinking, ``None`` where it was never closed.
-        answer: first answer position. Defined by the end of ``think_end`` even if nothing was written there;
-            ``None`` where the rollout was cut before.
-        prompt_end: last token the model was shown.
-        verdict: first verdict token, ``None`` where none was marked.
-    """
+    """Where a rollout's last turn thinks and answers."""
 
     thinking: int | None
     n_thinking: int
@@ -87,6 +78,14 @@ def align(scores: pd.DataFrame, rollouts: Iterable[Rollout]) -> pd.DataFrame:
 
     Raises:
         InputError: columns are missing, or scores of a rollout or position that is not there.
+
+    Example:
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> rollout = Rollout("r0", "prompt 0", (1, 2, 3, 4), (Span("user", 0, 2), Span("answer", 2, 4)), 2)
+        >>> facts = {"segment": ["user", "user", "answer", "answer"], "token_id": [1, 2, 3, 4], "readout": "probe"}
+        >>> scores = pd.DataFrame({"rollout": "r0", "pos": range(4), **facts, "layer": 1, "score": 0.5})
+        >>> align(scores, [rollout])["rel_answer"].tolist()
+        [-2, -1, 0, 1]
     """
     missing = [c for c in SCORE_COLUMNS if c not in scores.columns]
     if missing:
@@ -104,12 +103,8 @@ def align(scores: pd.DataFrame, rollouts: Iterable[Rollout]) -> pd.DataFrame:
             "finish": [by_id[i].finish for i in known],
             "length": [len(by_id[i]) for i in known],
             "n_thinking": [found[i].n_thinking for i in known],
-            "thinking": pd.array([found[i].thinking for i in known], dtype="Int64"),
-            "think_end": pd.array([found[i].think_end for i in known], dtype="Int64"),
-            "answer": pd.array([found[i].answer for i in known], dtype="Int64"),
-            "prompt_end": pd.array([found[i].prompt_end for i in known], dtype="Int64"),
-            "verdict": pd.array([found[i].verdict for i in known], dtype="Int64"),
-        },
+        }
+        | {e: pd.array([getattr(found[i], e) for i in known], dtype="Int64") for e in _LANDMARKS},
         index=pd.Index(known),
     )
     own = facts.loc[ids].set_axis(scores.index)
@@ -132,22 +127,9 @@ def align(scores: pd.DataFrame, rollouts: Iterable[Rollout]) -> pd.DataFrame:
 
 
 def relative_time(aligned: pd.DataFrame, segment: str = "thinking", bins: int = 10) -> pd.DataFrame:
-    """Scores by relative time within a segment: every rollout's mean in each of its own equal parts.
+    """Scores by relative time within a segment: every rollout's mean in each of its own equal bins.
 
-    A rollout with fewer tokens than parts has none in some of them, and is missing there rather than interpolated.
-
-    Args:
-        aligned: from `align`.
-        segment: the segment that is divided.
-        bins: number of parts.
-
-    Returns:
-        ``aligned``'s columns that are one per rollout and readout (``rollout group readout layer`` and any others),
-        ``segment``, ``bin`` (0 is the first part), ``share`` (its middle, 0 to 1), ``score`` and ``n_tokens``; give it
-        to `aggregate` with ``on="bin", window=(0, bins - 1)``.
-
-    Raises:
-        InputError: bins is not a positive whole number, an unknown segment, or `align` was not called.
+    A rollout with fewer tokens than bins is missing in some of them rather than interpolated; ``bin`` counts from 0.
     """
     whole_number(bins, "bins", 1)
     if segment not in SEGMENTS:
@@ -166,11 +148,7 @@ def relative_time(aligned: pd.DataFrame, segment: str = "thinking", bins: int = 
 
 
 def one_readout(aligned: pd.DataFrame) -> pd.DataFrame:
-    """The table itself, checked to hold one score per token.
-
-    Raises:
-        InputError: several readouts, layers or variants are mixed, or `align` was not called.
-    """
+    """The table itself, checked to hold one score per token."""
     missing = [c for c in ("rollout", "pos", "group", "score", "rel_think_end", "rel_answer") if c not in aligned]
     if missing:
         raise InputError(f"the scores lack {', '.join(missing)}; call align first")

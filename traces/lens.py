@@ -1,4 +1,4 @@
-"""What every layer would say next: its states through the model's own final norm and unembedding.
+"""The logit lens: every layer's states through the model's own final norm and unembedding.
 
 A logit lens reads each layer in the last layer's terms. Where a layer does not yet write in those terms, it shows
 nothing, although a probe may: a flat lens is no evidence that a layer knows nothing.
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
-from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import logsumexp, softmax
 
 from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Site, logit_difference
 from verdictscope.activations.batch import head_logits
@@ -24,7 +23,6 @@ from verdictscope.activations.forward import passes
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
-from verdictscope.values import number
 
 if TYPE_CHECKING:
     from verdictscope.activations import BatchPlan
@@ -34,15 +32,7 @@ _CHUNK = 512  # rows whose logits over the whole vocabulary are held at once
 
 @dataclass(frozen=True, eq=False)
 class LensLogits:
-    """Logits of some tokens at every layer.
-
-    Attributes:
-        logits: ``[layer row token]``.
-        rows: ``rollout pos token_id segment`` of each row.
-        layers: the layers.
-        tokens: the token ids, in the order of the last axis.
-        final_norm: whether states passed through the final norm first.
-    """
+    """Logits of some tokens at every layer."""
 
     logits: Float[ndarray, "layer row token"]
     rows: pd.DataFrame
@@ -51,32 +41,16 @@ class LensLogits:
     final_norm: bool
 
     def log_odds(self, positive: Iterable[int], negative: Iterable[int]) -> Float[ndarray, "layer row"]:
-        """``log Σ p(positive) - log Σ p(negative)`` of the next token, as each layer would have it.
-
-        Args:
-            positive: token ids of one side.
-            negative: of the other.
-
-        Raises:
-            InputError: a token that was not read, or an empty side.
-        """
+        """``log Σ p(positive) - log Σ p(negative)`` of the next token, as each layer would have it."""
         sides = [self._at(side) for side in (positive, negative)]
         return logsumexp(self.logits[..., sides[0]], axis=-1) - logsumexp(self.logits[..., sides[1]], axis=-1)
 
-    def expected(
-        self, values: Sequence[float | int] | ndarray, weight: Float[ndarray, " layer"] | None = None
-    ) -> Float[ndarray, "*layer row"]:
-        """Mean value under the softmax over the tokens alone: a judge's expected score.
-
-        Args:
-            values: the value each token stands for, in the order of ``tokens``.
-            weight: weights of the layers, from `weigh_layers`; without them every layer's own ``[layer row]``.
-        """
+    def expected(self, values: Sequence[float | int] | ndarray) -> Float[ndarray, "layer row"]:
+        """Mean value under the softmax over the tokens alone: a judge's expected score, as each layer would have it."""
         values = np.asarray(values, dtype=float)
         if values.shape != (len(self.tokens),):
             raise InputError(f"{values.size} values for {len(self.tokens)} tokens; give one each")
-        logits = self.logits if weight is None else np.tensordot(weight, self.logits, axes=1)
-        return softmax(logits, axis=-1) @ values
+        return softmax(self.logits, axis=-1) @ values
 
     def to_frame(self) -> pd.DataFrame:
         """One line per layer, row and token: the columns of ``rows``, ``layer token logit``."""
@@ -120,8 +94,20 @@ def lens_logits(
         final_norm: pass states through the final norm. LAGER's code (arXiv 2508.03550) does not.
         plan: which rollouts share a batch.
 
+    Returns:
+        logits by layer, row and token, with ``log_odds(positive, negative)``, ``expected(values)`` and ``to_frame()``.
+
     Raises:
         InputError: no tokens, tokens outside the vocabulary, or as `forward`.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6, 7, 8), (Span("user", 0, 3), Span("answer", 3, 4)), 3)
+        >>> lens = lens_logits(model, [rollout], [8, 9], "last")
+        >>> lens.logits.shape == (model.n_layers, 1, 2)
+        True
     """
     tokens = tuple(dict.fromkeys(int(t) for t in tokens))
     vocab = int(model.hf.get_input_embeddings().weight.shape[0])
@@ -161,105 +147,13 @@ def lens_readouts(model: Model, log_odds: LogOddsReadout, layers: Sequence[int] 
 
     Raises:
         InputError: as `logit_difference`, or no such layer.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout, load_model
+        >>> model = load_model("organism:cliff")
+        >>> [r.layer for r in lens_readouts(model, LogOddsReadout("choice", [8], [9]), layers=[0, 2])]
+        [0, 2]
     """
     last = logit_difference(model, log_odds)
     wanted = Site("resid_post", None if layers is None else tuple(layers)).at(model.n_layers)
     return [replace(last, name=f"{log_odds.name}_lens", layer=layer) for layer in wanted]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerWeights:
-    """Weights of the layers that make the expected score fit given scores.
-
-    Attributes:
-        weight: one per layer, positive, summing to 1.
-        layers: the layers.
-        values: what each token stands for.
-        loss: of the fit.
-        even: loss with every layer weighed alike.
-        last: loss of the last layer alone.
-        mix: share of the cross-entropy in the loss.
-    """
-
-    weight: Float[ndarray, " layer"]
-    layers: tuple[int, ...]
-    values: tuple[float, ...]
-    loss: float
-    even: float
-    last: float
-    mix: float
-
-    def expected(self, lens: LensLogits) -> Float[ndarray, " row"]:
-        """Expected score of other rows.
-
-        Raises:
-            InputError: other layers than those weighed.
-        """
-        if lens.layers != self.layers:
-            raise InputError(f"weights of layers {self.layers} do not fit logits of layers {lens.layers}")
-        return lens.expected(self.values, self.weight)
-
-    def to_frame(self) -> pd.DataFrame:
-        """``layer weight``."""
-        return pd.DataFrame({"layer": self.layers, "weight": self.weight})
-
-    def __repr__(self) -> str:
-        top = int(np.argmax(self.weight))
-        return (
-            f"LayerWeights: layer {self.layers[top]} weighs most ({self.weight[top]:.2f}); loss {self.loss:.4f} where "
-            f"it was fitted, even weights {self.even:.4f}, last layer {self.last:.4f}. Judge it on other prompts."
-        )
-
-
-def weigh_layers(
-    lens: LensLogits,
-    target: Int[ndarray, " row"] | Sequence[int],
-    values: Sequence[float | int],
-    *,
-    mix: float | int = 0.5,
-    penalty: float | int = 1e-3,
-) -> LayerWeights:
-    """Weigh layers so that the softmax of their weighted logits gives the wanted scores, after LAGER.
-
-    ``p = softmax(Σ w_l logits_l)`` with ``w = softmax(θ)`` minimises ``mix · cross-entropy + (1 - mix) · squared error
-    of Σ v p``. LAGER (arXiv 2508.03550) learns the mix as well, and then it drifts to whichever loss is smaller; here
-    it is fixed, and a small penalty on θ keeps weights that no row speaks for near even.
-
-    Args:
-        lens: logits of the score tokens, one row per judgment.
-        target: index of the wanted token of each row.
-        values: the value each token stands for.
-        mix: share of the cross-entropy, 0 to 1.
-        penalty: on half the squared θ.
-
-    Raises:
-        InputError: shapes that do not fit, a value that is not finite, a mix outside 0 to 1, or a negative penalty.
-    """
-    y, v = np.asarray(target), np.asarray(values, dtype=float)
-    n, k = lens.logits.shape[1:]
-    if y.shape != (n,) or v.shape != (k,) or not np.isin(y, np.arange(k)).all():
-        raise InputError(f"give one target from 0 to {k - 1} for each of {n} rows and {k} values")
-    number(mix, "mix", 0, 1), number(penalty, "penalty", 0)
-    if not np.isfinite(v).all():
-        raise InputError("a value is NaN or infinite: give a number for every token")
-
-    def loss(w: ndarray) -> tuple[float, ndarray]:
-        """Of layer weights, with its gradient."""
-        logits = np.tensordot(w, lens.logits, axes=1)
-        logp, p = log_softmax(logits, axis=-1), softmax(logits, axis=-1)
-        mean = p @ v
-        off = mean - v[y]
-        value = -mix * logp[np.arange(n), y].mean() + (1 - mix) * np.square(off).mean()
-        by_logit = mix * (p - (np.arange(k) == y[:, None])) + (1 - mix) * 2 * off[:, None] * p * (v - mean[:, None])
-        return float(value), np.einsum("nk,lnk->l", by_logit, lens.logits) / n
-
-    def of(theta: ndarray) -> tuple[float, ndarray]:
-        w = softmax(theta)
-        value, slope = loss(w)
-        return value + penalty / 2 * float(theta @ theta), w * (slope - w @ slope) + penalty * theta
-
-    count = len(lens.layers)
-    found = minimize(of, np.zeros(count), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-8})
-    weight = softmax(found.x)
-    ends = [loss(w)[0] for w in (weight, np.full(count, 1 / count), np.eye(count)[-1])]
-    return LayerWeights(weight, lens.layers, tuple(map(float, v)), *ends, float(mix))

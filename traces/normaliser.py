@@ -34,16 +34,7 @@ _COLUMNS = ("on", "rel", "complied", "refused", "gap", "low", "high", "n_complie
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """The last thinking tokens and the last template token of every rollout that has them.
-
-    Attributes:
-        table: ``rollout group n_thinking reason``: reason is empty for rollouts that are measured.
-        window: scores at the last m thinking tokens of measured rollouts, ``[rollout m]``.
-        final: score at the last template token, ``[rollout]``.
-        maximum: largest score of a thinking token, ``[rollout]``.
-        rollout: ids of measured rollouts.
-        group: their groups.
-    """
+    """The last thinking tokens and the last template token of every rollout that has them."""
 
     table: pd.DataFrame
     window: Float[ndarray, "rollout m"]
@@ -60,15 +51,7 @@ class Windows:
 
 
 def windows(aligned: pd.DataFrame, m: int) -> Windows:
-    """Cut the windows; truncated rollouts and those with fewer than m thinking tokens are counted and left out.
-
-    Args:
-        aligned: from `align`, one readout and layer.
-        m: number of last thinking tokens.
-
-    Raises:
-        InputError: m is not positive, or a rollout's window was not scored in full.
-    """
+    """Cut the windows; truncated rollouts and those with fewer than m thinking tokens are counted and left out."""
     if m < 1:
         raise InputError(f"m = {m}: the plateau needs at least one thinking token")
     rows = one_readout(aligned)
@@ -112,15 +95,24 @@ def windows(aligned: pd.DataFrame, m: int) -> Windows:
 
 @dataclass(frozen=True, eq=False)
 class Normaliser:
-    """Mean scores of complied and refused rollouts of the training part, by aligned position.
+    """Mean scores of complied and refused rollouts of the training split, by aligned position.
 
     Attributes:
         table: ``on rel complied refused gap low high n_complied n_refused reason``: low and high bound the gap
-            refused - complied; reason says why a position cannot anchor, empty where it can.
+            refused - complied; reason says why a position cannot be normalised, empty where it can.
         m: number of last thinking tokens of the plateau.
         groups: prompt groups the normaliser rest on.
         resamples: bootstrap resamples.
         seed: seed of the draws.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.traces.planted import planted_scores
+        >>> complied, refused = planted_scores("c", 12, -1.0, -1.0), planted_scores("r", 12, 2.0, 2.0)
+        >>> cells = set(complied["rollout"]), set(refused["rollout"])
+        >>> normaliser = Normaliser.fit(pd.concat([complied, refused]), *cells, m=4)
+        >>> float(normaliser.score(planted_scores("x", 1, 0.5, 0.5))["normalised"].iloc[0])
+        0.5
     """
 
     table: pd.DataFrame
@@ -145,14 +137,14 @@ class Normaliser:
         resamples: int = RESAMPLES,
         seed: int = 0,
     ) -> Normaliser:
-        """Fit the normaliser on rollouts of the training part.
+        """Fit the normaliser on rollouts of the training split.
 
         Args:
             aligned: from `align`, one readout and layer, of the model under study.
-            complied: ids of harmless rollouts that were complied with: they read 0.
-            refused: ids of refused rollouts: they read 1. `normaliser_rollouts` gives both.
+            complied: ids of harmless rollouts that were complied with: their mean becomes 0.
+            refused: ids of refused rollouts: their mean becomes 1. `normaliser_rollouts` gives both.
             m: number of last thinking tokens of the plateau, fixed beforehand.
-            window: positions around the end of thinking to anchor for curves; the last m are always among them.
+            window: positions around the end of thinking to normalise for curves; the last m are always among them.
             min_rollouts: fewest rollouts of each kind at a position.
             resamples: bootstrap resamples of the training groups.
             seed: seed of the draws.
@@ -165,7 +157,7 @@ class Normaliser:
             raise InputError(f"rollout {min(kinds[0] & kinds[1])!r} is given as complied and as refused")
         absent = (kinds[0] | kinds[1]) - set(aligned["rollout"].astype(str))
         if absent:
-            raise InputError(f"anchor rollout {min(absent)!r} has no scores; score the training part too")
+            raise InputError(f"rollout {min(absent)!r} of the normaliser has no scores; score the training split too")
         own = aligned[aligned["rollout"].isin(kinds[0] | kinds[1])]
         usable = set(windows(own, m).rollout)
         places = [(WINDOW, t) for t in range(min(window[0], -m), max(window[1], -1) + 1)] + [(FINAL, -1)]
@@ -176,12 +168,12 @@ class Normaliser:
         index = kind, np.searchsorted(names, group_names(rows["group"])), rows["place"].to_numpy(dtype=int)
         np.add.at(sums, index, rows["score"].to_numpy(dtype=float))
         np.add.at(counts, index, 1.0)
-        table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)
+        table = _position_table(places, sums, counts, names, min_rollouts, resamples, seed)
         return cls(table, m, frozenset(names), resamples, seed, sums, counts, names)
 
     @cached_property
     def plateau_columns(self) -> list[int]:
-        """Rows of ``table`` for those of the last m thinking tokens that can anchor, earliest first."""
+        """Rows of ``table`` for those of the last m thinking tokens that can be normalised, earliest first."""
         at = self.table["rel"].between(-self.m, -1) & self.table["on"].eq(WINDOW) & self.table["reason"].eq("")
         return [int(i) for i in np.flatnonzero(at)]
 
@@ -204,7 +196,7 @@ class Normaliser:
             return ""
         last = bad.iloc[-1]
         return (
-            f"cannot anchor the plateau: {len(bad)} of its {self.m} positions, such as {WINDOW} {last['rel']}: "
+            f"cannot normalise the plateau: {len(bad)} of its {self.m} positions, such as {WINDOW} {last['rel']}: "
             f"{last['reason']}"
         )
 
@@ -212,7 +204,7 @@ class Normaliser:
     def final_reason(self) -> str:
         """Why the last template token cannot be normalised, empty if it can."""
         reason = self.table["reason"].iloc[self.final_column]
-        return f"cannot anchor the final token: {reason}" if reason else ""
+        return f"cannot normalise the final token: {reason}" if reason else ""
 
     @property
     def reason(self) -> str:
@@ -227,10 +219,10 @@ class Normaliser:
     @cached_property
     def draws(self) -> tuple[Float[ndarray, "resample position"], Float[ndarray, "resample position"]]:
         """Complied means and gaps in every resample of the training groups; the same for every cell measured."""
-        return _anchor_draws(self._sums, self._counts, self._names, self.resamples, self.seed)
+        return _resampled_means(self._sums, self._counts, self._names, self.resamples, self.seed)
 
     def score(self, aligned: pd.DataFrame) -> pd.DataFrame:
-        """Add ``normalised``: (s - c_t) / (r_t - c_t), NaN at positions that cannot anchor and from the answer on.
+        """Add ``normalised``: (s - c_t) / (r_t - c_t), NaN at positions without a normaliser and from the answer on.
 
         The band `aggregate` draws around it takes the normaliser as known; `cliff` does not.
         """
@@ -285,7 +277,7 @@ class Normaliser:
 
     def __repr__(self) -> str:
         final = self.table.iloc[self.final_column]
-        state = self.reason or f"{len(self.plateau_columns)} of {self.m} plateau positions and the final one can anchor"
+        state = self.reason or f"{len(self.plateau_columns)} of {self.m} plateau positions and the final one fitted"
         return (
             f"Normaliser: {final['n_complied']} complied and {final['n_refused']} refused rollouts in "
             f"{len(self.groups)} groups; {state}"
@@ -295,16 +287,7 @@ class Normaliser:
 def normaliser_of(
     complied: Windows, refused: Windows, *, m: int, min_rollouts: int = 10, resamples: int = RESAMPLES, seed: int = 0
 ) -> Normaliser:
-    """Normaliser of windows that are cut already, for the plateau and the final token alone.
-
-    Args:
-        complied: windows of complied rollouts.
-        refused: the same of refused ones.
-        m: tokens of the windows.
-        min_rollouts: as `Normaliser.fit`.
-        resamples: likewise.
-        seed: likewise.
-    """
+    """Normaliser of windows that are cut already, for the plateau and the final token alone."""
     places = [*((WINDOW, t) for t in range(-m, 0)), (FINAL, -1)]
     names = tuple(sorted({*map(str, complied.group), *map(str, refused.group)}))
     sums, counts = np.zeros((2, len(names), m + 1)), np.zeros((2, len(names), m + 1))
@@ -312,23 +295,16 @@ def normaliser_of(
         at = np.searchsorted(names, cut.group.astype(str))
         np.add.at(sums[kind], at, np.column_stack([cut.window, cut.final]))
         np.add.at(counts[kind], at, 1.0)
-    table = _anchor_table(places, sums, counts, names, min_rollouts, resamples, seed)
+    table = _position_table(places, sums, counts, names, min_rollouts, resamples, seed)
     return Normaliser(table, m, frozenset(names), resamples, seed, sums, counts, names)
 
 
 def normaliser_rollouts(
     labels: pd.DataFrame, part: str | Sequence[str] = "train"
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Ids of harmless-complied and of refused rollouts of a part.
+    """Ids of harmless-complied and of refused rollouts of a part (``labels``: ``rollout part harm refused``).
 
-    Args:
-        labels: ``rollout part harm refused``; a missing ``refused`` is neither.
-        part: part or parts of the split the normaliser are fitted on. A probe fitted on few prompts with many features
-            scores its own training rollouts too far apart; then the same two cells of the test part do not read 0 and
-            1, and the validation part gives better normaliser.
-
-    Raises:
-        InputError: a column is missing, or no rollout is of the part.
+    A probe fitted on few prompts separates its own training rollouts too widely; then the validation split is better.
     """
     missing = [c for c in ("rollout", "part", "harm", "refused") if c not in labels.columns]
     if missing:
@@ -346,10 +322,7 @@ def normaliser_rollouts(
 
 
 def _placed(rows: pd.DataFrame, places: list[tuple[str, Any]]) -> pd.DataFrame:
-    """Rows at one of the places, with ``place`` the place's index; none from the answer on or of the prompt.
-
-    The last template token stands at a place of the closing sequence and at the final place: it is in both.
-    """
+    """Rows at one of the places, with ``place`` the place's index; none from the answer on or of the prompt."""
     before = rows[(rows[FINAL] < 0).fillna(False).astype(bool) & rows["score"].notna()]
     parts = []
     for on, of in ((WINDOW, before[before["segment"].isin(WRITTEN)]), (FINAL, before)):
@@ -359,7 +332,7 @@ def _placed(rows: pd.DataFrame, places: list[tuple[str, Any]]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _anchor_draws(
+def _resampled_means(
     sums: ndarray, counts: ndarray, names: tuple[str, ...], resamples: int, seed: int
 ) -> tuple[ndarray, ndarray]:
     drawn = draw_clusters(np.array(names, dtype=object), resamples, seed)
@@ -368,7 +341,7 @@ def _anchor_draws(
     return complied, refused - complied
 
 
-def _anchor_table(
+def _position_table(
     places: list[tuple[str, int]],
     sums: ndarray,
     counts: ndarray,
@@ -382,7 +355,7 @@ def _anchor_table(
         mean = sums.sum(axis=1) / n
     low = high = np.full(len(places), np.nan)
     if names:
-        gaps = _anchor_draws(sums, counts, names, resamples, seed)[1]
+        gaps = _resampled_means(sums, counts, names, resamples, seed)[1]
         low, high = percentile_interval(gaps, (counts > 0).sum(axis=1).min(axis=0))
     few = n < min_rollouts
     unclear: Bool[ndarray, " position"] = ~((low > 0) | (high < 0))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from verdictscope.activations import LinearReadout, Model, Readout
 from verdictscope.activations.hooks import BatchView, Tap, hooked
-from verdictscope.activations.model import as_model
 from verdictscope.activations.scoring import LinearGroup, linear_groups, readout_key
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
@@ -34,13 +32,7 @@ Follow = Callable[[str, Int[ndarray, " pos"], Float[ndarray, "readout pos"]], No
 
 @dataclass(eq=False)
 class Online:
-    """Scores as they come.
-
-    Attributes:
-        model: the model that writes.
-        readouts: name and layer of every readout, in the order given.
-        follow: who is told of new scores.
-    """
+    """Scores as they come."""
 
     model: Model
     readouts: tuple[Key, ...]
@@ -52,14 +44,10 @@ class Online:
 
     def engine(self, batch_tokens: int = 32_768) -> HuggingFace:
         """The engine to hand to ``generate(..., engine=...)``: it says which row is which rollout."""
-        return HuggingFace(self.model.hf, batch_tokens, self._told)
+        return HuggingFace(self.model.hf, batch_tokens, self._begin)
 
     def traces(self, rollouts: Sequence[Rollout]) -> Traces:
-        """The scores of finished rollouts; NaN at the last token of each, and where nothing was read.
-
-        Raises:
-            InputError: a rollout was not written inside the block with this object's engine.
-        """
+        """The scores of finished rollouts; NaN at the last token of each, and where nothing was read."""
         self._flush()
         starts = np.concatenate([[0], np.cumsum([len(r) for r in rollouts])]).astype(np.int64)
         scores = np.full((len(self.readouts), starts[-1]), np.nan, dtype=np.float32)
@@ -70,7 +58,7 @@ class Online:
                 scores[:, start + at] = block
         return Traces(tuple(rollouts), self.readouts, scores, starts)
 
-    def _told(self, owners: Sequence[Sequence[str]]) -> None:
+    def _begin(self, owners: Sequence[Sequence[str]]) -> None:
         """A call of the model begins; what the one before gave is complete."""
         self._flush()
         self._owners = [list(ids) for ids in owners]
@@ -106,14 +94,8 @@ class Online:
 
 
 @contextmanager
-def online_traces(model: Any, readouts: Sequence[Readout], *, follow: Follow | None = None) -> Iterator[Online]:
+def online_traces(model: Model, readouts: Sequence[Readout], *, follow: Follow | None = None) -> Iterator[Online]:
     """Read every token of what a model writes inside the block.
-
-    ::
-
-        with online_traces(model, probes) as online:
-            rollouts = generate(model, prompts, engine=online.engine())
-        traces = online.traces(rollouts)
 
     Edits may be set around it (``writing``): what is read is what the model then computes.
 
@@ -123,9 +105,20 @@ def online_traces(model: Any, readouts: Sequence[Readout], *, follow: Follow | N
         follow: called as tokens are read, for example to stop or to show a run.
 
     Raises:
-        InputError: a readout is no linear one, two have one name and layer, or the model has no such site.
+        InputError: a readout is not linear, two have one name and layer, or the model has no such site.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Sampling, generate
+        >>> model = load_model("organism:cliff")
+        >>> readout = LinearReadout("first", "resid_post", 1, [1.0] + [0.0] * (model.d_model - 1))
+        >>> prompts = pd.DataFrame({"id": ["p0"], "group": ["p0"], "user": ["Hello"], "system": [None]})
+        >>> with online_traces(model, [readout]) as online:
+        ...     rollouts = generate(model, prompts, Sampling(max_new_tokens=3), engine=online.engine())
+        >>> online.traces(rollouts).scores.shape[0]
+        1
     """
-    model = as_model(model)
     linear = [r for r in readouts if isinstance(r, LinearReadout)]
     if not linear or len(linear) != len(readouts):
         raise InputError("give linear readouts, at least one: log-odds would take passes of their own")

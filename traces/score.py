@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,14 +21,14 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from verdictscope.activations import BatchPlan, Readout, Site
+from verdictscope.activations import BatchPlan, Model, Readout, Site
 from verdictscope.activations.batch import segment_names
 from verdictscope.activations.forward import Flight, flights, prepare
 from verdictscope.activations.hooks import WriteFn
-from verdictscope.activations.model import as_model
 from verdictscope.activations.scoring import readout_key
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout
+from verdictscope.traces.landmarks import align
 
 Key = tuple[str, int | None]
 """Name and layer of a readout; log-odds have no layer."""
@@ -47,6 +46,13 @@ class Traces:
         readouts: name and layer of every row of ``scores``.
         scores: float32, NaN where a readout was not asked for; the tokens of all rollouts joined.
         starts: first token of every rollout, and the number of all tokens at the end.
+
+    Example:
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6), (Span("user", 0, 2),), 2)
+        >>> traces = Traces((rollout,), (("probe", 3),), np.array([[0.5, 1.5]], np.float32), np.array([0, 2]))
+        >>> traces.to_frame()["score"].tolist()
+        [0.5, 1.5]
     """
 
     rollouts: tuple[Rollout, ...]
@@ -99,14 +105,7 @@ class Traces:
 
 @dataclass(frozen=True)
 class TraceFile:
-    """Traces in a Parquet file: ``rollout pos segment token_id`` and a float32 column per readout and layer.
-
-    Attributes:
-        path: the file.
-        readouts: name and layer of every readout, in the order of the columns.
-        columns: the name of each readout's column.
-        rollouts: ids of the rollouts in the order in which they were given; the file holds them batch by batch.
-    """
+    """Traces in a Parquet file: ``rollout pos segment token_id`` and a float32 column per readout and layer."""
 
     path: Path
     readouts: tuple[Key, ...]
@@ -115,11 +114,7 @@ class TraceFile:
 
     @classmethod
     def open(cls, path: str | Path) -> TraceFile:
-        """Look into a file that `store_traces` wrote.
-
-        Raises:
-            InputError: no such file, a Parquet file of something else, or one without the order of its rollouts.
-        """
+        """Look into a file that `store_traces` wrote."""
         path = Path(path)
         if not path.is_file():
             raise InputError(f"no trace file {path}: write one with store_traces")
@@ -136,10 +131,7 @@ class TraceFile:
     def to_frame(
         self, readout: str | None = None, layer: int | None = None, rollouts: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """The tidy table of some readouts and rollouts; other columns are not read. Arguments as `Traces.to_frame`.
-
-        Rollouts come in the order in which they were given to `store_traces`.
-        """
+        """The tidy table of some readouts and rollouts; other columns are not read. Arguments as `Traces.to_frame`."""
         index = _wanted(self.readouts, readout, layer)
         columns = [self.columns[k] for k in index]
         chosen = None if rollouts is None else [("rollout", "in", sorted(map(str, rollouts)))]
@@ -161,8 +153,51 @@ class TraceFile:
                 yield wide[list(_IDS)], wide[list(self.columns)].to_numpy().T
 
 
+def trace(
+    model: Model,
+    rollouts: Sequence[Rollout],
+    readout: Readout | Sequence[Readout],
+    *,
+    write: Mapping[Site, WriteFn] | None = None,
+    plan: BatchPlan | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Score every token by a readout, and say where each token lies in its rollout.
+
+    It runs the model once over the rollouts and stores no hidden states. A trace shows where a readout changes; it does
+    not show that the model uses what the readout reads.
+
+    Args:
+        model: the model.
+        rollouts: what it is run on.
+        readout: one readout or several: linear ones (a probe's, `lens_readouts`) or log-odds, each at its positions.
+        write: edits during the pass, as `forward` takes them.
+        plan: which rollouts share a batch; made from the lengths by default.
+        progress: called with (tokens done, tokens in all) after every batch.
+
+    Returns:
+        ``rollout pos segment token_id readout layer score`` and the columns of `align` (``group finish n_thinking
+        rel_think_end rel_answer ...``); scores in the unit of the readout (logits, or nats for log-odds).
+
+    Raises:
+        InputError: there is no readout, or as `forward`.
+
+    Example:
+        >>> from verdictscope.activations import LinearReadout, load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6, 7, 8), (Span("user", 0, 3), Span("answer", 3, 4)), 3)
+        >>> readout = LinearReadout("first", "resid_post", 1, [1.0] + [0.0] * (model.d_model - 1))
+        >>> trace(model, [rollout], readout)[["pos", "segment", "rel_answer"]].to_dict("list")
+        {'pos': [0, 1, 2, 3], 'segment': ['user', 'user', 'user', 'answer'], 'rel_answer': [-3, -2, -1, 0]}
+    """
+    readouts = list(readout) if isinstance(readout, Sequence) else [readout]
+    scores = trace_rollouts(model, rollouts, readouts, write=write, plan=plan, progress=progress).to_frame()
+    return align(scores, rollouts)
+
+
 def trace_rollouts(
-    model: Any,
+    model: Model,
     rollouts: Sequence[Rollout],
     readouts: Sequence[Readout],
     *,
@@ -170,19 +205,7 @@ def trace_rollouts(
     plan: BatchPlan | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Traces:
-    """Score every token by any number of readouts, in one pass over the rollouts. No hidden state is stored.
-
-    Args:
-        model: the model; anything `forward` takes.
-        rollouts: what it is run on.
-        readouts: linear readouts and log-odds, each at its own positions.
-        write: edits, as `forward` takes them.
-        plan: which rollouts share a batch; made from the lengths by default.
-        progress: called with (tokens done, tokens in all) after every batch.
-
-    Raises:
-        InputError: as `forward`; also where there is no readout.
-    """
+    """Score every token by any number of readouts, in one pass over the rollouts. No hidden state is stored."""
     rollouts = tuple(rollouts)
     keys: tuple[Key, ...] = ()
     starts = np.concatenate([[0], np.cumsum([len(r) for r in rollouts])]).astype(np.int64)
@@ -199,7 +222,7 @@ def trace_rollouts(
 
 def store_traces(
     path: str | Path,
-    model: Any,
+    model: Model,
     rollouts: Sequence[Rollout],
     readouts: Sequence[Readout],
     *,
@@ -207,10 +230,7 @@ def store_traces(
     plan: BatchPlan | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TraceFile:
-    """`trace_rollouts` into a Parquet file, one row group a batch: memory holds one batch, however many there are.
-
-    The file gets its name when it is whole. Arguments and errors as `trace_rollouts`.
-    """
+    """`trace_rollouts` into a Parquet file, one row group a batch: memory holds one batch, however many there are."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -236,7 +256,7 @@ def store_traces(
 
 
 def _blocks(
-    model: Any,
+    model: Model,
     rollouts: tuple[Rollout, ...],
     readouts: Sequence[Readout],
     write: Mapping[Site, WriteFn] | None,
@@ -246,7 +266,6 @@ def _blocks(
     """Per batch the readouts' keys, the rollouts in it and their scores, token after token."""
     if not readouts:
         raise InputError("no readout is given: nothing would be traced")
-    model = as_model(model)
     job, plan = prepare(model, rollouts, (), write, tuple(readouts), plan)
     keys = tuple(readout_key(r, model.n_layers) for r in job.score)
     done, tokens = 0, sum(map(len, rollouts))

@@ -16,10 +16,7 @@ EDGE = 2
 
 @dataclass(frozen=True, eq=False)
 class StepFit:
-    """Steps fitted to many series of one length.
-
-    ``gain`` is what a step at each location takes from the residual sum ``rest``.
-    """
+    """Steps fitted to many series of one length."""
 
     location: Int[ndarray, " series"]
     rho: Float[ndarray, " series"]
@@ -70,10 +67,7 @@ def fit_step(
 
 
 def scan(y: Float[ndarray, "series token"], rho: Float[ndarray, " series"], basis: ndarray) -> StepFit:
-    """A step at every location by generalised least squares.
-
-    The whitened step is 1 at its location and 1 - rho after it, so its products with anything are running sums.
-    """
+    """A step at every location by generalised least squares."""
     n, r = y.shape[1], rho[:, None]
     rest_of_step, after = 1 - r, np.arange(n - 1, -1, -1)[None]
     white = whitened(y, r)
@@ -91,11 +85,7 @@ def scan(y: Float[ndarray, "series token"], rho: Float[ndarray, " series"], basi
 def correlation(
     y: Float[ndarray, "series token"], location: Int[ndarray, " series"], basis: ndarray
 ) -> Float[ndarray, " series"]:
-    """Lag-one correlation of what a step at a location leaves, less what fitting the levels takes from it.
-
-    Each fitted level lowers it by about (1 + rho) / n, and estimating rho itself by 2 rho / n (Marriott and Pope,
-    Biometrika 41, 1954, for one mean).
-    """
+    """Lag-one correlation of what a step at a location leaves, less what fitting the levels takes from it."""
     n, levels = y.shape[1], len(basis) + 1
     step = (np.arange(n)[None] >= location[:, None]).astype(float)
     left = y

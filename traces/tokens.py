@@ -24,24 +24,7 @@ def token_table(
     *,
     units: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Add to every score the text of its token.
-
-    Every token of a rollout gets a row: where nothing was scored (a readout at the last token alone), one with a
-    missing score, so that the text can be read as a whole.
-
-    Args:
-        scores: ``rollout pos segment token_id readout layer score``, as `forward` gives them; other columns are kept.
-        rollouts: the rollouts scored; those without scores are left out.
-        tokenizer: the tokenizer of their ids.
-        units: unit by readout; ``logit`` where none is named.
-
-    Returns:
-        the columns of ``tokens.parquet`` (docs/formats.md): ``rollout pos token token_id segment readout layer unit
-        score`` and the further columns of ``scores``. The texts of a rollout's tokens, joined, are its decoded text.
-
-    Raises:
-        InputError: columns are missing, or a rollout scored is not among those given.
-    """
+    """Add to every score the text of its token."""
     missing = [c for c in SCORE_COLUMNS if c not in scores.columns]
     if missing:
         raise InputError(f"scores lack {', '.join(missing)}; give the scores of a forward pass")
@@ -102,7 +85,16 @@ def token_view(
         title: heading of the page.
 
     Raises:
-        InputError: see `token_table`; also a ``start`` that is not among the scores.
+        InputError: columns are missing, a rollout scored is not given, or ``start`` is not among the scores.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> tokenizer = load_model("organism:cliff").tokenizer
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6), (Span("user", 0, 2),), 2)
+        >>> facts = {"rollout": "r0", "pos": [0, 1], "segment": "user", "token_id": [5, 6], "readout": "probe"}
+        >>> token_view(pd.DataFrame({**facts, "layer": 1, "score": [0.5, -0.5]}), [rollout], tokenizer)
+        TokenView: 1 rollouts, 2 tokens, scores of probe
     """
     from verdictscope import figures
 

@@ -1,37 +1,31 @@
-"""What a judge's thinking says about its verdict, token by token, and the same by place.
+"""A judge's scores token by token, and the same by position.
 
-A trace reads every token by readouts that were fitted, or taken from the unembedding, for the verdict: before the
-verdict they tell what can be read there, not what the model would say there (`forced_lengths` does). The two orders of
-an item are two texts, so their scores are averaged by segment-relative place, never token by token.
+The two orders of an item are two texts: their scores are averaged by segment-relative position, never token by token.
+Before the verdict a readout shows what can be read there, not what the model would answer (`forced_lengths` does).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pandas as pd
 
-from verdictscope.activations import BatchPlan, Readout
+from verdictscope.activations import BatchPlan, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.judgments import Judged
 from verdictscope.rollouts import Rollout
-from verdictscope.traces.landmarks import align, relative_time
-from verdictscope.traces.score import trace_rollouts
+from verdictscope.traces.landmarks import relative_time
+from verdictscope.traces.score import trace
 
 BINS = 8
-"""Equal parts a thinking is divided into."""
+"""Equal bins a thinking is divided into."""
 
 FACTS = ("item", "order", "run", "label", "verdict", "status")
 """Columns of the verdicts that a trace carries."""
 
 
 def traced_rollouts(judged: Judged) -> list[Rollout]:
-    """A rollout per verdict: up to where the verdict is read, or, where none was, whatever was written.
-
-    Raises:
-        InputError: nothing was kept of a verdict.
-    """
+    """A rollout per verdict: up to where the verdict is read, or, where none was, whatever was written."""
     kept = {r.id: r for r in (*judged.written, *judged.rollouts)}
     missing = [str(i) for i in judged.verdicts["rollout"] if i not in kept]
     if missing:
@@ -40,50 +34,26 @@ def traced_rollouts(judged: Judged) -> list[Rollout]:
 
 
 def verdict_trace(
-    model: Any,
+    model: Model,
     judged: Judged,
     readouts: Sequence[Readout],
     *,
     plan_tokens: int = 16_384,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Score every token up to the verdict, inside the forward pass.
-
-    Args:
-        model: the judge.
-        judged: verdicts of pairs after thinking of its own; those without a verdict are traced as far as they go.
-        readouts: linear ones at ``all`` positions (a probe's, `lens_readouts`), log-odds at ``last``. Towards the
-            answer shown first.
-        plan_tokens: padded tokens of a batch.
-        progress: called with (tokens done, tokens in all).
-
-    Returns:
-        the columns of `align` and ``item order run label verdict status``. Log-odds are left out where no verdict was
-        read.
-    """
+    """`trace` of every verdict's rollout with the verdict's facts; log-odds only where a verdict was read."""
     rollouts = traced_rollouts(judged)
     plan = BatchPlan.make([len(r) for r in rollouts], plan_tokens)
-    scores = trace_rollouts(model, rollouts, readouts, plan=plan, progress=progress).to_frame()
-    table = align(scores, rollouts).merge(judged.verdicts[["rollout", *FACTS]], on="rollout", how="left")
-    # the last token of what has no verdict is not where one is given
+    table = trace(model, rollouts, readouts, plan=plan, progress=progress)
+    table = table.merge(judged.verdicts[["rollout", *FACTS]], on="rollout", how="left")
+    # the last token of a rollout without a verdict is not where one is given
     return table[table["layer"].notna() | table["status"].eq("ok")].reset_index(drop=True)
 
 
 def trace_places(aligned: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """A trace by place: the last token of the prompt, equal parts of the thinking, every closing token, and the token
-    where the verdict is read, wherever in the answer that is.
+    """A trace by position: the last prompt token, bins of the thinking, every closing token, the verdict's token.
 
-    Args:
-        aligned: from `verdict_trace` (or `align`).
-        bins: parts of the thinking; one of fewer tokens is missing from some.
-
-    Returns:
-        ``rollout group readout layer place name score n_tokens`` and the other columns that are one per rollout:
-        ``place`` counts 0, 1, ... in the order of the rollout and ``name`` says it: ``prompt end``, ``thinking 1/8``,
-        ``think_end 1``, ``verdict``. A rollout without a verdict lacks the last.
-
-    Raises:
-        InputError: `align` was not called.
+    ``place`` counts 0, 1, ... along the rollout and ``name`` names it; a rollout without a verdict lacks the last one.
     """
     if "rel_think_end" not in aligned:
         raise InputError("the scores lack rel_think_end; call align first")

@@ -29,15 +29,10 @@ from verdictscope.judgments.labels import distinct
 from verdictscope.judgments.readings import Case, own_verdict
 from verdictscope.rollouts import Forcer, Sampling, find_markers
 from verdictscope.rollouts.engines.requests import Written
-from verdictscope.traces import (
-    debate_traces,
-    forced_lengths,
-    lens_readouts,
-    part_curves,
-    parts_at,
-    trace_places,
-    verdict_trace,
-)
+from verdictscope.traces import forced_lengths, lens_readouts
+from verdictscope.traces.contrasts import part_curves, parts_at
+from verdictscope.traces.debates import debate_traces
+from verdictscope.traces.verdicts import trace_places, verdict_trace
 
 SETS = [
     ("judgebench/claude-3-5-sonnet.jsonl", "judgebench", "arena_hard"),

@@ -29,17 +29,10 @@ from verdictscope.probes import (
 )
 from verdictscope.repair import Budget, mix
 from verdictscope.stats import draw_clusters
-from verdictscope.traces import (
-    LensLogits,
-    aggregate,
-    change_point,
-    change_points,
-    commitment_gap,
-    commitment_time,
-    normaliser_rollouts,
-    relative_time,
-    weigh_layers,
-)
+from verdictscope.traces import aggregate, change_point, change_points, commitment_gap
+from verdictscope.traces.commitment import commitment_time
+from verdictscope.traces.landmarks import relative_time
+from verdictscope.traces.normaliser import normaliser_rollouts
 
 NAN, INF = float("nan"), float("inf")
 RNG = np.random.default_rng(0)
@@ -72,7 +65,6 @@ TIMES = pd.DataFrame(
         "n_thinking": 9,
     }
 )
-LENS = LensLogits(RNG.normal(size=(2, 3, 2)), pd.DataFrame({"rollout": list("abc")}), (0, 1), (5, 6), True)
 
 
 def control(**how: Any) -> Any:
@@ -124,9 +116,6 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: commitment_gap(TIMES, "probe", "text"), "'text'"),
     (lambda: commitment_gap(TIMES, "probe", "probe"), "'probe'"),
     (lambda: commitment_time(TIMES.drop(columns="commit"), "probe"), "commit"),
-    (lambda: weigh_layers(LENS, [0, 1, 0], [1, 2], penalty=-1), "penalty"),
-    (lambda: weigh_layers(LENS, [0, 1, 0], [1, 2], penalty=NAN), "penalty"),
-    (lambda: weigh_layers(LENS, [0, 1, 0], [1, NAN]), "value"),
     (lambda: EraserFitter(0), "d is 0"),
     (lambda: EraserFitter(-1), "d is -1"),
     (lambda: fit_eraser(X[:0], Y[:0]), "no rows"),

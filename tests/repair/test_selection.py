@@ -13,7 +13,8 @@ from probe_worlds import World, make_rollout, make_scores
 from verdictscope.errors import InputError
 from verdictscope.repair import METHODS, Budget, pool_scores, rank_pool
 from verdictscope.repair.selection import expected_maximum
-from verdictscope.traces import Normaliser, align, normaliser_rollouts
+from verdictscope.traces import Normaliser, align
+from verdictscope.traces.normaliser import normaliser_rollouts
 
 
 def pool_of(n: int, **columns: object) -> pd.DataFrame:

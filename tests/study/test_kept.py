@@ -33,7 +33,7 @@ from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, Subla
 from verdictscope.judgments import JudgeSettings, PairItem, judge
 from verdictscope.judgments.formats import load_format
 from verdictscope.rollouts import Rollout, Sampling, Span, continue_rollouts, generate, prolong, read_parquet
-from verdictscope.traces import store_traces, trace_rollouts
+from verdictscope.traces.score import store_traces, trace_rollouts
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
 READ = Site("resid_post") @ "all"

@@ -12,8 +12,8 @@ from probe_worlds import World, make_rollout, make_scores
 
 from verdictscope.errors import InputError
 from verdictscope.probes import LogisticProbe
-from verdictscope.traces import Normaliser, align, cliff, drop_difference, normaliser_rollouts
-from verdictscope.traces.normaliser import windows
+from verdictscope.traces import Normaliser, align, cliff, drop_difference
+from verdictscope.traces.normaliser import normaliser_rollouts, windows
 
 QUICK = {"resamples": 400}
 
@@ -184,9 +184,9 @@ def test_too_few_rollouts_cannot_anchor(world: World, aligned: pd.DataFrame) -> 
     complied, refused = normaliser_rollouts(world.table)
     normaliser = Normaliser.fit(aligned, sorted(complied)[:6], refused, **QUICK)
     found = cliff(aligned, normaliser, rollouts=world.ids("harmful_complied"))
-    assert "cannot anchor" in found.reason
+    assert "cannot normalise" in found.reason
     assert "6 complied rollouts, 10 are needed" in found.reason
-    assert "cannot anchor" in repr(normaliser)
+    assert "cannot normalise" in repr(normaliser)
     for name in ("normalised_plateau", "normalised_final", "normalised_drop", "surviving_share"):
         assert np.isnan([found[name].estimate, found[name].low, found[name].high]).all()
     assert np.isfinite(found["raw_drop"].low)

@@ -13,11 +13,11 @@ from probe_worlds import World, make_rollout, make_scores
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
 from verdictscope.stats import draw_clusters, percentile_interval, permutation_p
-from verdictscope.traces import Cliff, Normaliser, align, cliff, exchange_null, normaliser_rollouts, shift_null
+from verdictscope.traces import Normaliser, align, cliff, exchange_null, shift_null
 from verdictscope.traces.aggregate import simultaneous_band
-from verdictscope.traces.cliff import drop_difference, measure
+from verdictscope.traces.cliff import Cliff, drop_difference, measure
 from verdictscope.traces.cliff_nulls import _mean_and_variance, turned, turned_drops
-from verdictscope.traces.normaliser import Windows, normaliser_of
+from verdictscope.traces.normaliser import Windows, normaliser_of, normaliser_rollouts
 from verdictscope.traces.step_fit import autoregression
 
 M, CLOSING = 8, 4

@@ -11,16 +11,8 @@ from verdictscope.activations import LogOddsReadout, load_model
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Sampling, generate, read_prompts
 from verdictscope.sources import locate
-from verdictscope.traces import (
-    align,
-    commitment,
-    commitment_gap,
-    commitment_time,
-    forced_readings,
-    probe_readings,
-    text_readings,
-)
-from verdictscope.traces.commitment import places
+from verdictscope.traces import align, commitment, commitment_gap
+from verdictscope.traces.commitment import commitment_time, forced_readings, places, probe_readings, text_readings
 
 
 def reading(r, reader: str, signs: list[int]) -> pd.DataFrame:

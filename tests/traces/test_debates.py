@@ -13,7 +13,10 @@ from verdictscope.errors import InputError
 from verdictscope.figures import debate
 from verdictscope.judgments import DebateItem, JudgeSettings, Turn, cue_contrast, judge, order_contrasts
 from verdictscope.rollouts import Sampling
-from verdictscope.traces import align, debate_traces, lens_readouts, part_curves, parts_at, trace_places, verdict_trace
+from verdictscope.traces import align, lens_readouts
+from verdictscope.traces.contrasts import part_curves, parts_at
+from verdictscope.traces.debates import debate_traces
+from verdictscope.traces.verdicts import trace_places, verdict_trace
 
 LABELS = {"a": "A", "b": "B", "t": "tie"}
 

@@ -15,8 +15,9 @@ from verdictscope.judgments import Judged, JudgeSettings, encode_labels, judge, 
 from verdictscope.judgments.labels import extended
 from verdictscope.organisms import load as bundled
 from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, cut
-from verdictscope.traces import commitment, forced_lengths, forced_readings, forced_scores, sentence_places
-from verdictscope.traces.commitment import places
+from verdictscope.traces import commitment, forced_lengths
+from verdictscope.traces.commitment import forced_readings, places
+from verdictscope.traces.forced_answers import forced_scores, sentence_places
 from verdictscope.traces.landmarks import landmarks
 
 

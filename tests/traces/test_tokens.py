@@ -9,7 +9,8 @@ import pytest
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout, Span
-from verdictscope.traces import token_table, token_view
+from verdictscope.traces import token_view
+from verdictscope.traces.tokens import token_table
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from scipy import stats
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout, Span
 from verdictscope.stats import draw_clusters, percentile_interval
-from verdictscope.traces import aggregate, align, as_published, relative_time
-from verdictscope.traces.aggregate import _common_width, simultaneous_band
-from verdictscope.traces.landmarks import landmarks
+from verdictscope.traces import aggregate, align
+from verdictscope.traces.aggregate import _common_width, as_published, simultaneous_band
+from verdictscope.traces.landmarks import landmarks, relative_time
 from verdictscope.traces.step_fit import autoregression
 
 

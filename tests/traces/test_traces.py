@@ -15,7 +15,8 @@ import torch
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, forward, wrap
 from verdictscope.errors import InputError
 from verdictscope.rollouts import LanguageModel, Sampling, generate
-from verdictscope.traces import TraceFile, align, online_traces, store_traces, trace_rollouts
+from verdictscope.traces import align, online_traces
+from verdictscope.traces.score import TraceFile, store_traces, trace_rollouts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "activations"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rollouts"))

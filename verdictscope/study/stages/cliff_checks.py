@@ -15,19 +15,16 @@ from verdictscope.stats import Effect, mean_effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.traces import (
     Normaliser,
-    as_published,
     change_points,
     cliff,
     commitment,
     commitment_gap,
-    commitment_time,
     drop_difference,
     exchange_null,
-    forced_readings,
-    probe_readings,
     shift_null,
-    text_readings,
 )
+from verdictscope.traces.aggregate import as_published
+from verdictscope.traces.commitment import commitment_time, forced_readings, probe_readings, text_readings
 from verdictscope.traces.normaliser import windows
 
 COLUMNS = ["check", "variant", "cell", "name", "estimate", "low", "high", "n", "unit", "p", "about"]

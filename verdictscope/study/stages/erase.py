@@ -18,9 +18,9 @@ from verdictscope.probes.erasure_control import NULLS
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
 from verdictscope.study.stages.trace import drawn
-from verdictscope.traces import Normaliser, aggregate, cliff, normaliser_rollouts
+from verdictscope.traces import Normaliser, aggregate, cliff
 from verdictscope.traces.aggregate import WRITTEN
-from verdictscope.traces.normaliser import windows
+from verdictscope.traces.normaliser import normaliser_rollouts, windows
 
 LINES = (("none", "old"), ("concept", "old"), ("concept", "refitted"))
 """What is erased and which probe reads: the three curves."""

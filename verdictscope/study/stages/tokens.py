@@ -17,7 +17,7 @@ from verdictscope.interventions import HeadEdit, compile_edits
 from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.heads import found_heads
-from verdictscope.traces import token_table
+from verdictscope.traces.tokens import token_table
 
 MOST_LOGITS = 1 << 28
 """Numbers (rows x vocabulary) up to which the log-odds are read at every token: 1 GiB in float32."""

@@ -13,16 +13,10 @@ from verdictscope.stats import effects_frame
 from verdictscope.study.folder import EDITED, RunFolder
 from verdictscope.study.stages.cliff_checks import write_checks
 from verdictscope.study.stages.rollouts import variants
-from verdictscope.traces import (
-    Cliff,
-    Normaliser,
-    aggregate,
-    align,
-    cliff,
-    drop_difference,
-    normaliser_rollouts,
-    trace_rollouts,
-)
+from verdictscope.traces import Normaliser, aggregate, align, cliff, drop_difference
+from verdictscope.traces.cliff import Cliff
+from verdictscope.traces.normaliser import normaliser_rollouts
+from verdictscope.traces.score import trace_rollouts
 
 AFTER = 8
 """Closing tokens drawn after the end of thinking."""

@@ -13,8 +13,11 @@ from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdict_readers import Ending
 from verdictscope.study.stages.verdicts import CONTROL, PLAIN, targets
-from verdictscope.traces import forced_lengths, forced_scores, part_curves, parts_at, sentence_places, traced_rollouts
+from verdictscope.traces import forced_lengths
 from verdictscope.traces.commitment import places
+from verdictscope.traces.contrasts import part_curves, parts_at
+from verdictscope.traces.forced_answers import forced_scores, sentence_places
+from verdictscope.traces.verdicts import traced_rollouts
 
 QUARTERS = 4
 """Thinking is closed early after each quarter."""

@@ -21,7 +21,8 @@ from verdictscope.rollouts import Rollout
 from verdictscope.stats import auroc
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.verdicts import PLAIN, part_of
-from verdictscope.traces import lens_readouts, verdict_trace
+from verdictscope.traces import lens_readouts
+from verdictscope.traces.verdicts import verdict_trace
 
 LENS = "lens"
 """The chosen layer of the logit lens."""

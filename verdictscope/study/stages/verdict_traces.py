@@ -20,20 +20,11 @@ from verdictscope.study.stages.verdict_endings import QUARTERS, curves, endings,
 from verdictscope.study.stages.verdict_readers import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
 from verdictscope.study.stages.verdict_spans import write_spans
 from verdictscope.study.stages.verdicts import PLAIN, conditions, targets, thinkings, variants
-from verdictscope.traces import (
-    commitment,
-    commitment_gap,
-    commitment_time,
-    probe_readings,
-    sentence_places,
-    text_readings,
-    trace_places,
-    traced_rollouts,
-    verdict_trace,
-)
-from verdictscope.traces.commitment import places
+from verdictscope.traces import commitment, commitment_gap
+from verdictscope.traces.commitment import commitment_time, places, probe_readings, text_readings
+from verdictscope.traces.forced_answers import sentence_places
 from verdictscope.traces.landmarks import landmarks
-from verdictscope.traces.verdicts import BINS
+from verdictscope.traces.verdicts import BINS, trace_places, traced_rollouts, verdict_trace
 
 FORCED, TEXT = "forced", "text"
 """Readers beside the linear ones: the judge interrupted, and the words alone."""
