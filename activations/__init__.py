@@ -3,11 +3,13 @@
 if __name__ != "verdictscope.activations":
     raise ImportError("import this room as verdictscope.activations: the bare folder name is not a package")
 
+from verdictscope.activations.capture import Check
 from verdictscope.activations.collect import collect
+from verdictscope.activations.doctor import check_model
 from verdictscope.activations.forward import Pass, forward, passes
 from verdictscope.activations.hooks import BatchView, Tap, hooked, reading, writing
-from verdictscope.activations.identities import Check
-from verdictscope.activations.model import Model, load_model, wrap
+from verdictscope.activations.loading import load_model, wrap
+from verdictscope.activations.model import Model
 from verdictscope.activations.moments import MomentFitter, Moments, moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.positions import resolve
@@ -53,6 +55,7 @@ __all__ = [
     "Tap",
     "Unembedding",
     "apply_final_norm",
+    "check_model",
     "collect",
     "explicit",
     "final_norm",

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import Pattern
 from verdictscope.activations.hooks import BatchView, Stop, Tap, WriteFn, attach, hooked
-from verdictscope.activations.positions import resolve
-from verdictscope.activations.sites import FrozenPositions, Positions, Site
+from verdictscope.activations.positions import FrozenPositions, Positions, resolve
+from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.rope import as_alone
 from verdictscope.rollouts.engines.state import evaluating, watching

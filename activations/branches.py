@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from verdictscope.activations.identities import RELATIVE, compare
+from verdictscope.activations.capture import RELATIVE, compare
 
 Values = Mapping[tuple[str, str], Tensor]
 Carrier = tuple[str, float]

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from verdictscope.activations.concat import widened
 from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, forward, prepare
-from verdictscope.activations.model import Model, as_model
+from verdictscope.activations.loading import as_model
+from verdictscope.activations.model import Model
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.activations.plan import BatchPlan
-from verdictscope.activations.positions import resolve
+from verdictscope.activations.positions import FrozenPositions, Positions, resolve
 from verdictscope.activations.readouts import LinearReadout, Readout
-from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.sites import Read, Site
 from verdictscope.activations.states import States
 from verdictscope.activations.store import Store
 from verdictscope.activations.writing import Behind, StoreWriter

@@ -20,9 +20,10 @@ from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch, Listener, Where, execute, match
 from verdictscope.activations.concat import in_order, placed, sorted_scores
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
-from verdictscope.activations.model import Model, as_model
+from verdictscope.activations.loading import as_model
+from verdictscope.activations.model import Model
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
-from verdictscope.activations.positions import resolve
+from verdictscope.activations.positions import FrozenPositions, Positions, resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.regex_positions import explicit
 from verdictscope.activations.scoring import (
@@ -34,7 +35,7 @@ from verdictscope.activations.scoring import (
     log_odds_scores,
     readout_key,
 )
-from verdictscope.activations.sites import FrozenPositions, Positions, Read, Site
+from verdictscope.activations.sites import Read, Site
 from verdictscope.activations.states import described
 from verdictscope.activations.transfer import Transfer, out_of_memory, release_memory
 from verdictscope.errors import InputError
@@ -84,7 +85,7 @@ class Job:
     """What is asked of every batch, looked up once.
 
     Attributes:
-        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``loading.as_model``.
         reads: the reads as asked, and the same with every position explicit where that needs a tokenizer.
         write: site to write function.
         score: readouts, in the order in which their scores come.
@@ -275,7 +276,7 @@ def passes(
     """Runs a model on rollouts and yields what each batch gave, in the plan's order.
 
     Args:
-        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``loading.as_model``.
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.
@@ -333,7 +334,7 @@ def forward(
     order.
 
     Args:
-        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``model.as_model``.
+        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``loading.as_model``.
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return, for example ``[Site("resid_post") @ "thinking:8,think_end"]``.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.

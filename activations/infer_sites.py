@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from verdictscope.activations.attention_discovery import attention_heard, find_routers, routers_heard, sole
 from verdictscope.activations.branches import SINGLE, Found, decompose, snap
+from verdictscope.activations.capture import N_TOKENS, Hookable, captured, probe_ids
 from verdictscope.activations.hooks import attach
-from verdictscope.activations.identities import N_TOKENS, Hookable, captured, probe_ids
 from verdictscope.activations.overrides import check_block_roles, check_global_roles
 from verdictscope.activations.sitemap import Block, Branch, Form, Modules, SiteMap
 from verdictscope.activations.sites import VECTORS

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from verdictscope.activations.identities import captured, compare, probe_ids
+from verdictscope.activations.capture import captured, compare, probe_ids
 from verdictscope.activations.sitemap import Modules
 from verdictscope.errors import InputError
 

@@ -21,13 +21,12 @@ a tokenizer, so it is made explicit (``matches.explicit``) where a run begins, a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
-from verdictscope.activations.sites import FrozenPositions, Positions, freeze
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import SEGMENTS, Rollout, Span
 
@@ -36,6 +35,16 @@ _TERM = re.compile(
     re.DOTALL,
 )
 _POINTS = ("last", "prompt_end", "before_answer")
+Positions = str | Mapping[str, Iterable[int]]
+FrozenPositions = str | tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def freeze(positions: Positions | FrozenPositions) -> FrozenPositions:
+    """Positions as something hashable: the text itself, or sorted pairs of rollout id and positions."""
+    if isinstance(positions, str):
+        return positions
+    pairs = positions.items() if isinstance(positions, Mapping) else positions
+    return tuple(sorted((str(name), tuple(int(p) for p in where)) for name, where in pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from verdictscope.activations.positions import parse
-from verdictscope.activations.sites import READABLE, FrozenPositions, Positions, freeze
+from verdictscope.activations.positions import FrozenPositions, Positions, freeze, parse
+from verdictscope.activations.sites import READABLE
 from verdictscope.errors import InputError
 
 IdString = tuple[int, ...]

@@ -11,8 +11,17 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.activations.positions import Term, needs_text, of_base, of_term, parse, picked
-from verdictscope.activations.sites import FrozenPositions, Positions, freeze
+from verdictscope.activations.positions import (
+    FrozenPositions,
+    Positions,
+    Term,
+    freeze,
+    needs_text,
+    of_base,
+    of_term,
+    parse,
+    picked,
+)
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout
 

@@ -9,10 +9,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from verdictscope.activations.batch import still
-from verdictscope.activations.identities import captured, probe_ids
+from verdictscope.activations.capture import captured, probe_ids
 from verdictscope.activations.model import Model
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.readouts import LinearReadout
-from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.activations.weights import is_packed, refuse_adapters
 from verdictscope.errors import InputError
 

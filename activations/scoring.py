@@ -18,8 +18,9 @@ from torch import Tensor
 from verdictscope.activations.batch import Batch, Where, execute, match
 from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.plan import BatchPlan
+from verdictscope.activations.positions import FrozenPositions, Positions, freeze
 from verdictscope.activations.readouts import IdString, LinearReadout, LogOddsReadout
-from verdictscope.activations.sites import FrozenPositions, Positions, Site, freeze
+from verdictscope.activations.sites import Site
 from verdictscope.activations.transfer import Transfer
 from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError

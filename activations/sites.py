@@ -8,9 +8,10 @@ A *site* says which tensor, a *read* says at which positions of a rollout:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from verdictscope.activations.positions import FrozenPositions, Positions, freeze, parse
 from verdictscope.errors import InputError
 
 SITES = (
@@ -57,9 +58,6 @@ FLOW = {
 }
 """Order in which the sites of one layer are passed in a forward pass (a sequential block)."""
 
-Positions = str | Mapping[str, Iterable[int]]
-FrozenPositions = str | tuple[tuple[str, tuple[int, ...]], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -105,14 +103,6 @@ class Site:
         return tuple(sorted({layer % n_layers for layer in wanted}))
 
 
-def freeze(positions: Positions | FrozenPositions) -> FrozenPositions:
-    """Positions as something hashable: the text itself, or sorted pairs of rollout id and positions."""
-    if isinstance(positions, str):
-        return positions
-    pairs = positions.items() if isinstance(positions, Mapping) else positions
-    return tuple(sorted((str(name), tuple(int(p) for p in where)) for name, where in pairs))
-
-
 @dataclass(frozen=True, slots=True)
 class Read:
     """A site and the positions at which it is read.
@@ -127,8 +117,6 @@ class Read:
     positions: Positions | FrozenPositions
 
     def __post_init__(self) -> None:
-        from verdictscope.activations.positions import parse
-
         object.__setattr__(self, "positions", freeze(self.positions))
         parse(self.positions)
 

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from verdictscope.activations.positions import over_continuation, resolve
-from verdictscope.activations.sites import FrozenPositions, Positions, freeze
+from verdictscope.activations.positions import FrozenPositions, Positions, freeze, over_continuation, resolve
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from verdictscope.activations.batch import head_logits, still
+from verdictscope.activations.capture import captured, probe_ids
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout
 from verdictscope.activations.sitemap import Branch, no_heads
 from verdictscope.errors import InputError
@@ -286,8 +287,6 @@ def unembedding(model: Model) -> Unembedding:
 
 def _check_head_input(model: Model) -> None:
     """Raises ``InputError`` unless the head reads the final norm's output and nothing stands between."""
-    from verdictscope.activations.identities import captured, probe_ids
-
     final, head = model.sites.place("final_norm", model.n_layers - 1), model.sites.unembed
     assert head is not None
     wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}

@@ -22,7 +22,7 @@ import transformers
 from benchmarks.common import Result, Timings, interleave, say
 from benchmarks.random_models import SIZES
 from verdictscope.activations import Model, load_model
-from verdictscope.activations.model import unchecked
+from verdictscope.activations.loading import unchecked
 from verdictscope.interventions import HeadEdit, applied, bake
 from verdictscope.sources import models_folder
 

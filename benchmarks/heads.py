@@ -21,7 +21,7 @@ from benchmarks.common import Result, Timings, interleave, say
 from benchmarks.lens import boot
 from benchmarks.random_models import parameters, random_rollouts
 from verdictscope.activations import LogOddsReadout, Model
-from verdictscope.activations.model import unchecked
+from verdictscope.activations.loading import unchecked
 from verdictscope.interventions import HeadEdit, effects
 
 LAYERS, HEADS, WIDTH, LAST, VOCAB = 16, 16, 512, 8, 4096

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 import transformers
 
-from verdictscope.activations.model import Model, unchecked
+from verdictscope.activations.loading import unchecked
+from verdictscope.activations.model import Model
 from verdictscope.rollouts.rollout import Rollout, Span
 
 SIZES = {

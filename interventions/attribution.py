@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Readout, passes
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Components, Part
 from verdictscope.interventions.linear_forms import linear_form

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from verdictscope.activations import BatchPlan, Model, Readout, Site, forward
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.figures.token_view.visible import one_line
 from verdictscope.interventions.attribution import Attribution, attribute

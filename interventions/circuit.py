@@ -19,9 +19,9 @@ from torch import Tensor
 
 from verdictscope.activations import BatchPlan, Model, Site, Tap, final_norm, forward, hooked, unembedding
 from verdictscope.activations.batch import still
+from verdictscope.activations.capture import probe_ids
 from verdictscope.activations.hooks import BatchView, Stop, attach
-from verdictscope.activations.identities import probe_ids
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.weights import (
     FinalNorm,
     attention_gain,

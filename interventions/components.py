@@ -20,8 +20,8 @@ from torch import Tensor
 from verdictscope.activations import Model, Tap
 from verdictscope.activations.batch import Batch, Where
 from verdictscope.activations.hooks import BatchView
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.regex_positions import explicit
-from verdictscope.activations.sites import FrozenPositions, Positions
 from verdictscope.activations.weights import (
     FinalNorm,
     attention_gain,

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from verdictscope.activations import Model, Site, forward
-from verdictscope.activations.identities import RELATIVE, probe_ids
+from verdictscope.activations.capture import RELATIVE, probe_ids
 from verdictscope.rollouts import Rollout, Span
 
 N_TOKENS = 12

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from verdictscope.activations import Site, Store, collect, forward, load_model, readout_from_dict
+from verdictscope.activations import Site, Store, check_model, collect, forward, load_model, readout_from_dict
 from verdictscope.interventions import sweep_heads
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.probes import select, split_groups
@@ -49,7 +49,7 @@ SEED = 0
 
 # %%
 model = load_model(MODEL, dtype=DTYPE)
-diagnosis = model.doctor(references=False)  # True also compares with TransformerLens and nnsight
+diagnosis = check_model(model)
 checks = diagnosis.to_frame()
 print(f"{diagnosis.architecture}: {model.n_layers} layers, {model.n_heads} query heads over {model.n_kv_heads}")
 print(f"noise floor {diagnosis.noise_floor:.0e}, nothing silently wrong: {diagnosis.ok}")

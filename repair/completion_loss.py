@@ -11,7 +11,7 @@ import torch
 
 from verdictscope.activations import BatchPlan
 from verdictscope.activations.forward import passes
-from verdictscope.activations.model import as_model
+from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout, Span
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from verdictscope.activations.identities import probe_ids
+from verdictscope.activations.capture import probe_ids
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import bare, evaluating, on_device
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from verdictscope.activations.capture import RELATIVE, Check
 from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
 from verdictscope.activations.doctor.report import Finding
 from verdictscope.activations.forward import forward
-from verdictscope.activations.identities import RELATIVE, Check, by_layer, check
+from verdictscope.activations.identities import by_layer, check
 from verdictscope.activations.model import Model
 from verdictscope.activations.sites import Site
 from verdictscope.activations.weights import (
@@ -43,13 +44,13 @@ def identity_checks(model: Model) -> Iterator[Finding]:
         yield Finding(f"identity: {name}", status, worst.relative, worst.allowed, worst.layer, detail)
 
 
-def part_checks(model: Model) -> Iterator[Finding]:
+def component_checks(model: Model) -> Iterator[Finding]:
     """Embedding, heads, attention biases and MLPs, pulled through the final norm, sum to a logit.
 
     The formula of exact direct attribution: ``logit = sum of <gain * w, part> / scale + bias``, each head's part
     being ``W_O z`` through the post-norm and gain of its branch, where there are any.
     """
-    name = "identity: parts of a readout sum to it"
+    name = "identity: components of a readout sum to it"
     try:
         total, logit = _parts(model)
     except InputError as error:
@@ -135,7 +136,7 @@ def _each_head_weight(model: Model) -> None:
         head_output_weight(model, layer)
 
 
-def reference_states(model: Model) -> Iterator[Finding]:
+def hidden_state_checks(model: Model) -> Iterator[Finding]:
     """What ``forward`` reads against Hugging Face's ``output_hidden_states``, the last of which is behind the norm."""
     (ids,) = random_sequences(model, [24], seed=6)
     reads = [

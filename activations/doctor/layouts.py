@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from verdictscope.activations.capture import embedding_weight
 from verdictscope.activations.forward import forward
 from verdictscope.activations.hooks import reading
-from verdictscope.activations.identities import embedding_weight
 from verdictscope.activations.model import Model
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.sites import Site

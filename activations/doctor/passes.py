@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verdictscope.activations.capture import probe_ids
 from verdictscope.activations.doctor.layouts import (
     Layout,
     Seen,
@@ -20,7 +21,6 @@ from verdictscope.activations.doctor.layouts import (
 )
 from verdictscope.activations.doctor.report import Finding, within
 from verdictscope.activations.hooks import reading
-from verdictscope.activations.identities import probe_ids
 from verdictscope.activations.model import Model
 from verdictscope.activations.sites import SITES, Site
 from verdictscope.errors import InputError, reason

@@ -8,12 +8,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.batch import still
+from verdictscope.activations.capture import embedding_weight, probe_ids
 from verdictscope.activations.doctor.report import Finding
-from verdictscope.activations.identities import embedding_weight, finite_weights, probe_ids
+from verdictscope.activations.identities import finite_weights
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import adapters, compiled_parts, foreign_hooks, modules_of, on_device
 
-IN_MEMORY, HOOKS, TOKENIZER = "weights are in memory", "no hooks of others", "the tokenizer fits the embedding"
+IN_MEMORY, HOOKS, TOKENIZER = "weights are in memory", "no foreign hooks", "the tokenizer fits the embedding"
 
 
 def state_findings(

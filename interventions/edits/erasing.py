@@ -12,7 +12,8 @@ from torch import Tensor
 
 from verdictscope.activations import BatchView, Model, Site
 from verdictscope.activations.hooks import WriteFn
-from verdictscope.activations.sites import VECTORS, FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
+from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.protocol import at_positions, checked
 from verdictscope.interventions.edits.sublayers import named, sites_of

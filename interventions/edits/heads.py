@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from verdictscope.activations import Model, Site
 from verdictscope.activations.hooks import WriteFn
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.protocol import Head, at_positions, checked
 from verdictscope.interventions.edits.references import Reference

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from verdictscope.activations import BatchView, Model, Site, writing
 from verdictscope.activations.hooks import WriteFn
-from verdictscope.activations.positions import parse
-from verdictscope.activations.sites import FrozenPositions, Positions, freeze
+from verdictscope.activations.positions import FrozenPositions, Positions, freeze, parse
 
 Head = tuple[int, int]
 """Layer and index of a query head, or of a key-value group where a site has these."""

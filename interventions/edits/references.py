@@ -18,8 +18,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Site, forward, passes
-from verdictscope.activations.positions import parse, resolve
-from verdictscope.activations.sites import FrozenPositions
+from verdictscope.activations.positions import FrozenPositions, parse, resolve
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.alignment import align
 from verdictscope.interventions.edits.protocol import checked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from verdictscope.activations.hooks import WriteFn
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.references import Means, Reference, Rows
 from verdictscope.interventions.edits.writers import Scale, ToMean, ToRows, Units

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from verdictscope.activations import BatchView
-from verdictscope.activations.sites import FrozenPositions, Positions
+from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.references import Means, Rows
 

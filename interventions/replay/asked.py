@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Readout, Site, Tap, apply_final_norm, resolve
 from verdictscope.activations.batch import Batch, Where
-from verdictscope.activations.identities import embedding_weight
+from verdictscope.activations.capture import embedding_weight
 from verdictscope.activations.readouts import IdString
 from verdictscope.activations.scoring import check_vocabulary, with_label
 from verdictscope.errors import InputError

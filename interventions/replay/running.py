@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap
 from verdictscope.activations.batch import Where
+from verdictscope.activations.positions import FrozenPositions, freeze
 from verdictscope.activations.restart import Memory, no_prefix_reason, remember
-from verdictscope.activations.sites import FrozenPositions, freeze
 from verdictscope.activations.transfer import out_of_memory, release_memory
 from verdictscope.activations.variants import Layout, Writes, run_variants
 from verdictscope.interventions.edits import Edit, compile_edits

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from verdictscope.activations import Model, Site, reading
-from verdictscope.activations.identities import probe_ids
+from verdictscope.activations.capture import probe_ids
 from verdictscope.activations.weights import refuse_adapters
 from verdictscope.errors import InputError
 from verdictscope.interventions.weights.checkpoint import parameter_names

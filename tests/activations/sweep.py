@@ -15,18 +15,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from families import build, build_scaled, listed
+from metamorphic import METAMORPHIC
+from references import REFERENCES
 
 from verdictscope.activations import Site
-from verdictscope.activations.doctor import Diagnosis, doctor
+from verdictscope.activations.doctor import Diagnosis, check_model
+from verdictscope.activations.doctor.examine import run_groups
 from verdictscope.activations.doctor.report import SITE_MAP
-from verdictscope.activations.model import unchecked
+from verdictscope.activations.loading import unchecked
 from verdictscope.activations.sites import SITES
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.rope import switch_lengths
+from verdictscope.weights_digest import weights_digest
 
 SECONDS = 180
 """Wall-clock a family may take; its model has a few thousand parameters."""
@@ -48,7 +53,7 @@ def examine(name: str, references: bool = True) -> dict[str, Any]:
         return {"status": "not built", "reason": _one_line(error)}
     about = {"model_type": hf.config.model_type, "layers": None, "sites": {}, "worst_identity": None, "checks": {}}
     try:
-        found = doctor(hf, references=references)
+        found = check_model(hf)
     except InputError as error:
         return {"status": "unsupported", "reason": str(error)} | about
     about |= {"checks": {f.check: _told(f) for f in found.findings}}
@@ -56,6 +61,11 @@ def examine(name: str, references: bool = True) -> dict[str, Any]:
     if first is not None:
         return {"status": first.status, "reason": first.detail} | about
     model = unchecked(hf)
+    more = METAMORPHIC | (REFERENCES if references else {})
+    before = weights_digest(hf)
+    found = replace(found, findings=(*found.findings, *run_groups(model, more)))
+    assert weights_digest(hf) == before
+    about |= {"checks": {f.check: _told(f) for f in found.findings}}
     about |= {"layers": model.n_layers, "sites": _sites(model)}
     worst = found.worst_identity
     about["worst_identity"] = float(f"{worst:.2e}") if math.isfinite(worst) else None
@@ -73,7 +83,7 @@ def beyond_a_switch(name: str, kind: str) -> str:
         return f"not run: {_one_line(error)}"
     if scaled is None or not switch_lengths(scaled):
         return "none"
-    found = doctor(scaled, references=False, only=["lengths"])
+    found = check_model(scaled, only=["lengths"])
     wrong = [f for f in found.findings if f.status != "supported" and not f.check.startswith("cached")]
     return "; ".join(f"{f.status}: {f.check}: {f.detail} ({f.measured})" for f in wrong) or "supported"
 

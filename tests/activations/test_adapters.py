@@ -10,8 +10,8 @@ import torch
 from tiny_models import hf_model, rollout
 
 from verdictscope.activations import LogOddsReadout, Site, forward, head_output_weight, load_model, unembedding, wrap
-from verdictscope.activations.doctor import doctor
-from verdictscope.activations.model import as_model
+from verdictscope.activations.doctor import check_model
+from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, applied, attribute, bake
 from verdictscope.interventions.edits import compile_edits
@@ -182,7 +182,7 @@ def test_what_changes_the_input_is_refused():
 def test_the_doctor_names_an_adapter():
     held = lora(fresh("llama"), TARGETS["llama"])
     for given in (wrap(held), torch.compile(held, backend="eager")):
-        found = doctor(given, references=False, only=["identities", "weights", "readout parts", "metamorphic"])
+        found = check_model(given, only=["identities", "weights", "components"])
         assert found.status("no adapter beside the weights") == "degraded"
         assert "'default' (not merged)" in next(f.detail for f in found.findings if f.check.startswith("no adapter"))
         assert found.ok, found.not_well
@@ -206,7 +206,7 @@ def test_an_adapter_folder_is_loaded_with_its_base(folder):
     model = load_model(path, device="cpu", dtype="float32")
     assert close(values(model), values(wrap(plain)))
     assert adapters(model.hf) == {}
-    assert doctor(str(path), device="cpu", references=False, only=["identities"]).ok
+    assert check_model(str(path), device="cpu", only=["identities"]).ok
 
 
 def test_adapter_folders_that_cannot_be_loaded_say_why(folder, monkeypatch):

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers.utils.logging as hf_logging
+from references import word_tokenizer
 from tiny_models import hf_model, rollout, wrapped
 
 from verdictscope.activations import Site, collect, forward, wrap
 from verdictscope.activations.backends import backend_of
 from verdictscope.activations.backends.imports import import_nnsight, import_transformer_lens
 from verdictscope.activations.backends.nnsight import remote_request, send, trace_outputs
-from verdictscope.activations.doctor.references import word_tokenizer
 from verdictscope.errors import InputError
 
 ROLLOUTS = [rollout("a/0", 20, seed=1), rollout("b/0", 13, seed=2)]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny_models import hf_model, wrapped
 
-from verdictscope.activations import Model, measure
-from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, doctor
-from verdictscope.activations.identities import captured, probe_ids
-from verdictscope.activations.model import unchecked
+from verdictscope.activations import Model, infer_sites
+from verdictscope.activations.capture import captured, probe_ids
+from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, check_model
+from verdictscope.activations.loading import unchecked
 from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
 from verdictscope.weights_digest import weights_digest
 
@@ -38,7 +38,7 @@ def _wrong(found: Diagnosis) -> list[str]:
     return [f"{f.check}: {f.status}, {f.measured}, {f.detail}" for f in found.findings if f.status in BAD]
 
 
-READING = ["identities", "readout parts", "hooks", "Hugging Face"]
+READING = ["identities", "components", "hooks", "Hugging Face"]
 BAD = ("silently wrong", "error")
 
 
@@ -46,7 +46,7 @@ BAD = ("silently wrong", "error")
 def test_the_matrix_passes_in_float32(family):
     hf = hf_model(family)
     before = weights_digest(hf)
-    found = doctor(hf, references=False)
+    found = check_model(hf)
     assert not _wrong(found)
     assert found.ok
     assert found.worst_identity <= 1e-5
@@ -57,15 +57,8 @@ def test_the_matrix_passes_in_float32(family):
     assert weights_digest(hf) == before
 
 
-def test_other_libraries_agree():
-    found = doctor(hf_model("llama"))
-    assert found.ok
-    assert found.status("TransformerLens") == "supported"
-    assert found.status("nnsight") == "supported"
-
-
 def test_bf16_passes_within_its_own_noise():
-    found = doctor(hf_model("qwen3", torch.bfloat16), references=False)
+    found = check_model(hf_model("qwen3", torch.bfloat16))
     assert not _wrong(found)
     assert found.noise_floor is not None
     assert found.noise_floor > 1e-3
@@ -105,7 +98,7 @@ PLACES = {
 @pytest.mark.parametrize("fault", list(PLACES))
 def test_faults_planted_in_the_map_are_silently_wrong(fault):
     family, places = PLACES[fault]
-    found = doctor(_planted(family, **places), only=READING)
+    found = check_model(_planted(family, **places), only=READING)
     assert not found.ok
     assert any(f.status == "silently wrong" for f in found.findings)
 
@@ -135,7 +128,7 @@ OVERRIDES = {
 @pytest.mark.parametrize("fault", list(OVERRIDES))
 def test_wrong_overrides_are_silently_wrong(fault):
     family, overrides = OVERRIDES[fault]
-    found = doctor(hf_model(family), overrides=overrides, only=READING)
+    found = check_model(hf_model(family), overrides=overrides, only=READING)
     assert not found.ok
     assert any(f.status == "silently wrong" for f in found.findings)
 
@@ -143,11 +136,11 @@ def test_wrong_overrides_are_silently_wrong(fault):
 def test_left_padding_without_position_ids_is_silently_wrong():
     given = "the given layout"
     without = Layout("left", position_ids=False)
-    bad = doctor(hf_model("gpt2"), layout=without, only=["batches"])
+    bad = check_model(hf_model("gpt2"), layout=without, only=["batches"])
     assert bad.status(given) == "silently wrong"
     assert not bad.ok
-    assert doctor(hf_model("gpt2"), layout=Layout("left"), only=["batches"]).ok
-    assert doctor(hf_model("opt"), layout=without, only=["batches"]).ok  # it counts positions from the mask
+    assert check_model(hf_model("gpt2"), layout=Layout("left"), only=["batches"]).ok
+    assert check_model(hf_model("opt"), layout=without, only=["batches"]).ok  # it counts positions from the mask
 
 
 def test_a_model_that_looks_ahead_is_caught():
@@ -160,7 +153,7 @@ def test_a_model_that_looks_ahead_is_caught():
         return out + out.mean(1, keepdim=True)
 
     layer.forward = looks_ahead
-    found = doctor(unchecked(hf), only=["noise floor", "causality"])
+    found = check_model(unchecked(hf), only=["noise floor", "causality"])
     assert found.status("another token changes nothing before it") == "silently wrong"
     assert found.status("the noise floor is rounding") == "silently wrong"
 
@@ -168,15 +161,15 @@ def test_a_model_that_looks_ahead_is_caught():
 def test_the_command_says_it_with_its_exit_code(tmp_path, call):
     folder = str(tmp_path / "m")
     hf_model("gpt2").save_pretrained(folder)
-    done = call("doctor", folder, "--json", "--no-references", "--device", "cpu")
+    done = call("doctor", folder, "--json", "--device", "cpu")
     told = json.loads(done.out)
     assert done.code == 0
     assert told["ok"]
     assert told["counts"]["silently wrong"] == 0
-    done = call("doctor", folder, "--json", "--no-references", "--override", "o=mlp.c_proj")
+    done = call("doctor", folder, "--json", "--override", "o=mlp.c_proj")
     assert done.code == 1
     assert json.loads(done.out)["counts"]["silently wrong"] > 0
-    done = call("doctor", folder, "--no-references", "--padding", "left", "--no-position-ids")
+    done = call("doctor", folder, "--padding", "left", "--no-position-ids")
     assert done.code == 1
     assert "silently wrong" in done.out
     for wrong in ([str(tmp_path / "no")], [folder, "--override", "o"], [folder, "--override", "o=no.such"]):
@@ -210,7 +203,7 @@ COMMANDED = {  # family, arguments, what is broken inside
     "the norm side swapped, final": ("llama", [], (SiteMap, "place", _place_with("final_norm", side="in"))),
     "the norm side swapped, post-norm": ("gemma2", ["--override", "ln1_post="], None),
     "left padding without position ids": ("gpt2", ["--padding", "left", "--no-position-ids"], None),
-    "a branch gain ignored": ("granite", [], (measure, "snap", lambda gain, numbers, dtype: 1.0)),
+    "a branch gain ignored": ("granite", [], (infer_sites, "snap", lambda gain, numbers, dtype: 1.0)),
 }
 
 
@@ -221,7 +214,7 @@ def test_the_command_calls_planted_faults_silently_wrong(fault, tmp_path, monkey
     hf_model(family).save_pretrained(folder)
     if broken is not None:
         monkeypatch.setattr(*broken)
-    done = call("doctor", folder, "--json", "--no-references", "--device", "cpu", *arguments)
+    done = call("doctor", folder, "--json", "--device", "cpu", *arguments)
     told = json.loads(done.out)
     assert done.code == 1
     assert not told["ok"]
@@ -274,7 +267,7 @@ def test_every_wrong_path_in_every_role_is_silently_wrong(family):
     passed, caught = [], 0
     for role in BLOCK_ROLES:
         for path in paths:
-            found = doctor(hf, overrides={role: path}, only=READING)
+            found = check_model(hf, overrides={role: path}, only=READING)
             wrong = any(f.status == "silently wrong" for f in found.findings)
             assert found.ok != wrong, f"{role}={path}: {_wrong(found)}"
             caught += wrong
@@ -284,7 +277,7 @@ def test_every_wrong_path_in_every_role_is_silently_wrong(family):
 
 
 def test_a_diagnosis_shows_itself():
-    found = wrapped("llama").doctor(only=["identities"])
+    found = check_model(wrapped("llama"), only=["identities"])
     frame = found.to_frame()
     assert set(frame.columns) == {"check", "status", "measured", "allowed", "layer", "detail"}
     evil = dataclasses.replace(found, model="<script>")

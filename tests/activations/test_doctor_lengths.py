@@ -9,7 +9,7 @@ import pytest
 
 from tests.scaled_models import CHANGING, FIXED, SWITCH, fresh
 from verdictscope.activations import batch, wrap
-from verdictscope.activations.doctor import Diagnosis, doctor, lengths
+from verdictscope.activations.doctor import Diagnosis, check_model, lengths
 
 
 def statuses(found: Diagnosis) -> dict[str, str]:
@@ -18,7 +18,7 @@ def statuses(found: Diagnosis) -> dict[str, str]:
 
 
 def examined(name: str) -> Diagnosis:
-    return doctor(wrap(fresh(name)), only=["lengths"])
+    return check_model(wrap(fresh(name)), only=["lengths"])
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGING if name != "phimoe"])

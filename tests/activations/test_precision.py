@@ -91,7 +91,7 @@ def test_a_fast_cpu_and_a_gpu_load_as_stored(stored: tuple[Path, torch.dtype]) -
 def test_the_doctor_and_the_plan_say_it_too(stored: tuple[Path, torch.dtype], call: Callable[..., Any]) -> None:
     folder, _ = stored
     with pytest.warns(UserWarning, match="137 times"):
-        done = call("doctor", folder, "--json", "--no-references", "--device", "cpu")
+        done = call("doctor", folder, "--json", "--device", "cpu")
     assert json.loads(done.out)["dtype"] == "float32"
     for device, dtype in (("cpu", "float32"), ("h100", str(stored[1]).removeprefix("torch."))):
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ import transformers as hf
 from tiny_models import CONFIGS, VOCAB, rollout
 
 from verdictscope.activations import BatchPlan, Model, Site, Store, collect, forward, load_model, reward_readout, wrap
-from verdictscope.activations.doctor import doctor
+from verdictscope.activations.doctor import check_model
 from verdictscope.errors import InputError
 from verdictscope.interventions import attribute
 from verdictscope.rollouts.rollout import Rollout
@@ -62,7 +62,7 @@ def test_the_readout_is_the_models_own_score(family, texts):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_doctor_passes_reward_models(family):
-    found = doctor(reward_model(family), references=False)
+    found = check_model(reward_model(family))
     assert found.ok, str(found)
     assert found.architecture.endswith("ForSequenceClassification")
     assert found.worst_identity <= 1e-5
@@ -105,7 +105,7 @@ def test_a_reward_model_on_disk(tmp_path, texts, call):
     assert type(model.hf).__name__ == "Qwen3ForSequenceClassification"
     scores = forward(model, texts, score=[reward_readout(model)]).scores["score"]
     assert np.allclose(scores, own_scores(stock, texts)[:, 0], rtol=1e-4, atol=1e-4)
-    asked = ("doctor", tmp_path / "m", "--json", "--no-references", "--device", "cpu")
+    asked = ("doctor", tmp_path / "m", "--json", "--device", "cpu")
     done = call(*asked)
     assert done.code == 0
     assert json.loads(done.out)["architecture"] == "Qwen3ForSequenceClassification"

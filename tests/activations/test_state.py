@@ -13,9 +13,9 @@ from tiny_models import CONFIGS, VOCAB, hf_model, rollout, wrapped
 
 from verdictscope.activations import Model, Site, forward, load_model, wrap
 from verdictscope.activations.batch import head_logits
-from verdictscope.activations.doctor import doctor
+from verdictscope.activations.doctor import check_model
 from verdictscope.activations.hooks import reading, writing
-from verdictscope.activations.model import as_model
+from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.huggingface import decode
 from verdictscope.rollouts.engines.requests import Request
@@ -306,9 +306,9 @@ def test_a_hook_of_others_that_changes_a_value_is_an_error(kind):
     assert any(name in str(hook) for hook in foreign_hooks(hf))
     plain = hf.generate(torch.tensor([PROMPTS[0].prompt]), do_sample=False, max_new_tokens=6, eos_token_id=None)
     assert tuple(plain[0, 10:].tolist()) == written(hf)[0]  # a whole rollout under a hook is what its owner asked for
-    found = doctor(hf)
+    found = check_model(hf)
     assert not found.ok
-    assert name in next(f.detail for f in found.findings if f.check == "no hooks of others")
+    assert name in next(f.detail for f in found.findings if f.check == "no foreign hooks")
     handle.remove()
     assert equal(values(model), want)
     assert written(hf) == tokens
@@ -324,8 +324,8 @@ def test_hooks_that_look_on_may_stay():
     assert equal(values(wrap(hf)), want)
     assert seen
     assert len(foreign_hooks(hf)) == 3
-    found = doctor(hf, references=False, only=["hooks"])
-    assert found.status("no hooks of others") == "degraded"
+    found = check_model(hf, only=["hooks"])
+    assert found.status("no foreign hooks") == "degraded"
     assert found.ok
     handle = torch.nn.modules.module.register_module_forward_hook(lambda m, a, out: torch.zeros_like(out))
     try:
@@ -395,7 +395,7 @@ def test_weights_that_are_no_numbers_are_named(name, bad, tmp_path):
     hf.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=rf"weights are finite.*{name}"):
         load_model(tmp_path, device="cpu")
-    found = doctor(str(tmp_path), device="cpu")
+    found = check_model(str(tmp_path), device="cpu")
     assert not found.ok
     assert "weights are finite" in found.not_well
     assert any(name in f.detail for f in found.findings)
@@ -424,7 +424,7 @@ def test_weights_on_meta_or_offloaded_are_named():
     for run in runs:
         with pytest.raises(InputError, match="not in memory"):
             run()
-    found = doctor(offloaded)
+    found = check_model(offloaded)
     assert not found.ok
     assert found.not_well == ["weights are in memory"]
 
@@ -453,11 +453,13 @@ def test_a_model_that_accelerate_dispatched_is_read_and_edited():
 def test_the_doctor_names_the_state(tmp_path):
     hf = fresh("llama").train()
     hf.compile(backend="eager")
-    found = doctor(hf, references=False, only=["identities"])
+    found = check_model(hf, only=["identities"])
     assert found.ok
     assert found.status("evaluation mode") == found.status("nothing is compiled") == "degraded"
-    assert doctor(torch.compile(fresh("llama"), backend="eager"), only=["identities"]).status("nothing") == "degraded"
-    clean = doctor(wrapped("llama"), only=["identities"])
+    assert (
+        check_model(torch.compile(fresh("llama"), backend="eager"), only=["identities"]).status("nothing") == "degraded"
+    )
+    clean = check_model(wrapped("llama"), only=["identities"])
     assert {f.status for f in clean.findings} == {"supported"}
 
 
@@ -467,12 +469,12 @@ def test_a_tokenizer_larger_than_the_embedding_is_named():
     words = {f"w{i}": i for i in range(VOCAB + 2)}
     inner = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
-    found = doctor(wrap(fresh("llama"), tokenizer), only=["repetition"])
+    found = check_model(wrap(fresh("llama"), tokenizer), only=["repetition"])
     assert found.status("the tokenizer fits") == "unsupported"
     assert f"'w{VOCAB}'" in next(f.detail for f in found.findings if f.check.startswith("the tokenizer"))
     hf = fresh("llama")
     hf.resize_token_embeddings(VOCAB + 2)
-    assert doctor(wrap(hf, tokenizer), only=["repetition"]).status("the tokenizer fits") == "supported"
+    assert check_model(wrap(hf, tokenizer), only=["repetition"]).status("the tokenizer fits") == "supported"
 
 
 def test_families_without_an_adapter_of_the_usual_layout_are_found():

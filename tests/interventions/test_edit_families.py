@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests.evidence import write_evidence
 from verdictscope.activations import Model
-from verdictscope.activations.model import unchecked
+from verdictscope.activations.loading import unchecked
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, applied, bake
 

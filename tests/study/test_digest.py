@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.rollouts.makers import byte_tokenizer
 from tests.study.test_kept import _steer, build
-from verdictscope.activations.model import as_model
+from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
 from verdictscope.in_force import check_hooks, identity
 from verdictscope.interventions import HeadEdit

@@ -22,7 +22,7 @@ from verdictscope.sources import models_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).parent / "verdictscope"
-DOCTOR = ("doctor", "--no-references", "--device", "cpu")
+DOCTOR = ("doctor", "--device", "cpu")
 
 
 def start(*arguments: object, **options: object) -> subprocess.Popen[str]:

@@ -260,23 +260,19 @@ def doctor(
     ] = True,
     dtype: Annotated[str, typer.Option("--dtype", help="Or auto: as stored, float32 on a slow CPU.")] = "auto",
     device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
-    references: Annotated[
-        bool, typer.Option("--references/--no-references", help="Compare with TransformerLens and nnsight too.")
-    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Is this model read rightly? Every check, with its number; exit code 1 if one is silently wrong."""
-    from verdictscope.activations.doctor import Layout, examine_named
-    from verdictscope.sources import locate
+    """Model compatibility checks, each with its number; exit code 1 if one fails."""
+    from verdictscope.activations.doctor import Layout, check_model, parse_overrides
     from verdictscope.study.run import quiet
 
     quiet()
     if padding not in (None, "left", "right"):
         raise InputError(f"--padding is left or right, not {padding!r}")
     layout = Layout("left" if padding == "left" else "right", position_ids) if padding else None
-    settings = {"references": references, "dtype": dtype, "device": device}
+    overrides = parse_overrides(override or ())
     with progress("checks") as tick:
-        found = examine_named(locate(model), override or (), layout, progress=tick, **settings)
+        found = check_model(model, overrides=overrides, layout=layout, dtype=dtype, device=device, progress=tick)
     print(json.dumps(found.to_dict()) if as_json else found)
     if not found.ok:
         raise typer.Exit(1)

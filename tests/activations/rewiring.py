@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from verdictscope.activations.attention import AttentionCall, listen
+from verdictscope.activations.capture import probe_ids
 from verdictscope.activations.hooks import attach
-from verdictscope.activations.identities import probe_ids
 from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import Attention
 from verdictscope.errors import InputError

@@ -1,4 +1,4 @@
-"""Changes of the user's own model that must not change what it computes, and must move its parts as theory says.
+"""Changes of a model's weights that must not change what it computes, and must move its components as theory says.
 
 In place and one layer at a time, so that no second copy of the model is needed; the old bytes are put back after each.
 
@@ -12,12 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
-
-from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
-from verdictscope.activations.doctor.passes import tolerance
-from verdictscope.activations.doctor.report import Finding, within
-from verdictscope.activations.doctor.rewiring import (
+from rewiring import (
     Undo,
     neuron_features,
     query_features,
@@ -28,6 +23,11 @@ from verdictscope.activations.doctor.rewiring import (
     undone,
     value_features,
 )
+from torch import Tensor
+
+from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
+from verdictscope.activations.doctor.passes import tolerance
+from verdictscope.activations.doctor.report import Finding, within
 from verdictscope.activations.forward import forward
 from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import Block
@@ -188,3 +188,4 @@ CHANGES: dict[str, Change] = {
     "turn a value head's basis": turn_value_basis,
     "swap two MLP neurons": swap_mlp_neurons,
 }
+METAMORPHIC = {"metamorphic": metamorphic_checks}

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from verdictscope.activations.backends.imports import import_nnsight, import_transformer_lens
+from verdictscope.activations.backends.nnsight import trace_outputs
 from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
 from verdictscope.activations.doctor.report import Finding, within
 from verdictscope.activations.forward import forward
+from verdictscope.activations.identities import check
 from verdictscope.activations.model import Model
 from verdictscope.activations.sitemap import find_modules
 from verdictscope.activations.sites import Site
@@ -89,8 +91,6 @@ def _comparable(model: Model, site: str, layer: int) -> bool:
 
 def _arbitrate(model: Model, finding: Finding, where: tuple[int, str]) -> Finding:
     """Two libraries disagree: Hugging Face's own hidden states and the identities say which is off."""
-    from verdictscope.activations.identities import check
-
     mine = [c for c in check(model) if c.layer == where[0] and c.site in (where[1], "z")]
     if where[1] in ("resid_pre", "resid_post", "attn_out", "mlp_out", "z") and all(c.ok for c in mine):
         text = f"{finding.detail}; our value satisfies the identities, TransformerLens computes something else"
@@ -146,8 +146,6 @@ def nnsight_checks(model: Model) -> Iterator[Finding]:
 
 
 def _traced(model: Model, ids: tuple[int, ...]) -> list[Tensor]:
-    from verdictscope.activations.backends.nnsight import trace_outputs
-
     with _silence(), tempfile.TemporaryDirectory() as folder, import_nnsight() as nnsight:
         hf = copy.deepcopy(model.hf)
         tokenizer = model.optional_tokenizer or word_tokenizer(hf, Path(folder))
@@ -171,3 +169,6 @@ def _silence() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+REFERENCES = {"TransformerLens": transformer_lens_checks, "nnsight": nnsight_checks}
