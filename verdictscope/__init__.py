@@ -1,13 +1,76 @@
-"""Why language models refuse, comply and judge as they do: hooks, probes, traces, head ablation."""
+"""Why language models refuse, comply and judge as they do: hooks, probes, traces, head ablation.
+
+The names below are imported when they are first used, so that ``import verdictscope`` loads neither torch nor anything
+else. Each belongs to a room (``verdictscope.rollouts``, ``verdictscope.activations``, …), whose face has the rest.
+
+Example:
+    >>> import verdictscope as vs
+    >>> vs.Site("resid_post", 3)
+    Site(name='resid_post', layers=(3,))
+"""
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verdictscope.activations import Site, collect, forward, load_model
+    from verdictscope.interventions import HeadEdit, attribute, effects, sweep_heads
+    from verdictscope.judgments import judge
+    from verdictscope.rollouts import Rollout, generate, read_prompts
+    from verdictscope.study.folder import open_run
+    from verdictscope.study.run import run_study
+
+    __version__: str
+
+_HOME = {
+    "load_model": "activations",
+    "read_prompts": "rollouts",
+    "generate": "rollouts",
+    "judge": "judgments",
+    "Rollout": "rollouts",
+    "Site": "activations",
+    "forward": "activations",
+    "collect": "activations",
+    "HeadEdit": "interventions",
+    "effects": "interventions",
+    "sweep_heads": "interventions",
+    "attribute": "interventions",
+    "run_study": "study.run",
+    "open_run": "study.folder",
+}
+
+__all__ = [
+    "HeadEdit",
+    "Rollout",
+    "Site",
+    "__version__",
+    "attribute",
+    "collect",
+    "effects",
+    "forward",
+    "generate",
+    "judge",
+    "load_model",
+    "open_run",
+    "read_prompts",
+    "run_study",
+    "sweep_heads",
+]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("verdictscope")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
