@@ -31,7 +31,7 @@ class LanguageModel:
 
     Example:
         >>> from transformers import AutoTokenizer
-        >>> from verdictscope.organisms import locate
+        >>> from verdictscope.sources import locate
         >>> remote = LanguageModel(None, AutoTokenizer.from_pretrained(locate("organism:cliff")))
         >>> tokenizer_of(remote) is remote.tokenizer
         True

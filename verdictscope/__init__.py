@@ -6,7 +6,7 @@ else. Each belongs to a room (``verdictscope.rollouts``, ``verdictscope.activati
 Example:
     >>> import verdictscope as vs
     >>> vs.Site("resid_post", 3)
-    Site(name='resid_post', layers=(3,))
+    Site(name='resid_post', layers=3)
 """
 
 from __future__ import annotations
