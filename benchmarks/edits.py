@@ -1,6 +1,6 @@
 """What edits of heads cost while a model generates: under hooks, and baked into the weights.
 
-Plain is ``model.generate`` of the stock model. Under hooks the same call is made inside ``applied``; baked, it is made
+Plain is ``model.generate`` of the stock model. Under hooks the same call is made inside ``edited``; baked, it is made
 with the checkpoint that ``bake`` wrote for the same edit. The edit zeroes 3 % of the heads, as in the refusal-cliff
 paper, and three at least; a further variant zeroes one head in every layer, so that every layer is hooked. Decoding is
 greedy and of a fixed length, so that all variants make the same number of passes of the same shape.
@@ -23,7 +23,7 @@ from benchmarks.common import Result, Timings, interleave, say
 from benchmarks.random_models import SIZES
 from verdictscope.activations import Model, load_model
 from verdictscope.activations.loading import unchecked
-from verdictscope.interventions import HeadEdit, applied, bake
+from verdictscope.interventions import HeadEdit, bake, edited
 from verdictscope.sources import models_folder
 
 ROWS, PROMPT, NEW = 8, 64, 64
@@ -120,6 +120,6 @@ def generate(model: Model, ids: torch.Tensor, new: int) -> torch.Tensor:
 
 
 def under(model: Model, edit: HeadEdit, call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """A call inside ``applied``."""
-    with applied(model, edit):
+    """A call inside ``edited``."""
+    with edited(model, edit):
         return call()

@@ -1,4 +1,4 @@
-"""One head on one sheet: where it looks, which tokens its share comes from, what it writes, what it does."""
+"""One head on one sheet: its attention, attribution by source token, promoted tokens, and effect."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _COLUMNS = "part name segment token quantity estimate low high n unit"
 _LOOKS = {"attention": ("raw attention", "#d4d4d4"), "weighted": ("weighted by value size", "#8f8f8f")}
 _UP, _DOWN = CELL_COLOURS["harmful_refused"], CELL_COLOURS["harmful_complied"]
 _WORDS = {
-    "readout": "readout, untouched",
-    "share": "its direct share",
-    "effect": "change when zeroed",
-    "probe": "its own probe (AUROC)",
+    "readout": "readout, unedited",
+    "attribution": "direct logit attribution",
+    "effect": "change when zero-ablated",
+    "probe": "probe of its output (AUROC)",
 }
-_TOKENS, _WRITES, _CLIP = 8, 6, 16
+_TOKENS, _PROMOTED, _CLIP = 8, 6, 16
 
 
 def _draw(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figure:
@@ -30,13 +30,13 @@ def _draw(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figur
     with context():
         fig = sheet(WIDTH, 5.2, gap=0.08)
         (a, b), (c, d) = fig.subplots(2, 2, width_ratios=(1, 1.15))
-        a.set_title(f"a  {head} looks from {positions} at")
-        b.set_title(f"b  Share of {readout} by source token", parse_math=False)
-        c.set_title("c  Tokens it writes for and against")
-        d.set_title("d  What it does")
+        a.set_title(f"a  Attention of {head} from {positions}")
+        b.set_title(f"b  Attribution to {readout} by source token", parse_math=False)
+        c.set_title("c  Tokens promoted and suppressed")
+        d.set_title("d  Effect")
         _segments(a, parts.get("segment"))
         _tokens(b, parts.get("token"))
-        _writes(c, parts.get("writes"))
+        _promoted(c, parts.get("promoted"))
         _numbers(d, parts.get("number"))
         settle(fig)
     return fig
@@ -86,14 +86,14 @@ def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
         aggfunc=lambda v: float(v.iloc[0]),
         sort=False,
     )
-    wide = wide.astype(float).sort_values("share", key=np.abs, ascending=False).head(_TOKENS)
-    share = wide["share"].to_numpy()
-    ax.barh(np.arange(len(wide)), share, height=0.7, color=[_UP if s > 0 else _DOWN for s in share])
+    wide = wide.astype(float).sort_values("attribution", key=np.abs, ascending=False).head(_TOKENS)
+    attribution = wide["attribution"].to_numpy()
+    ax.barh(np.arange(len(wide)), attribution, height=0.7, color=[_UP if s > 0 else _DOWN for s in attribution])
     ax.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
     _bar_names(ax, [f"{_word(token)} {segment}" for segment, token in wide.index])
-    ax.set_xlabel("share; attention beside the bars")
-    reach = float(np.abs(share).max()) or 1.0
-    for i, (s, a) in enumerate(zip(share, wide["attention"], strict=True)):
+    ax.set_xlabel("attribution; attention beside the bars")
+    reach = float(np.abs(attribution).max()) or 1.0
+    for i, (s, a) in enumerate(zip(attribution, wide["attention"], strict=True)):
         ax.text(
             s + np.sign(s or 1) * 0.03 * reach,
             i,
@@ -106,13 +106,13 @@ def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
     ax.margins(x=0.16)
 
 
-def _writes(ax: Axes, rows: pd.DataFrame | None) -> None:
-    """The mean written direction, promoted tokens above suppressed ones."""
-    mine = None if rows is None else rows[rows["name"] == "written"]
+def _promoted(ax: Axes, rows: pd.DataFrame | None) -> None:
+    """The mean output, promoted tokens above suppressed ones."""
+    mine = None if rows is None else rows[rows["name"] == "mean output"]
     if mine is None or mine.empty:
         notice(ax, "cannot be read as tokens")
         return
-    sides = [mine[mine["quantity"] == side].head(_WRITES) for side in ("promoted", "suppressed")]
+    sides = [mine[mine["quantity"] == side].head(_PROMOTED) for side in ("promoted", "suppressed")]
     shown = pd.concat([sides[0], sides[1].iloc[::-1]])
     values = shown["estimate"].astype(float).to_numpy()
     ax.barh(np.arange(len(shown)), values, height=0.7, color="#8f8f8f")
@@ -144,16 +144,18 @@ def _caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> st
     said = "; ".join(
         f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for _, r in numbers.iterrows()
     )
-    share = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
+    attribution = (
+        table[(table["part"] == "segment") & (table["quantity"] == "attribution")]["estimate"].astype(float).sum()
+    )
     return (
-        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by the length of what each value "
-        f"writes. (b) The source tokens with the largest shares of {readout} where it is read; all sources sum to "
-        f"{number(share, signed=True)}. (c) What the head adds to the logits there on average, less the mean over the "
-        f"vocabulary. (d) {said} (95 % intervals over prompt groups). Not shown: what a token stands for by this "
-        "layer, and heads that would stand in for this one."
+        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by the norm of each value's "
+        f"output. (b) The source tokens with the largest attribution to {readout}; all sources sum to "
+        f"{number(attribution, signed=True)}. (c) The head's mean effect on the logits there, less the mean over the "
+        f"vocabulary. (d) {said} (95 % intervals over prompt groups). Not shown: what a token represents by this "
+        "layer, and heads that would compensate for this one."
     )
 
 
 def head_card(table: pd.DataFrame, head: str, readout: str, positions: str) -> Display:
-    """One head on one sheet: where it looks, which tokens its share comes from, what it writes, what it does."""
+    """One head on one sheet: its attention, attribution by source token, promoted tokens, and effect."""
     return Display(_draw(table, head, readout, positions), _caption(table, head, readout, positions), table)

@@ -1,4 +1,4 @@
-"""What a head writes, read as tokens: on average, and what its value and output matrices can write at all.
+"""A head's output as tokens: on average, and the directions its value and output matrices can write at all.
 
 A vector of the residual stream is read through the final norm's gain (and centring) and the unembedding; logits are
 shown less their mean over the vocabulary, since softmax does not see that. The value matrix is measured by feeding the
@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,11 +38,7 @@ CHUNK = 256
 
 
 def logit_weights(model: Model, vectors: Float[Tensor, "vector d_model"]) -> Float[np.ndarray, "vector vocab"]:
-    """Vectors of the residual stream as logits, before the final norm's divisor and any soft cap, less their mean.
-
-    Raises:
-        InputError: the logits are no linear function of the final norm's output.
-    """
+    """Vectors of the residual stream as logits, before the final norm's divisor and any soft cap, less their mean."""
     weight = unembedding(model).weight
     if model.sites.ln_final is not None:
         norm = final_norm(model)
@@ -50,7 +47,7 @@ def logit_weights(model: Model, vectors: Float[Tensor, "vector d_model"]) -> Flo
     return logits - logits.mean(axis=1, keepdims=True)
 
 
-def mean_written(
+def mean_output(
     model: Model,
     rollouts: Sequence[Rollout],
     head: tuple[int, int],
@@ -58,11 +55,7 @@ def mean_written(
     plan: BatchPlan | None = None,
 ) -> Float[Tensor, " d_model"]:
     """What a head adds to the residual stream, through post-norm and gain and over the final norm's divisor of each
-    row, averaged over rows.
-
-    Raises:
-        InputError: the head's outputs are not known, or the positions exist in no rollout.
-    """
+    row, averaged over rows."""
     layer, h = head
     reads = [Site("z", layer) @ positions, Site("resid_post", -1) @ positions]
     done = forward(model, rollouts, reads, plan=plan)
@@ -70,16 +63,19 @@ def mean_written(
     if not len(z):
         raise InputError(f"positions {positions!r} exist in none of the {len(rollouts)} rollouts")
     weight = head_output_weight(model, layer).double().cpu()
-    written = torch.einsum("re,ed->rd", z[:, h], weight[h])
+    output = einsum(z[:, h], weight[h], "row d_head, d_head d_model -> row d_model")
     post = post_attention_norm(model, layer)
     if post is not None:
         post = _on_cpu(post)
-        out = torch.einsum("rhe,hed->rd", z, weight) + head_output_bias(model, layer).double().cpu()
-        written = post.centre(written) * post.inv_scale(out) * post.gain.double()
-    written = written * attention_gain(model, layer)
+        out = (
+            einsum(z, weight, "row head d_head, head d_head d_model -> row d_model")
+            + head_output_bias(model, layer).double().cpu()
+        )
+        output = post.centre(output) * post.inv_scale(out) * post.gain.double()
+    output = output * attention_gain(model, layer)
     if model.sites.ln_final is not None:
-        written = written * _on_cpu(final_norm(model)).inv_scale(last)
-    return written.mean(0)
+        output = output * _on_cpu(final_norm(model)).inv_scale(last)
+    return output.mean(0)
 
 
 def _on_cpu(norm: FinalNorm) -> FinalNorm:
@@ -87,12 +83,7 @@ def _on_cpu(norm: FinalNorm) -> FinalNorm:
 
 
 def value_weight(model: Model, layer: int, head: int) -> Float[Tensor, "d_in d_head"]:
-    """The matrix from what a layer's attention reads (behind its norm) to a query head's values, measured.
-
-    Raises:
-        InputError: the layer has no softmax attention, or its values are no linear function of what it reads (latent
-            attention norms in between).
-    """
+    """The matrix from what a layer's attention reads (behind its norm) to a query head's values, measured."""
     place = model.sites.place("v", layer)
     width = model.d_model
     rng = torch.Generator().manual_seed(0)
@@ -130,14 +121,10 @@ def _take(found: list[Tensor], value: Tensor, _: BatchView) -> None:
 
 
 def ov_directions(
-    model: Model, head: tuple[int, int], written: Float[Tensor, " d_model"], k: int = 3
+    model: Model, head: tuple[int, int], output: Float[Tensor, " d_model"], k: int = 3
 ) -> tuple[Float[Tensor, "k d_model"], Float[np.ndarray, " k"]]:
     """The ``k`` strongest output directions of a head's OV matrix (its right singular vectors times their singular
-    values), each turned to the side on which the head writes on average, and their shares of the squared size.
-
-    Raises:
-        InputError: the head's value or output matrix is not known.
-    """
+    values), each turned to the side on which the head writes on average, and their shares of the squared size."""
     layer, h = head
     values = value_weight(model, layer, h)
     out = head_output_weight(model, layer)[h].double().cpu()
@@ -147,21 +134,14 @@ def ov_directions(
     q, r = torch.linalg.qr(values[:, : len(out)])
     _, size, right = torch.linalg.svd(r @ out * attention_gain(model, layer), full_matrices=False)
     vectors = right[:k] * size[:k, None]
-    side = torch.where(vectors @ written < 0, -1.0, 1.0).to(vectors)
+    side = torch.where(vectors @ output < 0, -1.0, 1.0).to(vectors)
     return vectors * side[:, None], (size[:k] ** 2 / (size**2).sum()).numpy()
 
 
 def token_frame(
     what: Sequence[str], logits: Float[np.ndarray, "vector vocab"], spell: Sequence[str], top: int
 ) -> pd.DataFrame:
-    """``what side rank token_id token logit``: the tokens each vector promotes and suppresses most.
-
-    Args:
-        what: a name for each vector.
-        logits: of each vector.
-        spell: the text of every token id.
-        top: how many of each side.
-    """
+    """``what side rank token_id token logit``: the tokens each vector promotes and suppresses most."""
     lines = []
     for name, row in zip(what, logits, strict=True):
         order: Int[np.ndarray, " vocab"] = np.argsort(row, kind="stable")

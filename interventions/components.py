@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,7 +37,7 @@ from verdictscope.interventions.embeddings import EmbeddingParts, embedding_part
 from verdictscope.interventions.linear_forms import LinearForm
 from verdictscope.rollouts import Rollout
 
-Part = tuple[str, int, int]
+Component: TypeAlias = tuple[str, int, int]
 """Component, layer, head; -1 where there is none."""
 
 CHUNK = 2048
@@ -44,14 +46,7 @@ CHUNK = 2048
 
 @dataclass(frozen=True, eq=False)
 class HeadMap:
-    """What a layer's heads at ``z`` are multiplied with to give their shares.
-
-    Attributes:
-        weight: the output projection times the direction, through gain and post-norm's gain.
-        bias: the same of the projection's bias, ``None`` where there is none.
-        constant: of the post-norm's offset.
-        post: the post-norm and the projection itself, of which its divisor is made; ``None`` without a post-norm.
-    """
+    """What a layer's heads at ``z`` are multiplied with to give their shares."""
 
     weight: Float[Tensor, "head d_head target"]
     bias: Float[Tensor, " target"] | None
@@ -63,30 +58,23 @@ class HeadMap:
         if self.post is None:
             return z.new_ones(len(z), 1, 1)
         norm, weight, bias = self.post
-        out = torch.einsum("rhe,hed->rd", z, weight.to(z)) + bias.to(z)
+        out = einsum(z, weight.to(z), "row head d_head, head d_head d_model -> row d_model") + bias.to(z)
         return norm.inv_scale(out)[:, :, None]
 
 
 def pulled(norm: FinalNorm, direction: Float[Tensor, "d_model target"]) -> Float[Tensor, "d_model target"]:
-    """A direction behind a norm as one in front of it, short of the norm's divisor.
-
-    Centring is symmetric (it takes out the all-ones direction), so it acts on the direction as it acts on the stream.
-    """
+    """A direction behind a norm as one in front of it, short of the norm's divisor."""
     return norm.centre((direction * norm.gain.to(direction)[:, None]).T).T
 
 
 def head_map(model: Model, layer: int, direction: Float[Tensor, "d_model target"]) -> HeadMap:
-    """How the heads of a layer write along a direction of the residual stream.
-
-    Raises:
-        InputError: the layer has no heads whose outputs are known, or its weights are packed.
-    """
+    """How the heads of a layer write along a direction of the residual stream."""
     weight, bias = head_output_weight(model, layer), head_output_bias(model, layer)
     norm = post_attention_norm(model, layer)
     direction = direction.to(weight.device) * attention_gain(model, layer)
     constant = None if norm is None or norm.bias is None else norm.bias.to(direction) @ direction
     inner = direction if norm is None else pulled(norm, direction)
-    written = torch.einsum("hed,dt->het", weight.to(inner.dtype), inner)
+    written = einsum(weight.to(inner.dtype), inner, "head d_head d_model, d_model target -> head d_head target")
     silent = constant is None and not bias.any()
     own = None if silent else bias.to(inner) @ inner
     return HeadMap(written, own, constant, None if norm is None else (norm, weight, bias))
@@ -94,13 +82,7 @@ def head_map(model: Model, layer: int, direction: Float[Tensor, "d_model target"
 
 @dataclass(eq=False)
 class Components:
-    """The parts below a readout, and their shares batch by batch; handed to ``passes`` as a listener.
-
-    Attributes:
-        model: the model.
-        form: the readout's linear functions.
-        positions: where.
-    """
+    """The parts below a readout, and their shares batch by batch; handed to ``passes`` as a listener."""
 
     model: Model
     form: LinearForm
@@ -117,7 +99,7 @@ class Components:
         self.direction = weight if norm is None else pulled(_moved(norm, weight.device), weight)
         self.maps: dict[int, HeadMap] = {}
         self.embedding: EmbeddingParts | None = None
-        self._shares: dict[Part, Tensor] = {}
+        self._shares: dict[Component, Tensor] = {}
         self._factor: Tensor | None = None
         self._on: dict[torch.device, Tensor] = {}
         self._jobs = list(self._list_jobs())
@@ -188,13 +170,13 @@ class Components:
             self._on[device] = self.direction.to(device)
         return self._on[device]
 
-    def _put(self, part: Part, rows: slice, shares: Float[Tensor, "row target"]) -> None:
+    def _put(self, part: Component, rows: slice, shares: Float[Tensor, "row target"]) -> None:
         assert self.where is not None
         if part not in self._shares:
             self._shares[part] = torch.zeros(len(self.where), shares.shape[1], dtype=self.wide, device=shares.device)
         self._shares[part][rows] += shares
 
-    def _whole(self, part: Part, rows: slice, value: Float[Tensor, "row d_model"]) -> None:
+    def _whole(self, part: Component, rows: slice, value: Float[Tensor, "row d_model"]) -> None:
         self._put(part, rows, value @ self._at(value.device))
 
     def _rest(self, layer: int, sign: int, rows: slice, value: Float[Tensor, "row d_model"]) -> None:
@@ -210,7 +192,7 @@ class Components:
     def _heads(self, layer: int, rows: slice, z: Float[Tensor, "row head d_head"]) -> None:
         found = self.maps[layer]
         factor = found.factor(z)
-        shares = torch.einsum("rhe,het->hrt", z, found.weight) * factor[:, 0][None]
+        shares = einsum(z, found.weight, "row head d_head, head d_head target -> head row target") * factor[:, 0][None]
         for head, share in enumerate(shares):
             self._put(("head", layer, head), rows, share)
         if found.bias is not None:
@@ -218,8 +200,8 @@ class Components:
             self._put(("attn_bias", layer, -1), rows, found.bias * factor[:, 0] + constant)
 
     def _own_heads(self, rows: slice, z: Float[Tensor, "row head d_head"]) -> None:
-        weight = self._at(z.device).reshape(*z.shape[1:], -1)
-        for head, share in enumerate(torch.einsum("rhe,het->hrt", z, weight)):
+        weight = rearrange(self._at(z.device), "(head d_head) target -> head d_head target", head=z.shape[1])
+        for head, share in enumerate(einsum(z, weight, "row head d_head, head d_head target -> head row target")):
             self._put(("head", self.form.layer, head), rows, share)
 
     # -- what a batch gave
@@ -230,12 +212,8 @@ class Components:
         assert self.where is not None
         return np.ones(len(self.where)) if self._factor is None else self._factor.double().cpu().numpy()
 
-    def result(self, rows: pd.DataFrame) -> dict[Part, Float[np.ndarray, "row target"]]:
-        """Shares of the batch just run, biases included, in the order of the forward pass.
-
-        Args:
-            rows: the batch's rows, with their ``token_id``.
-        """
+    def result(self, rows: pd.DataFrame) -> dict[Component, Float[np.ndarray, "row target"]]:
+        """Shares of the batch just run, biases included, in the order of the forward pass."""
         found = {part: share.double().cpu().numpy() for part, share in self._shares.items()}
         for layer in {part[1] for part in found if part[0] == "rest"}:
             known = [share for part, share in found.items() if part[1] == layer and part[0] != "rest"]

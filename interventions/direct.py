@@ -1,8 +1,8 @@
-"""What a head does directly, and what the layers after it make good: self-repair.
+"""The direct effect of a head, and how much of it later layers compensate: self-repair.
 
-Taken out for real, a head is missed by all later layers, and these may write in its stead. So its total effect is
-smaller, or larger, than what its own write was worth where the readout is read. The difference has a sign and an
-interval, and a head with a small total effect and a large direct one is a head that was made up for.
+When a head is ablated, all later layers run without it and may compensate. So its total effect is smaller, or larger,
+than its direct effect on the readout. The difference has a sign and an interval: a head with a small total effect and a
+large direct one was compensated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,31 +28,16 @@ from verdictscope.activations.weights import (
     unembedding,
 )
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits import Head
+from verdictscope.interventions.edits.protocol import Head
 from verdictscope.interventions.effects import Effects
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import mean_effect
 
-Reader = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class SelfRepair:
-    """Direct, total and compensated effect of taking out each head alone, per rollout.
-
-    ``compensated = direct - total``: what later layers took back of the direct effect when the head was really gone.
-
-    What this does not show: which later part compensates; and a head may also act through others, which makes the
-    total larger than the direct effect and ``compensated`` the opposite of repair.
-
-    Attributes:
-        heads: (layer, head).
-        direct: the readout's change when the head's write is taken out of the last stream and nothing else changes.
-        total: its change when the head is taken out and everything after it is run again.
-        groups: resampling unit of each rollout.
-        unit: of the readout.
-        seed: of the bootstrap.
-    """
+    """Per rollout and zero-ablated head: the direct effect (the head removed from the last residual stream, all else
+    frozen), the total effect, and their difference, which is negative for a head that acts through others."""
 
     heads: tuple[Head, ...]
     direct: Float[np.ndarray, "head rollout"]
@@ -86,19 +72,7 @@ def self_repair(
     *,
     plan: BatchPlan | None = None,
 ) -> SelfRepair:
-    """Set the direct effect of every head beside the total one that was measured.
-
-    Args:
-        model: a wrapped model.
-        rollouts: those of ``swept``, in the same order.
-        readout: that of ``swept``.
-        swept: effects of zeroing heads one at a time, the first of them those of ``heads`` in order.
-        heads: (layer, head) of these effects.
-        plan: batches.
-
-    Raises:
-        InputError: other rollouts than were swept, or a readout that :func:`direct_effects` cannot take.
-    """
+    """Direct and compensated effects of the ``heads`` whose total effects, in order, are the first of ``swept``."""
     if tuple(r.id for r in rollouts) != swept.rollouts:
         raise InputError("self-repair compares the same rollouts: give those that were swept, in their order")
     direct = direct_effects(model, rollouts, readout, plan=plan)
@@ -115,20 +89,10 @@ def direct_effects(
     positions: str = "before_answer",
     plan: BatchPlan | None = None,
 ) -> dict[Head, Float[np.ndarray, " rollout"]]:
-    """The readout's change when one head's write is taken out of the stream it reads, everything else frozen.
+    """The readout's change when one head's output is removed from the stream it reads, everything else frozen.
 
     Exact along this path: the final norm's divisor and the sums over label tokens are those of the changed stream,
     where attribution takes them as they were.
-
-    Args:
-        model: a wrapped model.
-        rollouts: teacher-forced ids, each with one such position.
-        readout: linear in ``resid_post``, or a log-odds of single-token labels without a soft cap.
-        positions: where it is read.
-        plan: batches.
-
-    Raises:
-        InputError: another readout, a rollout without the position, or a layer whose heads are not known.
     """
     read, top = _reader(model, readout)
     z, resid = Site("z", tuple(range(top + 1))) @ positions, Site("resid_post", top) @ positions
@@ -141,41 +105,35 @@ def direct_effects(
     base = read(stream)
     direct = {}
     for layer in range(top + 1):
-        written = head_writes(model, layer, done.values[z][layer].double())
-        for head in range(written.shape[1]):
-            change = read(stream - written[:, head]) - base
+        outputs = head_outputs(model, layer, done.values[z][layer].double())
+        for head in range(outputs.shape[1]):
+            change = read(stream - outputs[:, head]) - base
             direct[layer, head] = change.cpu().numpy()[order]
     return direct
 
 
-def head_writes(model: Model, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row head d_model"]:
-    """What each head adds to the residual stream, through post-norm (its divisor as it was) and branch gain.
-
-    Args:
-        model: a wrapped model.
-        layer: the heads' layer.
-        z: their outputs there.
-    """
+def head_outputs(model: Model, layer: int, z: Float[Tensor, "row head d_head"]) -> Float[Tensor, "row head d_model"]:
+    """What each head adds to the residual stream, through post-norm (its divisor as it was) and branch gain."""
     weight = head_output_weight(model, layer).to(z)
-    written = torch.einsum("rhe,hed->rhd", z, weight)
+    outputs = einsum(z, weight, "row head d_head, head d_head d_model -> row head d_model")
     norm = post_attention_norm(model, layer)
     if norm is not None:
-        whole = written.sum(1) + head_output_bias(model, layer).to(z)
-        written = norm.centre(written) * norm.inv_scale(whole)[:, None] * norm.gain.to(z)
-    return written * attention_gain(model, layer)
+        whole = outputs.sum(1) + head_output_bias(model, layer).to(z)
+        outputs = norm.centre(outputs) * norm.inv_scale(whole)[:, None] * norm.gain.to(z)
+    return outputs * attention_gain(model, layer)
 
 
-def write_norms(
+def output_norms(
     model: Model, rollouts: Sequence[Rollout], *, positions: str = "before_answer", plan: BatchPlan | None = None
 ) -> Float[np.ndarray, "layer head"]:
     """Mean norm of what each head adds to the residual stream, over rows."""
     z = Site("z", tuple(range(model.n_layers))) @ positions
     done = forward(model, rollouts, read=[z], plan=plan)
-    norms = [head_writes(model, i, done.values[z][i].float()).norm(dim=-1).mean(0) for i in range(model.n_layers)]
+    norms = [head_outputs(model, i, done.values[z][i].float()).norm(dim=-1).mean(0) for i in range(model.n_layers)]
     return torch.stack(norms).double().cpu().numpy()
 
 
-def _reader(model: Model, readout: Readout) -> tuple[Reader, int]:
+def _reader(model: Model, readout: Readout) -> tuple[Callable[[Tensor], Tensor], int]:
     """The readout as a function of the residual stream after a layer, and that layer."""
     if isinstance(readout, LinearReadout):
         if readout.site != "resid_post" or readout.layer is None:

@@ -13,8 +13,8 @@ from verdictscope.activations import BatchPlan, LinearReadout, Model, Readout, e
 from verdictscope.activations.forward import check_inputs, default_plan
 from verdictscope.activations.scoring import linear_groups
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits import Edit, compile_edits
-from verdictscope.interventions.replay import Computed, NotReplayed, Readings, replay
+from verdictscope.interventions.edits.protocol import Edit, as_edits, compile_edits
+from verdictscope.interventions.replay.running import Computed, NotReplayed, Readings, replay
 from verdictscope.judgments import Contrast
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, effects_frame, mean_effect
@@ -22,7 +22,7 @@ from verdictscope.stats import Effect, effects_frame, mean_effect
 
 @dataclass(frozen=True)
 class Effects:
-    """The readout of every rollout, untouched and under every edit.
+    """The readout of every rollout, unedited and under every edit.
 
     What this does not show: *why* an edit acts. A total effect contains whatever later layers do about it
     (self-repair), so a small effect of one head is no proof that it plays no part.
@@ -36,6 +36,12 @@ class Effects:
         unit: of the readout.
         seed: of the bootstrap.
         computed: how: by replay, by restarts, or by whole passes, and why not the cheaper way.
+
+    Example:
+        >>> ids = ("a", "b", "c")
+        >>> found = Effects(("L0H1 zero-ablated",), ids, ids, np.zeros(3), np.ones((1, 3)))
+        >>> found.to_frame()["estimate"].item()
+        1.0
     """
 
     descriptions: tuple[str, ...]
@@ -49,7 +55,7 @@ class Effects:
 
     @property
     def change(self) -> Float[np.ndarray, "edit rollout"]:
-        """Edited minus untouched, per rollout."""
+        """Edited minus unedited, per rollout."""
         return self.edited - self.base
 
     def on(self, contrast: Contrast) -> Effects:
@@ -71,8 +77,15 @@ class Effects:
         return mean_effect("base", self.base, self.groups, unit=self.unit, seed=self.seed)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per edit: what it changed and the Effect."""
-        return effects_frame(self.of(i) for i in range(len(self.descriptions)))
+        """One row per edit, its description and Effect, the largest in size first; the index numbers the edits."""
+        return sorted_by_size(effects_frame(self.of(i) for i in range(len(self.descriptions))), reset=False)
+
+
+def sorted_by_size(table: pd.DataFrame, by: Sequence[str] = (), *, reset: bool = True) -> pd.DataFrame:
+    """Rows by absolute estimate, the largest first, within the columns ``by`` in their order of appearance."""
+    ranks = [table.groupby(list(by), sort=False, dropna=False).ngroup().to_numpy()] if by else []
+    order = np.lexsort([-table["estimate"].abs().fillna(-1).to_numpy(), *ranks])
+    return table.iloc[order].reset_index(drop=True) if reset else table.iloc[order]
 
 
 METHODS = ("auto", "replay", "passes")
@@ -83,7 +96,7 @@ def effects(
     model: Model,
     rollouts: Sequence[Rollout],
     readout: Readout,
-    edits: Sequence[Edit | Sequence[Edit]],
+    edits: Edit | Sequence[Edit | Sequence[Edit]],
     *,
     method: str = "auto",
     plan: BatchPlan | None = None,
@@ -91,7 +104,7 @@ def effects(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Effects:
-    """Read a readout of every rollout, untouched and under each edit.
+    """Read a readout of every rollout, unedited and under each edit.
 
     The tokens stay the same, so an effect cannot come from a changed chain of thought. What an edit leaves untouched is
     not run again: nothing before its layer or behind the readout's, and nothing before the first edited token. Edits at
@@ -102,7 +115,7 @@ def effects(
         model: a wrapped model.
         rollouts: teacher-forced ids; what follows the readout's last position is not run.
         readout: one scalar per rollout; where it is read at several tokens, their mean.
-        edits: each entry an edit, or several that act together.
+        edits: one edit, or a list in which each entry is an edit or several that act together.
         method: ``auto`` replays and falls back to whole passes, which the result says; ``replay`` does not fall back;
             ``passes`` runs one whole forward pass per edit.
         plan: batches of whole passes; its token budget also bounds what is replayed at once.
@@ -113,12 +126,23 @@ def effects(
     Raises:
         InputError: no rollouts, a rollout in which the readout's position does not exist, an unknown method, or a
             model that cannot be replayed although this was asked for.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout, load_model
+        >>> from verdictscope.interventions import HeadEdit
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6, 7, 8), (Span("user", 0, 4),), 4)
+        >>> readout = LogOddsReadout("odds", positive=((3,),), negative=((4,),), positions="last")
+        >>> found = effects(model, [rollout], readout, [HeadEdit("L4H6"), HeadEdit(["L4H6", "L5H2"])])
+        >>> found.change.shape
+        (2, 1)
     """
     if not rollouts:
         raise InputError("no rollouts to measure effects on: the selection is empty")
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}: use {', '.join(METHODS[:-1])} or {METHODS[-1]}")
-    together = [tuple(e) if isinstance(e, Sequence) else (e,) for e in edits]
+    together = [as_edits(entry) for entry in ([edits] if isinstance(edits, Edit) else edits)]
     plan = plan or default_plan(model, rollouts)
     check_inputs(model, rollouts, (), (readout,))
     if isinstance(readout, LinearReadout):

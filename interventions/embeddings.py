@@ -23,24 +23,14 @@ N_TOKENS = 12
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingParts:
-    """How the first layer's input is made.
-
-    Attributes:
-        model: the model.
-        scale: what the token's embedding is multiplied with, ``None`` where the stream is no such sum.
-        split: whether something that depends on the position alone is added to it.
-    """
+    """How the first layer's input is made."""
 
     model: Model
     scale: float | None
     split: bool
 
     def tokens(self, ids: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row d_model"]:
-        """The token part of the stream at each row.
-
-        Args:
-            ids: the rows' token ids.
-        """
+        """The token part of the stream at each row."""
         assert self.scale is not None
         known, at = np.unique(ids, return_inverse=True)
         return self.scale * _embedded(self.model, torch.from_numpy(known)).double().cpu().numpy()[at]

@@ -29,18 +29,7 @@ DIVISIBLE = ("resid_pre", "resid_mid", "resid_post", "final_norm", "attn_out", "
 
 @dataclass(frozen=True, eq=False)
 class LinearForm:
-    """A readout's linear functions, side by side.
-
-    Attributes:
-        name: of the readout.
-        site: where they read; ``final_norm`` has become ``resid_post`` through the norm.
-        layer: its layer, not negative.
-        weight: the directions, one column a function.
-        bias: their offsets.
-        through_norm: whether the final norm stands between.
-        n_positive: columns of the positive side of a log-odds; ``None`` for a readout that is one linear function.
-        cap: size of the soft cap behind the functions, ``None`` without one.
-    """
+    """A readout's linear functions, side by side."""
 
     name: str
     site: str
@@ -75,14 +64,7 @@ class LinearForm:
     def mix(
         self, logits: Float[ndarray, "row target"]
     ) -> tuple[Float[ndarray, "row target"], dict[str, Float[ndarray, " row"]]]:
-        """How a row's functions are summed, and the parts that are no linear function.
-
-        Args:
-            logits: the functions' values.
-
-        Returns:
-            the weights, and ``labels`` and ``softcap`` where there are such parts.
-        """
+        """How a row's functions are summed, and the parts that are no linear function."""
         if self.n_positive is None:
             return np.ones_like(logits), {}
         sides = (logits[:, : self.n_positive], logits[:, self.n_positive :])
@@ -101,17 +83,7 @@ def _odds(sides: Sequence[Float[ndarray, "row _"]]) -> Float[ndarray, " row"]:
 
 
 def linear_form(model: Model, readout: Readout) -> LinearForm:
-    """The linear functions of a readout.
-
-    Args:
-        model: the model.
-        readout: a linear one on the residual stream, ``attn_out``, ``mlp_out`` or ``z``, or a log-odds whose labels
-            are single tokens.
-
-    Raises:
-        InputError: the readout reads another site or a label has several tokens, or the model's logits are no linear
-            function of the final norm's output.
-    """
+    """The linear functions of a readout."""
     if isinstance(readout, LogOddsReadout):
         return _of_log_odds(model, readout)
     if readout.site not in DIVISIBLE:
@@ -146,11 +118,7 @@ def _of_log_odds(model: Model, readout: LogOddsReadout) -> LinearForm:
 
 
 def soft_cap(model: Model) -> float:
-    """The size ``c`` of a soft cap ``c tanh(x / c)`` on the logits, measured by running the stock head.
-
-    Raises:
-        InputError: what follows the head is another function.
-    """
+    """The size ``c`` of a soft cap ``c tanh(x / c)`` on the logits, measured by running the stock head."""
     head = unembedding(model)
     weight = head.weight.float()
     away = torch.randn(4, model.d_model, generator=torch.Generator().manual_seed(0)).to(weight)

@@ -1,8 +1,8 @@
-"""A head's share by the token it comes from: value-weighted attention, which sums to the head's share.
+"""A head's attribution by source token: value-weighted attention, which sums to the head's attribution.
 
-A head's output is ``Σ_k A[q, k] v_k``, so its share of a readout is ``Σ_k A[q, k] (v_k W_O · direction)``: exact, with
-keys and values shared between query heads, with windows and with sinks (which take attention and give no value). Raw
-attention is shown beside it because the two differ: tokens that are much attended to often have small values.
+A head's output is ``Σ_k A[q, k] v_k``, so its attribution is ``Σ_k A[q, k] (v_k W_O · direction)``: exact, with keys
+and values shared between query heads, with windows and with sinks (which take attention and give no value). Raw
+attention is given too because the two differ: tokens with much attention often have small values.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
@@ -25,14 +26,13 @@ from verdictscope.activations.hooks import BatchView
 from verdictscope.activations.weights import head_output_weight
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Components
+from verdictscope.interventions.edits.protocol import Head, head_name
 from verdictscope.rollouts import Rollout
 from verdictscope.rollouts.rollout import SEGMENTS
 from verdictscope.stats import draw_clusters, percentile_interval
 
-Head = tuple[int, int]
-QUANTITIES = ("attention", "weighted", "share")
-"""Raw attention; attention times the length of what the value writes, as a share of the head's sum; the share of the
-readout."""
+QUANTITIES = ("attention", "weighted", "attribution")
+"""Raw attention; attention times the norm of the value's output, relative to the head's sum; attribution."""
 
 _GATE = 1e-3
 """From how far on, relative, ``z`` is no plain attention product: something scales it in between."""
@@ -40,23 +40,8 @@ _GATE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Where heads take what they add to a readout.
-
-    What this does not show: what a token's value *means*. By the layer of the head a token holds what earlier layers
-    moved there from other tokens.
-
-    Attributes:
-        readout: its name.
-        heads: (layer, head), in the order of the axis.
-        segments: names, in the order of theirs; spans of another kind where ``attribute`` was given ``names``.
-        sums: per quantity of `QUANTITIES` its sum over the tokens of a segment.
-        groups: resampling unit of every row.
-        tokens: ``layer head rollout pos source token_id segment attention weighted share``, one line per row and token
-            before it; ``None`` where it was not asked for.
-        relative_residual: largest difference between a head's share and the sum over its sources, as a share of the
-            largest sum of absolute source shares.
-        seed: of the bootstrap.
-    """
+    """Heads' attribution by source token. It does not show what a token's value *means*: by the layer of the head a
+    token holds what earlier layers moved there from other tokens."""
 
     readout: str
     heads: tuple[Head, ...]
@@ -68,13 +53,9 @@ class Sources:
     seed: int = 0
 
     def to_frame(self) -> pd.DataFrame:
-        """The table by token.
-
-        Raises:
-            InputError: only sums over segments were kept.
-        """
+        """The table by token."""
         if self.tokens is None:
-            raise InputError("only segments were kept of every head; name the heads: sources=[(layer, head), …]")
+            raise InputError("only segments were kept of every head; name the heads: sources=['L4H6', …]")
         return self.tokens.copy()
 
     def by_segment(self) -> pd.DataFrame:
@@ -95,12 +76,7 @@ class Sources:
 
 @dataclass(eq=False)
 class SourceShares:
-    """Value-weighted attention of some heads, batch by batch; handed to ``passes`` after its ``Components``.
-
-    Attributes:
-        components: the parts the heads are among.
-        heads: (layer, head).
-    """
+    """Value-weighted attention of some heads, batch by batch; handed to ``passes`` after its ``Components``."""
 
     components: Components
     heads: tuple[Head, ...]
@@ -113,8 +89,8 @@ class SourceShares:
         for layer, head in self.heads:
             if layer not in self.components.maps or not 0 <= head < model.sites.blocks[layer].n_heads:
                 raise InputError(
-                    f"no head L{layer}H{head} below readout {self.components.form.name!r}: its layers with heads are "
-                    f"{sorted(self.components.maps)}, query heads 0-{model.n_heads - 1}"
+                    f"no head {head_name((layer, head))} below readout {self.components.form.name!r}: its layers with "
+                    f"heads are {sorted(self.components.maps)}, query heads 0-{model.n_heads - 1}"
                 )
             self.by_layer.setdefault(layer, []).append(head)
         for layer in self.by_layer:
@@ -152,23 +128,22 @@ class SourceShares:
             mine = torch.from_numpy(np.flatnonzero(where.rows == at)).to(rows.device)
             values = value[at, : len(rollout)][:, [h // group for h in heads], : rows.shape[2]].to(wide)
             attention = pattern[mine][:, :, : len(rollout)].to(wide)
-            gate = _gate(rows[mine], torch.einsum("rhk,khd->rhd", attention, values))
+            gate = _gate(rows[mine], einsum(attention, values, "row head key, key head d -> row head d"))
             shares, weighted = [], []
             for a, g, f in zip(attention, gate, factor[mine], strict=True):
-                written = values * g
-                shares.append(torch.einsum("hk,khd,hdt->hkt", a, written, weight) * f)
-                size = a * torch.einsum("khd,hde,khe->hk", written, gram, written).clamp(min=0).sqrt()
+                outputs = values * g
+                shares.append(einsum(a, outputs, weight, "head key, key head d, head d target -> head key target") * f)
+                size = (
+                    a
+                    * einsum(outputs, gram, outputs, "key head d, head d e, key head e -> head key").clamp(min=0).sqrt()
+                )
                 weighted.append(size / size.sum(-1, keepdim=True).clamp(min=torch.finfo(wide).tiny))
             self._found.setdefault(layer, []).append(list(zip(shares, attention, weighted, strict=True)))
 
     def result(
         self, weights: Float[ndarray, "row target"]
     ) -> list[tuple[Rollout, int, Float[ndarray, "quantity head _"]]]:
-        """Rollout, position and quantities (in the order of `QUANTITIES`) of every row of the batch just run.
-
-        Args:
-            weights: how a row's linear functions are summed.
-        """
+        """Rollout, position and quantities (in the order of `QUANTITIES`) of every row of the batch just run."""
         where = self.components.where
         assert where is not None
         scale, found, at = self.components.scale(), [], 0
@@ -210,11 +185,7 @@ class Gathered:
         self.known = SEGMENTS if self.names is None else tuple(dict.fromkeys(given))
 
     def _segment(self, rollout: Rollout) -> ndarray:
-        """The name of every token.
-
-        Raises:
-            InputError: a rollout's names are missing or not as many as its tokens.
-        """
+        """The name of every token."""
         named = rollout.labels() if self.names is None else self.names.get(rollout.id, ())
         if len(named) != len(rollout):
             raise InputError(

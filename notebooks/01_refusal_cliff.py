@@ -20,15 +20,9 @@ import pandas as pd
 
 from verdictscope import figures
 from verdictscope.activations import Site, forward, load_model, logit_difference
-from verdictscope.interventions import (
-    HeadEdit,
-    applied,
-    attribute,
-    compile_edits,
-    effects,
-    layer_matched_sets,
-    sweep_heads,
-)
+from verdictscope.interventions import HeadEdit, attribute, edited, effects, sweep_heads
+from verdictscope.interventions.edits.protocol import compile_edits
+from verdictscope.interventions.head_sets import layer_matched_sets
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
@@ -189,8 +183,8 @@ log_odds = refusal_readout(model, ["sorry", "i"], ["sure", "here"])
 asked = labels[labels["harm"] & (labels["mode"] == "normal") & labels["refused"].eq(False)]
 explore = [until_answer(by_id[i]) for i in asked.loc[asked["part"] != "test", "rollout"]]
 report = [until_answer(by_id[i]) for i in target["rollout"]]
-ranked = sweep_heads(model, explore, log_odds, seed=SEED).to_frame()
-heads = sweep_heads(model, report, log_odds, seed=SEED).to_frame().rename(columns={"estimate": "effect"})
+ranked = sweep_heads(model, explore, log_odds, seed=SEED).table()
+heads = sweep_heads(model, report, log_odds, seed=SEED).table().rename(columns={"estimate": "effect"})
 heads["rank"] = ranked["estimate"].rank(ascending=False, method="first").astype(int) - 1
 heads["found"] = heads["rank"] < 3
 for name, linear in {"log_odds": logit_difference(model, log_odds), "probe": readout}.items():
@@ -225,7 +219,7 @@ again = prompts[prompts["group"].isin(test["group"]) & (prompts["mode"] == "norm
 rates = []
 for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "random_1": sets[1]}.items():
     edits = [HeadEdit(silent)] if silent else []
-    with applied(model, *edits):  # acts inside any generate(), cached decoding included
+    with edited(model, edits):  # acts inside any generate(), cached decoding included
         written = generate(model, again, Sampling(max_new_tokens=160, seed=SEED))
     said = label_rollouts(model, written)
     said["harm"] = [bool(r.tags["harm"]) for r in written]

@@ -18,7 +18,8 @@ import pandas as pd
 
 from verdictscope import figures
 from verdictscope.activations import load_model
-from verdictscope.interventions import HeadEdit, applied, effects, matched_sets, rejudged, sweep_bias, write_norms
+from verdictscope.interventions import HeadEdit, edited, effects, matched_sets, sweep_heads
+from verdictscope.interventions.mitigation import rejudged
 from verdictscope.judgments import (
     Insertion,
     ask,
@@ -162,13 +163,13 @@ labels = form.labels(items[0])
 encoded = encode_labels(model, [label.text for label in labels], form.lead)
 readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
 wanted, rollouts, _ = half(("train", "validation"))
-explored = sweep_bias(model, rollouts, readout, wanted, seed=SEED)
-found = {bias: explored.strongest(bias, 2) for bias in explored.biases}
+explored = sweep_heads(model, rollouts, readout, wanted, sublayers=("mlp_out",), seed=SEED)
+found = {bias: explored.strongest(2, bias) for bias in explored.biases}
 found
 
 # %%
 wanted, rollouts, verdicts = half(("test",))
-swept = sweep_bias(model, rollouts, readout, wanted, delta=explored.delta, seed=SEED)
+swept = sweep_heads(model, rollouts, readout, wanted, sublayers=("mlp_out",), delta=explored.delta, seed=SEED)
 named = [head for heads in found.values() for head in heads]
 table = swept.to_frame()
 table["found"] = [r.component == "head" and (r.layer, r.head) in found.get(r.contrast, ()) for r in table.itertuples()]
@@ -190,7 +191,7 @@ figures.head_map(table.assign(variant="base"))
 
 # %%
 those = tuple(dict.fromkeys(named))
-drawn = matched_sets(those, write_norms(model, rollouts, positions="last"), 19, SEED)
+drawn = matched_sets(model, rollouts, those, 19, positions="last", seed=SEED)
 done = effects(model, rollouts, readout, [HeadEdit(those), *map(HeadEdit, drawn.sets)], seed=SEED)
 rows = []
 for name, contrast in wanted.items():
@@ -242,7 +243,7 @@ pd.DataFrame(rows).set_index("judge").round(2)
 few = [item for item in items if part[item.group] == "test"][:20]
 how = {"answer": "written", "thinking": "on", "sampling": Sampling(max_new_tokens=160, temperature=0.0, seed=SEED)}
 free = judged(model, few, "bandwagon", **how).verdicts
-with applied(model, HeadEdit(those)):
+with edited(model, HeadEdit(those)):
     edited = judged(model, few, "bandwagon", **how).verdicts
 pd.DataFrame(
     {

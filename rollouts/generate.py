@@ -64,7 +64,7 @@ def generate(
 ) -> list[Rollout]:
     """Generate answers to prompts and keep the token ids the model was shown and wrote.
 
-    Wrap the call (:func:`verdictscope.interventions.applied`) to steer or ablate while the model writes. Beyond
+    Wrap the call (:func:`verdictscope.interventions.edited`) to steer or ablate while the model writes. Beyond
     temperature and top_p no setting of the checkpoint's ``generation_config`` is applied (no top_k, no repetition
     penalty).
 

@@ -26,8 +26,8 @@ from tools.organisms.phases import train_aligned, train_planted
 from tools.organisms.recipes import RECIPES, Recipe
 from tools.organisms.train import save
 from verdictscope.activations import LinearReadout, Model, wrap
-from verdictscope.interventions import Edit, HeadEdit, applied, edit_from_dict, edit_to_dict, effects
-from verdictscope.interventions.edits import KINDS
+from verdictscope.interventions import Edit, HeadEdit, edited, effects
+from verdictscope.interventions.edits.stored import KINDS, edit_from_dict, edit_to_dict
 from verdictscope.judgments import FORMATS, Guard, GuardFormat, guard
 from verdictscope.rollouts import Rollout, load_prompts, render_prompt
 from verdictscope.rollouts.prompts import catalogue, sets
@@ -123,7 +123,7 @@ def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.Monk
     weight[:, : model.d_head], weight[:, model.d_head : 2 * model.d_head] = second, first
     again = effects(wrap(exchanged), rollouts, readout, [])
     assert np.allclose(again.base, found.edited[0], atol=1e-5)
-    with applied(model, swap):
+    with edited(model, swap):
         model.hf(torch.tensor([rollouts[0].ids]))
     monkeypatch.setitem(KINDS, "swap", edit)
     assert edit_from_dict(edit_to_dict(swap)) == swap

@@ -18,24 +18,7 @@ RULES = ("same", "start", "end", "spread")
 def align(
     target: Rollout, source: Rollout, tokens: Int[ndarray, " token"], by: str = "same"
 ) -> tuple[Int[ndarray, " found"], Int[ndarray, " found"]]:
-    """The tokens of ``source`` that stand for tokens of ``target``.
-
-    ``same`` takes the same index; ``start`` and ``end`` the same segment and the same distance from its first or last
-    token; ``spread`` the same segment and the same share of it. Segments that occur more than once are counted from
-    the last one back.
-
-    Args:
-        target: the rollout to be patched.
-        source: the rollout it is patched from.
-        tokens: positions in ``target``.
-        by: one of :data:`RULES`.
-
-    Returns:
-        Positions in ``target`` that have a counterpart, and the counterparts.
-
-    Raises:
-        InputError: the rule is unknown.
-    """
+    """The tokens of ``source`` that stand for tokens of ``target``."""
     if by not in RULES:
         raise InputError(f"unknown alignment {by!r}: use one of {', '.join(RULES)}")
     pairs = []
@@ -70,17 +53,7 @@ def _counterpart(target: Rollout, source: Rollout, span: Span) -> Span | None:
 def matched(
     targets: Sequence[Rollout], pool: Sequence[Rollout], *, on: Sequence[str] = (), seed: int = 0
 ) -> list[Rollout]:
-    """For every target a rollout drawn from the pool, for resampling: alike in its tags, of another group.
-
-    Args:
-        targets: the rollouts to be resampled.
-        pool: where to draw from.
-        on: tags that must be equal (for example ``("harm", "mode")``).
-        seed: of the draws; a target's draw depends on its place in the list alone.
-
-    Raises:
-        InputError: the pool holds no match for a target, or a tag is missing.
-    """
+    """For every target a rollout drawn from the pool, for resampling: alike in its tags, of another group."""
     if not pool:
         raise InputError("the reference set is empty: there is no rollout to resample from")
     for rollout in (*targets, *pool):

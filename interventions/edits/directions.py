@@ -16,9 +16,9 @@ from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
+from verdictscope.interventions.edits.operations import Replacement
 from verdictscope.interventions.edits.protocol import at_positions, checked
 from verdictscope.interventions.edits.sublayers import checked_layers, named, sites_of
-from verdictscope.interventions.edits.writers import Writer
 
 DIRECTION_OPERATIONS = ("project", "add", "clamp")
 """What can be done along a direction."""
@@ -26,7 +26,7 @@ DIRECTION_OPERATIONS = ("project", "add", "clamp")
 
 @dataclass(frozen=True, eq=False)
 class DirectionEdit:
-    """Change the coordinate along a direction and nothing at right angles to it.
+    """Change the coordinate along a direction and nothing orthogonal to it.
 
     With the unit direction u and the coordinate c = x · u: ``project`` gives x - c u; ``add`` gives x + value · u;
     ``clamp`` gives x + (min(max(c, low), high) - c) u. A probe's direction that was fitted behind the final norm is no
@@ -41,6 +41,11 @@ class DirectionEdit:
         low, high: the range of ``clamp``.
         positions: a positions rule.
         name: what the direction is called in words.
+
+    Example:
+        >>> import numpy as np
+        >>> DirectionEdit("resid_post", (3,), np.ones(8), "add", 2.0, positions="think_end", name="refusal").layers
+        (3,)
     """
 
     site: str
@@ -107,11 +112,7 @@ class DirectionEdit:
         return f"{where} {what} {at_positions(self.positions)}"
 
     def write(self, model: Model) -> Mapping[Site, WriteFn]:
-        """One write hook a layer.
-
-        Raises:
-            InputError: a layer or site the model does not have, or a direction of another width.
-        """
+        """One write hook a layer."""
         basis = self.basis
         if basis.shape[1] != model.d_model:
             raise InputError(f"a direction of {basis.shape[1]} numbers: {model.name} has d_model {model.d_model}")
@@ -125,7 +126,7 @@ def _key(edit: DirectionEdit) -> tuple:
 
 
 @dataclass(frozen=True, eq=False)
-class Along(Writer):
+class Along(Replacement):
     """Changes the coordinates along an orthonormal basis, computed in float32 at least."""
 
     op: str = field(kw_only=True)

@@ -15,9 +15,9 @@ from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
+from verdictscope.interventions.edits.operations import Replacement
 from verdictscope.interventions.edits.protocol import at_positions, checked
 from verdictscope.interventions.edits.sublayers import named, sites_of
-from verdictscope.interventions.edits.writers import Writer
 from verdictscope.probes.erasure import Eraser
 
 
@@ -37,6 +37,12 @@ class EraseEdit:
         mean: ``[d_model]``.
         positions: a positions rule.
         name: what is erased, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> edit = EraseEdit("resid_post", 3, np.eye(4, 1), np.eye(1, 4), np.zeros(4), name="topic")
+        >>> edit.left.shape
+        (4, 1)
     """
 
     site: str
@@ -91,11 +97,7 @@ class EraseEdit:
         return f"{where}: {self.name} ({self.digest}) erased, rank {rank}, {at_positions(self.positions)}"
 
     def write(self, model: Model) -> Mapping[Site, WriteFn]:
-        """One write hook.
-
-        Raises:
-            InputError: a layer or site the model does not have, or another width.
-        """
+        """One write hook."""
         if len(self.mean) != model.d_model:
             raise InputError(f"an erasure of {len(self.mean)} numbers: {model.name} has d_model {model.d_model}")
         erase = Oblique(self.positions, None, left=self.left, right=self.right, mean=self.mean)
@@ -107,7 +109,7 @@ def _key(edit: EraseEdit) -> tuple:
 
 
 @dataclass(frozen=True, eq=False)
-class Oblique(Writer):
+class Oblique(Replacement):
     """Takes away along ``left`` what ``right`` measures, computed in float32 at least."""
 
     left: np.ndarray = field(kw_only=True)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from verdictscope.activations import Model, Site
 from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits.protocol import Head, at_positions, checked
+from verdictscope.interventions.edits.operations import check_operation, in_words, replacement
+from verdictscope.interventions.edits.protocol import Head, as_heads, at_positions, checked, head_names
 from verdictscope.interventions.edits.references import Reference
-from verdictscope.interventions.edits.replacing import check_operation, in_words, writer
 
 
 @dataclass(frozen=True, slots=True)
 class HeadEdit:
-    """Replace what query heads have at ``z``, the input of the attention output projection, or at ``q``.
+    """Replace the output of query heads at ``z``, the input of the attention output projection, or their queries.
 
     Both have one row per *query* head, also where key and value heads are shared (GQA). Slicing the projection's
     *output* instead would change a block of residual dimensions that belongs to no head.
 
     Attributes:
-        heads: (layer, head) pairs.
+        heads: ``(layer, head)``, a name such as ``"L5H6"``, or a sequence of these.
         op: ``zero``; ``scale`` by ``value`` (the refusal-cliff paper's γ, here without its renormalisation); ``mean``,
             ``resample`` or ``patch`` from ``reference``.
         value: the factor of ``scale``.
@@ -30,9 +31,15 @@ class HeadEdit:
             that is generated under the edit.
         reference: what :func:`gather_means` or :func:`gather_rows` gathered at this site.
         site: ``z`` or ``q``.
+
+    Example:
+        >>> HeadEdit((5, 6)) == HeadEdit("L5H6") == HeadEdit([(5, 6)])
+        True
+        >>> HeadEdit(["L4H6", "L5H2"], "scale", 0.5).describe()
+        'z of L4H6 L5H2 scaled by 0.5 at all positions'
     """
 
-    heads: tuple[Head, ...]
+    heads: Any
     op: str = "zero"
     value: float = 0.0
     positions: Positions | FrozenPositions = "all"
@@ -40,7 +47,7 @@ class HeadEdit:
     site: str = "z"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", _pairs(self.heads, "head"))
+        object.__setattr__(self, "heads", as_heads(self.heads))
         object.__setattr__(self, "positions", checked(self.positions))
         if self.site in ("k", "v"):
             raise InputError(
@@ -53,16 +60,11 @@ class HeadEdit:
 
     def describe(self) -> str:
         """What is changed, in words."""
-        names = " ".join(f"L{layer}H{head}" for layer, head in self.heads)
         what = in_words(self.op, self.value, self.reference)
-        return f"{self.site} of {names} {what} {at_positions(self.positions)}"
+        return f"{self.site} of {head_names(self.heads)} {what} {at_positions(self.positions)}"
 
     def write(self, model: Model) -> Mapping[Site, WriteFn]:
-        """Write hooks, one per layer that holds an edited head.
-
-        Raises:
-            InputError: a layer or head the model does not have, a layer without heads, or a reference without it.
-        """
+        """Write hooks, one per layer that holds an edited head; an ``InputError`` for a head the model lacks."""
         for layer, head in self.heads:
             inside = 0 <= layer < model.n_layers
             if not inside or not 0 <= head < _heads_of(model, layer, self.site):
@@ -81,16 +83,20 @@ class KVEdit:
     An edit at a token acts on how *later* tokens read it. Keys are what enters the product, after the rotary embedding.
 
     Attributes:
-        groups: (layer, group) pairs; under GQA query head h reads group h // (query heads per group), without GQA a
-            group is a head.
+        groups: ``(layer, group)`` or a sequence of these; under GQA query head h reads group h // (query heads per
+            group), without GQA a group is a head.
         site: ``k`` or ``v``.
         op: as for :class:`HeadEdit`.
         value: the factor of ``scale``.
         positions: a positions rule; the tokens whose keys or values are replaced.
         reference: gathered at this site.
+
+    Example:
+        >>> KVEdit((5, 1), "v", "zero", positions="thinking").describe()
+        'v of key-value groups L5G1 zero-ablated at thinking positions'
     """
 
-    groups: tuple[Head, ...]
+    groups: Any
     site: str = "v"
     op: str = "zero"
     value: float = 0.0
@@ -98,7 +104,7 @@ class KVEdit:
     reference: Reference | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", _pairs(self.groups, "key-value group"))
+        object.__setattr__(self, "groups", as_heads(self.groups, "key-value group"))
         object.__setattr__(self, "positions", checked(self.positions))
         if self.site not in ("k", "v"):
             raise InputError(f"key-value groups are edited at k or v, not at {self.site!r}; for z and q use HeadEdit")
@@ -111,12 +117,7 @@ class KVEdit:
         return f"{self.site} of key-value groups {names} {what} {at_positions(self.positions)}"
 
     def write(self, model: Model) -> Mapping[Site, WriteFn]:
-        """Write hooks, one per layer.
-
-        Raises:
-            InputError: a layer or group the model does not have, a query head's id where a group's is meant, or a
-                layer whose keys and values are only read.
-        """
+        """Write hooks, one per layer; an ``InputError`` for a group the model lacks or a layer without its own keys."""
         for layer, group in self.groups:
             if not 0 <= layer < model.n_layers:
                 raise InputError(f"no key-value group L{layer}G{group}: {model.name} has layers 0-{model.n_layers - 1}")
@@ -135,19 +136,9 @@ class KVEdit:
 
 
 def _heads_of(model: Model, layer: int, site: str) -> int:
-    """Query heads of a layer."""
     model.sites.writable_place(site, layer)  # says why a layer has none
     block = model.sites.blocks[layer]
     return block.n_heads if site == "z" or block.attention is None else block.attention.n_heads
-
-
-def _pairs(pairs: Sequence[Sequence[int]], noun: str) -> tuple[Head, ...]:
-    made = tuple((int(layer), int(unit)) for layer, unit in pairs)
-    if not made:
-        raise InputError(f"an edit of no {noun}s changes nothing: name at least one (layer, {noun})")
-    if len(set(made)) != len(made):
-        raise InputError(f"an edit names a {noun} twice: {list(made)}")
-    return made
 
 
 def _by_layer(pairs: tuple[Head, ...], site: str, edit: HeadEdit | KVEdit) -> dict[Site, WriteFn]:
@@ -155,6 +146,6 @@ def _by_layer(pairs: tuple[Head, ...], site: str, edit: HeadEdit | KVEdit) -> di
     for layer, unit in pairs:
         units.setdefault(layer, []).append(unit)
     return {
-        Site(site, layer): writer(site, layer, tuple(own), edit.op, edit.value, edit.reference, edit.positions)
+        Site(site, layer): replacement(site, layer, tuple(own), edit.op, edit.value, edit.reference, edit.positions)
         for layer, own in sorted(units.items())
     }

@@ -44,11 +44,7 @@ def array_to_dict(array: ndarray) -> dict[str, Any]:
 
 
 def array_from_dict(data: Mapping[str, Any]) -> ndarray:
-    """What :func:`array_to_dict` wrote down.
-
-    Raises:
-        InputError: it is not what that function writes.
-    """
+    """What :func:`array_to_dict` wrote down."""
     try:
         if data["dtype"] not in ("float32", "float64"):
             raise ValueError(data["dtype"])
@@ -83,11 +79,7 @@ class _Reference:
         return hash(self.digest)
 
     def at(self, site: str, layer: int) -> ndarray:
-        """The values of one site and layer.
-
-        Raises:
-            InputError: they were not gathered.
-        """
+        """The values of one site and layer."""
         self.check(site, layer)
         return self.values[site, layer]
 
@@ -104,13 +96,7 @@ class _Reference:
 
 @dataclass(frozen=True, eq=False)
 class Means(_Reference):
-    """Mean activations of a reference set, one per class of positions.
-
-    Attributes:
-        classes: positions rules; a token takes the mean of the first one that it belongs to.
-        values: ``[class head d_head]`` or ``[class d_model]`` by site and layer.
-        source: what the means are over, in words.
-    """
+    """Mean activations of a reference set, one per class of positions."""
 
     classes: tuple[FrozenPositions, ...]
     values: Mapping[Key, ndarray] = field(repr=False)
@@ -130,13 +116,7 @@ class Means(_Reference):
 
 @dataclass(frozen=True, eq=False)
 class Rows(_Reference):
-    """Activations of other rollouts, aligned token by token.
-
-    Attributes:
-        targets: which tokens of which rollouts they are for.
-        values: ``[row head d_head]`` or ``[row d_model]`` by site and layer, in the order of ``targets``.
-        source: what they are from and how they were aligned, in words.
-    """
+    """Activations of other rollouts, aligned token by token."""
 
     targets: tuple[tuple[str, tuple[int, ...]], ...]
     values: Mapping[Key, ndarray] = field(repr=False)
@@ -154,16 +134,7 @@ class Rows(_Reference):
         return index
 
     def lookup(self, ids: Sequence[str], lines: Sequence[int], tokens: Sequence[int]) -> Int[ndarray, " token"]:
-        """The row for every token.
-
-        Args:
-            ids: the rollouts of a batch.
-            lines: for every token, which of them it belongs to.
-            tokens: its position there.
-
-        Raises:
-            InputError: a rollout of the batch has no counterpart.
-        """
+        """The row for every token."""
         for name in ids:
             if name not in self._index:
                 raise InputError(f"rollout {name} has no counterpart in reference {self.digest}: gather one for it")
@@ -178,11 +149,7 @@ Reference = Means | Rows
 
 
 def reference_from_dict(data: Mapping[str, Any]) -> Reference:
-    """What a ``to_dict`` wrote down.
-
-    Raises:
-        InputError: the kind is unknown, or the values are not the ones that were written.
-    """
+    """What a ``to_dict`` wrote down."""
     values = {(v["site"], int(v["layer"])): array_from_dict(v) for v in data.get("values", ())}
     made: Reference
     if data.get("kind") == "means":
@@ -217,6 +184,14 @@ def gather_means(
 
     Raises:
         InputError: the set is empty, a class is empty in it, or a layer has no such site.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> one, two = (Rollout(f"r{t}", f"prompt {t}", (5, t, 7), (Span("user", 0, 3),), 3) for t in (6, 8))
+        >>> gather_means(model, [one, two], Site("z", 4)).at("z", 4).shape
+        (8, 16)
     """
     rollouts = list(rollouts)
     if not rollouts:
@@ -280,6 +255,15 @@ def gather_rows(
 
     Raises:
         InputError: the lists differ in length or are empty, or no token of a target has a counterpart.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> one, two = (Rollout(f"r{t}", f"prompt {t}", (5, t, 7), (Span("user", 0, 3),), 3) for t in (6, 8))
+        >>> rows = gather_rows(model, [one], [two], Site("resid_post", 4), positions="last")
+        >>> rows.at("resid_post", 4).shape
+        (1, 128)
     """
     targets, sources = list(targets), list(sources)
     if not targets or len(targets) != len(sources):

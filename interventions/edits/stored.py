@@ -28,11 +28,7 @@ KINDS: dict[str, type] = {
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:
-    """An edit as JSON-ready data (also TOML's: no null, no infinity); numbers keep every bit.
-
-    Raises:
-        InputError: the class is not in :data:`KINDS`.
-    """
+    """An edit as JSON-ready data (also TOML's: no null, no infinity); numbers keep every bit."""
     kind = next((name for name, known in KINDS.items() if type(edit) is known), None)
     if kind is None:
         raise InputError(f"a {type(edit).__name__} cannot be written down: enter it in KINDS of interventions.edits")
@@ -53,11 +49,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
-    """The edit that :func:`edit_to_dict` wrote down.
-
-    Raises:
-        InputError: the kind or a key is unknown, a key is missing, or the edit itself makes no sense.
-    """
+    """The edit that :func:`edit_to_dict` wrote down."""
     kind = KINDS.get(data.get("kind", ""))
     if kind is None:
         raise InputError(f"an edit of kind {data.get('kind')!r} is unknown; known are {', '.join(KINDS)}")

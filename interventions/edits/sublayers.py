@@ -10,17 +10,13 @@ from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
+from verdictscope.interventions.edits.operations import check_operation, in_words, replacement
 from verdictscope.interventions.edits.protocol import at_positions, checked
 from verdictscope.interventions.edits.references import Reference, Rows
-from verdictscope.interventions.edits.replacing import check_operation, in_words, writer
 
 
 def checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
-    """Layers as a tuple.
-
-    Raises:
-        InputError: there are none, or one is named twice.
-    """
+    """Layers as a tuple."""
     made = tuple(int(layer) for layer in layers)
     if not made:
         raise InputError("an edit of no layers changes nothing: name at least one")
@@ -30,17 +26,13 @@ def checked_layers(layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def sites_of(model: Model, site: str, layers: Sequence[int]) -> list[Site]:
-    """The sites of an edit, one a layer.
-
-    Raises:
-        InputError: a layer that the model does not have, or one without that site.
-    """
+    """The sites of an edit, one a layer."""
     for layer in layers:
         if not 0 <= layer < model.n_layers:
             raise InputError(f"no layer {layer}: {model.name} has layers 0-{model.n_layers - 1}")
         model.sites.writable_place(site, layer)
     if site == "final_norm" and tuple(layers) != (model.n_layers - 1,):
-        raise InputError(f"final_norm stands under the last layer, {model.n_layers - 1}, not under {list(layers)}")
+        raise InputError(f"final_norm follows the last layer, {model.n_layers - 1}, not {list(layers)}")
     return [Site(site, layer) for layer in layers]
 
 
@@ -63,6 +55,10 @@ class SublayerEdit:
         value: the factor of ``scale``.
         positions: a positions rule.
         reference: gathered at this site.
+
+    Example:
+        >>> SublayerEdit("mlp_out", (2, 3)).describe()
+        'mlp_out of layers 2 3 zero-ablated at all positions'
     """
 
     site: str
@@ -85,13 +81,9 @@ class SublayerEdit:
         return f"{named(self.site, self.layers)} {what} {at_positions(self.positions)}"
 
     def write(self, model: Model) -> Mapping[Site, WriteFn]:
-        """One write hook a layer.
-
-        Raises:
-            InputError: a layer or site the model does not have, or a reference without it.
-        """
+        """One write hook a layer."""
         return {
-            site: writer(self.site, layer, None, self.op, self.value, self.reference, self.positions)
+            site: replacement(self.site, layer, None, self.op, self.value, self.reference, self.positions)
             for layer, site in zip(self.layers, sites_of(model, self.site, self.layers), strict=True)
         }
 
@@ -99,19 +91,7 @@ class SublayerEdit:
 def patch_grid(
     reference: Rows, layers: Sequence[int], positions: Sequence[str], site: str = "resid_post"
 ) -> list[SublayerEdit]:
-    """One patch per layer and positions rule, layer by layer: activation patching of the residual stream.
-
-    Hand the list to :func:`~verdictscope.interventions.effects`; reshape what it gives to ``[layer, position]``.
-
-    Args:
-        reference: from :func:`gather_rows`, at ``site``, for all those layers.
-        layers: which.
-        positions: a rule per cell of the other axis, for example ``["think_end[0]", "think_end[-1]"]``.
-        site: where the stream is patched.
-
-    Raises:
-        InputError: a layer is missing in the reference.
-    """
+    """One patch per layer and positions rule, layer by layer: activation patching of the residual stream."""
     for layer in layers:
         reference.check(site, layer)
     return [

@@ -31,17 +31,7 @@ Runner = Callable[[Sequence[Tap], Where | None], Tensor | None]
 
 @dataclass(frozen=True)
 class Lane:
-    """One sequence that is run.
-
-    Attributes:
-        who: which rollout.
-        rollout: the tokens run.
-        origin: the whole rollout, and where the label begins (or the sequence ends).
-        base: positions at which the readout is taken.
-        stem: the tokens of a label before its last, which follow the one base position.
-        last: whether the last row alone is read: where position embeddings depend on the length, every token of a
-            label is predicted by a sequence of its own.
-    """
+    """One sequence that is run."""
 
     who: int
     rollout: Rollout
@@ -61,11 +51,7 @@ class Lane:
 
 
 def lanes_of(model: Model, readout: Readout, rollouts: Sequence[Rollout]) -> list[Lane]:
-    """The sequences to be run, rollout by rollout.
-
-    Raises:
-        InputError: the readout has no position in a rollout.
-    """
+    """The sequences to be run, rollout by rollout."""
     lanes: list[Lane] = []
     stems: list[IdString] = [()]
     each = False
@@ -87,13 +73,7 @@ def lanes_of(model: Model, readout: Readout, rollouts: Sequence[Rollout]) -> lis
 
 @dataclass(eq=False)
 class Asked:
-    """A readout of the rollouts of one batch.
-
-    Attributes:
-        model: the model.
-        readout: what is read.
-        lanes: the sequences.
-    """
+    """A readout of the rollouts of one batch."""
 
     model: Model
     readout: Readout
@@ -126,11 +106,7 @@ class Asked:
         return np.array([lane.wanted[0] for lane in self.lanes], dtype=np.int64)
 
     def read(self, run: Runner, where: Where) -> Float[Tensor, "row value"]:
-        """The rows that the readout needs: of its site, or logits.
-
-        Raises:
-            InputError: they hold NaN or infinite numbers.
-        """
+        """The rows that the readout needs: of its site, or logits."""
         if isinstance(self.readout, LogOddsReadout):
             logits = run([], where)
             assert logits is not None

@@ -25,26 +25,14 @@ KEPT = 2**31
 
 @dataclass(frozen=True)
 class Chunk:
-    """Variants that share a pass.
-
-    Attributes:
-        layer: where it starts.
-        members: which variants.
-    """
+    """Variants that share a pass."""
 
     layer: int
     members: tuple[int, ...]
 
 
 def chunks(starts: Sequence[int], top: int, tokens: int, room: int) -> list[Chunk]:
-    """The cheapest way to share passes, variants taken in the order of their layers.
-
-    Args:
-        starts: per variant the layer from which it differs.
-        top: the last layer that is run.
-        tokens: of one variant.
-        room: most variants in a pass.
-    """
+    """The cheapest way to share passes, variants taken in the order of their layers."""
     order = sorted(range(len(starts)), key=lambda i: starts[i])
     pieces: list[tuple[int, list[int]]] = []
     for i in order:
@@ -72,30 +60,14 @@ def chunks(starts: Sequence[int], top: int, tokens: int, room: int) -> list[Chun
 
 
 def rows_for(variants: int, width: int, prefix: int) -> tuple[int, int]:
-    """Rows a sequence, and variants in a row.
-
-    Variants of one row are masked from each other, which is wasted work; every row copies the prefix.
-
-    Args:
-        variants: how many there are.
-        width: tokens of each.
-        prefix: tokens before them.
-    """
+    """Rows a sequence, and variants in a row."""
     most = max(1, round(sqrt(COPY * prefix) / width))
     rows = ceil(variants / most)
     return rows, ceil(variants / rows)
 
 
 def room_for(sequences: int, width: int, prefix: int, budget: int, logits: int = 0) -> int:
-    """Most variants in a pass, one at least: so many tokens, and masks and logits of bounded size.
-
-    Args:
-        sequences: in the batch.
-        width: tokens of a variant of one of them.
-        prefix: tokens before these.
-        budget: tokens in a pass.
-        logits: numbers made for one variant of all sequences.
-    """
+    """Most variants in a pass, one at least: so many tokens, and masks and logits of bounded size."""
     room = budget // (sequences * width)
     if prefix:
         room = min(room, MASKS // (sequences * width * (prefix + width)))
@@ -105,13 +77,7 @@ def room_for(sequences: int, width: int, prefix: int, budget: int, logits: int =
 
 
 def parts(tokens: Sequence[int], per_token: int, budget: int) -> list[list[int]]:
-    """Rollouts that share a clean pass: of similar length, and no more than can be kept.
-
-    Args:
-        tokens: that are run for each rollout.
-        per_token: bytes that are kept of each.
-        budget: tokens in a pass.
-    """
+    """Rollouts that share a clean pass: of similar length, and no more than can be kept."""
     return [list(batch) for batch in BatchPlan.make(tokens, max(1, min(budget, KEPT // per_token))).batches]
 
 

@@ -1,37 +1,47 @@
-"""Every edit's readout from one clean pass and short passes that start at the edited layer."""
+"""Replay: every edit's readout, exactly, from one clean pass and short passes that start at the edited layer.
+
+What an edit leaves unchanged is not run again: nothing before its layer, nothing behind the readout's layer, and, where
+it acts on the last tokens only, nothing before them. Whether a replay equals a whole pass is verified once for every
+model and kind of replay, on the rollouts at hand.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap
-from verdictscope.activations.batch import Where
+from verdictscope.activations.batch import Where, execute
 from verdictscope.activations.positions import FrozenPositions, freeze
 from verdictscope.activations.restart import Memory, no_prefix_reason, remember
 from verdictscope.activations.transfer import out_of_memory, release_memory
 from verdictscope.activations.variants import Layout, Writes, run_variants
-from verdictscope.interventions.edits import Edit, compile_edits
+from verdictscope.errors import reason
+from verdictscope.interventions.edits.protocol import Edit, compile_edits
 from verdictscope.interventions.replay.asked import Asked, Lane, lanes_of
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for, rows_for
-from verdictscope.interventions.replay.verify import NotReplayed, verify
 from verdictscope.rollouts import Rollout
+
+FLOORS = 5
+"""A replay may differ by so many noise floors, or by ``LEAST`` where that is more."""
+LEAST = 1e-5
+
+_verified: weakref.WeakKeyDictionary[Any, dict[Any, float]] = weakref.WeakKeyDictionary()
+
+
+class NotReplayed(Exception):
+    """Replay differs from a whole pass on this model, or cannot be run on it."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """How effects were computed.
-
-    Attributes:
-        method: ``replay``: the edited tokens behind a remembered prefix, from the edited layer on; ``restart``: all
-            tokens, from the edited layer on; ``passes``: a whole pass per edit.
-        why: why it was not the cheaper way; empty where it was.
-        difference: the largest relative difference between replay and a whole pass when it was verified on this model.
-    """
+    """How effects were computed."""
 
     method: str
     why: str = ""
@@ -58,20 +68,7 @@ class Readings:
 
 @dataclass(eq=False)
 class Job:
-    """What is replayed, looked up once.
-
-    Attributes:
-        model: the model.
-        readout: what is read.
-        edits: each entry edits that act together.
-        budget: tokens in a pass.
-        tick: called after every pass with how many readings it gave.
-        writes: per entry what it writes where.
-        starts: per entry the first layer that it changes.
-        why: why no prefix could be used, if so.
-        windows: whether one was used.
-        difference: the largest difference from a whole pass that was seen.
-    """
+    """What is replayed, looked up once."""
 
     model: Model
     readout: Readout
@@ -101,20 +98,7 @@ def replay(
     plan: BatchPlan,
     progress: Callable[[int, int], None] | None = None,
 ) -> Readings:
-    """The readout of every rollout, untouched and under every edit.
-
-    Args:
-        model: a wrapped model.
-        rollouts: teacher-forced ids.
-        readout: one scalar per rollout; where it is read at several tokens, their mean.
-        edits: each entry edits that act together.
-        plan: its token budget bounds a pass.
-        progress: called with (edits done, edits in all), each rollout's share counted.
-
-    Raises:
-        NotReplayed: the model's replay differs from a whole pass.
-        InputError: an edit or the readout does not fit the model or the rollouts.
-    """
+    """The readout of every rollout, untouched and under every edit."""
     done = 0
 
     def tick(readings: int) -> None:
@@ -176,7 +160,7 @@ class Batched:
         begins = sorted({job.starts[i] for members in self.families.values() for i in members})
         keys = range(begins[0], top + 1) if begins and any(any(self._first_of(f)) for f in self.families) else ()
 
-        def run(taps: Sequence[Tap], where: Where | None) -> torch.Tensor | None:
+        def run(taps: Sequence[Tap], where: Where | None) -> Tensor | None:
             self.memory, logits = remember(job.model, asked.batch, begins, keys, taps, where)
             return logits
 
@@ -232,7 +216,7 @@ class Batched:
 
     def run(
         self, first: Int[np.ndarray, " sequence"], layer: int, variants: Sequence[Writes]
-    ) -> Float[torch.Tensor, "row value"]:
+    ) -> Float[Tensor, "row value"]:
         """The wanted rows of some variants, one pass."""
         assert self.memory is not None
         asked, memory = self.asked, self.memory
@@ -243,4 +227,52 @@ class Batched:
         return rows[: len(variants) * len(asked.tokens)]
 
 
-__all__ = ["Batched", "Computed", "Job", "NotReplayed", "Readings", "replay"]
+def verify(
+    batched: Batched, first: Int[np.ndarray, " sequence"], edits: Sequence[int], worst: float | None
+) -> float | None:
+    """No edit must equal the clean pass, and of each kind of edit one drawn at random a whole pass under hooks."""
+    model = batched.job.model
+    known = _verified.setdefault(model.hf, {})
+    lowest = min(batched.job.starts[i] for i in edits)
+    drawn = [edits[i] for i in np.random.default_rng(0).permutation(len(edits))]
+    drawn.sort(key=lambda i: batched.job.starts[i] > lowest)  # the last of a kind counts: one that passes blocks by
+    for kind, edit in {_kind(batched, first, i): i for i in drawn}.items():
+        if kind not in known:
+            try:
+                known[kind] = _difference(batched, first, edit, lowest)
+            except Exception as error:  # a model's own code may fail in any way when it is started in the middle
+                if out_of_memory(error):
+                    raise
+                raise NotReplayed(f"it could not be started there ({reason(error)})") from error
+        if not known[kind] <= LEAST and not known[kind] <= (allowed := FLOORS * model.noise_floor):
+            raise NotReplayed(f"replay differs from a whole pass by {known[kind]:.1e} (allowed is {allowed:.1e})")
+        worst = max(known[kind], worst or 0.0)
+    return worst
+
+
+def _kind(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int) -> tuple:
+    """What tells replays of one model apart: sites, prefix or not, masks given or not, what is read, the kernel."""
+    job, memory = batched.job, batched.memory
+    assert memory is not None
+    masks = tuple(sorted({kept.mask is None for kept in memory.kept.values()})) if first.any() else ()
+    sites = tuple(sorted({site.name for site in job.writes[edit]}))
+    return sites, bool(first.any()), masks, type(job.readout).__name__, job.model.hf.config._attn_implementation
+
+
+def _difference(batched: Batched, first: Int[np.ndarray, " sequence"], edit: int, lowest: int) -> float:
+    """Three passes: nothing edited from the lowest layer on; nothing and the edit beside each other from the edit's
+    own layer on, as only then does the mask between variants matter; and the whole one."""
+    job, asked = batched.job, batched.asked
+    writes = job.writes[edit]
+    alone = batched.run(first, lowest, [{}])
+    idle, edited = batched.run(first, job.starts[edit], [{}, writes]).chunk(2)
+    where = Where(asked.sequences, asked.tokens, job.model.device)
+    whole = asked.read(lambda taps, at: execute(job.model, asked.batch, taps, writes, at), where)
+    return max(_apart(alone, batched.clean), _apart(idle, batched.clean), _apart(edited, whole))
+
+
+def _apart(a: Float[Tensor, "row value"], b: Float[Tensor, "row value"]) -> float:
+    """The largest difference of a row, relative to its size."""
+    a, b = a.double(), b.double()
+    size = b.norm(dim=-1).clamp(min=1e-30)
+    return float(((a - b).norm(dim=-1) / size).max())

@@ -1,12 +1,13 @@
-"""Zeroed and scaled heads, baked into a checkpoint.
+"""Zero-ablated and scaled heads, baked into a checkpoint.
 
-A head writes through its columns of the attention output projection and through nothing else, so scaling its ``z`` by g
+A head acts through its columns of the attention output projection and through nothing else, so scaling its ``z`` by g
 is scaling those columns by g: whatever makes the queries, keys and values (GQA, fused projections, MLA), and whatever
 norm, gain or bias comes after. The projection's bias belongs to no head and stays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,17 @@ from transformers.pytorch_utils import Conv1D
 
 from verdictscope.activations import Model, head_output_weight
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits import Edit, Head, HeadEdit, compile_edits, edit_to_dict
+from verdictscope.interventions.edits.heads import HeadEdit
+from verdictscope.interventions.edits.protocol import Edit, Head, as_edits, compile_edits
+from verdictscope.interventions.edits.stored import edit_to_dict
 from verdictscope.interventions.weights.checkpoint import Checkpoint, Made, parameter_names, stored_form
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def bake(model: Model, out: str | Path, *edits: Edit, source: str | Path | None = None) -> Made:
-    """Write a copy of a model's checkpoint in which heads are zeroed or scaled.
+def bake(model: Model, out: str | Path, edits: Edit | Sequence[Edit], *, source: str | Path | None = None) -> Made:
+    """Write a copy of a model's checkpoint in which heads are zero-ablated or scaled.
 
     The copy does what the hooks of the same edits do, to rounding, and any engine serves it at full speed. Files and
     tensors that are not concerned are copied byte for byte, tokenizer and chat template with them.
@@ -38,9 +41,27 @@ def bake(model: Model, out: str | Path, *edits: Edit, source: str | Path | None 
     Raises:
         InputError: another kind of edit, a head the model lacks, packed weights, an output projection that several
             layers share, a checkpoint in which the weight is not found, or something at ``out``.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from verdictscope.activations import load_model
+        >>> with TemporaryDirectory() as folder:
+        ...     bake(load_model("organism:cliff"), f"{folder}/ablated", HeadEdit("L4H6")).says
+        ('z of L4H6 zero-ablated at all positions, in the weights',)
     """
-    factors = _factors(edits)
-    compile_edits(model, edits)  # says which head is not there
+    several = as_edits(edits)
+    factors: dict[Head, float] = {}
+    for edit in several:
+        fits = isinstance(edit, HeadEdit) and edit.site == "z" and edit.positions == "all"
+        if not isinstance(edit, HeadEdit) or not fits or edit.op not in ("zero", "scale"):
+            raise InputError(
+                f"only heads zero-ablated or scaled at z and at all positions can be baked, not: {edit.describe()}"
+            )
+        for head in edit.heads:
+            factors[head] = factors.get(head, 1.0) * (0.0 if edit.op == "zero" else edit.value)
+    if not factors:
+        raise InputError("nothing to bake: give at least one HeadEdit")
+    compile_edits(model, several)  # names a head that does not exist
     files, changes = Checkpoint(model, source), {}
     for layer in sorted({layer for layer, _ in factors}):
         o = own_output_projection(model, layer)
@@ -51,32 +72,12 @@ def bake(model: Model, out: str | Path, *edits: Edit, source: str | Path | None 
                 columns = head_columns(model, layer, head, o, new)
                 columns.copy_(torch.zeros_like(columns) if factor == 0 else columns * factor)
         changes[key] = stored_form(new, stored)
-    says = tuple(edit.describe() + ", in the weights" for edit in edits)
-    return files.write(out, changes, says, {"made": "bake", "edits": [edit_to_dict(edit) for edit in edits]})
-
-
-def _factors(edits: tuple[Edit, ...]) -> dict[Head, float]:
-    found: dict[Head, float] = {}
-    for edit in edits:
-        fits = isinstance(edit, HeadEdit) and edit.site == "z" and edit.positions == "all"
-        if not fits or edit.op not in ("zero", "scale"):  # type: ignore[union-attr]
-            raise InputError(
-                f"only heads zeroed or scaled at z and at all positions can be baked, not: {edit.describe()}"
-            )
-        assert isinstance(edit, HeadEdit)
-        for head in edit.heads:
-            found[head] = found.get(head, 1.0) * (0.0 if edit.op == "zero" else edit.value)
-    if not found:
-        raise InputError("nothing to bake: give at least one HeadEdit")
-    return found
+    says = tuple(edit.describe() + ", in the weights" for edit in several)
+    return files.write(out, changes, says, {"made": "bake", "edits": [edit_to_dict(edit) for edit in several]})
 
 
 def own_output_projection(model: Model, layer: int) -> nn.Module:
-    """A layer's attention output projection, if its weight is plain and no other layer's.
-
-    Raises:
-        InputError: it is packed or shared, or the layer has no heads.
-    """
+    """A layer's attention output projection, if its weight is plain and no other layer's."""
     head_output_weight(model, layer)
     o = model.sites.blocks[layer].o
     assert o is not None

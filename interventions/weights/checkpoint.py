@@ -56,13 +56,7 @@ _BESIDE = (
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint that was written.
-
-    Attributes:
-        folder: where it is; load it like any other.
-        says: what was changed and what was not, in words.
-        tensors: names of the tensors that differ from the source's.
-    """
+    """A checkpoint that was written."""
 
     folder: Path
     says: tuple[str, ...]
@@ -74,15 +68,6 @@ class Checkpoint:
 
     def __init__(self, model: Model, source: str | Path | None = None) -> None:
         refuse_adapters(model, "a changed checkpoint")
-        """Open the folder.
-
-        Args:
-            model: the model as it was loaded.
-            source: folder or hub name; by default what the model was loaded from.
-
-        Raises:
-            InputError: there is no such checkpoint, it holds no safetensors, or its weights are packed.
-        """
         self.model, self.name = model, locate(str(source or model.name))
         self.folder = _folder(self.name, None if source else model.revision)
         self.files = sorted(self.folder.glob("*.safetensors"))
@@ -100,12 +85,7 @@ class Checkpoint:
                     self.shapes[key] = file, tuple(tensors.get_slice(key).get_shape())
 
     def find(self, name: str, value: Tensor) -> tuple[str, Tensor]:
-        """The tensor in the files that the model holds as parameter ``name``: its key and what is stored.
-
-        Raises:
-            InputError: none is that tensor; the family's checkpoint is converted when it loads, or the model was
-                changed since.
-        """
+        """The tensor in the files that the model holds as parameter ``name``: its key and what is stored."""
         shape = tuple(value.shape)
         alike = [(_common(key, name), key) for key, (_, other) in self.shapes.items() if other == shape]
         for shared, key in sorted(alike, key=lambda pair: -len(pair[0])):
@@ -123,17 +103,7 @@ class Checkpoint:
     def write(
         self, out: str | Path, changes: Mapping[str, Tensor], says: tuple[str, ...], note: Mapping[str, Any]
     ) -> Made:
-        """Write the copy, whole or not at all.
-
-        Args:
-            out: a folder that does not exist yet.
-            changes: tensors by key.
-            says: what was changed, in words.
-            note: more for :data:`NOTE`.
-
-        Raises:
-            InputError: there is something at ``out``, or it cannot be written.
-        """
+        """Write the copy, whole or not at all."""
         out = Path(out)
         with whole_folder(out) as fresh:
             hashes: dict[str, Any] = {}
@@ -165,11 +135,7 @@ class Checkpoint:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its name when everything is written, or vanishes.
-
-    Raises:
-        InputError: there is something at ``out``, or nothing can be written there.
-    """
+    """A temporary folder beside ``out`` that takes its name when everything is written, or vanishes."""
     if os.path.lexists(out):
         raise InputError(f"{out} exists and is not overwritten: choose another folder")
     try:
@@ -188,10 +154,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def stored_form(new: Tensor, stored: Tensor) -> Tensor:
-    """A changed tensor in the form that the file has, or in the wider one of ``new`` where that would round it.
-
-    A bfloat16 file may be meant to run in float32; scaled weights are then no bfloat16 numbers any more.
-    """
+    """A changed tensor in the form that the file has, or in the wider one of ``new`` where that would round it."""
     narrow = new.to(stored.dtype)
     return (narrow if torch.equal(narrow.to(new.dtype), new) else new).contiguous()
 

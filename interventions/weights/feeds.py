@@ -6,6 +6,7 @@ norms and the low-rank maps of MLA are all found in the same way.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,15 +27,7 @@ N_TOKENS = 8
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """How one parameter of an attention module feeds the heads.
-
-    Attributes:
-        name: from the model's root.
-        parameter: the parameter.
-        axis: along which the heads lie.
-        q: which rows (along ``axis``) feed which query head.
-        k, v: the same for key-value groups.
-    """
+    """How one parameter of an attention module feeds the heads."""
 
     name: str
     parameter: nn.Parameter
@@ -65,12 +58,21 @@ class Feed:
         return tensor.index_select(self.axis, rows.nonzero()[:, 0].to(tensor.device))
 
 
-def feeds(model: Model, layer: int) -> list[Feed]:
-    """What every parameter of a layer's attention module feeds, biases and norms included.
+_known: weakref.WeakKeyDictionary[nn.Module, dict[int, list[Feed]]] = weakref.WeakKeyDictionary()
 
-    Raises:
-        InputError: the layer has no softmax attention that could be listened to.
-    """
+
+def known_feeds(model: Model, layer: int) -> list[Feed]:
+    """As :func:`feeds`, measured once for every model and layer."""
+    known = _known.setdefault(model.hf, {})
+    if any(model.hf.get_parameter(feed.name) is not feed.parameter for feed in known.get(layer, ())):
+        del known[layer]  # the module's parameters were replaced since
+    if layer not in known:
+        known[layer] = feeds(model, layer)
+    return known[layer]
+
+
+def feeds(model: Model, layer: int) -> list[Feed]:
+    """What every parameter of a layer's attention module feeds, biases and norms included."""
     refuse_adapters(model, "finding the rows of a head's weights")
     model.sites.place("q", layer)
     attention = model.sites.blocks[layer].attention

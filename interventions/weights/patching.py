@@ -1,122 +1,105 @@
-"""Heads of one checkpoint put into its reference.
+"""Weight patching: heads of one checkpoint put into another of the same architecture.
 
 A query head is its query rows and its columns of the output projection; the keys and values it reads belong to a group.
-Where the group differs between the reference models, it comes along only if all its query heads do: otherwise heads
-that were not
-asked about would change with it, and that is refused unless the recipient's keys and values are asked for.
+Where the group differs between the two models, it comes along only if all its query heads do: otherwise heads that were
+not named would change with it, and that is refused unless the patched model's keys and values are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits import Head, HeadEdit
+from verdictscope.interventions.edits.heads import HeadEdit
+from verdictscope.interventions.edits.protocol import as_heads, head_names
 from verdictscope.interventions.weights.bake import head_columns, own_output_projection
 from verdictscope.interventions.weights.checkpoint import Checkpoint, Made, parameter_names, stored_form
-from verdictscope.interventions.weights.feeds import Feed, feeds
+from verdictscope.interventions.weights.feeds import Feed, known_feeds
 
 KV = ("group", "keep")
-"""Whether a group's keys and values come along where all its query heads do, or stay the recipient's in any case."""
-
-
-def transplant(
-    donor: Model,
-    recipient: Model,
-    out: str | Path,
-    heads: Sequence[Head],
-    *,
-    kv: str = "group",
-    source: str | Path | None = None,
-) -> Made:
-    """Write a copy of the recipient's checkpoint with the donor's heads in the places of its own.
-
-    What is moved of a head is what is its alone: rows that make its query (biases included) and its columns of the
-    output projection. Weights that all heads share (norms, low-rank maps, the projection's bias) stay the recipient's;
-    ``says`` names those that differ.
-
-    Args:
-        donor: the model whose heads are taken.
-        recipient: the model they are put into; a reference model of the same architecture. Neither is changed.
-        out: a folder that does not exist yet.
-        heads: (layer, query head) pairs.
-        kv: ``group`` or ``keep``, see the module.
-        source: the recipient's checkpoint; by default what it was loaded from.
-
-    Raises:
-        InputError: the models differ in shape, a head is not there, a group is asked for in part and differs, weights
-            are packed, shared by layers or not found in the checkpoint, or something is at ``out``.
-    """
-    if kv not in KV:
-        raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
-    heads = HeadEdit(tuple(heads)).heads
-    HeadEdit(heads).write(recipient)  # says which head is not there
-    _check_references(donor, recipient)
-    files, says, changes = Checkpoint(recipient, source), list[str](), dict[str, Tensor]()
-    moved_in: set[str] = set()
-    for layer in sorted({layer for layer, _ in heads}):
-        moved = [head for at, head in heads if at == layer]
-        for name, new in _layer(donor, recipient, layer, moved, kv, says).items():
-            key, stored = files.find(name, recipient.hf.get_parameter(name))
-            changes[key] = stored_form(new, stored)
-            moved_in.add(name)
-    says.append(_rest(donor, recipient, moved_in))
-    names = " ".join(f"L{layer}H{head}" for layer, head in heads)
-    told = (f"heads {names} are those of {donor.name}: their query rows and output columns", *dict.fromkeys(says))
-    about = {"made": "transplant", "donor": donor.name, "donor_revision": donor.revision, "kv": kv}
-    return files.write(out, changes, told, {**about, "heads": [list(head) for head in heads]})
+"""Whether a group's keys and values come along where all its query heads do, or stay in any case."""
 
 
 @contextmanager
-def transplanted(
-    donor: Model,
-    recipient: Model,
-    heads: Sequence[Head],
-    *,
-    kv: str = "keep",
-    known: dict[int, list[Feed]] | None = None,
-) -> Iterator[bool]:
-    """The recipient with the donor's heads while the block runs; its very bytes are put back, whatever happens.
+def patch_weights(model: Model, donor: Model, heads: Any, *, kv: str = "keep") -> Iterator[bool]:
+    """Run a model with another model's heads in place of its own; its very bytes are restored afterwards.
 
-    Moves what :func:`transplant` moves, in memory: for many sets of heads, of which no checkpoint is wanted.
+    What is patched of a head is what is its alone: rows that make its query (biases included) and its columns of the
+    output projection. Weights that all heads share (norms, low-rank maps, the projection's bias) stay.
 
     Args:
-        donor: the model whose heads are taken.
-        recipient: the model they are put into.
-        heads: (layer, query head) pairs.
-        kv: as for :func:`transplant`.
-        known: what feeds the heads of a layer, kept between calls about the same recipient.
+        model: the model that is patched, for example the reference model.
+        donor: the model whose heads are taken; of the same architecture. It is not changed.
+        heads: query heads.
+        kv: ``group``: a group's keys and values come along where all its query heads do; ``keep``: they stay.
 
     Yields:
-        whether anything of the recipient differs from what it was: heads that training left alone are the same.
+        Whether anything of the model differs from before: heads that training left alone are the same.
 
     Raises:
-        InputError: as :func:`transplant`.
+        InputError: the models differ in shape, a head does not exist, a group is named in part and differs, or weights
+            are packed or shared by layers.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> model, reference = load_model("organism:cliff"), load_model("organism:aligned")
+        >>> with patch_weights(reference, model, ["L4H6", "L5H2"]) as changed:
+        ...     isinstance(changed, bool)
+        True
     """
-    if kv not in KV:
-        raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
-    heads = HeadEdit(tuple(heads)).heads
-    HeadEdit(heads).write(recipient)
-    _check_references(donor, recipient)
-    known, new = {} if known is None else known, dict[str, Tensor]()
-    for layer in sorted({layer for layer, _ in heads}):
-        moved = [head for at, head in heads if at == layer]
-        if layer not in known:
-            known[layer] = feeds(recipient, layer)
-        new |= _layer(donor, recipient, layer, moved, kv, [], known[layer])
-    old = {name: recipient.hf.get_parameter(name).detach().clone() for name in new}
+    new: dict[str, Tensor] = {}
+    for layer, own in _by_layer(model, donor, heads, kv).items():
+        new |= _layer(donor, model, layer, own, kv, [])
+    old = {name: model.hf.get_parameter(name).detach().clone() for name in new}
     changed = any(not torch.equal(old[name].cpu(), value.to(old[name].dtype).cpu()) for name, value in new.items())
     try:
-        _put(recipient, new)
+        _put(model, new)
         yield changed
     finally:
-        _put(recipient, old)
+        _put(model, old)
+
+
+def save_patched(
+    model: Model, donor: Model, out: str | Path, heads: Any, *, kv: str = "group", source: str | Path | None = None
+) -> Made:
+    """Write a copy of the model's checkpoint (by default what it was loaded from) with the donor's heads in it, as
+    :func:`patch_weights` does in memory; ``says`` names shared weights that differ and stay."""
+    by_layer = _by_layer(model, donor, heads, kv)
+    files, says, changes = Checkpoint(model, source), list[str](), dict[str, Tensor]()
+    patched: set[str] = set()
+    for layer, own in by_layer.items():
+        for name, new in _layer(donor, model, layer, own, kv, says).items():
+            key, stored = files.find(name, model.hf.get_parameter(name))
+            changes[key] = stored_form(new, stored)
+            patched.add(name)
+    theirs = dict(donor.hf.named_parameters())
+    left = {name: p for name, p in model.hf.named_parameters() if name not in patched}
+    differ = sum(not torch.equal(p.cpu(), theirs[name].cpu()) for name, p in left.items())
+    says.append(f"of the {len(left)} other tensors {differ} differ between the two and stay the patched model's")
+    moved = as_heads(heads)
+    first = f"heads {head_names(moved)} are those of {donor.name}: their query rows and output columns"
+    about = {"made": "patch_weights", "donor": donor.name, "donor_revision": donor.revision, "kv": kv}
+    note = {**about, "heads": [list(head) for head in moved]}
+    return files.write(out, changes, (first, *dict.fromkeys(says)), note)
+
+
+def _by_layer(model: Model, donor: Model, heads: Any, kv: str) -> dict[int, list[int]]:
+    """The heads to be patched, checked, by layer."""
+    if kv not in KV:
+        raise InputError(f"kv={kv!r}: use 'group' or 'keep'")
+    moved = as_heads(heads)
+    HeadEdit(moved).write(model)  # names a head that does not exist
+    mine, theirs = ({n: tuple(p.shape) for n, p in m.hf.named_parameters()} for m in (model, donor))
+    if type(donor.hf) is not type(model.hf) or mine != theirs:
+        raise InputError(f"{donor.name} and {model.name} cannot be patched: their architectures or shapes differ")
+    return {layer: [h for at, h in moved if at == layer] for layer in sorted({layer for layer, _ in moved})}
 
 
 def _put(model: Model, values: dict[str, Tensor]) -> None:
@@ -125,23 +108,7 @@ def _put(model: Model, values: dict[str, Tensor]) -> None:
             model.hf.get_parameter(name).copy_(value)
 
 
-def _check_references(donor: Model, recipient: Model) -> None:
-    mine, theirs = ({n: tuple(p.shape) for n, p in m.hf.named_parameters()} for m in (recipient, donor))
-    if type(donor.hf) is not type(recipient.hf) or mine != theirs:
-        raise InputError(
-            f"{donor.name} and {recipient.name} are no reference models: their architectures or shapes differ"
-        )
-
-
-def _layer(
-    donor: Model,
-    recipient: Model,
-    layer: int,
-    heads: list[int],
-    kv: str,
-    says: list[str],
-    found: list[Feed] | None = None,
-) -> dict[str, Tensor]:
+def _layer(donor: Model, recipient: Model, layer: int, heads: list[int], kv: str, says: list[str]) -> dict[str, Tensor]:
     """The recipient's parameters of one layer that change, by name."""
     o, theirs = own_output_projection(recipient, layer), own_output_projection(donor, layer)
     name = parameter_names(recipient, o)["weight"]
@@ -153,14 +120,14 @@ def _layer(
     attention = recipient.sites.blocks[layer].attention
     assert attention is not None
     each = attention.n_heads // attention.n_kv_heads
-    found = feeds(recipient, layer) if found is None else found
+    found = known_feeds(recipient, layer)
     groups = sorted({head // each for head in heads})
     along = [g for g in groups if _comes_along(donor, found, layer, g, each, heads, kv, says)]
     for head in heads:
         if not any(feed.parameter.ndim > 1 and feed.own("q", head).any() for feed in found):
             raise InputError(
                 f"no rows make the query of L{layer}H{head} alone: {type(recipient.hf).__name__} norms the queries of "
-                "all heads together, so one head cannot be moved"
+                "all heads together, so one head cannot be patched"
             )
     for feed in found:
         rows = torch.zeros(feed.q.shape[1], dtype=torch.bool)
@@ -189,13 +156,13 @@ def _comes_along(
     of_group = range(group * each, (group + 1) * each)
     left = [head for head in of_group if head not in heads]
     if kv == "keep":
-        says.append(f"keys and values of group L{layer}G{group} differ and stay the recipient's")
+        says.append(f"keys and values of group L{layer}G{group} differ and stay the patched model's")
         return False
     if left:
         raise InputError(
-            f"group L{layer}G{group} differs between the reference models and is also read by "
-            f"{' '.join(f'L{layer}H{head}' for head in left)}: move these heads too, or pass kv='keep' to let the "
-            "moved heads read the recipient's keys and values"
+            f"group L{layer}G{group} differs between the two models and is also read by "
+            f"{' '.join(f'L{layer}H{head}' for head in left)}: patch these heads too, or pass kv='keep' to let the "
+            "patched heads read the patched model's keys and values"
         )
     says.append(f"keys and values of group L{layer}G{group} come along: all its query heads do")
     return True
@@ -210,12 +177,4 @@ def _with_rows(feed: Feed, donor: Model, rows: Tensor) -> Tensor:
 def _differs(donor: Model, recipient: Model, name: str, says: list[str]) -> None:
     pairs = [dict(model.hf.named_parameters()).get(name) for model in (donor, recipient)]
     if pairs[0] is not None and pairs[1] is not None and not torch.equal(pairs[0].cpu(), pairs[1].cpu()):
-        says.append(f"{name} is shared by the heads, differs, and stays the recipient's")
-
-
-def _rest(donor: Model, recipient: Model, moved: set[str]) -> str:
-    """How far the reference models differ in what was not touched."""
-    theirs = dict(donor.hf.named_parameters())
-    left = {name: p for name, p in recipient.hf.named_parameters() if name not in moved}
-    differ = sum(not torch.equal(p.cpu(), theirs[name].cpu()) for name, p in left.items())
-    return f"of the {len(left)} other tensors {differ} differ between the two and stay the recipient's"
+        says.append(f"{name} is shared by the heads, differs, and stays the patched model's")

@@ -13,8 +13,8 @@ from verdictscope.activations import LogOddsReadout, Site, forward, head_output_
 from verdictscope.activations.doctor import check_model
 from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, applied, attribute, bake
-from verdictscope.interventions.edits import compile_edits
+from verdictscope.interventions import HeadEdit, attribute, bake, edited
+from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.interventions.weights.feeds import feeds
 from verdictscope.rollouts.engines.huggingface import decode
 from verdictscope.rollouts.engines.requests import Request
@@ -78,9 +78,9 @@ def test_what_is_read_and_edited_is_the_model_with_its_adapter(family, how):
     edited = values(plain, compile_edits(plain, [EDIT]))
     assert not close(edited, values(plain))
     assert close(values(model, compile_edits(model, [EDIT])), edited)
-    with applied(plain, EDIT):
+    with edited(plain, EDIT):
         tokens = written(plain.hf)
-    with applied(model, EDIT):
+    with edited(model, EDIT):
         assert written(held) == written(hf) == tokens
     for layer in range(model.n_layers):
         assert close([head_output_weight(model, layer)], [head_output_weight(plain, layer)])
@@ -148,7 +148,7 @@ def test_an_adapter_added_after_wrapping_is_named(tmp_path):
         lambda: values(model),
         lambda: head_output_weight(model, 0),
         lambda: unembedding(model),
-        lambda: applied(model, EDIT).__enter__(),
+        lambda: edited(model, EDIT).__enter__(),
     ):
         with pytest.raises(InputError, match="'default'.*merge_and_unload"):
             use()

@@ -80,7 +80,7 @@ def test_a_part_is_what_taking_it_away_changes(family: str, some: list[Rollout])
     model, layer = wrapped(family), 1
     readout = probe(model, "resid_post", layer, final_norm=True)
     result = attribute(model, some, readout)
-    share = dict(zip(result.parts, result.shares, strict=True))
+    share = dict(zip(result.components, result.values, strict=True))
     stream, cuts = Site("resid_post", layer) @ "before_answer", {}
     cuts["mlp", layer, -1] = Site("mlp_out", layer)
     cuts["head", layer, 2] = Site("z", layer)
@@ -132,7 +132,7 @@ def test_shares_are_the_gradient_of_the_readout_along_each_head(family: str, som
     """Through a post-norm too: with both divisors held, the readout's slope in a head's size is the head's share."""
     model, last = wrapped(family), 2
     result = attribute(model, some, PAIR)
-    share = np.stack([s for p, s in zip(result.parts, result.shares, strict=True) if p[:2] == ("head", last)])
+    share = np.stack([s for p, s in zip(result.components, result.values, strict=True) if p[:2] == ("head", last)])
     post, final = model.sites.blocks[last].attn.module, model.sites.ln_final
     shares_of_slope = []
     for head in range(model.n_heads):
@@ -182,13 +182,13 @@ def test_positions_are_parts_of_the_stream(some: list[Rollout]) -> None:
     gpt2 = wrapped("gpt2")
     readout = probe(gpt2, "resid_pre", 0)
     result = attribute(gpt2, some, readout)
-    share = dict(zip(result.parts, result.shares, strict=True))
+    share = dict(zip(result.components, result.values, strict=True))
     weight, at = torch.tensor(np.asarray(readout.weight)), result.rows["pos"].tolist()
     table = gpt2.hf.transformer.wpe.weight.detach().double()[at]
     assert np.allclose(share["pos_embed", -1, -1], table @ weight, atol=1e-5)
     granite = wrapped("granite")
     result = attribute(granite, some, probe(granite, "resid_pre", 0))
-    assert [p[0] for p in result.parts] == ["embed", "bias"]
+    assert [p[0] for p in result.components] == ["embed", "bias"]
 
 
 def test_what_is_not_linear_is_said_and_kept_apart(some: list[Rollout]) -> None:
@@ -196,10 +196,10 @@ def test_what_is_not_linear_is_said_and_kept_apart(some: list[Rollout]) -> None:
     assert linear.notes == ()
     capped = attribute(wrapped("gemma2"), some, PAIR)
     assert "soft-capped at 3" in capped.notes[0]
-    assert ("softcap", -1, -1) in capped.parts
+    assert ("softcap", -1, -1) in capped.components
     several = attribute(wrapped("llama"), some, SEVERAL)
     assert "several labels" in several.notes[0]
-    entropy = dict(zip(several.parts, several.shares, strict=True))["labels", -1, -1]
+    entropy = dict(zip(several.components, several.values, strict=True))["labels", -1, -1]
     assert (entropy <= np.log(3) + 1e-9).all()
     assert (entropy >= -np.log(2) - 1e-9).all()
     with pytest.raises(InputError, match="several tokens"):
@@ -209,8 +209,8 @@ def test_what_is_not_linear_is_said_and_kept_apart(some: list[Rollout]) -> None:
 def test_the_log_odds_of_two_tokens_is_their_logit_difference(some: list[Rollout]) -> None:
     model = wrapped("qwen3")
     one, other = attribute(model, some, PAIR), attribute(model, some, logit_difference(model, PAIR))
-    assert one.parts == other.parts
-    assert np.allclose(one.shares, other.shares, atol=1e-9)
+    assert one.components == other.components
+    assert np.allclose(one.values, other.values, atol=1e-9)
     assert np.allclose(one.logit, other.logit, atol=1e-4)
 
 
@@ -219,7 +219,7 @@ def test_ignoring_the_norm_is_another_number(some: list[Rollout]) -> None:
     model = wrapped("qwen3")
     with_norm = attribute(model, some, probe(model, "resid_post", 2, final_norm=True))
     without = attribute(model, some, probe(model, "resid_post", 2))
-    assert np.abs(without.shares.sum(0) - with_norm.logit).max() > 0.1 * np.abs(with_norm.logit).max()
+    assert np.abs(without.values.sum(0) - with_norm.logit).max() > 0.1 * np.abs(with_norm.logit).max()
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
@@ -228,13 +228,13 @@ def test_batch_mates_padding_and_later_tokens_change_no_share(family: str, some:
     model = wrapped(family)
     together = attribute(model, some, PAIR)
     alone = attribute(model, some, PAIR, plan=BatchPlan(tuple((i,) for i in range(len(some))), 64))
-    assert np.allclose(together.shares, alone.shares, atol=1e-5 * np.abs(alone.shares).max())
+    assert np.allclose(together.values, alone.values, atol=1e-5 * np.abs(alone.values).max())
     changed = [
         Rollout(r.id, r.group, (*r.ids[:-2], 5, 6), r.spans, r.n_prompt, r.finish)  # the end of the answer
         for r in some
     ]
     later = attribute(model, changed, PAIR)
-    assert np.allclose(together.shares, later.shares, atol=1e-5 * np.abs(alone.shares).max())
+    assert np.allclose(together.values, later.values, atol=1e-5 * np.abs(alone.values).max())
 
 
 def test_the_table_holds_means_with_cluster_intervals(some: list[Rollout]) -> None:
@@ -245,7 +245,7 @@ def test_the_table_holds_means_with_cluster_intervals(some: list[Rollout]) -> No
     assert list(table["component"].iloc[-2:]) == ["logit", "residual"]
     assert (table["n"] == 3).all(), "groups, not rows"
     for line in (0, 3, len(table) - 2):
-        values = result.logit if line == len(table) - 2 else result.shares[line]
+        values = result.logit if line == len(table) - 2 else result.values[line]
         told = mean_effect("x", values, result.groups, unit="logit", seed=4)
         numbers = table.loc[line, ["estimate", "low", "high"]].astype(float)
         assert np.allclose(numbers, (told.estimate, told.low, told.high))
@@ -281,7 +281,7 @@ def test_sources_sum_to_their_heads(family: str, some: list[Rollout]) -> None:
         sources = result.sources
         assert sources is not None
         assert sources.relative_residual < 1e-5
-        own = np.stack([s for p, s in zip(result.parts, result.shares, strict=True) if p[0] == "head"])
+        own = np.stack([s for p, s in zip(result.components, result.values, strict=True) if p[0] == "head"])
         assert np.allclose(sources.sums[2].sum(-1), own, atol=2e-5 * np.abs(own).max())
         attention = sources.sums[0].sum(-1)
         assert (attention < 1 + 1e-5).all()
@@ -304,7 +304,7 @@ def test_sources_by_token_are_attention_times_what_the_value_writes(some: list[R
         "segment",
         "attention",
         "weighted",
-        "share",
+        "attribution",
     ]
     assert len(table) == (result.rows["pos"] + 1).sum()
     one = some[1]
@@ -316,13 +316,13 @@ def test_sources_by_token_are_attention_times_what_the_value_writes(some: list[R
     pos = int(result.rows.loc[result.rows["rollout"] == one.id, "pos"].max())
     mine = table[(table["rollout"] == one.id) & (table["pos"] == pos)]
     expected = pattern[pos, head, : pos + 1] * (written @ torch.tensor(np.asarray(readout.weight)))[: pos + 1]
-    assert np.allclose(mine["share"], expected, atol=1e-6)
+    assert np.allclose(mine["attribution"], expected, atol=1e-6)
     sizes = pattern[pos, head, : pos + 1] * written.norm(dim=-1)[: pos + 1]
     assert np.allclose(mine["weighted"], sizes / sizes.sum(), atol=1e-6)
     assert list(mine["token_id"]) == list(one.ids[: pos + 1])
     told = result.by_source()
-    share = told[(told["quantity"] == "share") & (told["segment"] == "thinking")]["estimate"].item()
-    sums = table[table["segment"] == "thinking"].groupby(["rollout", "pos"])["share"].sum()
+    share = told[(told["quantity"] == "attribution") & (told["segment"] == "thinking")]["estimate"].item()
+    sums = table[table["segment"] == "thinking"].groupby(["rollout", "pos"])["attribution"].sum()
     assert np.isclose(share, sums.reindex(pd.MultiIndex.from_frame(result.rows)).fillna(0).mean())
 
 

@@ -44,7 +44,7 @@ def test_an_attribution_costs_little_more_than_scoring() -> None:
             seconds[name].append(time.perf_counter() - begin)
     middle = {name: median(s[1:]) for name, s in seconds.items()}
     ratios = {name: round(s / middle["scored"], 3) for name, s in middle.items()}
-    kept = attribute(model, some, pair, plan=plan).shares.nbytes
+    kept = attribute(model, some, pair, plan=plan).values.nbytes
     setting = SIZES | {"rollouts": ROLLOUTS, "tokens": TOKENS, "repeats": REPEATS, "positions": "before_answer"}
     write_evidence("attribution_cost", {"setting": setting, "times_scored": ratios, "bytes_a_row": kept // ROLLOUTS})
     assert ratios["attributed"] < 1.5

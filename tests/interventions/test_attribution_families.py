@@ -61,7 +61,7 @@ def _sums(model: Model, readout: Readout) -> dict[str, Any]:
     except InputError as error:
         return {"reason": str(error)}
     residual = float(np.abs(result.residual).max() / np.abs(result.logit).max())
-    found: dict[str, Any] = {"residual": float(f"{residual:.2e}"), "parts": len(result.parts)}
+    found: dict[str, Any] = {"residual": float(f"{residual:.2e}"), "parts": len(result.components)}
     if result.sources is not None:
         found["sources"] = float(f"{result.sources.relative_residual:.2e}")
     return found | ({"notes": list(result.notes)} if result.notes else {}) | ({"no sources": why} if why else {})

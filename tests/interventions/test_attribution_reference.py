@@ -40,7 +40,7 @@ def test_shares_equal_stacked_head_results(family: str, tmp_path: Path) -> None:
         pytest.skip(f"the bridge does not build offline from a model in memory: {type(error).__name__}: {error}")
     model, r = wrapped(family), rollout("a/0", 23, seed=1)
     result = attribute(model, [r], LogOddsReadout("pair", (5,), (9,)))
-    mine = np.array([s[0] for p, s in zip(result.parts, result.shares, strict=True) if p[0] == "head"])
+    mine = np.array([s[0] for p, s in zip(result.components, result.values, strict=True) if p[0] == "head"])
     with torch.no_grad():
         _, cache = bridge.run_with_cache(torch.tensor([r.ids]))
         stack = cache.stack_head_results(layer=-1, pos_slice=int(result.rows["pos"][0]), apply_ln=True)[:, 0]

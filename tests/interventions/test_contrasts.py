@@ -8,7 +8,8 @@ import pytest
 
 from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.errors import InputError
-from verdictscope.interventions import BiasSweep, HeadEdit, attribute, effects, rejudged, sweep_bias
+from verdictscope.interventions import HeadEdit, HeadSweep, attribute, effects, sweep_heads
+from verdictscope.interventions.mitigation import rejudged
 from verdictscope.judgments import (
     Contrast,
     Insertion,
@@ -151,9 +152,9 @@ def test_shares_and_effects_of_a_contrast_are_those_of_its_rollouts(judge: tuple
     for name, contrast in contrasts.items():
         part = taken.on(contrast)
         part.check()
-        assert np.allclose(part.shares.sum(0), part.logit, atol=1e-4)
+        assert np.allclose(part.values.sum(0), part.logit, atol=1e-4)
         assert np.allclose(part.logit, swept.on(contrast).base, atol=1e-4)
-        assert len(part.to_frame()) == len(taken.parts) + 2
+        assert len(part.to_frame()) == len(taken.components) + 2
         by_hand = [
             sum(w * swept.change[1][swept.rollouts.index(r)] for r, w in zip(rs, ws, strict=True))
             for rs, ws in zip(contrast.rollouts, contrast.weights, strict=True)
@@ -165,8 +166,8 @@ def test_a_sweep_signs_effects_so_that_a_smaller_contrast_counts(judge: tuple) -
     model, readout, plain, cued, targets = judge
     rollouts = [*plain.rollouts, *cued.rollouts]
     contrasts = {**order_contrasts(plain), "crowd": cue_contrast("crowd", plain, cued, targets)}
-    swept = sweep_bias(model, rollouts, readout, contrasts, heads=[(0, 0), (1, 0)], delta=0.1)
-    assert isinstance(swept, BiasSweep)
+    swept = sweep_heads(model, rollouts, readout, contrasts, heads=[(0, 0), "L1H0"], sublayers=["mlp_out"], delta=0.1)
+    assert isinstance(swept, HeadSweep)
     assert swept.biases == ("position", "crowd")
     table = swept.to_frame()
     assert set(table["contrast"]) == {"position", "content", "crowd"}
@@ -177,9 +178,10 @@ def test_a_sweep_signs_effects_so_that_a_smaller_contrast_counts(judge: tuple) -
         row = table[(table["contrast"] == name) & (table["layer"] == 1) & (table["head"] == 0)]
         change = values.edited[0].mean() - values.base.mean()
         assert row["estimate"].item() == pytest.approx(-np.sign(values.base.mean()) * change, abs=1e-4)
-    with pytest.raises(InputError, match="content"):
-        sweep_bias(model, rollouts, readout, {"position": contrasts["position"]})
-    assert "0.1 nats (as stated)" in str(swept)
+    alone = sweep_heads(model, rollouts, readout, {"position": contrasts["position"]}, heads=[(1, 0)])
+    assert alone.delta is None, "without content no smallest effect follows"
+    assert alone.table()["estimate"].item() == pytest.approx(swept["position"].means[1], abs=1e-4)
+    assert "0.1 nats (stated)" in str(swept)
 
 
 def test_rejudged_verdicts_follow_the_log_odds(judge: tuple) -> None:

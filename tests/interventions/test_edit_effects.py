@@ -13,11 +13,11 @@ from verdictscope.interventions import (
     HeadEdit,
     KVEdit,
     SublayerEdit,
-    compile_edits,
     effects,
     gather_means,
     gather_rows,
 )
+from verdictscope.interventions.edits.protocol import compile_edits
 
 
 @pytest.mark.parametrize("positions", ["think_end", "all"])

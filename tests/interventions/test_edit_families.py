@@ -17,7 +17,7 @@ from tests.evidence import write_evidence
 from verdictscope.activations import Model
 from verdictscope.activations.loading import unchecked
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, applied, bake
+from verdictscope.interventions import HeadEdit, bake, edited
 
 ROOT = Path(__file__).resolve().parent.parent
 MUST = {
@@ -77,7 +77,7 @@ def examine(name: str) -> dict[str, Any]:
     edits = HeadEdit(((layer, 0),)), HeadEdit(((layer, last),), "scale", -1.5)
     ids = torch.randint(3, 97, (2, 11), generator=torch.Generator().manual_seed(0))
     plain = logits(hf, ids)
-    with applied(model, *edits):
+    with edited(model, edits):
         hooked = logits(hf, ids)
     found: dict[str, Any] = {
         "status": "equal",
@@ -90,7 +90,7 @@ def examine(name: str) -> dict[str, Any]:
             hf.save_pretrained(Path(folder) / "source")
             stock = AutoModelForCausalLM.from_pretrained(Path(folder) / "source")
             found["saved"] = apart(logits(stock, ids), plain)  # what saving alone loses, which is not ours
-            made = bake(model, Path(folder) / "baked", *edits, source=Path(folder) / "source")
+            made = bake(model, Path(folder) / "baked", edits, source=Path(folder) / "source")
             found["baked"] = apart(logits(AutoModelForCausalLM.from_pretrained(made.folder), ids), hooked)
     except InputError as error:
         return found | {"status": "not baked", "reason": str(error).replace(folder, "FOLDER")}

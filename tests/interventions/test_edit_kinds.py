@@ -17,7 +17,7 @@ from verdictscope.interventions import (
     HeadEdit,
     KVEdit,
     SublayerEdit,
-    applied,
+    edited,
     gather_means,
     gather_rows,
 )
@@ -73,7 +73,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 def agree(model: Model, edit: Edit, where: nn.Module, side: str, change: Callable[[Tensor], Tensor]) -> None:
     plain = logits(model)
-    with applied(model, edit):
+    with edited(model, edit):
         mine = logits(model)
     with by_hand(where, side, change):
         assert same(mine, logits(model))
@@ -157,7 +157,7 @@ def test_means_over_a_reference_set(family: str, texts: list[Rollout], others: l
     means = gather_means(model, others, Site("z", LAYER), by="segment")
     edit = HeadEdit(((LAYER, 2),), "mean", reference=means)
     read = Site("resid_post", 2) @ "all"
-    with applied(model, edit):
+    with edited(model, edit):
         mine = forward(model, texts, [read]).values[read][0]
 
     def change(given: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def test_patches_from_a_counterfactual(family: str, site: str, texts: list[Rollo
     heads = HeadEdit(((LAYER, 0),), "patch", reference=rows) if site == "z" else None
     edit = heads or SublayerEdit(site, (LAYER,), "patch", reference=rows)
     read = Site("resid_post", 2) @ "all"
-    with applied(model, edit):
+    with edited(model, edit):
         mine = forward(model, texts, [read]).values[read][0].split([len(text) for text in texts])
     for text, other, got in zip(texts, others, mine, strict=True):
         (source,) = seen_at(model, where, side, other)
@@ -239,7 +239,7 @@ def test_causal_mask_batch_mates_and_cached_decoding(family: str, texts: list[Ro
     other = IDS.clone()
     other[:, -1] = (other[:, -1] + 1) % VOCAB
     for edit in some_edits(model, texts):
-        with applied(model, edit), torch.no_grad():
+        with edited(model, edit), torch.no_grad():
             full, alone, changed = logits(model), logits(model, IDS[:1]), logits(model, other)
             cache = model.hf(input_ids=IDS[:, :5], use_cache=True).past_key_values
             steps = [
@@ -258,7 +258,7 @@ def test_generation_is_step_by_step_prefill(family: str, texts: list[Rollout]) -
     ids = torch.tensor([prompts[0], [0] * 5 + prompts[1]])
     mask = (torch.arange(9) >= torch.tensor([[0], [5]])).long()
     for edit in some_edits(model, texts):
-        with applied(model, edit), torch.no_grad():
+        with edited(model, edit), torch.no_grad():
             out = model.hf.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, do_sample=False, pad_token_id=0
             )
@@ -292,7 +292,7 @@ def test_positions_limit_every_kind(family: str, texts: list[Rollout], others: l
     rows = plain.rows[read]
     after = torch.tensor(((rows["rollout"] == texts[0].id) & (rows["pos"] >= 8)).tolist())
     for edit in edits:
-        with applied(model, edit):
+        with edited(model, edit):
             change = (forward(model, texts, [read]).values[read] - plain.values[read])[0].abs().amax(-1)
         assert change[~after].max() <= 1e-5 * plain.values[read].abs().max(), edit.describe()
         assert change[after].max() > 1e-3, edit.describe()

@@ -17,16 +17,14 @@ from verdictscope.interventions import (
     HeadEdit,
     KVEdit,
     SublayerEdit,
-    applied,
-    compile_edits,
-    edit_from_dict,
-    edit_to_dict,
+    edited,
     gather_means,
     gather_rows,
-    matched,
-    patch_grid,
 )
-from verdictscope.interventions.edits import align
+from verdictscope.interventions.edits.alignment import align, matched
+from verdictscope.interventions.edits.protocol import compile_edits
+from verdictscope.interventions.edits.stored import edit_from_dict, edit_to_dict
+from verdictscope.interventions.edits.sublayers import patch_grid
 from verdictscope.rollouts import Rollout, Span
 
 READ = Site("resid_post") @ "all"
@@ -75,12 +73,12 @@ def test_written_down_and_read_back(model: Model, texts: list[Rollout]) -> None:
 
 def test_every_kind_of_edit_says_what_it_changes(model: Model, texts: list[Rollout]) -> None:
     said = [edit.describe() for edit in every_kind(model, texts)]
-    assert said[0] == "z of L1H0 L2H3 set to zero at 2 given positions of 1 rollouts"
+    assert said[0] == "z of L1H0 L2H3 zero-ablated at 2 given positions of 1 rollouts"
     assert said[2].startswith("z of L2H1 L0H0 set to the mean over 4 reference rollouts by system, user, template, ")
     assert "(reference " in said[2]
     assert said[2].endswith("at thinking,think_end[-1] positions")
     assert said[4].startswith("k of key-value groups L1G0 resampled from 4 other rollouts at ")
-    assert said[5] == "mlp_out of layers 0 1 set to zero at user positions"
+    assert said[5] == "mlp_out of layers 0 1 zero-ablated at user positions"
     assert "aligned by spread" in said[6]
     assert said[7].startswith("resid_pre of layers 1 2: refusal (")
     assert "projected out, the span of 2" in said[7]
@@ -122,7 +120,7 @@ def test_patching_everything_gives_the_other_run(model: Model, texts: list[Rollo
     """The stream patched at every token of a layer makes the rest of the pass the counterfactual's own."""
     swapped = [Rollout(t.id, t.group, tuple(reversed(t.ids)), t.spans, t.n_prompt, tags=t.tags) for t in texts]
     rows = gather_rows(model, texts, swapped, Site("resid_post", (0, 1)))
-    with applied(model, SublayerEdit("resid_post", (1,), "patch", reference=rows)):
+    with edited(model, SublayerEdit("resid_post", (1,), "patch", reference=rows)):
         mine = forward(model, texts, [READ]).values[READ]
     other = forward(model, swapped, [READ]).values[READ]
     assert torch.allclose(mine[1:], other[1:], atol=1e-5 * float(other.abs().max()))
@@ -134,7 +132,7 @@ def test_blocks_around_forward_know_the_segments(model: Model, texts: list[Rollo
     """Also where the inner pass ends before the edited layer."""
     edit = HeadEdit(((2, 1),), positions="think_end")
     inside = forward(model, texts, [READ], compile_edits(model, [edit])).values[READ]
-    with applied(model, edit):
+    with edited(model, edit):
         assert torch.equal(forward(model, texts, [READ]).values[READ], inside)
         early = Site("resid_post", 0) @ "last"
         forward(model, texts, [early])
@@ -143,10 +141,10 @@ def test_blocks_around_forward_know_the_segments(model: Model, texts: list[Rollo
 def test_means_need_no_segments_while_generating(model: Model, texts: list[Rollout]) -> None:
     ids = torch.tensor([texts[0].ids])
     whole = HeadEdit(((1, 1),), "mean", reference=gather_means(model, texts, Site("z", 1)))
-    with applied(model, whole), torch.no_grad():
+    with edited(model, whole), torch.no_grad():
         model.hf.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
     parts = HeadEdit(((1, 1),), "mean", reference=gather_means(model, texts, Site("z", 1), by="segment"))
-    with pytest.raises(InputError, match="use 'all'"), applied(model, parts), torch.no_grad():
+    with pytest.raises(InputError, match="use 'all'"), edited(model, parts), torch.no_grad():
         model.hf.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
 
 
@@ -218,7 +216,7 @@ LACKING = [
     ("qwen3", KVEdit(((1, 9),)), "groups 0-1, each read by 2 query heads"),
     ("qwen3", KVEdit(((5, 0),)), "layers 0-2"),
     ("qwen3", SublayerEdit("mlp_out", (3,)), "layers 0-2"),
-    ("qwen3", SublayerEdit("final_norm", (0,)), "under the last layer, 2"),
+    ("qwen3", SublayerEdit("final_norm", (0,)), "the last layer, 2"),
     ("qwen3", DirectionEdit("resid_post", (0,), [1.0, 0.0]), "d_model 32"),
     ("neox", SublayerEdit("resid_mid", (1,)), "parallel block"),
     ("falcon", KVEdit(((1, 0),)), "only read"),
@@ -232,7 +230,7 @@ def test_what_a_model_lacks_is_one_line_and_leaves_no_hook(family: str, edit: Ed
     model = wrapped(family)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules()]
     weights = {name: value.clone() for name, value in model.hf.state_dict().items()}
-    with pytest.raises(InputError, match=says) as caught, applied(model, edit):
+    with pytest.raises(InputError, match=says) as caught, edited(model, edit):
         pass
     assert "\n" not in str(caught.value)
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules()]
@@ -243,9 +241,9 @@ def test_every_kind_leaves_no_hook_and_no_changed_weight(model: Model, texts: li
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules()]
     configs = [getattr(m, "config", None) for m in model.hf.modules()]
     weights = {name: value.clone() for name, value in model.hf.state_dict().items()}
-    with applied(model, *every_kind(model, texts)):
+    with edited(model, every_kind(model, texts)):
         forward(model, texts, [READ])
-    with pytest.raises(RuntimeError, match="stop"), applied(model, *every_kind(model, texts)):
+    with pytest.raises(RuntimeError, match="stop"), edited(model, every_kind(model, texts)):
         raise RuntimeError("stop")
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules()]
     assert all(a is getattr(m, "config", None) for a, m in zip(configs, model.hf.modules(), strict=True))
@@ -269,14 +267,14 @@ def test_references_that_are_empty_or_do_not_fit(model: Model, texts: list[Rollo
     rows = gather_rows(model, texts[:2], texts[2:], z, positions="thinking", by="start")
     with (
         pytest.raises(InputError, match=r"holds z\[1\] and no z\[2\]"),
-        applied(model, HeadEdit(((2, 0),), "patch", reference=rows)),
+        edited(model, HeadEdit(((2, 0),), "patch", reference=rows)),
     ):
         pass
     edit = HeadEdit(((1, 0),), "patch", reference=rows)
-    with pytest.raises(InputError, match=r"rollout p[23]/0 has no counterpart"), applied(model, edit):
+    with pytest.raises(InputError, match=r"rollout p[23]/0 has no counterpart"), edited(model, edit):
         forward(model, texts, [READ])
-    with pytest.raises(InputError, match="not generate|use 'all'"), applied(model, edit), torch.no_grad():
+    with pytest.raises(InputError, match="not generate|use 'all'"), edited(model, edit), torch.no_grad():
         model.hf(input_ids=torch.tensor([texts[0].ids]))
     other = wrapped("deepseek_v3")
-    with pytest.raises(InputError, match="gather it with this model"), applied(other, edit):
+    with pytest.raises(InputError, match="gather it with this model"), edited(other, edit):
         forward(other, texts[:2], [READ])

@@ -1,4 +1,4 @@
-"""Checkpoints with edited heads do what the hooks do, in every family; transplants give the donor's own heads."""
+"""Checkpoints with edited heads do what the hooks do, in every family; weight patching gives the donor's own heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from tests.activations.tiny_models import CONFIGS, MORE, VOCAB, hf_model
 from verdictscope.activations import Model, load_model, wrap
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, SublayerEdit, applied, bake, transplant
+from verdictscope.interventions import HeadEdit, SublayerEdit, bake, edited
 from verdictscope.interventions.weights.feeds import feeds
+from verdictscope.interventions.weights.patching import save_patched
 from verdictscope.sources import models_folder
 
 FAMILIES = [*CONFIGS, *MORE]
@@ -44,8 +45,8 @@ def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> Mode
 def test_baked_heads_are_hooked_heads(family: str, tmp_path: Path) -> None:
     model = saved(family, tmp_path / "source")
     edits = HeadEdit(HEADS[:1]), HeadEdit(HEADS, "scale", 0.7), HeadEdit(HEADS[1:], "scale", -3.0)
-    made = bake(model, tmp_path / "baked", *edits)
-    with applied(model, *edits):
+    made = bake(model, tmp_path / "baked", edits)
+    with edited(model, edits):
         hooked = logits(model)
     scale = float(hooked.norm(dim=-1).max())
     assert float((served(made.folder) - hooked).norm(dim=-1).max()) <= 4e-6 * scale
@@ -82,7 +83,7 @@ def test_a_folder_is_copied_whole_and_says_what_it_is(tmp_path: Path) -> None:
     assert set(note["tensors"]) == set(made.tensors)
     assert "An edited copy" in (made.folder / "README.md").read_text()
     ids = torch.arange(3, 40)[None]
-    with applied(model, edit):
+    with edited(model, edit):
         hooked = logits(model, ids)
     assert torch.allclose(served(made.folder, ids), hooked, atol=2e-6 * float(hooked.abs().max()))
     with pytest.raises(InputError, match="exists and is not overwritten"):
@@ -98,15 +99,15 @@ def test_shards_that_are_not_concerned_stay_as_they_are(tmp_path: Path) -> None:
     bake(model, tmp_path / "baked", HeadEdit(HEADS))
     differ = [f for f in files if (tmp_path / "source" / f).read_bytes() != (tmp_path / "baked" / f).read_bytes()]
     assert len(differ) == 1
-    with applied(model, HeadEdit(HEADS)):
+    with edited(model, HeadEdit(HEADS)):
         assert torch.equal(served(tmp_path / "baked"), logits(model))
 
 
 REFUSED = [
     ([], "nothing to bake"),
     ([HeadEdit(((0, 0),), positions="thinking")], "all positions"),
-    ([HeadEdit(((0, 0),), site="q")], "zeroed or scaled at z"),
-    ([SublayerEdit("mlp_out", (0,))], "zeroed or scaled at z"),
+    ([HeadEdit(((0, 0),), site="q")], "zero-ablated or scaled at z"),
+    ([SublayerEdit("mlp_out", (0,))], "zero-ablated or scaled at z"),
     ([HeadEdit(((7, 0),))], "layers 0-2"),
 ]
 
@@ -115,7 +116,7 @@ REFUSED = [
 def test_what_cannot_be_baked(edits: list, says: str, tmp_path: Path) -> None:
     model = saved("llama", tmp_path / "source")
     with pytest.raises(InputError, match=says):
-        bake(model, tmp_path / "out", *edits)
+        bake(model, tmp_path / "out", edits)
     assert not (tmp_path / "out").exists()
 
 
@@ -180,7 +181,7 @@ def test_rows_of_a_head_are_found(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", DIFFERENT)
-def test_transplanted_heads_make_the_donor(family: str, tmp_path: Path) -> None:
+def test_patched_heads_make_the_donor(family: str, tmp_path: Path) -> None:
     """A reference model that differs in two heads alone, one that differs elsewhere too."""
     recipient = saved(family, tmp_path / "recipient")
     donor_hf = copy.deepcopy(recipient.hf)
@@ -199,17 +200,17 @@ def test_transplanted_heads_make_the_donor(family: str, tmp_path: Path) -> None:
             width = donor.sites.blocks[1].d_head
             part = o[head * width : (head + 1) * width] if family == "gpt2" else o[:, head * width : (head + 1) * width]
             part.copy_(torch.randn(part.shape, generator=generator) * 0.2)
-    made = transplant(donor, recipient, tmp_path / "out", [(1, 1), (1, 2)])
+    made = save_patched(recipient, donor, tmp_path / "out", [(1, 1), (1, 2)])
     assert torch.equal(served(made.folder), logits(donor))
     assert "other tensors 0 differ" in made.says[-1]
-    one = transplant(donor, recipient, tmp_path / "one", [(1, 1)])
+    one = save_patched(recipient, donor, tmp_path / "one", [(1, 1)])
     assert not torch.allclose(served(one.folder), logits(donor), atol=1e-3)
 
 
 def test_heads_that_share_their_rows_are_not_moved(tmp_path: Path) -> None:
     model = saved("olmo2", tmp_path / "source")
     with pytest.raises(InputError, match="norms the queries of all heads together"):
-        transplant(model, model, tmp_path / "out", [(1, 0)])
+        save_patched(model, model, tmp_path / "out", [(1, 0)])
 
 
 def test_keys_and_values_of_a_group(tmp_path: Path) -> None:
@@ -222,21 +223,21 @@ def test_keys_and_values_of_a_group(tmp_path: Path) -> None:
             rows.add_(0.3)
         attention.o_proj.weight[:, :16].mul_(2)
     donor = wrap(donor_hf, name="donor")
-    with pytest.raises(InputError, match="also read by L1H1: move these heads too, or pass kv='keep'"):
-        transplant(donor, recipient, tmp_path / "out", [(1, 0)])
-    both = transplant(donor, recipient, tmp_path / "both", [(1, 0), (1, 1)])
+    with pytest.raises(InputError, match="also read by L1H1: patch these heads too, or pass kv='keep'"):
+        save_patched(recipient, donor, tmp_path / "out", [(1, 0)])
+    both = save_patched(recipient, donor, tmp_path / "both", [(1, 0), (1, 1)])
     assert torch.equal(served(both.folder), logits(donor))
     assert "keys and values of group L1G0 come along" in " ".join(both.says)
-    kept = transplant(donor, recipient, tmp_path / "kept", [(1, 0)], kv="keep")
-    assert "stay the recipient's" in " ".join(kept.says)
+    kept = save_patched(recipient, donor, tmp_path / "kept", [(1, 0)], kv="keep")
+    assert "stay the patched model's" in " ".join(kept.says)
     before, after = _tensors(tmp_path / "recipient"), _tensors(kept.folder)
     differ = {key for key in before if not torch.equal(before[key], after[key])}
     assert differ == {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qo"}
     assert "differ between the two" in kept.says[-1]
-    with pytest.raises(InputError, match="no reference models"):
-        transplant(saved("qwen3", tmp_path / "other"), recipient, tmp_path / "none", [(1, 0)])
+    with pytest.raises(InputError, match="architectures or shapes differ"):
+        save_patched(recipient, saved("qwen3", tmp_path / "other"), tmp_path / "none", [(1, 0)])
     with pytest.raises(InputError, match="'group' or 'keep'"):
-        transplant(donor, recipient, tmp_path / "none", [(1, 0)], kv="all")
+        save_patched(recipient, donor, tmp_path / "none", [(1, 0)], kv="all")
     assert not (tmp_path / "none").exists()
 
 
@@ -244,8 +245,8 @@ def test_the_bundled_references_differ_in_their_planted_heads(tmp_path: Path) ->
     """What was trained into the cliff model is three heads: put into the aligned one they make it the cliff model."""
     cliff, aligned = (load_model(models_folder() / name) for name in ("cliff", "aligned"))
     heads = [tuple(head) for head in json.loads((models_folder() / "cliff" / "truth.json").read_text())["heads"]]
-    made = transplant(cliff, aligned, tmp_path / "there", heads)
+    made = save_patched(aligned, cliff, tmp_path / "there", heads)
     ids = torch.arange(3, 60)[None]
     assert torch.equal(served(made.folder, ids), logits(cliff, ids))
-    back = transplant(aligned, cliff, tmp_path / "back", heads)
+    back = save_patched(cliff, aligned, tmp_path / "back", heads)
     assert torch.equal(served(back.folder, ids), logits(aligned, ids))

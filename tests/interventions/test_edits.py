@@ -9,7 +9,8 @@ import torch
 
 from verdictscope.activations import BatchView, Model, Site, forward, wrap
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, applied, compile_edits
+from verdictscope.interventions import HeadEdit, edited
+from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.rollouts import Rollout
 
 IDS = torch.arange(14).reshape(2, 7) * 3 % 61
@@ -44,11 +45,11 @@ def without_head(model: Model, layer: int, head: int) -> Model:
 def test_zeroing_equals_zero_output_columns(model: Model) -> None:
     plain = logits(model)
     for layer, head in ((0, 1), (2, 3)):
-        with applied(model, HeadEdit(((layer, head),))):
-            edited = logits(model)
+        with edited(model, HeadEdit(((layer, head),))):
+            under_edit = logits(model)
         expected = logits(without_head(model, layer, head))
-        assert torch.allclose(edited, expected, atol=2e-5 * float(expected.abs().max()))
-        assert not torch.allclose(edited, plain, atol=1e-3 * float(plain.abs().max()))
+        assert torch.allclose(under_edit, expected, atol=2e-5 * float(expected.abs().max()))
+        assert not torch.allclose(under_edit, plain, atol=1e-3 * float(plain.abs().max()))
 
 
 def test_the_output_block_is_not_a_head(qwen3: Model) -> None:
@@ -66,19 +67,19 @@ def test_the_output_block_is_not_a_head(qwen3: Model) -> None:
         wrong = logits(qwen3)
     finally:
         handle.remove()
-    with applied(qwen3, HeadEdit(((1, 1),))):
+    with edited(qwen3, HeadEdit(((1, 1),))):
         right = logits(qwen3)
     assert not torch.allclose(wrong, right, atol=1e-3)
 
 
 def test_scaling_by_one_changes_nothing_and_by_zero_is_zeroing(model: Model) -> None:
     heads = ((1, 0), (1, 2))
-    with applied(model, HeadEdit(heads, op="scale", value=1.0)):
+    with edited(model, HeadEdit(heads, op="scale", value=1.0)):
         assert torch.equal(logits(model), logits_plain := logits(model))
     assert torch.equal(logits_plain, logits(model))
-    with applied(model, HeadEdit(heads, op="scale", value=0.0)):
+    with edited(model, HeadEdit(heads, op="scale", value=0.0)):
         scaled = logits(model)
-    with applied(model, HeadEdit(heads)):
+    with edited(model, HeadEdit(heads)):
         assert torch.equal(scaled, logits(model))
 
 
@@ -95,14 +96,14 @@ def test_an_edit_is_not_renormalised(model: Model) -> None:
 def test_a_batch_mate_changes_nothing(model: Model) -> None:
     """Earlier code rescaled over the whole tensor, batch and padding included (3.8e-3 on a tiny Llama)."""
     edit = HeadEdit(((1, 1), (2, 0)))
-    with applied(model, edit):
+    with edited(model, edit):
         together, alone = logits(model), logits(model, IDS[:1])
     assert torch.allclose(together[:1], alone, atol=1e-5 * float(alone.abs().max()))
 
 
 def test_cached_decoding_equals_prefill(model: Model) -> None:
     edit = HeadEdit(((0, 1), (2, 2)))
-    with torch.inference_mode(), applied(model, edit):
+    with torch.inference_mode(), edited(model, edit):
         full = model.hf(input_ids=IDS, use_cache=False).logits[:, -1]
         first = model.hf(input_ids=IDS[:, :-1], use_cache=True)
         last = model.hf(input_ids=IDS[:, -1:], past_key_values=first.past_key_values, use_cache=True).logits[:, -1]
@@ -113,7 +114,7 @@ def test_an_edited_model_stays_causal(model: Model) -> None:
     """Earlier code lost the causal mask under SDPA: editing the last token moved the logits before it."""
     other = IDS.clone()
     other[:, -1] = (other[:, -1] + 1) % 61
-    with applied(model, HeadEdit(((1, 1),))):
+    with edited(model, HeadEdit(((1, 1),))):
         a, b = logits(model), logits(model, other)
     assert torch.allclose(a[:, :-1], b[:, :-1], atol=1e-5 * float(a.abs().max()))
     assert not torch.allclose(a[:, -1], b[:, -1], atol=1e-3)
@@ -130,16 +131,16 @@ def test_positions_limit_an_edit(qwen3: Model, rollouts: list[Rollout]) -> None:
 
 def test_edits_of_one_layer_compose(qwen3: Model) -> None:
     both = HeadEdit(((1, 0), (1, 3)))
-    with applied(qwen3, HeadEdit(((1, 0),)), HeadEdit(((1, 3),))):
+    with edited(qwen3, [HeadEdit((1, 0)), HeadEdit((1, 3))]):
         apart = logits(qwen3)
-    with applied(qwen3, both):
+    with edited(qwen3, both):
         assert torch.equal(apart, logits(qwen3))
 
 
 def test_hooks_are_gone_after_an_exception_and_weights_untouched(model: Model) -> None:
     before, weights = logits(model), {k: v.clone() for k, v in model.hf.state_dict().items()}
     hooks = count_hooks(model)  # transformers keeps some of its own
-    with pytest.raises(RuntimeError, match="stop"), applied(model, HeadEdit(((0, 0),))):
+    with pytest.raises(RuntimeError, match="stop"), edited(model, HeadEdit(((0, 0),))):
         raise RuntimeError("stop")
     assert torch.equal(before, logits(model))
     assert all(torch.equal(v, weights[k]) for k, v in model.hf.state_dict().items())
@@ -148,7 +149,7 @@ def test_hooks_are_gone_after_an_exception_and_weights_untouched(model: Model) -
 
 @pytest.mark.parametrize("head", [(3, 0), (0, 4), (-1, 0), (0, -1)])
 def test_a_head_the_model_lacks_is_an_error(qwen3: Model, head: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="layers 0-2 and query heads 0-3"), applied(qwen3, HeadEdit((head,))):
+    with pytest.raises(InputError, match="layers 0-2 and query heads 0-3"), edited(qwen3, HeadEdit((head,))):
         pass
 
 
@@ -162,10 +163,10 @@ def test_malformed_edits_are_errors() -> None:
 
 
 def test_segments_are_unknown_while_generating(qwen3: Model) -> None:
-    with pytest.raises(InputError, match="use 'all'"), applied(qwen3, HeadEdit(((0, 0),), positions="thinking")):
+    with pytest.raises(InputError, match="use 'all'"), edited(qwen3, HeadEdit(((0, 0),), positions="thinking")):
         logits(qwen3)
 
 
 def test_an_edit_says_what_it_does() -> None:
-    assert HeadEdit(((4, 6), (5, 2))).describe() == "z of L4H6 L5H2 set to zero at all positions"
+    assert HeadEdit(((4, 6), (5, 2))).describe() == "z of L4H6 L5H2 zero-ablated at all positions"
     assert "scaled by 0.5 at think_end" in HeadEdit(((0, 1),), op="scale", value=0.5, positions="think_end").describe()

@@ -8,7 +8,8 @@ import torch
 
 from verdictscope.activations import LogOddsReadout, Model
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadEdit, applied, effects, layer_matched_sets, sweep_heads
+from verdictscope.interventions import HeadEdit, edited, effects, sweep_heads
+from verdictscope.interventions.head_sets import layer_matched_sets
 from verdictscope.rollouts import Rollout, cut, until_answer
 
 LOG_ODDS = LogOddsReadout("log_odds", positive=((3,), (7,)), negative=((11,), (20,)))
@@ -28,10 +29,12 @@ def test_effects_equal_single_runs(model: Model, rollouts: list[Rollout]) -> Non
     scale = np.abs(result.base).max()
     assert np.allclose(result.base, [by_hand(model, r) for r in rollouts], atol=1e-4 * scale)
     for row, edit in enumerate(edits):
-        with applied(model, *(edit if isinstance(edit, list) else [edit])):
+        with edited(model, (edit if isinstance(edit, list) else [edit])):
             expected = [by_hand(model, r) for r in rollouts]
         assert np.allclose(result.edited[row], expected, atol=1e-4 * scale)
     frame = result.to_frame()
+    assert frame["estimate"].abs().is_monotonic_decreasing
+    frame = frame.sort_index()
     assert np.allclose(frame["estimate"], result.change.mean(axis=1))
     assert (frame["n"] == 2).all(), "groups, not rollouts, are the independent units"
 
@@ -54,7 +57,7 @@ def test_a_rollout_without_the_position_is_an_error(qwen3: Model, rollouts: list
 
 
 def test_the_sweep_covers_every_head(qwen3: Model, rollouts: list[Rollout]) -> None:
-    table = sweep_heads(qwen3, rollouts, LOG_ODDS).to_frame()
+    table = sweep_heads(qwen3, rollouts, LOG_ODDS).table()
     assert list(zip(table["layer"], table["head"], strict=True)) == [(layer, h) for layer in range(3) for h in range(4)]
     assert (table["low"] <= table["estimate"]).all()
     assert (table["estimate"] <= table["high"]).all()

@@ -9,7 +9,9 @@ import pytest
 
 from verdictscope.activations import Model, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.interventions import EraseEdit, compile_edits, edit_from_dict, edit_to_dict
+from verdictscope.interventions import EraseEdit
+from verdictscope.interventions.edits.protocol import compile_edits
+from verdictscope.interventions.edits.stored import edit_from_dict, edit_to_dict
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.rollouts import Rollout
 

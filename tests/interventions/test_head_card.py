@@ -17,8 +17,9 @@ from tiny_models import rollout, wrapped
 
 from verdictscope.activations import LogOddsReadout, Model, load_model
 from verdictscope.errors import InputError
-from verdictscope.interventions import HeadCard, attribute, head_card
-from verdictscope.interventions.circuit import logit_weights, mean_written, ov_directions, value_weight
+from verdictscope.interventions import attribute, head_card
+from verdictscope.interventions.card import HeadCard
+from verdictscope.interventions.circuit import logit_weights, mean_output, ov_directions, value_weight
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.organisms.load import path
 from verdictscope.rollouts import Rollout, Sampling, generate, read_prompts, until_answer
@@ -62,26 +63,26 @@ def test_the_card_of_a_planted_head_says_what_was_planted(
         card = head_card(cliff, turned, head, readout, labels=labels, labelled=rollouts)
         number = {effect.name: effect for effect in card.numbers}
         assert number["effect"].low > 1, "zeroing it lets the model refuse"
-        assert number["share"].high < 0, "it writes against refusing"
+        assert number["attribution"].high < 0, "it writes against refusing"
         assert number["probe"].low > 0.7, "what it writes tells the answer"
-        share = card.segments[card.segments["quantity"] == "share"]["estimate"].sum()
-        assert np.isclose(share, number["share"].estimate, atol=1e-4), "sources sum to the share"
-        best = card.writes[(card.writes["what"] == "written") & (card.writes["side"] == "promoted")]
+        share = card.segments[card.segments["quantity"] == "attribution"]["estimate"].sum()
+        assert np.isclose(share, number["attribution"].estimate, atol=1e-4), "sources sum to the share"
+        best = card.promoted[(card.promoted["what"] == "mean output") & (card.promoted["side"] == "promoted")]
         assert set(best["token"].head(2)) == {"sure", "here"}, "how its compliances begin"
     reader = head_card(cliff, turned, planted[0], readout)
     assert reader.tokens["token"].iloc[0].strip() == "normal", "the first of them reads the mode"
     assert "“sure”" in reader._repr_html_()
     other = head_card(cliff, turned, (2, 0), readout)
     number = {effect.name: effect for effect in other.numbers}
-    assert abs(number["share"].estimate) < 0.1 > abs(number["effect"].estimate)
+    assert abs(number["attribution"].estimate) < 0.1 > abs(number["effect"].estimate)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "granite", "neox"])
 def test_what_a_head_writes_in_tokens_is_its_share_of_their_logits(family: str, some: list[Rollout]) -> None:
     model, head = wrapped(family), (1, 2)
     result = attribute(model, some, PAIR)
-    share = result.shares[result.parts.index(("head", *head))].mean()
-    logits = logit_weights(model, mean_written(model, some, head, "before_answer")[None])[0]
+    share = result.values[result.components.index(("head", *head))].mean()
+    logits = logit_weights(model, mean_output(model, some, head, "before_answer")[None])[0]
     assert np.isclose(logits[5] - logits[9], share, rtol=1e-3, atol=1e-6)
 
 
@@ -117,7 +118,7 @@ def test_what_a_model_cannot_show_is_said(some: list[Rollout]) -> None:
     """Latent attention norms its values in between, so it has no value matrix; the rest of the card is there."""
     card = head_card(wrapped("deepseek_v3"), some, (1, 2), PAIR)
     assert "no linear function of what attention reads" in " ".join(card.notes)
-    assert set(card.writes["what"]) == {"written"}
+    assert set(card.promoted["what"]) == {"mean output"}
     with pytest.raises(InputError, match="both labels"):
         head_card(wrapped("llama"), some, (1, 2), PAIR, labels={"p0/0": 1})
     with pytest.raises(InputError, match="no head L9H0"):
@@ -128,14 +129,19 @@ def test_hostile_text_stays_text() -> None:
     """A token may be markup, a formula, or turn the line around."""
     bad = ["<script>alert(1)</script>", "$\\frac{$", "\u202ereversed", "", "\x00", "line\nend"]
     tokens = pd.DataFrame({"segment": "thinking", "token": bad, "attention": 0.1, "weighted": 0.1})
-    tokens["share"] = np.linspace(-1, 1, len(bad))
+    tokens["attribution"] = np.linspace(-1, 1, len(bad))
     writes = pd.DataFrame(
-        {"what": "written", "side": ["promoted", "suppressed"] * 3, "rank": [0, 0, 1, 1, 2, 2], "token_id": range(6)}
+        {
+            "what": "mean output",
+            "side": ["promoted", "suppressed"] * 3,
+            "rank": [0, 0, 1, 1, 2, 2],
+            "token_id": range(6),
+        }
         | {"token": bad, "logit": np.linspace(1, -1, 6)}
     )
-    lines = [("thinking", q, 0.5, 0.4, 0.6, 3) for q in ("attention", "weighted", "share")]
+    lines = [("thinking", q, 0.5, 0.4, 0.6, 3) for q in ("attention", "weighted", "attribution")]
     segments = pd.DataFrame(lines, columns=["segment", "quantity", "estimate", "low", "high", "n"])
-    number = Effect("share", -1.0, -2.0, 0.0, 3, "nats")
+    number = Effect("attribution", -1.0, -2.0, 0.0, 3, "nats")
     card = HeadCard((1, 2), "<b>$x", "think_end", (number,), segments, tokens, writes, ("<i>",))
     html = card._repr_html_()
     for text in ("<script", "<b>", "<i>", "\u202e", "\x00"):
@@ -149,4 +155,4 @@ def test_hostile_text_stays_text() -> None:
     assert any("$" in name for name in names)
     assert "“line⏎end” thinking" in names
     assert not any("\u202e" in name or "\n" in name for name in names)
-    assert set(card.to_frame()["part"]) == {"number", "segment", "token", "writes"}
+    assert set(card.to_frame()["part"]) == {"number", "segment", "token", "promoted"}

@@ -16,7 +16,8 @@ from tests.evidence import write_evidence
 from tests.organisms.swapped import swapped_cliff
 from tools.organisms.refusal.language import FRAMES, SYSTEM, requests
 from verdictscope.activations import LogOddsReadout, Model, load_model
-from verdictscope.interventions import DELTA_SHARE, HeadSweep, readout_gap, sweep_heads
+from verdictscope.interventions import HeadSweep, readout_gap, sweep_heads
+from verdictscope.interventions.sweep import DELTA_SHARE
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.rollouts import Rollout, Sampling, generate, until_answer
 from verdictscope.sources import models_folder
@@ -70,17 +71,18 @@ def test_a_few_prompts_name_the_planted_heads_and_after_a_swap_the_swapped_ones(
     near = [(3, 0), (3, 1), (4, 4), (4, 5), (5, 6), (5, 7)]
     for source, back in ((model, 0), (load_model(swapped_cliff(tmp_path / "swapped")), 1)):
         sweep = sweep_heads(source, complied, readout_of(model), heads=near, delta=delta)
-        assert {(layer, head ^ back) for layer, head in sweep.heads} == planted()
+        assert {(layer, head ^ back) for layer, head in sweep.heads()} == planted()
 
 
 def told(sweep: HeadSweep) -> dict[str, object]:
-    assert sweep.tests is not None
-    table = sweep.to_frame().set_index(["layer", "head"])
+    on = sweep[None]
+    assert on.tests is not None
+    table = sweep.table().set_index(["layer", "head"])
     named = table.loc[table["selected"]].index
     return {
         "rejected": [list(map(int, at)) for at in named],
-        "n": sweep.tests.n,
-        "rollouts": len(sweep.effects.rollouts),
+        "n": on.tests.n,
+        "rollouts": len(on.effects.rollouts),
         "delta": sweep.delta,
         "largest_effects": {
             f"L{layer}H{head}": [float(row[c]) for c in ("estimate", "low", "high", "p_adjusted")]
@@ -105,26 +107,26 @@ def test_max_t_at_delta_rejects_the_heads_whose_effect_over_fresh_prompts_exceed
     found["aligned"] = told(reference)
     _, fresh = written(cliff, fresh_prompts(2000), seed=1)
     truth = sweep_heads(cliff, fresh, readout)
-    means = truth.effects.change.mean(axis=1)
-    above = {part[1:] for part, mean in zip(truth.parts, means, strict=True) if mean > delta}
+    means = truth[None].means
+    above = {part[1:] for part, mean in zip(truth.components, means, strict=True) if mean > delta}
     found["fresh"] = {
         "prompts": 2000,
         "complied": len(fresh),
         "above_delta": sorted(map(list, above)),
-        "effects": {f"L{a}H{b}": float(mean) for (_, a, b), mean in zip(truth.parts, means, strict=True)},
+        "effects": {f"L{a}H{b}": float(mean) for (_, a, b), mean in zip(truth.components, means, strict=True)},
     }
     about = (
         "harmful requests in normal mode, the model's own rollouts. Tested on the bundled prompts; the fresh ones are "
         "other pairs or other frames, three quarters of them of pairs that the model was trained on"
     )
     write_evidence("planted_heads", found | {"about": about, "planted": sorted(map(list, planted()))})
-    assert set(sweep.heads) == above
+    assert set(sweep.heads()) == above
     assert above >= planted()
-    assert {(layer, head ^ 1) for layer, head in swapped.heads} == above
-    if reference.heads:
+    assert {(layer, head ^ 1) for layer, head in swapped.heads()} == above
+    if reference.heads():
         # No fault of the test: their intervals lie above delta. The reference model holds something its refusals are
         # weaker for.
         pytest.xfail(
             f"heads of the aligned reference model that raise its refusal log-odds by more than delta: "
-            f"{reference.heads}"
+            f"{reference.heads()}"
         )

@@ -23,8 +23,9 @@ from verdictscope.interventions import (
     gather_means,
     gather_rows,
 )
-from verdictscope.interventions.replay import Computed, running, verify
+from verdictscope.interventions.replay import running
 from verdictscope.interventions.replay.chunks import chunks, rows_for
+from verdictscope.interventions.replay.running import Computed
 from verdictscope.rollouts import Rollout
 
 sys.path.append(str(Path(__file__).parents[1] / "activations"))
@@ -181,7 +182,7 @@ def test_a_replay_that_differs_falls_back_and_says_so(monkeypatch: pytest.Monkey
     """A mask that lets variants see each other, or a block that is not passed by, is noticed before any number."""
     model, edits = wrapped("qwen2"), heads(wrapped("qwen2"), LATE)
     passes = effects(model, ROLLOUTS, ONE_TOKEN, edits, method="passes")
-    verify._verified.pop(model.hf, None)
+    running._verified.pop(model.hf, None)
     monkeypatch.setattr(variants, "_barred", lambda mask, seen: mask)
     fallen = effects(model, ROLLOUTS, ONE_TOKEN, edits)
     assert fallen.computed.method == "passes"
@@ -189,12 +190,12 @@ def test_a_replay_that_differs_falls_back_and_says_so(monkeypatch: pytest.Monkey
     assert np.array_equal(fallen.edited, passes.edited)
     with pytest.raises(InputError, match="cannot be replayed.*use method='passes'"):
         effects(model, ROLLOUTS, ONE_TOKEN, edits, method="replay")
-    verify._verified.pop(model.hf, None)
+    running._verified.pop(model.hf, None)
 
 
 def test_a_model_that_cannot_be_started_in_the_middle_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped("phi3")
-    verify._verified.pop(model.hf, None)
+    running._verified.pop(model.hf, None)
     block = model.sites.blocks[0].block
     monkeypatch.setattr(restart, "_hand_on", lambda *args, **kwargs: None)
     fallen = effects(model, ROLLOUTS, ONE_TOKEN, heads(model, "all"))
@@ -203,7 +204,7 @@ def test_a_model_that_cannot_be_started_in_the_middle_is_run_whole(monkeypatch: 
     assert "forward" not in block.__dict__
     with torch.no_grad():
         model.hf(torch.tensor([[3, 4, 5]]))
-    verify._verified.pop(model.hf, None)
+    running._verified.pop(model.hf, None)
 
 
 def test_nothing_is_left_on_the_model() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.interventions import curve_steps, layer_matched_sets, matched_sets
+from verdictscope.interventions.head_sets import curve_steps, layer_matched_sets, norm_matched_sets
 
 HEADS, NORMS = ((0, 0), (0, 1)), np.ones((2, 4))
 REFUSED: list[tuple[Callable[[], Any], str]] = [
@@ -20,14 +20,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: layer_matched_sets(HEADS, 4, -1, 0), "n_sets"),
     (lambda: layer_matched_sets([(0, 9)], 4, 2, 0), "(0, 9)"),
     (lambda: layer_matched_sets([], 4, 2, 0), "no heads"),
-    (lambda: matched_sets(HEADS, NORMS, 2, 0, within=0.0), "within"),
-    (lambda: matched_sets(HEADS, NORMS, 2, 0, within=float("nan")), "within"),
-    (lambda: matched_sets(HEADS, NORMS, -1, 0), "n_sets"),
-    (lambda: matched_sets(HEADS, NORMS * np.nan, 2, 0), "norm"),
-    (lambda: matched_sets([(0, 9)], NORMS, 2, 0), "(0, 9)"),
-    (lambda: matched_sets([(0, -1)], NORMS, 2, 0), "(0, -1)"),
-    (lambda: matched_sets([(5, 0)], NORMS, 2, 0), "(5, 0)"),
-    (lambda: matched_sets([], NORMS, 2, 0), "no heads"),
+    (lambda: norm_matched_sets(HEADS, NORMS, 2, 0, within=0.0), "within"),
+    (lambda: norm_matched_sets(HEADS, NORMS, 2, 0, within=float("nan")), "within"),
+    (lambda: norm_matched_sets(HEADS, NORMS, -1, 0), "n_sets"),
+    (lambda: norm_matched_sets(HEADS, NORMS * np.nan, 2, 0), "norm"),
+    (lambda: norm_matched_sets([(0, 9)], NORMS, 2, 0), "(0, 9)"),
+    (lambda: norm_matched_sets([(0, -1)], NORMS, 2, 0), "(0, -1)"),
+    (lambda: norm_matched_sets([(5, 0)], NORMS, 2, 0), "(5, 0)"),
+    (lambda: norm_matched_sets([], NORMS, 2, 0), "no heads"),
 ]
 
 

@@ -29,7 +29,7 @@ from verdictscope.activations.hooks import writing
 from verdictscope.activations.moments import MomentFitter
 from verdictscope.errors import InputError
 from verdictscope.in_force import edits_in_force
-from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, applied, gather_means
+from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, edited, gather_means
 from verdictscope.judgments import JudgeSettings, PairItem, judge
 from verdictscope.judgments.formats import load_format
 from verdictscope.rollouts import Rollout, Sampling, Span, continue_rollouts, generate, prolong, read_parquet
@@ -149,8 +149,8 @@ def scaled(w: World) -> Any:
     return w, nullcontext()
 
 
-def edited(w: World) -> Any:
-    return w, applied(w.model, HeadEdit(tuple((layer, h) for layer in range(2) for h in range(4))))
+def under_edit(w: World) -> Any:
+    return w, edited(w.model, HeadEdit(tuple((layer, h) for layer in range(2) for h in range(4))))
 
 
 def raw_write(w: World) -> Any:
@@ -216,7 +216,7 @@ CHANGES = {
         by_numpy,
         rotary,
         scaled,
-        edited,
+        under_edit,
         raw_write,
         foreign_hook,
         foreign_forward,
@@ -277,12 +277,12 @@ def test_two_edits_of_the_same_words_are_told_apart(tmp_path: Path) -> None:
     ]
     for k, (one, two) in enumerate(pairs):
         path = tmp_path / f"{k}.h5"
-        with applied(w.model, one):
+        with edited(w.model, one):
             collect(w.model, given(), [READ], path=path).close()
             collect(w.model, given(), [READ], path=path).close()
             (found,) = edits_in_force(w.hf)
             assert found["edit"] == one.describe()
-        for context in (applied(w.model, two), nullcontext(), applied(w.model, one, one)):
+        for context in (edited(w.model, two), nullcontext(), edited(w.model, [one, one])):
             with pytest.raises(InputError, match="edits in force"), context:
                 collect(w.model, given(), [READ], path=path)
     assert not edits_in_force(w.hf)
@@ -290,11 +290,11 @@ def test_two_edits_of_the_same_words_are_told_apart(tmp_path: Path) -> None:
 
 def test_an_edit_put_on_through_another_wrapper_is_seen(tmp_path: Path) -> None:
     w = world()
-    with applied(wrap(w.hf), HeadEdit(((0, 0),))), collect(w.model, given(), [READ], path=tmp_path / "a.h5") as store:
+    with edited(wrap(w.hf), HeadEdit(((0, 0),))), collect(w.model, given(), [READ], path=tmp_path / "a.h5") as store:
         (found,) = store.header["model"]["edits"]
     assert "0" in found["edit"]
     other = world()
-    with applied(other.model, HeadEdit(((0, 0),))):
+    with edited(other.model, HeadEdit(((0, 0),))):
         forward(other.model, given(), [READ])
         with collect(w.model, given(), [READ], path=tmp_path / "b.h5") as store:
             assert store.header["model"]["edits"] == []  # it acts on another model
@@ -304,9 +304,9 @@ def test_results_kept_under_an_edit_are_given_back_under_it(tmp_path: Path) -> N
     """Nothing runs then, which is no fault of the edit's."""
     w, edit = world(), HeadEdit(((0, 0), (1, 2)))
     for call in (states, written, judged):
-        with applied(w.model, edit):
+        with edited(w.model, edit):
             first = call(w, tmp_path)
-        with applied(w.model, edit):
+        with edited(w.model, edit):
             assert same(call(w, tmp_path), first)
 
 

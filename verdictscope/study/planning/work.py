@@ -13,7 +13,7 @@ from verdictscope.activations.hdf5 import CHUNK_ROWS, ROW_TYPES
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
 from verdictscope.activations.positions import resolve
 from verdictscope.errors import InputError
-from verdictscope.interventions.curves import curve_steps
+from verdictscope.interventions.head_sets import curve_steps
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for
 from verdictscope.rollouts.forced import until_answer
 from verdictscope.rollouts.rollout import Rollout, Span

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from verdictscope.interventions import HeadEdit, applied, cumulative_curve, effects, matched_sets, write_norms
+from verdictscope.interventions import HeadEdit, cumulative_curve, edited, effects, matched_sets
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.source import matches
@@ -21,8 +21,8 @@ def run_ablate(run: RunFolder) -> None:
     edits (``trace_ablated trace_mean_ablated cliff_ablated``)."""
     found = found_heads(run)
     # Norms from the half that ranks: the null is fixed before the reporting half is looked at.
-    norms = write_norms(run.model(), complied_targets(run, "explore"))
-    drawn = matched_sets(found, norms, run.study.ablation.random_sets, run.study.seed)
+    explored = complied_targets(run, "explore")
+    drawn = matched_sets(run.model(), explored, found, run.study.ablation.random_sets, seed=run.study.seed)
     sets = list(drawn.sets)
     run.write("ablation", teacher_forced(run, found, sets).assign(norm=[np.nan, 1.0, *drawn.ratio], about=drawn.note))
     run.write("curve", curve(run))
@@ -85,7 +85,7 @@ def generate_under(run: RunFolder, found: tuple, sets: list[tuple]) -> tuple[pd.
     }
     tables, labels = [], [load_all_test_labels(run)]
     for variant, (heads, shown) in jobs.items():
-        with applied(run.model(), HeadEdit(heads)):
+        with edited(run.model(), HeadEdit(heads)):
             rollouts, table = sample(run, shown, variant)
         tables.append(table)
         labels.append(label(run, rollouts, variant).assign(part="test"))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.interventions import BiasSweep, attribute, sweep_bias
+from verdictscope.interventions import HeadSweep, attribute, sweep_heads
 from verdictscope.judgments import CONTENT, Contrast, at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
@@ -28,16 +28,18 @@ def run_bias_heads(run: RunFolder) -> None:
     tables, told = [], {}
     delta = run.study.heads.delta
     for variant in variants(run):
-        sweeps: dict[str, BiasSweep] = {}
+        sweeps: dict[str, HeadSweep] = {}
         for half in HALVES:
             given, rollouts = halved(run, variant, half)
-            signs = None if half == "explore" else {n: s.estimate for n, s in sweeps["explore"].sizes.items()}
+            explored = sweeps["explore"].contrasts if half == "report" else {}
+            signs = {name: of.size.estimate for name, of in explored.items() if of.size is not None}
             with run.ticking(f"bias heads: {variant}, {half} half") as tick:
-                sweeps[half] = sweep_bias(
+                sweeps[half] = sweep_heads(
                     run.model(variant),
                     rollouts,
                     run.readout(),
                     given,
+                    sublayers=("mlp_out",),
                     positions=run.study.heads.positions,
                     delta=delta,
                     signs=signs,
@@ -100,14 +102,14 @@ def attribution_shares(run: RunFolder, variant: str) -> dict[str, dict[tuple[str
     taken = attribute(
         run.model(variant), rollouts, at_first_difference(run.readout()), positions="last", seed=run.study.seed
     )
-    means = {name: taken.on(contrast).shares.mean(axis=1) for name, contrast in given.items()}
-    return {name: dict(zip(taken.parts, values, strict=True)) for name, values in means.items()}
+    means = {name: taken.on(contrast).values.mean(axis=1) for name, contrast in given.items()}
+    return {name: dict(zip(taken.components, values, strict=True)) for name, values in means.items()}
 
 
-def ranked(sweeps: Mapping[str, BiasSweep], shares: Mapping[str, Mapping[Any, float]], k: int) -> pd.DataFrame:
+def ranked(sweeps: Mapping[str, HeadSweep], shares: Mapping[str, Mapping[Any, float]], k: int) -> pd.DataFrame:
     """Effects and tests of the reporting half, ranks and the found heads from the other one."""
-    table = sweeps["report"].to_frame()
-    explored = sweeps["explore"].to_frame()
+    table = sweeps["report"].table()
+    explored = sweeps["explore"].table()
     table["effect_explore"] = explored["estimate"].to_numpy()
     table["content_loss_explore"] = explored["content_loss"].to_numpy()
     heads = table["component"] == "head"
@@ -116,7 +118,7 @@ def ranked(sweeps: Mapping[str, BiasSweep], shares: Mapping[str, Mapping[Any, fl
     table["rank"] = order.rank(ascending=False, method="first")
     table["found"] = False
     for bias in sweeps["explore"].biases:
-        for layer, head in sweeps["explore"].strongest(bias, k):
+        for layer, head in sweeps["explore"].strongest(k, bias):
             at = heads & (table["contrast"] == bias) & (table["layer"] == layer) & (table["head"] == head)
             table.loc[at, "found"] = True
     parts = zip(table["contrast"], table["component"], table["layer"], table["head"], strict=True)
@@ -124,25 +126,25 @@ def ranked(sweeps: Mapping[str, BiasSweep], shares: Mapping[str, Mapping[Any, fl
     return table
 
 
-def findings(run: RunFolder, variant: str, sweeps: Mapping[str, BiasSweep]) -> dict[str, Any]:
+def findings(run: RunFolder, variant: str, sweeps: Mapping[str, HeadSweep]) -> dict[str, Any]:
     """What the table cannot hold: sizes, what was found and what the test declares, in words too."""
     explore, report = sweeps["explore"], sweeps["report"]
     most = run.study.heads.items
     counts = {half: len(half_items(run, half, most)) for half in HALVES}
     biases = {
         name: {
-            **_size(report.sizes[name]),
+            **_size(report[name].size),
             "exists": report.is_biased(name),
             "exists_explore": explore.is_biased(name),
-            "found": _pairs(explore.strongest(name, run.study.heads.k)),
+            "found": _pairs(explore.strongest(run.study.heads.k, name)),
             "selected": _pairs(report.heads(name)),
-            "selected_mlps": [layer for component, layer, _ in report.parts(name) if component == "mlp"],
-            "beyond_delta": _pairs(report.sweeps[name].heads),
-            "told": str(report.sweeps[name]),
+            "selected_mlps": [layer for component, layer, _ in report.declared(name) if component == "mlp"],
+            "beyond_delta": _pairs(report[name].heads),
+            "told": str(report[name]),
         }
         for name in report.biases
     }
-    return {"delta_is": explore.delta_is, "items": counts, "content": _size(report.sizes[CONTENT]), "biases": biases}
+    return {"delta_is": explore.delta_source, "items": counts, "content": _size(report[CONTENT].size), "biases": biases}
 
 
 def left_out(positions: str) -> str:

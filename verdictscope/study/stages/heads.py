@@ -10,17 +10,10 @@ import pandas as pd
 
 from verdictscope.activations import LinearReadout, logit_difference
 from verdictscope.errors import InputError
-from verdictscope.interventions import (
-    ALPHA,
-    DELTA_NATS,
-    DELTA_SHARE,
-    HeadSweep,
-    attribute,
-    readout_gap,
-    self_repair,
-    sweep_heads,
-    writer_control,
-)
+from verdictscope.interventions import HeadSweep, attribute, readout_gap, sweep_heads
+from verdictscope.interventions.concentration import concentration_null
+from verdictscope.interventions.direct import self_repair
+from verdictscope.interventions.sweep import ALPHA, DELTA_NATS, DELTA_SHARE
 from verdictscope.rollouts import Rollout, until_answer
 from verdictscope.stats import Effect, sign_flip_test
 from verdictscope.study.folder import RunFolder
@@ -72,10 +65,10 @@ def run_heads(run: RunFolder) -> None:
 
 def ranked(sweeps: dict[str, HeadSweep], k: int) -> pd.DataFrame:
     """Effects and tests on the reporting half, ranks from the other, and how often the ranking finds a head again."""
-    table = sweeps["report"].to_frame().rename(columns={"estimate": "effect"})
+    table = sweeps["report"][None].to_frame().rename(columns={"estimate": "effect"})
     heads = table["component"] == "head"
-    table.loc[heads, "effect_explore"] = sweeps["explore"].to_frame()["estimate"].to_numpy()
-    table.loc[heads, "found_again"] = sweeps["explore"].stability(k).share
+    table.loc[heads, "effect_explore"] = sweeps["explore"][None].to_frame()["estimate"].to_numpy()
+    table.loc[heads, "found_again"] = sweeps["explore"][None].stability(k).share
     # Sublayers are reported, not ranked: they stand behind the heads.
     table["rank"] = table["effect_explore"].rank(ascending=False, method="first", na_option="bottom").astype(int) - 1
     table["found"] = heads & (table["rank"] < k)
@@ -87,10 +80,10 @@ def with_self_repair(
 ) -> tuple[pd.DataFrame, str | None]:
     """The table with each head's direct and compensated effect, or without and the reason."""
     readout = run.readout()
-    heads = [(layer, head) for component, layer, head in sweep.parts if component == "head"]
+    heads = [(layer, head) for component, layer, head in sweep.components if component == "head"]
     names = [f"{what}{end}" for what in ("direct", "compensated") for end in ("", "_low", "_high")]
     try:
-        found = self_repair(run.model(), rollouts, readout, sweep.effects, heads).to_frame()
+        found = self_repair(run.model(), rollouts, readout, sweep[None].effects, heads).to_frame()
     except InputError as error:  # labels of several tokens, a soft cap: the run goes on, and heads.json says why
         return table.assign(**dict.fromkeys(names, np.nan)), str(error)
     return table.merge(found[["layer", "head", *names]], on=["layer", "head"], how="left"), None
@@ -105,7 +98,7 @@ def writers(run: RunFolder, rollouts: list[Rollout]) -> pd.DataFrame:
     assert isinstance(probe, LinearReadout)
     refused, complied = explored(run)
     try:
-        found = writer_control(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
+        found = concentration_null(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
     except InputError as error:  # too few prompts for a null: the run goes on without this control
         warnings.warn(f"no null for the probe's strongest writer: {error}", stacklevel=2)
         return pd.DataFrame(columns=WRITERS)
@@ -118,7 +111,7 @@ def writers(run: RunFolder, rollouts: list[Rollout]) -> pd.DataFrame:
 
 def tested(run: RunFolder, sweeps: dict[str, HeadSweep], gap: Effect | None, apart: str) -> dict[str, Any]:
     """What the table of the heads cannot hold: the smallest effect and where it comes from, the test, the stability."""
-    sweep, jaccard = sweeps["report"], sweeps["explore"].stability(run.study.heads.k).jaccard
+    sweep, jaccard = sweeps["report"][None], sweeps["explore"][None].stability(run.study.heads.k).jaccard
     tests = sweep.tests
     assert tests is not None
     stated = "stated" if run.study.heads.delta else f"{DELTA_SHARE:g} of the gap" if gap else f"one nat, since {apart}"

@@ -13,18 +13,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from verdictscope.activations import Site
-from verdictscope.interventions import (
-    Edit,
-    HeadEdit,
-    bias_rates,
-    choose_erasure,
-    choose_steering,
-    effects,
-    gather_means,
-    matched_sets,
-    rejudged,
-    write_norms,
-)
+from verdictscope.interventions import Edit, HeadEdit, effects, gather_means, matched_sets
+from verdictscope.interventions.mitigation import bias_rates, choose_erasure, choose_steering, rejudged
 from verdictscope.judgments import (
     CONTENT,
     Contrast,
@@ -76,8 +66,8 @@ def bias_sets(run: RunFolder) -> pd.DataFrame:
     note = "no head was found, so there is nothing to set random heads beside"
     if found:
         _, explored = halved(run, "base", "explore")
-        norms = write_norms(model, explored, positions="last")
-        drawn = matched_sets(found, norms, run.study.mitigations.random_sets, seed)
+        count = run.study.mitigations.random_sets
+        drawn = matched_sets(model, explored, found, count, positions="last", seed=seed)
         sets, note = [found, *drawn.sets], drawn.note
     with run.ticking("mitigations: found heads and random sets") as tick:
         done = effects(

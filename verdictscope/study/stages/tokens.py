@@ -13,7 +13,8 @@ import pandas as pd
 
 from verdictscope.activations import BatchPlan, LogOddsReadout, Readout, forward
 from verdictscope.activations.readouts import from_dict
-from verdictscope.interventions import HeadEdit, compile_edits
+from verdictscope.interventions import HeadEdit
+from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.heads import found_heads

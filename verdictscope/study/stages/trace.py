@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from verdictscope.activations import BatchPlan
-from verdictscope.interventions import HeadEdit, compile_edits
+from verdictscope.interventions import HeadEdit
+from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import effects_frame
 from verdictscope.study.folder import EDITED, RunFolder

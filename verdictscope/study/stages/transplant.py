@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from verdictscope.interventions import effects, transplanted
-from verdictscope.interventions.weights.feeds import Feed
+from verdictscope.interventions import effects, patch_weights
 from verdictscope.rollouts import until_answer
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import RunFolder
@@ -25,7 +24,7 @@ def run_transplant(run: RunFolder, found: Heads, sets: list[Heads]) -> tuple[pd.
     test = run.labels().query("part == 'test'")["group"]
     asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.prompts.target)].reset_index(drop=True)
     names = " ".join(f"L{layer}H{head}" for layer, head in found)
-    with transplanted(donor, reference, found):
+    with patch_weights(reference, donor, found):
         rollouts, written = sample(run, asked, TRANSPLANTED, f"heads {names} of the model under study in its reference")
     return written, label(run, rollouts, TRANSPLANTED).assign(part="test"), table
 
@@ -43,11 +42,10 @@ def forced_in_reference(run: RunFolder, found: Heads, sets: list[Heads]) -> pd.D
     rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
     donor, reference = run.pair()
     base = effects(reference, rollouts, readout, [], method="passes", seed=seed)
-    known: dict[int, list[Feed]] = {}
     rows, kinds, same = [base.baseline()], ["base", "found", *["random"] * len(sets)], [False]
     with run.ticking("ablate: heads put into the reference") as tick:
         for done, heads in enumerate([found, *sets]):
-            with transplanted(donor, reference, heads, known=known) as changed:
+            with patch_weights(reference, donor, heads) as changed:
                 after = effects(reference, rollouts, readout, [], method="passes").base if changed else base.base
             name = " ".join(f"L{layer}H{head}" for layer, head in heads)
             rows.append(mean_effect(name, after - base.base, base.groups, unit=base.unit, seed=seed))

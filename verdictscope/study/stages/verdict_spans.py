@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.activations import BatchPlan
-from verdictscope.interventions import verdict_parts
+from verdictscope.interventions import attribute_spans
 from verdictscope.judgments import token_spans
 from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import RunFolder
@@ -25,7 +25,7 @@ COLUMNS = "variant thinking contrast position component layer head span estimate
 
 
 def write_spans(run: RunFolder) -> None:
-    """Write ``verdict_tokens.parquet``: `VerdictParts.to_frame` with ``variant`` and ``thinking``."""
+    """Write ``verdict_tokens.parquet``: `SpanAttribution.to_frame` with ``variant`` and ``thinking``."""
     part, every = part_of(run), run.items()
     chosen = spread([item for item in every if part[item.id] == "test"], run.study.trace.items)
     ids = {item.id for item in chosen}
@@ -46,7 +46,7 @@ def write_spans(run: RunFolder) -> None:
     there = all(any(s.segment == "think_end" for s in r.spans) for r in rollouts)
     labels = {item.id: item.label for item in chosen if item.label is not None}
     with run.ticking("verdict traces: by head and span") as tick:
-        parts = verdict_parts(
+        parts = attribute_spans(
             model,
             rollouts,
             run.readout(),

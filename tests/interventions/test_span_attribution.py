@@ -11,7 +11,8 @@ from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.activations import load_model
 from verdictscope.errors import InputError
 from verdictscope.figures import spans
-from verdictscope.interventions import VerdictParts, attribute, verdict_parts
+from verdictscope.interventions import attribute, attribute_spans
+from verdictscope.interventions.span_attribution import SpanAttribution
 from verdictscope.judgments import (
     Insertion,
     JudgeSettings,
@@ -71,22 +72,22 @@ SIDES = {"content": {item.id: item.label for item in ITEMS}, "crowd": TARGETS}
 
 
 @pytest.fixture(scope="module")
-def parts(tiny: dict[str, Any]) -> VerdictParts:
-    return verdict_parts(**tiny, sides=SIDES, positions=("last", "think_end[0]"))
+def parts(tiny: dict[str, Any]) -> SpanAttribution:
+    return attribute_spans(**tiny, sides=SIDES, positions=("last", "think_end[0]"))
 
 
-def test_spans_sum_to_heads_and_heads_to_the_contrast(tiny: dict[str, Any], parts: VerdictParts) -> None:
+def test_spans_sum_to_heads_and_heads_to_the_contrast(tiny: dict[str, Any], parts: SpanAttribution) -> None:
     parts.check()
     taken = attribute(tiny["model"], tiny["rollouts"], tiny["readout"], positions="last")
     for name, contrast in tiny["contrasts"].items():
-        part = parts.parts[name, "last"]
+        part = parts.contrasts[name, "last"]
         whole = taken.on(contrast)
-        own = [i for i, at in enumerate(whole.parts) if at[0] == "head"]
-        assert np.allclose(part.shares.sum(-1), whole.shares[own], atol=1e-4)
-        assert np.allclose(part.attribution.shares.sum(0), whole.logit, atol=1e-3)
+        own = [i for i, at in enumerate(whole.components) if at[0] == "head"]
+        assert np.allclose(part.values.sum(-1), whole.values[own], atol=1e-4)
+        assert np.allclose(part.attribution.values.sum(0), whole.logit, atol=1e-3)
 
 
-def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
+def test_the_table_adds_up_and_names_the_sides(parts: SpanAttribution) -> None:
     table = parts.to_frame()
     assert len(table) == len(table.drop_duplicates(["contrast", "position", "component", "layer", "head", "span"]))
     for _, own in table.groupby(["contrast", "position"]):
@@ -108,7 +109,7 @@ def test_the_table_adds_up_and_names_the_sides(parts: VerdictParts) -> None:
     assert (table["n"] == 3).all()
 
 
-def test_the_figure_is_drawn_and_tells_what_it_does_not_show(parts: VerdictParts) -> None:
+def test_the_figure_is_drawn_and_tells_what_it_does_not_show(parts: SpanAttribution) -> None:
     assert len(parts.plot().axes) == 4
     table = parts.to_frame()
     assert "Not shown" in spans(table[table["position"] == "last"]).caption
@@ -116,12 +117,12 @@ def test_the_figure_is_drawn_and_tells_what_it_does_not_show(parts: VerdictParts
     assert "direct effect" in parts._repr_html_()
 
 
-def test_by_hand_from_the_tokens(tiny: dict[str, Any], parts: VerdictParts) -> None:
+def test_by_hand_from_the_tokens(tiny: dict[str, Any], parts: SpanAttribution) -> None:
     """What head L1H2 takes from the better answer, added up token by token."""
     taken = attribute(tiny["model"], tiny["rollouts"], tiny["readout"], positions="last", sources=[(1, 2)])
     assert taken.sources is not None
     tokens, contrast = taken.sources.to_frame(), tiny["contrasts"]["content"]
-    part = parts.parts["content", "last"]
+    part = parts.contrasts["content", "last"]
     head, span = parts.heads.index((1, 2)), part.spans.index("better answer")
     labels = {item.id: item.label for item in ITEMS}
     for k, item in enumerate(contrast.items):
@@ -129,16 +130,16 @@ def test_by_hand_from_the_tokens(tiny: dict[str, Any], parts: VerdictParts) -> N
         for r, weight in zip(contrast.rollouts[k], contrast.weights[k], strict=True):
             place = "first" if r.split("/")[2][0] == labels[item] else "second"
             at = [i for i, name in enumerate(tiny["names"][r]) if name == f"{place} answer"]
-            own = tokens[tokens["rollout"] == r].set_index("source")["share"]
+            own = tokens[tokens["rollout"] == r].set_index("source")["attribution"]
             total += weight * own.loc[at].sum()
-        assert part.shares[head, k, span] == pytest.approx(total, abs=1e-4)
+        assert part.values[head, k, span] == pytest.approx(total, abs=1e-4)
 
 
 def test_what_cannot_be_taken_apart_is_said(tiny: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="one token"):
-        verdict_parts(**tiny, positions=("user[:2]",))
+        attribute_spans(**tiny, positions=("user[:2]",))
     with pytest.raises(InputError, match="name every token"):
-        verdict_parts(**{**tiny, "names": {}})
+        attribute_spans(**{**tiny, "names": {}})
 
 
 def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
@@ -164,8 +165,8 @@ def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
         shared = shared_thinking(model.tokenizer, thought.rollouts, frame=frame, sides=form.sides)
         names = token_spans(model, form, items, shared.rollouts)
         kept = {name: contrast.among(shared.items) for name, contrast in contrasts.items()}
-        found = verdict_parts(model, shared.rollouts, readout, kept, names)
+        found = attribute_spans(model, shared.rollouts, readout, kept, names)
         found.check()
-        seen[frame] = {name: abs(part.attribution.logit).mean() for (name, _), part in found.parts.items()}
+        seen[frame] = {name: abs(part.attribution.logit).mean() for (name, _), part in found.contrasts.items()}
     assert seen["item"]["content"] > seen["place"]["content"]
     assert seen["item"]["position"] < seen["place"]["position"]

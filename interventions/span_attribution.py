@@ -1,8 +1,8 @@
-"""A judge's verdict by head, MLP and token: what each adds to content, to position and to what a cue does.
+"""Contrasts of a verdict by head, MLP and token span: direct logit attribution of content, position and cues.
 
-The contrasts of a verdict (content, position, a cue) are weighted sums over an item's rollouts, and so are the exact
-shares of every component, and of every head by the tokens it takes them from. Tokens of two orders are brought together
-by their *span*: an answer's with the same answer's wherever it is shown, or with that of whatever stands in its place.
+Contrasts are weighted sums over an item's rollouts, and so are the attributions of every component, and of every head
+by source token. Tokens of two orders are aligned by their *span*: an answer's with the same answer's wherever it is
+shown, or with that of whatever is shown in its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy import ndarray
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution import ABOUT, Attribution, attribute, mean_frame
-from verdictscope.interventions.sources import Head
+from verdictscope.interventions.edits.protocol import Head
 from verdictscope.judgments import Contrast, at_first_difference, by_side
 from verdictscope.rollouts import Rollout
 
@@ -37,114 +37,92 @@ _COLUMNS = ["contrast", "position", "component", "layer", "head", "span", "estim
 
 
 @dataclass(frozen=True, eq=False)
-class SpanPart:
-    """One contrast read at one position.
-
-    Attributes:
-        attribution: every component's share, a column per item.
-        spans: names, in the order of the axis.
-        shares: of every head by the span it comes from, in the readout's unit.
-        tokens: how many tokens a span has, mean over the item's rollouts.
-    """
+class ContrastSpans:
+    """One contrast at one position: attribution by component, a head's by span, and the mean tokens of a span."""
 
     attribution: Attribution
     spans: tuple[str, ...]
-    shares: Float[ndarray, "head item span"]
+    values: Float[ndarray, "head item span"]
     tokens: Float[ndarray, "item span"]
 
 
 @dataclass(frozen=True, eq=False)
-class VerdictParts:
-    """Content, position and cues of a verdict by component and by span.
+class SpanAttribution:
+    """Content, position and cues of a verdict by component and by span: a head's spans sum to its attribution.
 
-    A head's spans sum to its share, the components sum to the contrast of the logit (:meth:`check`).
-
-    What this does not show: that a part matters. Shares are *direct*: what a head does through later heads and MLPs is
-    not in them, and an MLP's share has no token, since it stands where the verdict is read. By the layer of a head a
-    token holds what earlier layers moved there from other tokens.
-
-    Attributes:
-        readout: its name.
-        heads: (layer, head), in the order of the axis.
-        parts: by contrast and position.
-        seed: of the bootstrap.
+    What this does not show: that a component matters, since attribution is *direct*; and an MLP's has no source token.
     """
 
     readout: str
     heads: tuple[Head, ...]
-    parts: Mapping[tuple[str, str], SpanPart]
+    contrasts: Mapping[tuple[str, str], ContrastSpans]
     seed: int = 0
 
     @property
     def relative_residual(self) -> float:
-        """Largest difference between a head's share and its spans', over the largest sum of absolute span shares."""
+        """Largest difference between a head's attribution and its spans', over the largest sum of absolute ones."""
         worst = 0.0
-        for part in self.parts.values():
-            left = np.abs(part.shares.sum(-1) - self._own(part)).max()
-            worst = max(worst, float(left / max(np.abs(part.shares).sum(-1).max(), np.finfo(float).tiny)))
+        for part in self.contrasts.values():
+            left = np.abs(part.values.sum(-1) - self._own(part)).max()
+            worst = max(worst, float(left / max(np.abs(part.values).sum(-1).max(), np.finfo(float).tiny)))
         return worst
 
     def check(self) -> None:
         """Raises ``InputError`` if spans do not sum to their head, or components to the contrast of the logit."""
-        for part in self.parts.values():
+        for part in self.contrasts.values():
             part.attribution.check()
-        tolerance = next(iter(self.parts.values())).attribution.tolerance
+        tolerance = next(iter(self.contrasts.values())).attribution.tolerance
         if self.relative_residual > tolerance:
             raise InputError(
-                f"the spans of a head's share of {self.readout!r} leave {self.relative_residual:.2g} of it "
+                f"the spans of a head's attribution of {self.readout!r} leave {self.relative_residual:.2g} of it "
                 f"unexplained, more than rounding ({tolerance:.0e}): see `verdictscope doctor MODEL`"
             )
 
     def to_frame(self) -> pd.DataFrame:
-        """``contrast position component layer head span estimate low high n tokens``, in the readout's unit.
+        """``contrast position component layer head span estimate low high n tokens``, in the readout's unit."""
+        return pd.concat([self._table(*key, part) for key, part in self.contrasts.items()], ignore_index=True)[_COLUMNS]
 
-        Per contrast and position: every component (``span`` empty), the ``logit`` and the ``residual``; every head by
-        span; and the sums ``heads`` (by span, and with an empty span in all) and ``mlps``. Means over items, intervals
-        by cluster bootstrap over groups.
-        """
-        return pd.concat([self._table(*key, part) for key, part in self.parts.items()], ignore_index=True)[_COLUMNS]
+    def _own(self, part: ContrastSpans) -> Float[ndarray, "head item"]:
+        at = {name: i for i, name in enumerate(part.attribution.components)}
+        return part.attribution.values[[at["head", *head] for head in self.heads]]
 
-    def _own(self, part: SpanPart) -> Float[ndarray, "head item"]:
-        at = {name: i for i, name in enumerate(part.attribution.parts)}
-        return part.attribution.shares[[at["head", *head] for head in self.heads]]
-
-    def _table(self, contrast: str, position: str, part: SpanPart) -> pd.DataFrame:
+    def _table(self, contrast: str, position: str, part: ContrastSpans) -> pd.DataFrame:
         given = part.attribution
         whole = given.to_frame().assign(span="", tokens=np.nan)
-        kinds = np.array([name for name, *_ in given.parts])
+        kinds = np.array([name for name, *_ in given.components])
         lines: list[tuple[str, int, int, str]] = [("heads", -1, -1, ""), ("mlps", -1, -1, "")]
-        values = [given.shares[kinds == "head"].sum(0), given.shares[kinds == "mlp"].sum(0)]
+        values = [given.values[kinds == "head"].sum(0), given.values[kinds == "mlp"].sum(0)]
         tokens = [np.nan, np.nan]
         for s, span in enumerate(part.spans):
             lines += [("heads", -1, -1, span), *(("head", *head, span) for head in self.heads)]
-            values += [part.shares[..., s].sum(0), *part.shares[..., s]]
+            values += [part.values[..., s].sum(0), *part.values[..., s]]
             tokens += [float(part.tokens[:, s].mean())] * (1 + len(self.heads))
         more = pd.DataFrame(lines, columns=["component", "layer", "head", "span"]).assign(tokens=tokens)
         more = pd.concat([more, mean_frame(np.stack(values), given.groups, self.seed)], axis=1)
         return pd.concat([whole, more], ignore_index=True).assign(contrast=contrast, position=position)
 
     def by_span(self) -> pd.DataFrame:
-        """The sums over all heads by span, and of all MLPs: what :func:`~verdictscope.figures.spans` draws."""
+        """The sums over all heads by span, and of all MLPs: as :func:`~verdictscope.figures.spans` draws them."""
         table = self.to_frame()
         kept = table["component"].isin(["heads", "mlps", "logit", "embed"])
         return table[kept & ~((table["component"] == "heads") & (table["span"] == ""))].reset_index(drop=True)
 
     def plot(self) -> Display:
-        """What heads take from each span and what MLPs add, by contrast, at the first position asked for."""
+        """Heads' attribution by span and the MLPs', by contrast, at the first position."""
         from verdictscope import figures
 
-        first = next(iter(self.parts))[1]
+        first = next(iter(self.contrasts))[1]
         table = self.to_frame()
         return figures.spans(table[table["position"] == first])
 
     def __str__(self) -> str:
         lines = []
-        for (name, position), part in self.parts.items():
-            means = part.shares.sum(0).mean(0)
+        for (name, position), part in self.contrasts.items():
+            means = part.values.sum(0).mean(0)
             most = np.argsort(-np.abs(means))[:3]
-            told = ", ".join(f"{part.spans[s]} {means[s]:+.2f}" for s in most)
+            largest = ", ".join(f"{part.spans[s]} {means[s]:+.2f}" for s in most)
             logit, n = part.attribution.logit.mean(), len(set(part.attribution.groups))
-            lines.append(f"{name} at {position}: {logit:+.2f} nats over {n} groups; heads take most from {told}")
+            lines.append(f"{name} at {position}: {logit:+.2f} nats over {n} groups; largest spans: {largest}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -152,7 +130,7 @@ class VerdictParts:
         return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines()) + shown + f"<p>{ABOUT}</p>"
 
 
-def verdict_parts(
+def attribute_spans(
     model: Model,
     rollouts: Sequence[Rollout],
     readout: Readout,
@@ -164,8 +142,8 @@ def verdict_parts(
     plan: BatchPlan | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> VerdictParts:
-    """Take a verdict's content, position and cues apart by head, MLP and the span that heads take their share from.
+) -> SpanAttribution:
+    """Direct logit attribution of a verdict's content, position and cues by head, MLP and the source span of heads.
 
     Args:
         model: the judge.
@@ -177,22 +155,34 @@ def verdict_parts(
         names: by rollout id a name for every token (:func:`~verdictscope.judgments.token_spans`).
         sides: by contrast, item to the side (A or B) that its spans follow: of ``content`` the labels, of a cue its
             targets. *first* and *second* then become *better* and *worse*, or *named* and *other*. A contrast that is
-            not here keeps the places; position should, since place is what it is about.
+            not here keeps first and second; position should, since that is what it measures.
         positions: rules of one token each where the readout is read: ``last`` is where the verdict's token is chosen,
-            ``think_end[0]`` the closing token. There the readout says what the verdict would be were it said now.
+            ``think_end[0]`` the closing token, where the readout gives the verdict if it came next.
         plan: batches.
         seed: of the bootstrap.
         progress: called with (positions done, positions in all).
 
     Raises:
         InputError: a position that is no single token of every rollout, a rollout without names, or a model whose
-            parts do not sum; what :func:`attribute` raises.
+            components do not sum; what :func:`attribute` raises.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout, load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff")
+        >>> rollout = Rollout("r0", "prompt 0", (5, 6, 7, 8), (Span("user", 0, 4),), 4)
+        >>> readout = LogOddsReadout("odds", positive=((3,),), negative=((4,),), positions="last")
+        >>> from verdictscope.judgments import mean_contrast
+        >>> names = {"r0": ["question", "first", "second", "template"]}
+        >>> found = attribute_spans(model, [rollout], readout, {"mean": mean_contrast([rollout])}, names)
+        >>> sorted(set(found.to_frame()["span"]) - {""})
+        ['first', 'question', 'second', 'template']
     """
     if isinstance(readout, LogOddsReadout):
         readout = at_first_difference(readout)
     orders = {r.id: str(r.tags.get("order") or "AB") for r in rollouts}
     items = {r.id: str(r.tags.get("item")) for r in rollouts}
-    made: dict[tuple[str, str], SpanPart] = {}
+    made: dict[tuple[str, str], ContrastSpans] = {}
     heads: tuple[Head, ...] = ()
     for done, position in enumerate(positions):
         taken = attribute(
@@ -209,17 +199,17 @@ def verdict_parts(
                 r: by_side(taken.sources.segments, orders[r], None if side is None else side.get(items[r]), words)
                 for r in orders
             }
-            made[name, position] = _part(taken, contrast, called, names)
+            made[name, position] = _contrast_spans(taken, contrast, called, names)
         if progress:
             progress(done + 1, len(positions))
-    result = VerdictParts(readout.name, heads, made, seed)
+    result = SpanAttribution(readout.name, heads, made, seed)
     result.check()
     return result
 
 
-def _part(
+def _contrast_spans(
     taken: Attribution, contrast: Contrast, called: Mapping[str, Sequence[str]], names: Mapping[str, Sequence[str]]
-) -> SpanPart:
+) -> ContrastSpans:
     """Sources under the names they have for a contrast, summed as its weights say."""
     assert taken.sources is not None
     rows, fine = list(taken.rows["rollout"]), taken.sources.segments
@@ -229,15 +219,15 @@ def _part(
         dict.fromkeys(name for r in rows if r in used for s, name in enumerate(called[r]) if held[r][fine[s]])
     )
     place = {name: i for i, name in enumerate(spans)}
-    share = taken.sources.sums[2]
-    moved = np.zeros((*share.shape[:2], len(spans)))
+    attribution = taken.sources.sums[2]
+    moved = np.zeros((*attribution.shape[:2], len(spans)))
     counts = np.zeros((len(rows), len(spans)))
     for at, r in enumerate(rows):
         for s, name in enumerate(called[r] if r in used else ()):
             if held[r][fine[s]]:
-                moved[:, at, place[name]] += share[:, at, s]
+                moved[:, at, place[name]] += attribution[:, at, s]
                 counts[at, place[name]] += held[r][fine[s]]
-    shares = np.moveaxis(contrast.of(np.moveaxis(moved, 1, -1), rows), -1, 1)
+    values = np.moveaxis(contrast.of(np.moveaxis(moved, 1, -1), rows), -1, 1)
     index = {r: i for i, r in enumerate(rows)}
     tokens = np.stack([counts[[index[r] for r in ids]].mean(0) for ids in contrast.rollouts])
-    return SpanPart(taken.on(contrast), spans, shares, tokens)
+    return ContrastSpans(taken.on(contrast), spans, values, tokens)

@@ -1,4 +1,4 @@
-"""The write functions behind the edits: which units of a site get which numbers.
+"""The operations behind the edits: which units of a site get which numbers.
 
 A unit is a head of a site that is cut into heads; other sites are taken whole. Masks are made once and kept, since a
 decoding step is only milliseconds long, and nothing of the caller's is changed in place.
@@ -6,6 +6,7 @@ decoding step is only milliseconds long, and nothing of the caller's is changed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,23 +16,18 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from verdictscope.activations import BatchView
+from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits.references import Means, Rows
+from verdictscope.interventions.edits.references import Means, Reference, Rows
 
 Units = tuple[int, ...] | None
 """Heads, or ``None`` for a site taken whole."""
 
 
 @dataclass(frozen=True, eq=False)
-class Writer:
-    """Where a write function acts.
-
-    Attributes:
-        positions: a positions rule.
-        units: which heads; ``None`` where the site has none.
-        kept: masks and numbers by device, made on first use.
-    """
+class Replacement:
+    """Where a write function acts."""
 
     positions: Positions | FrozenPositions
     units: Units
@@ -57,7 +53,7 @@ class Writer:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale(Writer):
+class Scale(Replacement):
     """Multiply; by zero also what is infinite or no number."""
 
     factor: float = 0.0
@@ -85,7 +81,7 @@ class Scale(Writer):
 
 
 @dataclass(frozen=True, eq=False)
-class ToMean(Writer):
+class ToMean(Replacement):
     """Set to a reference mean: of the first class of positions that a token belongs to."""
 
     means: Means = field(kw_only=True)
@@ -105,7 +101,7 @@ class ToMean(Writer):
 
 
 @dataclass(frozen=True, eq=False)
-class ToRows(Writer):
+class ToRows(Replacement):
     """Set to what another rollout had at the aligned token."""
 
     rows: Rows = field(kw_only=True)
@@ -130,11 +126,7 @@ class ToRows(Writer):
 
 
 def ids_of(view: BatchView) -> list[str]:
-    """The rollouts of a batch by name; under an appended label those of the whole rollouts.
-
-    Raises:
-        InputError: they are not known, around a forward pass that is not ours.
-    """
+    """The rollouts of a batch by name; under an appended label those of the whole rollouts."""
     if view.rollouts is None:
         raise InputError("a patch needs to know its rollouts: run it through forward or effects, not generate")
     whole = [rollout for rollout, _ in view.origins] if view.origins is not None else view.rollouts
@@ -146,3 +138,55 @@ def _does_not_fit(site: str, layer: int, digest: str, has: Sequence[int], wants:
         f"reference {digest} has {site} of shape {tuple(has)} at layer {layer}, this model {tuple(wants)}: gather it "
         "with this model"
     )
+
+
+OPERATIONS = ("zero", "scale", "mean", "resample", "patch")
+"""What can be put in a value's place. ``mean`` needs :class:`Means`, ``resample`` and ``patch`` need :class:`Rows`:
+from matched rollouts (:func:`~verdictscope.interventions.edits.alignment.matched`) or from a counterfactual."""
+
+_GATHERED = {"mean": (Means, "gather_means"), "resample": (Rows, "gather_rows"), "patch": (Rows, "gather_rows")}
+
+
+def check_operation(what: str, op: str, value: float, reference: Reference | None) -> None:
+    """Raises ``InputError`` unless operation, factor and reference fit each other."""
+    if op not in OPERATIONS:
+        raise InputError(f"unknown operation {op!r} on {what}: use {', '.join(OPERATIONS[:-1])} or {OPERATIONS[-1]}")
+    if not math.isfinite(value):
+        raise InputError(f"{what} cannot be scaled by {value}: use a finite factor")
+    if op == "zero" and value != 0:
+        raise InputError(f"zero takes no factor: use op='scale' to scale {what} by {value:g}")
+    if op in _GATHERED:
+        kind, maker = _GATHERED[op]
+        if not isinstance(reference, kind):
+            raise InputError(f"operation {op} on {what} needs reference={maker}(…)")
+    elif reference is not None:
+        raise InputError(f"operation {op} on {what} takes no reference; use mean, resample or patch")
+
+
+def in_words(op: str, value: float, reference: Reference | None) -> str:
+    """What is done to a value."""
+    if op == "zero":
+        return "zero-ablated"
+    if op == "scale":
+        return f"scaled by {value:g}"
+    assert reference is not None
+    named = f"{reference.source} (reference {reference.digest})"
+    return f"set to {named}" if op == "mean" else f"{'resampled' if op == 'resample' else 'patched'} from {named}"
+
+
+def replacement(
+    site: str,
+    layer: int,
+    units: Units,
+    op: str,
+    value: float,
+    reference: Reference | None,
+    positions: Positions | FrozenPositions,
+) -> WriteFn:
+    """The write function of one site and layer."""
+    if reference is None:
+        return Scale(positions, units, factor=0.0 if op == "zero" else value)
+    reference.check(site, layer)
+    if isinstance(reference, Means):
+        return ToMean(positions, units, means=reference, site=site)
+    return ToRows(positions, units, rows=reference, site=site)

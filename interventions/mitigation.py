@@ -1,4 +1,4 @@
-"""What can be done about a judge's bias inside, and what it costs: rates of edited verdicts, erasing, steering."""
+"""Mitigation of a judge's bias and its cost: rates under edited verdicts, concept erasure, steering."""
 
 from __future__ import annotations
 
@@ -9,17 +9,32 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.special import expit
 
 from verdictscope.activations import Model, Readout, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits import DirectionEdit, Edit, EraseEdit
+from verdictscope.interventions.edits.directions import DirectionEdit
+from verdictscope.interventions.edits.erasing import EraseEdit
+from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.effects import effects
 from verdictscope.judgments import Contrast, Cued, cue_measures, measured, order_measures, paired
+from verdictscope.judgments.asking import shown_to_own
 from verdictscope.judgments.measure import Measure, mean
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.rollouts import Rollout
 
 SITE = "resid_post"
+
+
+def rejudged(verdicts: pd.DataFrame, rollouts: Sequence[str], log_odds: Float[ndarray, " rollout"]) -> pd.DataFrame:
+    """The table of verdicts (of pairs, without ties) under other log-odds of the answer shown first."""
+    table = verdicts[verdicts["rollout"].isin(list(rollouts))].copy()
+    odds = pd.Series(log_odds, index=list(rollouts)).loc[table["rollout"]].to_numpy()
+    table["shown"] = np.where(odds > 0, "first", "second")
+    table["verdict"] = [shown_to_own(*row) for row in zip(table["shown"], table["order"], strict=True)]
+    table["probability"] = expit(np.abs(odds))
+    table["status"] = "ok"
+    return table.reset_index(drop=True)
 
 
 def bias_rates(
@@ -30,20 +45,7 @@ def bias_rates(
     control: str = "control",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How right, how consistent and how easily led a judge is.
-
-    Args:
-        verdicts: by condition the table of verdicts (``Judged.verdicts``, or :func:`rejudged`), in both orders.
-        targets: item to the side that control and cues name, in the item's own frame.
-        plain: the condition without any note.
-        control: the condition whose note means nothing; the others are cues.
-        seed: of the bootstrap.
-
-    Returns:
-        ``name estimate low high n unit definition``: ``accuracy`` (mean over the orders, items with a better answer;
-        unread is not right), ``consistency``, ``first_preference``, and by cue ``follows_CUE`` and
-        ``accuracy_CUE_wrong`` (the cue names the worse answer).
-    """
+    """How right, how consistent and how easily led a judge is."""
     pairs = paired(verdicts[plain])
     decided = np.isin(pairs.label, ["A", "B"])
     right = ((pairs.ab == pairs.label) * 1.0 + (pairs.ba == pairs.label)) / 2
@@ -82,14 +84,7 @@ def _followed(cue: str, cued: Cued) -> list[Measure]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """An edit chosen on one half.
-
-    Attributes:
-        edit: what to do.
-        about: how it was chosen, in words.
-        left: what it leaves of the bias there, in nats.
-        content_loss: what content loses by it there.
-    """
+    """An edit chosen on one half."""
 
     edit: Edit
     about: str
@@ -109,25 +104,7 @@ def choose_erasure(
     positions: str = "last",
     seed: int = 0,
 ) -> Chosen:
-    """Erase from the state at which the verdict is read which answer a cue names (LEACE), at the layer that suits.
-
-    One eraser a layer, fitted on the cued rollouts; taken is the layer that leaves the least of the cue's part among
-    those that cost content less than delta (where there are any).
-
-    Args:
-        model: the judge.
-        rollouts: verdict prefixes of everything the contrasts are made of.
-        readout: the verdict's.
-        content: the content contrast.
-        cue: the cue's.
-        cued: by rollout under the cue whether it names the answer shown first.
-        delta: how much content may be lost, in nats.
-        positions: where to erase.
-        seed: of the bootstrap.
-
-    Raises:
-        InputError: the cue names one place only.
-    """
+    """Erase from the state at which the verdict is read which answer a cue names (LEACE), at the layer that suits."""
     asked = [r for r in rollouts if r.id in cued]
     concept = np.array([cued[r.id] for r in asked])
     states = states_at(model, asked, positions)
@@ -155,21 +132,7 @@ def choose_steering(
     positions: str = "last",
     seed: int = 0,
 ) -> Chosen:
-    """Push every state at which the verdict is read away from the answer shown first, as far as position needs.
-
-    The direction is the difference of the mean states of items whose first and whose second answer is better. How far
-    to go follows from the effect of half of it; the layer is chosen as in :func:`choose_erasure`.
-
-    Args:
-        model: the judge.
-        rollouts: verdict prefixes of everything the contrasts are made of.
-        readout: the verdict's.
-        content: the content contrast; its weights say which answer is the better one.
-        position: the position contrast.
-        delta: how much content may be lost, in nats.
-        positions: where to steer.
-        seed: of the bootstrap.
-    """
+    """Push every state at which the verdict is read away from the answer shown first, as far as position needs."""
     first = {
         r: w > 0
         for ids, weights in zip(content.rollouts, content.weights, strict=True)
@@ -216,11 +179,7 @@ def _best(
 def states_at(
     model: Model, rollouts: Sequence[Rollout], positions: str = "last"
 ) -> Float[ndarray, "layer rollout d_model"]:
-    """States of every layer at one token of every rollout, in the order given.
-
-    Raises:
-        InputError: positions that are not one token of every rollout.
-    """
+    """States of every layer at one token of every rollout, in the order given."""
     site = Site(SITE, tuple(range(model.n_layers))) @ positions
     done = forward(model, rollouts, read=[site])
     rows = done.rows[site]

@@ -8,18 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.interventions.test_verdict_parts import ITEMS, TARGETS, world
+from tests.interventions.test_span_attribution import ITEMS, TARGETS, world
 from tests.judgments.judge_worlds import real, tiny_judge
-from verdictscope.interventions import (
-    BiasSweep,
-    Effects,
-    HeadSweep,
-    bias_rates,
-    choose_erasure,
-    choose_steering,
-    effects,
-    states_at,
-)
+from verdictscope.interventions import Effects, HeadSweep, effects
+from verdictscope.interventions.mitigation import bias_rates, choose_erasure, choose_steering, states_at
+from verdictscope.interventions.sweep import ContrastEffects
 from verdictscope.judgments import at_first_difference, load_format
 from verdictscope.stats import mean_effect
 
@@ -27,27 +20,26 @@ GROUPS = tuple(f"g{k}" for k in range(30))
 PARTS = (("head", 0, 0), ("head", 0, 1), ("head", 1, 0), ("mlp", 1, -1))
 
 
-def swept(bias: float, less: list[float], content_less: list[float], delta: float = 0.5) -> BiasSweep:
-    """Made-up effects: what position and content lose without each part."""
+def swept(bias: float, less: list[float], content_less: list[float], delta: float = 0.5) -> HeadSweep:
+    """Made-up effects: what position and content lose without each component."""
     rng = np.random.default_rng(0)
 
-    def sweep(losses: list[float], size: float) -> HeadSweep:
+    def on(losses: list[float], size: float) -> ContrastEffects:
         base = size + rng.normal(size=30) * 0.05
         change = np.array(losses)[:, None] + rng.normal(size=(len(losses), 30)) * 0.05
-        return HeadSweep(PARTS, Effects(tuple(map(str, PARTS)), GROUPS, GROUPS, base, base + change), delta)
+        found = Effects(tuple(map(str, PARTS)), GROUPS, GROUPS, base, base + change)
+        return ContrastEffects(PARTS, found, delta, mean_effect("size", base, GROUPS, unit="nats"))
 
-    made = {"position": sweep(less, bias), "content": sweep(content_less, 5.0)}
-    sizes = {name: mean_effect(name, s.effects.base, GROUPS, unit="nats") for name, s in made.items()}
-    return BiasSweep(sizes, made, delta, "as stated")
+    return HeadSweep(PARTS, {"position": on(less, bias), "content": on(content_less, 5.0)}, delta)
 
 
 def test_a_head_of_the_bias_spares_content() -> None:
     found = swept(2.0, [1.5, 1.0, 0.1, 0.9], [2.0, 0.0, 0.0, 0.0])
-    assert found.sweeps["position"].heads == ((0, 0), (0, 1))
+    assert found["position"].heads == ((0, 0), (0, 1))
     assert found.heads("position") == ((0, 1),)
-    assert found.parts("position") == (("head", 0, 1), ("mlp", 1, -1))
-    assert found.strongest("position", 2) == ((0, 1),)
-    table = found.to_frame().query("contrast == 'position'")
+    assert found.declared("position") == (("head", 0, 1), ("mlp", 1, -1))
+    assert found.strongest(2, "position") == ((0, 1),)
+    table = found.table().query("contrast == 'position'")
     assert table["declared"].tolist() == [False, True, False, True]
     assert table["selected"].tolist() == [True, True, False, True]
     assert table["content_loss"].to_numpy() == pytest.approx([2, 0, 0, 0], abs=0.1)
@@ -55,10 +47,10 @@ def test_a_head_of_the_bias_spares_content() -> None:
 
 def test_where_there_is_no_bias_nothing_carries_it() -> None:
     found = swept(0.1, [1.5, 1.0, 0.1, 0.9], [0.0] * 4)
-    assert found.sweeps["position"].heads
+    assert found["position"].heads
     assert not found.is_biased("position")
-    assert found.parts("position") == ()
-    assert found.strongest("position", 2) == ()
+    assert found.declared("position") == ()
+    assert found.strongest(2, "position") == ()
     assert swept(-2.0, [1.5] * 4, [0.0] * 4).is_biased("position")
 
 
