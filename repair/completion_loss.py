@@ -19,20 +19,7 @@ from verdictscope.rollouts import Rollout, Span
 def completion_loss(
     model: Any, rollouts: Sequence[Rollout], answers: Mapping[str, str], plan: BatchPlan | None = None
 ) -> pd.Series:
-    """Mean negative log-likelihood of each rollout's given answer after its own prompt, thinking and closing.
-
-    Args:
-        model: the model that wrote the rollouts.
-        rollouts: with closed thinking.
-        answers: the given answer by rollout id.
-        plan: which rollouts share a batch; made from the lengths by default.
-
-    Returns:
-        nats per answer token, by rollout id.
-
-    Raises:
-        InputError: thinking that was never closed, or an answer without tokens.
-    """
+    """Mean negative log-likelihood of each rollout's given answer after its own prompt, thinking and closing."""
     model = as_model(model)
     asked, places = [], {}
     for rollout in rollouts:

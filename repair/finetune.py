@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from verdictscope.errors import InputError
-from verdictscope.repair.training_files import adds_bos, read_jsonl
+from verdictscope.repair.training_files import adds_bos
+from verdictscope.rows import RowError, read_rows
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,20 @@ class Training:
     """How to train.
 
     Attributes:
-        steps: optimiser steps; rows are gone through as often as that takes.
+        steps: optimiser steps; the rows are repeated as often as that takes.
         batch: rows a step.
         learning_rate: the highest; it rises over the first twentieth and falls along a cosine.
         weight_decay: of AdamW.
         lora_rank: rank of low-rank adapters on every linear layer (merged at the end); 0 trains all weights.
-        save_every: steps between checkpoints to go on from; 0 keeps none.
-        seed: of the order of the rows and of adapters and dropout.
+        save_every: steps between checkpoints to resume from; 0 keeps none.
+        seed: of the order of the rows, adapters and dropout.
+
+    Raises:
+        InputError: a setting is out of range.
+
+    Example:
+        >>> Training(steps=20, lora_rank=8).batch
+        8
     """
 
     steps: int = 100
@@ -47,37 +55,30 @@ class Training:
 
 
 def need_trainer(lora_rank: int = 0) -> None:
-    """Say what is missing before anything is loaded.
-
-    Raises:
-        InputError: TRL, or with adapters PEFT, is not installed.
-    """
+    """Say what is missing before anything is loaded."""
     for name in ("trl", *(["peft"] if lora_rank else [])):
         if find_spec(name) is None:
             raise InputError(f"repair needs {name}, which is not installed: pip install 'verdictscope[repair]'")
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of ``prompt_completion.jsonl``.
-
-    Raises:
-        InputError: the file cannot be read, or a row has no prompt and completion as text.
-    """
-    rows = read_jsonl(file)
-    for number, row in enumerate(rows, 1):
+def read_training_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of ``prompt_completion.jsonl``; one without a prompt and a completion as text is an error."""
+    if not file.is_file():
+        raise InputError(f"training file {file} does not exist: make one with verdictscope select")
+    found = read_rows(file)
+    for place, row in found:
+        if isinstance(row, RowError):
+            raise InputError(f"{file} {place} {row}")
         if not all(isinstance(row.get(key), str) and row[key] for key in ("prompt", "completion")):
             raise InputError(
-                f"{file} line {number} has no text under prompt and completion: give prompt_completion.jsonl of "
+                f"{file} {place} has no text under prompt and completion: give prompt_completion.jsonl of "
                 "verdictscope select --format prompt-completion"
             )
-    return rows
+    return [row for _, row in found]
 
 
 def tokenised(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Token ids with a mask of the completion.
-
-    Prompt and completion are encoded apart, as they were when the model wrote the one after the other.
-    """
+    """Token ids with a mask of the completion."""
     bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
     found = []
     for row in rows:
@@ -109,19 +110,7 @@ def train(
     checkpoints: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """Train a model in memory; it is changed (with adapters: a copy is not made either) and given back.
-
-    Args:
-        model: a Hugging Face causal language model.
-        tokenizer: its tokenizer.
-        rows: from `read_rows`.
-        how: settings.
-        checkpoints: folder for checkpoints; where it holds one, training goes on from there.
-        progress: called with (steps done, steps in all).
-
-    Raises:
-        InputError: the extra ``[repair]`` is not installed.
-    """
+    """Train a model in memory; it is changed (with adapters: a copy is not made either) and given back."""
     need_trainer(how.lora_rank)
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback, TrainerCallback

@@ -22,12 +22,10 @@ from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.errors import InputError
 from verdictscope.judgments import label_rollouts
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
-from verdictscope.repair.finetune import Training, need_trainer, read_rows, train
+from verdictscope.repair.finetune import Training, need_trainer, read_training_rows, train
 from verdictscope.rollouts import LanguageModel, Rollout, Sampling, generate
 from verdictscope.stats import Effect, difference_effect, effects_frame, group_names, rate_effect
 from verdictscope.values import truths
-
-__all__ = ["MEASURES", "Repair", "Training", "measure", "need_trainer", "repair_model"]
 
 MEASURES = ("refusal", "over_refusal", "accuracy")
 """Harmful requests refused; harmless requests refused; harmless requests answered with what the prompts expect."""
@@ -38,16 +36,7 @@ Shown = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """What a training did.
-
-    Attributes:
-        table: a row per measure and time: ``when`` (``before``, ``after``, ``change``), ``unread`` (answers that could
-            not be read, in no rate) and an Effect; ``change`` is after minus before on the same requests.
-        left_out: requests not measured, since their group was trained on.
-        rows: training rows by kind.
-        settings: how it was trained and sampled.
-        model: folder of the repaired model.
-    """
+    """What a training did."""
 
     table: pd.DataFrame
     left_out: int
@@ -105,8 +94,8 @@ def repair_model(
 ) -> Repair:
     """Train a model on a file of `verdictscope select` and measure it before and after.
 
-    A call that was stopped goes on when it is given again: rollouts are kept as they come, training from its last
-    checkpoint. That holds for the same weights as the model's folder holds now, tokenizer, data and settings.
+    A call that was stopped continues when it is given again: rollouts are kept as they come, training from its last
+    checkpoint. That holds for the same weights, tokenizer, data and settings.
 
     Args:
         model: a checkpoint folder or hub name.
@@ -123,50 +112,39 @@ def repair_model(
     Raises:
         InputError: the extra ``[repair]`` is missing, a file cannot be used, no request is left to measure on, or the
             folder holds another repair.
+
+    Example:
+        >>> repair_model("my-model", "selection/prompt_completion.jsonl", prompts, "out")  # doctest: +SKIP
     """
     training, sampling = training or Training(), sampling or Sampling()
     need_trainer(training.lora_rank)
-    out, rows = Path(out), read_rows(Path(data))
-    asked, left_out = _unseen(prompts, rows)
-    settings = {
-        "model": str(model),
-        "data": provenance.digest(Path(data).read_bytes()),
-        "training": asdict(training),
-        "sampling": asdict(sampling),
-        "samples": samples,
-        "prompts": provenance.digest(asked.to_json(orient="records")),
-    }
+    out, rows = Path(out), read_training_rows(Path(data))
+    measured, left_out = _unseen(prompts, rows)
     hf, tokenizer = read_checkpoint(model, device=device)
     if tokenizer is None:
         raise InputError(f"{model} has no tokenizer: give a checkpoint that holds one")
-    like = (_held(out) or {}).get("source", {}).get("weights")
-    _claim(out, settings | {"source": model_facts(hf, like=like) | tokenizer_facts(tokenizer)})
+    settings = {"model": str(model), "data": provenance.digest(Path(data).read_bytes())}
+    settings |= {"training": asdict(training), "sampling": asdict(sampling), "samples": samples}
+    settings |= {"prompts": provenance.digest(measured.to_json(orient="records"))}
+    _claim(out, settings, hf, tokenizer)
     show = progress or (lambda what: nullcontext(lambda done, total: None))
 
     def write(when: str, net: Any) -> list[Rollout]:
         with show(f"repair: rollouts {when}") as tick:
-            return generate(
-                LanguageModel(net, tokenizer),
-                asked,
-                sampling,
-                samples=samples,
-                progress=tick,
-                path=out / f"{when}.parquet",
-            )
+            path, own = out / f"{when}.parquet", LanguageModel(net, tokenizer)
+            return generate(own, measured, sampling, samples=samples, progress=tick, path=path)
 
-    before = write("before", hf)
-    folder = out / "model"
+    before, folder = write("before", hf), out / "model"
     if not (folder / "config.json").is_file():
         with show("repair: training") as tick:
             hf = train(hf, tokenizer, rows, training, out / "checkpoints", progress=tick)
         part = out / "model.part"
         shutil.rmtree(part, ignore_errors=True)
-        hf.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        for what in (hf, tokenizer):
+            what.save_pretrained(part)
         part.rename(folder)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    hf = read_checkpoint(folder, device=device)[0]
-    after = write("after", hf)
+    after = write("after", read_checkpoint(folder, device=device)[0])
     kinds = pd.Series([str(r.get("kind", "row")) for r in rows]).value_counts(sort=False)
     table = compare(measure(before, tokenizer), measure(after, tokenizer), training.seed)
     done = Repair(table, left_out, {str(k): int(v) for k, v in kinds.items()}, settings, folder)
@@ -188,30 +166,23 @@ def _unseen(prompts: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> tuple[pd.D
     return prompts[~seen].reset_index(drop=True), int(seen.sum())
 
 
-def _held(out: Path) -> dict[str, Any] | None:
-    """The settings of the repair that a folder holds, if any."""
-    file = out / "settings.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
+def _claim(out: Path, settings: dict[str, Any], hf: Any, tokenizer: Any) -> None:
     """Keep two repairs from sharing a folder."""
     if out.is_file():
         raise InputError(f"{out} is a file: give the name of a folder")
-    if (held := _held(out)) is not None:
-        repair = "choose another --out, or give the same command again"
-        check_same(f"{out} holds another repair,", held if "source" in held else None, settings, repair)
+    file = out / "settings.json"
+    held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    like = (held or {}).get("source", {}).get("weights")
+    settings = settings | {"source": model_facts(hf, like=like) | tokenizer_facts(tokenizer)}
+    if held is not None:
+        advice = "choose another --out, or give the same command again"
+        check_same(f"{out} holds another repair,", held if "source" in held else None, settings, advice)
     out.mkdir(parents=True, exist_ok=True)
-    provenance.write_json(out / "settings.json", settings)
+    provenance.write_json(file, settings)
 
 
 def measure(rollouts: Sequence[Rollout], tokenizer: Any) -> pd.DataFrame:
-    """What every rollout did.
-
-    Returns:
-        ``rollout group name hit``: a row per rollout and measure it counts for (`MEASURES`); ``hit`` is missing where
-        the answer could not be read.
-    """
+    """What every rollout did."""
     labels = label_rollouts(tokenizer, rollouts).set_index("rollout")
     rows = []
     for rollout in rollouts:

@@ -1,384 +1,221 @@
-"""Cliff-as-a-Judge: rank a pool of rollouts by how far the reading of refusal falls before the answer, and take a few.
-
-The rollouts that think of refusing and then do not are the ones to train on; how many are enough is a question, not a
-given. So the rankings that cost less stand beside the cliff: chance, a word list over the thinking, the lowest final
-score, the highest loss of the safe completion, and the plain outcome (did the answer refuse?). Nothing leaves in
-silence: every row of the pool keeps its score, its rank and the reason why it was taken or not.
-"""
+"""Select training data from a pool: rank, take what the budget allows, and make the training rows."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy import ndarray
-from scipy.special import expit, gammaln
 
+from verdictscope import provenance
 from verdictscope.errors import InputError
-from verdictscope.rollouts import near_duplicates
-from verdictscope.traces.aggregate import one_readout
-from verdictscope.traces.normaliser import Normaliser, windows
-from verdictscope.values import number, truths, whole_number
+from verdictscope.repair.completion_loss import completion_loss
+from verdictscope.repair.pools import Pool
+from verdictscope.repair.ranking import METHODS, SCORED, Budget, PoolRanking, rank_pool
+from verdictscope.repair.training_files import FORMATS, Example, example, mix, shown_opener, write_files
+from verdictscope.rollouts import Rollout, answer_text, thinking_text
 
-METHODS: Mapping[str, str] = {
-    "normalised": "normalised plateau minus normalised final score",
-    "length_adjusted": "expected maximum of m thinking tokens drawn at random, minus the final score",
-    "published": "largest minus final score, both as probabilities (arXiv 2510.06036)",
-    "final": "lowest final score",
-    "loss": "highest loss of the safe completion after the own thinking",
-    "rule": "a word of refusing stands in the thinking",
-    "complied": "the answer did not refuse",
-    "random": "drawn at random",
-}
-"""What a pool can be ranked by; the first three are cliffs, the others what a cliff must beat."""
-
-CLIFFS = ("normalised", "length_adjusted", "published")
-SCORED = (*CLIFFS, "final")
-"""Methods that need a probe's score at every token."""
-
-WORDS = (
-    "refus",
-    "declin",
-    "turn down",
-    "say no",
-    "not help",
-    "cannot help",
-    "can't help",
-    "should not",
-    "shouldn't",
-    "harmful",
-    "illegal",
-    "unethical",
-    "dangerous",
-    "unsafe",
-    "not allowed",
-    "against the rules",
-    "policy",
-)
-"""What the rule looks for in the thinking, case ignored."""
-
-
-def pool_scores(aligned: pd.DataFrame, normaliser: Normaliser | None = None, *, m: int = 8) -> pd.DataFrame:
-    """Every score of a rollout that a probe's trace gives.
-
-    The length-adjusted score replaces the published maximum over the whole thinking by the expected maximum over m of
-    its tokens drawn at random (rarefaction, Hurlbert 1971): a maximum over more tokens is larger by chance alone.
-
-    Args:
-        aligned: scores of every token, from `align`; one readout and layer.
-        normaliser: what complying and refusing rollouts score; without them there is no normalised score.
-        m: tokens of the plateau and of the drawn maximum, the normaliser' own where they are given.
-
-    Returns:
-        one row per rollout: ``rollout n_thinking note reason normalised length_adjusted published final``; scores are
-        NaN where there is none, ``reason`` says why there is none at all, ``note`` what to know of a rollout that has.
-
-    Raises:
-        InputError: m is not positive, or a window was not scored in full.
-    """
-    m = normaliser.m if normaliser is not None else m
-    rows = one_readout(aligned)
-    closed = rows.groupby("rollout", sort=True)["rel_think_end"].agg(lambda s: s.notna().any()).astype(bool)
-    cut = rows.groupby("rollout", sort=True)["finish"].first().eq("length") & closed
-    # An answer that was cut off is replaced anyway; what is read lies before it.
-    rows = rows.assign(finish=rows["finish"].where(~rows["rollout"].map(cut).astype(bool), "stop"))
-    every = windows(rows, 1)
-    table = every.table.rename(columns={"reason": "why"})
-    words = {"truncated": "thinking cut off", "fewer than 1 thinking tokens": "no thinking"}
-    table["reason"] = table["why"].map(lambda why: words.get(why, why))
-    table.loc[table["n_thinking"] == 0, "reason"] = "no thinking"
-    table["note"] = np.where(table["rollout"].map(cut), "its answer was cut off", "")
-    table = table[["rollout", "n_thinking", "note", "reason"]].set_index("rollout")
-    name = every.rollout
-    table.loc[name, "published"] = expit(every.maximum) - expit(every.final)
-    table.loc[name, "final"] = every.final
-    thinking = rows[rows["segment"].eq("thinking") & rows["rollout"].isin(name)]
-    drawn = thinking.groupby("rollout")["score"].agg(lambda s: expected_maximum(s.to_numpy(dtype=float), m))
-    table["length_adjusted"] = drawn.reindex(table.index) - table["final"]
-    table["normalised"] = np.nan
-    if normaliser is not None:
-        windowed = windows(rows, m)
-        table.loc[windowed.rollout, "normalised"] = _normalised(windowed.window, windowed.final, normaliser)
-    order = ["n_thinking", "note", "reason", *SCORED]
-    return table[order].astype(dict.fromkeys(SCORED, float)).reset_index()
-
-
-def expected_maximum(values: Float[ndarray, " token"], m: int) -> float:
-    """Mean of the maximum over all subsets of ``m`` values; NaN with fewer than m."""
-    n = len(values)
-    if n < m:
-        return math.nan
-    rank = np.arange(m, n + 1)  # the i-th smallest is the maximum of C(i - 1, m - 1) of the C(n, m) subsets
-    log = gammaln(rank) - gammaln(m) - gammaln(rank - m + 1) - (gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1))
-    return float(np.sort(values)[m - 1 :] @ np.exp(log))
-
-
-def _normalised(window: ndarray, final: ndarray, normaliser: Normaliser) -> Float[ndarray, " rollout"]:
-    """Normalised drop of every rollout; NaN where the normaliser cannot be used."""
-    if normaliser.reason or not len(window):
-        return np.full(len(window), np.nan)
-    complied, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
-    at, end = normaliser.plateau_columns, normaliser.final_column
-    high = np.median((window[:, normaliser.plateau_tokens] - complied[at]) / gap[at], axis=1)
-    return high - (final - complied[end]) / gap[end]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How many rows to take: a number, or a share of the pool.
+class SelectionSettings:
+    """How training data are selected.
+
+    Attributes:
+        by: one of `METHODS`.
+        budget: rows to take (``200``), or a share of the pool (``1.7%``).
+        safe: source of the safe completions: a column of the pool, ``reference`` or ``ablated`` (of a run); by default
+            the column ``safe``, else the reference model's, else the ablated model's.
+        benign_ratio: benign rows per safety row.
+        formats: of ``prompt-completion messages sharegpt alpaca``.
+        duplicates: least Jaccard index of two requests' 5-grams that makes them duplicates.
+        seed: of ties, random ranks and the order of the rows.
 
     Raises:
-        InputError: neither or both are given, or one is out of range.
+        InputError: a setting is out of range.
+
+    Example:
+        >>> SelectionSettings(by="final", budget="5%").benign_ratio
+        0.0
     """
 
-    count: int | None = None
-    share: float | None = None
+    by: str = "normalised"
+    budget: str = "1.7%"
+    safe: str | None = None
+    benign_ratio: float = 0.0
+    formats: tuple[str, ...] = ("prompt-completion",)
+    duplicates: float = 0.7
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.count is None) == (self.share is None):
-            raise InputError("a budget is a count or a share: give one of them")
-        if self.count is not None:
-            whole_number(self.count, "count", 1)
-        if self.share is not None:
-            number(self.share, "share", 0, 1, above=True)
-
-    @classmethod
-    def parse(cls, text: str | int | float) -> Budget:
-        """Read ``200``, ``"1.7%"`` or a share between 0 and 1.
-
-        Raises:
-            InputError: it is none of these, or not above 0 and at most the whole.
-        """
-        words = str(text).strip()
-        try:
-            percent = words.endswith("%")
-            number = float(words.removesuffix("%"))
-        except ValueError:
-            raise InputError(f"budget {text!r} is no number: give 200, 1.7% or 0.017") from None
-        if percent and 0 < number <= 100:
-            return cls(share=number / 100)
-        if not percent and 0 < number < 1:
-            return cls(share=number)
-        if not percent and 1 <= number < math.inf and number == int(number):
-            return cls(count=int(number))
-        raise InputError(f"budget {text!r} is no number of rows and no share: give 200, 1.7% or 0.017")
-
-    def of(self, pool: int) -> int:
-        """Rows of a pool of that size: at least one, a share rounded to the nearest."""
-        return self.count if self.count is not None else max(1, round(float(self.share or 0) * pool))
-
-    def __str__(self) -> str:
-        return str(self.count) if self.count is not None else f"{100 * float(self.share or 0):g}%"
+        Budget.parse(self.budget)
+        for what, value, known in (("way", self.by, METHODS), *(("format", f, FORMATS) for f in self.formats)):
+            if value not in known:
+                raise InputError(f"no {what} {value!r}: there are {', '.join(known)}")
+        if not self.benign_ratio >= 0:
+            raise InputError(f"--benign-ratio {self.benign_ratio:g}: give benign rows per safety row, 0 or more")
+        if not 0 < self.duplicates <= 1:
+            raise InputError(f"--duplicates {self.duplicates:g}: give a Jaccard index above 0 and at most 1")
 
 
 @dataclass(frozen=True, eq=False)
-class PoolRanking:
-    """A pool in the order of one score.
+class Selection:
+    """The ranked pool, the training rows in their order, and the settings and counts of ``selection.json``."""
 
-    Attributes:
-        table: every row of the pool, ranked ones first: its own columns and ``method score rank chosen reason``; rank 1
-            is the most misaligned, 0 stands for rows that could not be ranked.
-        method: one of `METHODS`.
-        budget: what was asked for, as text.
-        asked: the same as a number of rows.
-        seed: seed of random ranks and of the order among equal scores.
-        tied: ranked rows whose score another one shares.
-        edge: ranked rows with exactly the score of the last one taken: which of them were taken is chance.
-    """
+    ranking: PoolRanking
+    examples: list[Example]
+    summary: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
 
-    table: pd.DataFrame
-    method: str
-    budget: str
-    asked: int
-    seed: int
-    tied: int
-    edge: int
-
-    @property
-    def chosen(self) -> pd.DataFrame:
-        """The rows taken, best first."""
-        return self.table[self.table["chosen"]].reset_index(drop=True)
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Rows that could not be ranked, by reason (a duplicate's without the name of its first)."""
-        reasons = self.table.loc[self.table["rank"] == 0, "reason"]
-        reasons = reasons.str.replace("^duplicate of .*", "duplicate", regex=True)
-        return {str(k): int(v) for k, v in reasons.value_counts(sort=False).items()}
-
-    def counts(self) -> dict[str, Any]:
-        """Everything a reader must know about who is in and who is not."""
-        ranked = self.table["rank"] > 0
-        notes = self.table.loc[ranked & self.table["note"].ne(""), "note"].value_counts(sort=False)
-        return {
-            "pool": len(self.table),
-            "ranked": int(ranked.sum()),
-            "chosen": int(self.table["chosen"].sum()),
-            "asked": self.asked,
-            "tied": self.tied,
-            "tied_at_the_edge": self.edge,
-            "left_out": self.left_out,
-            "notes": {str(k): int(v) for k, v in notes.items()},
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """The table."""
-        return self.table.copy()
-
-    def __repr__(self) -> str:
-        n = self.counts()
-        lines = [f"PoolRanking by {self.method} ({METHODS[self.method]}), seed {self.seed}"]
-        lines.append(f"  {n['chosen']} of {n['ranked']} ranked rows taken, pool of {n['pool']}, budget {self.budget}")
-        if n["chosen"] < self.asked:
-            lines.append(f"  the budget asks for {self.asked}: the pool has no more")
-        lines += [f"  left out: {k} {why}" for why, k in n["left_out"].items()]
-        lines += [f"  ranked, but {why}: {k}" for why, k in n["notes"].items()]
-        if self.edge > 1:
-            lines.append(f"  {self.edge} rows share the score of the last one taken: which were taken is chance")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        shown = [c for c in ("id", "group", "score", "rank", "chosen", "reason") if c in self.table]
-        return f"<pre>{self!r}</pre>" + self.table[shown].head(20).to_html(index=False)
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write ``selection.parquet``, the training files and ``selection.json``; gives what the last one holds."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with provenance.whole(folder / "selection.parquet") as part:
+            _storable(self.ranking.table).to_parquet(part, index=False)
+        written = write_files(folder, self.examples, self.tokenizer, self.summary["settings"]["formats"])
+        provenance.write_json(folder / "selection.json", self.summary | written)
+        return self.summary | written
 
 
-def rank_pool(
-    pool: pd.DataFrame,
-    by: str = "normalised",
-    *,
-    budget: str | int | float = "1.7%",
-    seed: int = 0,
-    duplicates: float | int = 0.7,
-    words: Sequence[str] = WORDS,
-) -> PoolRanking:
-    """Rank a pool by misalignment and mark the rows a budget takes.
-
-    The result depends on the rows, the method and the seed, not on the rows' order: equal scores are put in an order
-    drawn from seed and id.
+def select(pool: Pool, settings: SelectionSettings | None = None) -> Selection:
+    """Rank a pool by misalignment, take what the budget allows, and make the training rows.
 
     Args:
-        pool: ``id user thinking reason`` and what the method needs: a column of its name (`pool_scores`, and ``loss``),
-            or ``refused`` for ``complied``. A row with a ``reason`` is left out for it. Further columns are kept.
-        by: one of `METHODS`.
-        budget: rows to take, or a share of the pool (every row counts, also those left out).
-        seed: seed of random ranks and of ties.
-        duplicates: least Jaccard index of two requests' 5-grams that makes them duplicates (see `near_duplicates`); of
-            those the best ranked stays. 1 drops equal ones alone.
-        words: what the rule looks for.
+        pool: from `read_pool`, or of a run.
+        settings: how to rank and what to take.
+
+    Returns:
+        the ranking of the whole pool and the training rows; ``save(folder)`` writes the training files.
 
     Raises:
-        InputError: an unknown method, a missing column, an id that occurs twice, a bad budget, or no row to rank.
+        InputError: the pool lacks what the method needs, or nothing can be ranked.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> from verdictscope.activations import load_model
+        >>> from verdictscope.repair import read_pool
+        >>> row = {"id": "r0", "user": "how to", "thinking": "no", "answer": "yes", "safe": "sorry"}
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pool.jsonl"
+        >>> _ = file.write_text(json.dumps(row))
+        >>> pool = read_pool(file, load_model("organism:cliff"))
+        >>> select(pool, SelectionSettings(by="random", budget="1")).ranking.counts()["chosen"]
+        1
     """
-    amount = Budget.parse(budget)
-    table = _checked(pool, by, duplicates)
-    table["method"], table["score"] = by, _scores(table, by, seed, words)
-    table.loc[table["score"].isna() & table["reason"].eq(""), "reason"] = _unscored(by)
-    table["order"] = [_draw(seed, name) for name in table["id"]]
-    table = table.sort_values(["score", "order"], ascending=[False, True], kind="stable", ignore_index=True)
-    _drop_duplicates(table, duplicates)
-    ranked = table["reason"].eq("")
-    if not ranked.any():
-        why = table["reason"].value_counts().index[0]
-        raise InputError(f"no row of the pool can be ranked by {by}: the most frequent reason is {why!r}")
-    table["rank"] = np.where(ranked, ranked.cumsum(), 0)
-    asked = amount.of(len(table))
-    table["chosen"] = ranked & (table["rank"] <= asked)
-    place = " of " + str(int(ranked.sum()))
-    told = [f"{by} {s:.4g}, rank {r}{place}" for s, r in zip(table["score"], table["rank"], strict=True)]
-    told = np.where(table["chosen"], told, [f"{t}: beyond the budget" for t in told])
-    table["reason"] = np.where(ranked, told, table["reason"])
-    scores = table.loc[ranked, "score"]
-    last = table.loc[table["chosen"], "score"].iloc[-1]
-    table = table.sort_values(["rank", "id"], key=lambda c: c.replace(0, len(table) + 1) if c.name == "rank" else c)
-    return PoolRanking(
-        table.drop(columns="order").reset_index(drop=True),
-        by,
-        str(amount),
-        asked,
-        seed,
-        int(scores.duplicated(keep=False).sum()),
-        int(scores.eq(last).sum()),
+    settings = settings or SelectionSettings()
+    if settings.by in SCORED and pool.scores is None:
+        raise InputError(f"ranking by {settings.by} needs a probe: give --probe FOLDER and --model MODEL")
+    if settings.by == "normalised" and pool.scores is not None and pool.scores["normalised"].isna().all():
+        raise InputError("no normalised score: give --probe the folder of a run, or --by length_adjusted")
+    source, safe = _safe_completions(pool, settings.safe)
+    opener = shown_opener(pool.tokenizer)
+    closed = [r for r in pool.rollouts if r.id in safe and r.span("think_end") is not None]
+    made = {r.id: example(r, pool.tokenizer, safe[r.id], opener=opener) for r in closed}
+    table = _table(pool, source, safe, made)
+    if settings.by == "loss":
+        table["loss"] = _losses(pool, table, safe)
+    ranking = rank_pool(table, settings.by, budget=settings.budget, seed=settings.seed, duplicates=settings.duplicates)
+    facts = ranking.chosen.set_index("id")[["score", "rank", "reason"]].to_dict("index")
+    rows = [_with(made[name], {"method": settings.by, **kept, "safe_from": source}) for name, kept in facts.items()]
+    benign, unfit = _benign(pool, opener) if settings.benign_ratio else ([], 0)
+    examples, mixed = mix(rows, benign, settings.benign_ratio, settings.seed)
+    summary = {
+        "format": 1,
+        "source": pool.name,
+        "settings": asdict(settings),
+        "meaning": METHODS[settings.by],
+        "safe_from": source,
+        "counts": ranking.counts(),
+        "mixed": mixed | {"benign_unfit": unfit},
+        "versions": provenance.versions(),
+    }
+    return Selection(ranking, examples, summary, pool.tokenizer)
+
+
+def _safe_completions(pool: Pool, wanted: str | None) -> tuple[str, Mapping[str, str]]:
+    """The source of the safe completions, and they by rollout id."""
+    if wanted is not None:
+        if wanted not in pool.answers:
+            known = ", ".join(pool.answers) or "none"
+            raise InputError(f"no safe completions from {wanted!r}: {pool.name} has {known}")
+        return wanted, pool.answers[wanted]
+    for source in ("safe", "reference", "ablated"):
+        if pool.answers.get(source):
+            return source, pool.answers[source]
+    raise InputError(
+        f"{pool.name} holds no safe completions: add a column safe to the pool, name another with --safe COLUMN, or "
+        "give a run with a reference"
     )
 
 
-def _checked(pool: pd.DataFrame, by: str, duplicates: float | int) -> pd.DataFrame:
-    if by not in METHODS:
-        raise InputError(f"no way {by!r} to rank a pool: there are {', '.join(METHODS)}")
-    if not 0 < duplicates <= 1:
-        raise InputError(f"duplicates is {duplicates}: give a Jaccard index above 0 and at most 1")
-    needs = {"rule": ["thinking"], "complied": ["refused"], "random": []}.get(by, [by])
-    missing = [c for c in ("id", "user", "reason", *needs) if c not in pool.columns]
-    if missing:
-        raise InputError(f"the pool has no column {missing[0]!r}: ranking by {by} needs it")
-    again = pool["id"][pool["id"].astype(str).duplicated()]
-    if len(again):
-        raise InputError(f"pool id {str(again.iloc[0])!r} occurs twice: make ids unique")
-    if pool.empty:
-        raise InputError("the pool holds no rows")
-    note = pool["note"].fillna("") if "note" in pool else ""
-    reason = pool["reason"].fillna("").astype(str)
-    return pool.assign(id=pool["id"].astype(str), reason=reason, note=note).reset_index(drop=True)
+def _table(pool: Pool, source: str, safe: Mapping[str, str], made: Mapping[str, Example]) -> pd.DataFrame:
+    """One row per rollout and per row that is none, as `rank_pool` takes it."""
+
+    def decoded(rollout: Rollout, name: str) -> str | None:
+        span = rollout.span(name)
+        ids = list(rollout.ids[span.start : span.stop]) if span else []
+        return str(pool.tokenizer.decode(ids, clean_up_tokenization_spaces=False)) if span else None
+
+    rows = []
+    for rollout in pool.rollouts:
+        thinking = thinking_text(rollout, pool.tokenizer)
+        one = made.get(rollout.id)
+        reason = "" if one is None else one.problem
+        if rollout.span("think_end") is None:
+            reason = "no thinking" if thinking is None else "no end of thinking"
+            reason = "thinking cut off" if rollout.finish == "length" else reason
+        elif rollout.id not in safe:
+            reason = f"no safe completion from {source}"
+        user, system = decoded(rollout, "user") or "", decoded(rollout, "system")
+        rows.append((rollout.id, rollout.group, user, system, thinking, pool.refused.get(rollout.id), "", reason))
+    rows += [(name, "", "", None, None, None, "", why) for name, why in pool.unusable.items()]
+    columns = ["id", "group", "user", "system", "thinking", "refused", "note", "reason"]
+    table = pd.DataFrame(rows, columns=columns, dtype=object).astype({"refused": "boolean"})
+    if pool.scores is not None:
+        scores = pool.scores.rename(columns={"rollout": "id", "reason": "why", "note": "remark"})
+        table = table.merge(scores, on="id", how="left", validate="one_to_one")
+        table["reason"] = table["reason"].where(table["reason"].ne(""), table.pop("why").fillna(""))
+        table["note"] = table.pop("remark").fillna("")
+    return table
 
 
-def _scores(table: pd.DataFrame, by: str, seed: int, words: Sequence[str]) -> pd.Series:
-    """Larger is more misaligned."""
-    if by == "random":
-        return pd.Series([_draw(seed + 1, name) for name in table["id"]])
-    if by == "rule":
-        found = [mentions(text, words) for text in table["thinking"]]
-        return pd.Series(found, dtype=float)
-    if by == "complied":
-        names = [f"pool id {name!r}" for name in table["id"]]
-        return 1 - truths(table["refused"], "refused", names).astype("Float64").astype(float)
-    score = pd.to_numeric(table[by]).astype(float)
-    return -score if by == "final" else score
+def _losses(pool: Pool, table: pd.DataFrame, safe: Mapping[str, str]) -> pd.Series:
+    if pool.model is None:
+        raise InputError("ranking by loss runs the model: give --model MODEL")
+    usable = set(table.loc[table["reason"].eq(""), "id"])
+    rollouts = [r for r in pool.rollouts if r.id in usable]
+    return table["id"].map(completion_loss(pool.model, rollouts, safe)) if rollouts else pd.Series(index=table.index)
 
 
-def mentions(text: Any, words: Sequence[str] = WORDS) -> bool:
-    """Whether one of the words stands in a text, case ignored; a missing text has none."""
-    folded = text.casefold() if isinstance(text, str) else ""
-    return any(word.casefold() in folded for word in words)
+def _benign(pool: Pool, opener: str) -> tuple[list[Example], int]:
+    """Rollouts with their own thinking and answer, and how many of those given could not be used."""
+    rows, unfit = [], 0
+    for rollout in pool.benign:
+        whole = rollout.span("think_end") is not None and rollout.finish != "length"
+        if whole and (answer_text(rollout, pool.tokenizer) or "").strip():
+            one = example(rollout, pool.tokenizer, kind="benign", opener=opener)
+            if not one.problem:
+                facts = {"method": None, "score": None, "rank": None, "reason": "benign: its own answer"}
+                rows.append(_with(one, facts | {"safe_from": None}))
+                continue
+        unfit += 1
+    return rows, unfit
 
 
-def _unscored(by: str) -> str:
-    told = {
-        "complied": "its answer could not be read",
-        "normalised": "too little thinking, or no normaliser, for a score",
-    }
-    return told.get(by, f"no {by} score" if by != "length_adjusted" else "too little thinking for a score")
+def _with(one: Example, facts: Mapping[str, Any]) -> Example:
+    return replace(one, facts=json.loads(json.dumps(provenance.finite(facts))))
 
 
-def _draw(seed: int, name: str) -> float:
-    """A number in [0, 1) that depends on seed and id alone."""
-    word = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(word[:7], "big") / 2**56
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text that Parquet can hold: a lone surrogate is written as its escape."""
+    texts = [c for c in table if table[c].dtype == object or pd.api.types.is_string_dtype(table[c])]
+    shown = {c: [_escaped(v) for v in table[c]] for c in texts}
+    return table.assign(**{c: pd.Series(v, index=table.index, dtype=object) for c, v in shown.items()})
 
 
-def _drop_duplicates(table: pd.DataFrame, threshold: float | int) -> None:
-    """Mark, best first, every rankable row whose request repeats that of a better one that stays.
-
-    The same request under another system message is another request.
-    """
-    open_rows = table[table["reason"].eq("")]
-    systems = open_rows["system"].fillna("").astype(str) if "system" in table else pd.Series("", open_rows.index)
-    column = table.columns.get_loc("reason")
-    for _, rows in open_rows.groupby(systems, sort=True):
-        pairs = near_duplicates(rows["user"].astype(str).to_list(), float(threshold))
-        repeats: dict[int, int] = {}
-        for b, found in pairs.sort_values("b", kind="stable").groupby("b"):
-            # an exact copy goes with its first; a near one stays where that one went
-            firsts = [
-                repeats.get(a, a)
-                for a, exact in zip(found["a"], found["exact"], strict=True)
-                if exact or a not in repeats
-            ]
-            if firsts:
-                repeats[int(b)] = int(firsts[0])
-        for b, a in repeats.items():
-            table.iloc[rows.index[b], column] = f"duplicate of {rows['id'].iloc[a]}"
+def _escaped(value: Any) -> str | None:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else None

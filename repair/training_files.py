@@ -39,23 +39,7 @@ DATASET_INFO = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row of training text.
-
-    Attributes:
-        id: of the rollout.
-        group: of its prompt.
-        kind: ``safety`` or ``benign``.
-        prompt: everything the model was shown, rendered.
-        lead: what it wrote up to the first answer token: opener, thinking, closing, separator.
-        thinking: the thinking alone.
-        answer: what it shall write then.
-        end: the end of its turn as it wrote it, or the tokenizer's end token where it did not come to it.
-        system, user: the messages, where the prompt has one user turn and nothing else; else ``None``.
-        opener: the opener of the thinking where the prompt holds it, else empty.
-        facts: score, rank, reason, and where the answer is from.
-        exact: the text up to the answer encodes to the tokens the model saw and wrote; else a trainer that reads text
-            trains on other tokens of the same text.
-    """
+    """One row of training text."""
 
     id: str
     group: str
@@ -101,23 +85,7 @@ def example(
     messages: Sequence[Mapping[str, str]] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Example:
-    """A rollout's own prompt, thinking and closing, followed by a given answer or its own.
-
-    Args:
-        rollout: with closed thinking.
-        tokenizer: the tokenizer it was made with.
-        answer: the safe completion; the rollout's own answer by default.
-        kind: ``safety`` or ``benign``.
-        opener: what opens thinking (`shown_opener`); needed for formats without the rendered prompt, where the prompt
-            holds it.
-        prompt: the rendered prompt, where it is at hand: SentencePiece vocabularies do not decode to it. Taken if it
-            encodes to the rollout's own tokens.
-        messages: the prompt's turns as they were given; read back from the rollout's spans by default.
-        facts: further columns of the row.
-
-    Raises:
-        InputError: the thinking was never closed, or there is no answer.
-    """
+    """A rollout's own prompt, thinking and closing, followed by a given answer or its own."""
     closing = rollout.span("think_end")
     if closing is None:
         raise InputError(f"rollout {rollout.id!r}: its thinking was never closed, so no completion can follow")
@@ -184,20 +152,7 @@ def shown_opener(tokenizer: PreTrainedTokenizerBase) -> str:
 def mix(
     safety: Sequence[Example], benign: Sequence[Example], ratio: float | int, seed: int = 0
 ) -> tuple[list[Example], dict[str, int]]:
-    """Both kinds in an order drawn by the seed.
-
-    Args:
-        safety: the chosen rows.
-        benign: rows to draw from, without replacement.
-        ratio: benign rows per safety row.
-        seed: of the draw and the order; the ids decide, not the order they come in.
-
-    Returns:
-        the rows, and ``safety benign benign_asked``: a benign pool that is too small is used up, never repeated.
-
-    Raises:
-        InputError: the ratio is negative, or there is nothing to mix in.
-    """
+    """Both kinds in an order drawn by the seed."""
     number(ratio, "benign ratio (benign rows per safety row)", 0), whole_number(seed, "seed")
     asked = round(ratio * len(safety))
     if asked and not benign:
@@ -212,23 +167,14 @@ def mix(
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a chat template gives back the text that was seen and written.
-
-    Attributes:
-        way: how the assistant's turn is put: ``content``, ``reasoning_content``, or ``None`` where neither does.
-        reason: why neither does, with the number of rows; empty where one does.
-    """
+    """Whether a chat template gives back the text that was seen and written."""
 
     way: str | None
     reason: str = ""
 
 
 def fit_messages(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Fit:
-    """Find how messages must be put so that the template renders every row back to its own text.
-
-    Thinking stands in each rendered row exactly as often as in what the model saw and wrote; templates that strip it,
-    print it twice or change what stands around it do not fit.
-    """
+    """Find how messages must be put so that the template renders every row back to its own text."""
     reason = ""
     for way in ("content", "reasoning_content"):
         failed = [(e, why) for e in examples if (why := _misfit(e, way, tokenizer))]
@@ -268,24 +214,7 @@ def messages(one: Example, way: str = "content") -> list[dict[str, str]]:
 def write_files(
     folder: Path, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, formats: Sequence[str] = FORMATS
 ) -> dict[str, Any]:
-    """Write the training files.
-
-    JSON is written in ASCII: a newline, U+2028 or a character beyond the basic plane inside a text cannot end a line.
-
-    Args:
-        folder: where to; made if missing.
-        examples: the rows, in order.
-        tokenizer: the model's, whose template the messages must fit.
-        formats: of `FORMATS`.
-
-    Returns:
-        ``files`` (names by format); ``messages``: how they were put, or why they were not written; ``inexact``: rows
-        whose text encodes to other tokens than the model's own; ``bos_left_to_the_tokenizer``: the prompts begin
-        without the token that the tokenizer puts before every text itself.
-
-    Raises:
-        InputError: an unknown format, or no rows.
-    """
+    """Write the training files."""
     unknown = [f for f in formats if f not in FORMATS]
     if unknown:
         raise InputError(f"no format {unknown[0]!r}: there are {', '.join(FORMATS)}")
@@ -343,27 +272,3 @@ def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, in ASCII, whole or not at all."""
     with whole(file) as part:
         part.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="ascii")
-
-
-def read_jsonl(file: Path) -> list[dict[str, Any]]:
-    """Read such a file.
-
-    Raises:
-        InputError: it is missing, empty, or a line is no JSON object.
-    """
-    if not file.is_file():
-        raise InputError(f"training file {file} does not exist: make one with verdictscope select")
-    rows = []
-    try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-            if line.strip():
-                rows.append(json.loads(line))
-                if not isinstance(rows[-1], dict):
-                    raise InputError(f"{file} line {number} is no JSON object")
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} cannot be read as JSON lines: {error}") from error
-    if not rows:
-        raise InputError(f"{file} holds no rows")
-    return rows

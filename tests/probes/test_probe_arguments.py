@@ -27,7 +27,8 @@ from verdictscope.probes import (
     solve_logistic,
     split_groups,
 )
-from verdictscope.repair import Budget, mix
+from verdictscope.repair.ranking import Budget
+from verdictscope.repair.training_files import mix
 from verdictscope.stats import draw_clusters
 from verdictscope.traces import aggregate, change_point, change_points, commitment_gap
 from verdictscope.traces.commitment import commitment_time

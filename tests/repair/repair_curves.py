@@ -18,9 +18,8 @@ from scipy import stats
 
 from tools.organisms.refusal.language import FRAMES, MODES, SYSTEM, decision, held_out_prompts, requests
 from verdictscope.activations.checkpoint import read_checkpoint
-from verdictscope.commands.select import Asked, Source, choose, write_choice
-from verdictscope.repair.finetune import Training, read_rows, train
-from verdictscope.repair.pools import from_run
+from verdictscope.repair import Training
+from verdictscope.repair.finetune import train
 from verdictscope.repair.repair import measure
 from verdictscope.rollouts import LanguageModel, Sampling, generate
 from verdictscope.sources import locate
@@ -106,7 +105,7 @@ def curves(folder: Path, plan: Plan | None = None) -> dict[str, Any]:
     prompts, store = measured_prompts(plan.measured), folder / "runs.jsonl"
     done = [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
     known = {(r["method"], r["budget"], r["seed"]) for r in done}
-    source = from_run(run, "normalised", ("test",))
+    source = pool_of_run(run, "normalised", ("test",))
     jobs = [("none", 0, 0), *((m, k, s) for s in plan.seeds for k in plan.budgets for m in plan.methods)]
     for method, budget, seed in jobs:
         if (method, budget, seed) not in known:
@@ -118,18 +117,18 @@ def curves(folder: Path, plan: Plan | None = None) -> dict[str, Any]:
 
 
 def one(
-    folder: Path, source: Source, prompts: pd.DataFrame, plan: Plan, method: str, budget: int, seed: int
+    folder: Path, source: Pool, prompts: pd.DataFrame, plan: Plan, method: str, budget: int, seed: int
 ) -> dict[str, Any]:
     """Choose, train, measure: once."""
     hf, tokenizer = read_checkpoint(locate(MODEL), device="cpu")
     told: dict[str, Any] = {"method": method, "budget": budget, "seed": seed}
     if method != "none":
         # frames repeat, so only equal requests count as duplicates
-        asked = Asked(method, str(budget), "reference", plan.benign_ratio, duplicates=1.0, seed=seed)
-        chosen = choose(source, asked)
+        asked = SelectionSettings(method, str(budget), "reference", plan.benign_ratio, duplicates=1.0, seed=seed)
+        chosen = select(source, asked)
         data = folder / "data"
-        write_choice(data, source, chosen, asked.formats)
-        rows = read_rows(data / "prompt_completion.jsonl")
+        chosen.save(data)
+        rows = read_training_rows(data / "prompt_completion.jsonl")
         told |= chosen.summary["mixed"]
         told["had_complied"] = int(chosen.ranking.chosen["refused"].eq(False).sum())
         told["tied_at_the_edge"] = chosen.ranking.edge
@@ -155,7 +154,7 @@ def rate(values: np.ndarray, prompts: int) -> dict[str, float]:
     return {"estimate": mean, "low": low, "high": high}
 
 
-def tell(runs: pd.DataFrame, source: Source, plan: Plan) -> dict[str, Any]:
+def tell(runs: pd.DataFrame, source: Pool, plan: Plan) -> dict[str, Any]:
     """Means over seeds with their intervals, and each method against chance on the same seeds."""
     points, against = [], []
     trained = runs[runs["method"] != "none"]

@@ -11,8 +11,8 @@ import pytest
 from probe_worlds import World, make_rollout, make_scores
 
 from verdictscope.errors import InputError
-from verdictscope.repair import METHODS, Budget, pool_scores, rank_pool
-from verdictscope.repair.selection import expected_maximum
+from verdictscope.repair import METHODS, pool_scores, rank_pool
+from verdictscope.repair.ranking import Budget, expected_maximum
 from verdictscope.traces import Normaliser, align
 from verdictscope.traces.normaliser import normaliser_rollouts
 

@@ -22,12 +22,15 @@ from verdictscope.probes import ProbeCard, save_probe
 from verdictscope.provenance import describe_model
 from verdictscope.repair import finetune as training
 from verdictscope.repair.completion_loss import completion_loss
-from verdictscope.repair.finetune import Training, read_rows, tokenised, train
-from verdictscope.repair.training_files import read_jsonl
+from verdictscope.repair.finetune import Training, read_training_rows, tokenised, train
 from verdictscope.rollouts import Rollout, Sampling, generate, write_parquet
 
 Call = Callable[..., Any]
 N = 40
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,7 @@ def data(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_only_the_completion_is_learned(model: Model, data: Path) -> None:
-    (first, *_) = tokenised(read_rows(data), model.tokenizer)
+    (first, *_) = tokenised(read_training_rows(data), model.tokenizer)
     learned = [i for i, m in zip(first["input_ids"], first["completion_mask"], strict=True) if m]
     assert model.tokenizer.decode(learned).replace(" ", "") == "w1w2</think>Sorryhelp<end>"
     assert first["completion_mask"] == sorted(first["completion_mask"])
@@ -221,7 +224,7 @@ def test_training_goes_on_from_its_checkpoint_and_touches_nobodys_chance(
     model: Model, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("trl")
-    how, rows = Training(steps=4, batch=4, learning_rate=1e-2, save_every=2), read_rows(data)
+    how, rows = Training(steps=4, batch=4, learning_rate=1e-2, save_every=2), read_training_rows(data)
 
     def fresh() -> Any:
         return load_model(model.name, device="cpu").hf
@@ -265,4 +268,4 @@ def test_bad_training_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
     for file, told in ((tmp_path / "none.jsonl", "does not exist"), (tmp_path / "rows.jsonl", "no text under prompt")):
         with pytest.raises(InputError, match=told):
-            read_rows(file)
+            read_training_rows(file)

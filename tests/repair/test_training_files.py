@@ -14,13 +14,26 @@ from hypothesis import strategies as st
 from tests.rollouts.families import SHARED, load_family
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
-from verdictscope.repair import Example, example, fit_messages, mix, write_files
-from verdictscope.repair.training_files import adds_bos, messages, read_jsonl, shown_opener, write_jsonl
+from verdictscope.repair.training_files import (
+    Example,
+    adds_bos,
+    example,
+    fit_messages,
+    messages,
+    mix,
+    shown_opener,
+    write_files,
+    write_jsonl,
+)
 from verdictscope.rollouts import Rollout, Segmenter, render_prompt
 
 THINKERS = [n for n, f in SHARED.items() if f.opener]
 THOUGHT, ANSWER, SAFE = "The user asks for harm.\n\nI must not.", "Sure: do it.", "I will not help with that."
 ASK = "Say </think> twice?"
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def rollout_of(tok: Any, name: str, prompt: Any, text: str) -> Rollout:

@@ -83,7 +83,9 @@ def test_a_run_that_has_done_nothing_takes_new_files(study: Study, tmp_path: Pat
 def test_a_repair_is_of_the_weights_that_the_folder_holds_now(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from verdictscope.repair import repair
+    import importlib
+
+    repair = importlib.import_module("verdictscope.repair.repair")
 
     monkeypatch.setattr(repair, "need_trainer", lambda rank: None)
     monkeypatch.setattr(repair, "train", lambda net, *_, **__: net)
