@@ -134,7 +134,7 @@ def test_the_command_of_the_second_notebook_is_a_study(tmp_path: Path) -> None:
     sets = [first or second for first, second in re.findall(r"--set (?:'([^']+)'|(\S+))", text)]
     study = read_study("refusal_cliff", sets)
     assert study.model == "YOUR_MODEL"
-    assert study.prompts.file == "my_prompts.csv"
+    assert study.data.prompts.file == "my_prompts.csv"
     assert study.heads.k == 32
 
 

@@ -34,9 +34,9 @@ def hostile(text: str) -> Change:
 
 def _fill(made: dict[str, Any], text: str) -> None:
     study, word = made["study"], text[:9999]
-    prompts = study.prompts.model_copy(update={"file": word, "target": {word: word}, "control": {"harm": word}})
+    prompts = study.data.prompts.model_copy(update={"file": word, "target": {word: word}, "control": {"harm": word}})
     words = dict.fromkeys(("name", "question", "model", "reference", "revision"), word)
-    made["study"] = study.model_copy(update=words | {"prompts": prompts})
+    made["study"] = study.model_copy(update=words | {"data": study.data.model_copy(update={"prompts": prompts})})
     table = rollouts()
     table[["prompt_text", "thinking_text", "answer_text"]] = text if len(text) < 9999 else "long"
     # A megabyte is held by the rollout that is shown first, not by each of them.
@@ -70,10 +70,11 @@ def hostile_judge(text: str) -> Change:
 
 def _fill_judge(made: dict[str, Any], text: str) -> None:
     study, word = made["study"], text[:9999]
-    said = type(study.control)(texts=[word])
-    items = study.items.model_copy(update={"file": word, "reader": word, "format": word})
+    said = type(study.data.control)(texts=[word])
+    items = study.data.items.model_copy(update={"file": word, "reader": word, "format": word})
     words = dict.fromkeys(("name", "question", "model", "reference", "revision"), word)
-    made["study"] = study.model_copy(update=words | {"items": items, "control": said, "cues": {word: said, "b": said}})
+    data = study.data.model_copy(update={"items": items, "control": said, "cues": {word: said, "b": said}})
+    made["study"] = study.model_copy(update=words | {"data": data})
     renamed = {"bandwagon": word, "authority": "b"}
     for name in ("verdicts", "verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations"):
         made[name] = made[name].replace(renamed)

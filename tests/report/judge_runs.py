@@ -12,6 +12,7 @@ import pandas as pd
 from report_runs import Change, png
 
 from verdictscope.study.load import read_study
+from verdictscope.study.tasks import stages_of
 
 ITEMS = 40
 POSITION, BANDWAGON = ((2, 5), (4, 2)), ((3, 6), (5, 1))
@@ -28,7 +29,7 @@ def parts() -> dict[str, Any]:
     study = read_study("judge_bias")
     return {
         "study": study,
-        "done": [s for s in study.stages if s != "report"],
+        "done": [s for s in stages_of(study) if s != "report"],
         "captions": {"bias_parts": "What moves it. n = 20. Not shown: causes.", "novel": "A figure nobody foresaw."},
         "items": items(),
         "verdicts": verdicts(),

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from verdictscope.study.load import Study, read_study
-from verdictscope.study.run import STAGES
+from verdictscope.study.tasks.refusal import Refusal
 
 GROUPS = 40
 FOUND = ((5, 6), (3, 1))
@@ -42,7 +42,7 @@ def parts() -> dict[str, Any]:
     """Study, JSON files and tables of a finished run in which everything comes out well."""
     return {
         "study": read_study("refusal_cliff"),
-        "done": [s for s in STAGES if s != "report"],
+        "done": [s for s in Refusal.stages if s != "report"],
         "captions": {"trace": "A trace. n = 20. Not shown: causes.", "novel": "A figure nobody foresaw."},
         "probe": probe(),
         "rollouts": rollouts(),

@@ -14,8 +14,9 @@ from test_page import Skeleton, page_of
 
 from verdictscope.report import Record, write_comparison
 from verdictscope.study.load import read_study
+from verdictscope.study.tasks import stages_of
 
-STAGES = [s for s in read_study("judge_bias").stages if s != "report"]
+STAGES = [s for s in stages_of(read_study("judge_bias")) if s != "report"]
 FILES = {
     "verdicts": ["items", "verdicts", "bias_parts", "judged/base/on/plain/whole", "judged/base/on/bandwagon/whole"],
     "bias_heads": ["bias_heads"],

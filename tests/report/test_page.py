@@ -22,7 +22,7 @@ from verdictscope.errors import InputError
 from verdictscope.report import Record, write_comparison, write_report
 from verdictscope.report.origin import command, differences
 from verdictscope.study.load import read_study
-from verdictscope.study.run import STAGES
+from verdictscope.study.tasks.refusal import Refusal
 
 
 class Skeleton(HTMLParser):
@@ -125,7 +125,7 @@ def test_figures_come_with_titles_and_captions_known_ones_first(page: str) -> No
     assert [base64.b64decode(image) for image in images] == [png(), png()]
 
 
-@pytest.mark.parametrize("stage", [s for s in STAGES if s != "report"])
+@pytest.mark.parametrize("stage", [s for s in Refusal.stages if s != "report"])
 def test_an_unfinished_run_says_what_is_missing(tmp_path: Path, stage: str) -> None:
     files = {
         "rollouts": ["rollouts", "labels"],
@@ -136,7 +136,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path: Path, stage: str) -> N
         "summary": ["summary"],
         "figures": ["captions"],
     }
-    order = [s for s in STAGES if s != "report"]
+    order = [s for s in Refusal.stages if s != "report"]
     missing = order[order.index(stage) :]
 
     def stopped(made: dict[str, Any]) -> None:

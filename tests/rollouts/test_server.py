@@ -24,7 +24,7 @@ from verdictscope.rollouts import (
 from verdictscope.sources import locate
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import parse_study
-from verdictscope.study.stages.rollouts import engine
+from verdictscope.study.stages.generate import engine
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=12, seed=4)
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

@@ -25,7 +25,9 @@ import numpy as np
 
 from tests.study.whole import compare, leftovers
 from verdictscope.commands.main import main as command_line
-from verdictscope.study.run import STAGES
+from verdictscope.study.tasks.refusal import Refusal
+
+STAGES = Refusal.stages
 
 STOPPED = "verdictscope: stopped; the same command goes on from here"
 POLL = 0.002
@@ -77,14 +79,11 @@ class Campaign:
         return self.folder / "reference"
 
     def make_reference(self) -> None:
-        """Run the study unkilled, and keep the tables that a later stage adds to as they were before it."""
-        for stage in ("trace", self.last) if "ablate" in self.stages else (self.last,):
-            log = self.folder / "reference.log"
-            code, said = finish(start(self.command(self.reference, stage), log), log)
-            if code != 0:
-                raise SystemExit(f"the run without kills failed: {said}")
-            if stage != self.last:
-                shutil.copytree(self.reference, self.folder / "before_ablate")
+        """Run the study unkilled."""
+        log = self.folder / "reference.log"
+        code, said = finish(start(self.command(self.reference), log), log)
+        if code != 0:
+            raise SystemExit(f"the run without kills failed: {said}")
         self.seconds = json.loads((self.reference / "provenance.json").read_text())["seconds"]
 
     def chain(self, number: int, kills: int, rng: np.random.Generator) -> list[Kill]:
@@ -121,7 +120,7 @@ class Campaign:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a file differs; see above"
             return
         try:
-            compare(out, self.reference, self.folder / "before_ablate", self.stages if finished else None)
+            compare(out, self.reference, self.stages if finished else None)
             os._exit(0)
         except BaseException as error:  # the child must never go on as if it were the parent
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -191,7 +190,7 @@ def state(out: Path) -> dict[str, float]:
 def warm() -> None:
     """Import what a run imports."""
     for name in STAGES:
-        import_module(f"verdictscope.study.stages.{name}")
+        Refusal().stage(name)
     for name in ("transformers.models.qwen3.modeling_qwen3", "verdictscope.activations", "sklearn.linear_model"):
         import_module(name)
 

@@ -163,7 +163,7 @@ def test_a_model_whose_files_are_damaged(call: Call, tmp_path: Path, wrong: str)
 
 def test_a_folder_that_holds_another_run(call: Call, tmp_path: Path) -> None:
     run = RunFolder(read_study("refusal_cliff"), tmp_path / "run")
-    with run.claimed(), run.stage("rollouts"):
+    with run.claimed(), run.stage("generate"):
         run.write("rollouts", pd.DataFrame({"a": [1]}))
     before = contents(tmp_path / "run")
     told(call("run", "refusal_cliff", "--out", tmp_path / "run", "--set", "seed=1"), "seed is 0 there and 1 here")

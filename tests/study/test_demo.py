@@ -20,7 +20,8 @@ from verdictscope.probes import load_probe
 from verdictscope.sources import models_folder
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study
-from verdictscope.study.run import STAGES, run_study
+from verdictscope.study.run import run_study
+from verdictscope.study.tasks.refusal import Refusal
 
 GROUPS_PER_CELL = 14
 
@@ -212,7 +213,7 @@ def test_a_second_call_does_nothing_twice(run: Path, prompts: Path) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in run.glob("*.parquet")}
     again = run_study(small(prompts), run)
     assert {p.name: p.stat().st_mtime_ns for p in run.glob("*.parquet")} == before
-    assert set(again["seconds"]) == set(STAGES)
+    assert set(again["seconds"]) == set(Refusal.stages)
 
 
 def test_a_stage_done_again_gives_the_same_tables(run: Path, prompts: Path, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_stage_done_again_gives_the_same_tables(run: Path, prompts: Path, tmp_
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     state = json.loads((copy / "provenance.json").read_text())
-    for name in ("heads", "ablate", "summary", "figures"):
+    for name in ("heads", "ablate", "results", "figures"):
         state["seconds"].pop(name)
     (copy / "provenance.json").write_text(json.dumps(state))
     run_study(small(prompts), copy)

@@ -14,6 +14,7 @@ from tests.browser import check_everywhere
 from verdictscope.report import Record, climb
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study, tell
+from verdictscope.study.tasks import stages_of
 
 pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both variants
 
@@ -40,7 +41,7 @@ def test_every_stage_ends_and_the_page_misses_nothing(run: tuple[Path, dict[str,
     folder, summary = run
     record = Record(folder)
     assert record.missing == []
-    assert set(summary["seconds"]) == set(record.study.stages)
+    assert set(summary["seconds"]) == set(stages_of(record.study))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "not finished" not in page
     captions = json.loads((folder / "figures" / "captions.json").read_text(encoding="utf-8"))

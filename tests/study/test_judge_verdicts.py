@@ -14,7 +14,7 @@ from verdictscope.judgments import load_judged
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
-from verdictscope.study.stages import verdicts
+from verdictscope.study.tasks.judge import generate as verdicts
 
 SMALL = ["items.limit=24", "verdicts.thinking_items=4", "sampling.max_new_tokens=64"]
 
@@ -22,7 +22,7 @@ SMALL = ["items.limit=24", "verdicts.thinking_items=4", "sampling.max_new_tokens
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
-    run_study(read_study("judge_bias", SMALL), out, until="verdicts")
+    run_study(read_study("judge_bias", SMALL), out, until="generate")
     return open_run(out)
 
 
@@ -78,10 +78,10 @@ def test_parts_are_sums_over_the_recorded_log_odds(run: RunFolder) -> None:
 def test_a_second_call_judges_nothing_again(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run.table("verdicts")
     state = run.state()
-    state["seconds"].pop("verdicts")
+    state["seconds"].pop("generate")
     (run.out / "provenance.json").write_text(json.dumps(state), encoding="utf-8")
     monkeypatch.setattr("verdictscope.judgments.judging._judged", lambda *a, **k: pytest.fail("judged again"))
-    run_study(run.study, run.out, until="verdicts")
+    run_study(run.study, run.out, until="generate")
     pd.testing.assert_frame_equal(run.table("verdicts"), before)
 
 

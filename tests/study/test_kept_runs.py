@@ -36,7 +36,7 @@ def begun(study: Study, out: Path, *, earlier: bool = False) -> None:
     with run.claimed():
         if not earlier:
             run.check_inputs()
-        with run.stage("rollouts"):
+        with run.stage("generate"):
             run.write("labels", pd.DataFrame({"variant": [], "cut_off": [], "refused": []}))
 
 
@@ -53,23 +53,23 @@ FILES = ["model/model.safetensors", "model/tokenizer.json", "model/config.json",
 def test_a_run_goes_on_only_with_the_files_it_began_with(changed: str, study: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
     begun(study, out)
-    assert run_study(study, out, until="rollouts")["rollouts"] == {}
+    assert run_study(study, out, until="generate")["rollouts"] == {}
     (tmp_path / "model" / "README.md").write_text("a note beside the weights changes nothing")
-    run_study(study, out, until="rollouts")
+    run_study(study, out, until="generate")
     touched(tmp_path / changed)
     with pytest.raises(InputError, match=changed.partition("/")[0]):
-        run_study(study, out, until="rollouts")
+        run_study(study, out, until="generate")
     touched(tmp_path / changed)
-    run_study(study, out, until="rollouts")
+    run_study(study, out, until="generate")
     (tmp_path / changed).unlink()
     with pytest.raises(InputError, match="changed|gone"):
-        run_study(study, out, until="rollouts")
+        run_study(study, out, until="generate")
 
 
 def test_a_run_of_an_earlier_version_is_refused(study: Study, tmp_path: Path) -> None:
     begun(study, tmp_path / "run", earlier=True)
     with pytest.raises(InputError, match="earlier version"):
-        run_study(study, tmp_path / "run", until="rollouts")
+        run_study(study, tmp_path / "run", until="generate")
 
 
 def test_a_run_that_has_done_nothing_takes_new_files(study: Study, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from verdictscope.study.load import Study, read_study
 from verdictscope.study.planning import ASSUMED, WORK, Counting, Outlook, Plan, plan_study, print_plan, read_shape
 from verdictscope.study.planning.shape import stored_parameters
 from verdictscope.study.planning.show import hours, size
-from verdictscope.study.run import STAGES, run_study
+from verdictscope.study.run import run_study
+from verdictscope.study.tasks.refusal import Refusal
 
 CLIFF = models_folder() / "cliff"
 UNTIL = "tokens"
@@ -98,7 +99,7 @@ def after(study: Study, counted: tuple[Path, Counter[str]]) -> Counting:
 
 
 def test_every_stage_is_planned() -> None:
-    assert tuple(WORK) == STAGES
+    assert tuple(WORK) == Refusal.stages
 
 
 @pytest.mark.parametrize("stage", ["collect", "probe", "transfer", "trace", "erase", "heads", "tokens"])
@@ -108,7 +109,7 @@ def test_passes_are_those_the_run_made(after: Counting, counted: tuple[Path, Cou
 
 def test_passes_of_generation_are_bounded(study: Study, after: Counting, counted: tuple[Path, Counter[str]]) -> None:
     planned = {row.stage: row for row in plan_study(study).rows}
-    assert 0 < counted[1]["rollouts"] <= planned["rollouts"].passes
+    assert 0 < counted[1]["rollouts"] <= planned["generate"].passes
     assert 0 < counted[1]["ablate"] <= planned["ablate"].passes
     reads = sum(job.passes for job in WORK["ablate"](after).jobs if not job.generations)
     assert reads < counted[1]["ablate"]
@@ -117,15 +118,15 @@ def test_passes_of_generation_are_bounded(study: Study, after: Counting, counted
 def test_generations_and_tokens_are_those_of_the_tables(
     study: Study, after: Counting, counted: tuple[Path, Counter[str]]
 ) -> None:
-    for stage, table in (("rollouts", "rollouts"), ("ablate", "rollouts_ablated")):
+    for stage, table in (("generate", "rollouts"), ("ablate", "rollouts_ablated")):
         rows = RunFolder(study, counted[0]).table(table)
         work = WORK[stage](after)
         assert work.total("generations") == len(rows)
         assert work.total("written") == (rows["ids"].map(len) - rows["n_prompt"]).sum()
     # before the run the number is known as well, the tokens are a bound
     planned = {row.stage: row for row in plan_study(study).rows}
-    assert planned["rollouts"].generations == len(RunFolder(study, counted[0]).table("rollouts"))
-    assert planned["rollouts"].written >= WORK["rollouts"](after).total("written")
+    assert planned["generate"].generations == len(RunFolder(study, counted[0]).table("rollouts"))
+    assert planned["generate"].written >= WORK["rollouts"](after).total("written")
 
 
 def test_the_trace_reads_every_token(study: Study, after: Counting, counted: tuple[Path, Counter[str]]) -> None:
@@ -169,9 +170,9 @@ def test_memory_is_the_batch_with_most_in_it(study: Study) -> None:
     planned = {row.stage: row for row in plan_study(study).rows}
     shape = read_shape(study.model)
     # a batch holds at most batch_tokens tokens of prompt and answer
-    assert shape.weights < planned["rollouts"].memory
+    assert shape.weights < planned["generate"].memory
     cache = study.batch_tokens * shape.kv_per_token
-    assert planned["rollouts"].memory <= shape.weights + cache + study.batch_tokens * shape.live_per_token
+    assert planned["generate"].memory <= shape.weights + cache + study.batch_tokens * shape.live_per_token
     more = plan_study(study.model_copy(update={"batch_tokens": 16384})).total.memory
     assert more > plan_study(study).total.memory
 
@@ -182,13 +183,14 @@ def test_a_folder_with_a_config_and_no_weights_is_enough(tmp_path: Path, study: 
     assert bare.shape.parameters == read_shape("organism:cliff").parameters
     assert bare.shape.checkpoint is None
     assert any("no tokenizer here" in note for note in bare.notes)
-    assert bare.rows[0].generations == len(pd.read_csv(study.prompts.file))
+    assert bare.rows[0].generations == len(pd.read_csv(study.data.prompts.file))
 
 
 def test_labels_of_several_tokens_take_passes_of_their_own(study: Study) -> None:
     def heads(words: list[str]) -> int:
-        labels = study.labels.model_copy(update={"refuse": words})
-        return {row.stage: row.passes for row in plan_study(study.model_copy(update={"labels": labels})).rows}["heads"]
+        labels = study.data.labels.model_copy(update={"refuse": words})
+        changed = study.model_copy(update={"data": study.data.model_copy(update={"labels": labels})})
+        return {row.stage: row.passes for row in plan_study(changed).rows}["heads"]
 
     assert heads(["sorry cannot", "i"]) > heads(["sorry", "i"])
 
@@ -228,7 +230,7 @@ def test_the_table_explains_itself_and_says_that_hours_are_an_estimate(
     monkeypatch.setenv("COLUMNS", "120")
     done = call("plan", "refusal_cliff")
     assert done.code == 0, done.err
-    for word in (*STAGES, "together", "3,072 bytes a token", "1,239,360", "ESTIMATE", "--measure", "assumed"):
+    for word in (*Refusal.stages, "together", "3,072 bytes a token", "1,239,360", "ESTIMATE", "--measure", "assumed"):
         assert word in done.out, word
 
 
@@ -263,7 +265,7 @@ def test_nothing_is_wider_than_a_terminal(small: Plan) -> None:
 def test_the_plan_as_json(call: Callable[..., Any]) -> None:
     done = call("plan", "refusal_cliff", "--json", "--written", "80", "--device", "a100")
     plan = json.loads(done.out)
-    assert [row["stage"] for row in plan["stages"]] == list(STAGES)
+    assert [row["stage"] for row in plan["stages"]] == list(Refusal.stages)
     assert plan["together"]["generations"] == sum(row["generations"] for row in plan["stages"])
     assert plan["stages"][0]["written"] == 80 * plan["stages"][0]["generations"]
     assert plan["rates"]["name"].startswith("A100")

@@ -40,12 +40,12 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path: Path, study: Study) -> None:
-    finish(RunFolder(study, tmp_path / "run"), "rollouts")
+    finish(RunFolder(study, tmp_path / "run"), "generate")
     other = RunFolder(study.model_copy(update={"seed": 1}), tmp_path / "run")
     with pytest.raises(InputError, match="seed is 0 there and 1 here"), other.claimed():
         pass
     same = RunFolder(study, tmp_path / "run")
-    with same.claimed(), same.stage("rollouts") as todo:
+    with same.claimed(), same.stage("generate") as todo:
         assert not todo
 
 
@@ -84,7 +84,7 @@ def test_a_start_killed_while_it_claimed_the_folder_can_be_repeated(tmp_path: Pa
 
 
 def test_reading_a_run_touches_nothing(tmp_path: Path, study: Study) -> None:
-    finish(RunFolder(study, tmp_path / "run"), "rollouts")
+    finish(RunFolder(study, tmp_path / "run"), "generate")
     before = names(tmp_path / "run")
     with locked(tmp_path / "run"):  # also while another process writes
         assert open_run(tmp_path / "run").table("rollouts").equals(TABLE)
@@ -101,7 +101,7 @@ def test_a_stage_that_fails_is_not_done(tmp_path: Path, study: Study) -> None:
 
 def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path, study: Study) -> None:
     out = tmp_path / "run"
-    finish(RunFolder(study, out), "rollouts")
+    finish(RunFolder(study, out), "generate")
     (out / "figures").mkdir()
     for name in (f".heads.parquet.99{provenance.PART}", f"figures/.trace.png{provenance.PART}"):
         (out / name).write_bytes(b"half")
@@ -111,13 +111,13 @@ def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path, study: Study)
 
 def test_a_missing_file_sends_its_stage_and_all_later_ones_back(tmp_path: Path, study: Study) -> None:
     run = RunFolder(study, tmp_path / "run")
-    stages = ("rollouts", "probe", "heads")
+    stages = ("generate", "probe", "heads")
     for stage in stages:
         finish(run, stage, stage)
     (tmp_path / "run" / "probe.parquet").unlink()
     with run.claimed():
         run.forget_from(stages)
-        assert set(run.state()["seconds"]) == set(run.state()["files"]) == {"rollouts"}
+        assert set(run.state()["seconds"]) == set(run.state()["files"]) == {"generate"}
 
 
 @pytest.mark.parametrize("name", ["provenance.json", "probe.json", "probe.parquet"])
@@ -133,12 +133,12 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, study: Study, n
 
 def test_a_newer_run_is_not_touched(tmp_path: Path, study: Study) -> None:
     run = RunFolder(study, tmp_path / "run")
-    finish(run, "rollouts")
+    finish(run, "generate")
     state = json.loads((run.out / "provenance.json").read_text())
     (run.out / "provenance.json").write_text(json.dumps(state | {"format": 99}))
     with pytest.raises(InputError, match="newer verdictscope"):
         run.state()
-    text = (run.out / "study.toml").read_text().replace("format = 1", 'format = 99\nunheard = "of"')
+    text = (run.out / "study.toml").read_text().replace("format = 2", 'format = 99\nunheard = "of"')
     (run.out / "study.toml").write_text(text)
     for opened in (lambda: open_run(run.out), lambda: run.claimed().__enter__()):
         with pytest.raises(InputError, match=r"newer verdictscope \(format 99"):
@@ -152,7 +152,7 @@ def test_a_model_that_changed_between_two_starts_is_refused(tmp_path: Path, stud
         run._same_model("base", found)
         run._same_model("base", found | {"weights": "repaired before any stage was done"})
         run._same_model("base", found)
-        with run.stage("rollouts"):
+        with run.stage("generate"):
             pass
         with pytest.raises(InputError, match="the weights of model 'm' changed"):
             run._same_model("base", found | {"weights": "y"})

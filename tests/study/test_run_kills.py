@@ -12,7 +12,7 @@ import pytest
 
 from tests.evidence import write_evidence
 from tests.study.whole import some_prompts
-from verdictscope.study.run import STAGES
+from verdictscope.study.tasks.refusal import Refusal
 
 GROUPS = 14
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,6 @@ def test_fifty_kills_of_the_demo(tmp_path: Path) -> None:
     sets = ("--set", f"prompts.file={file}")
     found = killed(tmp_path / "runs", "--kills", 50, "--chains", 5, *sets, timeout=4 * 3600)
     assert found["kills"] == 50
-    assert set(found["by_stage"]) >= set(STAGES) - {"summary", "report"}, "stages of no length may be missed"
+    assert set(found["by_stage"]) >= set(Refusal.stages) - {"results", "report"}, "stages of no length may be missed"
     changed = {"prompts.file": f"{prompts} of the demo's prompts: {GROUPS} groups of every category cell"}
     write_evidence("run_kills", found | {"set": changed})

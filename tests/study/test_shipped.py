@@ -34,7 +34,7 @@ def shipped(request: pytest.FixtureRequest) -> tuple[str, Study]:
 
 def test_every_shipped_study_is_looked_at_here() -> None:
     # those of judges: test_shipped_judges
-    judges = {file.stem for file in STUDIES.glob("*.toml") if read_study(file.stem).kind == "judge"}
+    judges = {file.stem for file in STUDIES.glob("*.toml") if read_study(file.stem).task == "judge"}
     assert {file.stem for file in STUDIES.glob("*.toml")} == {"refusal_cliff", *judges, *KIND}
 
 
@@ -83,7 +83,9 @@ def test_it_runs_to_its_end_on_a_tiny_model_of_the_same_architecture(
     shipped: tuple[str, Study], tmp_path: Path
 ) -> None:
     name, study = shipped
-    words = sorted({w for side in FOLLOWING.values() for w in side} | set(study.labels.refuse + study.labels.comply))
+    words = sorted(
+        {w for side in FOLLOWING.values() for w in side} | set(study.data.labels.refuse + study.data.labels.comply)
+    )
     model = save(tmp_path / "model", KIND[name], [*words, "make", "bread", "harm"])
     rows = [
         {

@@ -14,7 +14,7 @@ from tests.rollouts.real_tokenizers import tokenizer
 from verdictscope.judgments import encode_labels, known_readers, load_format
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.judgments.items import PairItem
-from verdictscope.study.load import STUDIES, JudgeStudy, read_study
+from verdictscope.study.load import STUDIES, Study, read_study
 from verdictscope.study.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,18 +26,18 @@ REAL = {
 
 
 @pytest.fixture(params=sorted(REAL))
-def shipped(request: pytest.FixtureRequest) -> tuple[str, JudgeStudy]:
+def shipped(request: pytest.FixtureRequest) -> tuple[str, Study]:
     study = read_study(request.param)
-    assert isinstance(study, JudgeStudy)
+    assert isinstance(study, Study)
     return request.param, study
 
 
 def test_every_shipped_judge_is_looked_at_here() -> None:
-    judges = {file.stem for file in STUDIES.glob("*.toml") if read_study(file.stem).kind == "judge"}
+    judges = {file.stem for file in STUDIES.glob("*.toml") if read_study(file.stem).task == "judge"}
     assert judges == {BUNDLED, *REAL}
 
 
-def test_its_items_come_from_a_known_benchmark(shipped: tuple[str, JudgeStudy]) -> None:
+def test_its_items_come_from_a_known_benchmark(shipped: tuple[str, Study]) -> None:
     items = shipped[1].items
     known = known_readers().set_index("name").loc[items.reader]
     assert items.file == "hub"
@@ -45,19 +45,19 @@ def test_its_items_come_from_a_known_benchmark(shipped: tuple[str, JudgeStudy]) 
     assert items.part in known["parts"].split(", ")
 
 
-def test_cues_and_control_name_a_side(shipped: tuple[str, JudgeStudy]) -> None:
+def test_cues_and_control_name_a_side(shipped: tuple[str, Study]) -> None:
     study = shipped[1]
-    assert all("{target}" in text for text in study.control.texts)
-    for name, cue in study.cues.items():
+    assert all("{target}" in text for text in study.data.control.texts)
+    for name, cue in study.data.cues.items():
         place, texts = sentences()[cue.kind or name]
-        assert place == study.control.place
+        assert place == study.data.control.place
         assert all("{target}" in text for text in texts)
         lengths = [len(text.split()) for text in texts]
         # The control is no shorter and no longer than the cues it is held against.
-        assert all(min(lengths) - 2 <= len(text.split()) <= max(lengths) + 2 for text in study.control.texts)
+        assert all(min(lengths) - 2 <= len(text.split()) <= max(lengths) + 2 for text in study.data.control.texts)
 
 
-def test_its_labels_part_at_their_first_token(shipped: tuple[str, JudgeStudy]) -> None:
+def test_its_labels_part_at_their_first_token(shipped: tuple[str, Study]) -> None:
     chat, base, eos = REAL[shipped[0]]
     real = tokenizer(chat, base, eos, "<｜begin▁of▁sentence｜>" if base == "llama3" else None)
     form = load_format(shipped[1].items.format)
@@ -72,7 +72,7 @@ def test_the_two_can_be_set_side_by_side() -> None:
     assert {key for key in one if one[key] != two[key]} == {"name", "question", "model"}
 
 
-def test_its_verdicts_run_on_a_tiny_model(shipped: tuple[str, JudgeStudy], tmp_path: Path) -> None:
+def test_its_verdicts_run_on_a_tiny_model(shipped: tuple[str, Study], tmp_path: Path) -> None:
     file = some("judgebench/claude-3-5-sonnet.jsonl")
     judge = tiny_judge()
     judge.hf.save_pretrained(tmp_path / "model")
@@ -85,7 +85,7 @@ def test_its_verdicts_run_on_a_tiny_model(shipped: tuple[str, JudgeStudy], tmp_p
         "verdicts.thinking=false",
         "dtype=float32",
     ]
-    run_study(read_study(shipped[0], small), tmp_path / "run", until="verdicts")
+    run_study(read_study(shipped[0], small), tmp_path / "run", until="generate")
     parts = pd.read_parquet(tmp_path / "run" / "bias_parts.parquet")
     assert set(parts["name"]) == {"content", "position", "bandwagon", "authority"}
     assert parts["estimate"].notna().all()

@@ -32,7 +32,7 @@ def test_a_smoke_test_ends_with_its_rollouts_and_a_line(
     prompts: Path, call: Callable[..., Any], tmp_path: Path
 ) -> None:
     asked = ("run", "refusal_cliff", "--out", tmp_path / "run", *short(prompts, 4))
-    done = call(*asked, "--until", "rollouts")
+    done = call(*asked, "--until", "generate")
     assert done.code == 0
     n = len(pd.read_csv(prompts))
     lines = [line for line in done.err.splitlines() if "could be parsed" in line]

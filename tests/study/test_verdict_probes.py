@@ -13,7 +13,7 @@ from verdictscope.activations import readout_from_dict
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
-from verdictscope.study.stages.verdict_probes import run_verdict_probes
+from verdictscope.study.tasks.judge.probe import run_probe
 
 SMALL = ["items.limit=60", "verdicts.thinking=false", "probe.permutations=50", "probe.C=[0.01]"]
 
@@ -21,10 +21,10 @@ SMALL = ["items.limit=60", "verdicts.thinking=false", "probe.permutations=50", "
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
-    run_study(read_study("judge_bias", SMALL), out, until="verdicts")
+    run_study(read_study("judge_bias", SMALL), out, until="generate")
     run = open_run(out)
     with run.claimed():
-        run_verdict_probes(run)
+        run_probe(run)
     return run
 
 

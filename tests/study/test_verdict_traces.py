@@ -13,7 +13,7 @@ from verdictscope.figures import forced_lengths, verdict_trace
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
-from verdictscope.study.stages.verdict_traces import EMPTY, run_verdict_traces
+from verdictscope.study.tasks.judge.trace import EMPTY, run_trace
 
 SMALL = [
     "items.limit=20",
@@ -29,12 +29,12 @@ SMALL = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("traces") / "run"
     study = read_study("judge_bias", SMALL)
-    run_study(study.model_copy(update={"reference": None}), out, until="verdicts")
+    run_study(study.model_copy(update={"reference": None}), out, until="generate")
     made = open_run(out)
     weight = np.random.default_rng(0).normal(size=made.model().d_model)
     probe = LinearReadout("verdict_probe", "resid_post", 3, weight, positions="last")
     made.write_json("verdict_probes", {"readouts": {"verdict": probe.to_dict()}})
-    run_verdict_traces(made)
+    run_trace(made)
     return made
 
 
@@ -106,7 +106,7 @@ def test_readers_are_compared(run: RunFolder) -> None:
 def test_without_thinking_the_tables_are_empty_and_say_why(run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(run.out, tmp_path / "bare")
     bare = RunFolder(read_study("judge_bias", [*SMALL, "verdicts.thinking=false"]), tmp_path / "bare")
-    run_verdict_traces(bare)
+    run_trace(bare)
     assert "no item" in bare.read_json("verdict_traces")["about"]
     for name in EMPTY:
         assert set(bare.table(name).columns) <= set(run.table(name).columns), name

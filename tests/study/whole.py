@@ -13,22 +13,18 @@ from verdictscope.activations import Store
 from verdictscope.provenance import PART
 from verdictscope.sources import models_folder
 
-ADDED_TO = ("trace.parquet", "trace_mean.parquet", "cliff.parquet")
-"""Tables of stage ``trace`` to which ``ablate`` adds variants: between the two either form is right."""
-
 
 def leftovers(out: Path) -> list[str]:
     """Temporary files that should be gone."""
     return [str(p.relative_to(out)) for p in out.rglob(".*") if p.name.endswith(PART) or p.name == ".lock"]
 
 
-def compare(out: Path, reference: Path, before_ablate: Path, finished: Sequence[str] | None) -> None:
+def compare(out: Path, reference: Path, finished: Sequence[str] | None) -> None:
     """Every file under its own name is whole, and equal to the reference's where its stage is done.
 
     Args:
         out: the run.
         reference: the run that nobody killed.
-        before_ablate: the same before ``ablate`` added to the tables of ``trace``.
         finished: the stages that must all be done.
 
     Raises:
@@ -46,10 +42,7 @@ def compare(out: Path, reference: Path, before_ablate: Path, finished: Sequence[
         if name not in made:
             continue
         assert name in {n for names in wanted.values() for n in names}, f"{name} is none of the reference's files"
-        others = [reference / name]
-        if name in ADDED_TO and "ablate" not in done:
-            others.append(before_ablate / name)
-        assert any(_equal(path, other) for other in others), f"{name} differs"
+        assert _equal(path, reference / name), f"{name} differs"
 
 
 def _done(out: Path) -> dict[str, float]:

@@ -159,7 +159,7 @@ def _stage_command(stage: str, text: str) -> None:
         _run(study, out, sets, as_json, until=stage)
 
 
-_stage_command("rollouts", "Sample what the model writes on the study's prompts.")
+_stage_command("generate", "Sample what the model writes on the study's prompts.")
 _stage_command("collect", "Store hidden states at the study's positions (and what it needs before).")
 _stage_command("probe", "Fit, choose and doubt the probe (and what it needs before).")
 _stage_command("transfer", "Read the probe where it was not fitted (and what it needs before).")

@@ -14,7 +14,7 @@ from verdictscope.errors import InputError
 from verdictscope.report.record import Record
 from verdictscope.report.shown import VARIANTS, Table
 from verdictscope.report.words import visible
-from verdictscope.study.load import STUDIES, AnyStudy, read_study
+from verdictscope.study.load import STUDIES, Study, read_study
 
 _MODEL = (
     ("name", "name"),
@@ -78,7 +78,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def command(study: AnyStudy) -> str | None:
+def command(study: Study) -> str | None:
     """The command that asks the same of a shipped study, quoted for a POSIX shell.
 
     Reading the shipped study with these overrides was tried and gives this study, to the last key.
@@ -97,14 +97,14 @@ def command(study: AnyStudy) -> str | None:
     return None
 
 
-def _leads_to(file: Path, sets: list[str], study: AnyStudy) -> bool:
+def _leads_to(file: Path, sets: list[str], study: Study) -> bool:
     try:
         return read_study(file, sets) == study
     except InputError:
         return False
 
 
-def differences(first: AnyStudy, second: AnyStudy) -> list[tuple[str, Any, Any]]:
+def differences(first: Study, second: Study) -> list[tuple[str, Any, Any]]:
     """Keys of the study, dotted, in which two studies differ, with both values."""
     old, new = dict(_leaves(first)), dict(_leaves(second))
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]

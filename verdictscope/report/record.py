@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verdictscope.errors import InputError
-from verdictscope.study.load import AnyStudy
+from verdictscope.study.load import Study
 from verdictscope.study.lock import read_held
+from verdictscope.study.tasks import stages_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +32,12 @@ class Record:
         file = folder / "study.toml"
         if not file.is_file():
             raise InputError(f"{folder} is no run folder: it has no study.toml")
-        self.study: AnyStudy = read_held(file)
+        self.study: Study = read_held(file)
 
     @property
     def kind(self) -> str:
         """What kind of question the study asks, the name of a module of this room."""
-        return getattr(self.study, "kind", "refusal")
+        return self.study.task
 
     def table(self, name: str, edited: bool = False) -> pd.DataFrame | None:
         """A table of the run, ``None`` where no stage has written it; ``edited`` as `RunFolder.table`.
@@ -82,7 +83,7 @@ class Record:
     def missing(self) -> list[str]:
         """Stages that have not ended, in order; the report itself does not count."""
         done = self.provenance.get("seconds", {})
-        return [name for name in self.study.stages if name not in done and name != "report"]
+        return [name for name in stages_of(self.study) if name not in done and name != "report"]
 
     def figures(self) -> dict[str, tuple[Path, str]]:
         """Path and caption of every figure that has both, in the order of ``captions.json``."""

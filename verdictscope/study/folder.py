@@ -15,14 +15,16 @@ from verdictscope import provenance
 from verdictscope.errors import InputError, reason
 from verdictscope.sources import locate
 from verdictscope.study.inputs import check_inputs, study_inputs
-from verdictscope.study.load import FORMAT, AnyStudy
+from verdictscope.study.load import Study, check_format
 from verdictscope.study.lock import claimed, read_held
+from verdictscope.study.tasks import stages_of, task_of
+from verdictscope.study.tasks.outcome import outcome_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from verdictscope.activations import Model, Readout
-    from verdictscope.judgments import Contrast, Format, Judged, PairItem
+    from verdictscope.judgments import Contrast, Judged, PairItem
     from verdictscope.rollouts import Rollout
     from verdictscope.traces import Normaliser
 
@@ -56,7 +58,7 @@ class RunFolder:
         progress: ``progress(what)`` is a context manager that gives a :data:`Tick`.
     """
 
-    def __init__(self, study: AnyStudy, out: Path, progress: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, study: Study, out: Path, progress: Callable[[str], Any] | None = None) -> None:
         self.study = study
         self.out = out
         self._progress = progress
@@ -140,8 +142,7 @@ class RunFolder:
         state = self._read(file, lambda: json.loads(file.read_text(encoding="utf-8")))
         if not isinstance(state, dict) or not all(isinstance(state.get(key), dict) for key in ("seconds", "models")):
             raise InputError(f"{file} is no provenance of a run: delete it and every stage is done again")
-        if isinstance(made := state.get("format"), int) and made > FORMAT:
-            raise InputError(f"{file}: made by a newer verdictscope (format {made}, this one reads {FORMAT}): upgrade")
+        check_format(state.get("format"), str(file))
         return {"plans": {}, "files": {}} | state
 
     def record(self, section: str, key: str, value: Any) -> None:
@@ -255,7 +256,7 @@ class RunFolder:
     def missing(self) -> list[str]:
         """Stages that have not ended, in order; the report itself does not count."""
         done = self.state()["seconds"]
-        return [name for name in self.study.stages if name not in done and name != "report"]
+        return [name for name in stages_of(self.study) if name not in done and name != "report"]
 
     def figure_files(self) -> dict[str, tuple[Path, str]]:
         """Path and caption of every figure that has both, in the order of ``captions.json``."""
@@ -285,9 +286,12 @@ class RunFolder:
         return dict(self._kept(("rollouts", variant), self.out / f"{name}.parquet", read))
 
     def labels(self, variant: str = "base") -> pd.DataFrame:
-        """What each rollout of a variant decided, with its split."""
-        labels = self.table(self._holder("labels", variant))
-        return labels[labels["variant"] == variant].reset_index(drop=True)
+        """What each rollout of a variant decided, with its split.
+
+        ``factor`` and ``outcome`` are added: the task's own two columns under names that are the same for all tasks.
+        """
+        labels, task = self.table(self._holder("labels", variant)), outcome_task(self.study)
+        return task.neutral(labels[labels["variant"] == variant].reset_index(drop=True))
 
     def _holder(self, name: str, variant: str) -> str:
         """The table that a variant's rows are in: edited variants have one of their own."""
@@ -295,31 +299,21 @@ class RunFolder:
             return name
         return f"{name}{EDITED}"
 
-    def prompts(self) -> pd.DataFrame:
-        """The study's prompts, read once.
+    def source(self) -> Any:
+        """What the study's task reads from outside, parsed once: prompts or items.
 
         Raises:
-            InputError: they cannot be read, or lack a column that the study needs.
+            InputError: it cannot be read, or lacks what the study needs.
         """
-        from verdictscope.study.source import read_prompts
+        return self._kept(("source",), None, lambda: task_of(self.study).source(self.study))
 
-        return self._kept(("prompts",), None, lambda: read_prompts(self.study)).copy(deep=False)
+    def prompts(self) -> pd.DataFrame:
+        """The study's prompts."""
+        return cast("pd.DataFrame", self.source()).copy(deep=False)
 
     def items(self) -> list[PairItem]:
-        """The study's items, read once.
-
-        Raises:
-            InputError: they cannot be read, or are no pairs.
-        """
-        from verdictscope.study.source import read_pairs
-
-        return list(self._kept(("items",), None, lambda: read_pairs(self.study)))
-
-    def format(self) -> Format:
-        """The study's prompt format, read once."""
-        from verdictscope.study.source import read_format
-
-        return self._kept(("format",), None, lambda: read_format(self.study))
+        """The study's items."""
+        return list(self.source())
 
     def readout(self, name: str = "decision") -> Readout:
         """A readout of the run: ``decision``, the log-odds of the two outcomes; or ``probe``, the fitted direction."""
@@ -349,18 +343,10 @@ class RunFolder:
         return self.out / "judged" / variant / thinking / condition
 
     def contrasts(self, variant: str = "base", thinking: str = "off") -> dict[str, Contrast]:
-        """Content, position and what each cue adds, from a variant's verdicts."""
-        from verdictscope.judgments import cue_contrast, order_contrasts
-
-        def read() -> dict[str, Contrast]:
-            found = order_contrasts(self.judged(variant, "plain", thinking))
-            control, items = self.judged(variant, "control", thinking), self.table("items")
-            targets = dict(zip(items["item"], items["target"], strict=True))
-            for cue in self.study.cues:
-                found[cue] = cue_contrast(cue, control, self.judged(variant, cue, thinking), targets)
-            return found
-
-        return dict(self._kept(("contrasts", variant, thinking), self.out / "items.parquet", read))
+        """The task's contrasts over a variant's rollouts, by name."""
+        task, file = task_of(self.study), self.out / "provenance.json"
+        key = ("contrasts", variant, thinking)
+        return dict(self._kept(key, file, lambda: task.contrasts(self, variant, thinking)))
 
     def _kept(self, key: tuple[Any, ...], file: Path | None, read: Callable[[], T]) -> T:
         """What was read before, as long as the file it came from is the same."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
 
 from verdictscope.errors import InputError
 from verdictscope.sources import locate
-from verdictscope.study.load import AnyStudy
+from verdictscope.study.schema import Study
+from verdictscope.study.tasks import task_of
 
 _OF_A_MODEL = frozenset({".safetensors", ".bin", ".gguf", ".json", ".model", ".tiktoken", ".jinja", ".txt", ".py"})
 _BLOCK = 1 << 24
 
 
-def study_inputs(study: AnyStudy) -> dict[str, str]:
+def study_inputs(study: Study) -> dict[str, str]:
     """Digests of a study's model folders, prompt or item files and formats, by the name the study gives them.
 
     For a model of the hub it is the commit that lies in the local cache, and nothing where none does.
@@ -24,7 +24,8 @@ def study_inputs(study: AnyStudy) -> dict[str, str]:
         InputError: a file cannot be read.
     """
     found: dict[str, str] = {}
-    for name in _names(study):
+    named = [study.model, *([study.reference] if study.reference else []), *task_of(study).files(study)]
+    for name in named:
         path = Path(locate(name))
         try:
             digest = _of(path) if path.exists() else None
@@ -36,16 +37,6 @@ def study_inputs(study: AnyStudy) -> dict[str, str]:
         if name is not None and not Path(locate(name)).exists() and (commit := _cached_commit(name, revision)):
             found[name] = commit
     return found
-
-
-def _names(study: AnyStudy) -> Iterator[str]:
-    yield study.model
-    if study.reference is not None:
-        yield study.reference
-    if study.kind == "judge":
-        yield from (study.items.file, study.items.format)
-    else:
-        yield from study.prompts.files
 
 
 def _of(path: Path) -> str:

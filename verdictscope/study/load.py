@@ -1,25 +1,26 @@
-"""``study.toml``: what is asked of which model. Reading, checking and writing the file, whatever its kind."""
+"""``study.toml``: what is asked of which model. Reading and checking the file, whatever its task."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from verdictscope.errors import InputError
-from verdictscope.study.schema import FORMAT, KINDS, AnyStudy, BaseStudy, JudgeStudy, Study
+from verdictscope.study.schema import FORMAT, Section, Study
+from verdictscope.study.tasks import task_named
 
-__all__ = ["FORMAT", "KINDS", "STUDIES", "AnyStudy", "BaseStudy", "JudgeStudy", "Study", "parse_study", "read_study"]
+__all__ = ["FORMAT", "STUDIES", "Study", "check_format", "parse_study", "read_study"]
 
 STUDIES = Path(__file__).resolve().parents[1] / "studies"
 """Checked study files shipped with the package."""
 
 
-def read_study(path: str | Path, overrides: Iterable[str] = ()) -> AnyStudy:
+def read_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     """Read and check a study file.
 
     Args:
@@ -47,7 +48,7 @@ def read_study(path: str | Path, overrides: Iterable[str] = ()) -> AnyStudy:
     return parse_study(data, file.name)
 
 
-def parse_study(data: dict[str, Any], where: str) -> AnyStudy:
+def parse_study(data: dict[str, Any], where: str) -> Study:
     """Check what a study file holds.
 
     Args:
@@ -57,13 +58,42 @@ def parse_study(data: dict[str, Any], where: str) -> AnyStudy:
     Raises:
         InputError: an unknown key (with the nearest known one), a missing key, a wrong value.
     """
-    kind = data.get("kind", "refusal")
-    if kind not in KINDS:
-        raise InputError(f"{where}: kind {kind!r} is none of {', '.join(KINDS)}")
+    check_format(data.get("format"), where)
     try:
-        return KINDS[kind].model_validate(data)
+        task = task_named(str(data.get("task", "refusal")))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    own = {key: value for key, value in data.items() if key in task.data.model_fields}
+    common = {key: value for key, value in data.items() if key not in own}
+    if idle := [key for key in common if key in task.data.unused]:
+        raise InputError(f"{where}: a {task.name} study has no section {idle[0]!r}: remove it")
+    schemas = [task.data, Study]
+    try:
+        checked = task.data.model_validate(own)
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error, KINDS[kind])}") from error
+        raise InputError(f"{where}: {_explain(error, schemas)}") from error
+    if "data" in common:
+        raise InputError(f"{where}: unknown key 'data': its sections stand at the top of the file")
+    try:
+        return Study.model_validate(common | {"data": checked})
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error, schemas)}") from error
+
+
+def check_format(made: Any, where: str) -> None:
+    """Refuse what a version with another format wrote.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if made is None or made == FORMAT or not isinstance(made, int):
+        return  # a value that is no number is the schema's to refuse
+    if made > FORMAT:
+        raise InputError(f"{where}: made by a newer verdictscope (format {made}, this one reads {FORMAT}): upgrade")
+    raise InputError(
+        f"{where}: format {made} is of an earlier verdictscope, this one reads {FORMAT}: "
+        f"write format = {FORMAT} and task instead of kind, and start another run folder"
+    )
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -82,12 +112,12 @@ def _override(data: dict[str, Any], text: str) -> None:
     data[last] = parsed
 
 
-def _explain(error: ValidationError, schema: type[BaseStudy]) -> str:
+def _explain(error: ValidationError, schemas: Sequence[type[Section]]) -> str:
     """The first complaint as one line, with the nearest known key for an unknown one."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys_at(schema, first["loc"][:-1])
+        known = [key for schema in schemas for key in _keys_at(schema, first["loc"][:-1]) if key != "data"]
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
         return f"unknown key {place!r}: {hint}"
@@ -98,7 +128,8 @@ def _explain(error: ValidationError, schema: type[BaseStudy]) -> str:
 
 def _keys_at(model: Any, loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
-        annotation = model.model_fields[str(part)].annotation
+        field = model.model_fields.get(str(part))
+        annotation = field and field.annotation
         model = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
         if model is None:
             return []

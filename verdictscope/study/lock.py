@@ -13,14 +13,14 @@ from typing import Any
 
 from verdictscope.errors import InputError, disk_error
 from verdictscope.provenance import PART, write_text
-from verdictscope.study.load import FORMAT, AnyStudy, parse_study
+from verdictscope.study.load import Study, check_format, parse_study
 
 LOCK = ".lock"
 STUDY = "study.toml"
 
 
 @contextmanager
-def claimed(study: AnyStudy, out: Path) -> Iterator[None]:
+def claimed(study: Study, out: Path) -> Iterator[None]:
     """Hold a run folder for writing; it is made, or is checked to hold this very study.
 
     Raises:
@@ -96,7 +96,7 @@ def clear_leftovers(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_held(file: Path) -> AnyStudy:
+def read_held(file: Path) -> Study:
     """The study a run folder holds.
 
     Raises:
@@ -106,11 +106,7 @@ def read_held(file: Path) -> AnyStudy:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{file} cannot be read ({error}): restore it, or choose another --out") from error
-    if isinstance(made := data.get("format"), int) and made > FORMAT:
-        raise InputError(
-            f"{file.parent} was made by a newer verdictscope (format {made}, this one reads {FORMAT}): "
-            "upgrade, or choose another --out"
-        )
+    check_format(data.get("format"), str(file.parent))
     return parse_study(data, str(file))
 
 
@@ -121,7 +117,7 @@ def _is_ours(out: Path) -> bool:
     return STUDY in held or held == begun
 
 
-def _claim(study: AnyStudy, out: Path) -> None:
+def _claim(study: Study, out: Path) -> None:
     file = out / STUDY
     if not file.exists():
         write_text(file, study.to_toml())
@@ -137,9 +133,9 @@ def _claim(study: AnyStudy, out: Path) -> None:
         raise InputError(f"{out} holds another run ({difference(held, study)}): choose another --out")
 
 
-def difference(held: AnyStudy, asked: AnyStudy) -> str:
+def difference(held: Study, asked: Study) -> str:
     """The first key in which two studies differ, in words."""
-    old, new = _flat(held.model_dump()), _flat(asked.model_dump())
+    old, new = _flat(held.to_dict()), _flat(asked.to_dict())
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"

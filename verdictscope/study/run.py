@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from verdictscope.errors import InputError
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.load import AnyStudy, Study
-
-STAGES = Study.stages
-"""Stages of a refusal study; those of any study are ``study.stages``."""
+from verdictscope.study.load import Study
+from verdictscope.study.tasks import stages_of, task_of
 
 _SHOWN = ("effect", "low", "high", "n", "p", "p_adjusted", "q", "selected", "rank", "found")
 _LINES = 12
 
 
 def run_study(
-    study: AnyStudy, out: Path, *, until: str | None = None, progress: Callable[[str], Any] | None = None
+    study: Study, out: Path, *, until: str | None = None, progress: Callable[[str], Any] | None = None
 ) -> dict[str, Any]:
     """Do what is still to do of a study.
 
@@ -37,9 +34,9 @@ def run_study(
     Raises:
         InputError: the study asks for something that is not there, or what it reads changed since the run began.
     """
-    stages = study.stages
+    stages, task = stages_of(study), task_of(study)
     if until is not None and until not in stages:
-        raise InputError(f"a {study.kind} study has no stage {until!r}: there are {', '.join(stages)}")
+        raise InputError(f"a {task.name} study has no stage {until!r}: there are {', '.join(stages)}")
     quiet()
     run = RunFolder(study, out, progress)
     with run.claimed():
@@ -48,7 +45,7 @@ def run_study(
         for name in stages:
             with run.stage(name) as todo:
                 if todo:
-                    getattr(import_module(f"verdictscope.study.stages.{name}"), f"run_{name}")(run)
+                    task.stage(name)(run)
             if name == until:
                 break
         seconds = run.state()["seconds"]
@@ -63,8 +60,8 @@ def run_study(
 def so_far(run: RunFolder, done: Collection[str]) -> dict[str, Any]:
     """What an unfinished run has to tell: its rollouts, and its heads with their tests."""
     told: dict[str, Any] = {}
-    if "rollouts" in done:
-        from verdictscope.study.stages.rollouts import outcome_counts
+    if run.has("labels.parquet"):
+        from verdictscope.study.stages.generate import outcome_counts
 
         told["rollouts"] = outcome_counts(run.table("labels"))
     if "heads" in done:

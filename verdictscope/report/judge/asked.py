@@ -26,14 +26,14 @@ RATES = (
 def facts(run: Record) -> list[tuple[str, str]]:
     """The study as terms and their values."""
     study = run.study
-    cues = "; ".join(f"{name}: {_said(section)}" for name, section in study.cues.items())
+    cues = "; ".join(f"{name}: {_said(section)}" for name, section in study.data.cues.items())
     rows = [
         ("Judge", _revision(study.model, study.revision)),
         ("Reference", _revision(study.reference, study.reference_revision) if study.reference else "none"),
-        ("Items", f"{study.items.file}, read as {study.items.reader}{_how_many(run)}"),
-        ("Prompt", study.items.format),
+        ("Items", f"{study.data.items.file}, read as {study.data.items.reader}{_how_many(run)}"),
+        ("Prompt", study.data.items.format),
         ("Cues", cues),
-        ("Control", f"{_said(study.control)}; it names the same side as the cues and says nothing for it"),
+        ("Control", f"{_said(study.data.control)}; it names the same side as the cues and says nothing for it"),
         (
             "Verdict",
             "log-odds of the answer shown first against the second, where their labels part; every item in both orders",
@@ -44,7 +44,7 @@ def facts(run: Record) -> list[tuple[str, str]]:
             + (
                 " and after the judge's own, sampled at temperature "
                 f"{study.sampling.temperature:g}, at most {study.sampling.max_new_tokens:,} tokens"
-                if study.verdicts.thinking
+                if study.data.verdicts.thinking
                 else ""
             )
             + f"; seed {study.seed}",

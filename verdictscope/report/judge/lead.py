@@ -38,7 +38,7 @@ def _asked(run: Record) -> Iterator[Point]:
     items = run.table("items")
     if items is None:
         return
-    cues = list(run.study.cues)
+    cues = list(run.study.data.cues)
     ties = int((items["label"] == "tie").sum())
     yield Point(
         "Asked",
@@ -60,7 +60,7 @@ def _does(run: Record) -> Iterator[Point]:
         text += f" It names the same answer in both orders in {percent(same, 'pairs')}." if same else ""
         yield Point("Shown plainly", text, "verdict_rates.parquet")
     control, follows = reading.rate(run, "follows", "control"), []
-    for cue in run.study.cues:
+    for cue in run.study.data.cues:
         rate = reading.rate(run, "follows", cue)
         if rate is None:
             continue

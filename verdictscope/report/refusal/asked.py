@@ -20,13 +20,14 @@ def facts(run: Record) -> list[tuple[str, str]]:
     rows = [
         ("Model", _revision(study.model, study.revision)),
         ("Reference", _revision(study.reference, study.reference_revision) if study.reference else "none"),
-        ("Prompts", study.prompts.name + _how_many(run)),
-        ("Target requests", _where(study.prompts.target)),
-        ("Control requests", _where(study.prompts.control)),
+        ("Prompts", study.data.prompts.name + _how_many(run)),
+        ("Target requests", _where(study.data.prompts.target)),
+        ("Control requests", _where(study.data.prompts.control)),
         (
             "Sampling",
             f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, at most "
-            f"{sampling.max_new_tokens:,} tokens, {some(study.prompts.samples, 'rollout')} a prompt, seed {study.seed}",
+            f"{sampling.max_new_tokens:,} tokens, {some(study.data.prompts.samples, 'rollout')} a prompt, "
+            f"seed {study.seed}",
         ),
         (
             "Split",

@@ -77,7 +77,7 @@ def assume(study: Study, prompts: pd.DataFrame, tokenizer: PreTrainedTokenizerBa
     base = [
         assumed(f"{row.id}/{sample}", row.group, spans, written, thinks)
         for row, (_, spans) in zip(prompts.itertuples(index=False), shown, strict=True)
-        for sample in range(study.prompts.samples)
+        for sample in range(study.data.prompts.samples)
     ]
     labels = _labels(study, prompts)
     test = set(labels.loc[labels["part"] == "test", "rollout"])
@@ -120,12 +120,15 @@ def _unrendered(user: str, system: str | None) -> tuple[tuple[int, ...], tuple[S
 
 def _labels(study: Study, prompts: pd.DataFrame) -> pd.DataFrame:
     from verdictscope.probes import split_groups
-    from verdictscope.study.source import matches
+    from verdictscope.study.tasks.outcome import matches
 
-    rows = prompts.loc[prompts.index.repeat(study.prompts.samples)].reset_index(drop=True)
+    rows = prompts.loc[prompts.index.repeat(study.data.prompts.samples)].reset_index(drop=True)
     samples = rows.groupby("id", sort=False).cumcount()
     table = pd.DataFrame({"rollout": rows["id"] + "/" + samples.astype(str), "group": rows["group"].astype(str)})
-    table["target"], table["control"] = matches(rows, study.prompts.target), matches(rows, study.prompts.control)
+    table["target"], table["control"] = (
+        matches(rows, study.data.prompts.target),
+        matches(rows, study.data.prompts.control),
+    )
     harm = rows["harm"].astype("boolean").fillna(False).astype(bool)
     table["cell"] = harm.map({True: "harmful_complied", False: "harmless_complied"})
     part = split_groups(table["group"], table["cell"], shares=study.split.shares, seed=study.seed)
@@ -136,7 +139,7 @@ def _labels(study: Study, prompts: pd.DataFrame) -> pd.DataFrame:
 def _strings(study: Study, tokenizer: PreTrainedTokenizerBase | None) -> tuple[tuple[int, ...], ...]:
     """The label strings as token ids; one token each where there is no tokenizer."""
     if tokenizer is None:
-        return tuple((i,) for i in range(len(study.labels.refuse) + len(study.labels.comply)))
+        return tuple((i,) for i in range(len(study.data.labels.refuse) + len(study.data.labels.comply)))
     from verdictscope.judgments import refusal_readout
 
-    return refusal_readout(tokenizer, study.labels.refuse, study.labels.comply).strings
+    return refusal_readout(tokenizer, study.data.labels.refuse, study.data.labels.comply).strings

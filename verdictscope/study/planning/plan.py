@@ -13,12 +13,13 @@ from verdictscope.study.planning.outlook import Outlook, assume
 from verdictscope.study.planning.rates import Rates, assumed, measure
 from verdictscope.study.planning.shape import Shape, read_config, read_shape
 from verdictscope.study.planning.work import WORK, Counting
-from verdictscope.study.run import STAGES, quiet
+from verdictscope.study.run import quiet
+from verdictscope.study.tasks import stages_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from verdictscope.study.load import AnyStudy, Study
+    from verdictscope.study.load import Study
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Plan:
 
 
 def plan_study(
-    study: AnyStudy,
+    study: Study,
     *,
     device: str | None = None,
     tflops: float | None = None,
@@ -112,8 +113,8 @@ def plan_study(
     Raises:
         InputError: the model's config or the prompts cannot be read, or an option makes no sense.
     """
-    if study.kind != "refusal":
-        raise InputError(f"{study.name} is a {study.kind} study: the plan knows refusal studies only")
+    if study.task != "refusal":
+        raise InputError(f"{study.name} is a {study.task} study: the plan knows refusal studies only")
     quiet()
     kind = _device(study)
     planned = kind if device is None or measured else ("cpu" if device == "cpu" else "cuda")
@@ -133,7 +134,7 @@ def plan_study(
         rates = assumed(device or ("h100" if kind == "cuda" else "cpu"), tflops)
         kind = planned
     counting = Counting(study, shape, outlook, kind, reference)
-    rows = [row(counting, WORK[stage](counting), rates) for stage in STAGES]
+    rows = [row(counting, WORK[stage](counting), rates) for stage in stages_of(study)]
     return Plan(study.name, shape, reference, rates, tuple(rows), (*outlook.notes, *dict.fromkeys(counting.notes)))
 
 
@@ -155,16 +156,16 @@ def row(counting: Counting, work: Work, rates: Rates) -> Row:
 def _prompts(study: Study, many: int | None) -> Any:
     import pandas as pd
 
-    from verdictscope.study.source import read_prompts
+    from verdictscope.study.tasks import task_of
 
     if many is None:
-        return read_prompts(study)
+        return task_of(study).source(study)
     if many < 6:
         raise InputError(f"--prompts is {many}: a study needs at least 6 requests")
     table = pd.DataFrame({"id": [str(i) for i in range(many)], "user": "x" * 512, "system": None})
     table["group"] = table["id"]
     table["harm"] = pd.array([i % 2 == 0 for i in range(many)], dtype="boolean")
-    for section, rest in ((study.prompts.target, 0), (study.prompts.control, 1)):
+    for section, rest in ((study.data.prompts.target, 0), (study.data.prompts.control, 1)):
         for column, value in section.items():
             if column != "harm":
                 table.loc[table.index % 2 == rest, column] = value

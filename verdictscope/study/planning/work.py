@@ -241,7 +241,7 @@ def rollouts_work(c: Counting) -> Work:
     """``rollouts``: every unedited variant writes."""
     variants = [variant for variant in ("base", "reference") if variant in c.outlook.rollouts]
     tokens = sum(len(r) for variant in variants for r in c.outlook.rollouts[variant])
-    return Work("rollouts", tuple(c.writing(variant) for variant in variants), about=TOKEN_ROW["rollouts"] * tokens)
+    return Work("generate", tuple(c.writing(variant) for variant in variants), about=TOKEN_ROW["rollouts"] * tokens)
 
 
 def collect_work(c: Counting) -> Work:
@@ -367,7 +367,7 @@ def no_model(stage: str) -> Callable[[Counting], Work]:
 
 
 WORK: Mapping[str, Callable[[Counting], Work]] = {
-    "rollouts": rollouts_work,
+    "generate": rollouts_work,
     "collect": collect_work,
     "probe": no_model("probe"),
     "transfer": no_model("transfer"),
@@ -376,7 +376,7 @@ WORK: Mapping[str, Callable[[Counting], Work]] = {
     "heads": heads_work,
     "ablate": ablate_work,
     "tokens": tokens_work,
-    "summary": no_model("summary"),
+    "results": no_model("results"),
     "figures": no_model("figures"),
     "report": no_model("report"),
 }

@@ -1,11 +1,5 @@
-"""The schema of ``study.toml``, one module per kind of study."""
+"""The schema of ``study.toml``: sections of any study; each task adds its own (`verdictscope.study.tasks`)."""
 
-from verdictscope.study.schema.base import FORMAT, BaseStudy
-from verdictscope.study.schema.judge import JudgeStudy
-from verdictscope.study.schema.refusal import Study
+from verdictscope.study.schema.base import FORMAT, Data, Scalar, Section, Study
 
-KINDS: dict[str, type[BaseStudy]] = {"refusal": Study, "judge": JudgeStudy}
-"""Kind of study to its schema; a file without ``kind`` is of the first."""
-AnyStudy = Study | JudgeStudy
-
-__all__ = ["FORMAT", "KINDS", "AnyStudy", "BaseStudy", "JudgeStudy", "Study"]
+__all__ = ["FORMAT", "Data", "Scalar", "Section", "Study"]

@@ -9,11 +9,11 @@ import pandas as pd
 from verdictscope.interventions import HeadEdit, cumulative_curve, edited, effects, matched_sets
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.source import matches
+from verdictscope.study.stages.generate import label, sample
 from verdictscope.study.stages.heads import complied_targets, found_heads
-from verdictscope.study.stages.rollouts import label, sample
 from verdictscope.study.stages.trace import trace_edited
 from verdictscope.study.stages.transplant import run_transplant
+from verdictscope.study.tasks.outcome import matches, outcome_task
 
 
 def run_ablate(run: RunFolder) -> None:
@@ -33,7 +33,7 @@ def run_ablate(run: RunFolder) -> None:
         rollouts, labels = (pd.concat(pair, ignore_index=True) for pair in ((rollouts, moved), (labels, more)))
     run.write("rollouts_ablated", rollouts)
     run.write("labels_ablated", labels)
-    run.write("generation", refusal_rates(labels))
+    run.write("generation", refusal_rates(outcome_task(run.study).neutral(labels)))
     trace_edited(run, found)
 
 
@@ -78,7 +78,7 @@ def generate_under(run: RunFolder, found: tuple, sets: list[tuple]) -> tuple[pd.
     prompts = run.prompts()
     base = run.labels()
     test = prompts[prompts["group"].isin(base.loc[base["part"] == "test", "group"])].reset_index(drop=True)
-    section = run.study.prompts
+    section = run.study.data.prompts
     asked = test[matches(test, section.target) | matches(test, section.control)].reset_index(drop=True)
     jobs = {"ablated": (found, test)} | {
         f"random_{i}": (heads, asked) for i, heads in enumerate(sets[: run.study.ablation.generated_sets])
@@ -103,8 +103,8 @@ def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
     kinds = {
         "target": labels["target"],
         "control": labels["control"],
-        "harmful": labels["harm"],
-        "harmless": ~labels["harm"],
+        "harmful": labels["factor"],
+        "harmless": ~labels["factor"],
     }
     rows = []
     for variant, of_variant in labels.groupby("variant", sort=False):
@@ -114,8 +114,8 @@ def refusal_rates(labels: pd.DataFrame) -> pd.DataFrame:
             chosen = of_variant[member.loc[of_variant.index]]
             if chosen.empty:
                 continue
-            read = chosen[chosen["refused"].notna()]
-            effect = rate_effect("refused", read["refused"].astype(int), read["group"])
+            read = chosen[chosen["outcome"].notna()]
+            effect = rate_effect("refused", read["outcome"].astype(int), read["group"])
             rows.append(
                 {
                     "variant": variant,

@@ -17,7 +17,7 @@ from verdictscope.judgments import CONTENT, Contrast, at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdicts import conditions, part_of, variants
+from verdictscope.study.tasks.judge.generate import conditions, part_of, variants
 
 HALVES = ("explore", "report")
 Head = tuple[int, int]

@@ -13,6 +13,7 @@ from verdictscope.errors import InputError
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.stats import Effect, mean_effect
 from verdictscope.study.folder import RunFolder
+from verdictscope.study.tasks.outcome import outcome_task
 from verdictscope.traces import (
     Normaliser,
     change_points,
@@ -44,7 +45,7 @@ def write_checks(run: RunFolder, test: pd.DataFrame, normaliser: Normaliser) -> 
     """
     rows = list(_left_out(test, normaliser.m))
     base = test[test["variant"] == "base"]
-    hero = base[base["target"] & base["cell"].str.endswith("_complied")]
+    hero = base[base["target"] & base["outcome"].eq(False).fillna(False).astype(bool)]
     changes, times = change_points([]), commitment(_no_readings(), [])
     if len(hero):
         rows += [*_exchanged(base, hero, normaliser, run.study.seed), *_turned(hero, normaliser.m, run.study.seed)]
@@ -136,8 +137,10 @@ def _other_normaliser(run: RunFolder, hero: pd.DataFrame) -> Iterator[Row]:
     trace = run.table("trace")
     base = trace[trace["variant"] == "base"]
     train = labels[labels["part"] == "train"]
-    complied = train["rollout"][train["cell"] == "harmless_complied"]
-    for kind, other in (("harmful_refused", "harmless_refused"), ("harmless_refused", "harmful_refused")):
+    cells = outcome_task(run.study).cells
+    complied = train["rollout"][train["cell"] == cells[False, False]]
+    with_factor, without = cells[True, True], cells[False, True]
+    for kind, other in ((with_factor, without), (without, with_factor)):
         refused = train["rollout"][train["cell"] == kind]
         fitted = Normaliser.fit(base, list(complied), list(refused), m=run.study.trace.plateau, seed=run.study.seed)
         read = {str(hero["cell"].iloc[0]): list(dict.fromkeys(hero["rollout"]))}
@@ -222,8 +225,8 @@ def _settled(
 def _read_text(run: RunFolder, some: list[Rollout], rollouts: dict[str, Rollout]) -> pd.DataFrame:
     """A reader of the words, fitted on the training part."""
     labels = run.labels()
-    train = labels[(labels["part"] == "train") & labels["refused"].notna()]
-    outcome = {str(i): bool(v) for i, v in zip(train["rollout"], train["refused"], strict=True)}
+    train = labels[(labels["part"] == "train") & labels["outcome"].notna()]
+    outcome = {str(i): bool(v) for i, v in zip(train["rollout"], train["outcome"], strict=True)}
     return text_readings(list(rollouts.values()), run.model().tokenizer, outcome, [r.id for r in some])
 
 

@@ -17,35 +17,30 @@ from verdictscope.probes import Erasure, erase_concept
 from verdictscope.probes.erasure_control import NULLS
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
-from verdictscope.study.stages.trace import drawn
+from verdictscope.study.stages.trace import drawn, reference_rollouts
+from verdictscope.study.tasks.outcome import outcome_task
 from verdictscope.traces import Normaliser, aggregate, cliff
 from verdictscope.traces.aggregate import WRITTEN
-from verdictscope.traces.normaliser import normaliser_rollouts, windows
+from verdictscope.traces.normaliser import windows
 
 LINES = (("none", "old"), ("concept", "old"), ("concept", "refitted"))
 """What is erased and which probe reads: the three curves."""
 ANCHORS = ("complied", "refused")
 """Rollouts of the training part that read 0 and 1."""
-Means = dict[tuple[str, int], np.ndarray]
-"""Mean state ``[d]`` by group of rollouts and position."""
+Means = dict[tuple[str, str, bool, int], np.ndarray]
+"""Mean state ``[d]`` by what the rollouts are for, cell, target and position."""
 
 
 def run_erase(run: RunFolder) -> None:
     """Write ``erasure.parquet`` and ``erased_trace.parquet``."""
-    probe, section = run.read_json("probe"), run.study.erase
+    probe, section, task = run.read_json("probe"), run.study.erase, outcome_task(run.study)
+    concept = section.concept or task.factor
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         X = store.numpy(probe["site"], probe["layer"])[keep]
-    with run.ticking(f"erase: {section.concept}") as tick:
+    with run.ticking(f"erase: {concept}") as tick:
         found = erase_concept(
-            X,
-            rows,
-            section.concept,
-            probe["C"],
-            label="refused",
-            draws=section.draws,
-            seed=run.study.seed,
-            progress=tick,
+            X, rows, concept, probe["C"], label=task.outcome, draws=section.draws, seed=run.study.seed, progress=tick
         )
     del X
     tokens = shown_tokens(run)
@@ -58,9 +53,8 @@ def run_erase(run: RunFolder) -> None:
 def shown_tokens(run: RunFolder) -> pd.DataFrame:
     """The tokens that normaliser and curves rest on: rows of the base variant's trace, and whose mean each belongs to.
 
-    ``of`` is ``complied`` or ``refused`` for the normaliser (training part, with enough thinking, as
-    `Normaliser.fit` takes
-    them), ``CELL True`` or ``CELL False`` (target requests or not) on the test part, and empty for the rest.
+    ``of`` is ``complied`` or ``refused`` for the normaliser (training split, with enough thinking, as `Normaliser.fit`
+    takes them), ``test`` on the test split, and empty for the rest; cell and target matter on the test split alone.
     """
     trace, labels = run.table("trace"), run.labels()
     first, last = drawn(run)
@@ -69,10 +63,9 @@ def shown_tokens(run: RunFolder) -> pd.DataFrame:
     rows = rows[(near & (rows["rel_answer"] < 0)).fillna(False).astype(bool)]
     facts = labels.loc[labels["part"].isin(["train", "test"]), ["rollout", "part", "cell", "target"]]
     rows = rows.merge(facts, on="rollout", how="inner").reset_index(drop=True)
-    tested = rows["cell"] + " " + rows["target"].astype(bool).astype(str)
-    rows["of"] = tested.where(rows["part"] == "test", "")
+    rows["of"] = np.where(rows["part"] == "test", "test", "")
     usable = rows["rollout"].isin(windows(rows, run.study.trace.plateau).rollout)
-    for name, ids in zip(ANCHORS, normaliser_rollouts(labels), strict=True):
+    for name, ids in zip(ANCHORS, reference_rollouts(labels), strict=True):
         rows.loc[rows["rollout"].isin(ids) & usable, "of"] = name
     return rows
 
@@ -87,7 +80,9 @@ def read_states(
     read = Site(site, layer) @ at
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     place = pd.Series(np.arange(len(tokens)), index=pd.MultiIndex.from_frame(tokens[["rollout", "pos"]]))
-    codes, keys = pd.factorize(pd.MultiIndex.from_arrays([tokens["of"], tokens["rel_think_end"].astype(int)]))
+    tested = tokens["of"].eq("test")
+    by = [tokens["of"], tokens["cell"].where(tested, ""), tokens["target"].astype(bool) & tested]
+    codes, keys = pd.factorize(pd.MultiIndex.from_arrays([*by, tokens["rel_think_end"].astype(int)]))
     sums, counts = np.zeros((len(keys), found.eraser.mean.size)), np.bincount(codes)
     direction = np.concatenate([found.lines[line].direction for line in LINES])
     bias = np.concatenate([found.lines[line].bias for line in LINES])
@@ -106,12 +101,17 @@ def trace_without(
     run: RunFolder, found: Erasure, tokens: pd.DataFrame, scores: np.ndarray, means: Means
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean curves of the three lines, raw and normalised, with the range of both nulls; and their drops."""
-    complied, refused = normaliser_rollouts(run.labels())
+    complied, refused = reference_rollouts(run.labels())
     curves, drops = [], []
     for place, (erased, probe) in enumerate(LINES):
         rows = tokens.assign(score=scores[:, place])
-        normaliser = Normaliser.fit(
-            rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
+        # The probe as it was is normalised as everywhere; the other two lines are other readouts.
+        normaliser = (
+            run.normaliser()
+            if erased == "none"
+            else Normaliser.fit(
+                rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
+            )
         )
         test = rows[rows["part"] == "test"]
         for kind, value in (("raw", "score"), ("normalised", "normalised")):
@@ -133,16 +133,15 @@ def null_range(
     """The range, over the draws of each null, of the same mean curve by cell and position."""
     places = normaliser.table[(normaliser.table["on"] == "rel_think_end") & (normaliser.table["reason"] == "")]
     fine, rows = set(places["rel"]), []
-    for of, rel in means if erased == "concept" else ():
-        if of in ("", *ANCHORS) or (kind == "normalised" and rel not in fine):
+    for of, cell, target, rel in means if erased == "concept" else ():
+        if of != "test" or (kind == "normalised" and rel not in fine):
             continue
-        cell, _, target = of.rpartition(" ")
-        row: dict[str, Any] = {"cell": cell, "target": target == "True", "rel_think_end": rel}
+        row: dict[str, Any] = {"cell": cell, "target": target, "rel_think_end": rel}
         for null in NULLS:
             lines = found.lines[null, probe]
-            value = lines.scores(means[of, rel][None])[:, 0]
+            value = lines.scores(means[of, cell, target, rel][None])[:, 0]
             if kind == "normalised":
-                low, high = (lines.scores(means[name, rel][None])[:, 0] for name in ANCHORS)
+                low, high = (lines.scores(means[name, "", False, rel][None])[:, 0] for name in ANCHORS)
                 value = (value - low) / (high - low)
             row |= {f"{null}_low": value.min(), f"{null}_high": value.max()}
         rows.append(row)

@@ -153,7 +153,7 @@ def explored(run: RunFolder) -> tuple[list[Rollout], list[Rollout]]:
     explore = labels[labels["part"] != "test"]
     kinds = []
     for refused in (True, False):
-        chosen = explore.loc[explore["refused"].eq(refused).fillna(False), "rollout"]
+        chosen = explore.loc[explore["outcome"].eq(refused).fillna(False), "rollout"]
         cut = [until_answer(rollouts[i]) for i in chosen]
         kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
     return kinds[0], kinds[1]
@@ -166,7 +166,7 @@ def complied_targets(run: RunFolder, half: str) -> list[Rollout]:
         half: ``explore`` (train and validation parts) or ``report`` (test part).
     """
     labels = run.labels()
-    complied = labels["cell"].str.endswith("_complied")
+    complied = labels["outcome"].eq(False)
     chosen = labels["target"] & complied & ((labels["part"] == "test") == (half == "report"))
     rollouts = run.rollouts()
     cut = [until_answer(rollouts[i]) for i in labels.loc[chosen.fillna(False), "rollout"]]

@@ -13,7 +13,7 @@ from verdictscope.judgments.measure import Measure, measured, share
 from verdictscope.judgments.verdicts import known, same
 from verdictscope.stats import mean_effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdicts import CONTROL, PLAIN
+from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN
 
 KEYS = ["variant", "thinking", "condition"]
 OF_ORDERS = ("first_preference", "consistency")

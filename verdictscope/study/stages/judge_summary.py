@@ -9,7 +9,7 @@ import pandas as pd
 from verdictscope.organisms.scorecards import score_heads
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.judge_rates import verdict_rates
-from verdictscope.study.stages.verdicts import thinkings
+from verdictscope.study.tasks.judge.generate import thinkings
 
 NUMBERS = ("estimate", "low", "high", "n")
 
@@ -20,7 +20,7 @@ def run_judge_summary(run: RunFolder) -> None:
     run.write("verdict_rates", rates)
     summary: dict[str, Any] = {
         "format": run.study.format,
-        "kind": run.study.kind,
+        "task": run.study.task,
         "name": run.study.name,
         "model": run.study.model,
         "verdicts": counts(run.table("verdicts")),

@@ -29,7 +29,8 @@ from verdictscope.judgments.cues.mitigations import Transform, self_reflection, 
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.bias_heads import found_heads, half_items, halved
-from verdictscope.study.stages.verdicts import (
+from verdictscope.study.tasks.judge import study_format
+from verdictscope.study.tasks.judge.generate import (
     CONTROL,
     PLAIN,
     conditions,
@@ -46,8 +47,7 @@ Named = dict[str, tuple[str, str, Edit, str]]
 
 
 def run_mitigations(run: RunFolder) -> None:
-    """Write ``bias_sets.parquet`` and ``mitigations.parquet``."""
-    run.write("bias_sets", bias_sets(run))
+    """Write ``mitigations.parquet``."""
     edits = {**head_edits(run), **direction_edits(run)}
     tables = [edited(run, edits, "off")]
     if "on" in thinkings(run):
@@ -55,6 +55,11 @@ def run_mitigations(run: RunFolder) -> None:
         tables.append(edited(run, kept, "on"))
     tables += [prompted(run, name, transform) for name, transform in prompts(run).items()]
     run.write("mitigations", pd.concat(tables, ignore_index=True))
+
+
+def run_bias_sets(run: RunFolder) -> None:
+    """Write ``bias_sets.parquet``."""
+    run.write("bias_sets", bias_sets(run))
 
 
 def bias_sets(run: RunFolder) -> pd.DataFrame:
@@ -235,7 +240,7 @@ def prompts(run: RunFolder) -> dict[str, Transform]:
 
 def prompted(run: RunFolder, name: str, transform: Transform) -> pd.DataFrame:
     """The same figures where the judge is asked otherwise, without thinking."""
-    model, form, named = run.model(), run.format(), targets(run)
+    model, form, named = run.model(), study_format(run.study), targets(run)
     kept = half_items(run, "report", None)
     chosen = [item for item in run.items() if item.id in kept]
     found: dict[str, Judged] = {}
@@ -258,7 +263,7 @@ def prompted(run: RunFolder, name: str, transform: Transform) -> pd.DataFrame:
                 progress=tick,
             ).named(condition)
     given = order_contrasts(found[PLAIN])
-    for cue in run.study.cues:
+    for cue in run.study.data.cues:
         given[cue] = cue_contrast(cue, found[CONTROL], found[cue], named)
     verdicts = {condition: each.verdicts for condition, each in found.items()}
     odds = table_odds(pd.concat([table[table["probability"].notna()] for table in verdicts.values()]))

@@ -8,6 +8,8 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.study.folder import RunFolder
+from verdictscope.study.tasks import task_of
+from verdictscope.study.tasks.outcome import UNREAD
 
 FEW = 0.5
 """Share of parsed answers below which a run says so when it has written them."""
@@ -18,9 +20,9 @@ def told(what: str, labels: pd.DataFrame) -> str:
 
     Args:
         what: whose answers.
-        labels: rows with ``refused`` (missing where unparsed) and ``cut_off``.
+        labels: rows with ``cell`` and ``cut_off``.
     """
-    lost = labels[labels["refused"].isna()]
+    lost = labels[labels["cell"].eq(UNREAD)]
     cut = {where: int(lost["cut_off"].eq(where).sum()) for where in ("thinking", "answer")}
     why = [f"{n:,} cut off in {'the ' * (where == 'answer')}{where}" for where, n in cut.items() if n]
     if rest := len(lost) - sum(cut.values()):
@@ -34,7 +36,7 @@ def warn(labels: pd.DataFrame) -> None:
     """Say on standard error of which variant most answers were lost; the stage has ended, and its rollouts can be
     read."""
     for variant, own in labels.groupby("variant", sort=False):
-        if own["refused"].notna().mean() < FEW:
+        if own["cell"].ne(UNREAD).mean() < FEW:
             print(f"verdictscope: {told(str(variant), own)}", file=sys.stderr)
 
 
@@ -44,12 +46,11 @@ def need_answers(run: RunFolder) -> None:
     Raises:
         InputError: a part of the split holds no refused or no complied rollout of the model under study.
     """
-    labels = run.table("labels")
-    base = labels[labels["variant"] == "base"]
+    base, wording = run.labels(), task_of(run.study).wording
     for part in ("train", "validation", "test"):
-        found = set(base.loc[base["part"] == part, "refused"].dropna().astype(bool))
-        for refused, word in ((True, "refused"), (False, "complied")):
-            if refused not in found:
+        found = set(base.loc[base["part"] == part, "outcome"].dropna().astype(bool))
+        for outcome, word in ((True, wording["yes"]), (False, wording["no"])):
+            if outcome not in found:
                 raise InputError(
                     f"no {word} rollout in the {part} part, so no probe can be fitted. "
                     f"{told('base', base)}; or add prompts or samples"

@@ -9,11 +9,11 @@ import pandas as pd
 
 from verdictscope.activations import Store
 from verdictscope.errors import InputError
-from verdictscope.judgments import refusal_readout
 from verdictscope.probes import LogisticProbe, permuted_selection, select
 from verdictscope.stats import Effect, auroc_effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe_nulls import leak_table, null_table, text_baselines
+from verdictscope.study.tasks.outcome import outcome_task
 
 SITE = "resid_post"
 
@@ -27,9 +27,9 @@ def run_probe(run: RunFolder) -> None:
         def read_layer(layer: int) -> np.ndarray:
             return store.numpy(SITE, layer)[keep]
 
-        section = run.study.probe
+        section, task = run.study.probe, outcome_task(run.study)
         with run.ticking("probe: layers") as tick:
-            selection = select(read_layer, rows, layers, section.C, hold=("harm",), progress=tick)
+            selection = select(read_layer, rows, layers, section.C, hold=(task.factor,), progress=tick)
         swept = selection.test(read_layer, rows)
         with run.ticking("probe: permuted labels, the choice made anew") as tick:
             control = permuted_selection(
@@ -37,7 +37,7 @@ def run_probe(run: RunFolder) -> None:
                 rows,
                 layers,
                 section.C,
-                hold=("harm",),
+                hold=(task.factor,),
                 refits=section.permutations,
                 seed=run.study.seed,
                 progress=tick,
@@ -48,9 +48,8 @@ def run_probe(run: RunFolder) -> None:
         run.write("probe", swept.to_frame())
         run.write("probe_map", probe_map(read_layer, rows, selection.probes))
         run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
-    labels = run.study.labels
-    readout = refusal_readout(run.model(), labels.refuse, labels.comply)
-    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "decision": readout.to_dict()})
+    decision = outcome_task(run.study).decision(run.model(), run.study)
+    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "decision": decision.to_dict()})
     test, mean = swept.test, swept.evaluation.rollouts
     rollouts = (mean.estimate, mean.low, mean.high)
     run.write_json(
@@ -77,9 +76,9 @@ def probe_rows(run: RunFolder, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
         )
     labels = run.labels()
     rows = stored.merge(labels, on="rollout", how="left", validate="many_to_one")
-    keep = rows["refused"].notna().to_numpy()
+    keep = rows["outcome"].notna().to_numpy()
     rows = rows[keep].reset_index(drop=True)
-    rows["label"] = rows["refused"].astype(int)
+    rows["label"] = rows["outcome"].astype(int)
     rows["position"] = position_classes(rows)
     return rows, np.flatnonzero(keep)
 

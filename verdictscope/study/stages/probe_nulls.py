@@ -23,6 +23,7 @@ from verdictscope.probes.selectivity import FEWEST_TYPES
 from verdictscope.rollouts import Rollout, thinking_text
 from verdictscope.stats import Effect
 from verdictscope.study.folder import RunFolder
+from verdictscope.study.tasks.outcome import outcome_task
 
 WORDS = {
     "bag_of_words_refusal": "words of the prompt",
@@ -47,11 +48,11 @@ def text_baselines(run: RunFolder) -> dict[str, Effect]:
         f"{text}\n{thinking_text(rollouts[i], tokenizer)}" for text, i in zip(shown, labels["rollout"], strict=True)
     ]
     asked = {
-        "bag_of_words": (bag_of_words_auroc, prompts["user"].to_list(), labels["harm"]),
-        "bag_of_words_refusal": (bag_of_words_auroc, shown, labels["refused"]),
-        "bag_of_words_thinking": (bag_of_words_auroc, read, labels["refused"]),
-        "tfidf_refusal": (tfidf_auroc, shown, labels["refused"]),
-        "tfidf_thinking": (tfidf_auroc, read, labels["refused"]),
+        "bag_of_words": (bag_of_words_auroc, prompts["user"].to_list(), labels["factor"]),
+        "bag_of_words_refusal": (bag_of_words_auroc, shown, labels["outcome"]),
+        "bag_of_words_thinking": (bag_of_words_auroc, read, labels["outcome"]),
+        "tfidf_refusal": (tfidf_auroc, shown, labels["outcome"]),
+        "tfidf_thinking": (tfidf_auroc, read, labels["outcome"]),
     }
     return {
         key: reader(texts, label.astype(int), labels["group"], labels["part"], name=WORDS.get(key, key))
@@ -104,13 +105,13 @@ def leak_table(run: RunFolder, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.D
     rollouts = run.rollouts()
     thinking = {i: _thinking_length(rollouts[i]) for i in rows["rollout"].unique()}
     source = next((prompts[c].astype(str).to_numpy() for c in ("set", "source") if c in prompts), None)
-    words = [text.strip() for text in (*run.study.labels.refuse, *run.study.labels.comply)]
+    words = [text.strip() for text in outcome_task(run.study).words(run.study)]
     return check_leakage(
         rows["label"],
         rows["group"],
         rows["part"],
         texts=prompts["user"].to_numpy(),
-        held=rows["harm"],
+        held=rows["factor"],
         lengths=rows["rollout"].map(thinking),
         positions=rows["pos"],
         source=source,
@@ -129,7 +130,7 @@ def _plain_baselines(run: RunFolder, rows: pd.DataFrame) -> list[Effect]:
     """Refusal from lengths (a row per rollout), and from token and position (a row per token)."""
     labels = _read_labels(run)
     rollouts = run.rollouts()
-    given = labels["refused"].astype(int), labels["group"], labels["part"]
+    given = labels["outcome"].astype(int), labels["group"], labels["part"]
     prompt = [rollouts[i].n_prompt for i in labels["rollout"]]
     thinking = [_thinking_length(rollouts[i]) for i in labels["rollout"]]
     by_row = rows["label"], rows["group"], rows["part"]
@@ -144,7 +145,9 @@ def _plain_baselines(run: RunFolder, rows: pd.DataFrame) -> list[Effect]:
 def _with_types(run: RunFolder, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Rows with the prompts' own columns, and those of them that name kinds of prompts shared by the parts."""
     prompts = run.prompts().set_index("id")
-    kinds = prompts.drop(columns=[c for c in ("user", "system", "group", "harm") if c in prompts]).astype(str)
+    kinds = prompts.drop(
+        columns=[c for c in ("user", "system", "group", outcome_task(run.study).factor) if c in prompts]
+    ).astype(str)
     typed = rows.assign(**{c: kinds[c].loc[rows["prompt"]].to_numpy() for c in kinds if c not in rows})
     test, train = (typed[typed["part"] == part] for part in ("test", "train"))
     shared = [
@@ -157,7 +160,7 @@ def _with_types(run: RunFolder, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
 
 def _read_labels(run: RunFolder) -> pd.DataFrame:
     labels = run.labels()
-    return labels[labels["refused"].notna()].reset_index(drop=True)
+    return labels[labels["outcome"].notna()].reset_index(drop=True)
 
 
 def _baseline(effect: Effect) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from verdictscope.study.results import Results
 
 def run_results(run: RunFolder) -> None:
     """Write ``results.parquet``, and ``summary.json``: the same nested, with the statuses of the evidence ladder."""
-    if run.study.kind == "judge":
+    if run.study.task == "judge":
         from verdictscope.study.stages.judge_rates import verdict_rates
 
         run.write("verdict_rates", verdict_rates(run))
     results = results_of(run)
     run.write("results", results.to_frame())
     summary = {key: getattr(run.study, key) for key in ("format", "kind", "name", "model")}
-    ladder = {a.key: a.status for a in assess(run.study.kind, results)}
+    ladder = {a.key: a.status for a in assess(run.study.task, results)}
     run.write_json("summary", summary | {"ladder": ladder, "results": results.nested()})
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from verdictscope.organisms.scorecards import score_heads
 from verdictscope.study.folder import RunFolder
+from verdictscope.study.stages.generate import outcome_counts
 from verdictscope.study.stages.heads import found_heads
-from verdictscope.study.stages.rollouts import outcome_counts
 
 
 def run_summary(run: RunFolder) -> None:

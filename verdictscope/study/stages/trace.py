@@ -13,7 +13,7 @@ from verdictscope.rollouts import Rollout
 from verdictscope.stats import effects_frame
 from verdictscope.study.folder import EDITED, RunFolder
 from verdictscope.study.stages.cliff_checks import write_checks
-from verdictscope.study.stages.rollouts import variants
+from verdictscope.study.stages.generate import variants
 from verdictscope.traces import Normaliser, aggregate, align, cliff, drop_difference
 from verdictscope.traces.cliff import Cliff
 from verdictscope.traces.normaliser import normaliser_rollouts
@@ -29,13 +29,13 @@ def run_trace(run: RunFolder) -> None:
     Files: ``trace``, ``trace_mean``, ``cliff``, ``cliff_checks``, ``change_points``, ``commitment`` (Parquet), and
     ``normaliser.json``.
     """
-    labels = run.table("labels")
+    labels = pd.concat([run.labels(variant) for variant in variants(run)], ignore_index=True)
     scored = [score(run, list(run.rollouts(variant).values()), variant) for variant in variants(run)]
     trace = pd.concat(scored, ignore_index=True)
     # Fitted once, on the training split of the model under study; it reads every variant, edited ones too.
-    complied, refused = normaliser_rollouts(labels[labels["variant"] == "base"])
+    low, high = reference_rollouts(run.labels())
     m, seed = run.study.trace.plateau, run.study.seed
-    normaliser = Normaliser.fit(trace[trace["variant"] == "base"], complied, refused, m=m, window=drawn(run), seed=seed)
+    normaliser = Normaliser.fit(trace[trace["variant"] == "base"], low, high, m=m, window=drawn(run), seed=seed)
     run.write_json("normaliser", normaliser.to_dict())
     test = write_traces(run, trace, labels, normaliser)
     write_checks(run, test, normaliser)
@@ -78,8 +78,8 @@ def write_traces(
         the test split's scores with ``part cell target``.
     """
     test = tested(trace, labels)
-    base = test if not ending else tested(run.table("trace"), run.table("labels"))
-    base = base[(base["variant"] == "base") & base["target"] & base["cell"].str.endswith("_complied")]
+    base = test if not ending else tested(run.table("trace"), run.labels())
+    base = base[(base["variant"] == "base") & base["target"] & base["outcome"].eq(False)]
     headline = cliff(base, normaliser, name="base headline") if len(base) else None
     run.write(f"trace{ending}", trace)
     run.write(f"trace_mean{ending}", mean_traces(run, test, normaliser, drawn(run)))
@@ -87,9 +87,14 @@ def write_traces(
     return test
 
 
+def reference_rollouts(labels: pd.DataFrame) -> tuple[frozenset[str], frozenset[str]]:
+    """Ids of the training rollouts whose scores read 0 and 1: neither factor nor outcome, and the outcome."""
+    return normaliser_rollouts(labels.assign(harm=labels["factor"], refused=labels["outcome"]))
+
+
 def tested(trace: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """The test split's scores with ``part cell target``."""
-    facts = labels.loc[labels["part"] == "test", ["variant", "rollout", "part", "cell", "target"]]
+    facts = labels.loc[labels["part"] == "test", ["variant", "rollout", "part", "cell", "target", "outcome"]]
     return trace.merge(facts, on=["variant", "rollout"], how="inner")
 
 
@@ -124,9 +129,10 @@ def cliffs(test: pd.DataFrame, normaliser: Normaliser, headline: Cliff | None) -
     tables = []
     for variant, of_variant in test.groupby("variant", sort=False):
         for (cell, target), rows in of_variant.groupby(["cell", "target"], sort=True):
+            complied = bool(rows["outcome"].eq(False).all())
             if variant == "base" or not target:
                 measured = cliff(rows, normaliser, name=f"{variant} {cell}")
-                asked = bool(target and cell.endswith("complied"))
+                asked = bool(target) and complied
                 tables.append(_rows(measured, measured.to_frame(), variant, cell, asked))
         if variant != "base":
             control = cliff(of_variant[of_variant["target"]], normaliser, name=f"{variant} target")

@@ -16,6 +16,7 @@ from verdictscope.probes import ProbeCard, balanced_threshold, ood_transfer, pos
 from verdictscope.stats import group_names
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
+from verdictscope.study.tasks.outcome import outcome_task
 
 
 def run_transfer(run: RunFolder) -> None:
@@ -24,11 +25,11 @@ def run_transfer(run: RunFolder) -> None:
 
     Layer and penalty are those of the chosen probe: they were chosen on the validation part.
     """
-    probe, section = run.read_json("probe"), run.study.transfer
+    probe, section, task = run.read_json("probe"), run.study.transfer, outcome_task(run.study)
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         X = store.numpy(probe["site"], probe["layer"])[keep]
-    given = {"hold": ("harm",), "relabellings": section.relabellings, "seed": run.study.seed}
+    given = {"hold": (task.factor,), "relabellings": section.relabellings, "seed": run.study.seed}
     with run.ticking("transfer: positions") as tick:
         found = position_transfer(X, rows, probe["C"], places=places(run, rows), progress=tick, **given)
     run.write("position_transfer", found.to_frame())
@@ -61,7 +62,7 @@ def write_card(run: RunFolder, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.
     columns = ["fit", "read", "kind", "by", "auroc", "low", "high", "n", "null_low", "null_high"]
     matrix = pd.concat(sets, ignore_index=True)[columns].to_dict("records") if sets else []
     card = ProbeCard(
-        label="refused",
+        label=outcome_task(study).outcome,
         model=run.state()["models"]["base"],
         site=probe["site"],
         layer=probe["layer"],
@@ -69,7 +70,7 @@ def write_card(run: RunFolder, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.
         positions=study.collect.resid_post,
         trained={str(part): sorted(set(group_names(of["group"]))) for part, of in rows.groupby("part")},
         split={"shares": list(study.split.shares), "seed": study.seed, "grouped by": "group"},
-        fit={"C": probe["C"], "balance": "cells", "hold": ["harm"]},
+        fit={"C": probe["C"], "balance": "cells", "hold": [outcome_task(study).factor]},
         threshold=balanced_threshold(scores, rows.loc[validation, "label"]),
         test={
             "estimate": probe["auroc_test"],

@@ -10,8 +10,8 @@ from verdictscope.interventions import effects, patch_weights
 from verdictscope.rollouts import until_answer
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.source import matches
-from verdictscope.study.stages.rollouts import TRANSPLANTED, label, sample
+from verdictscope.study.stages.generate import TRANSPLANTED, label, sample
+from verdictscope.study.tasks.outcome import matches
 
 Heads = tuple[tuple[int, int], ...]
 
@@ -22,7 +22,9 @@ def run_transplant(run: RunFolder, found: Heads, sets: list[Heads]) -> tuple[pd.
     donor, reference = run.pair()
     prompts = run.prompts()
     test = run.labels().query("part == 'test'")["group"]
-    asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.prompts.target)].reset_index(drop=True)
+    asked = prompts[prompts["group"].isin(test) & matches(prompts, run.study.data.prompts.target)].reset_index(
+        drop=True
+    )
     names = " ".join(f"L{layer}H{head}" for layer, head in found)
     with patch_weights(reference, donor, found):
         rollouts, written = sample(run, asked, TRANSPLANTED, f"heads {names} of the model under study in its reference")

@@ -20,7 +20,8 @@ from verdictscope.judgments.labels import Encoded, distinct
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import auroc
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdicts import PLAIN, part_of
+from verdictscope.study.tasks.judge import study_format
+from verdictscope.study.tasks.judge.generate import PLAIN, part_of
 from verdictscope.traces import lens_readouts
 from verdictscope.traces.verdicts import verdict_trace
 
@@ -47,7 +48,7 @@ class Ending:
     @classmethod
     def of(cls, run: RunFolder) -> Ending:
         """Of the run's format and the judge's tokenizer."""
-        form, tokenizer = run.format(), run.model().tokenizer
+        form, tokenizer = study_format(run.study), run.model().tokenizer
         labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
         encoded = encode_labels(tokenizer, [label.text for label in labels], form.lead)
         short = Encoded(encoded.shared, distinct(encoded.strings))

@@ -1,4 +1,4 @@
-"""Stage ``verdicts``: every pair judged in both orders, plainly, under a control sentence and under each cue.
+"""Stage ``generate`` of a judge: every pair in both orders, plainly, under a control sentence and under each cue.
 
 Every cue names one side of an item, and the control sentence names the same one, so that what a cue does beyond naming
 a side is cued minus control. Which side it is, is drawn once per item: as often the better as the worse one.
@@ -11,38 +11,31 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations import Model, Readout
+from verdictscope.activations import Model
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    Format,
-    Insertion,
-    Item,
-    JudgeSettings,
-    PairItem,
-    encode_labels,
-    judge,
-    verdict_readout,
-)
+from verdictscope.judgments import Format, Insertion, Item, JudgeSettings, PairItem, judge
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import Sampling
 from verdictscope.stats import mean_effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.schema.judge import CueSection
 from verdictscope.study.stages.parsed import need_verdicts
+from verdictscope.study.tasks import task_of
+from verdictscope.study.tasks.judge import study_format
+from verdictscope.study.tasks.judge.data import CueSection
 
 PLAIN, CONTROL = "plain", "control"
 
 
-def run_verdicts(run: RunFolder) -> None:
+def run_generate(run: RunFolder) -> None:
     """Write ``items.parquet``, ``verdicts.parquet``, ``bias_parts.parquet`` and ``judged/``."""
-    asked, form = run.items(), run.format()
+    asked, form = run.items(), study_format(run.study)
     run.write("items", design(asked, run.study.split.shares, run.study.seed))
     tables = []
     for variant in variants(run):
         model = run.model(variant)
         if variant == "base":
-            run.write_json("readouts", {"decision": log_odds(model, form).to_dict()})
+            run.write_json("readouts", {"decision": task_of(run.study).decision(model, run.study).to_dict()})
         for thinking in thinkings(run):
             for condition in conditions(run):
                 found = judge_condition(run, model, form, variant, condition, thinking)
@@ -102,7 +95,7 @@ def design(asked: Sequence[PairItem], shares: Sequence[float], seed: int) -> pd.
 
 def conditions(run: RunFolder) -> tuple[str, ...]:
     """``plain``, ``control``, and the study's cues."""
-    return (PLAIN, CONTROL, *run.study.cues)
+    return (PLAIN, CONTROL, *run.study.data.cues)
 
 
 def variants(run: RunFolder) -> list[str]:
@@ -112,12 +105,12 @@ def variants(run: RunFolder) -> list[str]:
 
 def thinkings(run: RunFolder) -> tuple[str, ...]:
     """``off``: verdicts teacher-forced without thinking; ``on``: written after the judge's own thinking."""
-    return ("off", "on") if run.study.verdicts.thinking else ("off",)
+    return ("off", "on") if run.study.data.verdicts.thinking else ("off",)
 
 
 def judged_items(run: RunFolder, thinking: str) -> list[PairItem]:
     """The items judged with thinking on or off: with it, ``thinking_items`` of them, evenly spaced over every part."""
-    most, found = run.study.verdicts.thinking_items, run.items()
+    most, found = run.study.data.verdicts.thinking_items, run.items()
     if thinking == "off" or most is None or most >= len(found):
         return found
     table = run.table("items")
@@ -148,7 +141,7 @@ def cue_texts(run: RunFolder, condition: str) -> list[Insertion]:
     """
     if condition == PLAIN:
         return []
-    section: CueSection = run.study.control if condition == CONTROL else run.study.cues[condition]
+    section: CueSection = run.study.data.control if condition == CONTROL else run.study.data.cues[condition]
     if section.kind is None:
         return [Insertion(section.place, text) for text in section.texts]
     known = sentences()
@@ -167,13 +160,6 @@ def inserted(said: Sequence[Insertion], named: Mapping[str, str]) -> Callable[[I
         return [Insertion(put.place, put.text, named[item.id])]
 
     return insertions
-
-
-def log_odds(model: Model, form: Format) -> Readout:
-    """The log-odds of the first shown answer against the second, where their label strings part."""
-    labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
-    encoded = encode_labels(model, [label.text for label in labels], form.lead)
-    return verdict_readout("verdict", encoded, [label.verdict for label in labels])
 
 
 def bias_parts(run: RunFolder) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Stage ``rollouts``: what the models write on the study's prompts, what they decided, and who is in which part."""
+"""Stage ``generate``: what the models write on the study's prompts, the outcome of each rollout, and the split."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import sys
 
 import pandas as pd
 
-from verdictscope.judgments import label_rollouts
 from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import Rollout, Sampling, Server, cells, generate, measure_divergence, to_frame
+from verdictscope.rollouts import Rollout, Sampling, Server, generate, measure_divergence, to_frame
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.source import matches
 from verdictscope.study.stages.parsed import warn
+from verdictscope.study.tasks.outcome import UNREAD, matches, outcome_task
 
 TRANSPLANTED = "transplanted"
 """Variant of what the reference model writes with the found heads of the model under study in it."""
 
 
-def run_rollouts(run: RunFolder) -> None:
+def run_generate(run: RunFolder) -> None:
     """Write ``rollouts.parquet`` and ``labels.parquet``."""
     prompts = run.prompts()
     tables, labels = [], []
@@ -65,7 +64,7 @@ def sample(run: RunFolder, prompts: pd.DataFrame, variant: str, about: str = "")
             model,
             prompts,
             sampling(run),
-            samples=run.study.prompts.samples,
+            samples=run.study.data.prompts.samples,
             batch_tokens=run.study.batch_tokens,
             progress=tick,
             engine=engine(run, variant),
@@ -89,25 +88,23 @@ def tell_divergence(run: RunFolder, variant: str, rollouts: list[Rollout]) -> No
 
 
 def label(run: RunFolder, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
-    """What each rollout decided, its cell, and whether the study asks about it."""
-    labels = label_rollouts(run.model(variant), rollouts)
-    facts = pd.DataFrame(
-        [
-            dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish, "cut_off": cut_off(r)}
-            for r in rollouts
-        ]
-    )
-    table = facts.merge(labels[["rollout", "refused", "reason"]], on="rollout", validate="one_to_one")
-    section = run.study.prompts
+    """The outcome of each rollout, its cell, and whether the study asks about it."""
+    task, section = outcome_task(run.study), run.study.data.prompts
+    labels = task.label(run.model(variant), run.study, rollouts)[["rollout", task.outcome, "reason"]]
+    prompt = {f"{name}/{k}": name for name in run.prompts()["id"] for k in range(section.samples)}
+    facts = pd.DataFrame([dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish} for r in rollouts])
+    facts["cut_off"] = [cut_off(r) for r in rollouts]
+    table = facts.merge(labels, on="rollout", validate="one_to_one")
+    factor, outcome = table[task.factor].astype(bool), table[task.outcome].astype("boolean")
     return pd.DataFrame(
         {
             "variant": variant,
             "rollout": table["rollout"],
-            "prompt": table["rollout"].str.rpartition("/")[0],
+            "prompt": table["rollout"].map(prompt),
             "group": table["group"],
-            "harm": table["harm"].astype(bool),
-            "refused": table["refused"],
-            "cell": cells(table["harm"].astype(bool), table["refused"]),
+            task.factor: factor,
+            task.outcome: outcome,
+            "cell": task.cell(factor, outcome),
             "target": matches(table, section.target),
             "control": matches(table, section.control),
             "finish": table["finish"],
@@ -133,7 +130,7 @@ def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
             "rollouts": len(table),
             "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
             "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
-            "unread": int(table["refused"].isna().sum()),
+            "unread": int(table["cell"].eq(UNREAD).sum()),
             **{f"unread_{why.replace(' ', '_')}": int(table["reason"].eq(why).sum()) for why in reasons},
         }
         for variant, table in labels.groupby("variant", sort=False)

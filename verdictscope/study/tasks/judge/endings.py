@@ -11,8 +11,8 @@ import pandas as pd
 from verdictscope.judgments import CONTENT, Contrast, Judged, cue_contrast, order_contrasts
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdict_readers import Ending
-from verdictscope.study.stages.verdicts import CONTROL, PLAIN, targets
+from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN, targets
+from verdictscope.study.tasks.judge.readouts import Ending
 from verdictscope.traces import forced_lengths
 from verdictscope.traces.commitment import places
 from verdictscope.traces.contrasts import part_curves, parts_at
@@ -43,7 +43,7 @@ def lines(run: RunFolder, found: Mapping[str, Judged]) -> list[Line]:
     plain, control = found[PLAIN].verdicts, found[CONTROL].verdicts
     made = [Line(PLAIN, "", tuple(order_contrasts(plain).values()))]
     named = targets(run)
-    for cue in run.study.cues:
+    for cue in run.study.data.cues:
         own = found[cue].verdicts
         right = own["item"].map(named).eq(own["label"])
         decided = own["label"].isin(["A", "B"])

@@ -15,8 +15,9 @@ from verdictscope.interventions import attribute_spans
 from verdictscope.judgments import token_spans
 from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdict_readers import spread
-from verdictscope.study.stages.verdicts import conditions, cue_texts, inserted, part_of, targets
+from verdictscope.study.tasks.judge import study_format
+from verdictscope.study.tasks.judge.generate import conditions, cue_texts, inserted, part_of, targets
+from verdictscope.study.tasks.judge.readouts import spread
 
 POSITIONS = ("last", "think_end[0]")
 """Where the verdict's token is chosen, and the first token that closes the thinking."""
@@ -34,7 +35,7 @@ def write_spans(run: RunFolder) -> None:
         run.write("verdict_tokens", pd.DataFrame(columns=COLUMNS.split()))
         return
     used = {r for contrast in found.values() for rollouts in contrast.rollouts for r in rollouts}
-    model, form, named = run.model(), run.format(), targets(run)
+    model, form, named = run.model(), study_format(run.study), targets(run)
     rollouts: list[Rollout] = []
     names: dict[str, tuple[str, ...]] = {}
     for condition in conditions(run):
@@ -54,7 +55,7 @@ def write_spans(run: RunFolder) -> None:
             names,
             progress=tick,
             seed=run.study.seed,
-            sides={"content": labels} | dict.fromkeys(run.study.cues, named),
+            sides={"content": labels} | dict.fromkeys(run.study.data.cues, named),
             positions=POSITIONS if there else POSITIONS[:1],
             plan=BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens),
         )

@@ -22,7 +22,7 @@ from verdictscope.probes import (
     verdict_states,
 )
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdicts import CONTROL, PLAIN, conditions, part_of, targets
+from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN, conditions, part_of, targets
 
 SITE = "resid_post"
 VERDICT = "last"
@@ -31,7 +31,7 @@ CLOSING = ("think_end[0]", "think_end[-1]")
 """The first and the last of the tokens between thinking and answer."""
 
 
-def run_verdict_probes(run: RunFolder) -> None:
+def run_probe(run: RunFolder) -> None:
     """Write ``verdict_probe.parquet``, ``correctness.parquet``, ``bias_detector.parquet``, ``verdict_probes.json``."""
     variant, model = "base", run.model()
     said = {condition: run.judged(variant, condition, "off") for condition in conditions(run)}
@@ -62,7 +62,7 @@ def run_verdict_probes(run: RunFolder) -> None:
             part,
             control=CONTROL,
             plain=PLAIN,
-            cues=list(run.study.cues),
+            cues=list(run.study.data.cues),
             texts=_prompts(run, states, said),
             progress=tick,
             **given,

@@ -16,10 +16,10 @@ from verdictscope.errors import InputError
 from verdictscope.judgments import Judged
 from verdictscope.stats import Effect, effects_frame, mean_effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.verdict_endings import QUARTERS, curves, endings, length_curves, lines
-from verdictscope.study.stages.verdict_readers import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
-from verdictscope.study.stages.verdict_spans import write_spans
-from verdictscope.study.stages.verdicts import PLAIN, conditions, targets, thinkings, variants
+from verdictscope.study.tasks.judge.endings import QUARTERS, curves, endings, length_curves, lines
+from verdictscope.study.tasks.judge.generate import PLAIN, conditions, targets, thinkings, variants
+from verdictscope.study.tasks.judge.readouts import VERDICT, Ending, Readers, choose_readers, narrowed, thought_items
+from verdictscope.study.tasks.judge.spans import write_spans
 from verdictscope.traces import commitment, commitment_gap
 from verdictscope.traces.commitment import commitment_time, places, probe_readings, text_readings
 from verdictscope.traces.forced_answers import sentence_places
@@ -32,7 +32,7 @@ FORCED, TEXT = "forced", "text"
 RULE = "trace.items items of the test part, evenly spaced in the study's order among those judged after thinking"
 
 
-def run_verdict_traces(run: RunFolder) -> None:
+def run_trace(run: RunFolder) -> None:
     """Write ``verdict_trace.parquet``, ``verdict_trace_mean.parquet``, ``forced_lengths.parquet``,
     ``verdict_timing.parquet``, ``verdict_commitment.parquet``,
     ``verdict_tokens.parquet`` and ``verdict_traces.json``.
