@@ -60,8 +60,8 @@ def test_too_few_of_a_class_are_one_line_too(
 
 
 def test_what_was_lost_is_told_by_reason() -> None:
-    refused = pd.array([True, None, None, None, False], dtype="boolean")
-    labels = pd.DataFrame({"refused": refused, "cut_off": [None, "thinking", "answer", None, "answer"]})
+    cell = ["harmful_refused", "unread", "unread", "unread", "harmful_complied"]
+    labels = pd.DataFrame({"cell": cell, "cut_off": [None, "thinking", "answer", None, "answer"]})
     text = told("base", labels)
     for part in ("2 of 5", "1 cut off in thinking", "1 cut off in the answer", "1 unparsed for another reason"):
         assert part in text

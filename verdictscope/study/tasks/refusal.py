@@ -55,7 +55,7 @@ class Refusal(OutcomeTask):
     def label(self, model: Model, study: Study, rollouts: Sequence[Rollout]) -> pd.DataFrame:
         from verdictscope.judgments import label_rollouts
 
-        return label_rollouts(list(rollouts), model.tokenizer)[["rollout", "refused", "reason"]]
+        return label_rollouts(model, rollouts)[["rollout", "refused", "reason"]]
 
     def words(self, study: Study) -> list[str]:
         return [*study.data.labels.refuse, *study.data.labels.comply]
