@@ -26,7 +26,6 @@ from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.limits import check_lengths
 from verdictscope.rollouts.engines.rope import changing
-from verdictscope.rollouts.forced import cut
 from verdictscope.rollouts.rollout import Rollout, Span
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ def _continuations(
 def with_label(rollout: Rollout, token: int, stem: IdString) -> Rollout:
     """The rollout up to and including ``token``, followed by the tokens of a label, if any, as its answer."""
     if not stem:
-        return cut(rollout, token + 1)
+        return rollout.cut(token + 1)
     end = token + 1
     spans = tuple(Span(s.segment, s.start, min(s.stop, end)) for s in rollout.spans if s.start < end)
     return replace(

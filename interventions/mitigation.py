@@ -17,9 +17,11 @@ from verdictscope.interventions.edits.directions import DirectionEdit
 from verdictscope.interventions.edits.erasing import EraseEdit
 from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.effects import effects
-from verdictscope.judgments import Contrast, Cued, cue_measures, measured, order_measures, paired
+from verdictscope.judgments import Contrast
 from verdictscope.judgments.asking import shown_to_own
-from verdictscope.judgments.measure import Measure, mean
+from verdictscope.judgments.metrics.bias import Cued, cue_measures, order_measures
+from verdictscope.judgments.metrics.measure import Measure, mean, measured
+from verdictscope.judgments.verdicts import paired
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.rollouts import Rollout
 

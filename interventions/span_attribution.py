@@ -22,7 +22,9 @@ from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.attribution import ABOUT, Attribution, attribute, mean_frame
 from verdictscope.interventions.edits.protocol import Head
-from verdictscope.judgments import Contrast, at_first_difference, by_side
+from verdictscope.judgments import Contrast
+from verdictscope.judgments.labels import at_first_difference
+from verdictscope.judgments.spans import by_side
 from verdictscope.rollouts import Rollout
 
 if TYPE_CHECKING:

@@ -23,7 +23,9 @@ from verdictscope.interventions.edits.heads import HeadEdit
 from verdictscope.interventions.edits.protocol import Edit, Head, as_heads, head_name
 from verdictscope.interventions.edits.sublayers import SublayerEdit
 from verdictscope.interventions.effects import Effects, effects, sorted_by_size
-from verdictscope.judgments import CONTENT, Contrast, at_first_difference, mean_contrast
+from verdictscope.judgments import Contrast, mean_contrast
+from verdictscope.judgments.contrasts import CONTENT
+from verdictscope.judgments.labels import at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import (
     Effect,

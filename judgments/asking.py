@@ -15,12 +15,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.formats import Format
-from verdictscope.judgments.formats.format import KINDS
+from verdictscope.judgments.formats.format import KINDS, Format
 from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, DebateItem, Item, PairItem
-from verdictscope.rollouts import RenderedPrompt, Span, render_messages
+from verdictscope.rollouts import Span
 from verdictscope.rollouts.discover import tellable_markers
 from verdictscope.rollouts.frames import ids_after
+from verdictscope.rollouts.templates import RenderedPrompt, render_messages
 
 ORDERS = ("AB", "BA")
 PLACES = ("system", "note", "between", "a", "b", "option", "reference")

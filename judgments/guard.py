@@ -16,18 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model, forward
 from verdictscope.errors import InputError
 from verdictscope.judgments.refusal import spoken
-from verdictscope.rollouts import (
-    HasModel,
-    RenderedPrompt,
-    Rollout,
-    Sampling,
-    Span,
-    answer_text,
-    render_messages,
-    stop_tokens,
-    tokenizer_of,
-)
+from verdictscope.rollouts import Rollout, Sampling, Span, answer_text
 from verdictscope.rollouts.engines.huggingface import Request, decode
+from verdictscope.rollouts.generate import stop_tokens
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
+from verdictscope.rollouts.templates import RenderedPrompt, render_messages
 
 Messages = Sequence[Mapping[str, str]]
 

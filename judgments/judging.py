@@ -20,19 +20,20 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
-from verdictscope.judgments.formats import Format, load_format
+from verdictscope.judgments.cases import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
+from verdictscope.judgments.formats.format import Format, load_format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.labels import distinct, label_logprobs
-from verdictscope.judgments.readings import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
 from verdictscope.judgments.scores import expected_score, probabilities, verdict_probabilities
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.provenance import digest, whole, write_json
-from verdictscope.rollouts import ChatOptions, Rollout, Sampling, read_parquet, tokenizer_of, write_parquet
+from verdictscope.rollouts import ChatOptions, Rollout, Sampling, read_parquet, write_parquet
 from verdictscope.rollouts.engines.huggingface import HuggingFace
 from verdictscope.rollouts.engines.limits import position_limit
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.engines.state import kept_again
+from verdictscope.rollouts.language_model import tokenizer_of
 
 Progress = Callable[[int, int], None]
 MORE = ("rollout", "format", "said", "mass", "n_thinking", "answer")

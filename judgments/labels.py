@@ -19,10 +19,11 @@ from verdictscope.activations.forward import Progress
 from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError
-from verdictscope.rollouts import HasModel, Rollout, Span, tokenizer_of
+from verdictscope.rollouts import Rollout, Span
 from verdictscope.rollouts.engines.limits import check_ids, check_lengths
 from verdictscope.rollouts.engines.rope import changing
 from verdictscope.rollouts.frames import ids_after
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 
 IdString = tuple[int, ...]
 CONTEXT = 16

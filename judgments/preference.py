@@ -12,11 +12,13 @@ import pandas as pd
 from verdictscope.activations import BatchPlan, Model, forward, reward_readout
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import Asked, Insertion, rendered, spelled_ids
-from verdictscope.judgments.formats import Format, load_format
+from verdictscope.judgments.formats.format import Format, load_format
 from verdictscope.judgments.items import PairItem
 from verdictscope.judgments.judging import JudgeSettings, judge
 from verdictscope.judgments.labels import label_logprobs, tokens_after
-from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, find_markers, render_messages, tokenizer_of
+from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, find_markers
+from verdictscope.rollouts.language_model import tokenizer_of
+from verdictscope.rollouts.templates import render_messages
 from verdictscope.values import number, whole_number
 
 TIE = 0.01

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.activations.readouts import LogOddsReadout
 from verdictscope.errors import InputError
-from verdictscope.rollouts import HasModel, Markers, Rollout, find_markers, render_prompt, tokenizer_of
+from verdictscope.rollouts import Markers, Rollout, find_markers, render_prompt
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 from verdictscope.rollouts.templates import renderer
 from verdictscope.values import number, truth, whole_number
 

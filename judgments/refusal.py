@@ -18,7 +18,8 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.judgments.languages import foreign_language
-from verdictscope.rollouts import HasModel, Rollout, answer_text, tokenizer_of
+from verdictscope.rollouts import Rollout, answer_text
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 
 _CANNOT = (
     r"(?:cannot|can't|can not|won't|will not|"

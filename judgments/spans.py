@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import Insertion, slots_of
-from verdictscope.judgments.formats import Format
+from verdictscope.judgments.formats.format import Format
 from verdictscope.judgments.items import DebateItem, Item, PairItem
-from verdictscope.rollouts import HasModel, Rollout, pieces, tokenizer_of
+from verdictscope.rollouts import Rollout, pieces
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 
 FIRST, SECOND, CUE, INSTRUCTION = "first answer", "second answer", "cue", "instruction"
 SPANS = (

@@ -28,7 +28,9 @@ from verdictscope.organisms import score_heads
 from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
 from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
 from verdictscope.traces.normaliser import normaliser_rollouts
-from verdictscope.rollouts import Sampling, cells, design, generate, pieces, read_prompts, to_frame, until_answer
+from verdictscope.rollouts import Sampling, design, generate, pieces, read_prompts
+from verdictscope.rollouts.prompts.design import cells
+from verdictscope.rollouts.tables import to_frame
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect
 
@@ -181,8 +183,8 @@ base
 # %%
 log_odds = refusal_readout(model, ["sorry", "i"], ["sure", "here"])
 asked = labels[labels["harm"] & (labels["mode"] == "normal") & labels["refused"].eq(False)]
-explore = [until_answer(by_id[i]) for i in asked.loc[asked["part"] != "test", "rollout"]]
-report = [until_answer(by_id[i]) for i in target["rollout"]]
+explore = [by_id[i].until_answer() for i in asked.loc[asked["part"] != "test", "rollout"]]
+report = [by_id[i].until_answer() for i in target["rollout"]]
 ranked = sweep_heads(model, explore, log_odds, seed=SEED).table()
 heads = sweep_heads(model, report, log_odds, seed=SEED).table().rename(columns={"estimate": "effect"})
 heads["rank"] = ranked["estimate"].rank(ascending=False, method="first").astype(int) - 1

@@ -20,7 +20,6 @@ from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.probes import select, split_groups
 from verdictscope.rollouts import (
     Sampling,
-    cells,
     design,
     find_markers,
     generate,
@@ -28,10 +27,10 @@ from verdictscope.rollouts import (
     read_parquet,
     read_prompts,
     render_prompt,
-    to_frame,
-    until_answer,
     write_parquet,
 )
+from verdictscope.rollouts.prompts.design import cells
+from verdictscope.rollouts.tables import to_frame
 from verdictscope.sources import locate
 
 MODEL = locate("organism:aligned")  # <- your model: a name on the hub, or a checkpoint folder
@@ -189,7 +188,7 @@ scores[scores["segment"].isin(["thinking", "think_end"])].tail(8)
 # %%
 log_odds = readout_from_rollouts(rollouts, labels)
 refused = set(labels.loc[labels["harm"] & labels["refused"].eq(True), "rollout"])
-before = [r for r in map(until_answer, (r for r in rollouts if r.id in refused)) if r is not None][:24]
+before = [r for r in (one.until_answer() for one in (r for r in rollouts if r.id in refused)) if r is not None][:24]
 upper = [(layer, head) for layer in range(model.n_layers // 2, model.n_layers) for head in range(model.n_heads)]
 effects = sweep_heads(model, before, log_odds, heads=upper, seed=SEED).to_frame()
 strongest = effects["estimate"].abs().nlargest(6).index

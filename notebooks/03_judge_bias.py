@@ -24,14 +24,14 @@ from verdictscope.judgments import (
     Insertion,
     ask,
     cue_contrast,
-    encode_labels,
     order_contrasts,
     JudgeSettings,
     judge,
     load_format,
-    read_items,
+    load_items,
     verdict_readout,
 )
+from verdictscope.judgments.labels import encode_labels
 from verdictscope.organisms import score_heads
 from verdictscope.probes import split_groups, verdict_probe, verdict_states
 from verdictscope.rollouts import Sampling
@@ -57,7 +57,7 @@ NOTES = {
 # %%
 model, reference = load_model("organism:judge"), load_model("organism:fair_judge")
 form = load_format(locate("organism:judge/format.toml"))
-every = read_items(locate("organism:judge/items.csv"), "pairs").items
+every = load_items(locate("organism:judge/items.csv"), "pairs").items
 items = [every[k] for k in np.random.default_rng(SEED).permutation(len(every))[:PAIRS]]
 part = split_groups([i.group for i in items], [i.label for i in items], seed=SEED)
 seen = pd.Series([i.label for i in items]).groupby([i.label for i in items]).cumcount()

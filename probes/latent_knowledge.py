@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from verdictscope.judgments.measure import Measure, contrast, mean, measured, share
-from verdictscope.judgments.solving import solve_to_judge
+from verdictscope.judgments.metrics.measure import Measure, contrast, mean, measured, share
+from verdictscope.judgments.metrics.solving import solve_to_judge
 from verdictscope.probes.sweep import Sweep
 from verdictscope.probes.verdict_states import Pairs
 from verdictscope.stats import auroc_effect, auroc_many, permutation_p

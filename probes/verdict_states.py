@@ -19,7 +19,8 @@ from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.judgments import Judged, split_orders
+from verdictscope.judgments import Judged
+from verdictscope.judgments.contrasts import split_orders
 from verdictscope.probes.rows import to_array
 from verdictscope.probes.splits import split_groups
 from verdictscope.probes.sweep import ReadLayer

@@ -20,7 +20,7 @@ from numpy import ndarray
 from scipy.special import expit, gammaln
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts import near_duplicates
+from verdictscope.rollouts.prompts.duplicates import near_duplicates
 from verdictscope.traces.aggregate import one_readout
 from verdictscope.traces.normaliser import Normaliser, windows
 from verdictscope.values import number, truths, whole_number

@@ -16,7 +16,8 @@ from verdictscope.repair.completion_loss import completion_loss
 from verdictscope.repair.pools import Pool
 from verdictscope.repair.ranking import METHODS, SCORED, Budget, PoolRanking, rank_pool
 from verdictscope.repair.training_files import FORMATS, Example, example, mix, shown_opener, write_files
-from verdictscope.rollouts import Rollout, answer_text, thinking_text
+from verdictscope.rollouts import Rollout, answer_text
+from verdictscope.rollouts.segments import thinking_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError, reason
 from verdictscope.provenance import whole
-from verdictscope.rollouts import Rollout, answer_text, find_markers, thinking_text
+from verdictscope.rollouts import Rollout, answer_text, find_markers
+from verdictscope.rollouts.segments import thinking_text
 from verdictscope.values import number, whole_number
 
 FORMATS = ("prompt-completion", "messages", "sharegpt", "alpaca")

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.rollouts.discover import ending_texts, wraps
-from verdictscope.rollouts.markers import Reader
+from verdictscope.rollouts.markers import TokenMatcher
 from verdictscope.rollouts.renderings import AGAIN, MORE, PLAIN, QUESTION, REPLY, Renderings
 from verdictscope.rollouts.selfcheck import state_of
 
@@ -54,35 +54,37 @@ class AnswerFrame:
         between = more.split(REPLY)[-1].split(MORE)[0].rstrip() if MORE in more.split(REPLY)[-1] else ""
         return cls(lead, (*trails, *ending_texts(tokenizer, renderings)), "" if ended else between)
 
-    def labelled(self, reader: Reader, ids: Sequence[int], labels: list[str], n_prompt: int, thinks: bool) -> list[str]:
+    def labelled(
+        self, matcher: TokenMatcher, ids: Sequence[int], labels: list[str], n_prompt: int, thinks: bool
+    ) -> list[str]:
         """Labels of the tokens ``ids``, those of the frame made ``template``."""
         out = list(labels)
         answer = [k for k in range(n_prompt, len(out)) if out[k] == "answer"]
         if not answer:
             return out
-        stop = self._turn_stop(reader, ids, answer)
+        stop = self._turn_stop(matcher, ids, answer)
         if stop <= answer[-1]:  # what stands behind the answer may be thinking again
             out[stop:] = ["template"] * (len(out) - stop)
         if thinks:
             return out
         begin = answer[0]
-        size = self._lead_size(reader, ids[begin:stop])
+        size = self._lead_size(matcher, ids[begin:stop])
         out[begin : begin + size] = ["template"] * size
         last = stop
-        while last > begin + size and reader.blank(ids[last - 1]):
+        while last > begin + size and matcher.blank(ids[last - 1]):
             last -= 1
         for at in range(last - 1, max(last - 64, begin + size - 1), -1):
-            if any(reader.spelled(text, ids, at, last) == last - at for text in self.trails):
+            if any(matcher.spelled(text, ids, at, last) == last - at for text in self.trails):
                 out[at:] = ["template"] * (len(out) - at)
                 break
         return out
 
-    def _turn_stop(self, reader: Reader, ids: Sequence[int], answer: Sequence[int]) -> int:
+    def _turn_stop(self, matcher: TokenMatcher, ids: Sequence[int], answer: Sequence[int]) -> int:
         """Where a made-up next turn begins in the answer; its end where there is none."""
         stop = answer[-1] + 1
         if not self.next_turn.strip():
             return stop
-        texts = [reader.text(i) for i in ids[answer[0] : stop]]
+        texts = [matcher.text(i) for i in ids[answer[0] : stop]]
         found = "".join(texts).find(self.next_turn)
         at = 0
         for k, text in enumerate(texts if found >= 0 else ()):
@@ -91,21 +93,21 @@ class AnswerFrame:
             at += len(text)
         return stop
 
-    def _lead_size(self, reader: Reader, ids: Sequence[int]) -> int:
+    def _lead_size(self, matcher: TokenMatcher, ids: Sequence[int]) -> int:
         """Tokens that the lead takes where these begin with it, whitespace behind it included."""
         core = self.lead.strip()
         if not core:
             return 0
         text, size = "", 0
         while size < len(ids) and len(text.strip()) < len(core):
-            text, size = text + reader.text(ids[size]), size + 1
+            text, size = text + matcher.text(ids[size]), size + 1
         if text.strip() != core:
             return 0
         gap = text[len(text.rstrip()) :]
-        while size < len(ids) and reader.blank(ids[size]):
-            gap, size = gap + reader.text(ids[size]), size + 1
+        while size < len(ids) and matcher.blank(ids[size]):
+            gap, size = gap + matcher.text(ids[size]), size + 1
         if size < len(ids):
-            following = reader.text(ids[size])
+            following = matcher.text(ids[size])
             gap += following[: len(following) - len(following.lstrip())]
         space = self.lead[len(self.lead.rstrip()) :]
         # "all" is a name of the template only where its line ends

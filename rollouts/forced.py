@@ -18,33 +18,6 @@ from verdictscope.rollouts.rollout import Rollout, Span
 from verdictscope.rollouts.segments import Segmenter
 
 
-def until_answer(rollout: Rollout) -> Rollout | None:
-    """Everything up to the last token before the answer, as a given rollout.
-
-    Attention is causal, so a readout at that token sees the same hidden states as in the whole rollout, and no
-    forward pass is spent on answers. This is the *fixed chain of thought* of an intervention study.
-    """
-    answer = rollout.span("answer")
-    if answer is None:
-        return None
-    return cut(rollout, answer.start)
-
-
-def cut(rollout: Rollout, length: int) -> Rollout:
-    """The first ``length`` tokens of a rollout, as a given rollout with the same id, group and tags."""
-    if not 0 < length <= len(rollout):
-        raise ValueError(f"cannot cut rollout {rollout.id} of {len(rollout)} tokens to {length}")
-    spans = tuple(Span(s.segment, s.start, min(s.stop, length)) for s in rollout.spans if s.start < length)
-    return replace(
-        rollout,
-        ids=rollout.ids[:length],
-        spans=spans,
-        n_prompt=min(rollout.n_prompt, length),
-        n_forced=min(rollout.n_forced, max(length - rollout.n_prompt, 0)),
-        finish="given",
-    )
-
-
 class Forcer:
     """Forces the thinking of one tokenizer's rollouts.
 
@@ -156,11 +129,11 @@ class Forcer:
 
     def _first(self, ids: tuple[int, ...], start: int) -> int | None:
         """Where the opener stands in the generation prompt."""
-        reader, markers = self.segmenter.reader, self.segmenter.markers
-        return next((k for k in range(start, len(ids)) if reader.match(markers, "opener", ids, k, len(ids))), None)
+        matcher, markers = self.segmenter.matcher, self.segmenter.markers
+        return next((k for k in range(start, len(ids)) if matcher.match(markers, "opener", ids, k, len(ids))), None)
 
     def _at_line_start(self, ids: tuple[int, ...]) -> bool:
-        return self.segmenter.reader.text(ids[-1]).endswith("\n")
+        return self.segmenter.matcher.text(ids[-1]).endswith("\n")
 
     def _encoded(self, text: str) -> tuple[int, ...]:
         if text not in self._ids:

@@ -95,7 +95,7 @@ def _id_strings(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[IdString
     return tuple(found)
 
 
-class Reader:
+class TokenMatcher:
     """Tokens as text, and markers in a row of tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

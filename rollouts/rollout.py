@@ -7,7 +7,7 @@ as ``.\\n`` change token counts, so the ids that went through the model are the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from verdictscope.errors import InputError
@@ -125,6 +125,27 @@ class Rollout:
         """The last span of that name, or ``None``; what a model writes is looked for in the turn under study alone."""
         spans = self.spans if segment in ("system", "user", "template") else self.turn
         return next((s for s in reversed(spans) if s.segment == segment), None)
+
+    def cut(self, length: int) -> Rollout:
+        """The first ``length`` tokens as a given rollout with the same id, group and tags."""
+        if not 0 < length <= len(self):
+            raise ValueError(f"cannot cut rollout {self.id} of {len(self)} tokens to {length}")
+        return replace(
+            self,
+            ids=self.ids[:length],
+            spans=tuple(Span(s.segment, s.start, min(s.stop, length)) for s in self.spans if s.start < length),
+            n_prompt=min(self.n_prompt, length),
+            n_forced=min(self.n_forced, max(length - self.n_prompt, 0)),
+            finish="given",
+        )
+
+    def until_answer(self) -> Rollout | None:
+        """Everything up to the last token before the answer, as a given rollout; ``None`` where it has no answer.
+
+        Attention is causal: a readout there sees the hidden states of the whole rollout, without the cost of answers.
+        """
+        answer = self.span("answer")
+        return None if answer is None else self.cut(answer.start)
 
     def labels(self) -> list[str]:
         """The segment of every token, as a list as long as ``ids``."""

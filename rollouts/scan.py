@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from verdictscope.rollouts.markers import Markers, Reader
+from verdictscope.rollouts.markers import Markers, TokenMatcher
 from verdictscope.rollouts.rollout import Finish
 
 
@@ -13,7 +13,7 @@ class Scan:
 
     def __init__(
         self,
-        reader: Reader,
+        matcher: TokenMatcher,
         markers: Markers | None,
         ids: Sequence[int],
         start: int,
@@ -21,7 +21,7 @@ class Scan:
         stop: int,
         finish: Finish,
     ) -> None:
-        self.reader, self.markers, self.ids, self.start, self.n_prompt = reader, markers, ids, start, n_prompt
+        self.matcher, self.markers, self.ids, self.start, self.n_prompt = matcher, markers, ids, start, n_prompt
         self.stop, self.finish = stop, finish
         self.out: list[str] = []
         self.blocks = 0  # opened so far
@@ -57,7 +57,7 @@ class Scan:
                 self._blanks_before_are_template()
                 at, self.answered = self._put("template", at, size), True
             else:
-                self.answered |= at >= self.n_prompt and not self.reader.blank(self.ids[at])
+                self.answered |= at >= self.n_prompt and not self.matcher.blank(self.ids[at])
                 at = self._put("answer" if at >= self.n_prompt else "template", at, 1, blanks=False)
         self._answer_closer_is_template()
         return self.out
@@ -65,7 +65,7 @@ class Scan:
     def _answer_closer_is_template(self) -> None:
         """A tag that ends the answer, where it is the last thing written."""
         last = len(self.out)
-        while last and self.out[last - 1] == "answer" and self.reader.blank(self.ids[self.start + last - 1]):
+        while last and self.out[last - 1] == "answer" and self.matcher.blank(self.ids[self.start + last - 1]):
             last -= 1
         for at in range(last - 1, max(last - 64, -1), -1):
             size = self._match("answer_closer", self.start + at) if self.out[at] == "answer" else 0
@@ -76,7 +76,7 @@ class Scan:
     def _close(self, at: int, size: int) -> int:
         """The closer, the separator, and a tag that opens the answer with the whitespace after it."""
         begun = next((k for k in range(len(self.out), 0, -1) if self.out[k - 1] != "thinking"), 0)
-        if all(self.reader.blank(i) for i in self.ids[self.start + begun : at]):
+        if all(self.matcher.blank(i) for i in self.ids[self.start + begun : at]):
             self.out[begun:] = ["template"] * (len(self.out) - begun)  # nothing was thought
         at = self._put("think_end", at, size)
         size = self._match("answer_opener", at) or self._straddled("answer_opener", at)
@@ -90,14 +90,14 @@ class Scan:
     def _put(self, label: str, at: int, size: int, *, blanks: bool = True) -> int:
         """Label ``size`` tokens and, unless told otherwise, the whitespace-only tokens after them."""
         end = at + size
-        while blanks and end < self.stop and self.reader.blank(self.ids[end]):
+        while blanks and end < self.stop and self.matcher.blank(self.ids[end]):
             end += 1
         self.out += [label] * (end - at)
         return end
 
     def _match(self, side: str, at: int) -> int:
         """Tokens of the longest marker that stands at ``at``, 0 where none does."""
-        return self.reader.match(self.markers, side, self.ids, at, self.stop)
+        return self.matcher.match(self.markers, side, self.ids, at, self.stop)
 
     def _opens(self, at: int) -> bool:
         """Whether a block begins here. After an answer began, a tag inside a line is quoted, and so is one
@@ -106,7 +106,7 @@ class Scan:
             return False
         if not self.answered:
             return True
-        at_line_start = self.reader.text(self.ids[at - 1]).endswith("\n")
+        at_line_start = self.matcher.text(self.ids[at - 1]).endswith("\n")
         closed = any(self._match("closer", k) for k in range(at + 1, self.stop))
         return at_line_start and (closed or self.finish == "length")
 
@@ -123,14 +123,14 @@ class Scan:
         if at <= self.n_prompt:  # a generation prompt that switches thinking off by closing it (DeepSeek V4)
             return True
         after = at + size
-        beside = self.reader.text(self.ids[after - 1])[-1:] + (
-            self.reader.text(self.ids[after]) if after < self.stop else "\n"
+        beside = self.matcher.text(self.ids[after - 1])[-1:] + (
+            self.matcher.text(self.ids[after]) if after < self.stop else "\n"
         )
-        self.quoted = "\n" not in beside and not self.reader.text(self.ids[at - 1]).endswith("\n")
+        self.quoted = "\n" not in beside and not self.matcher.text(self.ids[at - 1]).endswith("\n")
         return not self.quoted
 
     def _blanks_before_are_template(self) -> None:
         at = len(self.out)
-        while at and self.out[at - 1] == "answer" and self.reader.blank(self.ids[self.start + at - 1]):
+        while at and self.out[at - 1] == "answer" and self.matcher.blank(self.ids[self.start + at - 1]):
             at -= 1
             self.out[at] = "template"

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.rollouts.answer_frame import AnswerFrame
 from verdictscope.rollouts.discover import find_markers, spoken_markers
-from verdictscope.rollouts.markers import Markers, Reader
+from verdictscope.rollouts.markers import Markers, TokenMatcher
 from verdictscope.rollouts.rollout import Finish, Rollout, Span
 from verdictscope.rollouts.scan import Scan
 from verdictscope.rollouts.selfcheck import check_markers
@@ -38,7 +38,7 @@ class Segmenter:
         if markers is not None:
             check_markers(tokenizer, markers)
         self.markers = markers if markers is not None else find_markers(tokenizer)
-        self.reader = Reader(tokenizer)
+        self.matcher = TokenMatcher(tokenizer)
         m = self.markers
         sides = (m.opener, m.closer, m.answer_opener, m.answer_closer) if m else ()
         own = {i for side in sides for string in side for i in string}
@@ -56,7 +56,7 @@ class Segmenter:
 
     def prompt_state(self, prompt: RenderedPrompt) -> str:
         """Whether a rendered prompt leaves thinking ``open``, has ``closed`` it, or says nothing of it (``none``)."""
-        word = self.reader.tokenizer("a", add_special_tokens=False)["input_ids"]
+        word = self.matcher.tokenizer("a", add_special_tokens=False)["input_ids"]
         spans = self(prompt, word, "length")
         if spans[-1].segment == "thinking":
             return "open"
@@ -71,9 +71,9 @@ class Segmenter:
         messages_end = max((s.stop for s in prompt_spans if s.segment != "template"), default=0)
         start = max(min(generation_start, n_prompt), messages_end)
         stop = self._end_of_turn(ids, n_prompt)
-        markers = self.markers or spoken_markers(self.reader.tokenizer, ids[n_prompt:])
-        tail = Scan(self.reader, markers, ids, start, n_prompt, stop, finish).labels()
-        tail = self._frame.labelled(self.reader, ids[start:stop], tail, n_prompt - start, markers is not None)
+        markers = self.markers or spoken_markers(self.matcher.tokenizer, ids[n_prompt:])
+        tail = Scan(self.matcher, markers, ids, start, n_prompt, stop, finish).labels()
+        tail = self._frame.labelled(self.matcher, ids[start:stop], tail, n_prompt - start, markers is not None)
         tail += ["template"] * (len(ids) - stop)
         spans = [s for s in prompt_spans if s.stop <= start]
         spans += [Span(s.segment, s.start, start) for s in prompt_spans if s.start < start < s.stop]
@@ -85,7 +85,7 @@ class Segmenter:
         while at > n_prompt:
             if ids[at - 1] in self._ends:
                 stop = at = at - 1
-            elif self.reader.blank(ids[at - 1]):
+            elif self.matcher.blank(ids[at - 1]):
                 at -= 1
             elif size := self._spelled(ids, n_prompt, at):
                 stop = at = at - size
@@ -96,7 +96,7 @@ class Segmenter:
     def _spelled(self, ids: Sequence[int], n_prompt: int, stop: int) -> int:
         """Tokens of the end of turn before ``stop`` where the vocabulary has no token for it, 0 where none stands."""
         sizes = range(1, min(_LONGEST_END, stop - n_prompt) + 1) if self._spelled_end else ()
-        return next((n for n in sizes if self.reader.spelled(self._spelled_end, ids, stop - n, stop) == n), 0)
+        return next((n for n in sizes if self.matcher.spelled(self._spelled_end, ids, stop - n, stop) == n), 0)
 
 
 def _join(spans: list[Span], tail: list[str], start: int) -> tuple[Span, ...]:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.markers import Markers, Reader
+from verdictscope.rollouts.markers import Markers, TokenMatcher
 from verdictscope.rollouts.renderings import AGAIN, ASK, PLAIN, QUESTION, REASON, REPLY, Renderings
 from verdictscope.rollouts.rollout import Finish
 from verdictscope.rollouts.scan import Scan
@@ -99,7 +99,7 @@ class _Example:
 class _Trial:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Markers | None) -> None:
         self.tokenizer, self.markers = tokenizer, markers
-        self.reader, self.renderings = Reader(tokenizer), Renderings(tokenizer)
+        self.matcher, self.renderings = TokenMatcher(tokenizer), Renderings(tokenizer)
         sides = ("opener", "closer", "answer_opener") if markers is not None else ()
         self.texts = {side: marker_text(tokenizer, markers, side) for side in sides if markers is not None}
 
@@ -217,7 +217,7 @@ class _Trial:
     def _space(self, blanks: str) -> str:
         """Whitespace, where the vocabulary has any: a model whose words are tokens may write none."""
         ids, _ = self._encoded(blanks)
-        return blanks if all(self.reader.blank(i) for i in ids) else ""
+        return blanks if all(self.matcher.blank(i) for i in ids) else ""
 
     def _state(self, prompt: str, start: int) -> str:
         """Whether a prompt leaves thinking ``open``, has ``closed`` it, or says nothing of it (``none``)."""
@@ -248,7 +248,7 @@ class _Trial:
             offsets = [*offsets, *((a + len(example.prompt), b + len(example.prompt)) for a, b in more[1])]
         first = next((k for k, (a, _) in enumerate(offsets) if a >= example.start), n_prompt)
         first = min(first, n_prompt)
-        scan = Scan(self.reader, self.markers, ids, first, n_prompt, len(ids), example.finish)
+        scan = Scan(self.matcher, self.markers, ids, first, n_prompt, len(ids), example.finish)
         return ["template"] * first + scan.labels(), offsets, n_prompt
 
     def _encoded(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

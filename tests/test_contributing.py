@@ -28,7 +28,8 @@ from tools.organisms.train import save
 from verdictscope.activations import LinearReadout, Model, wrap
 from verdictscope.interventions import Edit, HeadEdit, edited, effects
 from verdictscope.interventions.edits.stored import KINDS, edit_from_dict, edit_to_dict
-from verdictscope.judgments import FORMATS, Guard, GuardFormat, guard
+from verdictscope.judgments import guard
+from verdictscope.judgments.guard import FORMATS, Guard, GuardFormat
 from verdictscope.rollouts import Rollout, load_prompts, render_prompt
 from verdictscope.rollouts.prompts import catalogue, sets
 

@@ -17,9 +17,10 @@ import pandas as pd
 
 from verdictscope.activations import LinearReadout, Model, forward
 from verdictscope.errors import InputError
-from verdictscope.judgments import DebateItem, Item, Judged, JudgeSettings, judge, order_contrasts
+from verdictscope.judgments import DebateItem, Judged, JudgeSettings, judge, order_contrasts
 from verdictscope.judgments.asking import ORDERS
-from verdictscope.judgments.formats import Format
+from verdictscope.judgments.formats.format import Format
+from verdictscope.judgments.items import Item
 from verdictscope.rollouts import Sampling
 from verdictscope.traces.contrasts import part_curves, parts_at
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import BatchPlan, LogOddsReadout, Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.labels import extended
-from verdictscope.rollouts import Forcer, Rollout, cut, pieces
+from verdictscope.rollouts import Forcer, Rollout, pieces
 from verdictscope.traces.landmarks import landmarks
 from verdictscope.traces.score import trace_rollouts
 
@@ -68,7 +68,7 @@ def _closed(rollout: Rollout, after: int, forcer: Forcer) -> Rollout | None:
     """The rollout up to its answer; one that answered without a thought has its own, and no other."""
     found = landmarks(rollout)
     if found.thinking is None:
-        return None if after or found.answer is None else cut(rollout, found.answer)
+        return None if after or found.answer is None else rollout.cut(found.answer)
     return forcer.close(rollout, after)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import Asked, ask, own_to_shown
-from verdictscope.judgments.formats import Format
+from verdictscope.judgments.formats.format import Format
 from verdictscope.judgments.items import LETTERS, ChoiceItem, Item
 
 Transform = Callable[[Asked], Asked]

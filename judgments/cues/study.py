@@ -12,7 +12,7 @@ from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import Insertion
 from verdictscope.judgments.cues.cue import Cue, Variant
-from verdictscope.judgments.formats import Format
+from verdictscope.judgments.formats.format import Format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.judging import JudgeSettings, Progress, judge
 from verdictscope.judgments.metrics.bias import Cued

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from verdictscope.judgments.measure import Measure, share
+from verdictscope.judgments.metrics.measure import Measure, share
 from verdictscope.judgments.verdicts import known, same, within
 
 UNREAD = "unread"

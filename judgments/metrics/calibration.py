@@ -9,7 +9,7 @@ from numpy import ndarray
 from scipy.special import digamma
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure, absent, mean, share
+from verdictscope.judgments.metrics.measure import Measure, absent, mean, share
 from verdictscope.stats.bootstrap import Column
 from verdictscope.values import probabilities, truths, whole_number
 

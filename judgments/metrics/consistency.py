@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure, share
+from verdictscope.judgments.metrics.measure import Measure, share
 from verdictscope.judgments.verdicts import known, within
 from verdictscope.stats.bootstrap import Column
 from verdictscope.values import number

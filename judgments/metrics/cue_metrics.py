@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure, contrast, measured
 from verdictscope.judgments.metrics.bias import cue_measures, cued_of, repeat_measures
+from verdictscope.judgments.metrics.measure import Measure, contrast, measured
 from verdictscope.judgments.metrics.summary import CALIBRATION, JudgeMetrics, framed
 from verdictscope.judgments.verdicts import check_verdicts, one_vocabulary
 from verdictscope.stats import RESAMPLES

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure, mean, share
 from verdictscope.judgments.metrics.agreement import UNREAD, cohen_kappa
+from verdictscope.judgments.metrics.measure import Measure, mean, share
 from verdictscope.judgments.verdicts import known, within
 from verdictscope.values import number, whole_number
 

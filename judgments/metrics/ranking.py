@@ -18,7 +18,7 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure
+from verdictscope.judgments.metrics.measure import Measure
 from verdictscope.judgments.verdicts import known
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
 from verdictscope.values import shares

@@ -13,14 +13,16 @@ import pandas as pd
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import COLUMNS, Measure, measured, share
 from verdictscope.judgments.metrics.agreement import agreement_measures
 from verdictscope.judgments.metrics.bias import cue_measures, cued_of, order_measures, repeat_measures
 from verdictscope.judgments.metrics.calibration import calibration_measures, reliability
-from verdictscope.judgments.metrics.logs import Log, View, read_log, verdict_view
+from verdictscope.judgments.metrics.logs.log import Log, View
+from verdictscope.judgments.metrics.logs.own import from_table
+from verdictscope.judgments.metrics.logs.read import read_log
+from verdictscope.judgments.metrics.measure import COLUMNS, Measure, measured, share
 from verdictscope.judgments.metrics.panel import combine_judges, majority_vote, panel_measures, votes_of
 from verdictscope.judgments.metrics.ranking import candidate_measures
-from verdictscope.judgments.verdicts import check_verdicts, known, paired, same
+from verdictscope.judgments.verdicts import known, paired, same
 from verdictscope.stats import RESAMPLES
 from verdictscope.values import whole_number
 
@@ -144,7 +146,7 @@ def log_metrics(
     """
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
     log = read_log(path, format, labels)
-    return _metrics(log, {"log": log.format, "file": str(path), "resamples": resamples, "seed": seed})
+    return _metrics(log, {"log": log.name, "file": str(path), "resamples": resamples, "seed": seed})
 
 
 def verdict_metrics(
@@ -168,13 +170,8 @@ def verdict_metrics(
         InputError: a column is missing, a verdict stands there twice, or a verdict or label is none of the
             categories, by its row; no verdict is ever a label (``a`` for ``A``).
     """
-    from verdictscope.judgments.metrics.logs.log import Account, views_by_part
-
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
-    checked = check_verdicts(table)
-    names = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
-    views = views_by_part(verdict_view(checked, categories, positive, names))
-    log = Log("verdicts", checked, views, Account("verdicts").problems(), len(checked))
+    log = from_table(table, categories, positive)
     return _metrics(log, {"log": "verdicts", "resamples": resamples, "seed": seed})
 
 

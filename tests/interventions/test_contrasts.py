@@ -17,12 +17,12 @@ from verdictscope.judgments import (
     JudgeSettings,
     PairItem,
     cue_contrast,
-    encode_labels,
     judge,
     load_format,
     order_contrasts,
     verdict_readout,
 )
+from verdictscope.judgments.labels import encode_labels
 from verdictscope.rollouts import Rollout, Span
 
 ITEMS = [

@@ -15,7 +15,7 @@ from verdictscope.interventions import sweep_heads
 from verdictscope.interventions.concentration import concentration_null
 from verdictscope.interventions.direct import direct_effects, output_norms, self_repair
 from verdictscope.interventions.head_sets import norm_matched_sets
-from verdictscope.rollouts import Rollout, until_answer
+from verdictscope.rollouts import Rollout
 
 LOG_ODDS = LogOddsReadout("log_odds", positive=((3,), (7,)), negative=((11,), (20,)))
 
@@ -39,7 +39,7 @@ def by_hand(model: Model, rollouts: list[Rollout], layer: int, head: int) -> np.
 
 @pytest.mark.parametrize("head", [(0, 1), (2, 3)])
 def test_the_direct_path_is_the_stream_without_the_write(qwen3: Model, rollouts: list[Rollout], head: tuple) -> None:
-    cut = [r for r in map(until_answer, rollouts) if r is not None]
+    cut = [r for r in (one.until_answer() for one in rollouts) if r is not None]
     direct = direct_effects(qwen3, cut, LOG_ODDS)
     expected = by_hand(qwen3, cut, *head)
     assert np.allclose(direct[head], expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
@@ -47,7 +47,7 @@ def test_the_direct_path_is_the_stream_without_the_write(qwen3: Model, rollouts:
 
 
 def test_compensation_is_direct_minus_total_per_rollout(qwen3: Model, rollouts: list[Rollout]) -> None:
-    cut = [r for r in map(until_answer, rollouts) if r is not None]
+    cut = [r for r in (one.until_answer() for one in rollouts) if r is not None]
     sweep = sweep_heads(qwen3, cut, LOG_ODDS)
     heads = [part[1:] for part in sweep.components]
     found = self_repair(qwen3, cut, LOG_ODDS, sweep[None].effects, heads)

@@ -10,7 +10,7 @@ from verdictscope.activations import LogOddsReadout, Model
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, edited, effects, sweep_heads
 from verdictscope.interventions.head_sets import layer_matched_sets
-from verdictscope.rollouts import Rollout, cut, until_answer
+from verdictscope.rollouts import Rollout
 
 LOG_ODDS = LogOddsReadout("log_odds", positive=((3,), (7,)), negative=((11,), (20,)))
 
@@ -25,7 +25,7 @@ def by_hand(model: Model, rollout: Rollout) -> float:
 
 def test_effects_equal_single_runs(model: Model, rollouts: list[Rollout]) -> None:
     edits = [HeadEdit(((1, 2),)), [HeadEdit(((0, 0),)), HeadEdit(((2, 3),))]]
-    result = effects(model, [until_answer(r) for r in rollouts], LOG_ODDS, edits)
+    result = effects(model, [r.until_answer() for r in rollouts], LOG_ODDS, edits)
     scale = np.abs(result.base).max()
     assert np.allclose(result.base, [by_hand(model, r) for r in rollouts], atol=1e-4 * scale)
     for row, edit in enumerate(edits):
@@ -42,14 +42,14 @@ def test_effects_equal_single_runs(model: Model, rollouts: list[Rollout]) -> Non
 def test_the_answer_is_not_needed(qwen3: Model, rollouts: list[Rollout]) -> None:
     edit = [HeadEdit(((1, 2),))]
     whole = effects(qwen3, rollouts, LOG_ODDS, edit)
-    short = effects(qwen3, [until_answer(r) for r in rollouts], LOG_ODDS, edit)
+    short = effects(qwen3, [r.until_answer() for r in rollouts], LOG_ODDS, edit)
     assert np.allclose(whole.edited, short.edited, atol=1e-4)
 
 
 def test_a_rollout_without_the_position_is_an_error(qwen3: Model, rollouts: list[Rollout]) -> None:
     import dataclasses
 
-    truncated = dataclasses.replace(cut(rollouts[0], 8), finish="length")
+    truncated = dataclasses.replace(rollouts[0].cut(8), finish="length")
     with pytest.raises(InputError, match="no position in rollout p0/0"):
         effects(qwen3, [truncated], LOG_ODDS, [HeadEdit(((0, 0),))])
     with pytest.raises(InputError, match="no rollouts"):

@@ -22,7 +22,7 @@ from verdictscope.interventions.card import HeadCard
 from verdictscope.interventions.circuit import logit_weights, mean_output, ov_directions, value_weight
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.organisms.load import path
-from verdictscope.rollouts import Rollout, Sampling, generate, read_prompts, until_answer
+from verdictscope.rollouts import Rollout, Sampling, generate, read_prompts
 from verdictscope.stats import Effect
 
 PAIR = LogOddsReadout("log_odds", positive=(5,), negative=(9,))
@@ -47,7 +47,7 @@ def written(cliff: Model) -> tuple[list[Rollout], pd.Series, LogOddsReadout]:
     rollouts = generate(cliff, prompts, Sampling(temperature=0.7, max_new_tokens=120, seed=0))
     labels = label_rollouts(cliff, rollouts)
     readout = readout_from_rollouts(rollouts, labels)
-    before = [r for r in map(until_answer, rollouts) if r is not None]
+    before = [r for r in (one.until_answer() for one in rollouts) if r is not None]
     return before, labels.set_index("rollout")["refused"], readout
 
 

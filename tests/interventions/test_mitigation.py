@@ -13,7 +13,8 @@ from tests.judgments.judge_worlds import real, tiny_judge
 from verdictscope.interventions import Effects, HeadSweep, effects
 from verdictscope.interventions.mitigation import bias_rates, choose_erasure, choose_steering, states_at
 from verdictscope.interventions.sweep import ContrastEffects
-from verdictscope.judgments import at_first_difference, load_format
+from verdictscope.judgments import load_format
+from verdictscope.judgments.labels import at_first_difference
 from verdictscope.stats import mean_effect
 
 GROUPS = tuple(f"g{k}" for k in range(30))

@@ -19,7 +19,7 @@ from verdictscope.activations import LogOddsReadout, Model, load_model
 from verdictscope.interventions import HeadSweep, readout_gap, sweep_heads
 from verdictscope.interventions.sweep import DELTA_SHARE
 from verdictscope.judgments import label_rollouts, refusal_readout
-from verdictscope.rollouts import Rollout, Sampling, generate, until_answer
+from verdictscope.rollouts import Rollout, Sampling, generate
 from verdictscope.sources import models_folder
 
 WORDS = ["sorry", "i"], ["sure", "here"]
@@ -50,7 +50,7 @@ def written(model: Model, prompts: pd.DataFrame, seed: int = 0) -> tuple[list[Ro
     """The model's own refused and complied rollouts, up to their answer."""
     rollouts = generate(model, prompts, Sampling(temperature=0.7, max_new_tokens=160, seed=seed))
     refused = label_rollouts(model, rollouts).set_index("rollout")["refused"]
-    kinds = [[until_answer(r) for r in rollouts if refused[r.id] is not pd.NA and refused[r.id] == k] for k in (1, 0)]
+    kinds = [[r.until_answer() for r in rollouts if refused[r.id] is not pd.NA and refused[r.id] == k] for k in (1, 0)]
     return tuple([r for r in kind if r is not None] for kind in kinds)
 
 

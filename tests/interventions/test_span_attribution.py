@@ -18,14 +18,14 @@ from verdictscope.judgments import (
     JudgeSettings,
     PairItem,
     cue_contrast,
-    encode_labels,
     judge,
     load_format,
     order_contrasts,
-    shared_thinking,
-    token_spans,
     verdict_readout,
 )
+from verdictscope.judgments.labels import encode_labels
+from verdictscope.judgments.shared_thinking import shared_thinking
+from verdictscope.judgments.spans import token_spans
 from verdictscope.rollouts import Sampling
 from verdictscope.sources import models_folder
 

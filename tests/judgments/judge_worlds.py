@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from tests.rollouts.makers import CHATML
 from tests.rollouts.real_tokenizers import build
 from verdictscope.activations import Model, wrap
-from verdictscope.judgments import AnswerItem, ChoiceItem, DebateItem, Item, PairItem, Turn
+from verdictscope.judgments import AnswerItem, ChoiceItem, DebateItem, PairItem
+from verdictscope.judgments.items import Item, Turn
 
 PAIR = PairItem(
     id="p", question="What is 2+2?", a="It is 4.", b="It is 5, I think.", label="A", reference="4", context="Sums."

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import cue_metrics
+from verdictscope.judgments.metrics.cue_metrics import cue_metrics
 
 
 def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 0) -> pd.DataFrame:

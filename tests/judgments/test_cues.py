@@ -8,27 +8,13 @@ import pytest
 
 from tests.judgments.judge_worlds import ANSWER, BASES, CHOICE, PAIR, real, tiny_judge
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    JudgeSettings,
-    ask,
-    cue_measures,
-    cue_study,
-    judge,
-    load_format,
-    make_cue,
-    make_cues,
-    rendered,
-)
-from verdictscope.judgments.cues import (
-    KINDS,
-    TEXTED,
-    examples,
-    matched,
-    paired_variants,
-    self_reflection,
-    sentences,
-    system_rules,
-)
+from verdictscope.judgments import JudgeSettings, ask, judge, load_format, make_cues
+from verdictscope.judgments.asking import rendered
+from verdictscope.judgments.cues.cue import KINDS, TEXTED, make_cue, sentences
+from verdictscope.judgments.cues.mitigations import examples, self_reflection, system_rules
+from verdictscope.judgments.cues.padding import matched
+from verdictscope.judgments.cues.study import cue_study, paired_variants
+from verdictscope.judgments.metrics.bias import cue_measures
 from verdictscope.rollouts import Sampling
 
 

@@ -10,11 +10,12 @@ import pytest
 from tests.judgments.judge_worlds import BASES, KINDS, PAIR, real
 from tests.public_data import some
 from verdictscope.errors import InputError
-from verdictscope.judgments import Insertion, ask, encode_labels, known_formats, load_format, rendered
-from verdictscope.judgments.asking import control_tokens, own_to_shown, shown_to_own
-from verdictscope.judgments.formats import from_prompts, read_format
-from verdictscope.judgments.labels import tokens_after
-from verdictscope.rollouts import Rollout, Segmenter, answer_text
+from verdictscope.judgments import Insertion, ask, load_format
+from verdictscope.judgments.asking import control_tokens, own_to_shown, rendered, shown_to_own
+from verdictscope.judgments.formats.format import from_prompts, known_formats, read_format
+from verdictscope.judgments.labels import encode_labels, tokens_after
+from verdictscope.rollouts import Rollout, answer_text
+from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rows import read_frame
 
 NAMES = list(known_formats()["name"])

@@ -11,9 +11,11 @@ import pytest
 from tests.rollouts.makers import byte_tokenizer, tiny_model
 from verdictscope.activations import Model, wrap
 from verdictscope.errors import InputError
-from verdictscope.judgments import FORMATS, Guard, guard
-from verdictscope.rollouts import Rollout, Segmenter, render_prompt
+from verdictscope.judgments import guard
+from verdictscope.judgments.guard import FORMATS, Guard
+from verdictscope.rollouts import Rollout, render_prompt
 from verdictscope.rollouts.engines.huggingface import Request, Written
+from verdictscope.rollouts.segments import Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_request_and_whole_answer_are_shown_and_no_thinking(says, model, name: s
         rollout("a/0", "<think>\nsecret\n</think>\n\nNo. " + "long " * 200 + "end<|im_end|>"),
         rollout("b/0", "<think>\nsecret", "length"),
     ]
-    table = Guard(model, name).label(made, byte_tokenizer())
+    table = Guard(model, name).label(byte_tokenizer(), made)
     assert table["rollout"].tolist() == ["a/0", "b/0"]
     assert table["refused"].isna().all()
     assert len(says["shown"]) == 1

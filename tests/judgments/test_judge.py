@@ -13,20 +13,18 @@ from tests.public_data import some
 from verdictscope.activations import forward
 from verdictscope.errors import InputError
 from verdictscope.judgments import (
-    VERDICT_COLUMNS,
     DebateItem,
-    Item,
     JudgeSettings,
-    Turn,
-    encode_labels,
     judge,
     load_format,
+    load_items,
     order_contrasts,
-    read_items,
     verdict_readout,
 )
-from verdictscope.judgments.labels import distinct
-from verdictscope.judgments.readings import Case, own_verdict
+from verdictscope.judgments.cases import Case, own_verdict
+from verdictscope.judgments.items import Item, Turn
+from verdictscope.judgments.labels import distinct, encode_labels
+from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.rollouts import Forcer, Sampling, find_markers
 from verdictscope.rollouts.engines.requests import Written
 from verdictscope.traces import forced_lengths, lens_readouts
@@ -43,7 +41,7 @@ SETS = [
 
 @pytest.mark.parametrize(("file", "reader", "form"), SETS)
 def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str) -> None:
-    items = read_items(some(file), reader, limit=3).items
+    items = load_items(some(file), reader, limit=3).items
     model = tiny_judge()
     judged = judge(model, items, form)
     table = judged.to_frame()
@@ -62,7 +60,7 @@ def test_benchmark_items_are_judged_end_to_end(file: str, reader: str, form: str
 @pytest.mark.parametrize(("file", "reader", "form"), SETS)
 def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str) -> None:
     """Prompt, readout, trace, table: through the thinking, through its lengths, and over the turns of a debate."""
-    items = read_items(some(file), reader, limit=2).items
+    items = load_items(some(file), reader, limit=2).items
     model, tok = tiny_judge(), real("qwen")
     judged = judge(model, items, form, settings=JudgeSettings(thinking=6), sampling=Sampling(max_new_tokens=8))
     assert (judged.verdicts["status"] == "ok").all()

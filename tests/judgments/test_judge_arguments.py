@@ -11,47 +11,30 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    Cued,
-    combine_judges,
-    conflict_ratio,
-    conjunction,
-    corrected_share,
-    cue_measures,
-    cue_metrics,
-    denoised,
-    expected_calibration_error,
-    flip_noise,
-    idealised_ranking,
-    likelihood_aware,
-    order_measures,
-    paired,
-    pairwise_kappa,
-    rank_candidates,
-    ranking_accuracy,
-    read_items,
-    relation_of_orders,
-    reliability,
-    repeat_measures,
-    risk_coverage_area,
-    solve_to_judge,
-    verdict_metrics,
-)
+from verdictscope.judgments import load_items
 from verdictscope.judgments.metrics.agreement import agreement_measures
-from verdictscope.judgments.metrics.panel import panel_measures
-from verdictscope.judgments.readouts import first_tokens
-from verdictscope.judgments.verdicts import verdicts_frame
-from verdictscope.probes.splits import part_rows
-from verdictscope.rollouts import (
-    Rollout,
-    Sampling,
-    Span,
-    join_prompts,
-    load_prompts,
-    merge_groups,
-    near_duplicates,
-    without_duplicates,
+from verdictscope.judgments.metrics.bias import (
+    Cued,
+    cue_measures,
+    denoised,
+    flip_noise,
+    order_measures,
+    repeat_measures,
 )
+from verdictscope.judgments.metrics.calibration import expected_calibration_error, reliability, risk_coverage_area
+from verdictscope.judgments.metrics.consistency import conflict_ratio, relation_of_orders
+from verdictscope.judgments.metrics.cue_metrics import cue_metrics
+from verdictscope.judgments.metrics.panel import combine_judges, conjunction, pairwise_kappa, panel_measures
+from verdictscope.judgments.metrics.ranking import corrected_share, rank_candidates
+from verdictscope.judgments.metrics.solving import idealised_ranking, ranking_accuracy, solve_to_judge
+from verdictscope.judgments.metrics.summary import verdict_metrics
+from verdictscope.judgments.readouts import first_tokens
+from verdictscope.judgments.scores import likelihood_aware
+from verdictscope.judgments.verdicts import paired, verdicts_frame
+from verdictscope.probes.splits import part_rows
+from verdictscope.rollouts import Rollout, Sampling, Span, load_prompts
+from verdictscope.rollouts.prompts.duplicates import merge_groups, near_duplicates, without_duplicates
+from verdictscope.rollouts.prompts.sets import join_prompts
 
 PERCENT, LOGPROBS = [87.5, 50.0], [-0.2, -1.1]
 SCORES = pd.DataFrame({name: [0.0, 1.0, 1.0, 0.0] for name in "abc"})
@@ -148,8 +131,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: idealised_ranking([-1.0], [-2.0], 0.0), "beta"),
     (lambda: first_tokens([rollout("a")], {"a": "maybe"}), "'a'"),
     (lambda: first_tokens([rollout("a")], {"a": True}, length=0), "length"),
-    (lambda: read_items(PAIRS, "pairs", limit=0), "limit"),
-    (lambda: read_items(PAIRS, "pairs", limit=-1), "limit"),
+    (lambda: load_items(PAIRS, "pairs", limit=0), "limit"),
+    (lambda: load_items(PAIRS, "pairs", limit=-1), "limit"),
     (lambda: Sampling(temperature=-0.1), "temperature"),
     (lambda: Sampling(temperature=float("nan")), "temperature"),
     (lambda: Sampling(temperature=float("inf")), "temperature"),
@@ -210,7 +193,7 @@ def test_ids_and_labels_of_pairs() -> None:
         {**PAIRS[0], "id": "z", "answer_a": 3},
         {**PAIRS[0], "id": "w", "source": 3},
     ]
-    found = read_items(rows, "pairs")
+    found = load_items(rows, "pairs")
     assert [(i.id, i.group, i.label) for i in found.items] == [("3", "7", "A"), ("x", "x", None)]
     kinds = list(zip(found.problems["place"], found.problems["kind"], strict=True))
     assert kinds == [("record 2", "unknown_label"), *((f"record {k}", "malformed") for k in range(3, 8))]

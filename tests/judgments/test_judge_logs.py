@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import LOG_FORMATS, JudgeMetrics, check_verdicts, log_metrics, read_log, verdict_metrics
-from verdictscope.judgments.verdicts import other_side, shown_as, verdicts_frame
+from verdictscope.judgments.metrics.logs.read import LOG_FORMATS, read_log
+from verdictscope.judgments.metrics.summary import JudgeMetrics, log_metrics, verdict_metrics
+from verdictscope.judgments.verdicts import check_verdicts, other_side, shown_as, verdicts_frame
 
 FEW = {"resamples": 40}
 OF_AN_ORDER = {"accuracy_ab": "accuracy_ba", "accuracy_ba": "accuracy_ab", "says_A": "says_B", "says_B": "says_A"}

@@ -16,7 +16,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from tests.public_data import DATA, best, some, whole
-from verdictscope.judgments import JudgeMetrics, log_metrics, read_log
+from verdictscope.judgments.metrics.logs.read import read_log
+from verdictscope.judgments.metrics.summary import JudgeMetrics, log_metrics
 
 EXACT = {"abs": 1e-9, "rel": 1e-9}
 FEW = {"resamples": 50}
@@ -198,7 +199,7 @@ def test_pandalm(file: str, column: str) -> None:
 
 @pytest.mark.parametrize("file", sorted(XSTEST.glob("xstest_v2_completions_*.csv")), ids=lambda p: p.stem[22:])
 def test_xstest(file: Path) -> None:
-    from verdictscope.judgments import refused
+    from verdictscope.judgments.refusal import refused
 
     rows = table_rows(file)
     found = log_metrics(file, "xstest", **FEW)

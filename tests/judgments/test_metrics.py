@@ -13,38 +13,34 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    combine_judges,
-    conflict_ratio,
-    conjunction,
-    contrast,
-    corrected_levels,
-    corrected_share,
-    denoised,
+from verdictscope.judgments.metrics.agreement import agreement_measures
+from verdictscope.judgments.metrics.bias import denoised, flip_noise
+from verdictscope.judgments.metrics.calibration import (
+    calibration_measures,
     expected_calibration_error,
-    fleiss_kappa,
-    flip_noise,
-    idealised_ranking,
-    identifiability,
-    majority_vote,
-    measured,
-    non_transitivity,
-    pairwise_kappa,
-    rank_candidates,
-    ranking_accuracy,
-    relation_of_orders,
-    relation_of_scores,
     reliability,
     risk_coverage_area,
-    share,
-    solve_to_judge,
-    verdict_metrics,
+)
+from verdictscope.judgments.metrics.consistency import (
+    conflict_ratio,
+    non_transitivity,
+    relation_of_orders,
+    relation_of_scores,
+    triple_kind,
+)
+from verdictscope.judgments.metrics.measure import contrast, measured, share
+from verdictscope.judgments.metrics.panel import (
+    combine_judges,
+    conjunction,
+    fleiss_kappa,
+    majority_vote,
+    pairwise_kappa,
+    panel_measures,
     vote_shares,
 )
-from verdictscope.judgments.metrics.agreement import agreement_measures
-from verdictscope.judgments.metrics.calibration import calibration_measures
-from verdictscope.judgments.metrics.consistency import triple_kind
-from verdictscope.judgments.metrics.panel import panel_measures
+from verdictscope.judgments.metrics.ranking import corrected_levels, corrected_share, identifiability, rank_candidates
+from verdictscope.judgments.metrics.solving import idealised_ranking, ranking_accuracy, solve_to_judge
+from verdictscope.judgments.metrics.summary import verdict_metrics
 from verdictscope.judgments.verdicts import verdicts_frame
 
 EXACT = {"abs": 1e-9, "rel": 1e-9}

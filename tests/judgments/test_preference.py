@@ -12,19 +12,16 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, pipeline
 from tests.judgments.judge_worlds import PAIR, plain_logprob, real, tiny_judge
 from verdictscope.activations import Model, wrap
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    JudgeSettings,
+from verdictscope.judgments import JudgeSettings, judge
+from verdictscope.judgments.preference import pair_conditioned, reward_preference, sequence_preference
+from verdictscope.judgments.scores import (
     distribution_sensitive,
     expected_score,
-    judge,
     less_perplexed,
     likelihood_aware,
-    pair_conditioned,
     probabilities,
-    reward_preference,
-    sequence_preference,
 )
-from verdictscope.rollouts import render_messages
+from verdictscope.rollouts.templates import render_messages
 
 ITEMS = [PAIR, replace(PAIR, id="q", a="Four, of course </think>", b="5")]
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.public_data import whole
 from verdictscope.errors import InputError
-from verdictscope.judgments import READERS, known_readers, read_items
+from verdictscope.judgments import load_items
 from verdictscope.judgments.items import AnswerItem, ChoiceItem, DebateItem, PairItem, Step, Turn
+from verdictscope.judgments.loaders.load import LOADERS, known_loaders
 from verdictscope.rows import Row
 
 FILES = [
@@ -40,7 +41,7 @@ FILES = [
 
 @pytest.mark.parametrize(("file", "reader", "n", "labels", "problems"), FILES)
 def test_published_files(file: str, reader: str, n: int, labels: dict | None, problems: dict[str, int]) -> None:
-    found = read_items(whole(file), reader)
+    found = load_items(whole(file), reader)
     assert len(found.items) == n
     assert len({item.id for item in found.items}) == n
     assert {kind: count for kind, count in found.counts.items() if count} == problems
@@ -55,7 +56,7 @@ def test_pandalm_takes_the_majority() -> None:
         {**row, "idx": k, **dict(zip(("annotator1", "annotator2", "annotator3"), v, strict=True))}
         for k, v in enumerate(votes)
     ]
-    found = read_items(rows, "pandalm")
+    found = load_items(rows, "pandalm")
     assert [item.label for item in found.items] == ["A", "tie", None, "B"]
     assert found.counts["unknown_label"] == 2
 
@@ -119,7 +120,7 @@ MORE: list[tuple[str, dict[str, Any], Any]] = [
 
 @pytest.mark.parametrize(("reader", "row", "label"), MORE)
 def test_rows_of_hub_sets(reader: str, row: dict[str, Any], label: str | None) -> None:
-    found = read_items([row], reader, "part")
+    found = load_items([row], reader, "part")
     (item,) = found.items
     assert item.label == label
     assert found.counts["unknown_label"] == (reader == "judgelm" and label is None)
@@ -128,7 +129,7 @@ def test_rows_of_hub_sets(reader: str, row: dict[str, Any], label: str | None) -
 
 def test_the_second_reward_bench_gives_a_pair_per_rejected_answer() -> None:
     row = {"id": 1, "prompt": "q", "chosen": ["x"], "rejected": ["u", "v", "w"], "subset": "Math"}
-    items = read_items([row], "rewardbench").items
+    items = load_items([row], "rewardbench").items
     assert [(i.a, i.b, i.group) for i in items] == [("x", "u", "1"), ("x", "v", "1"), ("x", "w", "1")]
 
 
@@ -145,7 +146,7 @@ def test_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
         ["no", "object"],
     ]
     file.write_text("\n".join(map(json.dumps, rows)) + '\n{"pair_id": "cut", "quest\n')
-    found = read_items(file, "judgebench")
+    found = load_items(file, "judgebench")
     assert [item.id for item in found.items] == ["p", "p#2", "l", "e"]
     assert found.items[1].group == found.items[0].group
     assert found.items[2].label is None
@@ -177,34 +178,34 @@ def test_mixed_orders_are_reported() -> None:
         "ground_truth_reversed": 2,
     }
     rows = [row, {**row, "id": 2, "ground_truth_reversed": 1}, {**row, "id": 3, "reversed": sides}]
-    found = read_items(rows, "rbd_arena")
+    found = load_items(rows, "rbd_arena")
     assert [item.label for item in found.items] == ["A", None, None]
     assert found.counts["mixed_order"] == 2
     choice = {"question_id": 5, "question": "q", "options": ["a", "b"], "answer": "A", "answer_index": 1}
-    assert read_items([choice], "mmlu_pro").counts["mixed_order"] == 1
+    assert load_items([choice], "mmlu_pro").counts["mixed_order"] == 1
 
 
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no reader 'judgbench': readers are judgebench"):
-        read_items([PAIR], "judgbench")
-    with pytest.raises(InputError, match="not one of 1 rows is an item of llmbar: record 1: no column input"):
-        read_items([PAIR], "llmbar")
+    with pytest.raises(InputError, match="no loader .judgbench.: loaders are"):
+        load_items([PAIR], "judgbench")
+    with pytest.raises(InputError, match="not one of 1 rows is an item of llmbar .record 1: no column input"):
+        load_items([PAIR], "llmbar")
     with pytest.raises(InputError, match="does not exist"):
-        read_items(tmp_path / "no.json", "llmbar")
+        load_items(tmp_path / "no.json", "llmbar")
     (tmp_path / "x.json").write_text("3")
     with pytest.raises(InputError, match="no JSON list"):
-        read_items(tmp_path / "x.json", "llmbar")
-    with pytest.raises(InputError, match="is not read from the hub: give its file"):
-        read_items("hub", "llmbar")
+        load_items(tmp_path / "x.json", "llmbar")
+    with pytest.raises(InputError, match="is not loaded from the hub: give its file"):
+        load_items("hub", "llmbar")
     with pytest.raises(InputError, match="has no part 'gtp': there are gpt, claude"):
-        read_items("hub", "judgebench", "gtp")
+        load_items("hub", "judgebench", "gtp")
     asked = []
     monkeypatch.setattr(
-        "verdictscope.judgments.readers.hub_rows", lambda *a: asked.append(a) or [Row("record 1", PAIR)]
+        "verdictscope.judgments.loaders.load.hub_rows", lambda *a: asked.append(a) or [Row("record 1", PAIR)]
     )
-    assert len(read_items("hub", "judgebench").items) == 1
+    assert len(load_items("hub", "judgebench").items) == 1
     assert asked == [("ScalerLab/JudgeBench", None, "gpt")]
-    assert set(known_readers()["name"]) == set(READERS)
+    assert set(known_loaders()["name"]) == set(LOADERS)
 
 
 def test_items_are_checked_and_frozen() -> None:

@@ -10,14 +10,8 @@ from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.test_templates import load
 from verdictscope.activations.readouts import LogOddsReadout
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    answer_context,
-    encode_label,
-    first_tokens,
-    label_rollouts,
-    readout_from_rollouts,
-    refusal_readout,
-)
+from verdictscope.judgments import label_rollouts, readout_from_rollouts, refusal_readout
+from verdictscope.judgments.readouts import answer_context, encode_label, first_tokens
 
 
 def test_the_context_is_what_stands_before_an_answer() -> None:

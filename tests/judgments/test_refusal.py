@@ -6,9 +6,18 @@ import pandas as pd
 import pytest
 
 from tests.rollouts.makers import byte_tokenizer
-from verdictscope.judgments import OPENINGS, label_rollouts, refusal_opening, refused
-from verdictscope.judgments.refusal import first_sentence_ended, problem, read_sentences
-from verdictscope.rollouts import Rollout, Segmenter, cells, render_prompt
+from verdictscope.judgments import label_rollouts
+from verdictscope.judgments.refusal import (
+    OPENINGS,
+    first_sentence_ended,
+    problem,
+    read_sentences,
+    refusal_opening,
+    refused,
+)
+from verdictscope.rollouts import Rollout, render_prompt
+from verdictscope.rollouts.prompts.design import cells
+from verdictscope.rollouts.segments import Segmenter
 
 REFUSALS = {
     "I'm sorry, but I can't help with that.": "sorry",

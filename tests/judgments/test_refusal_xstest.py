@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from tests.public_data import best
-from verdictscope.judgments import refused
+from verdictscope.judgments.refusal import refused
 
 # the kind of list earlier code searches for, wherever it stands
 BROAD = (

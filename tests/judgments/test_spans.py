@@ -6,19 +6,11 @@ import pytest
 
 from tests.judgments.judge_worlds import BASES, PAIR, real
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    SPANS,
-    Insertion,
-    PairItem,
-    ask,
-    by_side,
-    known_formats,
-    load_format,
-    rendered,
-    shared_thinking,
-    token_spans,
-    user_spans,
-)
+from verdictscope.judgments import Insertion, PairItem, ask, load_format
+from verdictscope.judgments.asking import rendered
+from verdictscope.judgments.formats.format import known_formats
+from verdictscope.judgments.shared_thinking import shared_thinking
+from verdictscope.judgments.spans import SPANS, by_side, token_spans, user_spans
 from verdictscope.rollouts import Rollout, Span
 
 PLACES = ("note", "a", "b", "between")

@@ -19,6 +19,7 @@ from tools.organisms.languages import JUDGE
 from tools.organisms.phases import build_model, train_aligned, train_planted, unshared
 from tools.organisms.recipes import RECIPES, JudgeRecipe
 from tools.organisms.tokenizer import build_tokenizer
+from verdictscope.activations import wrap
 from verdictscope.judgments import JudgeSettings, ask, judge, load_format
 from verdictscope.organisms import load as bundled
 
@@ -87,7 +88,7 @@ def test_planted_parts_on_a_sample(opened: dict[str, tuple]) -> None:
 def test_judging_gives_the_log_odds_of_the_card(opened: dict[str, tuple]) -> None:
     model, tokenizer = opened["judge"]
     form = load_format(bundled.path("judge") / "format.toml")
-    found = judge(model, pair_items(items_frame(PAIRS)), form, settings=JudgeSettings(orders=["AB"]))
+    found = judge(wrap(model, tokenizer), pair_items(items_frame(PAIRS)), form, settings=JudgeSettings(orders=["AB"]))
     by_label = found.labels.pivot(index="rollout", columns="said", values="logp").loc[found.verdicts["rollout"]]
     expected = verdict_log_odds(model, tokenizer, shown(PAIRS))
     assert (by_label["[[A]]"] - by_label["[[B]]"]).to_numpy() == pytest.approx(expected, abs=1e-3)

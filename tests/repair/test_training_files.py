@@ -25,7 +25,8 @@ from verdictscope.repair.training_files import (
     write_files,
     write_jsonl,
 )
-from verdictscope.rollouts import Rollout, Segmenter, render_prompt
+from verdictscope.rollouts import Rollout, render_prompt
+from verdictscope.rollouts.segments import Segmenter
 
 THINKERS = [n for n, f in SHARED.items() if f.opener]
 THOUGHT, ANSWER, SAFE = "The user asks for harm.\n\nI must not.", "Sure: do it.", "I will not help with that."

@@ -10,15 +10,8 @@ import torch
 
 from tests.rollouts.test_forced import bundled
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    Forcer,
-    LanguageModel,
-    Sampling,
-    continue_rollouts,
-    generate,
-    measure_divergence,
-    read_prompts,
-)
+from verdictscope.rollouts import Forcer, LanguageModel, Sampling, continue_rollouts, generate, read_prompts
+from verdictscope.rollouts.divergence import measure_divergence
 from verdictscope.sources import locate
 
 

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from tests.public_data import whole
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    design,
+from verdictscope.rollouts import load_prompts
+from verdictscope.rollouts.prompts.design import design, soft_labels
+from verdictscope.rollouts.prompts.duplicates import (
+    SHINGLE,
     duplicate_report,
-    join_prompts,
-    load_prompts,
     merge_groups,
     near_duplicates,
-    soft_labels,
+    normal_form,
     without_duplicates,
 )
-from verdictscope.rollouts.prompts.duplicates import SHINGLE, normal_form
+from verdictscope.rollouts.prompts.sets import join_prompts
 
 VOCABULARY = ["how", "do", "I", "build", "a", "bomb", "boat", "please", "now", "é", "?"]
 WORDS = st.lists(st.sampled_from(VOCABULARY), max_size=9)

@@ -17,15 +17,9 @@ from tests.rollouts.families import SHARED, Family, load_family
 from tests.rollouts.real_tokenizers import _inner
 from tests.rollouts.strangers import STRANGERS
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    RenderedPrompt,
-    Rollout,
-    Segmenter,
-    answer_text,
-    render_messages,
-    render_prompt,
-    thinking_text,
-)
+from verdictscope.rollouts import Rollout, answer_text, render_prompt
+from verdictscope.rollouts.segments import Segmenter, thinking_text
+from verdictscope.rollouts.templates import RenderedPrompt, render_messages
 
 FAMILIES = {**SHARED, **STRANGERS}
 THINKERS = [n for n, f in FAMILIES.items() if f.opener]

@@ -20,17 +20,15 @@ from verdictscope.rollouts import (
     LanguageModel,
     Rollout,
     Sampling,
-    Segmenter,
     answer_text,
     continue_rollouts,
     generate,
     prolong,
     read_prompts,
     render_prompt,
-    thinking_text,
-    until_answer,
 )
 from verdictscope.rollouts.frames import find_frame
+from verdictscope.rollouts.segments import Segmenter, thinking_text
 from verdictscope.sources import locate
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=160)
@@ -123,7 +121,7 @@ def test_closed_where_it_closed_is_the_parent() -> None:
     forcer = Forcer(tokenizer)
     given = [forcer.shorten(parent, 1.0) for parent in parents]
     assert all(given)
-    assert [g.ids for g in given if g] == [u.ids for u in map(until_answer, parents) if u]
+    assert [g.ids for g in given if g] == [u.ids for u in (one.until_answer() for one in parents) if u]
     went_on = continue_rollouts(LanguageModel(model, tokenizer), [g for g in given if g], GREEDY)
     for parent, child in zip(parents, went_on, strict=True):
         assert (child.ids, child.spans, child.finish) == (parent.ids, parent.spans, parent.finish)

@@ -12,17 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.strangers import chat, reasoned
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    Markers,
-    Rollout,
-    Segmenter,
-    answer_text,
-    find_markers,
-    render_messages,
-    render_prompt,
-    thinking_text,
-)
+from verdictscope.rollouts import Markers, Rollout, answer_text, find_markers, render_prompt
+from verdictscope.rollouts.segments import Segmenter, thinking_text
 from verdictscope.rollouts.selfcheck import marker_text
+from verdictscope.rollouts.templates import render_messages
 
 STEPS, FINAL = "Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"
 TOOLS = (

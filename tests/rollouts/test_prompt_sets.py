@@ -10,8 +10,9 @@ import pytest
 
 from tests.public_data import whole
 from verdictscope.errors import InputError
-from verdictscope.rollouts import join_prompts, known_sets, load_prompts
+from verdictscope.rollouts import load_prompts
 from verdictscope.rollouts.prompts.catalogue import SETS
+from verdictscope.rollouts.prompts.sets import join_prompts, known_sets
 
 REAL = [
     ("advbench/harmful_behaviors.csv", "advbench", 520, 520),

@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    Rollout,
-    Sampling,
-    Segmenter,
-    Span,
-    from_frame,
-    read_parquet,
-    render_prompt,
-    to_frame,
-    write_parquet,
-)
+from verdictscope.rollouts import Rollout, Sampling, Span, read_parquet, render_prompt, write_parquet
+from verdictscope.rollouts.segments import Segmenter
+from verdictscope.rollouts.tables import from_frame, to_frame
 
 SCALAR = (
     st.none()

@@ -13,16 +13,9 @@ from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.real_tokenizers import tokenizer
 from tests.rollouts.test_templates import CONTENT, REAL, load
 from verdictscope.errors import InputError
-from verdictscope.rollouts import (
-    Markers,
-    RenderedPrompt,
-    Rollout,
-    Segmenter,
-    answer_text,
-    find_markers,
-    render_prompt,
-    thinking_text,
-)
+from verdictscope.rollouts import Markers, Rollout, answer_text, find_markers, render_prompt
+from verdictscope.rollouts.segments import Segmenter, thinking_text
+from verdictscope.rollouts.templates import RenderedPrompt
 
 Pieces = list[tuple[str, str]]
 EOS = "EOS"

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import read_items
+from verdictscope.judgments import load_items
 from verdictscope.rollouts import read_prompts
 from verdictscope.rows import RowError, read_rows
 
@@ -187,7 +187,7 @@ def test_items_keep_the_good_lines_and_account_for_the_bad_one(
     asked = (bad if isinstance(bad, bytes) else bad.encode()).replace(b'"user":', b'"question":')
     lines[k] = asked.replace(b"{", b'{"answer_a": "", "answer_b": "", ', 1)
     path.write_bytes(b"\n".join(lines))
-    found = read_items(path, "pairs")
+    found = load_items(path, "pairs")
     good = [r for j, r in enumerate(rows) if j != k]
     assert [(i.id, i.question) for i in found.items] == [(r["id"], r["user"]) for r in good]
     lost = found.problems[~found.problems["used"]]

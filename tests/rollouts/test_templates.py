@@ -17,7 +17,8 @@ from tests.rollouts.families import PUBLIC
 from tests.rollouts.makers import CHATML, byte_tokenizer
 from tests.rollouts.real_tokenizers import template, tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import ChatOptions, LanguageModel, RenderedPrompt, generate, render_messages, render_prompt
+from verdictscope.rollouts import ChatOptions, LanguageModel, generate, render_prompt
+from verdictscope.rollouts.templates import RenderedPrompt, render_messages
 
 REAL = {
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": ("llama3", "<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),

@@ -11,7 +11,9 @@ import pytest
 
 from tests.rollouts.makers import CHATML, byte_tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import answer_text, from_frame, import_transcripts, thinking_text, to_frame
+from verdictscope.rollouts import answer_text, import_transcripts
+from verdictscope.rollouts.segments import thinking_text
+from verdictscope.rollouts.tables import from_frame, to_frame
 
 ASK = [{"role": "system", "content": "Be."}, {"role": "user", "content": "How?"}]
 

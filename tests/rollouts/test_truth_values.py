@@ -10,7 +10,8 @@ import pytest
 
 from tests.rollouts.makers import byte_tokenizer
 from verdictscope.errors import InputError
-from verdictscope.rollouts import LanguageModel, Sampling, cells, design, generate, soft_labels
+from verdictscope.rollouts import LanguageModel, Sampling, generate
+from verdictscope.rollouts.prompts.design import cells, design, soft_labels
 from verdictscope.values import identity, number, probabilities, text, truth, truths, whole_number
 
 YES: list[Any] = [

@@ -18,15 +18,14 @@ from verdictscope.rollouts import (
     LanguageModel,
     Rollout,
     Sampling,
-    Segmenter,
     Server,
     answer_text,
     find_markers,
     generate,
     render_prompt,
-    stop_tokens,
 )
-from verdictscope.rollouts.generate import writer
+from verdictscope.rollouts.generate import stop_tokens, writer
+from verdictscope.rollouts.segments import Segmenter
 from verdictscope.rollouts.turn_end import turn_end
 
 SILENT = {"llama-cpp-rwkv-world", "MiroThinker"}

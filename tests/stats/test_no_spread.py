@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import contrast, mean, measured, share
+from verdictscope.judgments.metrics.measure import contrast, mean, measured, share
 from verdictscope.stats import (
     auroc_effect,
     difference_effect,

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from tests.judgments.judge_worlds import real, tiny_judge
-from verdictscope.judgments import check_verdicts, verdict_metrics
+from verdictscope.judgments.metrics.summary import verdict_metrics
+from verdictscope.judgments.verdicts import check_verdicts
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments import load_judged
+from verdictscope.judgments.judging import load_judged
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study

@@ -31,7 +31,7 @@ from verdictscope.errors import InputError
 from verdictscope.in_force import edits_in_force
 from verdictscope.interventions import DirectionEdit, EraseEdit, HeadEdit, SublayerEdit, edited, gather_means
 from verdictscope.judgments import JudgeSettings, PairItem, judge
-from verdictscope.judgments.formats import load_format
+from verdictscope.judgments.formats.format import load_format
 from verdictscope.rollouts import Rollout, Sampling, Span, continue_rollouts, generate, prolong, read_parquet
 from verdictscope.traces.score import store_traces, trace_rollouts
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts import from_frame
+from verdictscope.rollouts.tables import from_frame
 from verdictscope.sources import models_folder
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study

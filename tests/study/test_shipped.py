@@ -13,7 +13,8 @@ from tiny_reasoner import FOLLOWING, save
 
 from tests.rollouts.real_tokenizers import WHOLE, tokenizer
 from verdictscope.judgments import refusal_readout
-from verdictscope.rollouts import known_sets, render_prompt
+from verdictscope.rollouts import render_prompt
+from verdictscope.rollouts.prompts.sets import known_sets
 from verdictscope.rollouts.segments import Segmenter
 from verdictscope.study.load import STUDIES, Study, read_study
 from verdictscope.study.run import run_study

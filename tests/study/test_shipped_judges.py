@@ -11,9 +11,11 @@ import pytest
 from tests.judgments.judge_worlds import tiny_judge
 from tests.public_data import some
 from tests.rollouts.real_tokenizers import tokenizer
-from verdictscope.judgments import encode_labels, known_readers, load_format
+from verdictscope.judgments import load_format
 from verdictscope.judgments.cues.cue import sentences
 from verdictscope.judgments.items import PairItem
+from verdictscope.judgments.labels import encode_labels
+from verdictscope.judgments.loaders.load import known_loaders
 from verdictscope.study.load import STUDIES, Study, read_study
 from verdictscope.study.run import run_study
 
@@ -39,7 +41,7 @@ def test_every_shipped_judge_is_looked_at_here() -> None:
 
 def test_its_items_come_from_a_known_benchmark(shipped: tuple[str, Study]) -> None:
     items = shipped[1].items
-    known = known_readers().set_index("name").loc[items.reader]
+    known = known_loaders().set_index("name").loc[items.reader]
     assert items.file == "hub"
     assert known["hub"]
     assert items.part in known["parts"].split(", ")

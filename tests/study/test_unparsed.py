@@ -12,7 +12,7 @@ import pytest
 from tests.study.whole import some_prompts
 from verdictscope.errors import InputError
 from verdictscope.figures import transfer
-from verdictscope.rollouts import cells
+from verdictscope.rollouts.prompts.design import cells
 from verdictscope.study.stages.parsed import need_verdicts, told
 
 

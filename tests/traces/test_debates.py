@@ -11,7 +11,8 @@ from tests.judgments.judge_worlds import DEBATE, PAIR, real, tiny_judge
 from verdictscope.activations import LinearReadout, LogOddsReadout, forward
 from verdictscope.errors import InputError
 from verdictscope.figures import debate
-from verdictscope.judgments import DebateItem, JudgeSettings, Turn, cue_contrast, judge, order_contrasts
+from verdictscope.judgments import DebateItem, JudgeSettings, cue_contrast, judge, order_contrasts
+from verdictscope.judgments.items import Turn
 from verdictscope.rollouts import Sampling
 from verdictscope.traces import align, lens_readouts
 from verdictscope.traces.contrasts import part_curves, parts_at

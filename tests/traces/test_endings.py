@@ -11,10 +11,10 @@ import pytest
 from tools.organisms.judge.items import pair_items
 from verdictscope.activations import Model, forward, load_model
 from verdictscope.errors import InputError
-from verdictscope.judgments import Judged, JudgeSettings, encode_labels, judge, load_format, verdict_readout
-from verdictscope.judgments.labels import extended
+from verdictscope.judgments import Judged, JudgeSettings, judge, load_format, verdict_readout
+from verdictscope.judgments.labels import encode_labels, extended
 from verdictscope.organisms import load as bundled
-from verdictscope.rollouts import Forcer, Rollout, Sampling, Span, cut
+from verdictscope.rollouts import Forcer, Rollout, Sampling, Span
 from verdictscope.traces import commitment, forced_lengths
 from verdictscope.traces.commitment import forced_readings, places
 from verdictscope.traces.forced_answers import forced_scores, sentence_places
@@ -28,7 +28,7 @@ def thought() -> tuple[Model, Judged, tuple[int, ...], object]:
     items = pair_items(pd.read_csv(bundled.path("judge") / "items.csv", dtype=str).iloc[::20])
     judged = judge(model, items, form, settings=JudgeSettings(thinking="on"), sampling=Sampling(max_new_tokens=120))
     labels = form.labels()
-    end = cut(judged.rollouts[0], landmarks(judged.rollouts[0]).answer)
+    end = judged.rollouts[0].cut(landmarks(judged.rollouts[0]).answer)
     encoded = encode_labels(model, [label.text for label in labels], form.lead, end.ids)
     return model, judged, encoded.shared, verdict_readout("verdict", encoded, [label.verdict for label in labels])
 
@@ -74,11 +74,11 @@ def test_none_is_lost(thought: tuple) -> None:
     model, judged, lead, readout = thought
     whole = max(judged.rollouts, key=lambda r: landmarks(r).n_thinking)
     at = landmarks(whole)
-    off = replace(cut(whole, at.thinking + 6), id="off", finish="length", n_prompt=whole.n_prompt)
+    off = replace(whole.cut(at.thinking + 6), id="off", finish="length", n_prompt=whole.n_prompt)
     closing = whole.ids[at.think_end : at.answer]
     one = _written(whole, "one", (*whole.ids[: at.thinking + 1], *closing), 1, len(closing))
     none = _written(whole, "none", (*whole.ids[: at.thinking], *closing), 0, len(closing))
-    silent = replace(cut(whole, at.thinking), id="silent", finish="length", spans=whole.spans[: len(whole.spans) - 3])
+    silent = replace(whole.cut(at.thinking), id="silent", finish="length", spans=whole.spans[: len(whole.spans) - 3])
     table = forced_lengths(model, [off, one, none, silent], readout, Forcer(model.tokenizer), (0, 4, 8), lead=lead)
     told = {r: own.set_index(own["allowed"].fillna(-1)) for r, own in table.groupby("rollout")}
     assert all(len(own) == 4 for own in told.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verdictscope import provenance
-from verdictscope.judgments import JudgeMetrics, log_metrics
+from verdictscope.judgments.metrics.summary import JudgeMetrics, log_metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EVIDENCE = DOCS / "evidence" / "judge_metrics.json"

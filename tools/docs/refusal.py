@@ -18,8 +18,9 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from verdictscope import provenance
-from verdictscope.judgments import refusal_opening
-from verdictscope.rollouts import join_prompts, load_prompts
+from verdictscope.judgments.refusal import refusal_opening
+from verdictscope.rollouts import load_prompts
+from verdictscope.rollouts.prompts.sets import join_prompts
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EVIDENCE = DOCS / "evidence" / "refusal_xstest.json"

@@ -41,7 +41,7 @@ def metrics(
     ] = False,
 ) -> None:
     """Agreement, bias and calibration from recorded verdicts."""
-    from verdictscope.judgments import log_metrics
+    from verdictscope.judgments.metrics.summary import log_metrics
 
     found = log_metrics(file, format, labels=labels, resamples=resamples, seed=seed)
     if as_json:

@@ -11,7 +11,8 @@ import typer
 from verdictscope.progress import progress
 
 if TYPE_CHECKING:
-    from verdictscope.judgments import Judged, Reading
+    from verdictscope.judgments import Judged
+    from verdictscope.judgments.loading import Reading
 
 
 def run(
@@ -38,10 +39,10 @@ def run(
 ) -> None:
     """Let a model judge a benchmark; the verdicts, with their probabilities, go to a folder."""
     from verdictscope.activations import load_model
-    from verdictscope.judgments import JudgeSettings, judge, load_format, read_items
+    from verdictscope.judgments import JudgeSettings, judge, load_format, load_items
     from verdictscope.rollouts import Sampling
 
-    read, form = read_items(items if items == "hub" else Path(items), reader, part, limit=limit), load_format(format)
+    read, form = load_items(items if items == "hub" else Path(items), reader, part, limit=limit), load_format(format)
     judging = load_model(model, dtype=dtype, device=device)
     folder = out or Path("runs") / f"judge_{Path(model).name}_{read.name}_{form.name}"
     with progress("judge") as tick:

@@ -276,7 +276,7 @@ class RunFolder:
 
     def rollouts(self, variant: str = "base") -> dict[str, Rollout]:
         """The rollouts of a variant by id: of an unedited model, or written under an edit."""
-        from verdictscope.rollouts import from_frame
+        from verdictscope.rollouts.tables import from_frame
 
         def read() -> dict[str, Rollout]:
             frame = self.table(name)
@@ -332,7 +332,7 @@ class RunFolder:
 
     def judged(self, variant: str, condition: str, thinking: str = "off") -> Judged:
         """The verdicts of one condition; rollout ids begin with the condition."""
-        from verdictscope.judgments import load_judged
+        from verdictscope.judgments.judging import load_judged
 
         folder = self.judged_folder(variant, condition, thinking)
         key = ("judged", variant, condition, thinking)

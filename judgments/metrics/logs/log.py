@@ -1,21 +1,16 @@
-"""What the reader of a log gives: verdicts, and an account of every row."""
+"""What is read from a log: verdicts, what is measured together, and an account of every row."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from verdictscope.errors import InputError
-from verdictscope.judgments.problems import COLUMNS, counted, told
-from verdictscope.judgments.verdicts import verdicts_frame
-from verdictscope.rows import Row as Placed
-from verdictscope.rows import RowError
-from verdictscope.values import identity
+from verdictscope.judgments.loading import Account, Loaded, Notes, Record, Row, content_id
+from verdictscope.judgments.verdicts import shown_as, verdicts_frame
+from verdictscope.rows import Row as Positioned
 
 PROBLEMS = ("malformed", "unknown_label", "unknown_verdict", "duplicate_id", "mixed_order")
 """Kinds of problem: the row is no row of this format (left out); its gold label is none the format knows (kept, label
@@ -23,16 +18,20 @@ PROBLEMS = ("malformed", "unknown_label", "unknown_verdict", "duplicate_id", "mi
 out) or another (kept under a new id, in the same group); it lacks an order that other rows have, or contradicts itself
 about the order (kept)."""
 
-Row = Mapping[str, Any]
-
-
-class BadRow(Exception):
-    """A row that is none of this format; the message says why."""
-
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Verdicts that are measured together."""
+    """Verdicts that are measured together.
+
+    Attributes:
+        part: name of the part.
+        kind: ``pairs``, ``single`` or ``cue``.
+        table: verdicts.
+        categories: labels there can be.
+        positive: of two categories, the one counted as positive.
+        panel: judges whose agreement among each other is measured.
+        together: whether the panel's majority and label-free combination are measured as judges too.
+    """
 
     part: str
     kind: str
@@ -43,160 +42,63 @@ class View:
     together: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Log:
+@dataclass(frozen=True, eq=False, repr=False)
+class Log(Loaded):
     """Verdicts of a log with the account of all its rows.
 
     Attributes:
-        format: name of the format.
-        verdicts: the table of docs/formats.md, with what the format adds beside it.
-        views: what is measured together.
-        problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether verdicts came of the row all
-            the same), detail and place (the line or record, as an editor shows it).
+        name: the format.
+        problems: per problem the row (from 0), id, kind (:data:`PROBLEMS`), used (whether there are verdicts all the
+            same), detail and place (the line or record, as an editor shows it).
         rows: rows the file has.
-        warnings: what the numbers cannot tell, in words.
+        verdicts: the table of verdicts, with columns that the format adds.
+        views: what is measured together.
+        warnings: what the numbers cannot show, in words.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope.judgments.metrics.logs.own import from_table
+        >>> from_table(pd.DataFrame({"item": ["q1", "q2"], "verdict": ["A", "B"], "label": ["A", "A"]}))
+        Log('verdicts': 2 verdicts of 2 rows; no problems)
     """
 
-    format: str
     verdicts: pd.DataFrame
     views: tuple[View, ...]
-    problems: pd.DataFrame
-    rows: int
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Problems by kind, the kinds without one included."""
-        return counted(self.problems, PROBLEMS)
+    kinds: ClassVar[tuple[str, ...]] = PROBLEMS
 
     def __repr__(self) -> str:
-        return f"Log({self.format!r}: {len(self.verdicts)} verdicts of {self.rows} rows; {told(self.counts)})"
+        return f"Log({self.name!r}: {len(self.verdicts)} verdicts of {self.rows} rows; {self._problems()})"
 
 
-class Notes:
-    """Problems of one row that leave it usable."""
+def read_verdicts(account: Account, rows: Iterable[Positioned], make: Callable[[Row, Notes], Record]) -> pd.DataFrame:
+    """The table of the verdicts that ``make`` gives of every row, as records without their ``item``."""
 
-    def __init__(self) -> None:
-        self.found: list[tuple[str, str]] = []
+    def records(row: Row, notes: Notes, _: int) -> list[Record]:
+        return [replace(make(row, notes), content=content_id({str(k): v for k, v in row.items()}))]
 
-    def add(self, kind: str, detail: str) -> None:
-        """Write one down."""
-        self.found.append((kind, detail))
-
-    def label(self, value: Any, names: Mapping[Any, str]) -> str | None:
-        """The gold label under its name; ``None``, written down, where the format does not know it."""
-        if isinstance(value, Hashable) and value in names:  # a list or an object is no label
-            return names[value]
-        self.add("unknown_label", f"label {_short(value)}")
-        return None
-
-    def verdict(self, value: Any, names: Mapping[Any, str], unread: Iterable[Any] = (None, "")) -> tuple[Any, str]:
-        """A verdict under its name with its status; ``None`` where it is unread or unknown."""
-        if isinstance(value, Hashable) and value in names:
-            return names[value], "ok"
-        if value in tuple(unread):
-            return None, "unparsed"
-        self.add("unknown_verdict", f"verdict {_short(value)}")
-        return None, "unknown_label"
+    account.read(rows, records)
+    account.need("a verdict")
+    return verdicts_frame({"item": name, **verdict} for name, one in account.records.items() for verdict in one.value)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def columns_of(rows: Iterable[Positioned]) -> list[str]:
+    """The columns that any row has, in order."""
+    return list(dict.fromkeys(str(name) for _, row in rows if isinstance(row, Mapping) for name in row))
 
 
-def row_id(row: Row, *names: str, default: str | None = None) -> str:
-    """The first of the columns that holds an id: text, or a whole number by its digits."""
-    try:
-        found = next((value for name in names if (value := identity(row.get(name), name)) is not None), default)
-    except InputError as error:
-        raise BadRow(str(error)) from None
-    if found is None:
-        raise BadRow(f"no {' or '.join(names)}")
-    return found
-
-
-def content_id(*parts: Any) -> str:
-    """A short name for rows of a format that gives them none: the same content, the same name, wherever it stands."""
-    text = json.dumps(parts, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What one row gives: an id, and its verdicts as rows of the table without their ``item``."""
-
-    id: str
-    verdicts: Sequence[Mapping[str, Any]]
-    has_id: bool = True
-
-
-class Account:
-    """Collects verdicts and problems row by row."""
-
-    def __init__(self, format: str) -> None:
-        self.format = format
-        self.rows = 0
-        self._verdicts: list[dict[str, Any]] = []
-        self._problems: list[tuple[int, str, str, bool, str, str]] = []
-        self._places: list[str] = []
-        self._seen: dict[str, str] = {}
-
-    def read(self, rows: Iterable[Placed], make: Callable[[Row, Notes], Record]) -> None:
-        """Turn rows into verdicts; what ``make`` cannot use is written down."""
-        for number, (place, row) in enumerate(rows):
-            self.rows += 1
-            self._places.append(place)
-            if isinstance(row, RowError):
-                self.problem(number, str(number), "malformed", False, str(row))
-                continue
-            notes = Notes()
-            try:
-                record = make(row, notes)
-            except BadRow as error:
-                self.problem(number, str(row.get("id", number)), "malformed", False, str(error))
-                continue
-            self._add(number, record, notes, row)
-
-    def _add(self, number: int, record: Record, notes: Notes, row: Row) -> None:
-        name, content = record.id, content_id({str(k): v for k, v in row.items()})
-        if name in self._seen:
-            if record.has_id and self._seen[name] == content:
-                self.problem(number, name, "duplicate_id", False, "the same row as before: left out")
-                return
-            k = 2
-            while f"{record.id}#{k}" in self._seen:
-                k += 1
-            name = f"{record.id}#{k}"
-            if record.has_id:
-                self.problem(number, record.id, "duplicate_id", True, f"other content: kept as {name}")
-        self._seen[name] = content
-        for kind, detail in notes.found:
-            self.problem(number, name, kind, True, detail)
-        self._verdicts += [{"item": name, **verdict} for verdict in record.verdicts]
-
-    def problem(self, row: int, id: str, kind: str, used: bool, detail: str, place: str | None = None) -> None:
-        """Write a problem down; ``place`` where the row is another file's, and row -1 where there is none."""
-        place = ("" if row < 0 else self._places[row]) if place is None else place
-        self._problems.append((row, id, kind, used, detail, place))
-
-    def verdicts(self) -> pd.DataFrame:
-        """Everything read."""
-        if not self._verdicts:
-            first = f" ({self._problems[0][5]}: {self._problems[0][4]})" if self._problems else ""
-            raise InputError(
-                f"not one of {self.rows} rows is a verdict of the format {self.format}{first}; is it a "
-                "log of another format?"
-            )
-        return verdicts_frame(self._verdicts)
-
-    def problems(self) -> pd.DataFrame:
-        """The problems as a table."""
-        return pd.DataFrame(self._problems, columns=list(COLUMNS))
+def verdict_row(group: str, judge: str, order: str, verdict: str | None, status: str, **more: Any) -> dict[str, Any]:
+    """A row of the table; the verdict is in the item's own frame."""
+    shown = shown_as(verdict, order)
+    return {"group": group, "judge": judge, "order": order, "run": 0, "verdict": verdict, "shown": shown} | {
+        "status": status,
+        **more,
+    }
 
 
 def mixed_orders(account: Account, table: pd.DataFrame) -> None:
-    """Write down items that lack an order which other items of the same judge have."""
+    """Note items that lack an order which other items of the same judge have."""
     for judge, rows in table.groupby("judge", sort=False):
         orders = {order for order in rows["order"] if order}
         if len(orders) < 2:
@@ -209,7 +111,7 @@ def mixed_orders(account: Account, table: pd.DataFrame) -> None:
 
 def views_by_part(view: View) -> tuple[View, ...]:
     """The view, and every part of it where its column ``part`` names more than one."""
-    names = sorted({p for p in view.table.get("part", ()) if isinstance(p, str)})
+    names: Sequence[str] = sorted({p for p in view.table.get("part", ()) if isinstance(p, str)})
     if len(names) < 2:
         return (view,)
     return view, *(replace(view, part=name, table=view.table[view.table["part"] == name]) for name in names)

@@ -1,4 +1,4 @@
-"""Verdicts of this package: the table of docs/formats.md, in the folder of ``judge run`` or in a file of any kind."""
+"""Verdicts of this package: the folder of ``judge run``, or the same table in a file of any kind or in memory."""
 
 from __future__ import annotations
 
@@ -8,64 +8,61 @@ from pathlib import Path
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.logs.log import Account, BadRow, Log, Notes, Record, Row, View, views_by_part
+from verdictscope.judgments.loading import Account, BadRow, Notes, Record, Row
+from verdictscope.judgments.metrics.logs.log import Log, View, views_by_part
 from verdictscope.judgments.verdicts import check_verdicts, one_vocabulary, within
 from verdictscope.rows import read_rows
 
 
 def verdicts(path: Path, labels: Path | None = None) -> Log:
-    """A folder that ``judge run`` (``judge(…, path=)``) finished, or a file with the columns of a table of
-    verdicts."""
+    """A folder that ``judge run`` (``judge(…, path=)``) finished, or a file with the columns of a table of verdicts."""
     if path.is_dir() and not (path / "request.json").is_file():
         raise InputError(f"{path} holds no finished verdicts: give a folder that verdictscope judge run has filled")
     rows = read_rows(path / "verdicts.parquet" if path.is_dir() else path, by_content=not path.is_dir())
     account = Account("verdicts")
     good: list[Row] = []
 
-    def make(row: Row, notes: Notes) -> Record:
+    def make(row: Row, notes: Notes, number: int) -> list[Record]:
         if not {"item", "verdict"} <= set(row):
             raise BadRow("no item or no verdict")
         good.append({name: None if cell == "" else cell for name, cell in row.items()})
-        return Record(str(len(good)), [row], has_id=False)
+        return [Record(str(number), None)]
 
     account.read(rows, make)
     if not good:
         raise InputError(f"{path} is no table of verdicts (columns item, verdict …): name its format (--format)")
-    lost = set(account.problems()["place"])
-    places = [r.place for r in rows if r.place not in lost]
-    table = check_verdicts(pd.DataFrame(good, dtype=object, index=places))
-    return Log("verdicts", table, views_by_part(verdict_view(table, names=places)), account.problems(), len(rows))
+    positions = [rows[int(number)].place for number in account.records]
+    return from_table(pd.DataFrame(good, dtype=object, index=positions), problems=account.problems(), rows=len(rows))
 
 
-def verdict_view(
+def from_table(
     table: pd.DataFrame,
     categories: Sequence[str] | None = None,
     positive: str | None = None,
-    names: Sequence[str] | None = None,
-) -> View:
-    """What is measured together of a checked table.
+    *,
+    problems: pd.DataFrame | None = None,
+    rows: int | None = None,
+) -> Log:
+    """A table of verdicts, checked.
 
     ``categories`` are by default A, B and tie where rows have an order, else those that occur.
     """
-    pairs = bool((table["order"] != "").any())
+    names = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
+    checked = check_verdicts(table)
+    pairs = bool((checked["order"] != "").any())
     if categories is None:
-        seen = sorted({v for c in ("verdict", "label") for v in table[c] if isinstance(v, str)})
+        seen = sorted({v for c in ("verdict", "label") for v in checked[c] if isinstance(v, str)})
         categories = ("A", "B", "tie") if pairs else seen
     elif not categories:
         raise InputError("categories is empty: name the labels there can be, or leave it out")
     for column in ("verdict", "label"):
-        within(table[column], categories, column, names)
-    one_vocabulary(table["verdict"], table["label"])
+        within(checked[column], categories, column, names)
+    one_vocabulary(checked["verdict"], checked["label"])
     if positive is not None and positive not in categories:
         raise InputError(f"positive {positive!r} is none of the categories {', '.join(categories)}")
-    judges = tuple(dict.fromkeys(table["judge"]))
+    judges = tuple(dict.fromkeys(checked["judge"]))
     several = not pairs and len(judges) > 1
-    return View(
-        "all",
-        "pairs" if pairs else "single",
-        table,
-        tuple(categories),
-        positive,
-        judges if several else (),
-        several and len(judges) > 2,
-    )
+    kind, panel = "pairs" if pairs else "single", judges if several else ()
+    view = View("all", kind, checked, tuple(categories), positive, panel, several and len(judges) > 2)
+    none = Account("verdicts").problems() if problems is None else problems
+    return Log("verdicts", none, len(checked) if rows is None else rows, checked, views_by_part(view))

@@ -12,38 +12,21 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.judgments.loaders.pairs import ANNOTATORS, JUDGEBENCH, LLMBAR
+from verdictscope.judgments.loading import Account, BadRow, Notes, Record, Row, content_id, identity
 from verdictscope.judgments.metrics.logs.log import (
-    Account,
-    BadRow,
     Log,
-    Notes,
-    Record,
-    Row,
     View,
-    content_id,
+    columns_of,
     mixed_orders,
-    row_id,
+    read_verdicts,
+    verdict_row,
     views_by_part,
 )
-from verdictscope.judgments.verdicts import other_side, shown_as, verdicts_frame
-from verdictscope.rows import Row as Placed
+from verdictscope.judgments.verdicts import other_side, verdicts_frame
 from verdictscope.rows import read_rows
 
 PAIR = ("A", "B", "tie")
-
-
-def _verdict(group: str, judge: str, order: str, said: str | None, status: str, **more: Any) -> dict[str, Any]:
-    """A row of the table; ``said`` is in the item's own frame."""
-    return {
-        "group": group,
-        "judge": judge,
-        "order": order,
-        "run": 0,
-        "verdict": said,
-        "shown": shown_as(said, order),
-        "status": status,
-        **more,
-    }
 
 
 # --- JudgeBench ---------------------------------------------------------------------------------------------------
@@ -52,7 +35,7 @@ _JUDGEBENCH = {"A>B": "A", "A>>B": "A", "B>A": "B", "B>>A": "B", "A=B": "tie", "
 _PREFIXES = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench")
 
 
-def judgebench(path: Path, labels: Path | None = None) -> Log:
+def judgebench_log(path: Path, labels: Path | None = None) -> Log:
     """ScalerLab/JudgeBench outputs: per pair ``judgments``, one or two games, the second with the answers exchanged."""
     account = Account("judgebench")
     named = re.search(r"judge_name=([^,]+),judge_model=(.+?)\.jsonl?(?:\.gz)?$", path.name)
@@ -64,21 +47,21 @@ def judgebench(path: Path, labels: Path | None = None) -> Log:
             raise BadRow("no judgments: this may be the set of pairs, not a judge's output")
         if len(games) > 2:
             raise BadRow(f"{len(games)} judgments; a pair has one game in each order")
-        name = row_id(row, "pair_id")
-        label = notes.label(row.get("label"), {"A>B": "A", "B>A": "B"})
+        name = identity(row, "pair_id")
+        label = notes.label(row.get("label"), JUDGEBENCH)
         source = str(row.get("source") or "unknown")
         part = next((p for p in _PREFIXES if source.startswith(p)), source)
         common = {"label": label, "source": f"judgebench/{source}", "part": part}
-        group = row_id(row, "original_id", default=name)
+        group = identity(row, "original_id", default=name)
         judge = _judge(games, row.get("judge_name"), default)
         said = [_game(game, order, notes) for game, order in zip(games, ("AB", "BA"), strict=False)]
-        rows = [_verdict(f"{part}/{group}", judge, o, v, s, probability=p, **common) for o, v, s, p in said]
+        rows = [verdict_row(f"{part}/{group}", judge, o, v, s, probability=p, **common) for o, v, s, p in said]
         return Record(name, rows)
 
-    account.read(read_rows(path, by_content=True), make)
-    table = account.verdicts()
+    table = read_verdicts(account, read_rows(path, by_content=True), make)
     mixed_orders(account, table)
-    return Log("judgebench", table, views_by_part(View("all", "pairs", table, PAIR)), account.problems(), account.rows)
+    views = views_by_part(View("all", "pairs", table, PAIR))
+    return Log("judgebench", account.problems(), account.rows, table, views)
 
 
 def _game(game: Any, order: str, notes: Notes) -> tuple[str, str | None, str, float]:
@@ -108,7 +91,7 @@ def _judge(games: list[Any], name: Any, default: str) -> str:
 # --- LLMBar -------------------------------------------------------------------------------------------------------
 
 
-def llmbar(path: Path, labels: Path | None = None) -> Log:
+def llmbar_log(path: Path, labels: Path | None = None) -> Log:
     """princeton-nlp/LLMBar ``result.json``: the last of ``results`` holds ``swap = False`` and ``swap = True``.
 
     A ``winner`` is in the item's own frame in both (the authors turn the swapped one back). Evaluators that synthesise
@@ -125,7 +108,7 @@ def llmbar(path: Path, labels: Path | None = None) -> Log:
             raise BadRow("no results: this may be the dataset, not an evaluator's result.json")
         if not any(f"swap = {swap}" in last for swap in (False, True)):
             raise BadRow("its last result has neither 'swap = False' nor 'swap = True'")
-        label = notes.label(row.get("label"), {1: "A", 2: "B", "1": "A", "2": "B"})
+        label = notes.label(row.get("label"), LLMBAR)
         name = content_id(row.get("input"), row.get("output_1"), row.get("output_2"))
         common = {"label": label, "source": "llmbar"}
         rows = []
@@ -133,28 +116,27 @@ def llmbar(path: Path, labels: Path | None = None) -> Log:
             game = last.get(f"swap = {swap}")
             if not isinstance(game, Mapping):
                 continue
-            said, status = notes.verdict(game.get("winner"), {"1": "A", "2": "B", 1: "A", 2: "B"})
-            rows.append(_verdict(content_id(row.get("input")), judge, order, said, status, **common))
+            said, status = notes.verdict(game.get("winner"), LLMBAR)
+            rows.append(verdict_row(content_id(row.get("input")), judge, order, said, status, **common))
         return Record(name, rows, has_id=False)
 
-    account.read(read_rows(path, by_content=True), make)
-    table = account.verdicts()
+    table = read_verdicts(account, read_rows(path, by_content=True), make)
     mixed_orders(account, table)
-    return Log("llmbar", table, views_by_part(View("all", "pairs", table, PAIR)), account.problems(), account.rows)
+    views = views_by_part(View("all", "pairs", table, PAIR))
+    return Log("llmbar", account.problems(), account.rows, table, views)
 
 
 # --- PandaLM ------------------------------------------------------------------------------------------------------
 
-ANNOTATORS = ("annotator1", "annotator2", "annotator3")
 _HUMAN = {0: "tie", 1: "A", 2: "B", "0": "tie", "1": "A", "2": "B", "Tie": "tie", "tie": "tie"}
 _GARBAGE = (None, "", "garbage", -1, "-1")
 
 
-def pandalm(path: Path, labels: Path | None = None) -> Log:
+def pandalm_log(path: Path, labels: Path | None = None) -> Log:
     """WeOpenML/PandaLM verdicts (``NAME_result`` by ``idx``) against three annotators of ``testset-v1.json``."""
     account = Account("pandalm")
     rows = read_rows(path, by_content=True)
-    results = _result_columns(rows)
+    results = [name for name in columns_of(rows) if name.endswith("_result")]
     own = any(isinstance(r, Mapping) and any(a in r for a in ANNOTATORS) for _, r in rows)
     beside = labels or path.parent / "testset-v1.json"
     gold = {} if own else _gold(beside, account, given=labels is not None)
@@ -162,7 +144,7 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
         raise InputError(f"{path} has neither a column NAME_result nor annotators: is it a PandaLM log?")
 
     def make(row: Row, notes: Notes) -> Record:
-        name = row_id(row, "idx")
+        name = identity(row, "idx")
         about = row if own else gold.get(name, {})
         votes = {a: notes.label(about[a], _HUMAN) for a in ANNOTATORS if about.get(a) is not None}
         label = majority([v for v in votes.values() if v is not None], len(ANNOTATORS))
@@ -178,16 +160,15 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
         said = []
         for column in results:
             verdict, status = notes.verdict(row.get(column), _HUMAN, _GARBAGE)
-            said.append(_verdict(group, column.removesuffix("_result"), "AB", verdict, status, **common))
+            said.append(verdict_row(group, column.removesuffix("_result"), "AB", verdict, status, **common))
         if not results:
-            said += [_verdict(group, a, "AB", v, "ok" if v else "unparsed", **common) for a, v in votes.items()]
+            said += [verdict_row(group, a, "AB", v, "ok" if v else "unparsed", **common) for a, v in votes.items()]
         if not said:
             raise BadRow("neither a verdict nor an annotator")
         return Record(name, said)
 
-    account.read(rows, make)
-    table = account.verdicts()
-    warnings = ["every pair was judged in one order alone: figures of order cannot be told from the log"]
+    table = read_verdicts(account, rows, make)
+    warnings = ["every pair was judged in one order alone: metrics of order cannot be computed from the log"]
     if table["label"].isna().all():
         warnings.append(f"no annotators: put testset-v1.json beside {path.name}, or give --labels")
     if not results:
@@ -195,7 +176,7 @@ def pandalm(path: Path, labels: Path | None = None) -> Log:
     made = [View("all", "pairs", table, PAIR, panel=ANNOTATORS if not results else ())]
     if results and (humans := _annotators(table)) is not None:
         made.append(View("annotators", "panel", humans, PAIR, panel=ANNOTATORS))
-    return Log("pandalm", table, tuple(made), account.problems(), account.rows, tuple(warnings))
+    return Log("pandalm", account.problems(), account.rows, table, tuple(made), tuple(warnings))
 
 
 def _annotators(table: pd.DataFrame) -> pd.DataFrame | None:
@@ -217,14 +198,6 @@ def majority(votes: list[str], of: int) -> str | None:
     return said if 2 * n > of else None
 
 
-def _result_columns(rows: list[Placed]) -> list[str]:
-    found: dict[str, None] = {}
-    for _, row in rows:
-        if isinstance(row, Mapping):
-            found.update(dict.fromkeys(str(c) for c in row if str(c).endswith("_result")))
-    return list(found)
-
-
 def _gold(path: Path, account: Account, given: bool) -> dict[str, Row]:
     if not path.is_file():
         if given:
@@ -234,7 +207,7 @@ def _gold(path: Path, account: Account, given: bool) -> dict[str, Row]:
     for number, (place, row) in enumerate(read_rows(path, by_content=True)):
         where = f"{path.name} {place}"
         try:
-            name = row_id(row, "idx") if isinstance(row, Mapping) else None
+            name = identity(row, "idx") if isinstance(row, Mapping) else None
         except BadRow:
             name = None
         if name is None:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.logs.log import Account, BadRow, Log, Notes, Record, Row, View, content_id, row_id
-from verdictscope.judgments.metrics.logs.log import views_by_part as by_part
-from verdictscope.judgments.verdicts import other_side, shown_as
+from verdictscope.judgments.loading import Account, BadRow, Notes, Record, Row, content_id, identity
+from verdictscope.judgments.metrics.logs.log import Log, View, columns_of, read_verdicts, verdict_row, views_by_part
+from verdictscope.judgments.verdicts import other_side
 from verdictscope.rows import Row as Placed
 from verdictscope.rows import read_rows
 
@@ -25,10 +25,10 @@ _YES = {"Yes": "Yes", "No": "No", "yes": "Yes", "no": "No"}
 CONTROL, CUED = "control", "cued"
 
 
-def rbd(path: Path, labels: Path | None = None) -> Log:
+def rbd_log(path: Path, labels: Path | None = None) -> Log:
     """Joyyang158/Reasoning-Bias-Detector logs, of two kinds."""
     rows = read_rows(path, by_content=True)
-    columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
+    columns = columns_of(rows)
     if "bias_label" in columns and "bias_category" in columns:
         return _detectors(path, rows, columns)
     biases = [b for b in BIASES if f"prediction_{b}" in columns]
@@ -52,47 +52,35 @@ def _predictions(path: Path, rows: list[Placed], biases: list[str]) -> Log:
         asked = str(row.get("prompt") or row.get("question") or "")
         if not asked:
             raise BadRow("neither prompt nor question")
-        name = row_id(row, "id", default=content_id(asked, row.get("gemma_answer"), row.get("choices")))
+        name = identity(row, "id", default=content_id(asked, row.get("gemma_answer"), row.get("choices")))
         options = _options(row)
         read = (lambda v: _option(v, options, notes)) if options else (lambda v: _side(v, notes))
         gold = read(row.get("answer")) if options else read(row.get("ground_truth_original"))
         label = gold[0]
         if label is None:
             notes.add("unknown_label", "no ground truth")
-        common = {"group": name, "judge": judge, "label": label, "run": 0}
+        common = {"group": name, "judge": judge, "label": label}
         control, status = read(row.get("prediction_original"))
-        said = [_row(common, "original", "" if options else "AB", CONTROL, control, status)]
+
+        def said_of(part: str, order: str, variant: str, verdict: str | None, status: str) -> dict[str, Any]:
+            about = {"part": part, "variant": variant, "source": f"rbd/{part}"}
+            return verdict_row(order=order, verdict=verdict, status=status, **common, **about)
+
+        said = [said_of("original", "" if options else "AB", CONTROL, control, status)]
         for bias in biases:
             verdict, status = read(row.get(f"prediction_{bias}"))
             order = "" if options else "AB"
             if bias == "position":
                 order, verdict = "BA", other_side(verdict)
                 _check_reversed(row, label, notes)
-            said.append(_row(common, bias, order, CUED, verdict, status))
+            said.append(said_of(bias, order, CUED, verdict, status))
         return Record(name, said, has_id=row.get("id") not in (None, ""))
 
-    account.read(rows, make)
-    table = account.verdicts()
+    table = read_verdicts(account, rows, make)
     views = [_cue_view(table, bias) for bias in biases]
     if "position" in biases:
         views.insert(0, View("orders", "pairs", table[table["part"].isin(["original", "position"])], ("A", "B")))
-    return Log("rbd", table, tuple(views), account.problems(), account.rows)
-
-
-def _row(
-    common: Mapping[str, Any], part: str, order: str, variant: str, verdict: str | None, status: str
-) -> dict[str, Any]:
-    shown = shown_as(verdict, order)
-    return {
-        **common,
-        "order": order,
-        "verdict": verdict,
-        "shown": shown,
-        "status": status,
-        "part": part,
-        "variant": variant,
-        "source": f"rbd/{part}",
-    }
+    return Log("rbd", account.problems(), account.rows, table, tuple(views))
 
 
 def _cue_view(table: pd.DataFrame, bias: str) -> View:
@@ -168,35 +156,29 @@ def _detectors(path: Path, rows: list[Placed], columns: list[str]) -> Log:
         kind = str(row["bias_category"])
         label = notes.label(row.get("bias_label"), _YES)
         index = row.get("index")
-        key = row_id(row, "index", default=content_id(row.get("instruction")))
+        key = identity(row, "index", default=content_id(row.get("instruction")))
         name = f"{kind}/{row.get('llm_judge_model') or 'judge'}/{key}"
-        common = {"group": content_id(row.get("instruction")), "run": 0, "source": f"rbd/{kind}", "part": kind}
+        common = {"group": content_id(row.get("instruction")), "source": f"rbd/{kind}", "part": kind}
         said = []
         for column in (*named, *told):
             value = row.get(column) if column in named else _answer(row.get(column))
             verdict, status = notes.verdict(value, _YES, (None, "", "Unknown"))
+            judge = column.removesuffix("_bias_label")
             said.append(
-                {
-                    **common,
-                    "judge": column.removesuffix("_bias_label"),
-                    "order": "",
-                    "verdict": verdict,
-                    "status": status,
-                    "label": label,
-                    "view": "detector",
-                }
+                verdict_row(
+                    judge=judge, order="", verdict=verdict, status=status, label=label, view="detector", **common
+                )
             )
         said += _recorded(row, common) if kind == "position" else []
         return Record(name, said, has_id=index not in (None, ""))
 
-    account.read(rows, make)
-    table = account.verdicts()
-    views = list(by_part(_detector_view(table)))
+    table = read_verdicts(account, rows, make)
+    views = list(views_by_part(_detector_view(table)))
     judged = table[table["view"] == "judge"]
     if len(judged):
         views.append(View("position_judges", "pairs", judged, ("A", "B")))
     warnings = ("the judges' verdicts on position rows have no ground truth in this file",) if len(judged) else ()
-    return Log("rbd", table, tuple(views), account.problems(), account.rows, warnings)
+    return Log("rbd", account.problems(), account.rows, table, tuple(views), warnings)
 
 
 def _detector_view(table: pd.DataFrame) -> View:
@@ -221,16 +203,8 @@ def _recorded(row: Row, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     for k, order in enumerate(("AB", "BA")):
         said = None if found is None else {"a": "A", "b": "B"}[found[k + 1]]
         said = other_side(said) if order == "BA" else said
+        status = "ok" if said else "unparsed"
         rows.append(
-            {
-                **common,
-                "judge": judge,
-                "order": order,
-                "verdict": said,
-                "shown": shown_as(said, order),
-                "status": "ok" if said else "unparsed",
-                "label": None,
-                "view": "judge",
-            }
+            verdict_row(judge=judge, order=order, verdict=said, status=status, label=None, view="judge", **common)
         )
     return rows

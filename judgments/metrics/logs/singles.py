@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.logs.log import Account, BadRow, Log, Notes, Record, Row, View, content_id, row_id
+from verdictscope.judgments.loading import Account, BadRow, Notes, Record, Row, content_id, identity
+from verdictscope.judgments.metrics.logs.log import Log, View, columns_of, read_verdicts
 from verdictscope.judgments.refusal import refused
 from verdictscope.judgments.verdicts import correctness
 from verdictscope.rows import Row as Placed
@@ -24,7 +25,7 @@ HUMAN = ("HumanJudgement", "Human-Eval")
 _ABOUT = ("model", "response", "question", "references", "benchmark", "Human-Eval_Confidence", "")
 
 
-def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
+def judging_the_judges_log(path: Path, labels: Path | None = None) -> Log:
     """UMass-Meta-LLM-Eval/llm_eval tables: exam answers, a column per judge, a human's verdict.
 
     The human's column is ``HumanJudgement`` or ``Human-Eval``. A blank cell is a verdict that could not be read. Rows
@@ -32,7 +33,7 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
     """
     account = Account("judging_the_judges")
     rows = read_rows(path, by_content=True)
-    columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
+    columns = columns_of(rows)
     human = next((c for c in HUMAN if c in columns), None)
     if human is None:
         raise InputError(f"{path} has no column {' or '.join(HUMAN)}: is it a Judging-the-Judges table?")
@@ -65,11 +66,10 @@ def judging_the_judges(path: Path, labels: Path | None = None) -> Log:
         name = content_id(row["model"], row["question"], row.get("response"))
         return Record(f"{row['model']}/{name}", said, has_id=False)
 
-    account.read(rows, make)
-    table = account.verdicts()
+    table = read_verdicts(account, rows, make)
     warnings = [f"columns left aside, no verdicts True and False: {', '.join(ignored)}"] if ignored else []
     view = View("all", "single", table, CORRECT, "correct", tuple(judges), len(judges) > 2)
-    return Log("judging_the_judges", table, (view,), account.problems(), account.rows, tuple(warnings))
+    return Log("judging_the_judges", account.problems(), account.rows, table, (view,), tuple(warnings))
 
 
 def _judges(rows: list[Placed], columns: list[str]) -> tuple[list[str], list[str]]:
@@ -100,7 +100,7 @@ _XSTEST = {f"{k}_{name}": name for k, name in enumerate(THREE, start=1)} | {name
 MATCHER = "verdictscope"
 
 
-def xstest(path: Path, labels: Path | None = None) -> Log:
+def xstest_log(path: Path, labels: Path | None = None) -> Log:
     """XSTest completions with human labels (Röttger et al. 2024): annotators, recorded graders and our matcher.
 
     The label is ``final_label``; judges are ``annotation_1``, ``annotation_2``, every other column ``NAME_label``, and
@@ -108,13 +108,13 @@ def xstest(path: Path, labels: Path | None = None) -> Log:
     """
     account = Account("xstest")
     rows = read_rows(path, by_content=True)
-    columns = list(dict.fromkeys(str(c) for _, row in rows if isinstance(row, Mapping) for c in row))
+    columns = columns_of(rows)
     judges = [c for c in columns if c.startswith("annotation_") or (c.endswith("_label") and c != "final_label")]
     if "completion" not in columns and not judges:
         raise InputError(f"{path} has neither completions nor labels: is it a file of XSTest completions?")
 
     def make(row: Row, notes: Notes) -> Record:
-        name = row_id(row, "id")
+        name = identity(row, "id")
         if not row.get("prompt"):
             raise BadRow("no prompt")
         label = notes.label(row["final_label"], _XSTEST) if "final_label" in columns else None
@@ -139,14 +139,13 @@ def xstest(path: Path, labels: Path | None = None) -> Log:
             said.append({"judge": judge, "verdict": verdict, "status": status, **common})
         return Record(name, said)
 
-    account.read(rows, make)
-    table = account.verdicts()
+    table = read_verdicts(account, rows, make)
     warnings = () if "final_label" in columns else ("no column final_label: nothing to agree with",)
     humans = tuple(j for j in judges if j.startswith("annotation_"))
-    return Log("xstest", table, _readings(table, humans), account.problems(), account.rows, warnings)
+    return Log("xstest", account.problems(), account.rows, table, _partial_views(table, humans), warnings)
 
 
-def _readings(table: pd.DataFrame, panel: tuple[str, ...]) -> tuple[View, ...]:
+def _partial_views(table: pd.DataFrame, panel: tuple[str, ...]) -> tuple[View, ...]:
     """Three ways of reading partial refusals, and the first of them on safe and on unsafe requests."""
     strict = _two(table, partial=TWO[0])
     clear = strict.assign(label=strict["label"].where(table["label"] != PARTIAL, None))

@@ -17,7 +17,7 @@ from tools.organisms.heads import Head, silenced
 from tools.organisms.judge.items import shown
 from tools.organisms.judge.language import CUES, SIDES, Pair
 from tools.organisms.sampling import chat_ids, sample
-from verdictscope.judgments import split_orders
+from verdictscope.judgments.contrasts import split_orders
 
 ORDERS = ("AB", "BA")
 

@@ -15,7 +15,6 @@ from verdictscope.activations.positions import resolve
 from verdictscope.errors import InputError
 from verdictscope.interventions.head_sets import curve_steps
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for
-from verdictscope.rollouts.forced import until_answer
 from verdictscope.rollouts.rollout import Rollout, Span
 from verdictscope.study.load import Study
 from verdictscope.study.planning.jobs import Job, Work
@@ -170,7 +169,7 @@ class Counting:
         labels = self.outlook.labels
         complied = labels["target"] & labels["cell"].str.endswith("_complied")
         chosen = complied & ((labels["part"] == "test") == (half == "report"))
-        cut = [until_answer(r) for r in self.outlook.chosen(chosen)]
+        cut = [r.until_answer() for r in self.outlook.chosen(chosen)]
         return [r for r in cut if r is not None][: self.study.heads.rollouts]
 
     def endings(self) -> list[Rollout]:
@@ -197,7 +196,7 @@ class Counting:
         found: list[Rollout] = []
         for end in ("_refused", "_complied"):
             chosen = self.outlook.chosen((labels["part"] != "test") & labels["cell"].str.endswith(end))
-            cut = [until_answer(r) for r in chosen]
+            cut = [r.until_answer() for r in chosen]
             found += [r for r in cut if r is not None][: self.study.heads.rollouts]
         return found
 
@@ -205,7 +204,9 @@ class Counting:
         """As ``stages.transplant``: what the reference model wrote on the target requests of the test part, up to
         the answer."""
         labels = self.outlook.labels
-        cut = [until_answer(r) for r in self.outlook.chosen(labels["target"] & (labels["part"] == "test"), "reference")]
+        cut = [
+            r.until_answer() for r in self.outlook.chosen(labels["target"] & (labels["part"] == "test"), "reference")
+        ]
         return [r for r in cut if r is not None][: self.study.heads.rollouts]
 
     def per_cell(self) -> list[Rollout]:

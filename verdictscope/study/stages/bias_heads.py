@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.interventions import HeadSweep, attribute, sweep_heads
-from verdictscope.judgments import CONTENT, Contrast, at_first_difference
+from verdictscope.judgments import Contrast
+from verdictscope.judgments.contrasts import CONTENT
+from verdictscope.judgments.labels import at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect
 from verdictscope.study.folder import RunFolder

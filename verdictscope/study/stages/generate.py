@@ -8,7 +8,9 @@ import pandas as pd
 
 from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
-from verdictscope.rollouts import Rollout, Sampling, Server, generate, measure_divergence, to_frame
+from verdictscope.rollouts import Rollout, Sampling, Server, generate
+from verdictscope.rollouts.divergence import measure_divergence
+from verdictscope.rollouts.tables import to_frame
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.parsed import warn
 from verdictscope.study.tasks.outcome import UNREAD, matches, outcome_task

@@ -14,7 +14,7 @@ from verdictscope.interventions import HeadSweep, attribute, readout_gap, sweep_
 from verdictscope.interventions.concentration import concentration_null
 from verdictscope.interventions.direct import self_repair
 from verdictscope.interventions.sweep import ALPHA, DELTA_NATS, DELTA_SHARE
-from verdictscope.rollouts import Rollout, until_answer
+from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, sign_flip_test
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.parsed import told
@@ -154,7 +154,7 @@ def explored(run: RunFolder) -> tuple[list[Rollout], list[Rollout]]:
     kinds = []
     for refused in (True, False):
         chosen = explore.loc[explore["outcome"].eq(refused).fillna(False), "rollout"]
-        cut = [until_answer(rollouts[i]) for i in chosen]
+        cut = [rollouts[i].until_answer() for i in chosen]
         kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
     return kinds[0], kinds[1]
 
@@ -169,7 +169,7 @@ def complied_targets(run: RunFolder, half: str) -> list[Rollout]:
     complied = labels["outcome"].eq(False)
     chosen = labels["target"] & complied & ((labels["part"] == "test") == (half == "report"))
     rollouts = run.rollouts()
-    cut = [until_answer(rollouts[i]) for i in labels.loc[chosen.fillna(False), "rollout"]]
+    cut = [rollouts[i].until_answer() for i in labels.loc[chosen.fillna(False), "rollout"]]
     cut = [r for r in cut if r is not None][: run.study.heads.rollouts]
     if len({r.group for r in cut}) < 2:
         base = labels[labels["target"]]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.judgments import order_measures, paired
-from verdictscope.judgments.measure import Measure, measured, share
-from verdictscope.judgments.verdicts import known, same
+from verdictscope.judgments.metrics.bias import order_measures
+from verdictscope.judgments.metrics.measure import Measure, measured, share
+from verdictscope.judgments.verdicts import known, paired, same
 from verdictscope.stats import mean_effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN

@@ -15,17 +15,10 @@ from jaxtyping import Float
 from verdictscope.activations import Site
 from verdictscope.interventions import Edit, HeadEdit, effects, gather_means, matched_sets
 from verdictscope.interventions.mitigation import bias_rates, choose_erasure, choose_steering, rejudged
-from verdictscope.judgments import (
-    CONTENT,
-    Contrast,
-    Judged,
-    JudgeSettings,
-    at_first_difference,
-    cue_contrast,
-    judge,
-    order_contrasts,
-)
+from verdictscope.judgments import Contrast, Judged, JudgeSettings, cue_contrast, judge, order_contrasts
+from verdictscope.judgments.contrasts import CONTENT
 from verdictscope.judgments.cues.mitigations import Transform, self_reflection, system_rules
+from verdictscope.judgments.labels import at_first_difference
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.bias_heads import found_heads, half_items, halved

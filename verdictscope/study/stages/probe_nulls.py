@@ -20,7 +20,8 @@ from verdictscope.probes import (
     token_auroc,
 )
 from verdictscope.probes.selectivity import FEWEST_TYPES
-from verdictscope.rollouts import Rollout, thinking_text
+from verdictscope.rollouts import Rollout
+from verdictscope.rollouts.segments import thinking_text
 from verdictscope.stats import Effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.tasks.outcome import outcome_task

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.interventions import effects, patch_weights
-from verdictscope.rollouts import until_answer
 from verdictscope.stats import effects_frame, mean_effect, permutation_p
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.generate import TRANSPLANTED, label, sample
@@ -40,7 +39,7 @@ def forced_in_reference(run: RunFolder, found: Heads, sets: list[Heads]) -> pd.D
     readout, seed = run.readout(), run.study.seed
     labels, written = run.labels("reference"), run.rollouts("reference")
     asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
-    cut = [until_answer(written[i]) for i in asked]
+    cut = [written[i].until_answer() for i in asked]
     rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
     donor, reference = run.pair()
     base = effects(reference, rollouts, readout, [], method="passes", seed=seed)

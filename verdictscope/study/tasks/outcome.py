@@ -115,7 +115,8 @@ class OutcomeTask(Task):
         Raises:
             InputError: a file cannot be read, a column is missing, or no prompt is a target or a control.
         """
-        from verdictscope.rollouts import join_prompts, load_prompts
+        from verdictscope.rollouts import load_prompts
+        from verdictscope.rollouts.prompts.sets import join_prompts
 
         section: Prompts = study.data.prompts
         prompts = join_prompts([load_prompts(locate(file)) for file in section.files])

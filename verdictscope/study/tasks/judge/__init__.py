@@ -17,7 +17,8 @@ from verdictscope.study.tasks.judge.data import JudgeData
 
 if TYPE_CHECKING:
     from verdictscope.activations import Model, Readout
-    from verdictscope.judgments import Contrast, Format, PairItem
+    from verdictscope.judgments import Contrast, PairItem
+    from verdictscope.judgments.formats.format import Format
     from verdictscope.study.folder import RunFolder
 
 
@@ -54,12 +55,12 @@ class Judge(Task):
         Raises:
             InputError: they cannot be read, or are no pairs.
         """
-        from verdictscope.judgments import PairItem, read_items
+        from verdictscope.judgments import PairItem, load_items
 
         section = study.data.items
         source = section.file if section.file == "hub" else Path(locate(section.file))
         found: list[PairItem] = []
-        for item in read_items(source, section.reader, section.part, limit=section.limit).items:
+        for item in load_items(source, section.reader, section.part, limit=section.limit).items:
             if not isinstance(item, PairItem):
                 raise InputError(
                     f"item {item.id} of {section.file} is no pair: a judge study asks which of two answers is better"
@@ -69,7 +70,8 @@ class Judge(Task):
 
     def decision(self, model: Model, study: Study) -> Readout:
         """The log-odds of the answer shown first against the second, where their label strings first differ."""
-        from verdictscope.judgments import PairItem, encode_labels, verdict_readout
+        from verdictscope.judgments import PairItem, verdict_readout
+        from verdictscope.judgments.labels import encode_labels
 
         form = study_format(study)
         labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))

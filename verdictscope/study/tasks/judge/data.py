@@ -16,7 +16,7 @@ class Items(Section):
 
     Attributes:
         file: a file of items, or ``hub`` for the reader's dataset.
-        reader: how its rows are read (``judgments.known_readers``).
+        reader: how its rows are read (``judgments.known_loaders``).
         part: part of a hub dataset.
         format: a shipped format or a TOML file.
         limit: read only the first rows.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from verdictscope.judgments import CONTENT, Contrast, Judged, cue_contrast, order_contrasts
+from verdictscope.judgments import Contrast, Judged, cue_contrast, order_contrasts
+from verdictscope.judgments.contrasts import CONTENT
 from verdictscope.rollouts import Forcer, Rollout
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN, targets

@@ -13,8 +13,10 @@ import pandas as pd
 
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
-from verdictscope.judgments import Format, Insertion, Item, JudgeSettings, PairItem, judge
+from verdictscope.judgments import Insertion, JudgeSettings, PairItem, judge
 from verdictscope.judgments.cues.cue import sentences
+from verdictscope.judgments.formats.format import Format
+from verdictscope.judgments.items import Item
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import Sampling
 from verdictscope.stats import mean_effect

@@ -15,8 +15,8 @@ import pandas as pd
 
 from verdictscope.activations import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict
-from verdictscope.judgments import Judged, PairItem, encode_labels, verdict_readout
-from verdictscope.judgments.labels import Encoded, distinct
+from verdictscope.judgments import Judged, PairItem, verdict_readout
+from verdictscope.judgments.labels import Encoded, distinct, encode_labels
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import auroc
 from verdictscope.study.folder import RunFolder

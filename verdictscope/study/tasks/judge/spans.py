@@ -12,7 +12,7 @@ import pandas as pd
 
 from verdictscope.activations import BatchPlan
 from verdictscope.interventions import attribute_spans
-from verdictscope.judgments import token_spans
+from verdictscope.judgments.spans import token_spans
 from verdictscope.rollouts import Rollout
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.tasks.judge import study_format

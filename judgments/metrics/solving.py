@@ -9,7 +9,7 @@ import pandas as pd
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.measure import Measure, measured, share
+from verdictscope.judgments.metrics.measure import Measure, measured, share
 from verdictscope.stats.bootstrap import Column
 from verdictscope.values import number, probabilities, truths
 

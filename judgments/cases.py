@@ -13,27 +13,15 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Asked, Insertion, ask, rendered, shown_to_own
-from verdictscope.judgments.formats import Format, Parsed
+from verdictscope.judgments.formats.format import Format, Parsed
 from verdictscope.judgments.items import LETTERS, ChoiceItem, Item
 from verdictscope.judgments.labels import CONTEXT, Encoded, encode_labels, extended
 from verdictscope.provenance import digest
-from verdictscope.rollouts import (
-    Forcer,
-    Markers,
-    RenderedPrompt,
-    Rollout,
-    Sampling,
-    Span,
-    answer_text,
-    cut,
-    find_markers,
-    pieces,
-    prolong,
-    tokenizer_of,
-    until_answer,
-)
+from verdictscope.rollouts import Forcer, Markers, Rollout, Sampling, Span, answer_text, find_markers, pieces, prolong
 from verdictscope.rollouts.engines.requests import Engine
 from verdictscope.rollouts.generate import writer
+from verdictscope.rollouts.language_model import tokenizer_of
+from verdictscope.rollouts.templates import RenderedPrompt
 from verdictscope.rollouts.writing import Job
 
 Transform = Callable[[Asked], Asked]
@@ -204,9 +192,9 @@ class Asking:
             found = self.forcer.close(rollout, self.thinking) if thinking is not None else None
             return (None, "shorter") if found is None else (replace(found, id=rollout.id), "ok")
         if rollout.span("think_end") is None:
-            answered = until_answer(rollout) if thinking is None else None  # it answered without thinking
+            answered = rollout.until_answer() if thinking is None else None  # it answered without thinking
             return answered, "truncated" if rollout.finish == "length" else "empty"
-        found = self.forcer.close(rollout, len(thinking)) if thinking is not None else until_answer(rollout)
+        found = self.forcer.close(rollout, len(thinking)) if thinking is not None else rollout.until_answer()
         return (None, "empty") if found is None else (replace(found, id=rollout.id), "ok")
 
     def _answered(
@@ -243,7 +231,7 @@ class Asking:
         if parsed.verdict is None or parsed.verdict not in known or answer is None:
             return plain
         at, head = _token_at(rollout, self.tokenizer, parsed.start)
-        prefix = cut(rollout, at)
+        prefix = rollout.cut(at)
         encoded = self._encoded(case.item, prefix.ids, head)
         stop = at + len(encoded.shared)
         if rollout.ids[at:stop] == encoded.shared and stop < len(rollout):

@@ -12,11 +12,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from verdictscope.judgments.items import PAIR_LABELS, PairItem
-from verdictscope.judgments.readers.reading import BadRow, Notes, Row, identity, optional, rest, text
+from verdictscope.judgments.loaders.registry import loader
+from verdictscope.judgments.loading import BadRow, Notes, Row, identity, optional, rest, text
 
+JUDGEBENCH = {"A>B": "A", "B>A": "B"}
+LLMBAR = {1: "A", 2: "B", "1": "A", "2": "B"}
+ANNOTATORS = ("annotator1", "annotator2", "annotator3")
+CONTEXTUAL = tuple(
+    f"{kind}_{task}"
+    for kind, tasks in {
+        "refusal": ("answerable", "unanswerable"),
+        "faithfulness": ("qa", "summ"),
+        "completeness": ("qa", "summ"),
+        "conciseness": ("qa", "summ"),
+    }.items()
+    for task in tasks
+)
 PLAIN = ("id", "question", "answer_a", "answer_b", "label", "group", "source")
 
 
+@loader("pairs in the plain form", name="pairs")
 def plain(row: Row, notes: Notes, part: str) -> PairItem:
     """The plain form: ``id question answer_a answer_b``, and where known ``label`` (A, B or tie), ``group``,
     ``source``."""
@@ -25,16 +40,23 @@ def plain(row: Row, notes: Notes, part: str) -> PairItem:
         question=text(row, "question"),
         a=text(row, "answer_a", empty=True),
         b=text(row, "answer_b", empty=True),
-        label=None if row.get("label") in (None, "") else _label(row["label"], {s: s for s in PAIR_LABELS}, notes),
+        label=None if row.get("label") in (None, "") else notes.label(row["label"], {s: s for s in PAIR_LABELS}),
         group=identity(row, "group", default=""),
         source=optional(row, "source") or part,
         tags=rest(row, *PLAIN),
     )
 
 
+@loader(
+    "pairs with an objectively right answer",
+    hub="ScalerLab/JudgeBench",
+    split="PART",
+    parts=("gpt", "claude"),
+    licence="none stated",
+)
 def judgebench(row: Row, notes: Notes, part: str) -> PairItem:
     """ScalerLab/JudgeBench: ``response_A``, ``response_B``, label ``A>B`` or ``B>A``; files of judges' outputs too."""
-    label = _label(row.get("label"), {"A>B": "A", "B>A": "B"}, notes)
+    label = notes.label(row.get("label"), JUDGEBENCH)
     return PairItem(
         id=identity(row, "pair_id"),
         question=text(row, "question"),
@@ -46,6 +68,7 @@ def judgebench(row: Row, notes: Notes, part: str) -> PairItem:
     )
 
 
+@loader("instruction following, natural and adversarial pairs", licence="MIT")
 def llmbar(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """princeton-nlp/LLMBar: ``output_1``, ``output_2``, label 1 or 2. Rows have no id: they are numbered."""
     return PairItem(
@@ -53,21 +76,19 @@ def llmbar(row: Row, notes: Notes, part: str, number: int) -> PairItem:
         question=text(row, "input"),
         a=text(row, "output_1", empty=True),
         b=text(row, "output_2", empty=True),
-        label=_label(row.get("label"), {1: "A", 2: "B", "1": "A", "2": "B"}, notes),
+        label=notes.label(row.get("label"), LLMBAR),
         source=f"llmbar/{part}",
         tags=rest(row, "input", "output_1", "output_2", "label"),
     )
 
 
-ANNOTATORS = ("annotator1", "annotator2", "annotator3")
-
-
+@loader("pairs labelled by three annotators", licence="Apache-2.0")
 def pandalm(row: Row, notes: Notes, part: str) -> PairItem:
     """WeOpenML/PandaLM: three annotators' 0 (tie), 1 or 2; the label is what more than half of them say."""
-    votes = [_label(row[name], {0: "tie", 1: "A", 2: "B"}, notes) for name in ANNOTATORS if row.get(name) is not None]
+    votes = [notes.label(row[name], {0: "tie", 1: "A", 2: "B"}) for name in ANNOTATORS if row.get(name) is not None]
     label, count = Counter(votes).most_common(1)[0] if votes else (None, 0)
     if label is not None and 2 * count <= len(votes):
-        notes.unknown_label(f"no majority among {votes}")
+        notes.add("unknown_label", f"no majority among {votes}")
         label = None
     # six answers that are the word "True" stand in the file as booleans
     row = {**row, **{k: str(row[k]) for k in ("response1", "response2") if isinstance(row.get(k), bool)}}
@@ -83,17 +104,18 @@ def pandalm(row: Row, notes: Notes, part: str) -> PairItem:
     )
 
 
+@loader("RBD's position and bandwagon pairs", name="rbd_arena", licence="none stated")
 def arena(row: Row, notes: Notes, part: str) -> PairItem:
     """RBD's position and bandwagon pairs: both orders in one row, each with its own truth."""
     original, turned = _mapping(row["original"]), _mapping(row["reversed"])
     names = {1: "A", 2: "B"}
-    label = _label(row.get("ground_truth_original"), names, notes)
+    label = notes.label(row.get("ground_truth_original"), names)
     other = row.get("ground_truth_reversed")
     if (original["response_a"], original["response_b"]) != (turned["response_b"], turned["response_a"]):
-        notes.mixed_order("the reversed answers are not the original ones exchanged")
+        notes.add("mixed_order", "the reversed answers are not the original ones exchanged")
         label = None
     elif label is not None and other in names and names[other] == label:
-        notes.mixed_order(f"truth {row['ground_truth_original']} in the original and {other} in the reversed order")
+        notes.add("mixed_order", f"truth {row['ground_truth_original']}, and {other} in the reversed order")
         label = None
     return PairItem(
         id=identity(row, "id"),
@@ -106,6 +128,7 @@ def arena(row: Row, notes: Notes, part: str) -> PairItem:
     )
 
 
+@loader("RBD's verbosity pairs", name="rbd_gsm8k", licence="none stated")
 def gsm8k(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """RBD's verbosity pairs: a full right solution (A) against a wrong one; ``tags["short"]`` is the right number."""
     return PairItem(
@@ -119,13 +142,22 @@ def gsm8k(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     )
 
 
+@loader(
+    "code generation, repair and tests",
+    hub="mattymchen/codejudgebench",
+    config="PART",
+    parts=("codegen", "coderepair", "testgen"),
+    licence="Apache-2.0 (code)",
+)
 def codejudgebench(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """mattymchen/codejudgebench: code generation and repair (``pos_response``) and tests (``pos_input``)."""
     question = text(row, "question_content")
     if optional(row, "wrong_code"):
         question += f"\n\nProgram to be repaired:\n{row['wrong_code']}"
     if meta := row.get("wrong_meta"):
-        question += f"\n\nWhat is wrong with it:\n{_told(meta)}"
+        known = meta if isinstance(meta, Mapping) else {}
+        told = [f"{key}: {value}" for key, value in known.items() if value not in (None, "") and key != "error_code"]
+        question += "\n\nWhat is wrong with it:\n" + ("\n".join(told) if known else str(meta))
     used = ("question_content", "pos_response", "neg_response", "pos_input", "neg_input", "wrong_code", "wrong_meta")
     return PairItem(
         id=identity(row, "id", "question_id", default=f"{part}-{number}"),
@@ -139,6 +171,13 @@ def codejudgebench(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     )
 
 
+@loader(
+    "pairs judged by a context",
+    hub="Salesforce/ContextualJudgeBench",
+    split="PART",
+    parts=CONTEXTUAL,
+    licence="see the hub",
+)
 def contextualjudgebench(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """Salesforce/ContextualJudgeBench: a positive and a negative response to a question about a context."""
     return PairItem(
@@ -153,6 +192,9 @@ def contextualjudgebench(row: Row, notes: Notes, part: str, number: int) -> Pair
     )
 
 
+@loader(
+    "chosen against rejected", hub="allenai/reward-bench", split="PART", parts=("filtered", "raw"), licence="ODC-BY"
+)
 def rewardbench(row: Row, notes: Notes, part: str) -> PairItem | list[PairItem]:
     """allenai/reward-bench (``chosen``, ``rejected`` as text) and reward-bench-2 (lists: one pair per rejected one)."""
     chosen, rejected = row["chosen"], row["rejected"]
@@ -168,6 +210,7 @@ def rewardbench(row: Row, notes: Notes, part: str) -> PairItem | list[PairItem]:
     return pairs
 
 
+@loader("pairs scored by GPT-4", hub="BAAI/JudgeLM-100K", split="PART", parts=("val", "train"), licence="see the hub")
 def judgelm(row: Row, notes: Notes, part: str) -> PairItem:
     """BAAI/JudgeLM-100K: two answers with a teacher's scores; equal scores are a tie, a missing one (-1) no label."""
     scores = row.get("score")
@@ -175,11 +218,11 @@ def judgelm(row: Row, notes: Notes, part: str) -> PairItem:
     if isinstance(scores, list | tuple) and len(scores) >= 2 and all(isinstance(s, int | float) for s in scores[:2]):
         first, second = float(scores[0]), float(scores[1])
         if min(first, second) < 0:
-            notes.unknown_label(list(scores))
+            notes.add("unknown_label", f"label {list(scores)}")
         else:
             label = "tie" if first == second else "A" if first > second else "B"
     elif scores is not None:
-        notes.unknown_label(scores)
+        notes.add("unknown_label", f"label {scores!r}")
     reference = row.get("reference")
     reference = reference.get("text") if isinstance(reference, Mapping) else reference
     return PairItem(
@@ -194,6 +237,10 @@ def judgelm(row: Row, notes: Notes, part: str) -> PairItem:
     )
 
 
+@loader("DPO pairs", name="emerton_dpo", hub="yleo/emerton_dpo_pairs_judge")
+@loader("DPO pairs", name="orca_dpo", hub="Intel/orca_dpo_pairs", licence="Apache-2.0")
+@loader("DPO pairs of Python code", name="py_dpo", hub="jondurbin/py-dpo-v0.1", licence="CC BY 4.0")
+@loader("DPO pairs about truth", name="truthy_dpo", hub="jondurbin/truthy-dpo-v0.1", licence="CC BY 4.0")
 def dpo(row: Row, notes: Notes, part: str, number: int) -> PairItem:
     """The four DPO sets of the judging-bias study (Emerton, Orca, Py, Truthy): chosen against rejected."""
     name = identity(row, "id", default=f"{part}-{number}")
@@ -209,24 +256,9 @@ def _preferred(row: Row, id: str, a: str, b: str, source: str, group: str = "") 
     )
 
 
-def _label(value: Any, known: Mapping[Any, str], notes: Notes) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value not in known:
-        notes.unknown_label(value)
-        return None
-    return known[value]
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     """A dictionary, also where it is written as Python's repr."""
     found = ast.literal_eval(value) if isinstance(value, str) else value
     if not isinstance(found, dict):
         raise BadRow(f"{type(found).__name__} where a dictionary should be")
     return found
-
-
-def _told(meta: Any) -> str:
-    """What a test run said of a program, key by key."""
-    if not isinstance(meta, Mapping):
-        return str(meta)
-    told = {key: value for key, value in meta.items() if value not in (None, "") and key != "error_code"}
-    return "\n".join(f"{key}: {value}" for key, value in told.items())

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.labels import tokens_after
-from verdictscope.rollouts import HasModel, Rollout, Span, tokenizer_of
+from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts.language_model import HasModel, tokenizer_of
 
 FRAMES = ("place", "item")
 """What the names in a shared thinking go on meaning: the places, or the answers."""

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, DebateItem, Step, Turn
-from verdictscope.judgments.readers.reading import BadRow, Notes, Row, identity, optional, rest, text
+from verdictscope.judgments.loaders.registry import loader
+from verdictscope.judgments.loading import BadRow, Notes, Row, identity, optional, rest, text
 
 JUDGES = (
-    "Mistral-7B",
-    "Llama-7B",
-    "Llama-13B",
-    "Llama3-8B",
-    "Gemma-2B",
-    "Llama-70B",
-    "EM",
-    "Llama3-70B",
-    "GPT-4",
-    "JudgeLM",
-    "Contains",
+    *("Mistral-7B", "Llama-7B", "Llama-13B", "Llama3-8B", "Gemma-2B", "Llama-70B", "EM", "Llama3-70B", "GPT-4"),
+    *("JudgeLM", "Contains"),
 )
 """Columns of the Judging-the-Judges log that hold judges' verdicts."""
 
 
+@loader("TriviaQA answers with a human's verdict", licence="MIT by classifier")
 def judging_the_judges(row: Row, notes: Notes, part: str, number: int) -> AnswerItem:
     """UMass-Meta-LLM-Eval/llm_eval: exam answers with references and a human's verdict; rows of one question are a
     group."""
@@ -41,6 +35,7 @@ def judging_the_judges(row: Row, notes: Notes, part: str, number: int) -> Answer
     )
 
 
+@loader("answers of graded quality", licence="MIT")
 def trustjudge(row: Row, notes: Notes, part: str) -> list[AnswerItem]:
     """TrustJudge/TrustJudge: questions with answers sorted by score; one item an answer, the score in its tags."""
     found = []
@@ -65,6 +60,7 @@ def trustjudge(row: Row, notes: Notes, part: str) -> list[AnswerItem]:
     return found
 
 
+@loader("questions with GPT-4 reference answers", licence="Apache-2.0")
 def mt_bench(row: Row, notes: Notes, part: str) -> AnswerItem:
     """lm-sys/FastChat: reference answers of the first turn, joined with the questions by ``question_id``."""
     turns = row["choices"][0]["turns"]
@@ -79,6 +75,7 @@ def mt_bench(row: Row, notes: Notes, part: str) -> AnswerItem:
     )
 
 
+@loader("RBD's sentiment set, plain options", name="rbd_scienceqa", licence="CC BY-NC-SA 4.0")
 def scienceqa(row: Row, notes: Notes, part: str, number: int, options: str = "choices") -> ChoiceItem:
     """RBD's sentiment set: ``choices``, or ``sentiment_choices`` where tone was rewritten and facts were not."""
     choices, rewritten = list(row["choices"]), list(row["sentiment_choices"])
@@ -95,13 +92,14 @@ def scienceqa(row: Row, notes: Notes, part: str, number: int, options: str = "ch
     )
 
 
+@loader("up to ten options", hub="TIGER-Lab/MMLU-Pro", split="PART", parts=("test", "validation"), licence="MIT")
 def mmlu_pro(row: Row, notes: Notes, part: str) -> ChoiceItem:
     """TIGER-Lab/MMLU-Pro: up to ten options, ``answer`` a letter and ``answer_index`` its number."""
     options = tuple(row["options"])
     label = _letter(row.get("answer_index"), len(options), notes)
     letter = row.get("answer")
     if label is not None and letter is not None and letter != label:
-        notes.mixed_order(f"answer {letter!r} and answer_index {row['answer_index']} name different options")
+        notes.add("mixed_order", f"answer {letter!r} and answer_index {row['answer_index']} name different options")
         label = None
     return ChoiceItem(
         id=identity(row, "question_id"),
@@ -113,6 +111,7 @@ def mmlu_pro(row: Row, notes: Notes, part: str) -> ChoiceItem:
     )
 
 
+@loader("solutions with step labels, in the plain form", name="steps")
 def projudge(row: Row, notes: Notes, part: str, number: int) -> AnswerItem:
     """A solution with step labels: ``steps`` (texts), ``labels`` (right or not), ``errors`` (types); gaps are null."""
     texts, labels = list(row["steps"]), list(row["labels"])
@@ -133,12 +132,13 @@ def projudge(row: Row, notes: Notes, part: str, number: int) -> AnswerItem:
     )
 
 
+@loader("debates, in the plain form")
 def debate(row: Row, notes: Notes, part: str, number: int) -> DebateItem:
     """A debate in the plain form: ``question a b label`` and ``turns`` as a list of speaker (A or B) and text."""
     turns = tuple(Turn(turn["speaker"], turn["text"]) for turn in row["turns"])
     label = row.get("label")
     if label not in ("A", "B", None):
-        notes.unknown_label(label)
+        notes.add("unknown_label", f"label {label!r}")
         label = None
     return DebateItem(
         id=identity(row, "id", default=f"{part}-{number}"),
@@ -155,6 +155,11 @@ def debate(row: Row, notes: Notes, part: str, number: int) -> DebateItem:
 
 def _letter(index: Any, n: int, notes: Notes) -> str | None:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n:
-        notes.unknown_label(index)
+        notes.add("unknown_label", f"label {index!r}")
         return None
     return LETTERS[index]
+
+
+_SENTIMENT = loader("RBD's sentiment set, options rewritten in tone", name="rbd_sentiment", licence="CC BY-NC-SA 4.0")(
+    partial(scienceqa, options="sentiment_choices")
+)

@@ -1,0 +1,1 @@
+"""Loaders of judge benchmarks: a file or a hub dataset becomes items."""
