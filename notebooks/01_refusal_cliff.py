@@ -28,8 +28,8 @@ from verdictscope.organisms import score_heads
 from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
 from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
 from verdictscope.traces.normaliser import normaliser_rollouts
-from verdictscope.rollouts import Sampling, design, generate, pieces, read_prompts
-from verdictscope.rollouts.prompts.design import cells
+from verdictscope.rollouts import Sampling, generate, pieces, read_prompts
+from verdictscope.rollouts.prompts.design import cells, design
 from verdictscope.rollouts.tables import to_frame
 from verdictscope.sources import locate
 from verdictscope.stats import effects_frame, permutation_p, rate_effect

@@ -20,7 +20,6 @@ from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.probes import select, split_groups
 from verdictscope.rollouts import (
     Sampling,
-    design,
     find_markers,
     generate,
     pieces,
@@ -29,7 +28,7 @@ from verdictscope.rollouts import (
     render_prompt,
     write_parquet,
 )
-from verdictscope.rollouts.prompts.design import cells
+from verdictscope.rollouts.prompts.design import cells, design
 from verdictscope.rollouts.tables import to_frame
 from verdictscope.sources import locate
 
