@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verdictscope.activations import Site, collect, forward, load_model
-    from verdictscope.interventions import HeadEdit, attribute, effects, sweep_heads
+    from verdictscope.interventions import HeadEdit, attribute, sweep_heads
+    from verdictscope.interventions.effects import effects
     from verdictscope.judgments import judge
     from verdictscope.rollouts import Rollout, generate, read_prompts
     from verdictscope.study.folder import open_run

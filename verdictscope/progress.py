@@ -20,6 +20,7 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begin = clock()
+        self._at = self._begin
         self._from = (0, self._begin)
         self._ticks = 0
         self.done, self.total = 0, 0
@@ -72,6 +73,7 @@ def progress(what: str) -> Iterator[Tick]:
 
 @contextmanager
 def _bar(what: str, pace: Pace) -> Iterator[Tick]:
+    """A bar within 80 columns that goes when the job is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
@@ -81,9 +83,9 @@ def _bar(what: str, pace: Pace) -> Iterator[Tick]:
             return Text(pace.text())
 
     # The words may hold a user's names: no markup is read from them.
-    words = TextColumn("{task.description:<32}", markup=False)
-    columns = (words, BarColumn(bar_width=24), MofNCompleteColumn(), Rate())
-    with Progress(*columns, console=Console(stderr=True)) as shown:
+    words = TextColumn("{task.description:<26.26}", markup=False)
+    columns = (words, BarColumn(bar_width=10), MofNCompleteColumn(), Rate())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
 
         def tick(done: int, total: int) -> None:

@@ -29,7 +29,7 @@ from verdictscope.study.tasks.refusal import Refusal
 
 STAGES = Refusal.stages
 
-STOPPED = "verdictscope: stopped; the same command goes on from here"
+STOPPED = "verdictscope: stopped; the same command resumes from here"
 POLL = 0.002
 
 

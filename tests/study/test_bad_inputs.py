@@ -242,7 +242,7 @@ def test_a_signal_to_stop_ends_in_one_line(tmp_path: Path, number: signal.Signal
     process.send_signal(number)
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 128 + number, errors
-    assert errors.strip().splitlines()[-1] == "verdictscope: stopped; the same command goes on from here"
+    assert errors.strip().splitlines()[-1] == "verdictscope: stopped; the same command resumes from here"
     assert "Traceback" not in errors
     assert said == ""
     assert not (out / ".lock").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+
+from verdictscope.commands.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,3 +82,20 @@ def test_the_bundled_models_are_listed_as_json(call: Callable[..., Any]) -> None
     assert done.code == 0
     names = [row["name"] for row in json.loads(done.out)["organisms"]]
     assert names == ["organism:aligned", "organism:cliff", "organism:fair_judge", "organism:judge"]
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command and group, as the words that name it."""
+    found = [words]
+    for name, command in getattr(group, "commands", {}).items():
+        found += commands(command, (*words, name))
+    return found
+
+
+@pytest.mark.parametrize("words", commands(typer.main.get_command(app)), ids=" ".join)
+def test_help_fits_80_columns(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    done = call(*words, "--help")
+    assert done.code == 0
+    assert not [line for line in done.out.splitlines() if len(line) > 80 or line.endswith("...") and "ARGS" not in line]

@@ -89,7 +89,7 @@ def test_help(arguments: list[str], code: int, out: str, err: str) -> None:
         (["judge", "metrics", "no_such_file", "--format", "rbd"], "no_such_file"),
         (["judge", "run"], "Missing"),
         (["organisms", "score", "no_such_run"], "no_such_run"),
-        (["organisms", "train"], "Missing"),
+        (["organisms", "train"], "No such command"),
         (["repair", "organism:cliff"], "Missing"),
         (["select", "no_such_pool", "--bugdet", "3"], "'--budget'"),
         (["report", "no_such_run"], "no_such_run"),

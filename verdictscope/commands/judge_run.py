@@ -37,7 +37,10 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
     ] = False,
 ) -> None:
-    """Let a model judge a benchmark; the verdicts, with their probabilities, go to a folder."""
+    """Let a model judge a benchmark and write its verdicts.
+
+    Writes every verdict with its probabilities to a folder.
+    """
     from verdictscope.activations import load_model
     from verdictscope.judgments import JudgeSettings, judge, load_format, load_items
     from verdictscope.rollouts import Sampling

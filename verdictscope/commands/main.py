@@ -8,16 +8,50 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from verdictscope.commands.judge import judge_app
 from verdictscope.commands.repair import register
 from verdictscope.errors import InputError, disk_error
 from verdictscope.progress import progress
 
+STAGES = {
+    "generate": "Sample what the model writes on the study's prompts.",
+    "collect": "Store hidden states at the study's positions.",
+    "probe": "Fit and select the probe, and test it against nulls.",
+    "transfer": "Test the probe at positions and on groups it was not fitted on.",
+    "trace": "Score every token and measure the drop at the end of thinking.",
+    "erase": "Read refusal from states from which harm was erased.",
+    "heads": "Measure the exact effect of every head.",
+    "ablate": "Ablate the selected heads, with matched random sets.",
+}
+"""Stages of a refusal study that are commands too."""
+LISTED = ("demo", "run", "plan", "report", "doctor", "judge", "select", "repair", "organisms")
+
+
+class Commands(TyperGroup):
+    """Commands in the order in which one needs them, stages in a list of their own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in order; those that are not listed go last."""
+        order = [*LISTED, *STAGES]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Two lists, one line a command."""
+        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = {name: command.get_short_help_str(limit=66) for name, command in known if command is not None}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, text in rows.items() if name not in STAGES])
+        with formatter.section("Stages of a refusal study (each first runs those before it)"):
+            formatter.write_dl([(name, text) for name, text in rows.items() if name in STAGES])
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Why language models refuse, comply and judge as they do.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,10 +66,10 @@ app.add_typer(judge_app, name="judge")
 register(app)
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (TOML), or the name of a shipped one.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The run folder; runs/NAME by default. An existing run goes on.")
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder (default: runs/NAME); an existing run is resumed.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study; can be repeated.")
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 
 
@@ -51,7 +85,7 @@ def _version(asked: bool) -> bool:
 @app.callback()
 def every_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Why language models refuse, comply and judge as they do."""
@@ -80,7 +114,7 @@ def main() -> None:
 
 
 def _code() -> int:
-    """Run the command; what stopped it is said on standard error."""
+    """Run the command; what stopped it is printed on standard error."""
     try:
         return app(standalone_mode=False) or 0  # which returns the code of a typer.Exit
     except SystemExit as leave:
@@ -88,7 +122,7 @@ def _code() -> int:
             raise leave.__context__ from None
         raise
     except _Stopped as stopped:
-        return _say("stopped; the same command goes on from here", 128 + stopped.args[0])
+        return _say("stopped; the same command resumes from here", 128 + stopped.args[0])
     except InputError as error:
         return _say(str(error), 2)
     except Exception as error:
@@ -98,8 +132,8 @@ def _code() -> int:
         # Unknown options and missing arguments: click's own message as one line, without its usage box.
         if hasattr(error, "format_message"):
             return _say(_usage(error), 2)
-        if isinstance(error, OSError) and (told := disk_error(error)) is not None:
-            return _say(str(told), 2)
+        if isinstance(error, OSError) and (full := disk_error(error)) is not None:
+            return _say(str(full), 2)
         if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for a look at its class
             return _say("the device is out of memory: lower batch_tokens, or take a smaller model or dtype", 2)
         raise
@@ -129,12 +163,15 @@ DEMOS = {"cliff": ("refusal_cliff", "runs/demo"), "judge": ("judge_bias", "runs/
 
 @app.command()
 def demo(
-    which: Annotated[str, typer.Argument(metavar="[cliff|judge]", help="Which of the bundled mechanisms.")] = "cliff",
+    which: Annotated[str, typer.Argument(metavar="[cliff|judge]", help="Which bundled mechanism to study.")] = "cliff",
     out: Out = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """The refusal cliff, or a judge's bias, on a bundled model: no hub, no GPU, no token."""
+    """Run a study on a bundled model: refusal cliff or judge bias.
+
+    Needs no model hub, no GPU and no access token.
+    """
     if which not in DEMOS:
         raise InputError(f"no demo {which!r}: there are {', '.join(DEMOS)}")
     study, folder = DEMOS[which]
@@ -149,7 +186,7 @@ def run(
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
     as_json: Json = False,
 ) -> None:
-    """All stages of a study; a second call goes on where the first one stopped."""
+    """Run all stages of a study, or resume a run that was stopped."""
     _run(study, out, sets, as_json, until)
 
 
@@ -159,14 +196,8 @@ def _stage_command(stage: str, text: str) -> None:
         _run(study, out, sets, as_json, until=stage)
 
 
-_stage_command("generate", "Sample what the model writes on the study's prompts.")
-_stage_command("collect", "Store hidden states at the study's positions (and what it needs before).")
-_stage_command("probe", "Fit, choose and doubt the probe (and what it needs before).")
-_stage_command("transfer", "Read the probe where it was not fitted (and what it needs before).")
-_stage_command("trace", "Score every token and measure the cliff (and what it needs before).")
-_stage_command("erase", "Read refusing with harm erased from the states (and what it needs before).")
-_stage_command("heads", "Measure every head's exact effect (and what it needs before).")
-_stage_command("ablate", "Ablate the found heads against random sets (and what it needs before).")
+for _name, _text in STAGES.items():
+    _stage_command(_name, _text)
 
 
 def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: bool, until: str | None = None) -> None:
@@ -189,11 +220,13 @@ def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: boo
 def plan(
     study: StudyFile,
     sets: Sets = None,
-    device: Annotated[str | None, typer.Option("--device", help="Whose rates to assume: h100, a100, cpu …")] = None,
-    tflops: Annotated[float | None, typer.Option("--tflops", help="What the device reaches, 10^12 flop/s.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Device whose rates to assume: h100, a100, cpu …")
+    ] = None,
+    tflops: Annotated[float | None, typer.Option("--tflops", help="Throughput of the device, 10^12 flop/s.")] = None,
     measured: Annotated[bool, typer.Option("--measure", help="Measure this machine's rates instead.")] = False,
     written: Annotated[
-        int | None, typer.Option("--written", metavar="N", help="Tokens a rollout writes; max_new_tokens by default.")
+        int | None, typer.Option("--written", metavar="N", help="Tokens written per rollout (default: max_new_tokens).")
     ] = None,
     prompts: Annotated[
         int | None, typer.Option("--prompts", metavar="N", help="Plan for N requests without reading the study's.")
@@ -201,7 +234,10 @@ def plan(
     wide: Annotated[bool, typer.Option("--wide", help="Also generations, tokens and passes of every stage.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What a study will need: memory, hours, disk, generations and passes by stage. Loads no weights."""
+    """Estimate hours, memory and disk of a study without loading it.
+
+    No weights are loaded. --wide adds generations, tokens and passes of every stage.
+    """
     from verdictscope.study.load import read_study
     from verdictscope.study.planning import plan_study, print_plan
 
@@ -219,14 +255,14 @@ def plan(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
     second: Annotated[
-        Path | None, typer.Argument(metavar="[RUN2]", help="Another run, to be set beside the first.")
+        Path | None, typer.Argument(metavar="[RUN2]", help="Another run to compare with the first.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page; RUN/report.html or RUN/comparison.html by default.")
+        Path | None, typer.Option("--out", help="The page (default: RUN/report.html or comparison.html).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Render a run's report anew, or two runs side by side."""
+    """Render the report of a run again, or a comparison of two runs."""
     from verdictscope.report import Record, write_comparison, write_report
 
     page = out or run_folder / ("report.html" if second is None else "comparison.html")
@@ -262,7 +298,10 @@ def doctor(
     device: Annotated[str | None, typer.Option("--device", help="Where to run; CUDA if there is any.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Model compatibility checks, each with its number; exit code 1 if one fails."""
+    """Check whether a model is read correctly.
+
+    Prints every check with its number; the exit code is 1 if one fails.
+    """
     from verdictscope.activations.doctor import Layout, check_model, parse_overrides
     from verdictscope.study.run import quiet
 
@@ -280,7 +319,7 @@ def doctor(
 
 @organisms_app.command("list")
 def organisms_list(as_json: Json = False) -> None:
-    """The bundled models."""
+    """List the bundled models."""
     from verdictscope.sources import PREFIX, models_folder
 
     found = [folder for folder in sorted(models_folder().glob("*/")) if (folder / "config.json").is_file()]
@@ -299,7 +338,7 @@ def organisms_list(as_json: Json = False) -> None:
 def organisms_score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")], as_json: Json = False
 ) -> None:
-    """Hold a run's found heads against the planted ones."""
+    """Compare the heads a run selected with the planted ones."""
     from verdictscope.organisms.scorecards import score_heads
     from verdictscope.study.folder import open_run
 

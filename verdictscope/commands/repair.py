@@ -36,7 +36,10 @@ def repair(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on chosen data; refusal, over-refusal and accuracy before and after. Goes on where it stopped."""
+    """Fine-tune on selected data and measure before and after.
+
+    Measures refusal, over-refusal and accuracy; a run that was stopped is resumed.
+    """
     from verdictscope.repair import Training, repair_model
     from verdictscope.repair.finetune import need_trainer
     from verdictscope.rollouts import Sampling, load_prompts
