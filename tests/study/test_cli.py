@@ -93,7 +93,9 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("words", commands(typer.main.get_command(app)), ids=" ".join)
-def test_help_fits_80_columns(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+def test_help_fits_80_columns(
+    call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
     done = call(*words, "--help")
