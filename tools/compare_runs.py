@@ -1,14 +1,15 @@
 """Compares every number of two run folders: ``python tools/compare_runs.py A B``.
 
 For whoever changes the code and wants to know which results moved. Tables (Parquet) are matched by file name and rows
-by the columns that hold no measured number; JSON files by the path of each value. ``RENAMED`` maps names of A to names
-of B where a change gave a table, column or key another name.
+by the columns that hold no measured number; JSON files by the path of each value. A may be a run of an earlier format:
+``RENAMED``, ``WORDS`` and ``SPLIT`` say under which names its files, columns, keys and values are found in B.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,11 +19,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"passport.json": "card.json"}
 """Names in A to names in B: a table or JSON file (``trace.parquet``), a column (``trace.parquet:anchored``) or the path
 of a value (``summary.json:cliff.anchored_drop``)."""
 
-IGNORED = ("provenance.json", "summary.json:seconds", "summary.json:machine")
+WORDS: dict[str, str] = {
+    r"^twin$|(?<![a-z])twin(?=[._]|$)": "reference",
+    r"^arm$": "variant",
+    r"(?<![a-z])anchored": "normalised",
+    r"^anchors(?= from )": "normaliser",
+    r"^log_odds(?=\.)": "decision",
+}
+"""Words of A to words of B, as regular expressions: applied to columns, to keys, and to the values of text columns."""
+
+SPLIT = {name: (f"{name}.parquet", f"{name}_ablated.parquet") for name in ("trace", "trace_mean", "cliff")}
+"""Tables of A whose rows lie in several files of B."""
+
+PROSE = ("about", "what", "definition", "reason", "told", "delta_is", "left_out")
+"""Columns and keys that hold sentences: their texts may be put differently, their numbers are in other columns."""
+
+IGNORED = ("provenance.json", "normaliser.json", "summary.json:seconds", "summary.json:machine")
 """What two runs of the same study may differ in: times, commit and machine."""
 
 
@@ -58,22 +74,34 @@ def compare_runs(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
     found: list[Difference] = []
     alone: list[str] = []
     files = sorted(p.name for p in a.iterdir() if p.suffix in (".parquet", ".json"))
-    twins = {name: RENAMED.get(name, name) for name in files}
+    matched = {name: [RENAMED.get(name, name)] for name in files}
+    for parts in SPLIT.values():
+        if not (a / parts[1]).exists() and (b / parts[1]).exists():
+            matched[parts[0]] = list(parts)
+    expected = {name for names in matched.values() for name in names}
     alone += [
         f"only in B: {p.name}"
         for p in sorted(b.iterdir())
-        if p.suffix in (".parquet", ".json") and p.name not in twins.values()
+        if p.suffix in (".parquet", ".json") and p.name not in expected and p.name not in IGNORED
     ]
-    for name, other in twins.items():
+    for name, others in matched.items():
         if name in IGNORED:
             continue
-        if not (b / other).exists():
+        there = [b / other for other in others]
+        if not all(file.exists() for file in there):
             alone.append(f"only in A: {name}")
         elif name.endswith(".json"):
-            found += _json(name, _flat(a / name), _flat(b / other), alone)
+            found += _json(name, _flat(a / name), _flat(there[0]), alone)
         else:
-            found += _tables(name, pd.read_parquet(a / name), pd.read_parquet(b / other), alone)
+            other = pd.concat([pd.read_parquet(file) for file in there], ignore_index=True)
+            found += _tables(name, pd.read_parquet(a / name), other, alone)
     return found, alone
+
+
+def _translated(text: str) -> str:
+    for word, other in WORDS.items():
+        text = re.sub(word, other, text)
+    return text
 
 
 def _flat(file: Path) -> dict[str, Any]:
@@ -89,11 +117,12 @@ def _flat(file: Path) -> dict[str, Any]:
 
 
 def _json(name: str, a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> Iterator[Difference]:
-    names = {key: RENAMED.get(f"{name}:{key}", key) for key in a}
+    named = {key: RENAMED.get(f"{name}:{key}", key) for key in a}
+    names = {key: other if other in b else _translated(other) for key, other in named.items()}
     skipped = tuple(s.partition(":")[2] for s in IGNORED if s.startswith(f"{name}:"))
     alone += [f"only in B: {name}:{key}" for key in b if key not in names.values() and not key.startswith(skipped)]
     for key, other in names.items():
-        if skipped and key.startswith(skipped):
+        if (skipped and key.startswith(skipped)) or key.rpartition(".")[2] in PROSE:
             continue
         if other not in b:
             alone.append(f"only in A: {name}:{key}")
@@ -102,7 +131,13 @@ def _json(name: str, a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> 
 
 
 def _tables(name: str, a: pd.DataFrame, b: pd.DataFrame, alone: list[str]) -> Iterator[Difference]:
-    b = b.rename(columns={RENAMED.get(f"{name}:{c}", c): c for c in a.columns})
+    named = {c: RENAMED.get(f"{name}:{c}", c) for c in a.columns}
+    a = a.rename(columns={c: other if other in b.columns else _translated(other) for c, other in named.items()})
+    a, b = (table.drop(columns=[c for c in PROSE if c in table]) for table in (a, b))
+    for column in a.columns:
+        texts = [v for v in a[column].dropna().unique() if isinstance(v, str)] if a[column].map(_scalar).all() else []
+        if changed := {v: _translated(v) for v in texts if v != _translated(v)}:
+            a[column] = a[column].replace(changed)
     alone += [f"only in A: {name}:{c}" for c in a.columns if c not in b.columns]
     alone += [f"only in B: {name}:{c}" for c in b.columns if c not in a.columns]
     shared = [c for c in a.columns if c in b.columns]

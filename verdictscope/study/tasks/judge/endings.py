@@ -129,7 +129,10 @@ def length_curves(
     table = curves(read, own, "step", (), run.study.seed)
     ended = []
     for line in own:
-        rows = line.weights[["part", "rollout"]].merge(read[["rollout", "step", "ended"]], on="rollout")
+        members = pd.concat([c.to_frame() for c in line.contrasts], ignore_index=True).rename(
+            columns={"contrast": "part"}
+        )
+        rows = members[["part", "rollout"]].merge(read[["rollout", "step", "ended"]], on="rollout")
         share = rows.groupby(["part", "step"])["ended"].mean().reset_index()
         ended.append(share.assign(condition=line.condition, toward=line.toward))
     table = table.merge(pd.concat(ended), on=["condition", "toward", "part", "step"], how="left")
