@@ -61,11 +61,7 @@ class AttentionCall:
         return (kept if cached else kept[:, :, -self.query.shape[2] :]).transpose(1, 2)
 
     def with_site(self, name: str, new: Tensor) -> AttentionCall:
-        """The call with another value of ``q``, ``k`` or ``v``, of these with what is cached.
-
-        Raises:
-            InputError: keys or values of a cached step without the cached ones.
-        """
+        """The call with another value of ``q``, ``k`` or ``v``, of these with what is cached."""
         if name == "q":
             return replace(self, query=new.transpose(1, 2))
         if self.key.shape[2] != new.shape[1]:
@@ -128,12 +124,6 @@ def listen(
 
     What ``before`` returns, if anything, takes the place of the call. Several listeners on a module act in the order
     in which they were put on.
-
-    Args:
-        module: an attention module that :func:`uses_interface`.
-        before: sees and may change what enters.
-        after: sees the output, ``[batch pos head d_v]``.
-        last: act after all others, whenever they were put on.
     """
     shim = module.config if isinstance(module.config, _Shim) else _Shim(module)
     key = next(_serial)

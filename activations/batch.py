@@ -53,12 +53,7 @@ class Laid(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rollouts laid out for one call of the model.
-
-    Attributes:
-        rollouts: in batch order.
-        origins: for prefixes with a label appended, the whole rollout and where the label starts.
-    """
+    """Rollouts laid out for one call of the model."""
 
     rollouts: tuple[Rollout, ...]
     device: torch.device
@@ -177,11 +172,7 @@ def head_logits(model: Model, x: Float[Tensor, "row d_model"]) -> Float[Tensor, 
 
 @contextmanager
 def still(hf: PreTrainedModel) -> Iterator[None]:
-    """Inside the block passes compute what the stock model does in evaluation, without gradients.
-
-    Raises:
-        InputError: the hook of another program changes what the model computes.
-    """
+    """Inside the block passes compute what the stock model does in evaluation, without gradients."""
     with evaluating(hf) as modules, watching(hf, modules), torch.no_grad():
         yield
 

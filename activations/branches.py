@@ -30,16 +30,7 @@ SINGLE = "the layer has one branch only"
 
 @dataclass(frozen=True)
 class Found:
-    """How a block adds to the residual stream.
-
-    Attributes:
-        attn: what carries the token-mixing branch, if it is known.
-        mlp: what carries the other.
-        mid: the role whose input is the stream between the two.
-        missing: why the block lacks a site.
-        single: the one branch of a block that has no second; which of the two it is, is not known yet.
-        whole: whether the branches add up to what the stream gains.
-    """
+    """How a block adds to the residual stream."""
 
     attn: Carrier | None = None
     mlp: Carrier | None = None
@@ -50,14 +41,7 @@ class Found:
 
 
 def decompose(values: Values, roles: Sequence[str], given: frozenset[str], dtype: torch.dtype) -> Found:
-    """Finds the branches of one block.
-
-    Args:
-        values: inputs and outputs of its modules by (role, ``"in"`` or ``"out"``), and of the block itself.
-        roles: the roles that are there.
-        given: roles the user named: these carry their branch or nothing does, and ``check`` says so.
-        dtype: of the model.
-    """
+    """Finds the branches of one block."""
     pre, post = values["block", "in"], values["block", "out"]
     attns = _outermost(("ln1_post", "attn", "o"), ("ln2", "ln1"), roles, given)
     mlps = _outermost(("ln2_post", "mlp", "mlp_out"), (), roles, given)

@@ -43,9 +43,6 @@ def read_checkpoint(
 
     Of an adapter (a folder with ``adapter_config.json``) the base model it names is loaded and the adapter merged into
     its weights.
-
-    Raises:
-        InputError: the model is not there or cannot be loaded.
     """
     name = str(name_or_path)
     if (absent := no_such_folder(name)) is not None:

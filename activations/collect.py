@@ -152,14 +152,7 @@ def as_rollouts(model: Model, given: Sequence[Rollout] | Sequence[str]) -> list[
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What is asked for, with positions that need the text made explicit.
-
-    Attributes:
-        model: the model.
-        rollouts: what it is run on.
-        reads: the reads as asked, and explicit.
-        score: the readouts, explicit.
-    """
+    """What is asked for, with positions that need the text made explicit."""
 
     model: Model
     rollouts: list[Rollout]
@@ -206,12 +199,7 @@ class Wanted:
         return sum(len(resolve(positions, rollout)) for rollout in self.rollouts)
 
     def header(self, plan: BatchPlan, like: str | None = None) -> dict[str, Any]:
-        """The store's description; a file with another one belongs to another run.
-
-        Args:
-            plan: the batches.
-            like: digest of weights that this one's is to be compared with.
-        """
+        """The store's description; a file with another one belongs to another run."""
         model = self.model
         sites = {}
         for asked, read in self.reads.items():

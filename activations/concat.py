@@ -49,13 +49,7 @@ def widened(values: Tensor, tail: Sequence[int]) -> Tensor:
 def sorted_scores(
     frames: Sequence[pd.DataFrame], at: Mapping[str, int], keys: Sequence[tuple[str, int | None]]
 ) -> pd.DataFrame:
-    """Scores of several batches: readout by readout as asked, rollout by rollout as given.
-
-    Args:
-        frames: the batches' score tables.
-        at: place of every rollout.
-        keys: name and layer of every readout, in the order asked.
-    """
+    """Scores of several batches: readout by readout as asked, rollout by rollout as given."""
     frames = [f for f in frames if len(f)] or list(frames[:1])
     frame = pd.concat(frames, ignore_index=True)
     names = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in keys))}

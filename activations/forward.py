@@ -82,17 +82,7 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is asked of every batch, looked up once.
-
-    Attributes:
-        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``loading.as_model``.
-        reads: the reads as asked, and the same with every position explicit where that needs a tokenizer.
-        write: site to write function.
-        score: readouts, in the order in which their scores come.
-        logits_at: positions whose logits are returned.
-        moments: what sees every batch, for example a fitter of moments.
-        budget: padded tokens in a batch.
-    """
+    """What is asked of every batch, looked up once."""
 
     model: Model
     reads: Mapping[Read, Read]
@@ -245,11 +235,7 @@ def prepare(
     logits_at: Positions | None = None,
     moments: Sequence[Listener] = (),
 ) -> tuple[Job, BatchPlan]:
-    """The job and the plan, after everything that can be checked beforehand was checked.
-
-    Raises:
-        InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
-    """
+    """The job and the plan, after everything that can be checked beforehand was checked."""
     check_inputs(model, rollouts, read, score)
     plan = plan or default_plan(model, rollouts)
     plan.check(len(rollouts))
@@ -273,22 +259,7 @@ def passes(
     moments: Sequence[Listener] = (),
     skip: int = 0,
 ) -> Iterator[Pass]:
-    """Runs a model on rollouts and yields what each batch gave, in the plan's order.
-
-    Args:
-        model: the model; also a Hugging Face, TransformerLens or nnsight one, see ``loading.as_model``.
-        rollouts: what it is run on; ids must be unique.
-        read: sites and positions to return.
-        write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.
-        score: readouts to evaluate; linear ones need no stored hidden state.
-        plan: which rollouts share a batch; made from the lengths if not given.
-        logits_at: positions whose full logits are returned.
-        moments: listeners that see every batch, such as the fitters of ``moments.py``.
-        skip: leave out the first ``skip`` batches of the plan (a resumed run).
-
-    Raises:
-        InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
-    """
+    """Runs a model on rollouts and yields what each batch gave, in the plan's order."""
     model, rollouts = as_model(model), list(rollouts)
     job, plan = prepare(model, rollouts, tuple(read), write, tuple(score), plan, logits_at, moments)
     for flight, plan_then, batch in flights(job, rollouts, plan, skip):

@@ -118,9 +118,6 @@ def reserve(path: Path, size: int) -> None:
 
     HDF5 does not outlive a write that the kernel refuses: it prints its stack, and closing the file afterwards was seen
     to crash the process. With the room taken beforehand, a full disk is an error of ours, before HDF5 opens the file.
-
-    Raises:
-        OSError: there is no room.
     """
     if not hasattr(os, "posix_fallocate"):
         return

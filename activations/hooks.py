@@ -271,21 +271,7 @@ def hooked(
     stop_early: bool = False,
     about: Any = None,
 ) -> Iterator[None]:
-    """Hooks for one ``with`` block.
-
-    Args:
-        model: the model.
-        reads: what to read; the value handed over may be the model's own tensor and must not be changed.
-        writes: what to write, applied in the order of the forward pass, equal sites in the order given.
-        view: the batch, when the caller makes exactly one forward pass on known rollouts; otherwise the batch
-            is read off every call of the decoder and any number of calls is allowed.
-        stop_early: raise ``Stop`` once everything has fired.
-        about: the edits that the writes come from; what is kept meanwhile is kept under their name.
-
-    Raises:
-        InputError: a site does not exist in the model, a write breaks its contract, a site did not fire as often
-            as the decoder ran, the decoder never ran, or modules of the model were replaced since it was wrapped.
-    """
+    """Hooks for one ``with`` block."""
     model.unchanged()
     session = _Session(model, view, stop_early)
     pairs = [(site, layer, fn) for site, fn in (writes or {}).items() for layer in site.at(model.n_layers)]

@@ -120,10 +120,6 @@ def by_layer(hidden: Sequence[Tensor], first_post: Tensor) -> tuple[list[Tensor 
     """Hugging Face's ``hidden_states`` as what enters each layer, and what leaves the final norm.
 
     State-space models begin theirs behind the first block and not before it, so that what enters that is not told.
-
-    Args:
-        hidden: as the model gave them.
-        first_post: ``resid_post`` of layer 0.
     """
     states: list[Tensor | None] = list(hidden[:-1])
     if len(hidden) > 1 and hidden[0].shape == first_post.shape:

@@ -30,15 +30,6 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
     Branch by branch the outermost named module (post-norm, then attention or MLP, then its output projection)
     is taken whose output, times one number, is what the residual stream gains. Where none is, the layer goes without
     the site; a module that the user named is kept, and ``check`` reports it.
-
-    Args:
-        hf: the model.
-        modules: its modules by role.
-        n_heads: query heads.
-
-    Raises:
-        InputError: a module that the user named is not what its role says, the model has more than one residual
-            stream, or the output projection's input does not divide into heads.
     """
     wanted: dict[tuple, Hookable] = {}
     for layer, roles in enumerate(modules.blocks):

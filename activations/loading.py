@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from verdictscope.activations.backends.adapters import backend_of
+from verdictscope.activations.backends import backend_of
 from verdictscope.activations.checkpoint import read_checkpoint
 from verdictscope.activations.identities import check, finite_weights, raise_first
 from verdictscope.activations.infer_sites import measure, sees_later
@@ -71,9 +71,6 @@ _ready: weakref.WeakKeyDictionary[Any, tuple[str, Model]] = weakref.WeakKeyDicti
 def as_model(held: Any) -> Model:
     """A ``Model`` as it is; a Hugging Face, TransformerLens or nnsight model wrapped, once for as long as its modules
     and the shapes of its weights stay what they are (an adapter put on is another build).
-
-    Raises:
-        InputError: it is none of these, or a site check fails.
     """
     if isinstance(held, Model):
         return held
@@ -101,8 +98,7 @@ def wrap(
 
     Args:
         hf: a Hugging Face decoder, also compiled, or a ``PeftModel``, TransformerLens ``TransformerBridge`` or nnsight
-            ``TransformersModel`` that holds one (see ``backends/adapters.py`` for how it is taken out and checked to
-            be the same function).
+            ``TransformersModel`` that holds one (see ``backends.py``).
         tokenizer: its tokenizer.
         name: what to call it in files; by default what it was loaded from.
         revision: hub commit.

@@ -49,11 +49,7 @@ class Model:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer.
-
-        Raises:
-            InputError: the model came without one.
-        """
+        """The tokenizer."""
         if self.optional_tokenizer is None:
             raise InputError(
                 f"model {self.name!r} has no tokenizer: put its tokenizer files beside the weights, or pass one to wrap"

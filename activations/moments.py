@@ -34,15 +34,7 @@ Covariance = Literal["full", "diagonal"]
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a fitter found.
-
-    Attributes:
-        classes: the classes, in the order of their axis.
-        layers: the layers, in the order of theirs.
-        count: rows of each class.
-        mean: their mean; 0 where a class has no row.
-        scatter: sum of squared deviations from the class's mean: a matrix, or its diagonal.
-    """
+    """What a fitter found."""
 
     classes: tuple[Hashable, ...]
     layers: tuple[int, ...]
@@ -51,27 +43,14 @@ class Moments:
     scatter: Float[np.ndarray, "layer label value ..."]
 
     def covariance(self, label: Hashable, layer: int, ddof: int = 1) -> Float[np.ndarray, "value ..."]:
-        """Covariance (or variances) of one class at one layer.
-
-        Args:
-            label: the class.
-            layer: the model's layer number.
-            ddof: 1 divides by n - 1, 0 by n.
-
-        Raises:
-            InputError: no such class or layer, or too few rows.
-        """
+        """Covariance (or variances) of one class at one layer."""
         at, c = self._at(label, layer)
         if self.count[c] <= ddof:
             raise InputError(f"class {label!r} has {self.count[c]} rows; a covariance needs more than {ddof}")
         return self.scatter[at, c] / (self.count[c] - ddof)
 
     def pooled(self, layer: int) -> Float[np.ndarray, "value ..."]:
-        """Covariance within classes, n minus the number of filled classes below the line.
-
-        Raises:
-            InputError: no such layer, or too few rows.
-        """
+        """Covariance within classes, n minus the number of filled classes below the line."""
         at, _ = self._at(self.classes[0], layer)
         freedom = int(self.count.sum() - (self.count > 0).sum())
         if freedom < 1:
@@ -143,14 +122,6 @@ class MomentFitter:
 
     Sums stay on the device (``covariance="full"`` keeps ``d_model**2`` float64 numbers per class and layer). A batch
     that runs out of memory and is split is counted once. A fitter serves one run.
-
-    Args:
-        read: site and positions.
-        classes: class by rollout id; rollouts it does not name are left out.
-        covariance: the whole matrix, or the variances only.
-
-    Raises:
-        InputError: there are no classes.
     """
 
     def __init__(self, read: Read, classes: Mapping[str, Hashable], covariance: Covariance = "full") -> None:
@@ -165,11 +136,7 @@ class MomentFitter:
         self._begun = False
 
     def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
-        """Called once by the run that feeds the fitter.
-
-        Raises:
-            InputError: the fitter has served another run, or the model has no such site.
-        """
+        """Called once by the run that feeds the fitter."""
         from verdictscope.activations.regex_positions import explicit
 
         if self._begun:
@@ -192,14 +159,7 @@ class MomentFitter:
         self.update(layer, rows, [(name, a, b) for name, a, b in zip(names, bounds, bounds[1:], strict=False)])
 
     def update(self, layer: int, rows: Float[Tensor, "row value"], parts: Sequence[tuple[str, int, int]]) -> None:
-        """Adds rows of one layer.
-
-        Args:
-            layer: the layer.
-            rows: the rows of several rollouts.
-            parts: rollout id, first row and the row after the last; a rollout that this layer has seen before (its
-                batch ran out of memory further up) is passed over.
-        """
+        """Adds rows of one layer."""
         if layer not in self._sums:
             self._sums[layer] = _Sums.empty(len(self.classes), rows.shape[1], self._full, rows.device)
         sums = self._sums[layer]
@@ -212,11 +172,7 @@ class MomentFitter:
                 sums.seen.update(name for name, _, _ in mine)
 
     def result(self) -> Moments:
-        """What was seen so far.
-
-        Raises:
-            InputError: nothing was, or rows held NaN or infinite numbers.
-        """
+        """What was seen so far."""
         if not self._sums:
             raise InputError("this moment fitter has seen no rows; hand it to forward or collect first")
         layers = tuple(sorted(self._sums))
@@ -232,17 +188,7 @@ class MomentFitter:
 
 
 def moments_of(store: Store, site: str, classes: Mapping[str, Hashable], covariance: Covariance = "full") -> Moments:
-    """The same from rows that are stored.
-
-    Args:
-        store: a store.
-        site: one of its sites.
-        classes: class by rollout id.
-        covariance: the whole matrix, or the variances only.
-
-    Raises:
-        InputError: the store has no such site, or no row of the classes.
-    """
+    """The same from rows that are stored."""
     from verdictscope.activations.sites import Site
 
     fitter = MomentFitter(Site(site) @ "all", classes, covariance)

@@ -20,17 +20,7 @@ Values = Mapping[tuple[str, str], Tensor]
 
 
 def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: torch.dtype) -> None:
-    """Holds the norms and MLP projections that a user named to what they must read or write.
-
-    Args:
-        given: roles the user named.
-        values: inputs and outputs of one block's modules by (role, ``"in"`` or ``"out"``).
-        layer: which block.
-        dtype: of the model.
-
-    Raises:
-        InputError: one reads or writes something else.
-    """
+    """Holds the norms and MLP projections that a user named to what they must read or write."""
 
     def differs(role: str, side: str, other: Tensor | None) -> bool:
         mine = values.get((role, side))
@@ -55,15 +45,7 @@ def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: 
 
 
 def check_global_roles(hf: PreTrainedModel, modules: Modules) -> None:
-    """Holds the final norm and the head that a user named to what they must read and write.
-
-    Args:
-        hf: the model.
-        modules: its modules by role.
-
-    Raises:
-        InputError: one does not run, or reads or writes something else.
-    """
+    """Holds the final norm and the head that a user named to what they must read and write."""
     roles = {"ln_final": modules.ln_final, "unembed": modules.unembed}
     wanted = {role: module for role, module in roles.items() if role in modules.given and module is not None}
     if not wanted:

@@ -58,11 +58,7 @@ class BatchPlan:
             raise InputError(f"the batch plan does not hold each of the {n} rollouts once; make a new one")
 
     def split(self, i: int) -> BatchPlan:
-        """The plan with batch ``i`` cut in two halves, the order unchanged.
-
-        Raises:
-            InputError: the batch holds one rollout and cannot be split.
-        """
+        """The plan with batch ``i`` cut in two halves, the order unchanged."""
         batch = self.batches[i]
         if len(batch) < 2:
             raise InputError(

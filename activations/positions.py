@@ -49,14 +49,7 @@ def freeze(positions: Positions | FrozenPositions) -> FrozenPositions:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of a union.
-
-    Attributes:
-        base: ``all``, ``last``, ``prompt_end``, ``before_answer`` or a segment.
-        pick: which of its tokens; ``None`` for all of them.
-        count: how many, spread evenly; ``None`` for all of them.
-        pattern: a regular expression over the base's text; ``None`` for its tokens as they are.
-    """
+    """One part of a union."""
 
     base: str
     pick: int | slice | None = None
@@ -72,11 +65,7 @@ def _wrong(text: str) -> InputError:
 
 
 def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str, tuple[int, ...]]:
-    """The terms of a text, or a dictionary of explicit positions.
-
-    Raises:
-        InputError: the text does not follow the grammar.
-    """
+    """The terms of a text, or a dictionary of explicit positions."""
     frozen = freeze(positions)
     if not isinstance(frozen, str):
         return dict(frozen)
@@ -125,15 +114,7 @@ def _index(text: str | None, positions: str) -> int | slice | None:
 
 
 def resolve(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.ndarray, " chosen"]:
-    """The positions in one rollout, ascending and without doubles; empty where a segment is missing.
-
-    Args:
-        positions: text of the grammar above, or explicit positions by rollout id.
-        rollout: the rollout they are looked up in.
-
-    Raises:
-        InputError: the text is not understood, or an explicit position lies outside the rollout.
-    """
+    """The positions in one rollout, ascending and without doubles; empty where a segment is missing."""
     parsed = parse(positions)
     if isinstance(parsed, dict):
         found = np.asarray(parsed.get(rollout.id, ()), dtype=np.int64)

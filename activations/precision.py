@@ -37,13 +37,7 @@ def _seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
 
 
 def dtype_here(asked: str | torch.dtype, stored: torch.dtype | None, device: torch.device) -> str | torch.dtype:
-    """The floating type to load in; what is not as asked or slow is said in a warning.
-
-    Args:
-        asked: ``"auto"``, or a torch dtype or its name.
-        stored: the type that ``"auto"`` would give, if it is known.
-        device: where the model will run.
-    """
+    """The floating type to load in; what is not as asked or slow is said in a warning."""
     wanted = stored if asked == "auto" else getattr(torch, asked) if isinstance(asked, str) else asked
     if device.type != "cpu" or wanted not in HALVES or (ratio := slowdown(wanted)) < SLOW:
         return asked

@@ -32,13 +32,7 @@ _LONGEST = 12
 
 @dataclass(frozen=True)
 class Spelling:
-    """Token ids as text, and which characters each token stands for.
-
-    Attributes:
-        text: the decoded text, special tokens included.
-        starts: per token its first character.
-        stops: per token the character after its last; tokens that share one character have the same span.
-    """
+    """Token ids as text, and which characters each token stands for."""
 
     text: str
     starts: Int[np.ndarray, " pos"]
@@ -74,16 +68,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def explicit(
     positions: Positions | FrozenPositions, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase | None
 ) -> Positions | FrozenPositions:
-    """Positions that need the text as positions by rollout id; others as they are.
-
-    Args:
-        positions: the grammar of ``positions.py``, or explicit positions.
-        rollouts: where they are looked up.
-        tokenizer: decodes the rollouts.
-
-    Raises:
-        InputError: a regular expression is asked for and there is no tokenizer.
-    """
+    """Positions that need the text as positions by rollout id; others as they are."""
     terms = parse(positions)
     if isinstance(terms, dict) or not needs_text(terms):
         return positions

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What entered one attention product of a clean pass.
-
-    Attributes:
-        key: ``[batch kv_head key d]``.
-        value: ``[batch kv_head key d_v]``.
-        mask: in the kernel's form, ``None`` where it was causal and no more.
-    """
+    """What entered one attention product of a clean pass."""
 
     key: Tensor
     value: Tensor
@@ -41,14 +35,7 @@ class Kept:
 
 @dataclass(eq=False)
 class Memory:
-    """What a clean pass leaves behind for passes that start in the middle.
-
-    Attributes:
-        batch: the sequences.
-        resid: input of every block that may be started at, ``[batch pos d_model]``.
-        kept: per layer the keys and values, where they were asked for.
-        parts: per layer how many parts the block's output has; 0 where it is a tensor.
-    """
+    """What a clean pass leaves behind for passes that start in the middle."""
 
     batch: Batch
     resid: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
@@ -59,19 +46,7 @@ class Memory:
 def remember(
     model: Model, batch: Batch, starts: Sequence[int], keys: Sequence[int], taps: Sequence[Tap], logits: Where | None
 ) -> tuple[Memory, Tensor | None]:
-    """One clean pass that keeps what later passes start from.
-
-    Args:
-        model: the model.
-        batch: the sequences.
-        starts: layers whose input is kept.
-        keys: layers whose keys and values are kept.
-        taps: what else is read.
-        logits: rows whose logits are made.
-
-    Returns:
-        The memory, and the logits ``[row vocab]`` if rows of them are wanted.
-    """
+    """One clean pass that keeps what later passes start from."""
     memory = Memory(batch)
     reads = [Tap("resid_pre", layer, partial(_keep_input, memory)) for layer in starts]
     if keys:  # the deepest layer too is run to its end

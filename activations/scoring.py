@@ -57,15 +57,7 @@ def score_frame(where: Where, batch: Batch, name: str, layer: int | None, scores
 
 @dataclass(eq=False)
 class LinearGroup:
-    """Linear readouts at the same place, evaluated together: the rows are gathered (and normed) once.
-
-    Attributes:
-        site: the site's name.
-        layer: its layer.
-        final_norm: whether the rows pass through the final norm first.
-        positions: where in a rollout.
-        readouts: what is evaluated there.
-    """
+    """Linear readouts at the same place, evaluated together: the rows are gathered (and normed) once."""
 
     site: str
     layer: int
@@ -117,11 +109,7 @@ class ScoredRows:
 
 
 def linear_groups(model: Model, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
-    """Linear readouts by place.
-
-    Raises:
-        InputError: the model has no such site, or the weight does not fit it.
-    """
+    """Linear readouts by place."""
     groups: dict[tuple, LinearGroup] = {}
     for readout in readouts:
         layer = Site(readout.site, readout.layer).at(model.n_layers)[0]

@@ -22,13 +22,7 @@ Condition = str | Mapping[str, Any] | Callable[[pd.DataFrame], Any] | Sequence[b
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Chosen rows of one site and layer.
-
-    Attributes:
-        rows: rollout, position, token id, segment and the caller's columns; the index is the row's number in
-            ``Store.rows``.
-        values: ``[row ...]``, row by row the same, in the stored dtype.
-    """
+    """Chosen rows of one site and layer."""
 
     rows: pd.DataFrame
     values: Float[Tensor, "row ..."]
@@ -42,15 +36,7 @@ class Selected:
 
 
 def with_tags(rows: pd.DataFrame, tags: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
-    """The rows with the caller's columns beside them; a rollout the table does not know has gaps.
-
-    Args:
-        rows: a table with a column ``rollout``.
-        tags: one line a rollout; the id is the index or a column ``rollout``.
-
-    Raises:
-        InputError: a rollout has two lines, none of the rollouts has one, or a column of the rows is named again.
-    """
+    """The rows with the caller's columns beside them; a rollout the table does not know has gaps."""
     if tags is None:
         return rows
     table = tags.to_frame() if isinstance(tags, pd.Series) else tags
@@ -72,11 +58,7 @@ def with_tags(rows: pd.DataFrame, tags: pd.DataFrame | pd.Series | None) -> pd.D
 
 
 def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
-    """Numbers of the rows that meet a condition, ascending.
-
-    Raises:
-        InputError: the condition names no column of the table, or is not understood.
-    """
+    """Numbers of the rows that meet a condition, ascending."""
     if where is None:
         return np.arange(len(rows))
     if isinstance(where, str):

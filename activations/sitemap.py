@@ -167,11 +167,7 @@ class SiteMap:
         return len(self.blocks)
 
     def place(self, name: str, layer: int) -> Place:
-        """Where the site is hooked.
-
-        Raises:
-            InputError: this layer has no such site, or this version does not read it.
-        """
+        """Where the site is hooked."""
         block = self.blocks[layer]
         if name == "resid_pre":
             return Place(block.block, "in")
@@ -210,12 +206,16 @@ class SiteMap:
             )
         return Place(block.attention.module, "in", attention=block.attention, site=name)
 
-    def writable_place(self, name: str, layer: int) -> Place:
-        """Where the site is written.
+    def has(self, name: str, layer: int) -> bool:
+        """Whether the layer has the site."""
+        try:
+            self.place(name, layer)
+        except InputError:
+            return False
+        return True
 
-        Raises:
-            InputError: this layer has no such site, or it is only read.
-        """
+    def writable_place(self, name: str, layer: int) -> Place:
+        """Where the site is written."""
         place = self.place(name, layer)
         if name not in WRITABLE:
             raise InputError(f"site {name} is only read; write one of {', '.join(WRITABLE)}")
@@ -227,19 +227,11 @@ class SiteMap:
         return place
 
     def shape(self, name: str, layer: int) -> tuple[int, ...]:
-        """Shape of the site's value at one token; ``(head, -1)`` for ``pattern``, whose keys are the batch's.
-
-        Raises:
-            InputError: this layer has no such site.
-        """
+        """Shape of the site's value at one token; ``(head, -1)`` for ``pattern``, whose keys are the batch's."""
         return self._form(name, layer).shape
 
     def dtype(self, name: str, layer: int) -> torch.dtype:
-        """Dtype of the site's value.
-
-        Raises:
-            InputError: this layer has no such site.
-        """
+        """Dtype of the site's value."""
         return self._form(name, layer).dtype
 
     def _form(self, name: str, layer: int) -> Form:
@@ -267,9 +259,6 @@ def _quiet_import() -> Any:
 def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
     """Module paths by role, from TransformerLens's adapter for this architecture; block roles are relative to
     a block.
-
-    Raises:
-        InputError: TransformerLens has no adapter for the architecture.
     """
     with _quiet_import():
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -332,16 +321,7 @@ def _join(parent: str | None, child: str) -> str:
 
 
 def find_modules(hf: PreTrainedModel, overrides: Overrides | None = None) -> Modules:
-    """The modules of a model by role.
-
-    Args:
-        hf: a decoder.
-        overrides: module path by role, from the model's root for ``blocks``, ``ln_final``, ``unembed`` and
-            from a block for the rest; ``None`` says that the model has no such module.
-
-    Raises:
-        InputError: a role is unknown, or a path does not exist.
-    """
+    """The modules of a model by role."""
     overrides = dict(overrides or {})
     unknown = [role for role in overrides if role not in (*GLOBAL_ROLES, *BLOCK_ROLES)]
     if unknown:

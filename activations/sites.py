@@ -88,11 +88,7 @@ class Site:
         return self.name if self.layers is None else f"{self.name}[{self.layers}]"
 
     def at(self, n_layers: int) -> tuple[int, ...]:
-        """The layers as ascending non-negative numbers.
-
-        Raises:
-            InputError: a layer is not in the model, or none is asked for.
-        """
+        """The layers as ascending non-negative numbers."""
         if self.name == "final_norm":
             return (n_layers - 1,)
         wanted = range(n_layers) if self.layers is None else self.layers

@@ -61,18 +61,7 @@ class StateTable(ABC):
     def select(
         self, site: str, layer: int, where: Condition = None, tags: pd.DataFrame | pd.Series | None = None
     ) -> Selected:
-        """Rows that meet a condition, with their values.
-
-        Args:
-            site: site name.
-            layer: the model's layer number.
-            where: a pandas query (``"segment == 'think_end' and harm"``), a mapping of column to value or values
-                (``{"segment": "thinking", "rollout": ids}``), a function of the table, or a mask.
-            tags: see ``rows``; its columns can be used in the condition.
-
-        Raises:
-            InputError: the condition is not understood, or see ``read`` and ``rows``.
-        """
+        """Rows that meet a condition, with their values."""
         table = self.rows(site, tags)
         at = chosen(table, where)
         return Selected(table.iloc[at], self.read(site, layer, at))

@@ -21,12 +21,7 @@ Span = tuple[int, int, int]
 
 
 class Extents:
-    """Where the rows of a dataset ``[layer row ...]`` lie in its file.
-
-    Args:
-        data: a dataset in chunks of one layer, uncompressed, all of them allocated.
-        chunk_rows: rows of a chunk.
-    """
+    """Where the rows of a dataset ``[layer row ...]`` lie in its file."""
 
     def __init__(self, data: h5py.Dataset) -> None:
         self._fd = data.file.id.get_vfd_handle()
@@ -56,16 +51,7 @@ class Extents:
             yield first, stop, place
 
     def write(self, at: int, start: int, values: np.ndarray) -> None:
-        """Writes rows of one layer from ``start`` on.
-
-        Args:
-            at: index of the layer in the dataset.
-            start: the first row.
-            values: ``[row ...]`` in the dataset's type, contiguous.
-
-        Raises:
-            OSError: the disk is full or failed.
-        """
+        """Writes rows of one layer from ``start`` on."""
         raw = _bytes(values)
         for first, stop, place in self.spans(at, start, start + len(values)):
             part = raw[(first - start) * self.row_bytes : (stop - start) * self.row_bytes]
@@ -74,11 +60,7 @@ class Extents:
                 part, place = part[done:], place + done
 
     def read(self, at: int, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop`` of one layer, a new array ``[row ...]``.
-
-        Raises:
-            OSError: the file is shorter than it says, or the disk failed.
-        """
+        """Rows ``start`` to ``stop`` of one layer, a new array ``[row ...]``."""
         out = np.empty((max(0, stop - start), *self._shape[2:]), dtype=self.dtype)
         self._read_into(at, start, stop, _bytes(out))
         return out

@@ -41,12 +41,6 @@ class Layout:
     """Where every token of every variant stands.
 
     Variant ``m`` of sequence ``b`` is in row ``b * rows + m // per_row``, at tokens ``(m % per_row) * width`` on.
-
-    Attributes:
-        memory: the clean pass.
-        starts: first token of each sequence that variants run again; nothing before it is changed by any of them.
-        rows: rows a sequence.
-        per_row: variants in a row.
     """
 
     memory: Memory
@@ -192,19 +186,7 @@ class Each:
 def run_variants(
     model: Model, layout: Layout, layer: int, variants: Sequence[Writes], taps: Sequence[Tap], logits: Where | None
 ) -> Tensor | None:
-    """One pass over all variants, from ``layer`` to the deepest tap, or to the logits.
-
-    Args:
-        model: the model.
-        layout: at least as many variants as there are.
-        layer: where it starts; no variant writes before it.
-        variants: what each of them changes.
-        taps: what is read.
-        logits: rows whose logits are made.
-
-    Returns:
-        Logits ``[row vocab]`` if rows of them are wanted.
-    """
+    """One pass over all variants, from ``layer`` to the deepest tap, or to the logits."""
     by_site: dict[Site, dict[int, WriteFn]] = {}
     for number, writes in enumerate(variants):
         for site, fn in writes.items():

@@ -31,9 +31,6 @@ def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d
     gain.
 
     A view on the model's own weight: do not change it. With what adapters add, where there are any, and then a copy.
-
-    Raises:
-        InputError: the layer has no heads, or the weight is packed (quantised).
     """
     block = model.sites.blocks[layer]
     if block.o is None:
@@ -111,13 +108,7 @@ def _measured(module: nn.Module, n_in: int) -> tuple[Float[Tensor, "in out"], Fl
 
 
 def refuse_adapters(model: Model, what: str, modules: list[nn.Module] | None = None) -> None:
-    """Raises ``InputError`` where an adapter acts beside the weights.
-
-    Args:
-        model: the model.
-        what: what needs plain weights.
-        modules: those that must carry none; all of them by default.
-    """
+    """Raises ``InputError`` where an adapter acts beside the weights."""
     if names := adapters(model.hf, modules):
         raise InputError(
             f"the model carries the adapter {', '.join(map(repr, names))}, and {what} needs plain weights: call "
@@ -131,12 +122,6 @@ class FinalNorm:
 
     For one token with a fixed scale it is linear in x, so the parts of the residual stream can be passed
     through it one by one and add up exactly; ``bias`` belongs to no part.
-
-    Attributes:
-        gain: the factor per channel, Gemma's ``1 + w`` included.
-        bias: the offset per channel, ``None`` for an RMS norm.
-        eps: added to the mean square.
-        centred: whether the mean is taken off first (LayerNorm).
     """
 
     gain: Float[Tensor, " d_model"]
@@ -159,11 +144,7 @@ class FinalNorm:
 
 
 def final_norm(model: Model) -> FinalNorm:
-    """The linear pieces of the final norm, see :func:`norm_pieces`.
-
-    Raises:
-        InputError: the model has no final norm, or one of an unknown form.
-    """
+    """The linear pieces of the final norm, see :func:`norm_pieces`."""
     if model.sites.ln_final is None:
         raise InputError("the model has no final norm")
     return norm_pieces(model.sites.ln_final, model.d_model)
@@ -172,9 +153,6 @@ def final_norm(model: Model) -> FinalNorm:
 def post_attention_norm(model: Model, layer: int) -> FinalNorm | None:
     """The pieces of the norm between the output projection and the residual stream (Gemma 2), ``None`` where
     none is.
-
-    Raises:
-        InputError: a norm of an unknown form, or it is not known what the layer's attention adds.
     """
     block, branch = model.sites.blocks[layer], _attention_branch(model, layer)
     if branch.module is block.mixer or branch.module is block.o:
@@ -190,20 +168,12 @@ def _attention_branch(model: Model, layer: int) -> Branch:
 
 
 def attention_gain(model: Model, layer: int) -> float:
-    """What a layer's attention output is multiplied with before it is added to the residual stream.
-
-    Raises:
-        InputError: it is not known what the layer's attention adds.
-    """
+    """What a layer's attention output is multiplied with before it is added to the residual stream."""
     return _attention_branch(model, layer).gain
 
 
 def norm_pieces(module: nn.Module, d_model: int) -> FinalNorm:
-    """The linear pieces of a norm, float32, checked against the module on random input.
-
-    Raises:
-        InputError: the module is neither an RMS norm nor a LayerNorm in any form known here.
-    """
+    """The linear pieces of a norm, float32, checked against the module on random input."""
     exact = copy.deepcopy(module).float()
     weight = getattr(exact, "weight", None)
     device = weight.device if weight is not None else torch.device("cpu")
@@ -235,13 +205,7 @@ def apply_final_norm(model: Model, x: Float[Tensor, "*rows d_model"]) -> Float[T
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """How logits are made of the final norm's output: ``logits = cap(final_norm @ weight.T + bias)``.
-
-    Attributes:
-        weight: one row per token, the model's logit scale (Granite's ``logits_scaling``) included.
-        bias: one number per token, or ``None``.
-        capped: whether a soft cap follows, which is not linear.
-    """
+    """How logits are made of the final norm's output: ``logits = cap(final_norm @ weight.T + bias)``."""
 
     weight: Float[Tensor, "vocab d_model"]
     bias: Float[Tensor, " vocab"] | None
@@ -253,10 +217,6 @@ def unembedding(model: Model) -> Unembedding:
 
     Near zero a soft cap is the identity, so what remains there is the scale; whether there is a cap shows at
     full size.
-
-    Raises:
-        InputError: the model has no head, its weight is packed, or the logits are no multiple of the head's
-            output.
     """
     head = model.sites.unembed
     if head is None:

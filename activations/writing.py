@@ -53,19 +53,7 @@ class StoreWriter(Store):
         rollout_ids: Sequence[str],
         sites: Mapping[str, Mapping[str, Any]],
     ) -> StoreWriter:
-        """A new store with room for everything, nothing committed.
-
-        Args:
-            path: the file; must not exist. It appears under its name only when it is complete in structure.
-            header: JSON-ready description with ``sites``, ``plan`` and, if any, ``scores``; a run with another
-                one is refused.
-            rollout_ids: ids in the order in which batches come.
-            sites: per site name, and per ``scores/N``, ``layers`` (tuple), ``rows`` (int), ``shape`` (of one row)
-                and ``dtype`` (torch name).
-
-        Raises:
-            InputError: the file exists, or cannot be written, or the disk is too small.
-        """
+        """A new store with room for everything, nothing committed."""
         path = Path(path)
         if path.exists():
             raise InputError(f"{path} exists; open it, or choose another name")
@@ -93,24 +81,11 @@ class StoreWriter(Store):
 
     @classmethod
     def resume(cls, path: str | Path) -> StoreWriter:
-        """Opens a store to go on writing.
-
-        Raises:
-            InputError: see ``Store.open``; an unfinished store is welcome.
-        """
+        """Opens a store to go on writing."""
         return cls._open(Path(path), "r+")
 
     def append(self, rows: Mapping[str, pd.DataFrame], values: Mapping[str, Tensor], n_rollouts: int) -> None:
-        """Writes one batch and commits it.
-
-        Args:
-            rows: per site the table of rows.
-            values: per site ``[layer row ...]`` on the CPU.
-            n_rollouts: how many rollouts the batch held.
-
-        Raises:
-            InputError: the batch does not fit the store, or the disk failed; committed batches stay intact.
-        """
+        """Writes one batch and commits it."""
         if self.finished:
             raise InputError(f"{self.path} is finished; nothing can be added")
         with self._disk_told():
@@ -119,11 +94,7 @@ class StoreWriter(Store):
             self._commit([stop for stop, _ in written], [total for _, total in written], n_rollouts)
 
     def replan(self, plan: BatchPlan) -> None:
-        """Stores that batches not yet written were split.
-
-        Raises:
-            InputError: the plan takes the rollouts in another order, or the disk failed.
-        """
+        """Stores that batches not yet written were split."""
         if plan.order != self._planned.order:
             raise InputError(f"{self.path} was planned in another order; only a split may change a plan")
         with self._disk_told():
@@ -131,11 +102,7 @@ class StoreWriter(Store):
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file.
-
-        Raises:
-            InputError: the disk failed; committed batches stay intact.
-        """
+        """Closes the file."""
         with self._disk_told():
             super().close()
 
@@ -213,10 +180,6 @@ class Behind:
 
     Used as a context manager: leaving it waits for what was handed over. The first error is raised in the caller, at
     the next ``put`` or at the end, and nothing that was handed over after the item that failed is looked at.
-
-    Args:
-        fn: what is done with an item.
-        depth: items that may wait; the caller is held up beyond that.
     """
 
     def __init__(self, fn: Callable[[T], None], depth: int = 2) -> None:
@@ -226,11 +189,7 @@ class Behind:
         self._thread = Thread(target=self._work, name="verdictscope store writer", daemon=True)
 
     def put(self, item: T) -> None:
-        """Hands over an item.
-
-        Raises:
-            BaseException: whatever an earlier item raised.
-        """
+        """Hands over an item."""
         self._raise()
         self._queue.put(item)
 

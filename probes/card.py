@@ -18,6 +18,7 @@ import numpy as np
 
 from verdictscope import provenance
 from verdictscope.errors import InputError, reason
+from verdictscope.kept import describe_model
 from verdictscope.stats.auroc import check_scores
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ProbeCard:
 
     Attributes:
         label: what the score reads, for people.
-        model: identity of the model, as `provenance.describe_model` gives it.
+        model: identity of the model, as `kept.describe_model` gives it.
         site: site of the states it reads.
         layer: its layer.
         norm: ``pre`` (the states as they are) or ``final`` (through the final norm).
@@ -115,7 +116,7 @@ class ProbeCard:
         """
         if model is not None:
             known = isinstance(model, Mapping)
-            found = model if known else provenance.describe_model(model, like=self.model.get("weights"))
+            found = model if known else describe_model(model, like=self.model.get("weights"))
             self._check_model(found, TWIN if reference is True else frozenset(reference or ()))
         stated = {"site": site, "layer": layer, "norm": norm, "positions": positions}
         for name, value in stated.items():

@@ -19,13 +19,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as globally
 
 from verdictscope.errors import InputError
+from verdictscope.hook_owners import packages_of
 from verdictscope.weights_digest import bytes_digest
 
 _HARMLESS = frozenset({"verdictscope", "transformers", "accelerate", "torch", "peft", "kernels"})
 """Packages whose hooks change nothing that the weights, the settings and our own record do not tell."""
-
-_CHECKERS = frozenset({"jaxtyping", "beartype"})
-"""Packages that wrap functions to check their types."""
 
 _acting: list[tuple[nn.Module, Any]] = []
 _lock = threading.Lock()
@@ -37,12 +35,7 @@ class Undescribed(Exception):
 
 @contextmanager
 def acting(module: nn.Module, what: Any) -> Iterator[None]:
-    """Note that edits act on a module and what is inside it, for as long as the ``with`` block runs.
-
-    Args:
-        module: the decoder whose hooks were set.
-        what: edits, or write functions by site; looked at only where a result is to be kept.
-    """
+    """Note that edits act on a module and what is inside it, for as long as the ``with`` block runs."""
     entry = (module, what)
     with _lock:
         _acting.append(entry)
@@ -55,11 +48,7 @@ def acting(module: nn.Module, what: Any) -> Iterator[None]:
 
 
 def edits_in_force(model: nn.Module) -> list[dict[str, str]]:
-    """The edits that act on a model now, outermost first: what each says of itself, and a digest of all it consists of.
-
-    Raises:
-        InputError: one of them cannot be told from others (a write function that is no data).
-    """
+    """The edits that act on a model now, outermost first: their descriptions, and digests of all they consist of."""
     inside = set(model.modules())
     found = []
     for module, what in list(_acting):
@@ -82,13 +71,11 @@ def acted_on(model: nn.Module) -> bool:
 
 
 def check_hooks(model: nn.Module) -> None:
-    """Refuse hooks that cannot be described where a result is to be kept.
-
-    Raises:
-        InputError: a module carries a hook, or a changed ``forward``, of the user or another library.
-    """
+    """Refuse hooks that cannot be described where a result is to be kept."""
     for path, module in model.named_modules():
-        if not _homes(type(module).forward) <= {_root(type(module).__module__)}:  # inherited, or put there
+        if not packages_of(type(module).forward) <= {
+            type(module).__module__.partition(".")[0]
+        }:  # inherited, or put there
             _allow(type(module).forward, f"the forward of class {type(module).__qualname__}")
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             for fn in module.__dict__.get(kind, {}).values():
@@ -104,7 +91,7 @@ def check_hooks(model: nn.Module) -> None:
 
 def _allow(fn: Any, where: str) -> None:
     fn = _inner(fn)
-    if not _homes(fn) <= _HARMLESS:
+    if not packages_of(fn) <= _HARMLESS:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         raise InputError(
             f"{where} ({name}) changes what the model computes in a way that cannot be described, so its results "
@@ -115,25 +102,9 @@ def _allow(fn: Any, where: str) -> None:
 def _inner(fn: Any) -> Any:
     """What a partial calls; where :func:`verdictscope.activations.hooks.attach` put a function on, that function."""
     while isinstance(fn, partial):
-        attached = "verdictscope" in _homes(fn.func) and fn.func.__name__ in ("_before", "_after")
+        attached = "verdictscope" in packages_of(fn.func) and fn.func.__name__ in ("_before", "_after")
         fn = fn.args[0] if attached else fn.func
     return fn
-
-
-def _homes(fn: Any) -> set[str]:
-    """The packages in which a function and all that it wraps were written."""
-    found: set[str] = set()
-    while fn is not None:
-        fn = getattr(fn, "__func__", fn)  # a method is where its function is
-        # functools.wraps copies __module__; the globals are the function's own
-        where = getattr(fn, "__globals__", {}).get("__name__") or getattr(fn, "__module__", None) or type(fn).__module__
-        found.add(_root(str(where)))
-        fn = getattr(fn, "__wrapped__", None)
-    return found - _CHECKERS
-
-
-def _root(module: str) -> str:
-    return module.partition(".")[0]
 
 
 def _accelerate_hooks(module: nn.Module) -> tuple[Any, ...]:
@@ -146,9 +117,6 @@ def identity(what: Any) -> str:
     """All that a value consists of, in one line: equal lines, equal values.
 
     Numbers and texts as they are, arrays by a digest, dataclasses by their fields; functions only of this package.
-
-    Raises:
-        Undescribed: something else is inside.
     """
     if isinstance(what, np.ndarray | Tensor):
         array = what.detach().cpu().contiguous() if isinstance(what, Tensor) else torch.from_numpy(np.array(what))
@@ -167,7 +135,7 @@ def identity(what: Any) -> str:
         return f"{type(what).__name__}:{what!r}"
     if isinstance(what, torch.device):
         return str(what)
-    if callable(what) and _homes(what) == {"verdictscope"} and not getattr(unwrap(what), "__closure__", None):
+    if callable(what) and packages_of(what) == {"verdictscope"} and not getattr(unwrap(what), "__closure__", None):
         if not hasattr(what, "__self__"):
             return _named(what)
         return f"{_named(what.__func__)} of {identity(what.__self__)}"

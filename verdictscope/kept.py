@@ -27,16 +27,7 @@ NAMES = {
 
 
 def model_facts(model: nn.Module, *, told: bool = False, like: str | None = None) -> Facts:
-    """What fixes a model's outputs, read now.
-
-    Args:
-        model: a Hugging Face model.
-        told: whether the user says in words what else acts on it; then hooks of others are let be.
-        like: an earlier digest of weights that this one is to be compared with.
-
-    Raises:
-        InputError: weights or edits have no digest, or there are hooks that cannot be described.
-    """
+    """What fixes a model's outputs, read now."""
     if not told:
         check_hooks(model)
     config = getattr(model, "config", None)
@@ -47,6 +38,26 @@ def model_facts(model: nn.Module, *, told: bool = False, like: str | None = None
         "dtype": str(getattr(model, "dtype", None)).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
         "edits": edits_in_force(model),
+    }
+
+
+def describe_model(model: Any, like: str | None = None) -> dict[str, Any]:
+    """Identity of a wrapped model: name, revision, digests of weights, configuration and tokenizer, kernel, sizes."""
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "architecture": type(model.hf).__name__,
+        "config": digest(json.dumps(settings(model.hf), sort_keys=True, default=str)),
+        **tokenizer_facts(model.optional_tokenizer),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "weights": weights_digest(model.hf, like),
+        "attention": model.hf.config._attn_implementation,
+        "layers": model.n_layers,
+        "heads": model.n_heads,
+        "kv_heads": model.n_kv_heads,
+        "d_model": model.d_model,
+        "d_head": model.d_head,
     }
 
 
@@ -89,17 +100,7 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str =
 
 
 def check_same(what: str, found: Any, wanted: Mapping[str, Any], repair: str) -> None:
-    """Refuse a kept result that was asked for otherwise.
-
-    Args:
-        what: the file or folder and what it holds.
-        found: the request kept with it; ``None`` where there is none that can be compared.
-        wanted: the request now.
-        repair: what to do.
-
-    Raises:
-        InputError: they differ; the message names in what.
-    """
+    """Refuse a kept result that was asked for otherwise."""
     if not isinstance(found, Mapping):
         raise InputError(f"{what} made by an earlier version, which kept no digest of weights and edits: {repair}")
     if names := differing(found, json.loads(json.dumps(wanted))):

@@ -54,43 +54,17 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
-    run = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **run).stdout.strip()
         # Without a lock: a killed status would leave one behind, and the next commit would find it.
-        status = ["git", "--no-optional-locks", "status", "--porcelain", "-uno"]
-        changed = subprocess.run(status, check=True, **run).stdout.strip()
+        head, changed = (
+            subprocess.run(
+                ["git", "--no-optional-locks", *words], cwd=root, check=True, capture_output=True, text=True, timeout=20
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
     except (OSError, subprocess.SubprocessError):
         return None  # no git on this machine: provenance says so by holding none
     return head + ("+" if changed else "")
-
-
-def describe_model(model: Any, like: str | None = None) -> dict[str, Any]:
-    """Identity of a wrapped model: name, revision, digests of weights, configuration, tokenizer and template, kernel.
-
-    Args:
-        model: the model.
-        like: a digest of weights that this one's is to be compared with.
-    """
-    from verdictscope.kept import tokenizer_facts
-    from verdictscope.weights_digest import settings, weights_digest
-
-    return {
-        "name": model.name,
-        "revision": model.revision,
-        "architecture": type(model.hf).__name__,
-        "config": digest(json.dumps(settings(model.hf), sort_keys=True, default=str)),
-        **tokenizer_facts(model.optional_tokenizer),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "weights": weights_digest(model.hf, like),
-        "attention": model.hf.config._attn_implementation,
-        "layers": model.n_layers,
-        "heads": model.n_heads,
-        "kv_heads": model.n_kv_heads,
-        "d_model": model.d_model,
-        "d_head": model.d_head,
-    }
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -106,11 +80,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file: what is written there takes the file's place when it is whole, or never does.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; the file is what it was.
-    """
+    """A temporary name beside a file: what is written there takes the file's place when it is whole, or never does."""
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         yield part

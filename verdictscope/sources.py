@@ -15,11 +15,7 @@ def models_folder() -> Path:
 
 
 def locate(name: str) -> str:
-    """Turn ``organism:NAME`` or ``organism:NAME/FILE`` into a path; everything else is returned unchanged.
-
-    Raises:
-        InputError: no such bundled model or file.
-    """
+    """Turn ``organism:NAME`` or ``organism:NAME/FILE`` into a path; everything else is returned unchanged."""
     if not name.startswith(PREFIX):
         return name
     path = models_folder() / name.removeprefix(PREFIX)

@@ -18,13 +18,13 @@ import xxhash
 from torch import Tensor, nn
 
 from verdictscope.errors import InputError
+from verdictscope.rope_types import depends_on_length, rope_types
 
 BYTES, WORDS = "xxh3", "sum64"
 """How the contents of a tensor become a number: XXH3-128 over its bytes on a CPU; elsewhere, so that no weight is
 copied to the host, a sum of its 64-bit words modulo 2**64, each mixed and times an odd random number of its place."""
 
 _ROW, _BLOCK = 1 << 15, 1 << 22
-_CHANGING = ("dynamic", "longrope")
 _PASSING = frozenset({"training", "gradient_checkpointing", "name_or_path", "layers_are_rescaled"})
 _ADAPTERS = frozenset({"_active_adapter", "_disable_adapters"})
 _KNOWN = frozenset({"transformers", "transformers_modules", "torch", "peft", "accelerate", "kernels"})
@@ -37,17 +37,6 @@ def weights_digest(model: nn.Module, like: str | None = None) -> str:
 
     Left out is what changes by itself (training mode, frequencies that a rope scaling computes from the input's length)
     and what the model was loaded from.
-
-    Args:
-        model: a Hugging Face model.
-        like: an earlier digest; made the same way, so that a digest from an accelerator can be compared on a CPU.
-
-    Returns:
-        ``KIND:`` and 32 hexadecimal digits.
-
-    Raises:
-        InputError: a weight is not in this process (on the meta device, and no offloading hook holds it), or is of a
-            kind that has no bytes.
     """
     named = list(_tensors(model))
     anywhere = {t.device.type for _, t in named}
@@ -102,9 +91,7 @@ def _plain_name(path: str) -> str:
 
 def _own_frequencies(module: nn.Module) -> frozenset[str]:
     """Buffers of a rotary embedding that its forward pass sets by the length of the input."""
-    kinds = getattr(module, "rope_type", None)
-    kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
-    if not kinds & set(_CHANGING):
+    if not any(map(depends_on_length, rope_types(module).values())):
         return frozenset()
     return frozenset(n for n in module._buffers if n.endswith("inv_freq") and not n.endswith("original_inv_freq"))
 

@@ -1,4 +1,4 @@
-"""Does a row read alone, beside longer ones and after longer ones, give the same, on both sides of a rope switch?"""
+"""Whether a row gives the same values alone, beside and after longer rows, on both sides of a rope switch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verdictscope.activations.doctor.layouts import Ids, Seen, as_rollout, random_sequences, takes_positions
-from verdictscope.activations.doctor.passes import same
+from verdictscope.activations.doctor.layouts import Ids, Values, as_rollout, random_sequences, takes_positions
+from verdictscope.activations.doctor.passes import equal, of_model_alone
 from verdictscope.activations.doctor.report import Finding
 from verdictscope.activations.forward import forward
 from verdictscope.activations.model import Model
@@ -33,7 +33,7 @@ def length_checks(model: Model) -> Iterator[Finding]:
     """Rows on both sides of every rope switch, or of two lengths where there is none."""
     switches, limit = switch_lengths(model.hf), position_limit(model.hf) or LONGEST
     if far := [n for n in switches if n + _BEYOND > min(limit, LONGEST)]:
-        detail = f"not tried: the switch at {far[0]} tokens is beyond what is read here ({min(limit, LONGEST)})"
+        detail = f"not tried: the switch at {far[0]} tokens is beyond the longest row tested ({min(limit, LONGEST)})"
         yield Finding(MATES, "degraded", detail=detail)
         switches = [n for n in switches if n not in far]
     if not switches:
@@ -44,9 +44,11 @@ def length_checks(model: Model) -> Iterator[Finding]:
         sequences = random_sequences(model, [max(1, switch // 2), switch, switch + 4, switch + _BEYOND], seed=5)
         alone = [_read(model, [ids]) for ids in sequences]
         where = f"the switch is at {switch} tokens"
-        yield _held(model, MATES, _read(model, sequences), torch.cat(alone, 1), where)
+        yield _compared(model, MATES, _read(model, sequences), torch.cat(alone, 1), where)
         yield _after(model, sequences, alone)
-        yield _held(model, STOCK, torch.cat([_stock(model, ids) for ids in sequences], 1), torch.cat(alone, 1), where)
+        yield _compared(
+            model, STOCK, torch.cat([_stock(model, ids) for ids in sequences], 1), torch.cat(alone, 1), where
+        )
         yield _cached(model, sequences[-1], switch, alone[-1])
 
 
@@ -65,7 +67,7 @@ def _after(model: Model, sequences: Sequence[Ids], alone: Sequence[Tensor]) -> F
     for ids in sequences[:-1]:
         _read(model, [sequences[-1]])
         again.append(_read(model, [ids]))
-    return _held(model, AFTER, torch.cat(again, 1), torch.cat([*alone[:-1]], 1))
+    return _compared(model, AFTER, torch.cat(again, 1), torch.cat([*alone[:-1]], 1))
 
 
 def _stock(model: Model, ids: Ids) -> Tensor:
@@ -79,7 +81,7 @@ def _stock(model: Model, ids: Ids) -> Tensor:
 def _cached(model: Model, ids: Ids, switch: int, alone: Tensor) -> Finding:
     """A prefill up to the switch and the tokens behind it one by one, against one pass."""
     if reads_again_after(model.hf) == switch:
-        return Finding(CACHED, "supported", detail=f"the row is read again at {switch + 1} tokens")
+        return Finding(CACHED, "supported", detail=f"generate computes the whole row again at {switch + 1} tokens")
     cache, rows = None, []
     cuts = [0, *range(switch, len(ids) + 1)]
     with torch.no_grad(), as_loaded(model.hf):
@@ -90,11 +92,11 @@ def _cached(model: Model, ids: Ids, switch: int, alone: Tensor) -> Finding:
             out = model.hf(input_ids=torch.tensor([ids[start:stop]], device=model.device), **call)
             cache = out.past_key_values
             rows.append(torch.stack([h[0, -1].cpu() for h in out.hidden_states[1:]]))
-    found = _held(model, CACHED, torch.stack(rows[1:], 1), alone[:, -_BEYOND:])
-    why = f"its own generate goes on from keys of a shorter row: what it wrote beyond {switch} tokens is read otherwise"
-    return replace(found, status="degraded", detail=why) if found.status == "silently wrong" else found
+    found = _compared(model, CACHED, torch.stack(rows[1:], 1), alone[:, -_BEYOND:])
+    detail = f"generate continues from keys of a shorter row: tokens beyond {switch} are read with other embeddings"
+    return of_model_alone(found, detail)
 
 
-def _held(model: Model, check: str, a: Tensor, b: Tensor, detail: str = "") -> Finding:
-    found = same(model, check, Seen([a], []), Seen([b], []))
+def _compared(model: Model, check: str, a: Tensor, b: Tensor, detail: str = "") -> Finding:
+    found = equal(model, check, Values([a], []), Values([b], []))
     return replace(found, detail=found.detail or detail)

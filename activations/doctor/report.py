@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import pandas as pd
+
+from verdictscope.provenance import finite
 
 Status = Literal["supported", "degraded", "unsupported", "silently wrong", "error"]
 STATUSES: dict[str, str] = {
@@ -137,11 +138,11 @@ class Diagnosis:
     @property
     def ok(self) -> bool:
         """Whether the model is read at all, nothing is silently wrong and no check failed to finish."""
-        return not self.not_well
+        return not self.failed
 
     @property
-    def not_well(self) -> list[str]:
-        """Names of the checks that speak against reading this model."""
+    def failed(self) -> list[str]:
+        """Names of the checks that failed: this model should not be read until they pass."""
         bad = [f for f in self.findings if f.status in ("silently wrong", "error")]
         bad += [f for f in self.findings if f.check == SITE_MAP and f.status == "unsupported"]
         return [f.check for f in bad]
@@ -152,11 +153,7 @@ class Diagnosis:
         return max((f.measured or 0.0 for f in self.findings if f.check.startswith("identity")), default=math.nan)
 
     def status(self, check: str) -> str:
-        """Status of the first check whose name begins like this.
-
-        Raises:
-            KeyError: there was no such check.
-        """
+        """Status of the first check whose name begins like this."""
         for finding in self.findings:
             if finding.check.startswith(check):
                 return finding.status
@@ -167,54 +164,26 @@ class Diagnosis:
         return pd.DataFrame([asdict(f) for f in self.findings])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready data."""
+        """As JSON-ready data; numbers that are not finite become ``None``."""
+        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "findings"}
         counts = {s: sum(f.status == s for f in self.findings) for s in STATUSES}
-        return {
-            "model": self.model,
-            "architecture": self.architecture,
-            "dtype": self.dtype,
-            "device": self.device,
-            "attention": self.attention,
-            "noise_floor": _finite(self.noise_floor),
-            "ok": self.ok,
-            "counts": counts,
-            "checks": [_json(f) for f in self.findings],
-        }
+        checks = [asdict(f) for f in self.findings]
+        return finite(about | {"ok": self.ok, "counts": counts, "checks": checks})
 
     def __str__(self) -> str:
-        lines = [f"{self.model}: {self.architecture}, {self.dtype} on {self.device}, {self.attention} attention"]
+        about = f"{self.model}: {self.architecture}, {self.dtype} on {self.device}, {self.attention} attention"
+        lines = ["Model compatibility checks", about]
         if self.noise_floor is not None:
-            lines.append(f"noise floor {self.noise_floor:.1e}: what padding and batch mates change, relative")
+            lines.append(f"noise floor {self.noise_floor:.1e}: relative change of values by padding and batch mates")
         lines.append("")
         width = max((len(f.check) for f in self.findings), default=0)
         for f in self.findings:
-            lines.append(f"{f.status:<14}  {f.check:<{width}}  {_numbers(f)}  {f.detail}".rstrip())
-        lines += ["", "all well" if self.ok else f"not well: {'; '.join(self.not_well)}"]
+            numbers = "" if f.measured is None else f"{f.measured:8.1e}"
+            numbers += "" if f.measured is None or f.allowed is None else f" <= {f.allowed:.1e}"
+            lines.append(f"{f.status:<14}  {f.check:<{width}}  {numbers:<20}  {f.detail}".rstrip())
+        lines += ["", "all checks passed" if self.ok else f"failed: {'; '.join(self.failed)}"]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{c}</th>" for c in ("status", "check", "measured", "allowed", "layer", ""))
-        title = html.escape(str(self).splitlines()[0])
-        return f"<p>{title}</p><table><tr>{head}</tr>{''.join(_row(f) for f in self.findings)}</table>"
-
-
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and math.isfinite(x) else None
-
-
-def _json(finding: Finding) -> dict[str, Any]:
-    return asdict(finding) | {"measured": _finite(finding.measured), "allowed": _finite(finding.allowed)}
-
-
-def _numbers(f: Finding) -> str:
-    if f.measured is None:
-        return " " * 20
-    allowed = "" if f.allowed is None else f"<= {f.allowed:.1e}"
-    return f"{f.measured:8.1e} {allowed:<11}"
-
-
-def _row(f: Finding) -> str:
-    numbers = ["" if x is None else f"{x:.2g}" for x in (f.measured, f.allowed)]
-    layer = "" if f.layer is None else str(f.layer)
-    cells: Sequence[str] = (f.status, f.check, *numbers, layer, f.detail)
-    return "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>"
+        table = self.to_frame().to_html(index=False, border=0, na_rep="", float_format="{:.2g}".format)
+        return f"<p>{html.escape(str(self).splitlines()[1])}</p>{table}"

@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import modules_of
+from verdictscope.rope_types import depends_on_length, rope_types
 
 _KEPT = ("max_seq_len_cached", "attention_scaling")
 """How the names end of what a module keeps from call to call, beside its buffers."""
@@ -26,17 +27,9 @@ _KEPT = ("max_seq_len_cached", "attention_scaling")
 
 def changing(model: nn.Module) -> list[nn.Module]:
     """The modules whose position embeddings depend on how long a row is."""
-    return [module for module in modules_of(model) if any(_changes(kind) for kind in _kinds(module).values())]
-
-
-def _kinds(module: nn.Module) -> dict[str, str]:
-    """The kind of scaling by kind of layer; of a module that serves all layers alike under an empty name."""
-    found = getattr(module, "rope_type", None)
-    return {"": found} if isinstance(found, str) else dict(found) if isinstance(found, dict) else {}
-
-
-def _changes(kind: str | None) -> bool:
-    return kind is not None and ("dynamic" in kind or kind == "longrope")
+    return [
+        module for module in modules_of(model) if any(depends_on_length(kind) for kind in rope_types(module).values())
+    ]
 
 
 def switch_lengths(model: nn.Module) -> list[int]:
@@ -47,8 +40,8 @@ def switch_lengths(model: nn.Module) -> list[int]:
 def _switches(module: nn.Module) -> list[tuple[int, bool]]:
     """Per kind of layer: where it switches, and whether every length beyond has embeddings of its own."""
     config, found = cast(Any, module).config, []
-    for layer_type, kind in _kinds(module).items():
-        if not _changes(kind):
+    for layer_type, kind in rope_types(module).items():
+        if not depends_on_length(kind):
             continue
         settings = config.rope_parameters[layer_type] if layer_type else config.rope_parameters
         own = settings.get("original_max_position_embeddings") if kind == "longrope" else None

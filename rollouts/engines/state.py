@@ -7,7 +7,6 @@ its inside also refuse what they cannot undo (:func:`watching`, :func:`on_device
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from verdictscope.errors import InputError
+from verdictscope.hook_owners import packages_of
 
 LIBRARIES = frozenset(
     {"accelerate", "beartype", "bitsandbytes", "jaxtyping", "kernels", "nnsight", "peft", "torch", "transformer_lens"}
@@ -149,26 +149,17 @@ class Hook:
     key: int
 
     @property
-    def owner(self) -> str:
-        """The package that its code is in."""
+    def foreign(self) -> bool:
+        """Whether its code is neither ours nor of a library that runs the model."""
         call = self.call
         while isinstance(call, partial):
             call = call.func
-        call = getattr(call, "__func__", call)
-        # of a wrapper (``@torch.no_grad()``) and what it wraps, whichever is the user's
-        homes = [_written_in(call), _written_in(inspect.unwrap(call))]
-        return next((package for package in homes if package not in LIBRARIES), homes[-1])
+        return not packages_of(call) <= LIBRARIES
 
     def __str__(self) -> str:
         call = self.call.func if isinstance(self.call, partial) else self.call
         name = getattr(call, "__qualname__", type(call).__qualname__).rpartition("<locals>.")[2]
         return f"{name} on {self.place or 'the model itself'}"
-
-
-def _written_in(call: Any) -> str:
-    # functools.wraps copies __module__; the globals are the function's own
-    where = getattr(call, "__globals__", {}).get("__name__") or getattr(call, "__module__", None)
-    return str(where or type(call).__module__).partition(".")[0]
 
 
 def foreign_hooks(model: nn.Module, modules: list[nn.Module] | None = None) -> list[Hook]:
@@ -186,7 +177,7 @@ def foreign_hooks(model: nn.Module, modules: list[nn.Module] | None = None) -> l
 
 def _hooks(place: Callable[[], str], registry: Any, side: Literal["in", "out"]) -> list[Hook]:
     every = [Hook("", side, call, registry, key) for key, call in registry.items()]
-    return [Hook(place(), side, h.call, registry, h.key) for h in every if h.owner not in LIBRARIES]
+    return [Hook(place(), side, h.call, registry, h.key) for h in every if h.foreign]
 
 
 def _path(model: nn.Module, module: nn.Module) -> str:

@@ -106,7 +106,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 def listed() -> list[str]:
     """Causal language models with both an adapter in TransformerLens and a class in transformers, by name."""
-    from verdictscope.activations.backends.imports import import_transformer_lens
+    from other_libraries import import_transformer_lens
 
     with import_transformer_lens():
         from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES as known

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from other_libraries import import_transformer_lens, trace_outputs
 from torch import Tensor
 
-from verdictscope.activations.backends.imports import import_nnsight, import_transformer_lens
-from verdictscope.activations.backends.nnsight import trace_outputs
+from verdictscope.activations.backends import import_nnsight
 from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
 from verdictscope.activations.doctor.report import Finding, within
 from verdictscope.activations.forward import forward

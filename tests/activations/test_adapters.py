@@ -185,7 +185,7 @@ def test_the_doctor_names_an_adapter():
         found = check_model(given, only=["identities", "weights", "components"])
         assert found.status("no adapter beside the weights") == "degraded"
         assert "'default' (not merged)" in next(f.detail for f in found.findings if f.check.startswith("no adapter"))
-        assert found.ok, found.not_well
+        assert found.ok, found.failed
 
 
 # ------------------------------------------------------------------------------------------ adapter folders

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers.utils.logging as hf_logging
+from other_libraries import import_transformer_lens
 from references import word_tokenizer
 from tiny_models import hf_model, rollout, wrapped
 
 from verdictscope.activations import Site, collect, forward, wrap
-from verdictscope.activations.backends import backend_of
-from verdictscope.activations.backends.imports import import_nnsight, import_transformer_lens
-from verdictscope.activations.backends.nnsight import remote_request, send, trace_outputs
+from verdictscope.activations.backends import backend_of, import_nnsight
 from verdictscope.errors import InputError
 
 ROLLOUTS = [rollout("a/0", 20, seed=1), rollout("b/0", 13, seed=2)]
@@ -80,47 +76,12 @@ def test_an_nnsight_model_gives_the_same_rows(tmp_path):
     _same_rows(held, "llama", tmp_path)
 
 
-def test_the_remote_request_is_built_and_runs_in_the_form_in_which_it_is_sent(tmp_path, monkeypatch):
-    held = _traced(tmp_path)
-    paths = ["model.layers.0", "model.layers.2"]
-    request = remote_request(held, ROLLOUTS[0].ids, paths)
-    assert len(request.payload) > 100
-    assert request.host.startswith("https://")
-    ids = torch.tensor([ROLLOUTS[0].ids])
-    sent = trace_outputs(held, ids, paths, remote="local")
-    read = Site("resid_post", (0, 2)) @ "all"
-    mine = forward(wrapped("llama"), ROLLOUTS[:1], [read]).values[read]
-    for a, b in zip(sent, mine, strict=True):
-        assert torch.allclose(a.reshape(b.shape), b, atol=1e-5)
-    monkeypatch.delenv("NDIF_API_KEY", raising=False)
-    with pytest.raises(InputError, match="NDIF_API_KEY"):
-        send(held, ROLLOUTS[0].ids, paths)
-    with pytest.raises(InputError, match="no module"):
-        remote_request(held, ROLLOUTS[0].ids, ["model.layers.9"])
-
-
 def test_imports_leave_nothing_behind():
     level = hf_logging.get_verbosity()
-    with import_transformer_lens(), import_nnsight():
+    with import_nnsight():
         pass
     assert not hasattr(object, "save")
     assert hf_logging.get_verbosity() == level
-
-
-def test_the_doctor_installs_nothing_for_a_multimodal_model(monkeypatch):
-    """TransformerLens runs pip for torchvision when it boots one, which can replace the installed torch."""
-    commands = []
-    monkeypatch.setattr(subprocess, "check_call", commands.append)
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    from transformer_lens.model_bridge.sources.transformers import helpers
-
-    cfg = SimpleNamespace(is_multimodal=True)
-    helpers.load_modality_processor(SimpleNamespace(), cfg, "no/such", False, None)
-    assert commands, "TransformerLens no longer installs torchvision: take the guard out"
-    commands.clear()
-    with import_transformer_lens():
-        helpers.load_modality_processor(SimpleNamespace(), cfg, "no/such", False, None)
-    assert not commands
 
 
 def test_anything_else_is_no_model():

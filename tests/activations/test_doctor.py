@@ -283,5 +283,5 @@ def test_a_diagnosis_shows_itself():
     evil = dataclasses.replace(found, model="<script>")
     assert "<script>" not in evil._repr_html_()
     assert "<table" in evil._repr_html_()
-    assert "all well" in str(found)
+    assert "all checks passed" in str(found)
     json.dumps(found.to_dict(), allow_nan=False)

@@ -397,7 +397,7 @@ def test_weights_that_are_no_numbers_are_named(name, bad, tmp_path):
         load_model(tmp_path, device="cpu")
     found = check_model(str(tmp_path), device="cpu")
     assert not found.ok
-    assert "weights are finite" in found.not_well
+    assert "weights are finite" in found.failed
     assert any(name in f.detail for f in found.findings)
 
 
@@ -426,7 +426,7 @@ def test_weights_on_meta_or_offloaded_are_named():
             run()
     found = check_model(offloaded)
     assert not found.ok
-    assert found.not_well == ["weights are in memory"]
+    assert found.failed == ["weights are in memory"]
 
 
 def test_a_model_that_accelerate_dispatched_is_read_and_edited():

@@ -13,8 +13,8 @@ import pytest
 from verdictscope.activations import load_model
 from verdictscope.activations.readouts import LinearReadout
 from verdictscope.errors import InputError
+from verdictscope.kept import describe_model
 from verdictscope.probes.card import ProbeCard, balanced_threshold, load_probe, save_probe
-from verdictscope.provenance import describe_model
 
 MODEL = {
     "name": "a/model",

@@ -18,8 +18,8 @@ from tiny_reasoner import WIDTH, save
 
 from verdictscope.activations import LinearReadout, Model, load_model
 from verdictscope.errors import InputError
+from verdictscope.kept import describe_model
 from verdictscope.probes import ProbeCard, save_probe
-from verdictscope.provenance import describe_model
 from verdictscope.repair import finetune as training
 from verdictscope.repair.completion_loss import completion_loss
 from verdictscope.repair.finetune import Training, read_training_rows, tokenised, train

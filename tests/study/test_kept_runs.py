@@ -12,8 +12,8 @@ import pytest
 
 from tests.rollouts.makers import byte_tokenizer
 from tests.study.test_kept import GREEDY, build, one_weight, world
-from verdictscope import provenance
 from verdictscope.errors import InputError
+from verdictscope.kept import describe_model
 from verdictscope.probes import ProbeCard
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import Study, read_study
@@ -107,7 +107,7 @@ def test_a_repair_is_of_the_weights_that_the_folder_holds_now(
 
 def test_a_probe_of_an_earlier_version_is_not_read_for_a_model(tmp_path: Path) -> None:
     w = world()
-    about = provenance.describe_model(w.model)
+    about = describe_model(w.model)
     card = ProbeCard("refusal", about, "resid_post", 1, "pre", "last", {}, {}, {}, 0.0, {})
     card.check(w.model)
     with pytest.raises(InputError, match="earlier version"):

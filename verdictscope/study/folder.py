@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from verdictscope import provenance
 from verdictscope.errors import InputError, reason
+from verdictscope.kept import describe_model
 from verdictscope.sources import locate
 from verdictscope.study.inputs import check_inputs, study_inputs
 from verdictscope.study.load import Study, check_format
@@ -191,7 +192,7 @@ class RunFolder:
         )
         model.tokenizer  # noqa: B018  a study reads and writes text: a model without one is an error here
         before = self.state()["models"].get(which, {}).get("weights")
-        self._same_model(which, provenance.describe_model(model, like=before) | {"name": name})
+        self._same_model(which, describe_model(model, like=before) | {"name": name})
         return model
 
     def _same_model(self, which: str, found: dict[str, Any]) -> None:

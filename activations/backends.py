@@ -1,16 +1,19 @@
-"""One adapter a library, about ten methods each: how to get at the Hugging Face model inside.
+"""Models held by other libraries: TransformerLens bridges, nnsight models and PEFT models.
 
-Nothing is computed through the other library. A TransformerLens bridge holds the Hugging Face modules inside its own,
-and an nnsight model holds the Hugging Face model itself; ``wrap`` takes that out, runs both on the same tokens and
-refuses if they differ by more than rounding (folded or centred weights, permanent hooks, an edited envoy). From there
-on the rows are made by the same code, so that an algorithm exists once.
+Nothing is computed through the other library. The Hugging Face model inside is taken out, both are run on the same
+tokens, and it is refused if they differ by more than rounding (folded or centred weights, permanent hooks, an edited
+envoy). From there on the states are read by the same code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,11 +29,7 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 1e-1, torc
 
 
 class Backend(ABC):
-    """A model held by another library.
-
-    Args:
-        held: the user's object.
-    """
+    """A model held by another library."""
 
     library: str
 
@@ -40,15 +39,11 @@ class Backend(ABC):
     @staticmethod
     @abstractmethod
     def holds(held: Any) -> bool:
-        """Whether this adapter is for that object; imports nothing."""
+        """Whether this backend is for that object; imports nothing."""
 
     @abstractmethod
     def hf(self) -> PreTrainedModel:
-        """The Hugging Face model with the user's weights, shared and not copied.
-
-        Raises:
-            InputError: there is none on this machine.
-        """
+        """The Hugging Face model with the user's weights, shared and not copied."""
 
     @abstractmethod
     def logits(self, ids: Tensor) -> Tensor:
@@ -59,20 +54,8 @@ class Backend(ABC):
         found = getattr(self.held, "tokenizer", None)
         return found if isinstance(found, PreTrainedTokenizerBase) else None
 
-    def name(self) -> str | None:
-        """What the model was loaded from."""
-        return getattr(self.hf().config, "name_or_path", None) or None
-
-    def remote(self) -> bool:
-        """Whether the weights are elsewhere."""
-        return False
-
     def unwrap(self) -> PreTrainedModel:
-        """The Hugging Face model, checked to be the same function.
-
-        Raises:
-            InputError: it is not here, or it computes something else than the library does.
-        """
+        """The Hugging Face model, checked to be the same function as the library's."""
         hf = self.hf()
         ids = probe_ids(hf)
         held = evaluating(self.held) if isinstance(self.held, nn.Module) else nullcontext()
@@ -83,18 +66,17 @@ class Backend(ABC):
         if not error <= ROUNDING.get(hf.dtype, 1e-4):
             raise InputError(
                 f"the {self.library} model computes something else than the Hugging Face model inside it (logits "
-                f"differ by {error:.1g}): take off its permanent hooks, edits and weight processing, or pass the "
+                f"differ by {error:.1g}): remove its permanent hooks, edits and weight processing, or pass the "
                 "Hugging Face model"
             )
         return hf
 
 
 class TransformerLensBackend(Backend):
-    """A ``TransformerBridge``.
+    """A ``TransformerBridge``, which puts its own modules in the places of the Hugging Face ones and keeps these.
 
-    It puts its own modules in the places of the Hugging Face ones and keeps these inside. The model handed out is a
-    second tree of module shells with the originals back in their places; parameters are shared, the bridge is left as
-    it is, and attention runs on the model's own kernel again.
+    The model handed out is a second tree of module shells with the originals back in their places; parameters are
+    shared, the bridge is unchanged, and attention runs on the model's own kernel again.
     """
 
     library = "TransformerLens"
@@ -112,8 +94,11 @@ class TransformerLensBackend(Backend):
         stripped = _strip(original, {})
         assert isinstance(stripped, PreTrainedModel)
         stripped.config = copy.deepcopy(original.config)
-        _share_config(original.config, stripped.config, stripped)
-        if stripped._supports_sdpa and not _needs_eager(stripped):
+        for module in stripped.modules():  # the bridge's own modules keep its settings
+            if module.__dict__.get("config") is original.config:
+                module.__dict__["config"] = stripped.config
+        needs_eager = any(getattr(m, "attn_logit_softcapping", None) for m in stripped.modules())  # SDPA has no cap
+        if stripped._supports_sdpa and not needs_eager:
             stripped.set_attn_implementation("sdpa")
         return stripped
 
@@ -132,28 +117,22 @@ class NNsightBackend(Backend):
         """See :class:`Backend`."""
         return any(c.__module__.startswith("nnsight.") for c in type(held).__mro__)
 
-    def remote(self) -> bool:
-        """See :class:`Backend`."""
-        module = getattr(self.held, "_module", None)
-        return isinstance(module, nn.Module) and any(p.is_meta for p in module.parameters())
-
     def hf(self) -> PreTrainedModel:
         """See :class:`Backend`."""
-        if self.remote():
-            raise InputError(
-                "the weights of this nnsight model are not on this machine; load it with dispatch=True, or read it "
-                "on NDIF with verdictscope.activations.backends.nnsight.remote_request"
-            )
         module = getattr(self.held, "_module", None)
+        if isinstance(module, nn.Module) and any(p.is_meta for p in module.parameters()):
+            raise InputError("the weights of this nnsight model are not on this machine: load it with dispatch=True")
         if not isinstance(module, PreTrainedModel):
             raise InputError(f"the nnsight model wraps a {type(module).__name__}, which is no Hugging Face model")
         return module
 
     def logits(self, ids: Tensor) -> Tensor:
         """See :class:`Backend`."""
-        from verdictscope.activations.backends.nnsight import trace_logits
-
-        return trace_logits(self.held, ids)
+        with import_nnsight() as nnsight:
+            save = nnsight.save
+            with self.held.trace(ids, use_cache=False):
+                logits = save(self.held.output.logits)
+        return logits
 
 
 class PeftBackend(Backend):
@@ -180,11 +159,9 @@ class PeftBackend(Backend):
 
 
 def backend_of(held: Any) -> Backend | None:
-    """The adapter for a model of another library; ``None`` for anything else. Imports nothing."""
-    for kind in (TransformerLensBackend, NNsightBackend, PeftBackend):
-        if kind.holds(held):
-            return kind(held)
-    return None
+    """The backend for a model of another library; ``None`` for anything else. Imports nothing."""
+    kinds: tuple[type[Backend], ...] = (TransformerLensBackend, NNsightBackend, PeftBackend)
+    return next((kind(held) for kind in kinds if kind.holds(held)), None)
 
 
 def _strip(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
@@ -209,13 +186,21 @@ def _strip(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     return shell
 
 
-def _share_config(old: Any, new: Any, root: nn.Module) -> None:
-    """Modules that held the old config hold the new one, so that the bridge's own model keeps its settings."""
-    for module in root.modules():
-        if module.__dict__.get("config") is old:
-            module.__dict__["config"] = new
+@contextlib.contextmanager
+def import_nnsight() -> Iterator[ModuleType]:
+    """``nnsight`` for the ``with`` block, without the changes it makes when imported.
 
+    It mounts ``.save`` on every object and replaces ``torch.Tensor.backward``; where the user imported it, both stay.
+    """
+    imported_before, backward = "nnsight" in sys.modules, torch.Tensor.backward
+    import nnsight
 
-def _needs_eager(hf: PreTrainedModel) -> bool:
-    """Whether attention here has what SDPA lacks (a soft cap)."""
-    return any(getattr(m, "attn_logit_softcapping", None) for m in hf.modules())
+    if not imported_before and hasattr(object, "save"):
+        from nnsight._c import py_mount
+
+        py_mount.unmount("save")
+    try:
+        yield nnsight
+    finally:
+        if not imported_before:
+            torch.Tensor.backward = backward  # type: ignore[method-assign]
