@@ -9,24 +9,13 @@ from pathlib import Path
 import networkx as nx
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = [
-    "rollouts",
-    "activations",
-    "judgments",
-    "probes",
-    "traces",
-    "interventions",
-    "repair",
-    "figures",
-    "organisms",
-    "verdictscope",
-]
+ROOMS = ("rollouts", "activations", "judgments", "probes", "traces", "interventions", "repair", "figures", "organisms")
 
 
 def modules() -> dict[str, Path]:
     """Every file of the package by the name it is imported under."""
     found = {}
-    for room in ROOMS:
+    for room in (*ROOMS, "verdictscope"):
         for file in (ROOT / room).rglob("*.py"):
             parts = file.relative_to(ROOT).with_suffix("").parts
             if room == "verdictscope" and parts[1] in ROOMS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import SupportsFloat
 
-from verdictscope.stats.intervals import wilson
+from verdictscope.stats.wilson import wilson
 
 SHARES = ("rate", "share", "share of thinking", "probability")
 """Units of means of numbers between 0 and 1."""
