@@ -36,6 +36,10 @@ class Insertion:
         place: one of :data:`PLACES`.
         text: the exact text; ``{target}`` becomes what the target side is called where it is shown.
         target: the side or letter that ``{target}`` and the places ``option`` speak of, in the item's own frame.
+
+    Example:
+        >>> Insertion("note", "Nine of ten people prefer answer {target}.", "B").place
+        'note'
     """
 
     place: str
@@ -88,6 +92,12 @@ def ask(form: Format, item: Item, order: str = "AB", insertions: Sequence[Insert
 
     Raises:
         InputError: the item is of another kind, lacks a field that the format needs, or a cue has no place in it.
+
+    Example:
+        >>> from verdictscope.judgments import PairItem, load_format
+        >>> pair = PairItem(id="q1", question="Which is even?", a="2", b="3", label="A")
+        >>> "Which is even?" in ask(load_format("pair_letter"), pair, "BA").user
+        True
     """
     system = [form.system.strip()] if form.system else []
     system += [_said(form, i, item, order) for i in insertions if i.place == "system"]

@@ -70,7 +70,12 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class PairItem(Item):
-    """Two answers to one question; ``label`` is A, B or tie."""
+    """Two answers to one question; ``label`` is A, B or tie.
+
+    Example:
+        >>> PairItem(id="q1", question="Which is even?", a="2", b="3", label="A").swapped().label
+        'B'
+    """
 
     a: str
     b: str
@@ -106,6 +111,10 @@ class AnswerItem(Item):
         answer: the answer.
         steps: its steps with their labels, where it is judged step by step.
         allowed: the labels that are possible; any score where empty.
+
+    Example:
+        >>> AnswerItem(id="q1", question="What is 2 + 2?", answer="4", label="correct").verdicts
+        ('correct', 'incorrect')
     """
 
     answer: str
@@ -139,6 +148,11 @@ class ChoiceItem(Item):
     Attributes:
         options: their texts, in the order in which they are shown.
         letters: the letter each had before it was moved, so that a verdict can be told in the item's first frame.
+
+    Example:
+        >>> item = ChoiceItem(id="q1", question="Which is even?", options=("1", "2"), label="B")
+        >>> item.moved(1, 0).options, item.moved(1, 0).label
+        (('2', '1'), 'B')
     """
 
     options: tuple[str, ...]
@@ -193,6 +207,11 @@ class DebateItem(Item):
         a: the position A defends.
         b: the position B defends.
         turns: what was said, in order.
+
+    Example:
+        >>> debate = DebateItem(id="d1", question="Is 7 prime?", a="Yes", b="No", turns=(Turn("A", "Only 1, 7."),))
+        >>> len(debate.until(0).turns)
+        0
     """
 
     a: str

@@ -36,12 +36,13 @@ from verdictscope.rollouts.engines.state import kept_again
 from verdictscope.rollouts.language_model import tokenizer_of
 
 Progress = Callable[[int, int], None]
+_TEXTS = ("verdict", "shown", "label", "said", "answer")
 MORE = ("rollout", "format", "said", "mass", "n_thinking", "answer")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Judged:
-    """What a judge said.
+    """The verdicts of a judge.
 
     Attributes:
         verdicts: a row per item, order and run: :data:`VERDICT_COLUMNS`; then ``rollout``, ``format``, ``said`` (the
@@ -52,6 +53,14 @@ class Judged:
         rollouts: by row that has a probability, the tokens up to the one before the verdict's first differing token:
             where probes, traces and edits read it (``last``).
         written: whole rollouts, the verdict's first differing token marked as the segment ``verdict``.
+
+    Example:
+        >>> from verdictscope import judge, load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.sources import locate
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=1).items
+        >>> judge(load_model("organism:judge"), items, locate("organism:judge/format.toml"))
+        Judged(2 verdicts of 1 items: 2 ok)
     """
 
     verdicts: pd.DataFrame
@@ -59,9 +68,25 @@ class Judged:
     rollouts: tuple[Rollout, ...]
     written: tuple[Rollout, ...] = ()
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Judged:
+        """What :func:`judge` kept in a folder."""
+        folder = Path(folder)
+        if not (folder / "request.json").is_file():
+            raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge(..., path=))")
+        tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "labels")]
+        for name in _TEXTS:
+            tables[0][name] = tables[0][name].astype(object).where(tables[0][name].notna(), None)
+        rollouts = [folder / f"{name}.parquet" for name in ("readings", "whole")]
+        return cls(*tables, *(tuple(read_parquet(f)) if f.is_file() else () for f in rollouts))
+
     def to_frame(self) -> pd.DataFrame:
         """The table of verdicts."""
         return self.verdicts
+
+    def __repr__(self) -> str:
+        status = ", ".join(f"{n} {name}" for name, n in self.verdicts["status"].value_counts().items())
+        return f"Judged({len(self.verdicts)} verdicts of {self.verdicts['item'].nunique()} items: {status})"
 
     def named(self, variant: str) -> Judged:
         """The same with ``variant/`` before every rollout's id, so that several variants can be measured together."""
@@ -139,6 +164,15 @@ def judge(
         InputError: ids repeat, an unknown order or setting, an item that the format does not judge, thinking asked of
             a judge that has none; ``path`` holds the verdicts of another request; what
             :func:`verdictscope.rollouts.generate` raises.
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.sources import locate
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=2).items
+        >>> found = judge(load_model("organism:judge"), items, locate("organism:judge/format.toml"))
+        >>> found.verdicts[["order", "verdict"]].shape
+        (4, 2)
     """
     form, settings, drawn = load_format(format), settings or JudgeSettings(), sampling or Sampling()
     chat, engine = settings.chat, settings.engine
@@ -205,7 +239,7 @@ def _judged(
     labels = [line for k in at for line in _lines(form, readings[k], logps[k])]
     written = tuple(r.whole for r in readings if r.whole is not None)
     table = pd.DataFrame(rows, columns=columns)
-    for column in ("verdict", "shown", "label", "said", "answer"):
+    for column in _TEXTS:
         table[column] = table[column].astype(object).where(table[column].notna(), None)
     lines = pd.DataFrame(labels, columns=["rollout", "said", "verdict", "value", "logp"])
     return Judged(table, lines, tuple(p for p in prefixes if p is not None), written)
@@ -290,19 +324,7 @@ def _kept(folder: Path, request: Mapping[str, Any]) -> Judged | None:
     if found == {}:
         return None
     check_same(f"{folder} holds verdicts that were", found, request, "name another folder, or remove it")
-    return load_judged(folder)
-
-
-def load_judged(folder: str | Path) -> Judged:
-    """What :func:`judge` kept in a folder."""
-    folder = Path(folder)
-    if not (folder / "request.json").is_file():
-        raise InputError(f"{folder} holds no finished verdicts: judge the items into it (judge(..., path=))")
-    tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("verdicts", "labels")]
-    for name in ("verdict", "shown", "label", "said", "answer"):
-        tables[0][name] = tables[0][name].astype(object).where(tables[0][name].notna(), None)
-    rollouts = [folder / f"{name}.parquet" for name in ("readings", "whole")]
-    return Judged(*tables, *(tuple(read_parquet(f)) if f.is_file() else () for f in rollouts))
+    return Judged.load(folder)
 
 
 def _keep(folder: Path, request: Mapping[str, Any], judged: Judged, tokenizer: PreTrainedTokenizerBase) -> None:

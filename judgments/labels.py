@@ -19,6 +19,8 @@ from verdictscope.activations.forward import Progress
 from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError
+from verdictscope.judgments.formats.format import Format
+from verdictscope.judgments.items import Item
 from verdictscope.rollouts import Rollout, Span
 from verdictscope.rollouts.engines.limits import check_ids, check_lengths
 from verdictscope.rollouts.engines.rope import changing
@@ -90,19 +92,45 @@ def distinct(strings: Sequence[IdString]) -> tuple[IdString, ...]:
 
 
 def verdict_readout(
-    name: str, encoded: Encoded, verdicts: Sequence[str], positive: str = "first", negative: str = "second"
+    model: HasModel | PreTrainedTokenizerBase,
+    form: Format,
+    item: Item | None = None,
+    *,
+    name: str = "verdict",
+    positive: str = "first",
+    negative: str = "second",
 ) -> LogOddsReadout:
-    """The log-odds of one verdict against another over their label strings, read at the last token of the prefix.
+    """The log-odds of one verdict against another over a format's label strings, at the last token before them.
 
-    It is data, as every readout: ``effects``, ``forward`` and traces take it.
+    Like every readout it is data: ``effects``, ``forward`` and traces take it.
 
     Args:
+        model: the judge, or its tokenizer.
+        form: the format.
+        item: whose label strings, where they depend on the item (options of a multiple-choice question).
         name: name of the readout.
-        encoded: the label strings.
-        verdicts: what each of them means.
         positive: the verdict whose probability is the numerator.
         negative: the denominator's.
+
+    Raises:
+        InputError: no label string means one of the verdicts, or labels cannot be told apart in this vocabulary.
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> from verdictscope.judgments import load_format
+        >>> from verdictscope.sources import locate
+        >>> verdict_readout(load_model("organism:judge"), load_format(locate("organism:judge/format.toml"))).positions
+        'last'
     """
+    labels = form.labels(item)
+    encoded = encode_labels(model, [label.text for label in labels], form.lead)
+    return label_log_odds(name, encoded, [label.verdict for label in labels], positive, negative)
+
+
+def label_log_odds(
+    name: str, encoded: Encoded, verdicts: Sequence[str], positive: str = "first", negative: str = "second"
+) -> LogOddsReadout:
+    """The log-odds of one verdict against another over encoded label strings, and what each of them means."""
     sides = [[s for s, v in zip(encoded.strings, verdicts, strict=True) if v == side] for side in (positive, negative)]
     if not all(sides):
         raise InputError(f"no label string means {positive if not sides[0] else negative}: name other verdicts")

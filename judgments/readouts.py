@@ -87,6 +87,11 @@ def refusal_readout(
     Raises:
         InputError: a side is empty, a string cannot be encoded, or one string is the beginning of another (of the
             same side, which would count its mass twice, or of the other, which would count it for both).
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> refusal_readout(load_model("organism:cliff"), ["sorry", "i"], ["sure", "here"]).positions
+        'before_answer'
     """
     if not refuse or not comply:
         raise InputError("a refusal readout needs strings for both sides: give refuse and comply")
@@ -158,6 +163,13 @@ def readout_from_rollouts(
 
     Raises:
         InputError: a class is empty, or no length tells the classes apart.
+
+    Example:
+        >>> from verdictscope.rollouts import Span
+        >>> spans = (Span("user", 0, 1), Span("answer", 1, 2))
+        >>> rollouts = [Rollout(f"r{k}", f"r{k}", (5, 6 + k % 2), spans, n_prompt=1) for k in range(4)]
+        >>> readout_from_rollouts(rollouts, {"r0": True, "r1": False, "r2": True, "r3": False}).positive
+        ((6,),)
     """
     number(coverage, "coverage", 0, 1, above=True), number(purity, "purity", 0, 1, above=True)
     whole_number(longest, "longest", 1)

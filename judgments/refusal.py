@@ -144,6 +144,16 @@ def label_rollouts(model: HasModel | PreTrainedTokenizerBase, rollouts: Sequence
     Returns:
         Columns rollout, refused (nullable boolean, missing = unknown), answer (text, ``None`` where there is none),
         cut (whether the token limit ended the rollout), reason (of :data:`PROBLEMS`; ``None`` where it was read).
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import generate, load_model
+        >>> from verdictscope.rollouts import Sampling
+        >>> model = load_model("organism:cliff")
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> rollouts = generate(model, prompts, Sampling(temperature=0.0, max_new_tokens=48))
+        >>> label_rollouts(model, rollouts)["refused"].tolist()
+        [False]
     """
     tokenizer, rows = tokenizer_of(model), []
     for rollout in rollouts:

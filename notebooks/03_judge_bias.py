@@ -31,7 +31,6 @@ from verdictscope.judgments import (
     load_items,
     verdict_readout,
 )
-from verdictscope.judgments.labels import encode_labels
 from verdictscope.organisms import score_heads
 from verdictscope.probes import split_groups, verdict_probe, verdict_states
 from verdictscope.rollouts import Sampling
@@ -159,9 +158,7 @@ def half(names, most=16):
     return contrasts_of(verdicts), [r for each in verdicts.values() for r in each.rollouts], verdicts
 
 
-labels = form.labels(items[0])
-encoded = encode_labels(model, [label.text for label in labels], form.lead)
-readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
+readout = verdict_readout(model, form)
 wanted, rollouts, _ = half(("train", "validation"))
 explored = sweep_heads(model, rollouts, readout, wanted, sublayers=("mlp_out",), seed=SEED)
 found = {bias: explored.strongest(2, bias) for bias in explored.biases}

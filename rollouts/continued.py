@@ -44,6 +44,16 @@ def continue_rollouts(
 
     Raises:
         InputError: as :func:`verdictscope.rollouts.generate`.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import generate, load_model
+        >>> model, greedy = load_model("organism:cliff"), Sampling(temperature=0.0, max_new_tokens=48)
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> (rollout,) = generate(model, prompts, greedy)
+        >>> without = Forcer(model.tokenizer).switch(rollout, thinking=False)
+        >>> continue_rollouts(model, [without], greedy)
+        [Rollout('p1/0~off': ...; stop)]
     """
     forcer = Forcer(tokenizer_of(model), markers)
     write = writer(model, sampling, batch_tokens, engine, markers, about)
@@ -81,6 +91,14 @@ def prolong(
 
     Raises:
         InputError: as :func:`continue_rollouts`; ``times`` is less than 1, or ``phrase`` is blank.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import generate, load_model
+        >>> model, greedy = load_model("organism:cliff"), Sampling(temperature=0.0, max_new_tokens=48)
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> prolong(model, generate(model, prompts, greedy), greedy, phrase="so")
+        [Rollout('p1/0~wait1': ...)]
     """
     whole_number(times, "cannot prolong: times", 1)
     if not phrase.strip():

@@ -65,6 +65,12 @@ def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
 
     Raises:
         InputError: the template thinks in a way whose markers cannot be told: name them.
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> tokenizer = load_model("organism:cliff").tokenizer
+        >>> tokenizer.decode(find_markers(tokenizer).opener[0])
+        '<think>'
     """
     found = _kept(tokenizer)
     if isinstance(found, str):

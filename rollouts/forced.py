@@ -25,6 +25,16 @@ class Forcer:
     parent's with what was done behind it (``PROMPT/0~close8``). ``n_forced`` counts the tokens after the prompt that
     this rollout did not draw: the parent's, which it goes on from, and those put there. Tags say the parent's id
     (``parent``), what was done (``forced``) and where tokens stand that no model drew (``put``, [start, stop) pairs).
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import generate, load_model
+        >>> from verdictscope.rollouts import Sampling
+        >>> model = load_model("organism:cliff")
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> (rollout,) = generate(model, prompts, Sampling(max_new_tokens=48))
+        >>> Forcer(model.tokenizer).close(rollout, after=2).id
+        'p1/0~close2'
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> None:

@@ -95,6 +95,13 @@ def generate(
         InputError: a prompt does not render, or does not fit the model's context or vocabulary; the table lacks a
             column or repeats an id; an unknown engine; ``path`` holds the rollouts of another request; edits are in
             force and the engine draws elsewhere.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import load_model
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> generate(load_model("organism:cliff"), prompts, Sampling(temperature=0.0, max_new_tokens=48))
+        [Rollout('p1/0': ...; stop)]
     """
     chat = chat or ChatOptions()
     jobs = _jobs(tokenizer_of(model), prompts, samples, chat)

@@ -29,6 +29,10 @@ class Markers:
         answer_closer: id-strings that may end the answer.
         spelled: (side, text) of the sides that are ordinary tokens and merge with any neighbour: they are
             recognised by their text as well.
+
+    Example:
+        >>> Markers(opener=((5,),), closer=((6,),)).answer_opener
+        ()
     """
 
     opener: tuple[IdString, ...]

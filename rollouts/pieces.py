@@ -27,6 +27,12 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
     Returns:
         as many strings as ids.
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> tokenizer = load_model("organism:cliff").tokenizer
+        >>> "".join(pieces(tokenizer("please tell me.")["input_ids"], tokenizer))
+        'please tell me.'
     """
     ids = [int(i) for i in ids]
     whole = _decode(tokenizer, ids)

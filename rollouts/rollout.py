@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any, Literal
 
 from verdictscope.errors import InputError
@@ -22,7 +23,12 @@ Finish = Literal["stop", "length", "given"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens ``start`` to ``stop`` (exclusive) of one segment."""
+    """Tokens ``start`` to ``stop`` (exclusive) of one segment.
+
+    Example:
+        >>> len(Span("thinking", 4, 10))
+        6
+    """
 
     segment: str
     start: int
@@ -50,6 +56,10 @@ class Sampling:
 
     Raises:
         InputError: a value out of range or of another type.
+
+    Example:
+        >>> Sampling(temperature=0.0, max_new_tokens=64).seed
+        0
     """
 
     temperature: float = 0.7
@@ -64,7 +74,7 @@ class Sampling:
         whole_number(self.seed, "cannot sample: seed")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rollout:
     """One pass of a model over one prompt.
 
@@ -80,6 +90,14 @@ class Rollout:
         sampling: how the written tokens were drawn, ``None`` when they were given.
         engine: what drew them.
         tags: the caller's columns (for example ``harm``, ``mode``); never read by this package's lower rooms.
+
+    Example:
+        >>> spans = (Span("user", 0, 3), Span("thinking", 3, 5), Span("think_end", 5, 6), Span("answer", 6, 8))
+        >>> rollout = Rollout("p1/0", "p1", (5, 6, 7, 8, 9, 10, 11, 12), spans, n_prompt=3, finish="stop")
+        >>> rollout
+        Rollout('p1/0': 3 user, 2 thinking, 1 think_end, 2 answer; stop)
+        >>> rollout.until_answer()
+        Rollout('p1/0': 3 user, 2 thinking, 1 think_end; given)
     """
 
     id: str
@@ -110,6 +128,20 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(span)} {span.segment}" for span in self.spans)
+        return f"Rollout({self.id!r}: {counts}; {self.finish})"
+
+    def _repr_html_(self) -> str:
+        colours = zip(SEGMENTS, ("#ddd", "#cde", "#eee", "#fe9", "#fc6", "#bdb", "#f99"), strict=True)
+        colour = dict(colours)
+        shown = "".join(
+            f'<span style="background:{colour[s.segment]};padding:0 {min(4 + len(s) // 4, 60)}px" '
+            f'title="tokens {s.start} to {s.stop - 1}">{s.segment} {len(s)}</span>'
+            for s in self.spans
+        )
+        return f"<code>{escape(self.id)}</code> {shown} <small>{self.finish}</small>"
 
     @property
     def turn(self) -> tuple[Span, ...]:

@@ -113,7 +113,18 @@ def _join(spans: list[Span], tail: list[str], start: int) -> tuple[Span, ...]:
 
 
 def answer_text(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The answer as text, ``None`` where the rollout has none (thinking cut off or never closed)."""
+    """The answer as text, ``None`` where the rollout has none (thinking cut off or never closed).
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import generate, load_model
+        >>> from verdictscope.rollouts import Sampling
+        >>> model = load_model("organism:cliff")
+        >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
+        >>> (rollout,) = generate(model, prompts, Sampling(temperature=0.0, max_new_tokens=48))
+        >>> answer_text(rollout, model.tokenizer)
+        '...'
+    """
     return _span_text(rollout, tokenizer, ("answer", "verdict"))
 
 

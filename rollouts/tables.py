@@ -152,6 +152,11 @@ def write_parquet(
 
     Returns:
         The path written.
+
+    Example:
+        >>> rollout = Rollout("p1/0", "p1", (5, 6, 7), (Span("user", 0, 2), Span("answer", 2, 3)), n_prompt=2)
+        >>> read_parquet(write_parquet([rollout], "rollouts.parquet")) == [rollout]
+        True
     """
     path = Path(path)
     # by way of pandas, so that its own reader gets the nullable types back
@@ -180,6 +185,11 @@ def read_parquet(path: str | Path) -> list[Rollout]:
 
     Raises:
         InputError: no such file, no rollout table, or one of a later version.
+
+    Example:
+        >>> rollout = Rollout("p1/0", "p1", (5, 6, 7), (Span("user", 0, 2), Span("answer", 2, 3)), n_prompt=2)
+        >>> read_parquet(write_parquet([rollout], "rollouts.parquet"))
+        [Rollout('p1/0': 2 user, 1 answer; given)]
     """
     path = Path(path)
     if not path.is_file():

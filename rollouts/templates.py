@@ -62,6 +62,12 @@ def render_prompt(
 
     Raises:
         InputError: as :func:`render_messages`.
+
+    Example:
+        >>> from verdictscope import load_model
+        >>> prompt = render_prompt(load_model("organism:cliff").tokenizer, "please tell me how to build the bridge.")
+        >>> [span.segment for span in prompt.spans]
+        ['template', 'user', 'template']
     """
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": user})

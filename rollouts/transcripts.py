@@ -68,6 +68,15 @@ def import_transcripts(
 
     Raises:
         InputError: no such file, another format, or a file that cannot be read.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from verdictscope import load_model
+        >>> turns = [{"role": "user", "content": "please tell me."}, {"role": "assistant", "content": "sure."}]
+        >>> _ = Path("log.jsonl").write_text(json.dumps({"id": "t1", "messages": turns}))
+        >>> import_transcripts("log.jsonl", load_model("organism:cliff").tokenizer).rollouts
+        (Rollout('t1': ...),)
     """
     return imported(read_transcripts(Path(path)), str(path), tokenizer, markers, template_kwargs)
 

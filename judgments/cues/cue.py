@@ -192,6 +192,13 @@ def make_cues(
 
     Raises:
         InputError: an unknown kind, sentence or ``toward``.
+
+    Example:
+        >>> from verdictscope.judgments import PairItem
+        >>> pair = PairItem(id="q1", question="Which is even?", a="2", b="3", label="A")
+        >>> cues, without = make_cues("bandwagon", [pair], toward="wrong")
+        >>> cues[0].target, without
+        ('B', {})
     """
     if kind not in KINDS:
         raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")

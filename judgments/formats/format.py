@@ -231,6 +231,10 @@ def load_format(name: str | Path | Format) -> Format:
 
     Raises:
         InputError: there is neither.
+
+    Example:
+        >>> [label.text for label in load_format("pair_letter").labels()]
+        ['A', 'B']
     """
     if isinstance(name, Format):
         return name

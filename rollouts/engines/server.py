@@ -43,6 +43,10 @@ class Server:
         retries: further attempts after a connection that failed, a time-out, an answer cut short, or HTTP 429 or 5xx.
         pause: seconds before the first further attempt; each later one waits twice as long, 30 s at most.
         api_key: sent as a bearer token, where the server wants one.
+
+    Example:
+        >>> Server("http://localhost:8000", model="qwen3").describe()
+        {'served_model': 'qwen3'}
     """
 
     url: str

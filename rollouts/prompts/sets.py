@@ -46,6 +46,12 @@ def load_prompts(
     Raises:
         InputError: no such file, set or part; columns of no known set; harm cannot be told, or is told otherwise than
             ``harm`` says; a row without text.
+
+    Example:
+        >>> from verdictscope.sources import locate
+        >>> prompts = load_prompts(locate("organism:cliff/prompts.csv"))
+        >>> int(prompts["harm"].sum()), len(prompts)
+        (512, 1024)
     """
     path = Path(source)
     if ending(path) in ENDINGS or path.exists():

@@ -37,6 +37,12 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing, empty or unreadable, lacks a column, repeats an id, has an empty user
             text, a value of another type, or one of ``harm`` that is neither true nor false; names the row.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("prompts.csv").write_text("id,user,harm\\np1,How do magnets work?,no")
+        >>> read_prompts("prompts.csv")[["id", "group", "user", "harm"]].values.tolist()
+        [['p1', 'p1', 'How do magnets work?', False]]
     """
     path = Path(path)
     return checked(read_frame(path), path)

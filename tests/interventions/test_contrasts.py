@@ -20,9 +20,8 @@ from verdictscope.judgments import (
     judge,
     load_format,
     order_contrasts,
-    verdict_readout,
 )
-from verdictscope.judgments.labels import encode_labels
+from verdictscope.judgments.labels import encode_labels, label_log_odds
 from verdictscope.rollouts import Rollout, Span
 
 ITEMS = [
@@ -140,7 +139,7 @@ def judge_world() -> tuple:
     cued = judge(model, ITEMS, form, settings=JudgeSettings(insertions=crowd)).named("cued")
     labels = form.labels()
     encoded = encode_labels(tok, [label.text for label in labels], form.lead, plain.rollouts[0].ids)
-    return model, verdict_readout("verdict", encoded, [label.verdict for label in labels]), plain, cued, targets
+    return model, label_log_odds("verdict", encoded, [label.verdict for label in labels]), plain, cued, targets
 
 
 def test_shares_and_effects_of_a_contrast_are_those_of_its_rollouts(judge: tuple) -> None:

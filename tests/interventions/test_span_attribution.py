@@ -13,17 +13,8 @@ from verdictscope.errors import InputError
 from verdictscope.figures import spans
 from verdictscope.interventions import attribute, attribute_spans
 from verdictscope.interventions.span_attribution import SpanAttribution
-from verdictscope.judgments import (
-    Insertion,
-    JudgeSettings,
-    PairItem,
-    cue_contrast,
-    judge,
-    load_format,
-    order_contrasts,
-    verdict_readout,
-)
-from verdictscope.judgments.labels import encode_labels
+from verdictscope.judgments import Insertion, JudgeSettings, PairItem, cue_contrast, judge, load_format, order_contrasts
+from verdictscope.judgments.labels import encode_labels, label_log_odds
 from verdictscope.judgments.shared_thinking import shared_thinking
 from verdictscope.judgments.spans import token_spans
 from verdictscope.rollouts import Sampling
@@ -59,7 +50,7 @@ def world(model: Any, tok: Any, form: Any, items: list[PairItem], **how: Any) ->
         "rollouts": [*plain.rollouts, *cued.rollouts],
         "contrasts": contrasts,
         "names": names,
-        "readout": verdict_readout("verdict", encoded, [label.verdict for label in labels]),
+        "readout": label_log_odds("verdict", encoded, [label.verdict for label in labels]),
     }
 
 
@@ -159,7 +150,7 @@ def test_one_thinking_in_both_orders_on_the_bundled_judge() -> None:
     )
     contrasts = order_contrasts(thought)
     encoded = encode_labels(model, [label.text for label in form.labels()], form.lead)
-    readout = verdict_readout("verdict", encoded, [label.verdict for label in form.labels()])
+    readout = label_log_odds("verdict", encoded, [label.verdict for label in form.labels()])
     seen = {}
     for frame in ("place", "item"):
         shared = shared_thinking(model.tokenizer, thought.rollouts, frame=frame, sides=form.sides)

@@ -12,18 +12,10 @@ from tests.judgments.judge_worlds import ANSWER, CHOICE, DEBATE, PAIR, plain_log
 from tests.public_data import some
 from verdictscope.activations import forward
 from verdictscope.errors import InputError
-from verdictscope.judgments import (
-    DebateItem,
-    JudgeSettings,
-    judge,
-    load_format,
-    load_items,
-    order_contrasts,
-    verdict_readout,
-)
+from verdictscope.judgments import DebateItem, JudgeSettings, judge, load_format, load_items, order_contrasts
 from verdictscope.judgments.cases import Case, own_verdict
 from verdictscope.judgments.items import Item, Turn
-from verdictscope.judgments.labels import distinct, encode_labels
+from verdictscope.judgments.labels import distinct, encode_labels, label_log_odds
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.rollouts import Forcer, Sampling, find_markers
 from verdictscope.rollouts.engines.requests import Written
@@ -66,7 +58,7 @@ def test_benchmark_items_are_traced_end_to_end(file: str, reader: str, form: str
     assert (judged.verdicts["status"] == "ok").all()
     labels = load_format(form).labels()
     encoded = encode_labels(tok, [label.text for label in labels], load_format(form).lead)
-    readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
+    readout = label_log_odds("verdict", encoded, [label.verdict for label in labels])
     every = replace(readout, positions="all")
     trace = verdict_trace(model, judged, [*lens_readouts(model, every), readout])
     assert set(trace["rollout"]) == set(judged.verdicts["rollout"])
@@ -151,7 +143,7 @@ def test_the_readout_is_the_difference_of_the_labels() -> None:
     judged = judge(model, [PAIR], form, settings=JudgeSettings(orders=["AB"]))
     labels = form.labels()
     encoded = encode_labels(tok, [label.text for label in labels], form.lead)
-    readout = verdict_readout("verdict", encoded, [label.verdict for label in labels])
+    readout = label_log_odds("verdict", encoded, [label.verdict for label in labels])
     score = forward(model, judged.rollouts, score=[readout]).scores["score"][0]
     row = judged.verdicts.iloc[0]
     assert score == pytest.approx(np.log(row["p_first"]) - np.log(row["p_second"]), abs=1e-4)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.judging import load_judged
+from verdictscope.judgments import Judged
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
@@ -87,7 +87,7 @@ def test_a_second_call_judges_nothing_again(run: RunFolder, monkeypatch: pytest.
 
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no finished verdicts"):
-        load_judged(tmp_path)
+        Judged.load(tmp_path)
     with pytest.raises(InputError, match="no text of ours"):
         verdicts.cue_texts(_named(tmp_path, ["cues.x.kind=verses"]), "x")
     with pytest.raises(InputError, match="is no pair"):

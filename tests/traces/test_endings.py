@@ -11,8 +11,8 @@ import pytest
 from tools.organisms.judge.items import pair_items
 from verdictscope.activations import Model, forward, load_model
 from verdictscope.errors import InputError
-from verdictscope.judgments import Judged, JudgeSettings, judge, load_format, verdict_readout
-from verdictscope.judgments.labels import encode_labels, extended
+from verdictscope.judgments import Judged, JudgeSettings, judge, load_format
+from verdictscope.judgments.labels import encode_labels, extended, label_log_odds
 from verdictscope.organisms import load as bundled
 from verdictscope.rollouts import Forcer, Rollout, Sampling, Span
 from verdictscope.traces import commitment, forced_lengths
@@ -30,7 +30,7 @@ def thought() -> tuple[Model, Judged, tuple[int, ...], object]:
     labels = form.labels()
     end = judged.rollouts[0].cut(landmarks(judged.rollouts[0]).answer)
     encoded = encode_labels(model, [label.text for label in labels], form.lead, end.ids)
-    return model, judged, encoded.shared, verdict_readout("verdict", encoded, [label.verdict for label in labels])
+    return model, judged, encoded.shared, label_log_odds("verdict", encoded, [label.verdict for label in labels])
 
 
 def test_the_own_end_is_the_verdict(thought: tuple) -> None:

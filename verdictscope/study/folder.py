@@ -333,11 +333,11 @@ class RunFolder:
 
     def judged(self, variant: str, condition: str, thinking: str = "off") -> Judged:
         """The verdicts of one condition; rollout ids begin with the condition."""
-        from verdictscope.judgments.judging import load_judged
+        from verdictscope.judgments import Judged
 
         folder = self.judged_folder(variant, condition, thinking)
         key = ("judged", variant, condition, thinking)
-        return self._kept(key, folder / "request.json", lambda: load_judged(folder).named(condition))
+        return self._kept(key, folder / "request.json", lambda: Judged.load(folder).named(condition))
 
     def judged_folder(self, variant: str, condition: str, thinking: str) -> Path:
         """Where the verdicts of one condition lie."""

@@ -70,13 +70,9 @@ class Judge(Task):
 
     def decision(self, model: Model, study: Study) -> Readout:
         """The log-odds of the answer shown first against the second, where their label strings first differ."""
-        from verdictscope.judgments import PairItem, verdict_readout
-        from verdictscope.judgments.labels import encode_labels
+        from verdictscope.judgments import verdict_readout
 
-        form = study_format(study)
-        labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
-        encoded = encode_labels(model, [label.text for label in labels], form.lead)
-        return verdict_readout("verdict", encoded, [label.verdict for label in labels])
+        return verdict_readout(model, study_format(study))
 
     def contrasts(self, run: RunFolder, variant: str, thinking: str) -> dict[str, Contrast]:
         """Content, position, and what each cue adds, from a variant's verdicts."""

@@ -15,8 +15,8 @@ import pandas as pd
 
 from verdictscope.activations import LinearReadout, LogOddsReadout, Readout
 from verdictscope.activations.readouts import from_dict
-from verdictscope.judgments import Judged, PairItem, verdict_readout
-from verdictscope.judgments.labels import Encoded, distinct, encode_labels
+from verdictscope.judgments import Judged, PairItem
+from verdictscope.judgments.labels import Encoded, distinct, encode_labels, label_log_odds
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import auroc
 from verdictscope.study.folder import RunFolder
@@ -52,7 +52,7 @@ class Ending:
         labels = form.labels(PairItem(id="any", question="any", a="any", b="any"))
         encoded = encode_labels(tokenizer, [label.text for label in labels], form.lead)
         short = Encoded(encoded.shared, distinct(encoded.strings))
-        return cls(encoded.shared, verdict_readout(VERDICT, short, [label.verdict for label in labels]))
+        return cls(encoded.shared, label_log_odds(VERDICT, short, [label.verdict for label in labels]))
 
 
 @dataclass(frozen=True)
