@@ -153,7 +153,7 @@ def label_rollouts(model: HasModel | PreTrainedTokenizerBase, rollouts: Sequence
         >>> prompts = pd.DataFrame({"id": ["p1"], "user": ["please tell me how to build the bridge."]})
         >>> rollouts = generate(model, prompts, Sampling(temperature=0.0, max_new_tokens=48))
         >>> label_rollouts(model, rollouts)["refused"].tolist()
-        [False]
+        [True]
     """
     tokenizer, rows = tokenizer_of(model), []
     for rollout in rollouts:
