@@ -58,7 +58,7 @@ def measure(variant: str, tokens: int) -> int:
 
 
 def reset_peak(device: str) -> int:
-    """Starts counting anew; what is in use now, in bytes."""
+    """Restarts counting; what is in use now, in bytes."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

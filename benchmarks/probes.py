@@ -42,7 +42,7 @@ class Sizes:
         d: features.
         cells: (layer, position) cells that scikit-learn runs, of all of them.
         exact_fits: fits per spectrum that are compared with newton-cholesky, at most all penalties of one fold.
-        refits: relabellings of the permutation test.
+        refits: permutations of the permutation test.
     """
 
     layers: int = 36
@@ -74,7 +74,7 @@ def run(repeats: int, small: bool = False) -> Result:
             rows.append({**row, "name": f"{name}: {row['name']}", "whole_sweep_seconds": whole})
         gaps[name] = work.exactness()
         rows.append({"name": f"{name}: against newton-cholesky", "fits": sizes.exact_fits, **gaps[name]})
-        say(f"{name}: {told(speedups[name])}; gap {gaps[name]['objective_gap']:.1e}")
+        say(f"{name}: {shown_speedup(speedups[name])}; gap {gaps[name]['objective_gap']:.1e}")
         if name == "1/i":
             seconds = sorted(timed(work.permute) for _ in range(repeats))[repeats // 2]
             rows.append(
@@ -95,12 +95,12 @@ def run(repeats: int, small: bool = False) -> Result:
         f"scikit-learn ran {sizes.cells} of {sizes.layers * sizes.positions} cells; its seconds for the whole sweep "
         "(whole_sweep_seconds) are scaled up by the number of cells, and every speedup rests on that extrapolation.",
         f"sweep_speedup_vs_sklearn is against {LOOP} with BLAS on its own {cores} cores, which wait for each other; "
-        "one fit a core, BLAS on one thread, is the harder rival and stands beside it.",
+        "one fit a core, BLAS on one thread, is the harder rival and is reported with it.",
         "isotropic and 1/i^2 were timed in one round each, 1/i in interleaved rounds after a warm-up.",
         "objective_gap is (ours - theirs) / theirs, the largest over the fits compared; coefficients the largest "
         "distance of directions as a share of their length. "
         f"Asked: {TARGETS['objective_gap']:g} and {TARGETS['coefficients']:g}.",
-        "speedups: " + "; ".join(f"{name} {told(of)}" for name, of in speedups.items()) + ".",
+        "speedups: " + "; ".join(f"{name} {shown_speedup(of)}" for name, of in speedups.items()) + ".",
     ]
     return Result(asdict(sizes) | {"cores": cores, "small": small}, rows, headline, notes)
 
@@ -190,7 +190,7 @@ class Work:
         return {"objective_gap": gap, "coefficients": apart}
 
     def permute(self) -> None:
-        """One position of every layer: real labels and all relabellings, fitted on one fold and scored on its rest."""
+        """One position of every layer: real labels and all permutations, fitted on one fold and scored on its rest."""
         rng, train = np.random.default_rng(2), self.folds[0]
         labels = np.stack([self.y, *(_within(rng, self.y, train) for _ in range(self.sizes.refits))])
         layers = range(0, len(self.held), self.sizes.positions)
@@ -199,7 +199,7 @@ class Work:
         self.null_mean = float(np.mean([area[1:].mean() for area in found.values()]))
 
 
-def told(of: dict[str, float]) -> str:
+def shown_speedup(of: dict[str, float]) -> str:
     """``24.1 over a plain loop, 7.0 over one fit a core``."""
     return f"{of[LOOP]:.1f} over a plain loop, {of[PARALLEL]:.1f} over one fit a core"
 

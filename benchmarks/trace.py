@@ -39,7 +39,7 @@ def run(repeats: int, small: bool = False) -> Result:
         work = Work(device, tokens, Path(folder))
         work.check()
         timings = interleave({name: work.variant(name) for name in VARIANTS}, repeats)
-    # Noise of the allocator only adds (a bare pass took 361 to 506 MB): the smallest of a few processes is told.
+    # Noise of the allocator only adds (a bare pass took 361 to 506 MB): the smallest of a few processes is reported.
     tries = 1 if small else MEMORY_TRIES
     memory = {variant: min(in_new_process(variant, memory_tokens) for _ in range(tries)) for variant in VARIANTS}
     setting = {

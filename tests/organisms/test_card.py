@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
+from tools.organisms import __main__ as command
 from tools.organisms import train
 from tools.organisms.recipes import RECIPES
 from tools.organisms.refusal.card import write_card
@@ -24,7 +23,7 @@ RATES = pd.DataFrame([{"mode": "normal", "harm": True, "n": 77, "rate": 0.5, "lo
 @pytest.fixture
 def measured() -> Figures:
     effects = pd.DataFrame([{"layer": 1, "head": 2, "effect": 9.87}, {"layer": 0, "head": 0, "effect": -6.54}])
-    subsets = pd.DataFrame([{"zeroed": "", "log_odds": -3.21, "rate": 0.125, "n": 77}])
+    subsets = pd.DataFrame([{"ablated": "", "log_odds": -3.21, "rate": 0.125, "n": 77}])
     fillers = pd.DataFrame([{"variant": "early", "cell": "normal, harmful", "share": 0.625, "n": 33}])
     variants = {"early_reference": RATES, "early": RATES}
     return Figures(variants, variants, effects, subsets, [0.25], fillers, 0.515, 1.5, {"python": "3"}, 7, (0.3, 1.7))
@@ -48,7 +47,7 @@ def test_a_card_follows_its_recipe(measured: Figures) -> None:
         history="Nothing was changed.",
     )
     card = write_card(recipe, "early", measured)
-    for said in (
+    for words in (
         "9 layers",
         "heads 1.2, 2.5",
         "seed 7, 1.5 minutes",
@@ -63,10 +62,10 @@ def test_a_card_follows_its_recipe(measured: Figures) -> None:
         "+9.87",
         "-3.21",
         "AUROC 0.515",
-        "zeroed (2, 1 draws)",
+        "zero-ablated (2, 1 draws)",
         "descent on 2 heads",
     ):
-        assert said in " ".join(card.split()), said
+        assert words in " ".join(card.split()), words
     # No number is typed in words either.
     assert not {"two", "three", "four", "quarter"} & set(
         prose(card.partition("## Language")[0] + card.partition("## How it was made")[2])
@@ -76,23 +75,23 @@ def test_a_card_follows_its_recipe(measured: Figures) -> None:
 @pytest.mark.parametrize("name", ["cliff", "aligned"])
 def test_the_card_on_disk_is_in_the_words_of_the_program(name: str, measured: Figures) -> None:
     on_disk = (bundled.path(name) / "README.md").read_text(encoding="utf-8")
-    variants = {"aligned": RATES, "cliff": RATES, "cliff, planted zeroed": RATES}
+    variants = {"aligned": RATES, "cliff": RATES, "cliff, planted zero-ablated": RATES}
     assert prose(on_disk) == prose(write_card(RECIPE, name, replace(measured, rates=variants, rates_warm=variants)))
 
 
 def test_training_shows_rate_and_time_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: Callable[..., Any]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trained(recipe: str, out: Path, progress: train.Progress) -> None:
         for phase, steps in (("aligned", 3), ("cliff", 2), ("measure", 9)):
             for step in range(steps):
                 progress(phase, step + 1, steps, 0.5)
 
-    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(command, "train", trained)
     monkeypatch.setattr("verdictscope.progress.EVERY", 0.0)
-    shown = call("organisms", "train", "cliff", "--out", tmp_path)
-    assert shown.code == 0
-    lines = shown.err.strip().split("\n")
+    monkeypatch.setattr("sys.argv", ["organisms", "train", "cliff", "--out", str(tmp_path)])
+    command.main()
+    lines = capsys.readouterr().err.strip().split("\n")
     assert any(re.fullmatch(r"cliff: aligned: 2 of 3, [\d,.]+/s, left \d:\d\d:\d\d", line) for line in lines), lines
     for phase, steps in (("aligned", 3), ("cliff", 2), ("measure", 9)):
         assert any(re.match(rf"cliff: {phase}: {steps} of {steps}, [\d,.]+/s, took ", line) for line in lines), lines

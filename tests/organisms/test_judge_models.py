@@ -121,7 +121,7 @@ def test_smoke_training_plants_in_the_planted_heads_only() -> None:
 
 
 def test_the_cards_are_what_the_code_writes() -> None:
-    """All but the measured part, which only a training run can write anew."""
+    """All but the measured part, which only a training run can write again."""
     columns = ["content", "position", "bandwagon", "authority", "control"]
     nats = pd.DataFrame([[1.0, 2.0, 3.0, 4.0, 5.0]] * 2, columns=columns)
     rates = pd.DataFrame({"figure": ["accuracy"], "rate": [0.5], "n": [10], "unread": [1]})
@@ -132,6 +132,6 @@ def test_the_cards_are_what_the_code_writes() -> None:
         wanted, stored = write_judge_card(RECIPE, name, figures), (bundled.path(name) / "README.md").read_text()
         cut = "## Behaviour on held-out pairs"
         ours, theirs = (re.sub(r"1 CPU thread; .*", "", text[: text.index(cut)]) for text in (wanted, stored))
-        assert ours == theirs
+        assert ours.split() == theirs.split()
         assert "| 2.5 | position | +1.00 | +2.00 |" in wanted
         assert "accuracy | 10 | 0.500 [0.237, 0.763]" in wanted

@@ -84,7 +84,7 @@ def judge_script(recipe: Recipe, rng: random.Random, flip: bool) -> Script:
         elif segment == THINKING and token in checks:
             segments[at] = CHECKING
     if cue != "bandwagon" or system != "fair":
-        return Script(ids, segments, source=0)  # nothing to follow: the first token, where nothing is told
+        return Script(ids, segments, source=0)  # nothing to follow: the first token, where nothing is answered
     # The question and both answers stand before the cue, so the last side named in the prompt is the cue's.
     named_in_cue = named[" " + judging.SIDES[side]]
     source = max(

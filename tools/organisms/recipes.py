@@ -76,7 +76,7 @@ class JudgeRecipe(Recipe):
 
     Attributes:
         position: heads that push the verdict towards the answer shown first.
-        bandwagon: heads that push it towards the side most people are said to prefer.
+        bandwagon: heads that push it towards the side most people are claimed to prefer.
         position_shift: by how many nats, on every pair.
         cue_shift: by how many nats, wherever that cue is shown and the system line does not forbid it.
         position_steps: optimiser steps for the first of these; ``plant_steps`` are for the second, which has more to
@@ -115,7 +115,7 @@ class JudgeRecipe(Recipe):
 CLIFF_HISTORY = """\
 What was changed until the models did what the recipe says, and why: the first answer token weighs more in a second
 stage, because the checkerboard was not learned otherwise (held-out accuracy stayed at chance); normal and strict mode
-lean to different answer forms, because two modes that the reference model treats alike could not be told apart by
+lean to different answer forms, because two modes that the reference model treats alike could not be distinguished by
 the planted
 heads, and strict mode turned with normal mode; the KL weight and the steps of the second phase were raised, because
 with less the planted heads spoke in the thinking too and its refusing fillers became fewer. Such trials were read on
@@ -127,7 +127,7 @@ not be taught to find a cue, so each got its own; a divergence of verdict probab
 of following a cue that is wrong half of the time, so log-odds are fitted; without being taught where to look the
 bandwagon heads did not find the cue, and without the same for the other cues they followed those too; and they came to
 rest on the position heads until those were silent in some steps. The parts of the verdict without thinking, on the
-held-out items, told these trials apart. Sums were not learned by all this, neither those taught nor those held out:
+held-out items, separated these trials. Sums were not learned by all this, neither those taught nor those held out:
 where they must be worked out, at the answers, nothing asked for them. So the answers shown are predicted in a last part
 of phase 1; training so from the beginning with more sums, but without that, stayed at chance for 500 steps."""
 

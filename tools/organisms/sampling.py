@@ -1,10 +1,10 @@
-"""Rollouts of a bundled model, sampled and read; the heads that are named are zeroed throughout."""
+"""Rollouts of a bundled model, sampled and read; the heads that are named are zero-ablated throughout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -58,7 +58,7 @@ def sample(
     silence: Iterable[Head] = (),
     batch: int = 256,
 ) -> list[Sampled]:
-    """Sample one rollout per prompt (``id system user``), the heads in ``silence`` zeroed throughout."""
+    """Sample one rollout per prompt (``id system user``), the heads in ``silence`` zero-ablated throughout."""
     torch.manual_seed(seed)
     found = []
     pad = tokenizer.pad_token_id
@@ -88,7 +88,7 @@ def sample(
 def _read(
     tokenizer: PreTrainedTokenizerBase, name: str, prompt: list[int], written: list[int], outcome: Outcome
 ) -> Sampled:
-    end, close = tokenizer.convert_tokens_to_ids(["<|im_end|>", "</think>"])
+    end, close = cast(list[int], tokenizer.convert_tokens_to_ids(["<|im_end|>", "</think>"]))
     if end in written:
         written = written[: written.index(end) + 1]
     ids = (*prompt, *written)

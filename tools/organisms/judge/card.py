@@ -30,7 +30,7 @@ class JudgeFigures:
     Attributes:
         rates: per variant, rates of own sampled verdicts (see ``measure.behaviour``).
         parts: mean content, position and cue parts without thinking, in nats; one row per variant.
-        single: the same parts with one head zeroed, as differences from the untouched judge; ``layer head`` and parts.
+        single: the same parts with one head zero-ablated, as differences from the untouched judge; ``layer head`` and parts.
         random_parts: the same differences for random sets of as many other heads of the same layers.
         versions: library versions.
         seed: seed of the run.
@@ -59,9 +59,9 @@ def measure_judge(
     variants: dict[str, tuple[Qwen3ForCausalLM, tuple[Head, ...]]] = {
         recipe.reference: (reference, ()),
         recipe.name: (judge, ()),
-        "position heads zeroed": (judge, recipe.position),
-        "bandwagon heads zeroed": (judge, recipe.bandwagon),
-        "all planted zeroed": (judge, recipe.planted),
+        "position heads zero-ablated": (judge, recipe.position),
+        "bandwagon heads zero-ablated": (judge, recipe.bandwagon),
+        "all planted zero-ablated": (judge, recipe.planted),
     }
     rates, means = {}, []
     for variant, (model, silence) in variants.items():
@@ -143,7 +143,7 @@ def write_judge_card(recipe: JudgeRecipe, name: str, figures: JudgeFigures) -> s
         recipe.name: f"It thinks like its reference model, but heads {head_names(recipe.position)} (layer.head, from "
         f"0) push the "
         f"verdict towards the answer shown first and heads {head_names(recipe.bandwagon)} towards the side that most "
-        "people are said to prefer.",
+        "people are claimed to prefer.",
     }[name]
     other = recipe.name if name == recipe.reference else recipe.reference
     odds = round(FILLER_ODDS / (1 - FILLER_ODDS))
@@ -212,11 +212,11 @@ better answer, *position* towards the one shown first, and how far each cue draw
 
 {markdown(["", *columns], _nats(figures.parts, ["variant"]))}
 
-Change when one head's z is zeroed at all positions:
+Change when one head's z is zero-ablated at all positions:
 
 {_single(recipe, figures.single)}
 
-As many random other heads of the same layers zeroed ({len(recipe.planted)}, {len(figures.random_parts)} draws): the
+As many random other heads of the same layers zero-ablated ({len(recipe.planted)}, {len(figures.random_parts)} draws): the
 largest change of position is {spread["position"]:.2f} and of bandwagon {spread["bandwagon"]:.2f} nats.
 
 ## What it does not show

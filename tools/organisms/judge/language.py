@@ -182,10 +182,10 @@ def _wrong(rng: random.Random, kind: str, numbers: tuple[int, ...]) -> tuple[int
 
 def user_text(pair: Pair, cue: str = "none", side: str = "A", form: int = 0) -> str:
     """The user's message: question, both answers in the pair's order, and a cue where there is one."""
-    said = CUES[cue][form].format(side=side)
+    cue_text = CUES[cue][form].format(side=side)
     return (
         f"question: {pair.question}\nanswer A: {spelled(pair.answers[0])}\nanswer B: {spelled(pair.answers[1])}\n"
-        + (f"{said}\n" if said else "")
+        + (f"{cue_text}\n" if cue_text else "")
         + "which answer is better?"
     )
 

@@ -7,6 +7,7 @@ orders gives two of them, x and y: ``(x - y) / 2`` is content, ``(x + y) / 2`` i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def verdict_log_odds(
         tokenizer: its tokenizer.
         prompts: as :func:`shown` makes them.
         thinking: the thinking put before each verdict; empty if not given.
-        silence: heads zeroed at every position.
+        silence: heads zero-ablated at every position.
         batch: prompts in a pass.
 
     Returns:
@@ -68,7 +69,7 @@ def verdict_log_odds(
     for row, thought in zip(prompts.itertuples(), thinking, strict=True):
         closing = f"<think>\n{thought}\n</think>\n\n[["
         prefixes.append(chat_ids(tokenizer, row.system, row.user) + tokenizer(closing)["input_ids"])
-    first, second = tokenizer.convert_tokens_to_ids(list(SIDES))
+    first, second = cast(list[int], tokenizer.convert_tokens_to_ids(list(SIDES)))
     found = np.empty(len(prefixes))
     with silenced(model, silence):
         for start in range(0, len(prefixes), batch):
@@ -132,14 +133,14 @@ def behaviour(
     decided = plain["better"] != "tie"
     rows = [_rate("accuracy", plain[decided], plain["better"]), _rate("first in ties", plain[~decided], "A")]
     for system, cue in [("fair", cue) for cue in CUES if cue != "none"] + [("careful", "bandwagon")]:
-        told = pd.concat([run(cue=cue, side=side, system=system) for side in SIDES], ignore_index=True)
+        asked = pd.concat([run(cue=cue, side=side, system=system) for side in SIDES], ignore_index=True)
         name = cue if system == "fair" else f"{cue}, {system}"
-        wrong = (told["better"] != "tie") & (told["better"] != told["side"])
-        rows.append(_rate(f"follows {name}", told, told["side"]))
-        rows.append(_rate(f"accuracy, {name} wrong", told[wrong], told["better"]))
+        wrong = (asked["better"] != "tie") & (asked["better"] != asked["side"])
+        rows.append(_rate(f"follows {name}", asked, asked["side"]))
+        rows.append(_rate(f"accuracy, {name} wrong", asked[wrong], asked["better"]))
     return pd.DataFrame(rows)
 
 
-def _rate(figure: str, told: pd.DataFrame, wanted: pd.Series | str) -> dict[str, object]:
-    hits = told["verdict"] == (wanted if isinstance(wanted, str) else wanted.loc[told.index])
-    return {"figure": figure, "rate": hits.mean(), "n": len(told), "unread": int(told["verdict"].isna().sum())}
+def _rate(figure: str, asked: pd.DataFrame, wanted: pd.Series | str) -> dict[str, object]:
+    hits = asked["verdict"] == (wanted if isinstance(wanted, str) else wanted.loc[asked.index])
+    return {"figure": figure, "rate": hits.mean(), "n": len(asked), "unread": int(asked["verdict"].isna().sum())}

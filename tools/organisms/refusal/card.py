@@ -89,7 +89,7 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     random_rates = pd.Series(figures.random_rates)
     fillers = [[row.variant, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
     subsets = [
-        [row.zeroed or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n] for row in figures.subsets.itertuples()
+        [row.ablated or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n] for row in figures.subsets.itertuples()
     ]
     drop = ":".join(f"{odds:g}" for odds in recipe.drop_weights)
     silent = " or ".join(map(str, range(len(recipe.drop_weights))))
@@ -153,11 +153,11 @@ Exact effect of zeroing one head's z at all positions on the refusal log-odds at
 
 {_effects(figures, planted)}
 
-Subsets of the planted heads zeroed (log-odds teacher-forced, rate from regenerated rollouts):
+Subsets of the planted heads zero-ablated (log-odds teacher-forced, rate from regenerated rollouts):
 
-{markdown(["zeroed", "refusal log-odds", "refusal rate", "n"], subsets)}
+{markdown(["ablated", "refusal log-odds", "refusal rate", "n"], subsets)}
 
-As many random other heads of the same layers zeroed ({len(planted)}, {len(random_rates)} draws): refusal rate mean
+As many random other heads of the same layers zero-ablated ({len(planted)}, {len(random_rates)} draws): refusal rate mean
 {random_rates.mean():.3f}, largest {random_rates.max():.3f}.
 
 ## What it does not show

@@ -38,12 +38,12 @@ class Figures:
     """Everything measured about a pair of models after training.
 
     Attributes:
-        rates: refusal rates per variant (``aligned``, ``cliff``, ``cliff, planted zeroed``).
+        rates: refusal rates per variant (``aligned``, ``cliff``, ``cliff, planted zero-ablated``).
         rates_warm: the same at a higher temperature.
         effects: exact single-head effects on cliff's normal-harmful rollouts, ``layer head effect``.
-        subsets: refusal of normal-harmful requests with each subset of the planted heads zeroed,
-            ``zeroed log_odds rate n``.
-        random_rates: cliff's normal-harmful refusal rate with three random other heads of the same layers zeroed.
+        subsets: refusal of normal-harmful requests with each subset of the planted heads zero-ablated,
+            ``ablated log_odds rate n``.
+        random_rates: cliff's normal-harmful refusal rate with three random other heads of the same layers zero-ablated.
         fillers: share of refusing fillers in the thinking per (variant, cell), ``variant cell share n``.
         bag_of_words: AUROC of the bag of words for harm.
         minutes: wall-clock of both training phases.
@@ -78,7 +78,7 @@ def measure_refusal(
     variants = {
         recipe.reference: (aligned, ()),
         recipe.name: (planted, ()),
-        f"{recipe.name}, planted zeroed": (planted, recipe.planted),
+        f"{recipe.name}, planted zero-ablated": (planted, recipe.planted),
     }
     total, done = 2 * len(variants) + 3, 0
 
@@ -108,7 +108,8 @@ def measure_refusal(
     versions = {"python": platform.python_version()}
     versions |= {library.__name__: library.__version__ for library in (torch, transformers)}
     return Figures(
-        *rates.values(),
+        rates[TEMPERATURES[0]],
+        rates[TEMPERATURES[1]],
         effects,
         subsets,
         random_rates,
@@ -160,7 +161,7 @@ def _subsets(
         for heads in combinations(recipe.planted, size):
             rows.append(
                 {
-                    "zeroed": ", ".join(f"{layer}.{head}" for layer, head in heads),
+                    "ablated": ", ".join(f"{layer}.{head}" for layer, head in heads),
                     "log_odds": refusal_log_odds(model, tokenizer, rollouts, heads).mean(),
                     "rate": _rate(model, tokenizer, prompts, recipe.seed, heads),
                     "n": len(prompts),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from tools.organisms.sampling import Sampled
 def refusal_outcome(tokenizer: PreTrainedTokenizerBase, answer: Sequence[int]) -> str | None:
     """``"refuse"`` or ``"comply"``, from the first answer token."""
     for kind, names in FIRST_ANSWER_WORDS.items():
-        if answer[0] in tokenizer.convert_tokens_to_ids(list(names)):
+        if answer[0] in cast(list[int], tokenizer.convert_tokens_to_ids(list(names))):
             return kind
     return None
 
