@@ -89,7 +89,8 @@ def write_card(recipe: Recipe, name: str, figures: Figures) -> str:
     random_rates = pd.Series(figures.random_rates)
     fillers = [[row.variant, row.cell, f"{row.share:.3f}", row.n] for row in figures.fillers.itertuples()]
     subsets = [
-        [row.ablated or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n] for row in figures.subsets.itertuples()
+        [row.ablated or "none", f"{row.log_odds:+.2f}", f"{row.rate:.3f}", row.n]
+        for row in figures.subsets.itertuples()
     ]
     drop = ":".join(f"{odds:g}" for odds in recipe.drop_weights)
     silent = " or ".join(map(str, range(len(recipe.drop_weights))))
