@@ -52,7 +52,7 @@ def run(repeats: int, small: bool = False) -> Result:
     notes = [
         "Each ratio of the headline is that of the worse of the two models. low and high are quartiles of the ratio "
         "within a round: weights_vs_plain is 1 by construction, and its distance from 1 is this machine's noise.",
-        f"hooks and weights: {SHARE:.0%} of the heads (at least {FEWEST}), drawn at random, zero-ablated at every token. "
+        f"hooks and weights: {SHARE:.0%} of the heads (at least {FEWEST}), random, zero-ablated at every token. "
         "every layer: one head of each layer, under hooks.",
     ]
     return Result(setting, rows, headline, notes)

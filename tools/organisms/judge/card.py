@@ -30,7 +30,7 @@ class JudgeFigures:
     Attributes:
         rates: per variant, rates of own sampled verdicts (see ``measure.behaviour``).
         parts: mean content, position and cue parts without thinking, in nats; one row per variant.
-        single: the same parts with one head zero-ablated, as differences from the untouched judge; ``layer head`` and parts.
+        single: the same parts with one head zero-ablated, minus the untouched judge; ``layer head`` and parts.
         random_parts: the same differences for random sets of as many other heads of the same layers.
         versions: library versions.
         seed: seed of the run.
@@ -216,8 +216,8 @@ Change when one head's z is zero-ablated at all positions:
 
 {_single(recipe, figures.single)}
 
-As many random other heads of the same layers zero-ablated ({len(recipe.planted)}, {len(figures.random_parts)} draws): the
-largest change of position is {spread["position"]:.2f} and of bandwagon {spread["bandwagon"]:.2f} nats.
+As many random other heads of the same layers zero-ablated ({len(recipe.planted)}, {len(figures.random_parts)} draws):
+the largest change of position is {spread["position"]:.2f} and of bandwagon {spread["bandwagon"]:.2f} nats.
 
 ## What it does not show
 

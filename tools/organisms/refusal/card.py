@@ -158,8 +158,8 @@ Subsets of the planted heads zero-ablated (log-odds teacher-forced, rate from re
 
 {markdown(["ablated", "refusal log-odds", "refusal rate", "n"], subsets)}
 
-As many random other heads of the same layers zero-ablated ({len(planted)}, {len(random_rates)} draws): refusal rate mean
-{random_rates.mean():.3f}, largest {random_rates.max():.3f}.
+As many random other heads of the same layers zero-ablated ({len(planted)}, {len(random_rates)} draws): mean
+refusal rate {random_rates.mean():.3f}, largest {random_rates.max():.3f}.
 
 ## What it does not show
 
