@@ -5,8 +5,7 @@ if __name__ != "verdictscope.interventions":
 
 from verdictscope.interventions.attribution import Attribution, attribute
 from verdictscope.interventions.card import head_card
-from verdictscope.interventions.edits.directions import DirectionEdit
-from verdictscope.interventions.edits.erasing import EraseEdit
+from verdictscope.interventions.edits.directions import DirectionEdit, EraseEdit
 from verdictscope.interventions.edits.heads import HeadEdit, KVEdit
 from verdictscope.interventions.edits.protocol import Edit, edited
 from verdictscope.interventions.edits.references import gather_means, gather_rows

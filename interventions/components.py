@@ -1,8 +1,11 @@
-"""Which components there are below a readout, and what each adds to it, computed where the values pass.
+"""Components below a readout and their attribution, computed where the values pass.
 
 A direction is pulled back through the final norm, a branch's gain, its post-norm and the output projection to where a
-component's value is read; there the share is one product. So nothing as wide as the model leaves the device: a batch
-gives one number per row, component and linear function.
+component's value is read; there the attribution is one product. So nothing as wide as the model leaves the device.
+
+What enters the first layer is measured, never listed by family: Gemma scales the embedding by the root of its width,
+Granite by a number, GPT-2 and OPT add a vector per position, Bloom norms it. Where the stream is not one number times
+the embedding plus something that the position alone decides, the embedding stays one component.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import Model, Tap
+from verdictscope.activations import Model, Site, Tap, forward
 from verdictscope.activations.batch import Batch, Where
+from verdictscope.activations.capture import RELATIVE, probe_ids
 from verdictscope.activations.hooks import BatchView
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.regex_positions import explicit
@@ -33,9 +37,50 @@ from verdictscope.activations.weights import (
     post_attention_norm,
 )
 from verdictscope.errors import InputError
-from verdictscope.interventions.embeddings import EmbeddingParts, embedding_parts
 from verdictscope.interventions.linear_forms import LinearForm
-from verdictscope.rollouts import Rollout
+from verdictscope.rollouts import Rollout, Span
+
+N_TOKENS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingParts:
+    """How the first layer's input is made."""
+
+    model: Model
+    scale: float | None
+    split: bool
+
+    def tokens(self, ids: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row d_model"]:
+        """The token part of the stream at each row."""
+        assert self.scale is not None
+        known, at = np.unique(ids, return_inverse=True)
+        return self.scale * _embedded(self.model, torch.from_numpy(known)).double().cpu().numpy()[at]
+
+
+def embedding_parts(model: Model) -> EmbeddingParts:
+    """Finds out how the stream begins, in one pass over two short random sequences that ends before the first layer."""
+    ids = [probe_ids(model.hf, N_TOKENS, seed)[0].tolist() for seed in (2, 3)]
+    pair = [Rollout(f"e{i}", "0", tuple(s), (Span("user", 0, len(s)),), len(s)) for i, s in enumerate(ids)]
+    read = Site("resid_pre", 0) @ "all"
+    stream = forward(model, pair, [read]).values[read][0].double().reshape(2, N_TOKENS, -1)
+    table = torch.stack([_embedded(model, torch.tensor(s)).double().cpu() for s in ids])
+    if table.shape != stream.shape:
+        return EmbeddingParts(model, None, False)
+    apart, moved = table[0] - table[1], stream[0] - stream[1]
+    scale = float((apart * moved).sum() / apart.pow(2).sum())
+    allowed = RELATIVE.get(model.dtype, 1e-5)
+    if not (moved - scale * apart).norm() <= allowed * moved.norm():
+        return EmbeddingParts(model, None, False)
+    rest = stream - scale * table
+    return EmbeddingParts(model, scale, bool(rest.norm() > allowed * stream.norm()))
+
+
+def _embedded(model: Model, ids: Int[Tensor, " row"]) -> Float[Tensor, "row d_embed"]:
+    with torch.no_grad():
+        # ``forward`` and not a call: the module may carry hooks, which this is no part of.
+        return model.hf.get_input_embeddings().forward(ids[None].to(model.device))[0]
+
 
 Component: TypeAlias = tuple[str, int, int]
 """Component, layer, head; -1 where there is none."""

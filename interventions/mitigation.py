@@ -13,8 +13,7 @@ from scipy.special import expit
 
 from verdictscope.activations import Model, Readout, Site, forward
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits.directions import DirectionEdit
-from verdictscope.interventions.edits.erasing import EraseEdit
+from verdictscope.interventions.edits.directions import DirectionEdit, EraseEdit
 from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.effects import effects
 from verdictscope.judgments import Contrast

@@ -1,4 +1,4 @@
-"""Edits along a direction of the residual stream: project it out, add it, or hold its coordinate in a range."""
+"""Edits along directions of the residual stream: project out, add, clamp a coordinate, or erase a concept (LEACE)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from verdictscope.errors import InputError
 from verdictscope.interventions.edits.operations import Replacement
 from verdictscope.interventions.edits.protocol import at_positions, checked
 from verdictscope.interventions.edits.sublayers import checked_layers, named, sites_of
+from verdictscope.probes.erasure import Eraser
 
 DIRECTION_OPERATIONS = ("project", "add", "clamp")
 """What can be done along a direction."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DirectionEdit:
     """Change the coordinate along a direction and nothing orthogonal to it.
 
@@ -50,7 +51,7 @@ class DirectionEdit:
 
     site: str
     layers: tuple[int, ...]
-    direction: np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+    direction: np.ndarray | Sequence[float] | Sequence[Sequence[float]] = field(compare=False)
     op: str = "project"
     value: float | None = None
     low: float = -math.inf
@@ -79,12 +80,6 @@ class DirectionEdit:
             raise InputError("clamp needs low or high, low <= high, and no other operation takes them")
         if self.value is not None and (self.op != "add" or not math.isfinite(self.value)):
             raise InputError("value says how far to add: a finite number, for op='add' alone")
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DirectionEdit) and _key(self) == _key(other)
-
-    def __hash__(self) -> int:
-        return hash(_key(self))
 
     @property
     def basis(self) -> np.ndarray:
@@ -121,10 +116,6 @@ class DirectionEdit:
         return {site: along for site in sites_of(model, self.site, self.layers)}
 
 
-def _key(edit: DirectionEdit) -> tuple:
-    return edit.site, edit.layers, edit.digest, edit.op, edit.value, edit.low, edit.high, edit.positions, edit.name
-
-
 @dataclass(frozen=True, eq=False)
 class Along(Replacement):
     """Changes the coordinates along an orthonormal basis, computed in float32 at least."""
@@ -146,3 +137,97 @@ class Along(Replacement):
             change = ((at.clamp(self.low, self.high) if self.op == "clamp" else 0) - at) @ basis
         where = self.where(value, view.select(self.positions))
         return torch.where(where, (wide + change).to(value.dtype), value)
+
+
+@dataclass(frozen=True)
+class EraseEdit:
+    """``x - left @ right @ (x - mean)`` at one layer: what an :class:`~verdictscope.probes.Eraser` does to states, done
+    inside the forward pass.
+
+    Unlike ``DirectionEdit(op="project")`` it is oblique: it measures along ``right`` and takes away along ``left``, so
+    what varies together with the concept but is not it stays, and the mean of all states stays where it was.
+
+    Attributes:
+        site: a site of the residual stream's width, the one the eraser was fitted at.
+        layer: its layer.
+        left: ``[d_model rank]``.
+        right: ``[rank d_model]``.
+        mean: ``[d_model]``.
+        positions: a positions rule.
+        name: what is erased, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> edit = EraseEdit("resid_post", 3, np.eye(4, 1), np.eye(1, 4), np.zeros(4), name="topic")
+        >>> edit.left.shape
+        (4, 1)
+    """
+
+    site: str
+    layer: int
+    left: np.ndarray = field(compare=False)
+    right: np.ndarray = field(compare=False)
+    mean: np.ndarray = field(compare=False)
+    positions: Positions | FrozenPositions = "all"
+    name: str = "concept"
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        arrays = {name: np.array(getattr(self, name), dtype=np.float64) for name in ("left", "right", "mean")}
+        for name, array in arrays.items():
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        whole = b"".join(arrays[name].tobytes() for name in sorted(arrays))
+        object.__setattr__(self, "digest", hashlib.sha256(whole).hexdigest()[:8])
+        object.__setattr__(self, "positions", checked(self.positions))
+        if self.site not in VECTORS:
+            raise InputError(f"a concept is erased at {', '.join(VECTORS)}, not at {self.site!r}")
+        left, right, mean = (arrays[name] for name in ("left", "right", "mean"))
+        if mean.ndim != 1 or left.ndim != 2 or right.ndim != 2:
+            raise InputError("an erasure takes left [d rank], right [rank d] and mean [d]")
+        if left.shape != right.shape[::-1] or left.shape[0] != len(mean):
+            raise InputError(f"left {left.shape}, right {right.shape}, mean {mean.shape} do not fit together")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise InputError("an erasure's numbers must be finite")
+
+    @classmethod
+    def of(
+        cls,
+        eraser: Eraser,
+        site: str,
+        layer: int,
+        positions: Positions | FrozenPositions = "all",
+        name: str = "concept",
+    ) -> EraseEdit:
+        """The edit that does what an eraser does."""
+        return cls(site, layer, eraser.left, eraser.right, eraser.mean, positions, name)
+
+    def describe(self) -> str:
+        """What is changed, in words."""
+        rank = self.left.shape[1]
+        where = named(self.site, (self.layer,))
+        return f"{where}: {self.name} ({self.digest}) erased, rank {rank}, {at_positions(self.positions)}"
+
+    def write(self, model: Model) -> Mapping[Site, WriteFn]:
+        """One write hook."""
+        if len(self.mean) != model.d_model:
+            raise InputError(f"an erasure of {len(self.mean)} numbers: {model.name} has d_model {model.d_model}")
+        erase = Oblique(self.positions, None, left=self.left, right=self.right, mean=self.mean)
+        return {site: erase for site in sites_of(model, self.site, (self.layer,))}
+
+
+@dataclass(frozen=True, eq=False)
+class Oblique(Replacement):
+    """Takes away along ``left`` what ``right`` measures, computed in float32 at least."""
+
+    left: np.ndarray = field(kw_only=True)
+    right: np.ndarray = field(kw_only=True)
+    mean: np.ndarray = field(kw_only=True)
+
+    def __call__(self, value: Tensor, view: BatchView) -> Tensor:
+        """See the class."""
+        wide = value if value.dtype == torch.float64 else value.float()
+        left, right, mean = (self.like(wide, name, getattr(self, name)) for name in ("left", "right", "mean"))
+        change = ((wide - mean) @ right.T) @ left.T
+        where = self.where(value, view.select(self.positions))
+        return torch.where(where, (wide - change).to(value.dtype), value)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from verdictscope.errors import InputError
-from verdictscope.interventions.edits.directions import DirectionEdit
-from verdictscope.interventions.edits.erasing import EraseEdit
+from verdictscope.interventions.edits.directions import DirectionEdit, EraseEdit
 from verdictscope.interventions.edits.heads import HeadEdit, KVEdit
 from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.edits.references import Means, Rows, reference_from_dict

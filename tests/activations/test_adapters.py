@@ -15,7 +15,7 @@ from verdictscope.activations.loading import as_model
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, attribute, bake, edited
 from verdictscope.interventions.edits.protocol import compile_edits
-from verdictscope.interventions.weights.feeds import feeds
+from verdictscope.interventions.weights.patching import feeds
 from verdictscope.rollouts.engines.huggingface import decode
 from verdictscope.rollouts.engines.requests import Request
 from verdictscope.rollouts.engines.state import adapters

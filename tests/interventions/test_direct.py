@@ -12,8 +12,7 @@ from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Site,
 from verdictscope.activations.weights import attention_gain, head_output_weight
 from verdictscope.errors import InputError
 from verdictscope.interventions import sweep_heads
-from verdictscope.interventions.concentration import concentration_null
-from verdictscope.interventions.direct import direct_effects, output_norms, self_repair
+from verdictscope.interventions.direct import concentration_null, direct_effects, output_norms, self_repair
 from verdictscope.interventions.head_sets import norm_matched_sets
 from verdictscope.rollouts import Rollout
 

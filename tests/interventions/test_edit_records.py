@@ -21,8 +21,8 @@ from verdictscope.interventions import (
     gather_means,
     gather_rows,
 )
-from verdictscope.interventions.edits.alignment import align, matched
 from verdictscope.interventions.edits.protocol import compile_edits
+from verdictscope.interventions.edits.references import align, matched
 from verdictscope.interventions.edits.stored import edit_from_dict, edit_to_dict
 from verdictscope.interventions.edits.sublayers import patch_grid
 from verdictscope.rollouts import Rollout, Span

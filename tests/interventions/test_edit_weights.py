@@ -16,8 +16,7 @@ from tests.activations.tiny_models import CONFIGS, MORE, VOCAB, hf_model
 from verdictscope.activations import Model, load_model, wrap
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, SublayerEdit, bake, edited
-from verdictscope.interventions.weights.feeds import feeds
-from verdictscope.interventions.weights.patching import save_patched
+from verdictscope.interventions.weights.patching import feeds, save_patched
 from verdictscope.sources import models_folder
 
 FAMILIES = [*CONFIGS, *MORE]

@@ -18,8 +18,7 @@ from tiny_models import rollout, wrapped
 from verdictscope.activations import LogOddsReadout, Model, load_model
 from verdictscope.errors import InputError
 from verdictscope.interventions import attribute, head_card
-from verdictscope.interventions.card import HeadCard
-from verdictscope.interventions.circuit import logit_weights, mean_output, ov_directions, value_weight
+from verdictscope.interventions.card import HeadCard, logit_weights, mean_output, ov_directions, value_weight
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
 from verdictscope.organisms.load import path
 from verdictscope.rollouts import Rollout, Sampling, generate, read_prompts

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.interventions.concentration import permuted_directions
+from verdictscope.interventions.direct import permuted_directions
 from verdictscope.probes import check_leakage, erase_concept, position_transfer, protocol, split_groups
 from verdictscope.traces.cliff_nulls import turned_drops
 

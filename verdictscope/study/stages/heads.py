@@ -11,8 +11,7 @@ import pandas as pd
 from verdictscope.activations import LinearReadout, logit_difference
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadSweep, attribute, readout_gap, sweep_heads
-from verdictscope.interventions.concentration import concentration_null
-from verdictscope.interventions.direct import self_repair
+from verdictscope.interventions.direct import concentration_null, self_repair
 from verdictscope.interventions.sweep import ALPHA, DELTA_NATS, DELTA_SHARE
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import Effect, sign_flip_test
