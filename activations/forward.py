@@ -23,9 +23,8 @@ from verdictscope.activations.hooks import BatchView, Tap, WriteFn
 from verdictscope.activations.loading import as_model
 from verdictscope.activations.model import Model
 from verdictscope.activations.plan import TOKEN_BUDGET, BatchPlan
-from verdictscope.activations.positions import FrozenPositions, Positions, resolve
+from verdictscope.activations.positions import FrozenPositions, Positions, explicit, resolve
 from verdictscope.activations.readouts import LinearReadout, LogOddsReadout, Readout
-from verdictscope.activations.regex_positions import explicit
 from verdictscope.activations.scoring import (
     SCORE_COLUMNS,
     LinearGroup,

@@ -137,7 +137,7 @@ class MomentFitter:
 
     def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
         """Called once by the run that feeds the fitter."""
-        from verdictscope.activations.regex_positions import explicit
+        from verdictscope.activations.positions import explicit
 
         if self._begun:
             raise InputError("this moment fitter has served another run; make a new one")

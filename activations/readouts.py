@@ -137,7 +137,7 @@ class LogOddsReadout:
 Readout = LinearReadout | LogOddsReadout
 
 
-def from_dict(data: Mapping[str, Any]) -> Readout:
+def readout_from_dict(data: Mapping[str, Any]) -> Readout:
     """The readout a ``to_dict`` described.
 
     Raises:

@@ -20,7 +20,8 @@ from benchmarks.common import Result, interleave, say
 from benchmarks.lens import boot
 from benchmarks.memory import peaks
 from benchmarks.random_models import parameters, random_model, random_rollouts
-from verdictscope.activations import BatchPlan, Model, Site, collect, resolve
+from verdictscope.activations import BatchPlan, Model, Site, collect
+from verdictscope.activations.positions import resolve
 from verdictscope.rollouts.rollout import Rollout
 
 POSITIONS = "last,thinking:63"  # 64 a prompt

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from verdictscope.activations import BatchPlan, Model, Readout, passes
+from verdictscope.activations import BatchPlan, Model, Readout
+from verdictscope.activations.forward import passes
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Component, Components

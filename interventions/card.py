@@ -21,17 +21,19 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap, final_norm, forward, hooked, unembedding
+from verdictscope.activations import BatchPlan, Model, Readout, Site, forward
 from verdictscope.activations.batch import still
 from verdictscope.activations.capture import probe_ids
-from verdictscope.activations.hooks import BatchView, Stop, attach
+from verdictscope.activations.hooks import BatchView, Stop, Tap, attach, hooked
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.activations.weights import (
     FinalNorm,
     attention_gain,
+    final_norm,
     head_output_bias,
     head_output_weight,
     post_attention_norm,
+    unembedding,
 )
 from verdictscope.errors import InputError
 from verdictscope.figures.token_view.visible import one_line

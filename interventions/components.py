@@ -22,12 +22,11 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import Model, Site, Tap, forward
+from verdictscope.activations import Model, Site, forward
 from verdictscope.activations.batch import Batch, Where
 from verdictscope.activations.capture import RELATIVE, probe_ids
-from verdictscope.activations.hooks import BatchView
-from verdictscope.activations.positions import FrozenPositions, Positions
-from verdictscope.activations.regex_positions import explicit
+from verdictscope.activations.hooks import BatchView, Tap
+from verdictscope.activations.positions import FrozenPositions, Positions, explicit
 from verdictscope.activations.weights import (
     FinalNorm,
     attention_gain,

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from verdictscope.activations import BatchPlan, LinearReadout, Model, Readout, explicit, forward
+from verdictscope.activations import BatchPlan, LinearReadout, Model, Readout, forward
 from verdictscope.activations.forward import check_inputs, default_plan
+from verdictscope.activations.positions import explicit
 from verdictscope.activations.scoring import linear_groups
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.protocol import Edit, as_edits, compile_edits

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import logsumexp, softmax
 
-from verdictscope.activations import LogOddsReadout, Model, Readout, unembedding
+from verdictscope.activations import LogOddsReadout, Model, Readout
 from verdictscope.activations.batch import head_logits
 from verdictscope.activations.scoring import check_vocabulary
+from verdictscope.activations.weights import unembedding
 from verdictscope.errors import InputError
 
 DIVISIBLE = ("resid_pre", "resid_mid", "resid_post", "final_norm", "attn_out", "mlp_out", "z")

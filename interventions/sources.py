@@ -19,10 +19,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from verdictscope.activations import Model, Tap
+from verdictscope.activations import Model
 from verdictscope.activations.attention import Pattern
 from verdictscope.activations.batch import Batch
-from verdictscope.activations.hooks import BatchView
+from verdictscope.activations.hooks import BatchView, Tap
 from verdictscope.activations.weights import head_output_weight
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Components

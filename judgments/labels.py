@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from verdictscope.activations import BatchPlan, LogOddsReadout, Model, passes
-from verdictscope.activations.forward import Progress
+from verdictscope.activations import BatchPlan, LogOddsReadout, Model
+from verdictscope.activations.forward import Progress, passes
 from verdictscope.activations.hooks import WriteFn
 from verdictscope.activations.sites import Site
 from verdictscope.errors import InputError

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from verdictscope.activations import BatchPlan, Model, Site, forward, passes
+from verdictscope.activations import BatchPlan, Model, Site, forward
+from verdictscope.activations.forward import passes
 from verdictscope.activations.positions import FrozenPositions, parse, resolve
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.protocol import checked

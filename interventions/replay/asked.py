@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Readout, Site, Tap, apply_final_norm, resolve
+from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Readout, Site
 from verdictscope.activations.batch import Batch, Where
 from verdictscope.activations.capture import embedding_weight
+from verdictscope.activations.hooks import Tap
+from verdictscope.activations.positions import resolve
 from verdictscope.activations.readouts import IdString
 from verdictscope.activations.scoring import check_vocabulary, with_label
+from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts import Rollout
 from verdictscope.rollouts.engines.finite import all_finite, not_finite

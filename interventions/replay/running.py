@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import BatchPlan, Model, Readout, Site, Tap
+from verdictscope.activations import BatchPlan, Model, Readout, Site
 from verdictscope.activations.batch import Where, execute
+from verdictscope.activations.hooks import Tap
 from verdictscope.activations.positions import FrozenPositions, freeze
 from verdictscope.activations.restart import Memory, no_prefix_reason, remember
 from verdictscope.activations.transfer import out_of_memory, release_memory

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from verdictscope.activations import Model, head_output_weight
+from verdictscope.activations import Model
+from verdictscope.activations.weights import head_output_weight
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.heads import HeadEdit
 from verdictscope.interventions.edits.protocol import Edit, Head, as_edits, compile_edits

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_models import hf_model, rollout
 
-from verdictscope.activations import LogOddsReadout, Site, forward, head_output_weight, load_model, unembedding, wrap
+from verdictscope.activations import LogOddsReadout, Site, forward, load_model, wrap
 from verdictscope.activations.doctor import check_model
 from verdictscope.activations.loading import as_model
+from verdictscope.activations.weights import head_output_weight, unembedding
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadEdit, attribute, bake, edited
 from verdictscope.interventions.edits.protocol import compile_edits

@@ -16,13 +16,13 @@ from verdictscope.activations import (
     LogOddsReadout,
     Model,
     Site,
-    apply_final_norm,
     forward,
     logit_difference,
-    passes,
-    resolve,
     writing,
 )
+from verdictscope.activations.forward import passes
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.weights import apply_final_norm
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout
 

@@ -10,7 +10,9 @@ import torch
 from tiny_models import PARALLEL, wrapped
 from transformers import GenerationConfig
 
-from verdictscope.activations import Model, Site, forward, head_output_weight, reading, resolve, wrap, writing
+from verdictscope.activations import Model, Site, forward, reading, wrap, writing
+from verdictscope.activations.positions import resolve
+from verdictscope.activations.weights import head_output_weight
 from verdictscope.errors import InputError
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "final_norm")

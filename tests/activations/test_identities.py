@@ -12,8 +12,9 @@ from families import build
 from tiny_models import CONFIGS, MORE, PARALLEL, hf_model, wrapped
 from transformers import BertConfig, BertLMHeadModel
 
-from verdictscope.activations import Model, Site, forward, head_output_weight, load_model, unembedding, wrap
+from verdictscope.activations import Model, Site, forward, load_model, wrap
 from verdictscope.activations.identities import check, raise_first
+from verdictscope.activations.weights import head_output_weight, unembedding
 from verdictscope.errors import InputError
 
 

@@ -12,8 +12,9 @@ import torch
 from tiny_models import hf_model, rollout
 from torch import Tensor, nn
 
-from verdictscope.activations import Model, Site, forward, head_output_weight, unembedding, wrap
+from verdictscope.activations import Model, Site, forward, wrap
 from verdictscope.activations.doctor import check_model, examine
+from verdictscope.activations.weights import head_output_weight, unembedding
 from verdictscope.errors import InputError
 
 LINEAR = nn.Linear

@@ -7,7 +7,7 @@ import pytest
 
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout
 from verdictscope.activations.plan import remaining
-from verdictscope.activations.readouts import from_dict
+from verdictscope.activations.readouts import readout_from_dict
 from verdictscope.errors import InputError
 
 
@@ -49,15 +49,15 @@ def test_wrong_plans_are_refused():
 def test_readouts_survive_json_bit_for_bit():
     weight = np.random.default_rng(0).normal(size=7) / 3
     linear = LinearReadout("p", "resid_post", 2, weight, 1 / 3, positions={"a": [1, 2]})
-    back = from_dict(json.loads(json.dumps(linear.to_dict())))
+    back = readout_from_dict(json.loads(json.dumps(linear.to_dict())))
     assert isinstance(back, LinearReadout)
     assert np.array_equal(back.weight, weight)
     assert (back.bias, back.positions, back.layer) == (linear.bias, linear.positions, 2)
     odds = LogOddsReadout("r", [5, (7, 8)], [[9]], positions="last")
-    assert from_dict(json.loads(json.dumps(odds.to_dict()))) == odds
+    assert readout_from_dict(json.loads(json.dumps(odds.to_dict()))) == odds
     assert odds.positive == ((5,), (7, 8))
     with pytest.raises(InputError):
-        from_dict({"kind": "other"})
+        readout_from_dict({"kind": "other"})
 
 
 def test_a_readout_does_not_share_memory_with_the_caller():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny_models import rollout
 
-from verdictscope.activations import Read, Site, resolve
-from verdictscope.activations.positions import over_continuation
+from verdictscope.activations import Read, Site
+from verdictscope.activations.positions import over_continuation, resolve
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout, Span
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from verdictscope.activations import LogOddsReadout, Model, Site, Store, collect, forward, moments_of, reader
+from verdictscope.activations import LogOddsReadout, Model, Site, Store, collect, forward, reader
+from verdictscope.activations.moments import moments_of
 from verdictscope.activations.plan import BatchPlan
 from verdictscope.errors import InputError
 from verdictscope.rollouts.rollout import Rollout

@@ -7,15 +7,12 @@ import pytest
 import torch
 from tiny_models import wrapped
 
-from verdictscope.activations import (
-    LogOddsReadout,
-    Site,
+from verdictscope.activations import LogOddsReadout, Site, forward, logit_difference
+from verdictscope.activations.weights import (
     apply_final_norm,
     final_norm,
-    forward,
     head_output_bias,
     head_output_weight,
-    logit_difference,
     unembedding,
 )
 from verdictscope.errors import InputError

@@ -226,7 +226,7 @@ CHANGES = {
     )
 }
 NAMED = {
-    "edited": "edits in force",
+    "under_edit": "edits in force",
     "raw_write": "edit in force cannot be told",
     "foreign_hook": "_steer",
     "foreign_forward": "changed forward",

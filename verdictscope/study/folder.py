@@ -318,9 +318,9 @@ class RunFolder:
 
     def readout(self, name: str = "decision") -> Readout:
         """A readout of the run: ``decision``, the log-odds of the two outcomes; or ``probe``, the fitted direction."""
-        from verdictscope.activations.readouts import from_dict
+        from verdictscope.activations.readouts import readout_from_dict
 
-        return from_dict(self.read_json("readouts")[name])
+        return readout_from_dict(self.read_json("readouts")[name])
 
     def normaliser(self) -> Normaliser:
         """The normaliser of the scores of ``probe``, as stage ``trace`` fitted it."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pandas as pd
 
 from verdictscope.activations import BatchPlan, LogOddsReadout, Readout, forward
-from verdictscope.activations.readouts import from_dict
+from verdictscope.activations.readouts import readout_from_dict
 from verdictscope.interventions import HeadEdit
 from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.rollouts import Rollout
@@ -53,7 +53,7 @@ def read(run: RunFolder, rollouts: list[Rollout], zeroed: Sequence[tuple[int, in
     """Every token's score by every layer's probe, and the refusal log-odds where they are cheap."""
     model = run.model()
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
-    readouts: list[Readout] = [from_dict(data) for data in run.read_json("layer_probes")["readouts"]]
+    readouts: list[Readout] = [readout_from_dict(data) for data in run.read_json("layer_probes")["readouts"]]
     log_odds = run.readout()
     assert isinstance(log_odds, LogOddsReadout)
     vocab = model.hf.get_input_embeddings().weight.shape[0]

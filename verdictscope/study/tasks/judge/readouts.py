@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.activations import LinearReadout, LogOddsReadout, Readout
-from verdictscope.activations.readouts import from_dict
+from verdictscope.activations.readouts import readout_from_dict
 from verdictscope.judgments import Judged, PairItem
 from verdictscope.judgments.labels import Encoded, distinct, encode_labels, label_log_odds
 from verdictscope.rollouts import Rollout
@@ -177,5 +177,5 @@ def probes_of(run: RunFolder) -> list[LinearReadout]:
     """
     if not (run.out / "verdict_probes.json").is_file():
         return []
-    found = [from_dict(data) for data in run.read_json("verdict_probes").get("readouts", {}).values()]
+    found = [readout_from_dict(data) for data in run.read_json("verdict_probes").get("readouts", {}).values()]
     return [replace(made, positions="all") for made in found if isinstance(made, LinearReadout)]
