@@ -44,7 +44,9 @@ def teacher_forced(run: RunFolder, found: tuple, sets: list[tuple]) -> pd.DataFr
     edits = [HeadEdit(found), *(HeadEdit(heads) for heads in sets)]
     with run.ticking("ablate: random sets") as tick:
         result = effects(run.model(), rollouts, readout, edits, seed=run.study.seed, progress=tick)
-    table = pd.concat([effects_frame([result.baseline()]), result.to_frame()], ignore_index=True)
+    table = pd.concat(
+        [effects_frame([result.baseline()]), effects_frame(result.of(i) for i in range(len(edits)))], ignore_index=True
+    )
     table.loc[1:, "delta"] = run.read_json("heads")["delta"]
     table.insert(0, "set", ["base", "found", *(f"random_{i}" for i in range(len(sets)))])
     table.insert(1, "kind", ["base", "found", *["random"] * len(sets)])
