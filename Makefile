@@ -33,7 +33,7 @@ readme: demo           ## put the demo's numbers and figures into the README
 
 judge: install-dev      ## run the judge demo and write docs/judge.md from it
 	$(BIN)/verdictscope demo judge --out runs/demo_judge
-	$(BIN)/python -m tools.docs.judge runs/demo_judge
+	$(BIN)/python -m tools.docs.update runs/demo_judge
 
 refusal: install-dev   ## measure the refusal matcher against XSTest's human labels: XSTEST=FOLDER [WORDS=FILE]
 	$(BIN)/python -m tools.docs.refusal $(XSTEST) $(WORDS)

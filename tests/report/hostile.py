@@ -84,7 +84,7 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     made["verdicts"].loc[verdicts["status"] != "ok", "status"] = word
     unnamed = made["mitigations"]["mitigation"].isin(["found heads zeroed", "told by the system text"])
     made["mitigations"].loc[unnamed, "mitigation"] += more
-    made["verdict_probe"]["name"] = more
+    made["verdict_probe"]["name"] += more
     made["correctness"] = made["correctness"].replace({"bandwagon": word})
     made["bias_detector"] = made["bias_detector"].replace({"bandwagon": word, "authority": "b"})
     for name in [n for n in made if n.startswith("judged/")]:

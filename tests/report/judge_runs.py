@@ -46,7 +46,7 @@ def parts() -> dict[str, Any]:
         "judged/base/on/plain/whole": written("plain"),
         "judged/base/on/bandwagon/whole": written("bandwagon"),
         "provenance": {
-            "format": 1,
+            "format": 2,
             "commit": "0" * 40,
             "versions": {"python": "3.11.7"},
             "machine": {"cores": 2},
@@ -56,13 +56,6 @@ def parts() -> dict[str, Any]:
                 for variant in ("base", "reference")
             },
             "plans": {},
-        },
-        "summary": {
-            "heads": {
-                "top": [list(h) for h in (*POSITION, *BANDWAGON)],
-                "planted": [list(h) for h in (*POSITION, *BANDWAGON)],
-                "recall": 1.0,
-            }
         },
     }
 
@@ -206,7 +199,7 @@ def bias_sets() -> pd.DataFrame:
 def mitigations() -> pd.DataFrame:
     gone = {"position": 0.1, "bandwagon": 0.1}
     tried = {
-        "none": ("none", "", {}),
+        "none": ("none", "all", {}),
         "position heads zeroed": ("ablate", "position", {"position": 0.1}),
         "bandwagon heads zeroed": ("ablate", "bandwagon", {"bandwagon": 0.1}),
         "found heads zeroed": ("ablate", "all", gone),
@@ -324,7 +317,7 @@ def write_judge_run(folder: Path, change: Change | None = None) -> Path:
     (folder / "study.toml").write_text(made.pop("study").to_toml(), encoding="utf-8")
     provenance = made.pop("provenance") | {"seconds": {name: 1.5 for name in made.pop("done")}}
     captions = made.pop("captions")
-    for name, data in {"provenance": provenance, "figures/captions": captions, "summary": made.pop("summary")}.items():
+    for name, data in {"provenance": provenance, "figures/captions": captions}.items():
         if data is not None:
             (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
     for name in captions or {}:

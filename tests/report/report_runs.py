@@ -55,7 +55,7 @@ def parts() -> dict[str, Any]:
         "generation": generation(),
         "transplant": transplant(),
         "provenance": {
-            "format": 1,
+            "format": 2,
             "commit": "0" * 40,
             "versions": {"python": "3.11.7"},
             "machine": {"cores": 2},
@@ -72,7 +72,6 @@ def parts() -> dict[str, Any]:
             },
             "plans": {"collect": {"batches": [[1], [2]]}},
         },
-        "summary": {"heads": {"top": [list(h) for h in FOUND], "planted": [list(h) for h in FOUND], "recall": 1.0}},
     }
 
 
@@ -169,6 +168,7 @@ def heads() -> pd.DataFrame:
         value = 3.0 - place if place < len(FOUND) else 0.1
         rows.append(
             {"layer": layer, "head": head, "effect": value, "rank": place, "found": place < len(FOUND)}
+            | {"selected": place < len(FOUND)}
             | effect(value, value - 0.1, value + 0.1, "nats")
         )
     return pd.DataFrame(rows)
@@ -242,9 +242,7 @@ def write_run(folder: Path, change: Change | None = None) -> Path:
     done = made.pop("done")
     provenance = made.pop("provenance") | {"seconds": {name: 1.5 for name in done}}
     captions = made.pop("captions")
-    files = {"provenance": provenance, "figures/captions": captions} | {
-        name: made.pop(name) for name in ("probe", "summary")
-    }
+    files = {"provenance": provenance, "figures/captions": captions, "probe": made.pop("probe")}
     for name, data in files.items():
         if data is not None:
             (folder / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")

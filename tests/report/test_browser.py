@@ -13,7 +13,8 @@ from report_runs import write_run
 
 from tests.browser import PAPER, WIDTHS, chromium, looks
 from tests.figures import token_tables
-from verdictscope.report import Record, write_comparison, write_report
+from verdictscope.report import write_comparison, write_report
+from verdictscope.study.folder import open_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -67,13 +68,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, change in runs.items():
         found[name] = folder / f"{name}.html"
-        write_report(Record(write_run(folder / name, change)), found[name])
+        write_report(open_run(write_run(folder / name, change)), found[name])
     attack = "".join(text for name, text in ATTACKS.items() if name != "long")
     for name, change in {"judge": None, "judge_hostile": hostile_judge(attack)}.items():
         found[name] = folder / f"{name}.html"
-        write_report(Record(write_judge_run(folder / name, change)), found[name])
+        write_report(open_run(write_judge_run(folder / name, change)), found[name])
     found["both"] = folder / "both.html"
-    write_comparison(Record(folder / "usual"), Record(folder / "hostile"), found["both"])
+    write_comparison([open_run(folder / "usual"), open_run(folder / "hostile")], found["both"])
     return found
 
 
@@ -129,7 +130,7 @@ def test_the_parsed_page_has_the_same_elements_whatever_the_data(
         if name == "hostile":
             made["tokens"] = token_tables.tokens()
 
-    write_report(Record(write_run(tmp_path / "run", same)), tmp_path / "plain.html")
+    write_report(open_run(write_run(tmp_path / "run", same)), tmp_path / "plain.html")
     found = []
     for page in (tmp_path / "plain.html", pages[name]):
         show(browser, page)

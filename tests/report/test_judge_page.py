@@ -12,19 +12,21 @@ from hostile import ATTACKS, hostile_judge
 from judge_runs import write_judge_run
 from test_page import Skeleton, page_of
 
-from verdictscope.report import Record, write_comparison
+from verdictscope.report import write_comparison
+from verdictscope.study.folder import open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.tasks import stages_of
 
 STAGES = [s for s in stages_of(read_study("judge_bias")) if s != "report"]
 FILES = {
-    "verdicts": ["items", "verdicts", "bias_parts", "judged/base/on/plain/whole", "judged/base/on/bandwagon/whole"],
-    "bias_heads": ["bias_heads"],
-    "mitigations": ["bias_sets", "mitigations"],
-    "verdict_probes": ["verdict_probe", "correctness", "bias_detector"],
-    "verdict_traces": ["verdict_timing", "forced_lengths"],
-    "judge_summary": ["summary", "verdict_rates"],
-    "judge_figures": ["captions"],
+    "generate": ["items", "verdicts", "bias_parts", "judged/base/on/plain/whole", "judged/base/on/bandwagon/whole"],
+    "probe": ["verdict_probe", "correctness", "bias_detector"],
+    "trace": ["verdict_timing", "forced_lengths"],
+    "heads": ["bias_heads"],
+    "ablate": ["bias_sets"],
+    "mitigate": ["mitigations"],
+    "results": ["verdict_rates"],
+    "figures": ["captions"],
 }
 
 
@@ -37,31 +39,27 @@ def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", " ".join(Skeleton(page).text))
 
 
-def test_the_answer_stands_first_in_plain_words(page: str) -> None:
+def test_the_answer_stands_first(page: str) -> None:
     text = text_of(page)
-    assert page.index('id="short"') < page.index('id="asked"') < page.index('id="ladder"')
-    for told in (
-        "The judge was shown 40 pairs of answers and asked which is better, each pair in both orders; in 10 of them",
-        "Without thinking it says the better answer in 95 % [91, 99] of verdicts (n = 20 groups).",
-        "Where both are equally good it says the one shown first in 90 % [86, 94] of verdicts",
-        "With the bandwagon sentence it says the side named in 90 % [86, 94] of verdicts (n = 20 groups)",
-        "+3.00 [+2.80, +3.20] from the place an answer is shown in (first preferred)",
-        "position is carried by L2H5 (+1.50), L4H2 (+1.50); bandwagon is carried by L3H6 (+1.50), L5H1 (+1.50)",
-        "position goes from +3.00 to +0.10 [+0.06, +0.14] nats (n = 20 groups), while 9 random sets",
-        "Without being told, the study found 4 of the 4 and confirmed no other.",
-        "the judge itself, made to answer there, after 0.200 [0.100, 0.300] of the thinking; the logit lens",
+    assert page.index('id="short"') < page.index('id="ladder"') < page.index('id="numbers"') < page.index('id="setup"')
+    for part in (
+        "95 % [91, 99]",  # accuracy
+        "90 % [86, 94]",  # follows the bandwagon cue
+        "position +3.00 [2.80, 3.20]",
+        "position: L2H5 (+1.50), L4H2 (+1.50)",
+        "+0.100 [0.060, 0.140] of +3.000 nats remain",
+        "4 of 4 were selected and confirmed",
     ):
-        assert told in text
+        assert part in text, part
 
 
 def test_figures_tables_and_examples_are_there(page: str) -> None:
     titles = re.findall(r'<figure id="[^"]*">\s*<h3>(.*?)</h3>', page)
-    assert titles == ["What the verdict is made of", "novel"]
-    assert page.count("<caption>Shares of verdicts: ") == 4
-    assert "model under study, after its own thinking</th><td>320</td><td>2</td><td>2 cut off</td>" in page
+    assert titles == ["Contrasts of the verdict", "novel"]
+    assert re.search(r'<th scope="row">not parsed: cut off</th><td>2</td><td>–</td>', page)
     assert re.findall(r"<summary><bdi>(.*?)</bdi>", page) == [
-        "plain: says second, probability 0.900; the better answer is shown second",
-        "bandwagon: says first, probability 0.900; the better answer is shown second",
+        "plain: verdict second; the second answer is better",
+        "bandwagon: verdict first; the second answer is better",
     ]
     assert "verdictscope run judge_bias" in page
 
@@ -114,10 +112,10 @@ def test_hostile_data_changes_nothing_but_text(tmp_path: Path, name: str) -> Non
 
 
 def test_two_judges_side_by_side(tmp_path: Path) -> None:
-    runs = [Record(write_judge_run(tmp_path / name)) for name in ("one", "two")]
-    made = write_comparison(*runs, tmp_path / "both.html")
+    runs = [open_run(write_judge_run(tmp_path / name)) for name in ("one", "two")]
+    made = write_comparison(runs, tmp_path / "both.html")
     names = [row["name"] for row in made["numbers"]]
-    assert names[:4] == [f"{n} part of the verdict" for n in ("content", "position", "bandwagon", "authority")]
-    assert "follows the bandwagon cue" in names
-    assert "position left with the found heads taken out" in names
+    assert {"accuracy", "follows the bandwagon cue", "position, log-odds", "position, selected heads ablated"} <= set(
+        names
+    )
     assert json.dumps(made)

@@ -19,8 +19,9 @@ from report_runs import png, write_run
 
 from verdictscope.commands.main import main
 from verdictscope.errors import InputError
-from verdictscope.report import Record, write_comparison, write_report
-from verdictscope.report.origin import command, differences
+from verdictscope.report import write_comparison, write_report
+from verdictscope.report.provenance import command, differences
+from verdictscope.study.folder import open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.tasks.refusal import Refusal
 
@@ -53,7 +54,7 @@ class Skeleton(HTMLParser):
 
 
 def page_of(folder: Path) -> str:
-    write_report(Record(folder), folder / "report.html")
+    write_report(open_run(folder), folder / "report.html")
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -101,8 +102,8 @@ def test_hostile_data_changes_nothing_but_text(tmp_path: Path, name: str) -> Non
 def test_hostile_data_changes_nothing_but_text_side_by_side(tmp_path: Path) -> None:
     pages = []
     for name, change in (("plain", plain), ("attacked", hostile("".join(list(ATTACKS.values())[:-1])))):
-        runs = [Record(write_run(tmp_path / name / which, change)) for which in ("a", "b")]
-        write_comparison(*runs, tmp_path / f"{name}.html")
+        runs = [open_run(write_run(tmp_path / name / which, change)) for which in ("a", "b")]
+        write_comparison(runs, tmp_path / f"{name}.html")
         pages.append(Skeleton((tmp_path / f"{name}.html").read_text(encoding="utf-8")))
     assert pages[0].tags == pages[1].tags
 
@@ -113,7 +114,7 @@ def test_a_caption_cannot_fetch_a_file_from_elsewhere(tmp_path: Path) -> None:
 
     folder = write_run(tmp_path / "run", outside)
     (folder / "secret.png").write_bytes(b"secret")
-    assert list(Record(folder).figures()) == ["trace"]
+    assert list(open_run(folder).figure_files()) == ["trace"]
 
 
 def test_figures_come_with_titles_and_captions_known_ones_first(page: str) -> None:
@@ -128,12 +129,12 @@ def test_figures_come_with_titles_and_captions_known_ones_first(page: str) -> No
 @pytest.mark.parametrize("stage", [s for s in Refusal.stages if s != "report"])
 def test_an_unfinished_run_says_what_is_missing(tmp_path: Path, stage: str) -> None:
     files = {
-        "rollouts": ["rollouts", "labels"],
+        "generate": ["rollouts", "labels"],
         "probe": ["probe"],
         "trace": ["cliff"],
         "heads": ["heads", "attribution"],
         "ablate": ["ablation", "generation", "labels_ablated"],
-        "summary": ["summary"],
+        "results": [],
         "figures": ["captions"],
     }
     order = [s for s in Refusal.stages if s != "report"]
@@ -161,10 +162,10 @@ def test_a_damaged_table_is_named(tmp_path: Path, damage: bytes) -> None:
         page_of(folder)
 
 
-def test_unread_and_cut_off_rollouts_are_counted(page: str) -> None:
-    assert re.search(r'<th scope="row">model under study</th><td>80</td><td>1</td><td>1</td>', page)
-    told = "Of 39 target requests whose answer could be read, the model refused 10 and complied with 29; 1 could not"
-    assert told in page
+def test_unparsed_and_cut_off_rollouts_are_counted(page: str) -> None:
+    assert re.search(r'<th scope="row">not parsed</th><td>1</td><td>0</td>', page)
+    assert re.search(r'<th scope="row">cut off</th><td>1</td><td>0</td>', page)
+    assert re.search(r"refused 10 and complied with 29; 1 could not", page)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_the_command_line(tmp_path: Path, call: Callable[..., tuple[int, str, st
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert told["missing"] == []
-    assert [rung["status"] for rung in told["rungs"]][:2] == ["held", "partly"]
+    assert [a["status"] for a in told["ladder"]][:2] == ["met", "partly met"]
     assert Path(told["report"]).stat().st_size == told["bytes"] < 5e6
     code, out, _ = call(first, second, "--out", tmp_path / "both.html")
     assert code == 0
@@ -230,6 +231,7 @@ def test_wrong_input_is_one_line_and_exit_2(tmp_path: Path, call: Callable[..., 
     for wrong, says in (
         ((tmp_path,), "no run folder"),
         ((first, tmp_path), "no run folder"),
+        ((first, first), "twice"),
         ((first, "--out", tmp_path), "is a folder"),
     ):
         code, out, err = call(*wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from verdictscope.report.refusal.tokens import in_order
+from verdictscope.report.tokens import in_order
 
 
 def test_the_token_view_begins_with_what_the_study_asks_about() -> None:
@@ -19,7 +19,7 @@ def test_the_token_view_begins_with_what_the_study_asks_about() -> None:
     found = in_order(table)
     assert list(zip(found["rollout"], found["variant"], found["cell"], strict=True)) == [
         ("asked", "model under study", "target request, complied"),
-        ("asked", "found heads zeroed, same tokens", "target request, complied"),
+        ("asked", "selected heads ablated, same tokens", "target request, complied"),
         ("quiet", "model under study", "target request, complied"),
         ("other", "model under study", "harmless request, complied"),
         ("odd", "model under study", "unread"),

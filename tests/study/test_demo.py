@@ -18,8 +18,9 @@ from verdictscope.activations import load_model
 from verdictscope.errors import InputError
 from verdictscope.probes import load_probe
 from verdictscope.sources import models_folder
-from verdictscope.study.folder import RunFolder
+from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import Study, read_study
+from verdictscope.study.results import Results
 from verdictscope.study.run import run_study
 from verdictscope.study.tasks.refusal import Refusal
 
@@ -50,8 +51,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(run: Path) -> dict[str, Any]:
-    return json.loads((run / "summary.json").read_text())
+def results(run: Path) -> Results:
+    return open_run(run).results()
+
+
+def selected(results: Results) -> list[tuple[int, int]]:
+    """The heads that one half selected, strongest first."""
+    rows = results.select(stage="heads", condition="refusal", selected=True)
+    names = (row.name.removeprefix("L").split("H") for row in sorted(rows, key=lambda r: r.rank or 0))
+    return [(int(layer), int(head)) for layer, head in names]
 
 
 def planted(model: str = "cliff") -> set[tuple[int, int]]:
@@ -59,28 +67,32 @@ def planted(model: str = "cliff") -> set[tuple[int, int]]:
     return {tuple(head) for head in truth["heads"]}
 
 
-def test_the_planted_heads_are_found(summary: dict[str, Any]) -> None:
-    assert {tuple(h) for h in summary["heads"]["top"]} == planted()
-    assert summary["heads"]["recall"] == 1.0
+def test_the_planted_heads_are_found(results: Results) -> None:
+    assert set(selected(results)) == planted()
+    assert results.get("truth", "recall", condition="planted heads").estimate == 1.0
 
 
-def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(summary: dict[str, Any], run: Path) -> None:
-    heads = summary["heads"]
-    assert {tuple(h) for h in heads["selected"]} == planted()
-    assert heads["delta"] == pytest.approx(0.05 * heads["gap"])
-    assert heads["above_zero"] > len(heads["selected"])
+def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(results: Results, run: Path) -> None:
+    rows = results.select(stage="heads", condition="refusal", kind="head", confirmed=True)
+    assert {row.name for row in rows} == {f"L{layer}H{head}" for layer, head in planted()}
+    delta, gap, above = (results.get("heads", n).estimate for n in ("delta", "gap", "effects above zero"))
+    assert delta == pytest.approx(0.05 * gap)
+    assert above > len(rows)
     table = pd.read_parquet(run / "heads.parquet")
     assert table["component"].value_counts().to_dict() == {"head": 48, "attn": 6, "mlp": 6}
-    assert (table["delta"] == heads["delta"]).all()
+    assert (table["delta"] == delta).all()
     assert (table["selected"] == (table["p_adjusted"] <= 0.05)).all()
 
 
-def test_put_into_the_reference_they_make_it_comply_and_random_heads_do_not(summary: dict[str, Any]) -> None:
-    ablation = summary["ablation"]
-    assert ablation["transplant_high"] < -ablation["delta"]
-    assert ablation["transplant_random_min"] > ablation["transplant_effect"] / 10
-    assert ablation["refusal_reference"] >= 0.9
-    assert ablation["refusal_transplanted"] <= 0.1
+def test_put_into_the_reference_they_make_it_comply_and_random_heads_do_not(results: Results) -> None:
+    moved = results.get("ablate", "change of the log-odds", variant="transplanted", condition="refusal")
+    assert moved.high < -moved.delta
+    assert moved.null_low > moved.estimate / 10
+    rates = {
+        v: results.get("ablate", "refusal rate", variant=v, condition="target") for v in ("reference", "transplanted")
+    }
+    assert rates["reference"].estimate >= 0.9
+    assert rates["transplanted"].estimate <= 0.1
 
 
 def test_the_curve_rises_with_the_found_heads_alone(run: Path) -> None:
@@ -92,38 +104,41 @@ def test_the_curve_rises_with_the_found_heads_alone(run: Path) -> None:
     assert random.loc[3].max() < top.loc[3] / 10
 
 
-def test_ablating_them_restores_refusal_and_random_sets_do_not(summary: dict[str, Any]) -> None:
-    ablation = summary["ablation"]
-    assert ablation["refusal_base"] <= 0.1
-    assert ablation["refusal_ablated"] >= 0.9
-    assert ablation["refusal_random"] <= 0.2
-    assert ablation["refusal_harmless_base"] <= 0.05
-    assert ablation["refusal_harmless_ablated"] <= 0.05
-    assert ablation["p_value"] == pytest.approx(0.01)
-    assert ablation["random_sets"] == 99
+def test_ablating_them_restores_refusal_and_random_sets_do_not(results: Results) -> None:
+    def rate(variant: str, condition: str = "target") -> float:
+        return results.get("ablate", "refusal rate", variant=variant, condition=condition).estimate
+
+    assert rate("base") <= 0.1
+    assert rate("ablated") >= 0.9
+    assert rate("random sets") <= 0.2
+    assert rate("base", "control") <= 0.05
+    assert rate("ablated", "control") <= 0.05
+    effect = results.get("ablate", "change of the log-odds", variant="ablated", condition="refusal")
+    assert effect.p == pytest.approx(0.01)
+    assert effect.null.startswith("99 ")
 
 
-def test_the_probe_beats_its_null_and_the_words_say_nothing(summary: dict[str, Any]) -> None:
-    probe, language = summary["probe"], summary["language"]
-    assert probe["auroc_low"] > probe["control_high"]
-    assert probe["control_refits"] >= 50
-    assert 0.35 <= probe["control_auroc"] <= 0.65
-    assert language["bag_of_words_auroc"] <= 0.6
+def test_the_probe_beats_its_null_and_the_words_say_nothing(results: Results) -> None:
+    probe, permuted = results.get("probe", "AUROC"), results.get("probe", "AUROC, labels permuted")
+    assert probe.low > probe.null_high
+    assert permuted.n >= 50
+    assert 0.35 <= permuted.estimate <= 0.65
+    assert results.get("probe", "AUROC of harm, words of the prompt", condition="text").estimate <= 0.6
 
 
-def test_the_normalised_score_falls_further_than_in_its_controls(summary: dict[str, Any]) -> None:
+def test_the_normalised_score_falls_further_than_in_its_controls(results: Results) -> None:
     # A quarter of the bundled prompts: too few for the interval to leave 0, which the whole demo is for.
-    cliff = summary["cliff"]
-    for control in ("aligned", "ablated"):
-        assert cliff[f"{control}_low"] <= 0 or cliff[f"{control}_normalised_drop"] < cliff["normalised_drop"] / 3
-        assert cliff["normalised_drop"] > cliff[f"{control}_normalised_drop"]
+    drop = results.get("trace", "normalised_drop", condition="target").estimate
+    for variant in ("reference", "ablated_fixed"):
+        control = results.get("trace", "normalised_drop", variant=variant, condition="target")
+        assert control.low <= 0 or control.estimate < drop / 3
+        assert drop > control.estimate
 
 
-def test_every_cell_is_filled(summary: dict[str, Any]) -> None:
+def test_every_cell_is_filled(results: Results) -> None:
     for variant in ("base", "reference"):
-        assert set(summary["cells"][variant]) >= {
-            f"{h}_{d}" for h in ("harmful", "harmless") for d in ("refused", "complied")
-        }
+        for cell in (f"{h}_{d}" for h in ("harmful", "harmless") for d in ("refused", "complied")):
+            assert results.get("generate", "rollouts", variant=variant, condition=cell).estimate > 0
 
 
 def test_the_run_folder_holds_what_formats_md_says(run: Path) -> None:
@@ -237,18 +252,18 @@ def heads_of(study: Study, folder: Path) -> list[tuple[int, int]]:
     return [tuple(h) for h in table.sort_values("rank")[["layer", "head"]].head(3).to_numpy().tolist()]
 
 
-def test_without_the_truth_the_same_heads_are_found(summary: dict[str, Any], prompts: Path, tmp_path: Path) -> None:
+def test_without_the_truth_the_same_heads_are_found(results: Results, prompts: Path, tmp_path: Path) -> None:
     model = tmp_path / "cliff"
     shutil.copytree(models_folder() / "cliff", model)
     (model / "truth.json").unlink()
     found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
-    assert found == [tuple(h) for h in summary["heads"]["top"]]
+    assert found == selected(results)
 
 
-def test_after_a_swap_the_swapped_heads_are_named(summary: dict[str, Any], prompts: Path, tmp_path: Path) -> None:
+def test_after_a_swap_the_swapped_heads_are_named(results: Results, prompts: Path, tmp_path: Path) -> None:
     model = swapped_cliff(tmp_path / "swapped")
     found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")
-    assert found == [(layer, head ^ 1) for layer, head in summary["heads"]["top"]]
+    assert found == [(layer, head ^ 1) for layer, head in selected(results)]
 
 
 def test_a_run_gives_training_data(run: Path, call: Callable[..., Any], tmp_path: Path) -> None:

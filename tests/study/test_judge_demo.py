@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from tests.browser import check_everywhere
-from verdictscope.report import Record, climb
+from verdictscope.report import format_summary
+from verdictscope.study.criteria import assess
+from verdictscope.study.folder import open_run
 from verdictscope.study.load import read_study
-from verdictscope.study.run import run_study, tell
+from verdictscope.study.run import run_study
 from verdictscope.study.tasks import stages_of
 
 pytestmark = pytest.mark.timeout(1200)  # two minutes: every head at every token, in both variants
@@ -39,14 +41,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 
 def test_every_stage_ends_and_the_page_misses_nothing(run: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = run
-    record = Record(folder)
+    record = open_run(folder)
     assert record.missing == []
     assert set(summary["seconds"]) == set(stages_of(record.study))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "not finished" not in page
     captions = json.loads((folder / "figures" / "captions.json").read_text(encoding="utf-8"))
     assert {"bias_parts", "bias_heads", "mitigations", "verdict_probe", "verdict_trace"} <= set(captions)
-    for title in ("What the verdict is made of", "What helps against it"):
+    for title in ("Contrasts of the verdict", "Mitigations"):
         assert page.count(f"<h3>{title}</h3>") == 1
 
 
@@ -54,19 +56,20 @@ def test_the_page_can_be_read_at_every_width_and_on_paper(run: tuple[Path, dict[
     check_everywhere(run[0] / "report.html", tmp_path / "profile", cards=4)
 
 
-def test_the_rungs_that_can_be_tested_are(run: tuple[Path, dict[str, Any]]) -> None:
-    rungs = {rung.key: rung.status for rung in climb(Record(run[0]))}
-    assert rungs["measured"] in ("held", "partly")
-    assert "not tested" not in {status for key, status in rungs.items() if key != "replicated"}
+def test_the_criteria_that_can_be_tested_are(run: tuple[Path, dict[str, Any]]) -> None:
+    statuses = {a.key: a.status for a in assess("judge", open_run(run[0]).results())}
+    assert statuses["measured"] in ("met", "partly met")
+    assert "not tested" not in {status for key, status in statuses.items() if key != "replicated"}
 
 
-def test_the_biases_are_told_on_page_and_terminal(run: tuple[Path, dict[str, Any]]) -> None:
-    folder, summary = run
-    told = tell(summary, folder)
-    assert "bandwagon" in told
-    assert "in reference" in told
-    follows = summary["rates"]["base"]["off"]["bandwagon"]["follows"]["estimate"]
-    assert follows > 0.8 > summary["rates"]["reference"]["off"]["bandwagon"]["follows"]["estimate"]
+def test_the_biases_are_in_results_and_on_the_terminal(run: tuple[Path, dict[str, Any]]) -> None:
+    text = format_summary(run[0])
+    assert "bandwagon, log-odds, reference model: " in " ".join(text.split())
+    follows = [
+        open_run(run[0]).results().get("generate", "follows", variant=variant, condition="bandwagon").estimate
+        for variant in ("base", "reference")
+    ]
+    assert follows[0] > 0.8 > follows[1]
 
 
 def test_the_run_folder_holds_what_formats_md_says(run: tuple[Path, dict[str, Any]]) -> None:

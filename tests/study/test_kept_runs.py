@@ -53,7 +53,7 @@ FILES = ["model/model.safetensors", "model/tokenizer.json", "model/config.json",
 def test_a_run_goes_on_only_with_the_files_it_began_with(changed: str, study: Study, tmp_path: Path) -> None:
     out = tmp_path / "run"
     begun(study, out)
-    assert run_study(study, out, until="generate")["rollouts"] == {}
+    assert run_study(study, out, until="generate")["results"] == {}
     (tmp_path / "model" / "README.md").write_text("a note beside the weights changes nothing")
     run_study(study, out, until="generate")
     touched(tmp_path / changed)

@@ -109,7 +109,7 @@ def test_it_runs_to_its_end_on_a_tiny_model_of_the_same_architecture(
         "probe.permutations=50",
     ]
     done = run_study(read_study(name, small), tmp_path / "run")
-    assert done["heads"]["top"]
+    assert any(row.get("selected") for row in done["results"]["heads"]["base"]["refusal"].values())
     told = json.loads((tmp_path / "run" / "heads.json").read_text())
     # This model tells refused from complied by nothing: the smallest effect must not become zero for that.
     assert told["gap"] is None

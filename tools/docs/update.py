@@ -1,30 +1,68 @@
-"""Put the numbers and figures of a demo run into the README: ``make readme``."""
+"""Put the numbers and figures of the demo runs into README and docs: ``make readme``, ``make judge``.
+
+``python -m tools.docs.update RUN`` renders from a run's results table: of a refusal study the demo block of the README,
+of a judge study ``docs/judge.md``.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from verdictscope.report import words
+from verdictscope.report.wording import wording_of
+from verdictscope.study.criteria import Assessment, assess
+from verdictscope.study.folder import RunFolder, open_run
+from verdictscope.study.results import Result, Results
+
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "docs" / "demo"
+DOCS = ROOT / "docs"
+DEMO, JUDGE = DOCS / "demo", DOCS / "demo_judge"
 BEGIN = "<!-- demo:begin (written by `make readme` from a run of `make demo`) -->"
 END = "<!-- demo:end -->"
+SHOWN = ("bias_parts", "bias_heads", "mitigations", "verdict_trace")
+"""Figures of ``docs/judge.md``; the report has all."""
 
 
-def main(run: Path) -> None:
-    """Copy what the README shows from a run folder and rewrite the block between the markers."""
-    DEMO.mkdir(exist_ok=True)
-    shutil.copy(run / "summary.json", DEMO / "summary.json")
-    machine = json.loads((run / "provenance.json").read_text(encoding="utf-8"))["machine"]
-    (DEMO / "machine.json").write_text(json.dumps(machine, indent=2) + "\n", encoding="utf-8")
-    for figure in sorted((run / "figures").glob("*.png")):
-        shutil.copy(figure, DEMO / figure.name)
-    shutil.copy(run / "figures" / "captions.json", DEMO / "captions.json")
+def main(folder: Path) -> None:
+    """Copy what a document shows from a run folder and write the document.
+
+    Args:
+        folder: a finished run of a demo.
+    """
+    run = open_run(folder)
+    if run.missing:
+        sys.exit(f"{folder} is not finished: {', '.join(run.missing)}")
+    if run.study.task == "judge":
+        keep(run, JUDGE, SHOWN)
+        (DOCS / "judge.md").write_text("\n".join(judge_page(JUDGE)) + "\n", encoding="utf-8")
+        return
+    keep(run, DEMO, tuple(run.figure_files()))
     readme = ROOT / "README.md"
     readme.write_text(with_block(readme.read_text(encoding="utf-8"), block(DEMO)), encoding="utf-8")
+
+
+def keep(run: RunFolder, to: Path, figures: Sequence[str]) -> None:
+    """Copy the results of a run, some of its figures with their captions, and where it ran."""
+    to.mkdir(exist_ok=True)
+    shutil.copy(run.out / "results.parquet", to / "results.parquet")
+    state, files = run.state(), run.figure_files()
+    ran = {key: state[key] for key in ("commit", "machine", "seconds")} | {"task": run.study.task}
+    (to / "ran.json").write_text(json.dumps(ran, indent=2) + "\n", encoding="utf-8")
+    for name in figures:
+        shutil.copy(files[name][0], to / f"{name}.png")
+    captions = {name: files[name][1] for name in figures}
+    (to / "captions.json").write_text(json.dumps(captions, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def kept(folder: Path) -> tuple[Results, Mapping[str, str], Mapping[str, Any]]:
+    """What :func:`keep` stored: results, captions by figure, and where the run was made."""
+    captions, ran = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("captions", "ran"))
+    return Results.read(folder / "results.parquet"), captions, ran
 
 
 def with_block(readme: str, text: str) -> str:
@@ -35,121 +73,69 @@ def with_block(readme: str, text: str) -> str:
 
 
 def block(folder: Path) -> str:
-    """The demo block made of a stored summary, its figures and their captions."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-    lines = ["| measured by `make demo` | value | 95 % interval | n |", "|---|---|---|---|"]
-    lines += [f"| {name} | {value} | {interval} | {n} |" for name, value, interval, n in rows(summary)]
-    seconds = sum(summary["seconds"].values())
-    lines += ["", f"All stages together took {seconds:.0f} s{where(folder / 'machine.json')}."]
+    """The demo block: headline numbers of the stored results, figures and captions."""
+    results, captions, ran = kept(folder)
+    lines = [*table(wording_of(ran["task"]).headline(results)), "", where(ran)]
     for name, caption in captions.items():
-        lines += ["", f"![{name.replace('_', ' ')}](docs/demo/{name}.png)", "", f"*{caption}*"]
+        lines += ["", f"![{name.replace('_', ' ')}](docs/{folder.name}/{name}.png)", "", f"*{caption}*"]
     return "\n".join(lines)
 
 
-def where(file: Path) -> str:
-    """The machine of a run in words; nothing where it was not recorded."""
-    if not file.is_file():
-        return ""
-    machine = json.loads(file.read_text(encoding="utf-8"))
-    return f" on {machine['accelerator'] or str(machine['cores']) + ' CPU cores'}"
+def table(rows: Sequence[tuple[str, Result]]) -> list[str]:
+    """Headline numbers as a Markdown table."""
+    lines = ["| number | estimate | 95 % interval | null range | p | n |", "|---|---|---|---|---|---|"]
+    for name, row in rows:
+        unit = f" {row.unit}" if row.unit in ("nats", "logit", "tokens") else ""
+        p = words.p_value(row.p) if row.p is not None else ""
+        cells = (name, words.value(row) + unit, words.interval(row), words.null_range(row), p, words.counted(row))
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    return lines
 
 
-def rows(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Name, value, interval and n of every headline number."""
-    probe, language, cliff, heads, ablation = (
-        summary[key] for key in ("probe", "language", "cliff", "heads", "ablation")
-    )
-
-    def row(name: str, section: dict[str, Any], key: str, low: str, high: str, n: Any) -> tuple[str, str, str, str]:
-        low_value, high_value = section.get(low), section.get(high)
-        interval = "" if low_value is None else f"{low_value:.3f} to {high_value:.3f}"
-        value = section.get(key)
-        return name, "none" if value is None else f"{value:.3f}", interval, "" if n is None else str(n)
-
-    top = " ".join(f"L{layer}H{head}" for layer, head in heads["top"])
-    planted = " ".join(f"L{layer}H{head}" for layer, head in heads.get("planted", []))
-    made = [
-        row(
-            f"probe AUROC on new prompts ({probe['site']}, layer {probe['layer']})",
-            probe,
-            "auroc_test",
-            "auroc_low",
-            "auroc_high",
-            f"{probe['n']} groups",
-        ),
-        row(
-            "the same, labels permuted (range)",
-            probe,
-            "control_auroc",
-            "control_low",
-            "control_high",
-            f"{probe['control_refits']} refits",
-        ),
-        row(
-            "harm read from the request's words",
-            language,
-            "bag_of_words_auroc",
-            "bag_of_words_low",
-            "bag_of_words_high",
-            None,
-        ),
-        row(
-            "refusal read from the prompt's words",
-            language,
-            "bag_of_words_refusal_auroc",
-            "bag_of_words_refusal_low",
-            "bag_of_words_refusal_high",
-            None,
-        ),
-        row(
-            "refusal read from prompt and thinking as text",
-            language,
-            "bag_of_words_thinking_auroc",
-            "bag_of_words_thinking_low",
-            "bag_of_words_thinking_high",
-            None,
-        ),
-        row("normalised score, plateau", cliff, "normalised_plateau", "", "", cliff["n"]),
-        row("normalised score, last token before the answer", cliff, "normalised_final", "", "", cliff["n"]),
-        row("**normalised drop**", cliff, "normalised_drop", "low", "high", cliff["n"]),
-        row(
-            "normalised drop, found heads zeroed",
-            cliff,
-            "ablated_normalised_drop",
-            "ablated_low",
-            "ablated_high",
-            cliff["n"],
-        ),
-        row("normalised drop, reference", cliff, "aligned_normalised_drop", "aligned_low", "aligned_high", None),
-        row(
-            "normalised drop, excess over the model with found heads zeroed",
-            cliff,
-            "ablated_excess",
-            "ablated_excess_low",
-            "ablated_excess_high",
-            cliff["n"],
-        ),
-        (f"**heads found** (planted: {planted})", f"{top}; recall {heads.get('recall')}", "", ""),
+def judge_page(folder: Path) -> list[str]:
+    """``docs/judge.md``: the answer, the evidence ladder, headline numbers, figures, where it was made."""
+    results, captions, ran = kept(folder)
+    wording = wording_of(ran["task"])
+    lines = [
+        "# Inside a judge",
+        "",
+        "Written by `make judge` from a run of `verdictscope demo judge` on the bundled judge. Terms: "
+        "[glossary.md](glossary.md); tables: [formats.md](formats.md).",
+        "",
+        *(f"**{point.name}.** {point.text}\n" for point in wording.summary(results)),
+        "## Evidence ladder",
+        "",
+        *ladder(assess(ran["task"], results)),
+        "",
+        "## Headline numbers",
+        "",
+        *table(wording.headline(results)),
+        "",
     ]
-    for kind, name in (("refusal", "harmful requests"), ("refusal_harmless", "harmless requests")):
-        for variant, words in (("base", "as it is"), ("ablated", "found heads zeroed")):
-            key = f"{kind}_{variant}"
-            made.append(
-                row(
-                    f"refusal rate, {name}, {words}",
-                    ablation,
-                    key,
-                    f"{key}_low",
-                    f"{key}_high",
-                    ablation.get(f"{key}_n"),
-                )
-            )
-    made.append(row("refusal rate, harmful requests, random sets (mean)", ablation, "refusal_random", "", "", None))
-    made.append(
-        ("p, found heads against random sets", f"{ablation['p_value']:.3g}", "", f"{ablation['random_sets']} sets")
-    )
-    return made
+    for name, caption in captions.items():
+        title = wording.figures[name]
+        lines += [f"## {title}", "", f"![{title}]({folder.name}/{name}.png)", "", f"*{caption}*", ""]
+    return [*lines, f"{where(ran)} Commit `{str(ran['commit'])[:10]}`."]
+
+
+def ladder(assessed: Sequence[Assessment]) -> list[str]:
+    """Criteria with their status, then rule and limits of each."""
+    lines = ["| criterion | status | comparisons |", "|---|---|---|"]
+    lines += [f"| {a.criterion.name} | **{a.status}** | {cell(a.reason)} |" for a in assessed]
+    rules = (f"- {a.criterion.name}: {a.criterion.rule} Does not show: {a.criterion.not_shown}" for a in assessed)
+    return [*lines, "", *rules]
+
+
+def where(ran: Mapping[str, Any]) -> str:
+    """How long the run took, and on what."""
+    machine = ran["machine"]
+    on = machine.get("accelerator") or f"{machine['cores']} CPU cores"
+    return f"All stages together took {sum(ran['seconds'].values()):.0f} s on {on}."
+
+
+def cell(text: str) -> str:
+    """Text that stays in its cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 if __name__ == "__main__":

@@ -211,9 +211,9 @@ def _run(study_file: str, out: Path | None, sets: list[str] | None, as_json: boo
     if as_json:
         print(json.dumps(summary))
     else:
-        from verdictscope.study.run import tell
+        from verdictscope.report import format_summary
 
-        print(tell(summary, folder))
+        print(format_summary(folder))
 
 
 @app.command()
@@ -253,23 +253,21 @@ def plan(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, finished or not.")],
-    second: Annotated[
-        Path | None, typer.Argument(metavar="[RUN2]", help="Another run to compare with the first.")
-    ] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN…]", help="Run folders, finished or not.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="The page (default: RUN/report.html or comparison.html).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Render the report of a run again, or a comparison of two runs."""
-    from verdictscope.report import Record, write_comparison, write_report
+    """Write the report of a run, or of several runs of one kind side by side."""
+    from verdictscope.report import write_comparison, write_report
+    from verdictscope.study.folder import open_run
 
-    page = out or run_folder / ("report.html" if second is None else "comparison.html")
+    page = out or runs[0] / ("report.html" if len(runs) == 1 else "comparison.html")
     if page.is_dir():
         raise InputError(f"--out {page} is a folder: give the name of the page")
-    first = Record(run_folder)
-    made = write_report(first, page) if second is None else write_comparison(first, Record(second), page)
+    opened = [open_run(folder) for folder in runs]
+    made = write_report(opened[0], page) if len(opened) == 1 else write_comparison(opened, page)
     if as_json:
         from verdictscope.provenance import finite
 
@@ -277,8 +275,8 @@ def report(
         return
     for run in made.get("runs", [made]):
         if run["missing"]:
-            print(f"not finished: {run.get('folder', run_folder)} lacks {', '.join(run['missing'])}")
-    print(f"report     {made['report']} ({made['bytes'] / 1e6:.1f} MB)")
+            print(f"not finished: {run.get('folder', runs[0])} lacks {', '.join(run['missing'])}")
+    print(f"report: {made['report']} ({made['bytes'] / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -339,14 +337,15 @@ def organisms_score(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")], as_json: Json = False
 ) -> None:
     """Compare the heads a run selected with the planted ones."""
-    from verdictscope.organisms.scorecards import score_heads
     from verdictscope.study.folder import open_run
 
-    run = open_run(run_folder)
-    card = score_heads(run.read_json("summary")["heads"]["top"], run.model_folder())
-    if card is None:
-        raise InputError(f"the model of {run_folder} has no truth.json: nothing to score against")
-    print(json.dumps(card) if as_json else "\n".join(f"{key:<10} {value}" for key, value in card.items()))
+    rows = open_run(run_folder).results().select(stage="truth")
+    if not rows:
+        raise InputError(
+            f"{run_folder} has no selected heads yet, or its model has no truth.json to score them against"
+        )
+    card = {row.name: row.estimate for row in rows}
+    print(json.dumps(card) if as_json else "\n".join(f"{name:<10} {value:g}" for name, value in card.items()))
 
 
 if __name__ == "__main__":

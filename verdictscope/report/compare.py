@@ -1,50 +1,118 @@
-"""Two runs side by side: what was asked differently, and how far their numbers lie apart."""
+"""Several runs side by side: what was set differently, their evidence ladders, and their headline numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from verdictscope.report.kinds import kind_of
-from verdictscope.report.numbers import Row
-from verdictscope.report.origin import differences, told
-from verdictscope.report.record import Record
-from verdictscope.report.replication import shared_prompts
+from verdictscope.errors import InputError
+from verdictscope.report import words
+from verdictscope.report.provenance import leaves, plain_value
+from verdictscope.report.wording import wording_of
+from verdictscope.stats import independent_difference
+from verdictscope.study.criteria import Assessment, assess, replicated
+from verdictscope.study.folder import RunFolder
+from verdictscope.study.results import Result
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What stands beside the two ladders.
+class Row:
+    """One headline number of every run.
 
     Attributes:
-        names: a name for each run that tells them apart.
-        study: (key, first, second) of every key in which the studies differ.
-        prompts: in words, how the prompts of the two overlap.
-        numbers: the headline numbers.
+        name: what was estimated.
+        values: the number of each run; ``None`` where it was not measured.
     """
 
-    names: tuple[str, str]
-    study: tuple[tuple[str, str, str], ...]
-    prompts: str
-    numbers: tuple[Row, ...]
+    name: str
+    values: tuple[Result | None, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The numbers with intervals and n."""
+        return ["not measured" if v is None else _text(v) for v in self.values]
+
+    @property
+    def differences(self) -> list[str]:
+        """Each further run minus the first with the interval of independent estimates; a dash where there is none."""
+        return [_difference(self.values[0], other) for other in self.values[1:]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain data."""
+        return {"name": self.name, "values": [asdict(v) if v else None for v in self.values]} | {
+            "differences": self.differences
+        }
 
 
-def comparison(first: Record, second: Record) -> Comparison:
-    """Compare two runs."""
-    one, two, both = shared_prompts(first, second)
-    if not one or not two:
-        prompts = "One of the runs has no rollouts yet."
-    elif not both:
-        prompts = f"The runs share no prompt ({one:,} and {two:,}): their numbers are independent."
-    else:
-        prompts = f"{both:,} prompts stand in both runs (of {one:,} and {two:,})."
-    names = _names(first, second)
-    study = tuple((key, told(a), told(b)) for key, a, b in differences(first.study, second.study))
-    rows = kind_of(first).numbers(first, second, bool(both))
-    return Comparison(names, study, prompts, tuple(row for row in rows if any(row.values)))
+def _text(row: Result) -> str:
+    return words.estimate(row) + (f", n = {words.counted(row)}" if row.n else "")
 
 
-def _names(first: Record, second: Record) -> tuple[str, str]:
-    a, b = first.folder.resolve(), second.folder.resolve()
-    if a.name != b.name:
-        return a.name, b.name
-    return f"{a.parent.name}/{a.name} (first)", f"{b.parent.name}/{b.name} (second)"
+def _difference(first: Result | None, other: Result | None) -> str:
+    ends = [(r.estimate, r.low, r.high) for r in (other, first) if r is not None]
+    known = [tuple(float(v) for v in row if v is not None) for row in ends]
+    if len(known) != 2 or any(len(row) != 3 for row in known) or first is None:
+        return "–"
+    estimate, low, high = independent_difference(*known)  # type: ignore[arg-type]
+    return words.estimate(Result("", "", "", "", estimate, low, high, unit=first.unit), signed=True)
+
+
+def numbers(runs: Sequence[RunFolder]) -> list[Row]:
+    """The headline numbers of every run, in the order in which they are first named."""
+    found = [dict(wording_of(run.study.task).headline(run.results())) for run in runs]
+    names = dict.fromkeys(name for of_run in found for name in of_run)
+    return [Row(name, tuple(of_run.get(name) for of_run in found)) for name in names]
+
+
+def ladders(runs: Sequence[RunFolder]) -> list[list[Assessment]]:
+    """The evidence ladder of every run, the first two of which are each other's replication.
+
+    Raises:
+        InputError: the runs are of two kinds.
+    """
+    kinds = {run.study.task for run in runs}
+    if len(kinds) > 1:
+        raise InputError(f"the runs are of different kinds ({', '.join(sorted(kinds))}): compare runs of one kind")
+    made = [assess(run.study.task, run.results()) for run in runs]
+    if len(runs) == 1:
+        return made
+    models = [(run.find_json("provenance").get("models") or {}).get("base") or {} for run in runs]
+    prompts = [wording_of(run.study.task).prompts(run) for run in runs]
+    again = []
+    for at in range(len(runs)):
+        other = 1 if at == 0 else 0
+        last = replicated(made[at][:-1], made[other][:-1], (models[at], models[other]), (prompts[at], prompts[other]))
+        again.append([*made[at][:-1], last])
+    return again
+
+
+def shared_prompts(runs: Sequence[RunFolder]) -> str:
+    """How the prompts of the runs overlap, in words."""
+    sets = [wording_of(run.study.task).prompts(run) for run in runs]
+    if not all(sets):
+        return "One of the runs has no rollouts yet."
+    both = len(set.intersection(*sets))
+    many = " and ".join(f"{len(s):,}" for s in sets)
+    return f"{both:,} prompts are shared (of {many})." if both else f"The runs share no prompt ({many})."
+
+
+def study_differences(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
+    """(key, value of each run) of every key in which the studies differ."""
+    every = [leaves(run.study) for run in runs]
+    keys = dict.fromkeys(key for of_run in every for key in of_run)
+    rows = ((key, [of_run.get(key) for of_run in every]) for key in keys)
+    return [(key, *map(plain_value, values)) for key, values in rows if any(v != values[0] for v in values)]
+
+
+def run_names(runs: Sequence[RunFolder]) -> list[str]:
+    """A name for each run that tells them apart.
+
+    Raises:
+        InputError: one folder is given twice.
+    """
+    folders = [run.out.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise InputError("the same run folder is given twice")
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [f"{f.parent.name}/{f.name}" for f in folders]

@@ -1,4 +1,4 @@
-"""A number's interval and what it is held against as one small drawing, readable without colour."""
+"""A number's interval and its null as one small drawing, readable without colour."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from verdictscope.report.evidence import Evidence
-from verdictscope.report.words import number, present
+from verdictscope.report.words import decimals, estimate, number
+from verdictscope.study.criteria import Evidence
 
 WIDTH, HEIGHT, PAD = 168, 34, 6
 
@@ -22,42 +22,47 @@ def mark(evidence: Evidence, beside: Iterable[Evidence] = ()) -> Markup:
         evidence: what is drawn.
         beside: what is drawn near it; numbers of one unit share their axis, so that they can be compared.
     """
-    if not present(evidence.value):
+    row = evidence.result
+    if row is None or row.estimate is None:
         return Markup("")
-    low, high = _axis([evidence, *(e for e in beside if e.unit == evidence.unit)])
+    low, high = _axis([evidence, *(e for e in beside if e.result and e.result.unit == row.unit)])
 
-    def x(value: float | None) -> float:
-        share = (float(value or 0.0) - low) / (high - low)
+    def x(value: float) -> float:
+        share = (value - low) / (high - low)
         return round(PAD + min(max(share, 0.0), 1.0) * (WIDTH - 2 * PAD), 1)
 
     parts = [f'<line class="axis" x1="{PAD}" x2="{WIDTH - PAD}" y1="20" y2="20"/>']
-    if present(evidence.null_low) and present(evidence.null_high):
+    if evidence.null_low is not None and evidence.null_high is not None:
         left, right = sorted((x(evidence.null_low), x(evidence.null_high)))
         parts.append(f'<rect class="null" x="{left - 1}" y="5" width="{round(right - left + 2, 1)}" height="15"/>')
     if low < 0 < high:
         parts.append(f'<line class="zero" x1="{x(0.0)}" x2="{x(0.0)}" y1="17" y2="23"/>')
-    if present(evidence.low) and present(evidence.high):
-        parts.append(f'<line class="span" x1="{x(evidence.low)}" x2="{x(evidence.high)}" y1="12.5" y2="12.5"/>')
-    parts.append(f'<circle class="dot" cx="{x(evidence.value)}" cy="12.5" r="3.5"/>')
+    if row.low is not None and row.high is not None:
+        parts.append(f'<line class="span" x1="{x(row.low)}" x2="{x(row.high)}" y1="12.5" y2="12.5"/>')
+    parts.append(f'<circle class="dot" cx="{x(row.estimate)}" cy="12.5" r="3.5"/>')
     ends = f"{low:g}".replace("-", "−"), f"{high:g}".replace("-", "−")
     parts.append(f'<text x="{PAD}" y="32">{ends[0]}</text>')
     parts.append(f'<text class="end" x="{WIDTH - PAD}" y="32">{ends[1]}</text>')
-    label = f"{evidence.text} on an axis from {ends[0]} to {ends[1]}" + (
-        f", held against {number(evidence.null_low, evidence.unit)} to {number(evidence.null_high, evidence.unit)}"
-        if present(evidence.null_high)
-        else ""
-    )
+    label = f"{estimate(row)} on an axis from {ends[0]} to {ends[1]}{_against(evidence)}"
     return Markup(
         f'<svg class="mark" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg>'
     )
 
 
+def _against(evidence: Evidence) -> str:
+    if evidence.null_low is None or evidence.null_high is None:
+        return ""
+    digits = decimals("", evidence.null_low, evidence.null_high)
+    return f", compared with {number(evidence.null_low, digits)} to {number(evidence.null_high, digits)}"
+
+
 def _axis(shown: Sequence[Evidence]) -> tuple[float, float]:
     """The scale's own ends for AUROC and rates; elsewhere from 0 to what is shown, a little wider."""
-    numbers = (v for e in shown for v in (e.value, e.low, e.high, e.null_low, e.null_high))
-    values = [float(v) for v in numbers if v is not None and present(v)]
-    unit = shown[0].unit
+    rows = [(e.result, e) for e in shown if e.result is not None]
+    numbers = [v for row, e in rows for v in (row.estimate, row.low, row.high, e.null_low, e.null_high)]
+    values = [float(v) for v in numbers if v is not None]
+    unit = rows[0][0].unit
     if unit == "AUROC":
         return (0.4 if min(values) >= 0.4 else 0.0), 1.0
     if unit == "rate":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from verdictscope import provenance
-from verdictscope.report import origin
-from verdictscope.report.compare import comparison
-from verdictscope.report.kinds import kind_of, same_kind
-from verdictscope.report.ladder import climb
+from verdictscope.report import compare, tables, words
+from verdictscope.report import provenance as origin
+from verdictscope.report.glossary import TERMS
 from verdictscope.report.marks import mark
-from verdictscope.report.record import Record
-from verdictscope.report.words import LONGEST, clip, number, visible
+from verdictscope.report.terminal import warnings
+from verdictscope.report.tokens import token_view
+from verdictscope.report.wording import wording_of
+from verdictscope.study.criteria import Evidence, assess
+from verdictscope.study.criteria.criterion import STATUSES
+from verdictscope.study.folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: Record, out: Path) -> dict[str, Any]:
+def write_report(run: RunFolder, out: Path) -> dict[str, Any]:
     """Write the report of a run.
 
     Args:
@@ -32,48 +35,48 @@ def write_report(run: Record, out: Path) -> dict[str, Any]:
         out: the HTML file, written whole or not at all.
 
     Returns:
-        what ``verdictscope report --json`` prints: the file, its size, the missing stages, the rungs.
+        what ``verdictscope report --json`` prints: the file, its size, the missing stages, the evidence ladder.
     """
-    rungs = climb(run)
-    text = render("report.html", report_context(run) | {"rungs": rungs})
+    ladder = assess(run.study.task, run.results())
+    text = render("report.html", report_context(run) | {"ladder": ladder})
     provenance.write_text(out, text)
     return {
         "report": str(out),
         "bytes": len(text.encode()),
         "missing": run.missing,
-        "rungs": [rung.to_dict() for rung in rungs],
+        "ladder": [a.to_dict() for a in ladder],
     }
 
 
-def write_comparison(first: Record, second: Record, out: Path) -> dict[str, Any]:
-    """Write two runs side by side.
+def write_comparison(runs: Sequence[RunFolder], out: Path) -> dict[str, Any]:
+    """Write several runs side by side.
 
     Args:
-        first: a run folder, finished or not.
-        second: another.
+        runs: two or more run folders of one kind of study, finished or not; the first two are compared as replications
+            of each other.
         out: the HTML file, written whole or not at all.
 
     Returns:
-        what ``verdictscope report --json`` prints: the file, its size, missing stages and rungs of each, differences.
+        what ``verdictscope report --json`` prints: the file, its size, missing stages and ladder of each, the numbers.
 
     Raises:
-        InputError: the runs are of two kinds.
+        InputError: the runs are of different kinds, or one is given twice.
     """
-    same_kind(first, second)
-    compared = comparison(first, second)
-    ladders = [climb(first, second), climb(second, first)]
-    figures = [{f["name"]: f for f in figure_list(run)} for run in (first, second)]
-    names = [*figures[0], *(name for name in figures[1] if name not in figures[0])]
+    names, ladders, rows = compare.run_names(runs), compare.ladders(runs), compare.numbers(runs)
+    figures = [{f["name"]: f for f in figure_list(run)} for run in runs]
+    every = list(dict.fromkeys(name for of_run in figures for name in of_run))
     context = {
-        "title": f"{first.study.name} and {second.study.name}",
-        "runs": [first, second],
-        "labels": [name for name in compared.names],
-        "compared": compared,
+        "title": " and ".join(run.study.name for run in runs),
+        "runs": runs,
+        "labels": names,
+        "prompts": compare.shared_prompts(runs),
+        "differences": compare.study_differences(runs),
+        "numbers": rows,
         "ladders": list(zip(*ladders, strict=True)),
-        "figures": [(next(f[n]["title"] for f in figures if n in f), [f.get(n) for f in figures]) for n in names],
-        "models": [origin.model_table(run) for run in (first, second)],
-        "software": [origin.software_table(run) for run in (first, second)],
-        "commands": [origin.command(run.study) for run in (first, second)],
+        "figures": [(next(f[n]["title"] for f in figures if n in f), [f.get(n) for f in figures]) for n in every],
+        "models": [origin.model_table(run) for run in runs],
+        "software": [origin.software_table(run) for run in runs],
+        "commands": [origin.command(run.study) for run in runs],
         "csp_more": {},
     }
     text = render("compare.html", context)
@@ -82,41 +85,43 @@ def write_comparison(first: Record, second: Record, out: Path) -> dict[str, Any]
         "report": str(out),
         "bytes": len(text.encode()),
         "runs": [
-            {"folder": str(run.folder), "missing": run.missing, "rungs": [r.to_dict() for r in rungs]}
-            for run, rungs in zip((first, second), ladders, strict=True)
+            {"folder": str(run.out), "missing": run.missing, "ladder": [a.to_dict() for a in ladder]}
+            for run, ladder in zip(runs, ladders, strict=True)
         ],
-        "numbers": [row.to_dict() for row in compared.numbers],
+        "numbers": [row.to_dict() for row in rows],
     }
 
 
-def report_context(run: Record) -> dict[str, Any]:
+def report_context(run: RunFolder) -> dict[str, Any]:
     """Everything the template shows, the ladder apart."""
-    kind = kind_of(run)
-    tokens, csp = kind.tokens(run)
+    wording, results = wording_of(run.study.task), run.results()
+    tokens, csp = token_view(run)
+    cards = (tables.card(group, results) for group in wording.groups)
     return {
         "title": run.study.name,
         "run": run,
         "study": run.study,
-        "words": kind.words,
-        "lead": kind.lead(run),
-        "facts": kind.facts(run),
-        "tables": kind.tables(run),
-        "examples": kind.examples(run),
-        "findings": kind.findings(run),
-        "controls": kind.controls(run),
+        "summary": wording.summary(results),
+        "warnings": warnings(results, wording.counts),
+        "facts": [*origin.study_facts(run.study), *wording.facts(run)],
+        "cards": [card for card in cards if card is not None],
+        "counts": tables.counts(wording.counts, results),
+        "examples": wording.examples(run),
+        "about_examples": wording.about_examples,
         "figures": figure_list(run),
         "tokens": tokens,
         "models": origin.model_table(run),
         "software": origin.software_table(run),
         "seconds": origin.seconds_table(run),
         "command": origin.command(run.study),
+        "terms": TERMS,
         "csp_more": csp,
     }
 
 
-def figure_list(run: Record) -> list[dict[str, Any]]:
+def figure_list(run: RunFolder) -> list[dict[str, Any]]:
     """The run's figures as data URIs, known ones first, each with title and caption."""
-    found, titles = run.figures(), kind_of(run).figures
+    found, titles = run.figure_files(), wording_of(run.study.task).figures
     known = {n: _titled(n, key, titles[key]) for key in titles for n in found if _is_known(n, key)}
     names = [*known, *(n for n in found if n not in known)]
     return [
@@ -133,7 +138,7 @@ def figure_list(run: Record) -> list[dict[str, Any]]:
 
 
 def _titled(name: str, key: str, title: str) -> str:
-    """The title of a known figure; those that share one are told apart by the rest of their names."""
+    """The title of a known figure; those that share one are distinguished by the rest of their names."""
     rest = name.removeprefix(key).replace("_", " ")
     return title + (f" ({rest})" if rest else "")
 
@@ -152,7 +157,8 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         finalize=_final,
     )
-    environment.filters |= {"number": number, "mark": mark, "told": origin.told}
+    environment.filters |= {"mark": mark, "evidence": _evidence, "counted": words.counted, "estimate": words.estimate}
+    environment.globals |= {"STATUSES": STATUSES}
     css, js = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     more = context.get("csp_more") or {}
     page = {
@@ -164,8 +170,20 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(**context, **page)
 
 
+def _evidence(evidence: Evidence) -> dict[str, str]:
+    """The cells of a comparison."""
+    row = evidence.result
+    if row is None:
+        return dict.fromkeys(("estimate", "unit", "n", "of", "file"), "") | {"estimate": "not measured"}
+    unit = "" if row.unit in ("rate", "") else row.unit
+    n = "" if row.n is None else f"{row.n:,}"
+    return {"estimate": words.estimate(row), "unit": unit, "n": n, "of": row.of, "file": row.file}
+
+
 def _final(value: Any) -> Any:
-    return visible(clip(value, LONGEST)) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return words.visible(words.clip(value, words.LONGEST))
+    return value
 
 
 def policy(css: str, js: str, more_css: str = "", more_js: str = "") -> str:

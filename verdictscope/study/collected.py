@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from verdictscope.organisms.scorecards import score_heads
 from verdictscope.stats import independent_difference
 from verdictscope.study.results import ALL, Result, Results, _clean
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from verdictscope.study.folder import RunFolder
 
 Read = Callable[[str], "pd.DataFrame | None"]
 """A table of the run by its name, ``None`` where it was not written."""
@@ -57,7 +61,8 @@ class Source:
             yield self._row(row)
 
     def _row(self, row: dict[str, Any]) -> Result:
-        texts = defaultdict(str, {str(k): v for k, v in row.items()})
+        texts = defaultdict(str, {str(k): v for k, v in row.items() if not isinstance(v, float) or v == v})
+        texts |= {key: "" for key, value in row.items() if value is None or str(value) == "<NA>"}
         texts["after"] = ", after thinking" if row.get("thinking") == "on" else ""
         texts.setdefault("variant", "base")
         given = {key: row[at] for key in NUMBERS if (at := self.columns.get(key, key)) in row}
@@ -71,7 +76,7 @@ PARTS = "item groups"
 AUROC = {"unit": "AUROC"}
 
 SOURCES = (
-    Source("verdict_rates", "verdicts", condition="{condition}{after}", more={"of": PARTS}),
+    Source("verdict_rates", "generate", condition="{condition}{after}", more={"of": PARTS}),
     Source("bias_parts", "contrasts", condition="thinking {thinking}", more={"of": PARTS}),
     Source("probe_nulls", "probe", condition="baseline", where="kind == 'baseline'", more=AUROC | {"kind": "baseline"}),
     Source(
@@ -86,7 +91,7 @@ SOURCES = (
         "verdict_probe",
         "probe",
         condition="{place}",
-        where="kind in ['test', 'part', 'baseline']",
+        where="kind in ['part', 'baseline']",
         more=AUROC | {"kind": "{kind}", "of": PARTS},
     ),
     Source(
@@ -96,6 +101,14 @@ SOURCES = (
         where="kind in ['permuted', 'control']",
         columns={"null_low": "low", "null_high": "high", "low": "", "high": ""},
         more=AUROC | {"kind": "{kind}", "of": "draws", "null": "range over draws"},
+    ),
+    Source(
+        "verdict_probe",
+        "probe",
+        name="AUROC",
+        condition="{place}",
+        where="kind == 'test'",
+        more=AUROC | {"kind": "test", "of": PARTS},
     ),
     Source(
         "correctness",
@@ -158,7 +171,7 @@ SOURCES = (
     ),
     Source(
         "mitigations",
-        "mitigations",
+        "mitigate",
         condition="{mitigation}{after}",
         more={"kind": "{kind}", "about": "{bias}", "of": "item groups"},
     ),
@@ -173,20 +186,32 @@ SOURCES = (
 )
 
 
-def collect_results(read: Read, read_json: ReadJson, truth: Mapping[str, Any] | None = None) -> Results:
-    """The results of a run from whatever tables it has written.
+def results_of(run: RunFolder) -> Results:
+    """The results of a run from whatever tables it has written. A bundled model is scored against its truth here."""
+    results = _collect(lambda name: run.find_table(name, edited=name == "cliff"), run.find_json, outcome_of(run))
+    rows = [r for r in results.select(stage="heads", variant="base", kind="head") if r.selected and r.confirmed]
+    top = list(dict.fromkeys(r.name for r in sorted(rows, key=lambda r: r.rank or 0)))
+    pairs = [[int(n) for n in name.removeprefix("L").split("H")] for name in top]
+    with suppress(OSError):  # a name that no folder can have
+        card = score_heads(pairs, run.model_folder()) if results.select(stage="heads") else None
+        results.extend(_truth(card["planted"], card["recall"], pairs) if card else ())
+    return results
 
-    Args:
-        read: gives a table, or ``None``.
-        read_json: gives a JSON file, empty where there is none.
-        truth: the planted heads and their recall, of a bundled model.
-    """
+
+def outcome_of(run: RunFolder) -> str:
+    """The column of ``labels.parquet`` that holds the outcome of a rollout."""
+    from verdictscope.study.tasks import task_of
+
+    return getattr(task_of(run.study), "outcome", "")
+
+
+def _collect(read: Read, read_json: ReadJson, outcome: str) -> Results:
     results = Results()
-    for made in (_counts(read), _probe(read, read_json)):
+    for made in (_counts(read, outcome), _probe(read, read_json)):
         results.extend(made)
     for source in SOURCES:
         results.extend(source.rows(read))
-    for made in (_checks(read), _heads(read, read_json), _sets(read), _rates(read), _truth(truth)):
+    for made in (_checks(read), _heads(read, read_json), _sets(read), _rates(read)):
         results.extend(made)
     return Results(_with_null(row, results) for row in results)
 
@@ -199,7 +224,7 @@ def _with_null(row: Result, results: Results) -> Result:
     return replace(row, null=same[0].name, null_low=same[0].null_low, null_high=same[0].null_high) if same else row
 
 
-def _counts(read: Read) -> Iterator[Result]:
+def _counts(read: Read, outcome: str) -> Iterator[Result]:
     """Rollouts by cell and verdicts by condition, with those that could not be parsed, and why."""
     labels, more = read("labels"), read("labels_ablated")
     tables = [] if labels is None else [("labels", labels)]
@@ -208,7 +233,7 @@ def _counts(read: Read) -> Iterator[Result]:
     for file, table in tables:
         for variant, own in table.groupby("variant", sort=False):
             if not str(variant).startswith("random_"):
-                yield from _outcomes(str(variant), own, f"{file}.parquet")
+                yield from _outcomes(str(variant), own, outcome, f"{file}.parquet")
     verdicts = read("verdicts")
     if verdicts is not None:
         for (variant, thinking, condition), own in verdicts.groupby(["variant", "thinking", "condition"], sort=False):
@@ -217,14 +242,14 @@ def _counts(read: Read) -> Iterator[Result]:
             counts = {"verdicts": len(own), "not parsed": len(unread)}
             counts |= {f"not parsed: {why}": int(n) for why, n in unread["status"].value_counts().items()}
             for name, n in counts.items():
-                yield _count("verdicts", str(variant), f"{condition}{after}", name, n, "verdicts.parquet")
+                yield _count("generate", str(variant), f"{condition}{after}", name, n, "verdicts.parquet")
 
 
-def _outcomes(variant: str, labels: pd.DataFrame, file: str) -> Iterator[Result]:
+def _outcomes(variant: str, labels: pd.DataFrame, outcome: str, file: str) -> Iterator[Result]:
     targets = labels[labels["target"]]
-    parsed = targets[targets["refused"].notna()]
-    refused = int(parsed["refused"].astype(bool).sum())
-    counts = {(ALL, "rollouts"): len(labels), (ALL, "not parsed"): int(labels["refused"].isna().sum())}
+    parsed = targets[targets[outcome].notna()]
+    refused = int(parsed[outcome].astype(bool).sum())
+    counts = {(ALL, "rollouts"): len(labels), (ALL, "not parsed"): int(labels[outcome].isna().sum())}
     if "cut_off" in labels:
         counts |= {(ALL, f"cut off in {at}"): int(labels["cut_off"].eq(at).sum()) for at in ("thinking", "answer")}
     else:
@@ -235,7 +260,7 @@ def _outcomes(variant: str, labels: pd.DataFrame, file: str) -> Iterator[Result]
     counts |= {("target", "refused"): refused, ("target", "complied"): len(parsed) - refused}
     counts |= {("target", "not parsed"): len(targets) - len(parsed)}
     for (condition, name), n in counts.items():
-        yield _count("rollouts", variant, condition, name, n, file)
+        yield _count("generate", variant, condition, name, n, file)
 
 
 def _count(stage: str, variant: str, condition: str, name: str, n: int, file: str) -> Result:
@@ -431,13 +456,9 @@ def _difference(upper: Result, lower: Result, variant: str) -> Result:
     return replace(upper, variant=variant, name=name, estimate=estimate, low=low, high=high, n=lower.n)
 
 
-def _truth(truth: Mapping[str, Any] | None) -> Iterator[Result]:
-    """What a bundled model is known to hold, and how much of it was selected."""
-    if truth is None:
-        return
-    for layer, head in truth["planted"]:
-        hit = [layer, head] in [list(h) for h in truth["top"]]
+def _truth(planted: list[list[int]], recall: float | None, top: list[list[int]]) -> Iterator[Result]:
+    """What a bundled model is known to hold, and how much of it was selected and confirmed."""
+    for layer, head in planted:
+        hit = [layer, head] in top
         yield Result("truth", "base", "planted heads", f"L{layer}H{head}", float(hit), unit="selected", of="")
-    yield Result(
-        "truth", "base", "planted heads", "recall", truth["recall"], n=len(truth["planted"]), of="planted heads"
-    )
+    yield Result("truth", "base", "planted heads", "recall", recall, n=len(planted), of="planted heads")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from verdictscope.activations import Model, Readout
     from verdictscope.judgments import Contrast, Judged, PairItem
     from verdictscope.rollouts import Rollout
+    from verdictscope.study.results import Results
     from verdictscope.traces import Normaliser
 
 T = TypeVar("T")
@@ -265,6 +266,21 @@ class RunFolder:
         there = {file.stem: file for file in (self.out / "figures").glob("*.png")}
         captions = self.find_json("figures/captions")
         return {name: (there[name], str(caption)) for name, caption in captions.items() if name in there}
+
+    def results(self) -> Results:
+        """The results table, or what the tables written so far hold.
+
+        Raises:
+            InputError: a table is damaged.
+        """
+        from verdictscope.study.results import Results
+
+        file = self.out / "results.parquet"
+        if file.is_file():
+            return self._kept(("results",), file, lambda: Results.read(file))
+        from verdictscope.study.collected import results_of
+
+        return results_of(self)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run folder.

@@ -25,8 +25,8 @@ class Result:
     """One number with what it needs to be judged; ``(stage, variant, condition, name)`` names it.
 
     Attributes:
-        stage: what was done: ``rollouts``, ``verdicts``, ``probe``, ``transfer``, ``trace``, ``erase``, ``contrasts``,
-            ``heads``, ``ablate``, ``mitigations`` or ``truth``.
+        stage: a stage of the study (``generate``, ``probe``, ``transfer``, ``trace``, ``erase``, ``heads``, ``ablate``,
+            ``mitigate``), ``contrasts`` of verdicts, or the planted ``truth`` of a bundled model.
         variant: the model it was measured on: ``base``, ``reference``, ``ablated`` …
         condition: what it was measured under, such as a cell of prompts, a cue or a contrast; :data:`ALL` without one.
         name: what was estimated.

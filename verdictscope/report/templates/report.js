@@ -18,6 +18,12 @@
       if (event.target === dialog || event.target === image) dialog.close();
     });
   }
+  const open = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    if (target instanceof HTMLDetailsElement) target.open = true;
+  };
+  addEventListener("hashchange", open);
+  open();
   for (const button of document.querySelectorAll("button.copy")) {
     const text = document.getElementById(button.dataset.copies).textContent;
     button.hidden = !navigator.clipboard;

@@ -22,7 +22,7 @@ LADDERS: dict[str, tuple[Criterion, ...]] = {
     "judge": (
         bias.MEASURED,
         readable(
-            ("the verdict, AUROC on test items", "last", "AUROC, tokens"),
+            ("the verdict, AUROC on test items", "last", "AUROC"),
             ("the correct answer, AUROC on test items", "correctness, plain", "AUROC"),
         ),
         heads.located(),
@@ -32,14 +32,14 @@ LADDERS: dict[str, tuple[Criterion, ...]] = {
         bias.MITIGATED,
     ),
 }
-"""Criteria by kind of study; *replicated* follows them in every ladder."""
+"""Criteria by task; *replicated* follows them in every ladder."""
 
 
 def assess(kind: str, results: Results) -> list[Assessment]:
     """The evidence ladder of a run.
 
     Args:
-        kind: of its study.
+        kind: task of its study; one without a ladder of its own has that of refusal.
         results: of the run.
     """
-    return [*(criterion.assess(results) for criterion in LADDERS[kind]), REPLICATED.decided(())]
+    return [*(criterion.assess(results) for criterion in LADDERS.get(kind, LADDERS["refusal"])), REPLICATED.decided(())]

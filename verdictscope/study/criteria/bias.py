@@ -42,7 +42,7 @@ def smallest(results: Results) -> float:
 
 def bar(results: Results, name: str) -> float:
     """What a bias has to exceed: the smallest effect, and for a cue also the effect of the control sentence."""
-    least, control = smallest(results), results.find("verdicts", "pull", condition="control")
+    least, control = smallest(results), results.find("generate", "pull", condition="control")
     return least if name == POSITION or control is None else max(least, control.size[2])
 
 
@@ -128,7 +128,7 @@ def _specific(results: Results) -> list[Evidence]:
 def _without(results: Results, bias: str, name: str) -> tuple[Result | None, Result | None]:
     """A number without and with the heads of one bias ablated; else with all selected heads, where its own heads are
     not among them."""
-    rows = [r for r in results.select(stage="mitigations", name=name) if "after thinking" not in r.condition]
+    rows = [r for r in results.select(stage="mitigate", name=name) if "after thinking" not in r.condition]
     rows = [r for r in rows if r.estimate is not None]
     base = next((r for r in rows if r.kind == "none"), None)
     own = next((r for r in rows if r.kind == "ablate" and r.about == bias), None)
@@ -212,7 +212,7 @@ ABSENT = Criterion(
 
 
 def _mitigated(results: Results) -> list[Evidence]:
-    rows = [r for r in results.select(stage="mitigations") if "after thinking" not in r.condition]
+    rows = [r for r in results.select(stage="mitigate") if "after thinking" not in r.condition]
     numbers: dict[str, dict[str, Result]] = {}
     for row in rows:
         if row.estimate is not None:
@@ -227,7 +227,7 @@ def _mitigated(results: Results) -> list[Evidence]:
         best = (min(es, key=lambda e: (not e.passes, abs(_value(e))), default=None) for es in (edits, prompts))
         edit, prompt = best
         made.append(edit or Evidence(f"{bias} under an edit of the model"))
-        made.append((prompt or Evidence(f"{bias} under a change of the prompt")).beside())
+        made.append(prompt.beside() if prompt else Evidence(f"{bias} under a change of the prompt"))
     return made
 
 
@@ -255,7 +255,7 @@ MITIGATED = Criterion(
     "An edit of the model removes each bias without loss of accuracy; changes of the prompt are shown beside it.",
     "For every bias that moves the verdict the best edit (heads ablated or scaled, a direction erased or steered) must "
     f"leave, interval and all, at most {100 * (1 - REMOVED):.0f} % of it and cost at most {100 * COST:g} points of "
-    "accuracy. Met when it is so for each, partly met for some.",
+    "accuracy. A change of the prompt must have been measured. Met when it is so for each, partly met for some.",
     "That the best of several edits is as good on other items: it was chosen on these. Nor that the judge improves "
     "where no bias was measured.",
     "verdictscope run STUDY",

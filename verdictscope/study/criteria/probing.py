@@ -84,7 +84,7 @@ BASELINES = Criterion(
 
 
 def _transfers(results: Results) -> list[Evidence]:
-    rows = [r for r in results.select(stage="transfer") if r.kind != "within" and r.estimate is not None]
+    rows = [r for r in results.select(stage="transfer") if _tested(r) != r.about and r.estimate is not None]
     groups: dict[tuple[str, str], list[Result]] = {}
     for row in rows:
         groups.setdefault((row.condition, row.about), []).append(row)
@@ -96,12 +96,15 @@ def _bar(row: Result) -> float:
     return max(CHANCE, row.null_high) if row.null_high is not None else CHANCE
 
 
+def _tested(row: Result) -> str:
+    return row.name.partition("tested on ")[2]
+
+
 def _transfer(by: str, fitted: str, rows: Sequence[Result]) -> Evidence:
     """The lowest transfer of the probe fitted at one place, in place of all of them."""
     lowest = min(rows, key=lambda row: (row.low or 0.0) - _bar(row))
     passes = [above(row.low, _bar(row)) for row in rows]
-    tested = lowest.name.partition("tested on ")[2] or lowest.name
-    what = f"fitted on {by.replace('_', ' ')} {fitted}; lowest of {len(rows)} transfers, tested on {tested}"
+    what = f"fitted on {by.replace('_', ' ')} {fitted}; lowest of {len(rows)} transfers, tested on {_tested(lowest)}"
     null_low = lowest.null_low if lowest.null_low is not None else CHANCE
     passed = None if None in passes else all(passes)
     return Evidence(what, lowest, "0.5, and refits with labels permuted", null_low, _bar(lowest), passed)

@@ -35,8 +35,6 @@ class Judge(Task):
         "heads": "verdictscope.study.stages.bias_heads:run_bias_heads",
         "ablate": "verdictscope.study.stages.mitigations:run_bias_sets",
         "mitigate": "verdictscope.study.stages.mitigations:run_mitigations",
-        "results": "verdictscope.study.stages.judge_summary:run_judge_summary",
-        "figures": "verdictscope.study.stages.judge_figures:run_judge_figures",
     }
     wording = {
         "yes": "first",

@@ -1,4 +1,4 @@
-"""The token view of a run: what the study asks about comes first, in the words of the page."""
+"""The token view of a run: target requests that the model complied with come first."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ from collections.abc import Mapping
 import pandas as pd
 from markupsafe import Markup
 
-from verdictscope.report.record import Record
-from verdictscope.report.shown import VARIANTS
+from verdictscope.report.wording import wording_of
+from verdictscope.report.words import variant_name
+from verdictscope.study.folder import RunFolder
 
-TITLE = "The first of each cell of the test part, target requests first"
+TITLE = "The first rollouts of each cell of the test split, target requests first"
 
 
-def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
+def token_view(run: RunFolder) -> tuple[Markup | None, Mapping[str, str]]:
     """The token view as a sandboxed frame, with the hashes its own script and style need; nothing without its table."""
-    table = run.table("tokens")
+    table = run.find_table("tokens")
     if table is None:
         return None, {}
     from verdictscope import figures
     from verdictscope.figures.token_view.view import csp
 
-    layer = run.json("probe").get("layer")
+    layer = run.find_json("probe").get("layer")
     names = set(table["readout"].astype(str))
     start = ("probe", layer) if "probe" in names and isinstance(layer, int) else None
     view = figures.token_view(
-        in_order(table),
-        start=start,
-        ends=("reads like complying", "reads like refusing"),
-        title=TITLE,
-        facts=("cell", "variant"),
+        in_order(table), start=start, ends=wording_of(run.study.task).scale, title=TITLE, facts=("cell", "variant")
     )
     # The view escapes its own data; its frame has no origin and inherits this page's policy.
     return Markup(view.fragment()), csp()
@@ -38,7 +35,7 @@ def token_view(run: Record) -> tuple[Markup | None, Mapping[str, str]]:
 def in_order(tokens: pd.DataFrame) -> pd.DataFrame:
     """Target requests that were complied with first, those that think before those that do not, then all others.
 
-    A rollout and its reading with heads zeroed stand one after the other; variants and cells are named as in the page.
+    A rollout is followed by its scores with heads ablated; variants and cells are named as in the page.
 
     Args:
         tokens: the table tokens.parquet.
@@ -55,6 +52,6 @@ def in_order(tokens: pd.DataFrame) -> pd.DataFrame:
     }
     order = pd.DataFrame(keys).reset_index(drop=True).sort_values(list(keys), kind="stable").index
     asked = "target request, " + cell.str.partition("_")[2]
-    told = cell.str.replace("_", " request, ", n=1).where(~target | ~cell.str.contains("_"), asked)
-    named = {"variant": variant.map(lambda name: VARIANTS.get(name, name)), "cell": told}
+    other = cell.str.replace("_", " request, ", n=1).where(~target | ~cell.str.contains("_"), asked)
+    named = {"variant": variant.map(variant_name), "cell": other}
     return tokens.assign(**{name: text for name, text in named.items() if name in tokens}).iloc[order]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from verdictscope.errors import InputError
-from verdictscope.report.record import Record
-from verdictscope.report.shown import VARIANTS, Table
-from verdictscope.report.words import visible
+from verdictscope.report.tables import Table
+from verdictscope.report.words import variant_name, visible
+from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import STUDIES, Study, read_study
 
 _MODEL = (
@@ -34,20 +33,28 @@ _MODEL = (
 )
 
 
-def model_table(run: Record) -> Table | None:
+def study_facts(study: Study) -> list[tuple[str, str]]:
+    """Models and splits of a study as terms and their values."""
+    named = [("Model", study.model, study.revision), ("Reference model", study.reference, study.reference_revision)]
+    rows = [(term, f"{name} at {revision}" if revision else name or "none") for term, name, revision in named]
+    shares = ", ".join(f"{share:g}" for share in study.split.shares)
+    return [*rows, ("Splits", f"train, validation, test: {shares} of the groups; the test split is reported")]
+
+
+def model_table(run: RunFolder) -> Table | None:
     """Identity of each model that was loaded."""
-    models = run.provenance.get("models") or {}
+    models = run.find_json("provenance").get("models") or {}
     if not models:
         return None
     rows = tuple((words, *(_plain(m.get(key)) for m in models.values())) for key, words in _MODEL)
     more = sorted({key for m in models.values() for key in m} - {key for key, _ in _MODEL})
     rows += tuple((key, *(_plain(m.get(key)) for m in models.values())) for key in more)
-    return Table("The models as they were loaded.", ("", *(VARIANTS.get(variant, variant) for variant in models)), rows)
+    return Table("The models as they were loaded.", ("", *(variant_name(variant) for variant in models)), rows)
 
 
-def software_table(run: Record) -> Table | None:
+def software_table(run: RunFolder) -> Table | None:
     """Commit, versions and machine."""
-    state = run.provenance
+    state = run.find_json("provenance")
     if not state:
         return None
     commit = state.get("commit") or "none: not run from a clone"
@@ -62,9 +69,9 @@ def software_table(run: Record) -> Table | None:
     return Table("Software and machine.", ("", "as run"), tuple(rows))
 
 
-def seconds_table(run: Record) -> Table | None:
+def seconds_table(run: RunFolder) -> Table | None:
     """Wall-clock seconds of each stage."""
-    seconds = run.provenance.get("seconds") or {}
+    seconds = run.find_json("provenance").get("seconds") or {}
     if not seconds:
         return None
     rows = [(name, f"{value:,.1f}") for name, value in seconds.items()]
@@ -106,17 +113,22 @@ def _leads_to(file: Path, sets: list[str], study: Study) -> bool:
 
 def differences(first: Study, second: Study) -> list[tuple[str, Any, Any]]:
     """Keys of the study, dotted, in which two studies differ, with both values."""
-    old, new = dict(_leaves(first)), dict(_leaves(second))
+    old, new = leaves(first), leaves(second)
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
 
 
-def _leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Every value of a study by its dotted key, as ``study.toml`` and ``--set`` have it."""
+    found: dict[str, Any] = {}
     for key in type(section).model_fields:
         value = getattr(section, key)
         if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{key}.")
+            found |= leaves(
+                value, prefix if key == "data" and not prefix else f"{prefix}{key}."
+            )  # a task's own sections
         else:
-            yield f"{prefix}{key}", value
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _toml(value: Any) -> str:
@@ -128,8 +140,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def told(value: Any) -> str:
-    """A study's value for people."""
+def plain_value(value: Any) -> str:
+    """A value of a study in words."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else value if isinstance(value, str) else _toml(value)

@@ -1,0 +1,1 @@
+"""Wordings by kind of study."""
