@@ -224,31 +224,17 @@ def plan(
         str | None, typer.Option("--device", help="Device whose rates to assume: h100, a100, cpu …")
     ] = None,
     tflops: Annotated[float | None, typer.Option("--tflops", help="Throughput of the device, 10^12 flop/s.")] = None,
-    measured: Annotated[bool, typer.Option("--measure", help="Measure this machine's rates instead.")] = False,
     written: Annotated[
         int | None, typer.Option("--written", metavar="N", help="Tokens written per rollout (default: max_new_tokens).")
     ] = None,
-    prompts: Annotated[
-        int | None, typer.Option("--prompts", metavar="N", help="Plan for N requests without reading the study's.")
-    ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Also generations, tokens and passes of every stage.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Estimate hours, memory and disk of a study without loading it.
-
-    No weights are loaded. --wide adds generations, tokens and passes of every stage.
-    """
+    """Estimate hours, memory and disk of a study. No weights are loaded."""
     from verdictscope.study.load import read_study
-    from verdictscope.study.planning import plan_study, print_plan
+    from verdictscope.study.plan import plan_study
 
-    asked = read_study(study, sets or ())
-    made = plan_study(asked, device=device, tflops=tflops, measured=measured, written=written, prompts=prompts)
-    if as_json:
-        print(json.dumps(made.to_dict()))
-    else:
-        from rich.console import Console
-
-        print_plan(made, Console(), wide=wide)
+    made = plan_study(read_study(study, sets or ()), device=device, tflops=tflops, written=written)
+    print(json.dumps(made.to_dict()) if as_json else made)
 
 
 @app.command()
