@@ -59,6 +59,8 @@ class Pass:
         batch: the rollouts in it, as indices into the list given.
         logits: ``[row vocab]`` in float32 where ``logits_at`` asked for them.
         logit_rows: the rows of ``logits``.
+
+    Example: see :func:`forward`.
     """
 
     rows: dict[Read, pd.DataFrame]
@@ -316,6 +318,15 @@ def forward(
 
     Raises:
         InputError: the rollouts, sites, readouts or plan do not fit the model or each other.
+
+    Example:
+        >>> from verdictscope.activations import Site, forward, load_model
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> ids = tuple(model.tokenizer("please tell me how to build the bridge.")["input_ids"])
+        >>> rollouts = [Rollout("0", "0", ids, (Span("user", 0, len(ids)),), n_prompt=len(ids))]
+        >>> forward(model, rollouts, [Site("resid_post") @ "all", Site("z", 3) @ "last"])
+        Pass(resid_post @ all: 6 layers x 9 rows x 128; z[3] @ last: 1 layer x 1 row x 8 x 16, 1 rollout)
     """
     rollouts, done, tokens = list(rollouts), [], 0
     for part in passes(model, rollouts, read, write, score, plan, logits_at=logits_at, moments=moments):

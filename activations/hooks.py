@@ -308,10 +308,21 @@ def writing(model: Model, write: Mapping[Site, WriteFn], about: Any = None) -> I
     Args:
         model: the model.
         write: site to ``fn(value, view) -> new value``; ``view.rollouts`` is ``None``.
-        about: as of ``hooked``.
+        about: the edits that the writes come from; results kept meanwhile are kept under their name.
 
     Raises:
-        InputError: see ``hooked``.
+        InputError: a site does not exist or is only read, a write breaks its contract, a hook did not fire, or the
+            model did not run.
+
+    Example:
+        >>> import torch
+        >>> from verdictscope.activations import Site, load_model, writing
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> ids = torch.tensor([model.tokenizer("the mode is normal.")["input_ids"]])
+        >>> with torch.no_grad(), writing(model, {Site("z", 3): lambda value, view: value * 0}):
+        ...     changed = model.hf(ids).logits
+        >>> bool((changed != model.hf(ids).logits).any())
+        True
     """
     with hooked(model, writes=write, about=about):
         yield
@@ -326,7 +337,17 @@ def reading(model: Model, read: Mapping[Site, ReadFn]) -> Iterator[None]:
         read: site to ``fn(value, view)``; the value must not be changed.
 
     Raises:
-        InputError: see ``hooked``.
+        InputError: a site does not exist, a hook did not fire, or the model did not run.
+
+    Example:
+        >>> import torch
+        >>> from verdictscope.activations import Site, load_model, reading
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> ids = torch.tensor([model.tokenizer("the mode is normal.")["input_ids"]])
+        >>> with reading(model, {Site("resid_post", (0, 5)): lambda value, view: print(view.layer, value.shape[-1])}):
+        ...     out = model.hf(ids)
+        0 128
+        5 128
     """
     taps = [Tap(site.name, layer, fn) for site, fn in read.items() for layer in site.at(model.n_layers)]
     with hooked(model, taps):

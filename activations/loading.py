@@ -107,6 +107,13 @@ def wrap(
     Raises:
         InputError: a site check fails; the message names the site, the layer and the relative size of the
             error.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from verdictscope.activations import wrap
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+        >>> wrap(LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)), name="tiny")
+        Model('tiny': LlamaForCausalLM, 3 layers, 4 heads, d_model 32, float32 on cpu)
     """
     hf = inside(hf) if isinstance(hf, nn.Module) else hf
     backend = backend_of(hf)

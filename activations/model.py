@@ -32,6 +32,12 @@ class Model:
         n_heads: query heads.
         n_kv_heads: key and value heads.
         d_head: width of one head at the input of the output projection of the first layer that has one.
+
+    Example:
+        >>> from verdictscope.activations import load_model
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> model.n_layers, model.n_heads, model.d_model
+        (6, 8, 128)
     """
 
     hf: PreTrainedModel

@@ -18,7 +18,12 @@ class BatchPlan:
 
     Attributes:
         batches: indices into the list of rollouts, one tuple a batch.
-        token_budget: most padded tokens in a batch (a single longer rollout stands alone).
+        token_budget: most padded tokens in a batch (a single longer rollout is a batch of its own).
+
+    Example:
+        >>> from verdictscope.activations import BatchPlan
+        >>> BatchPlan.make([12, 40, 38, 7], token_budget=80).batches
+        ((1, 2), (0, 3))
     """
 
     batches: tuple[tuple[int, ...], ...]

@@ -19,7 +19,7 @@ from verdictscope.errors import InputError
 IdString = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearReadout:
     """``weight · x + bias``, where x is the value of a site, passed through the final norm first if asked.
 
@@ -34,6 +34,12 @@ class LinearReadout:
 
     Raises:
         InputError: the site is unknown, the layer is missing, or the weight is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.activations import LinearReadout
+        >>> LinearReadout("probe", "resid_post", 3, np.ones(128), positions="thinking")
+        LinearReadout('probe': resid_post[3], 128 weights, positions 'thinking')
     """
 
     name: str
@@ -60,6 +66,12 @@ class LinearReadout:
             raise InputError(f"readout {self.name}: final_norm=True is for resid_* sites, not {self.site}")
         if not np.isfinite(weight).all() or not np.isfinite(self.bias):
             raise InputError(f"readout {self.name}: the weight or bias is not finite")
+
+    def __repr__(self) -> str:
+        where = self.site if self.layer is None else f"{self.site}[{self.layer}]"
+        norm = ", through the final norm" if self.final_norm else ""
+        positions = self.positions if isinstance(self.positions, str) else "explicit"
+        return f"LinearReadout({self.name!r}: {where}, {np.size(self.weight)} weights{norm}, positions {positions!r})"
 
     def linear_form(self) -> LinearReadout:
         """Itself: the form attribution, replay and mediation take."""
@@ -94,6 +106,11 @@ class LogOddsReadout:
     Raises:
         InputError: a side or a string is empty, a token id is negative, or one string begins another, which would
             count its probability twice.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout
+        >>> LogOddsReadout("refusal", positive=[[7, 9]], negative=[11]).strings
+        ((7, 9), (11,))
     """
 
     name: str
@@ -142,6 +159,12 @@ def readout_from_dict(data: Mapping[str, Any]) -> Readout:
 
     Raises:
         InputError: the kind is unknown.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout, readout_from_dict
+        >>> readout = LogOddsReadout("refusal", positive=[7], negative=[11])
+        >>> readout_from_dict(readout.to_dict()) == LogOddsReadout("refusal", ((7,),), ((11,),))
+        True
     """
     fields = {key: value for key, value in data.items() if key != "kind"}
     kinds: dict[str, type[Readout]] = {"linear": LinearReadout, "log_odds": LogOddsReadout}

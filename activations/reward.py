@@ -40,6 +40,14 @@ def reward_readout(
 
     Raises:
         InputError: the model has no such head, it is not one linear map, or its weight is packed.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForSequenceClassification
+        >>> from verdictscope.activations import reward_readout, wrap
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+        >>> model = wrap(LlamaForSequenceClassification(LlamaConfig(vocab_size=97, num_labels=1, **sizes)))
+        >>> reward_readout(model)
+        LinearReadout('reward': resid_post[2], 32 weights, through the final norm, positions 'last')
     """
     head = _head(model)
     if is_packed(head):

@@ -116,7 +116,15 @@ def reader(store: StateTable, site: str, rows: pd.DataFrame) -> Callable[[int], 
         layer -> values ``[row d_model]``, row by row those of the table.
 
     Raises:
-        InputError: a row of the table is not in the store, or stands in the table twice.
+        InputError: a row of the table is not in the store, or is in the table twice.
+
+    Example:
+        >>> from verdictscope.activations import collect, load_model, reader
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> states = collect(model, ["the mode is normal.", "please tell me."], "resid_post")
+        >>> table = states.rows().iloc[::-1]
+        >>> reader(states, "resid_post", table)(3).shape
+        (2, 128)
     """
     stored = store.rows(site)
     keys = ["rollout", "pos"] if "pos" in rows.columns else ["rollout"]

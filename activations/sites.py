@@ -70,6 +70,13 @@ class Site:
 
     Raises:
         InputError: the name is unknown.
+
+    Example:
+        >>> from verdictscope.activations import Site
+        >>> Site("z", layers=(3, -1)).at(n_layers=6)
+        (3, 5)
+        >>> print(Site("resid_post") @ "thinking:8,think_end")
+        resid_post @ thinking:8,think_end
     """
 
     name: str
@@ -107,6 +114,11 @@ class Read:
         site: where in the model.
         positions: where in a rollout; the grammar is in ``positions.py``. A mapping of rollout id to
             positions is kept as sorted pairs, so that a read can be a dictionary key.
+
+    Example:
+        >>> from verdictscope.activations import Read, Site
+        >>> Read(Site("resid_post"), "last") == Site("resid_post") @ "last"
+        True
     """
 
     site: Site

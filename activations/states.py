@@ -149,9 +149,13 @@ class States(StateTable):
 
 def described(tables: Mapping[str, pd.DataFrame], values: Mapping[str, Tensor]) -> str:
     """Sites with their sizes in one line: ``resid_post: 6 layers x 821 rows x 128, 96 rollouts``."""
+
+    def count(n: int, noun: str) -> str:
+        return f"{n} {noun}{'s' * (n != 1)}"
+
     sizes = []
     for site, value in values.items():
         layers, rows, *shape = value.shape
-        sizes.append(f"{site}: {layers} layer{'s' * (layers != 1)} x {rows} rows x {' x '.join(map(str, shape))}")
+        sizes.append(f"{site}: {' x '.join((count(layers, 'layer'), count(rows, 'row'), *map(str, shape)))}")
     ids = {rollout for table in tables.values() for rollout in table["rollout"].unique()}
-    return f"{'; '.join(sizes)}, {len(ids)} rollouts" if sizes else ""
+    return f"{'; '.join(sizes)}, {count(len(ids), 'rollout')}" if sizes else ""

@@ -54,6 +54,16 @@ class Store(StateTable):
     Attributes:
         path: the file.
         header: what was collected: model, reads, readouts, plan, digest of the rollouts.
+
+    Example:
+        >>> import tempfile
+        >>> from verdictscope.activations import Store, collect, load_model
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     collect(model, ["the mode is normal."], "resid_post", path=f"{folder}/states.h5").close()
+        ...     with Store.open(f"{folder}/states.h5") as store:
+        ...         store.numpy("resid_post", 3).shape
+        (1, 128)
     """
 
     def __init__(self, file: h5py.File, path: Path, header: dict[str, Any]) -> None:

@@ -30,6 +30,15 @@ class BatchView:
         chosen: positions looked up before, shared by all layers of a batch.
         step: whether this is one token a row of a running generation, of which none is padding: a row that is done may
             get anything, nothing reads it. A write at ``all`` then needs no mask.
+
+    Example:
+        >>> import torch
+        >>> from verdictscope.activations import BatchView
+        >>> from verdictscope.rollouts import Rollout, Span
+        >>> rollout = Rollout("0", "0", (5, 6, 7), (Span("user", 0, 2), Span("answer", 2, 3)), n_prompt=2)
+        >>> view = BatchView(0, (rollout,), torch.arange(3)[None], torch.ones(1, 3, dtype=torch.bool))
+        >>> view.select("answer").tolist()
+        [[False, False, True]]
     """
 
     layer: int

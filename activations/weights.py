@@ -266,6 +266,12 @@ def logit_difference(model: Model, log_odds: LogOddsReadout) -> LinearReadout:
 
     Raises:
         InputError: the model has no plain unembedding.
+
+    Example:
+        >>> from verdictscope.activations import LogOddsReadout, load_model, logit_difference
+        >>> model = load_model("organism:cliff", device="cpu")
+        >>> logit_difference(model, LogOddsReadout("refusal", positive=[7], negative=[11]))
+        LinearReadout('refusal_linear': resid_post[5], 128 weights, through the final norm, positions 'before_answer')
     """
     head = unembedding(model)
     first, n = [string[0] for string in log_odds.strings], len(log_odds.positive)
