@@ -25,9 +25,11 @@ import pandas as pd
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.nulls import REFITS, permuted_measures
+from verdictscope.probes.fit_probe import fit_probe
+from verdictscope.probes.nulls import PERMUTATIONS, Permutations
 from verdictscope.probes.rows import check_rows, rollout_permutation, to_array
-from verdictscope.probes.sweep import DEFAULT_CS, select
+from verdictscope.probes.selection import DEFAULT_CS
+from verdictscope.probes.states import Layers
 from verdictscope.probes.text import bag_of_words_auroc, position_auroc
 from verdictscope.probes.verdict_states import VerdictStates, item_parts
 from verdictscope.stats import Effect, auroc_effect, auroc_many, permutation_p
@@ -71,7 +73,6 @@ COLUMNS = (
     "reason",
 )
 """Columns of a detector's matrix, one row per label and cell."""
-_CLASSES: dict[str, Any] = {"balance": "classes", "hold": ()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,7 @@ class BiasDetector:
 def bias_detector(
     states: VerdictStates,
     targets: Mapping[str, str],
-    part: Mapping[str, str] | None = None,
+    split: Mapping[str, str] | None = None,
     *,
     control: str = "control",
     plain: str | None = "plain",
@@ -141,7 +142,7 @@ def bias_detector(
     labels: Sequence[str] = LABELS,
     texts: Mapping[str, str] | None = None,
     Cs: Sequence[float | int] = DEFAULT_CS,
-    refits: int = REFITS,
+    permutations: int = PERMUTATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasDetector:
@@ -150,14 +151,14 @@ def bias_detector(
     Args:
         states: states and verdicts under every cue and the control (both orders, for position).
         targets: item to the side that cue and control name, in the item's own frame.
-        part: part of the split by item; made here if not given.
+        split: split by item; made here if not given.
         control: the condition that tells what a verdict would be without the cue.
         plain: the condition in which position is read; ``None`` leaves position out.
         cues: kinds of cue; by default all other conditions.
         labels: of ``LABELS``.
         texts: prompt by rollout, for the baseline of words.
         Cs: inverse penalties to choose from.
-        refits: refits with labels permuted between items (within a kind).
+        permutations: refits with labels permuted between items (within a kind).
         seed: of the permutations.
         progress: called with fits done and in all.
 
@@ -173,16 +174,16 @@ def bias_detector(
     odd = [name for name in labels if name not in LABELS]
     if odd:
         raise InputError(f"label {odd[0]!r} is none of {', '.join(LABELS)}")
-    part = item_parts(states, seed) if part is None else part
+    split = item_parts(states, seed) if split is None else split
     rows = _labelled(states, targets, control, plain, cues)
-    rows["part"] = rows["item"].map(dict(part))
+    rows["part"] = rows["item"].map(dict(split))
     if rows["part"].isna().any():
         raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no part of the split")
     kinds = [*cues, *([POSITION] if plain else [])]
     jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
     cells: list[dict[str, Any]] = []
     for done, (label, name, fit) in enumerate(jobs, start=1):
-        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), refits, seed).cells(kinds)
+        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), permutations, seed).cells(kinds)
         if progress is not None:
             progress(done, len(jobs))
     return BiasDetector(pd.DataFrame(cells, columns=list(COLUMNS)), rows.drop(columns=["at"]), seed)
@@ -250,7 +251,7 @@ class _Fit:
     label: str
     texts: Mapping[str, str] | None
     Cs: tuple[float | int, ...]
-    refits: int
+    permutations: int
     seed: int
 
     def cells(self, kinds: Sequence[str]) -> list[dict[str, Any]]:
@@ -316,26 +317,20 @@ class _Fit:
         # Every item is shown with the cue and without: only within an item can these labels be exchanged.
         unit, within = ("rollout", ("type", "item")) if self.label == "cued" else ("unit", ("type",))
         try:
-            rollout_permutation(rows, check_rows(rows, (), "classes"), unit, within)
+            rollout_permutation(rows, check_rows(rows), unit, within)
         except InputError as error:
             for cell in cells:
                 cell["reason"] = f"no null: {error}"
             return
-        layers = self.states.layers
-        chosen = select(read, rows, layers, self.Cs, **_CLASSES)
-        null = permuted_measures(
-            read,
+        result = fit_probe(
+            Layers(self.states.layers, read, self.states.site),
             rows,
-            layers,
-            self.Cs,
-            measure,
-            refits=self.refits,
-            unit=unit,
-            within=within,
+            Cs=self.Cs,
+            permutations=Permutations(self.permutations, unit, within, measure=measure),
             seed=self.seed,
-            **_CLASSES,
-        )[1:]
-        scores = chosen.probe.decision_function(read(chosen.layer)[test])
+        )
+        null = result.null.measures[1:]
+        scores = result.probe.decision_function(read(result.selection.layer)[test])
         y, group = real, used["group"].to_numpy()[test]
         for cell, own, drawn in zip(cells, where, null.T, strict=True):
             found = auroc_effect("AUROC", y[own], scores[own], group[own])
@@ -349,8 +344,8 @@ class _Fit:
                 "n": found.n,
                 "selectivity": found.estimate - middle[0],
                 "p": permutation_p(found.estimate, drawn),
-                "layer": chosen.layer,
-                "C": chosen.C,
+                "layer": result.layer,
+                "C": result.C,
             }
             cell |= self._beside(used[~test | np.isin(np.arange(len(used)), np.flatnonzero(test)[own])])
 

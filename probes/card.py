@@ -19,10 +19,12 @@ import numpy as np
 from verdictscope import provenance
 from verdictscope.errors import InputError, reason
 from verdictscope.kept import describe_model
+from verdictscope.stats import group_names
 from verdictscope.stats.auroc import check_scores
 
 if TYPE_CHECKING:
     from verdictscope.activations.readouts import LinearReadout
+    from verdictscope.probes.fit_probe import ProbeResult
 
 FORMAT = 2
 """Since 2 the digest of the weights is over all of them."""
@@ -282,3 +284,24 @@ def balanced_threshold(scores: Any, labels: Any) -> float:
         return float(s[0])
     best = cuts[int(np.argmax(below[cuts]))]
     return float((s[best] + s[best + 1]) / 2)
+
+
+def card_of(result: ProbeResult, label: str, model: Any, positions: str) -> ProbeCard:
+    """The card of a probe that `fit_probe` made."""
+    rows, test = result.rows, result.test
+    validation = (rows["part"] == "validation").to_numpy()
+    identity = model if isinstance(model, Mapping) or model is None else describe_model(model)
+    return ProbeCard(
+        label=label or str(result.classes[1]),
+        model=identity or {},
+        site=result.site,
+        layer=int(result.layer) if isinstance(result.layer, int) else -1,
+        norm="pre",
+        positions=positions,
+        trained={str(part): sorted(set(group_names(of["group"]))) for part, of in rows.groupby("part")},
+        split={"seed": result.seed},
+        fit={"C": result.C, "balance": "cells", "hold": list(result.selection.balance_on)},
+        threshold=balanced_threshold(result.scores[validation], rows.loc[validation, "label"]),
+        test={"estimate": test.estimate, "low": test.low, "high": test.high, "n": test.n, "unit": test.unit},
+        nulls=result.controls[result.controls["kind"] != "test"].to_dict("records"),
+    )

@@ -21,11 +21,13 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.probes.controls import random_directions
+from verdictscope.probes.fit_probe import ProbeResult, fit_probe
 from verdictscope.probes.latent_knowledge import Case, add_nulls, layers, permuted, solving, tested
-from verdictscope.probes.nulls import REFITS, permuted_measures
-from verdictscope.probes.pair_baselines import Answers, pair_nulls
-from verdictscope.probes.pair_tables import PLAIN, check_sides
-from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
+from verdictscope.probes.nulls import PERMUTATIONS, Permutations
+from verdictscope.probes.pair_controls import Answers, check_sides, pair_controls
+from verdictscope.probes.selection import DEFAULT_CS, RULE
+from verdictscope.probes.states import Layers
 from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts, mirrored_rows
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Correctness:
     to say it, and not that what is read is what a person would call knowledge.
 
     Attributes:
-        sweep: the probe of the right answer: chosen on validation items of all conditions, fitted where nothing pushes.
+        result: the probe of the right answer, selected on validation items of all conditions, fitted where no cue is.
         mirror: a probe of the verdict itself, fitted and chosen in every condition.
         view: a probe of the judge's own view, its verdict without a cue: the same rows as the probe of the right
             answer, another label.
@@ -73,9 +75,9 @@ class Correctness:
         seed: of the draws.
     """
 
-    sweep: Sweep
-    mirror: Sweep
-    view: Sweep
+    result: ProbeResult
+    mirror: ProbeResult
+    view: ProbeResult
     table: pd.DataFrame
     fitted_in: tuple[str, ...]
     seed: int
@@ -87,7 +89,7 @@ class Correctness:
     def score(self, ab: Float[ndarray, "*any d"], ba: Float[ndarray, "*any d"]) -> Float[ndarray, "*any"]:
         """Log-odds that A is right; exchanging the orders negates it exactly."""
         half = (np.asarray(ab, dtype=float) - np.asarray(ba, dtype=float)) / 2
-        return half @ self.sweep.probe.direction_
+        return half @ self.result.direction
 
     def plot(self) -> Display:
         """Where the verdict is wrong: what the probe says, by condition and by layer."""
@@ -97,8 +99,8 @@ class Correctness:
 
     def __str__(self) -> str:
         lines = [
-            f"Correctness probe, fitted in {' and '.join(self.fitted_in)}: layer {self.sweep.layer}, "
-            f"C {self.sweep.C:g} ({RULE})"
+            f"Correctness probe, fitted in {' and '.join(self.fitted_in)}: layer {self.result.layer}, "
+            f"C {self.result.C:g} ({RULE})"
         ]
         for row in self.table[self.table["kind"] != "layer"].itertuples():
             null = (
@@ -115,7 +117,7 @@ class Correctness:
     def _repr_html_(self) -> str:
         shown = self.table[self.table["kind"] != "layer"].drop(columns=["layer", "about"])
         return (
-            f"<p><b>Correctness probe</b>, layer {self.sweep.layer}</p>"
+            f"<p><b>Correctness probe</b>, layer {self.result.layer}</p>"
             f"{shown.to_html(index=False, float_format='{:.3f}'.format, na_rep='')}"
             "<p>It shows what can be read, not that the judge could be brought to say it.</p>"
         )
@@ -123,14 +125,14 @@ class Correctness:
 
 def correctness(
     states: VerdictStates,
-    part: Mapping[str, str] | None = None,
+    split: Mapping[str, str] | None = None,
     *,
     fitted_in: Sequence[str] | None = None,
     control: str | None = None,
     answers: Answers | None = None,
     solved: Mapping[str, bool] | None = None,
     Cs: Sequence[float | int] = DEFAULT_CS,
-    refits: int = REFITS,
+    permutations: int = PERMUTATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Correctness:
@@ -139,7 +141,7 @@ def correctness(
     Args:
         states: states and verdicts in both orders, of conditions that push the verdict and of some that do not. Items
             without a better answer are left out.
-        part: part of the split by item; made here if not given.
+        split: split by item; made here if not given.
         fitted_in: conditions that push nowhere: by default those named ``plain`` and ``control``, else the first. A
             control sentence that names a side belongs among them: a probe that has never seen a side named reads the
             name.
@@ -147,7 +149,7 @@ def correctness(
         answers: texts of the answers by item, for the baselines of words and the control task.
         solved: by item whether the judge's own answer to the question was right, where it was asked.
         Cs: inverse penalties to choose from.
-        refits: refits with labels permuted between items, each choosing anew.
+        permutations: refits with labels permuted between items, each selecting again.
         seed: of every draw.
         progress: called with layers done and in all.
 
@@ -160,52 +162,53 @@ def correctness(
     if unknown:
         raise InputError(f"no verdict in condition {unknown[0]!r}: there are {', '.join(known)}")
     uncued = control or ("control" if "control" in known else quiet[0])
-    part = item_parts(states, seed) if part is None else part
+    split = item_parts(states, seed) if split is None else split
     every = states.pairs()
     every = every.where(every.table["label"].isin(["A", "B"]))
     if not len(every):
         raise InputError("no item has a better answer: correctness needs labels A and B")
-    in_train = every.table["item"].map(dict(part)) == "train"
+    in_train = every.table["item"].map(dict(split)) == "train"
     pairs = every.where(~in_train | every.table["condition"].isin(quiet))
-    right = (pairs.table["label"] == "A").to_numpy().astype(int)
-    rows = mirrored_rows(pairs, right, part)
+    right = (pairs.table["label"] == "A").to_numpy()
+    rows = mirrored_rows(pairs, right, split)
     check_sides(rows, "the right answers")
-    read = pairs.mirrored
-    sweep = select(read, rows, states.layers, Cs, progress=progress, **PLAIN).test(read, rows)
-    mirror = _verdicts(every, every.table["content"] > 0, part, states.layers, Cs)
-    view = _verdicts(pairs, _uncued(pairs.table, every.table, uncued), part, states.layers, Cs)
     test = (rows["part"] == "test").to_numpy()[: len(pairs)]
     case = Case.of(pairs.where(test), uncued, quiet)
-    table = tested(case, sweep, mirror, view, seed)
-    add_nulls(
-        table,
-        case,
-        lambda measure: permuted_measures(
-            read, rows, states.layers, Cs, measure, refits=refits, seed=seed, progress=progress, **PLAIN
-        ),
+    result = fit_probe(
+        Layers(states.layers, pairs.mirrored, states.site),
+        rows,
+        Cs=Cs,
+        permutations=Permutations(permutations, measure=case.measure()),
+        seed=seed,
+        progress=progress,
     )
-    nulls = permuted(table, refits)
+    mirror = _verdicts(states, every, every.table["content"] > 0, split, Cs)
+    view = _verdicts(states, pairs, _uncued(pairs.table, every.table, uncued), split, Cs)
+    table = tested(case, result, mirror, view, seed)
+    add_nulls(table, case, result.null.measures)
     plain = (pairs.table["condition"] == quiet[0]).to_numpy()
-    beside = pair_nulls(pairs.where(plain), right[plain], part, sweep, answers, seed=seed)
-    made = [table, nulls, pd.DataFrame(beside).assign(condition=quiet[0], unit="AUROC")]
+    own, shown = pairs.where(plain), rows[np.r_[plain, plain]].reset_index(drop=True)
+    random = random_directions(own.mirrored(result.selection.layer), shown, result.C, seed=seed)
+    beside = [random.row(), *pair_controls(own, shown, result, answers, seed=seed)]
+    made = [table, permuted(table, permutations), pd.DataFrame(beside).assign(condition=quiet[0], unit="AUROC")]
     if solved is not None:
-        made.append(solving(case, sweep, solved, quiet[0], seed))
+        made.append(solving(case, result, solved, quiet[0], seed))
     held = (rows["part"] == "validation").to_numpy()[: len(pairs)]
-    by_layer = layers(Case.of(pairs.where(held), uncued, quiet), sweep, mirror, seed)
+    by_layer = layers(Case.of(pairs.where(held), uncued, quiet), result, mirror, seed)
     whole = pd.concat([*made, by_layer], ignore_index=True).reindex(columns=list(COLUMNS))
     whole = whole.sort_values("kind", key=lambda kinds: kinds.map(_ORDER.index), kind="stable", ignore_index=True)
-    whole["layer"] = whole["layer"].fillna(sweep.layer).astype(int)
+    whole["layer"] = whole["layer"].fillna(result.layer).astype(int)
     whole["n"] = whole["n"].astype(int)
-    return Correctness(sweep, mirror, view, whole, quiet, seed)
+    return Correctness(result, mirror, view, whole, quiet, seed)
 
 
 def _verdicts(
-    pairs: Pairs, toward_a: pd.Series, part: Mapping[str, str], layers: Sequence[int], Cs: Sequence[float | int]
-) -> Sweep:
+    states: VerdictStates, pairs: Pairs, toward_a: pd.Series, split: Mapping[str, str], Cs: Sequence[float | int]
+) -> ProbeResult:
     """A probe of a verdict, averaged over the orders."""
-    rows = mirrored_rows(pairs, toward_a, part)
+    rows = mirrored_rows(pairs, toward_a, split)
     check_sides(rows, "the verdicts")
-    return select(pairs.mirrored, rows, layers, Cs, **PLAIN).test(pairs.mirrored, rows)
+    return fit_probe(Layers(states.layers, pairs.mirrored, states.site), rows, Cs=Cs, permutations=0)
 
 
 def _uncued(table: pd.DataFrame, every: pd.DataFrame, uncued: str) -> pd.Series:

@@ -145,7 +145,7 @@ class _Data:
         return both[0], both[1]
 
 
-def erase_concept(
+def erasure_control(
     X: Any,
     rows: pd.DataFrame,
     concept: str,
@@ -202,13 +202,13 @@ def erase_concept(
 
 
 def _data(X: Any, rows: pd.DataFrame, concept: str, C: float) -> _Data:
-    checked = check_rows(rows, (concept,), "cells")
+    checked = check_rows(rows, (concept,))
     if len(checked.held_names) != 2:
         raise InputError(f"{concept} takes {len(checked.held_names)} values; erase one that takes two")
     if pd.Series(checked.held).groupby(checked.rollout).nunique().max() > 1:
         raise InputError(f"{concept} differs within a rollout; erase what a whole rollout shares")
     features = to_array(X, len(rows), layer=-1).astype(np.float64)
-    weight = checked.weights(checked.at("train"), "cells")
+    weight = checked.weights(checked.at("train"))
     return _Data(features, checked, checked.held, weight, C)
 
 

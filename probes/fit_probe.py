@@ -1,12 +1,14 @@
-"""The honest protocol in one call: split by prompt, choose on validation, test once, with nulls and baselines beside.
+"""Fit a linear probe with a held-out test and its controls, in one call.
 
-Everything is on by default; what is left out has to be left out by name.
+Split by prompt, select layer and penalty on validation, test once, and compare with permuted labels, random directions,
+text baselines and leakage checks. The stages of a study and the probes of a judge call the same function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,294 +17,330 @@ import pandas as pd
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.estimators import LogisticProbe
+from verdictscope.probes.controls import NullDraws, effect_row, random_directions
 from verdictscope.probes.leakage import LeakageReport, check_leakage
 from verdictscope.probes.metrics import ClassificationMetrics, classification_metrics
-from verdictscope.probes.nulls import REFITS, PermutedControl, permuted_selection
-from verdictscope.probes.rows import to_array
-from verdictscope.probes.selectivity import NullDraws, random_directions
-from verdictscope.probes.splits import part_rows
-from verdictscope.probes.sweep import DEFAULT_CS, RULE, Sweep, select
-from verdictscope.probes.text import bag_of_words_auroc, length_auroc, tfidf_auroc
-from verdictscope.stats import Column, Effect, index_of, joined, same_order
+from verdictscope.probes.nulls import PERMUTATIONS, PermutationNull, Permutations, permutation_null
+from verdictscope.probes.selection import DEFAULT_CS, RULE, Evaluation, Selection, select
+from verdictscope.probes.states import SHARES, Layers, align, prepare
+from verdictscope.probes.text import text_baselines
+from verdictscope.stats import Column, Effect, auroc_effect, permutation_p
 
 if TYPE_CHECKING:
-    from verdictscope.figures import Display
+    from matplotlib.axes import Axes
 
+    from verdictscope.activations.readouts import LinearReadout
+    from verdictscope.probes.card import ProbeCard
+    from verdictscope.probes.estimators import LogisticProbe
 
-class _Missing:
-    """Stands for an argument that was not given, where ``None`` says something."""
+CONTROL_COLUMNS = ("kind", "name", "estimate", "low", "high", "n", "p", "selectivity", "about")
+"""Columns of `ProbeResult.controls`."""
 
-    def __repr__(self) -> str:
-        return "<required>"
-
-
-REQUIRED: Any = _Missing()
+NOT_SHOWN = "It shows that the label can be read linearly on new prompts, not that the model uses it."
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A probe, its one test number, and what stands beside it.
+    """A linear probe, its test number, and the controls of that number.
 
-    It shows that the label can be read linearly on new prompts, and what reads it as well; not that the model uses it.
-    The intervals are about this fitted probe on new prompts, not about probes fitted anew.
+    It shows that the label can be read linearly on new prompts; not that the model uses it. Intervals are about this
+    fitted probe on new prompts, not about refitted probes.
 
     Attributes:
         classes: the two labels; scores grow towards the second.
-        key: the chosen candidate (layer, or layer and position), as it was given.
-        keys: every candidate, in order.
-        sweep: the choice and the test; ``sweep.table`` numbers the candidates by their place in ``keys``.
-        merit: figures of merit on the test rows, the threshold taken from validation.
-        permuted: refits with labels permuted as the design allows, each choosing again; ``None`` if ``refits=0``.
-        nulls: random directions.
-        baselines: what the texts and lengths tell, where they were given.
-        leaks: what the linter found.
-        part: part of every row.
-        joined: prompt groups that were put together because their texts are near duplicates.
+        layer: the selected candidate, under the name it was given (a layer, or a layer and a position).
+        selection: every candidate on validation, and its probe.
+        evaluation: AUROCs of the selected probe on the test split.
+        by_layer: per layer, at its best penalty: ``layer C auroc_validation auroc low high n null_mean null_low
+            null_high p chosen``. The null of the selected layer repeats the selection; those of the others are at their
+            own layer. Only the selected layer's numbers are a test: the others show the profile over depth.
+        scores: score of every row.
+        permutation: refits with permuted labels, each selecting again; ``None`` with ``permutations=0``.
+        random: unfitted directions.
+        baselines: AUROCs of what the texts and their lengths predict.
+        rows: ``rollout group label part`` and the balance columns, one row per activation.
+        site: site of the states, where known.
         seed: seed of the split and of every draw.
     """
 
     classes: tuple[Any, Any]
-    key: Hashable
-    keys: tuple[Hashable, ...]
-    sweep: Sweep
-    classification_metrics: ClassificationMetrics
-    permuted: PermutedControl | None
-    nulls: tuple[NullDraws, ...]
+    layer: Hashable
+    selection: Selection
+    evaluation: Evaluation
+    by_layer: pd.DataFrame
+    scores: ndarray = field(repr=False)
+    permutation: PermutationNull | None
+    random: NullDraws
     baselines: tuple[Effect, ...]
-    leaks: LeakageReport
-    part: pd.Series
-    joined: int
+    rows: pd.DataFrame = field(repr=False)
+    site: str
     seed: int
+    _texts: Column | None = field(default=None, repr=False)
 
     @property
     def probe(self) -> LogisticProbe:
-        """The chosen probe, fitted on train."""
-        return self.sweep.probe
+        """The selected probe, fitted on train."""
+        return self.selection.probe
+
+    @property
+    def C(self) -> float:
+        """Selected penalty."""
+        return self.selection.C
 
     @property
     def test(self) -> Effect:
         """Test AUROC over rows, interval over prompt groups."""
-        return self.sweep.test
+        return self.evaluation.tokens
+
+    @property
+    def null(self) -> PermutationNull:
+        """The permutation null; an error with ``permutations=0``."""
+        if self.permutation is None:
+            raise InputError("the probe was fitted with permutations=0: it has no null")
+        return self.permutation
+
+    @property
+    def merged_groups(self) -> int:
+        """Prompt groups that were merged with others because their texts are near duplicates."""
+        given = self.rows["given_group" if "given_group" in self.rows else "group"]
+        return int(given.nunique() - self.rows["group"].nunique())
+
+    @property
+    def direction(self) -> ndarray:
+        """Weight per feature, ``[d]``."""
+        return self.probe.direction_
+
+    @cached_property
+    def metrics(self) -> ClassificationMetrics:
+        """Classification metrics of the test rows; thresholds and calibration come from validation rows."""
+        label, group, score = self.rows["label"].to_numpy(), self.rows["group"].to_numpy(), self.scores
+        test, validation = ((self.rows["part"] == part).to_numpy() for part in ("test", "validation"))
+        fitted_on = label[validation], score[validation]
+        return classification_metrics(label[test], score[test], group[test], fitted_on=fitted_on)
+
+    @cached_property
+    def leaks(self) -> LeakageReport:
+        """Leakage checks of the rows and texts."""
+        rows, on = self.rows, list(self.selection.balance_on)
+        given = "given_group" if "given_group" in rows else "group"
+        return check_leakage(
+            rows["label"],
+            rows[given],
+            rows["part"],
+            texts=self._texts,
+            held=rows[on].astype(str).agg(" ".join, axis=1) if on else None,
+            chosen_on=rows.loc[rows["part"] != "test", given],
+            choice=self.selection.table,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """The test number and its controls: ``kind name estimate low high n p selectivity about``.
+
+        ``kind`` is ``test``, ``permuted``, ``control`` or ``baseline``; ``low`` and ``high`` are a 95 % interval, or
+        the range over draws.
+        """
+        tests = [e for e in (self.evaluation.tokens, self.evaluation.rollouts, self.evaluation.within) if e is not None]
+        rows = [effect_row("test", e) for e in tests]
+        if self.permutation is not None:
+            rows[0] |= {"p": self.permutation.p, "selectivity": self.permutation.observed - self.permutation.mean}
+            rows.append(self.permutation.row())
+        rows.append(self.random.row())
+        rows += [effect_row("baseline", e, about="fitted on train, evaluated on test") for e in self.baselines]
+        return pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
 
     def to_frame(self) -> pd.DataFrame:
-        """Every number: ``kind name estimate low high n p``, kind is ``test permuted control`` or ``baseline``."""
-        evaluation = self.sweep.evaluation
-        tested = [e for e in (evaluation.tokens, evaluation.rollouts, evaluation.held) if e is not None]
-        rows = [_row("test", e.name, e.estimate, e.low, e.high, e.n) for e in tested]
-        if self.permuted is not None:
-            c = self.permuted
-            rows[0]["p"] = c.p
-            rows.append(_row("permuted", c.name, c.mean, c.low, c.high, c.refits))
-        rows += [_row("control", d.name, d.mean, d.low, d.high, len(d.values)) for d in self.nulls]
-        rows += [_row("baseline", e.name, e.estimate, e.low, e.high, e.n) for e in self.baselines]
-        return pd.DataFrame(rows, columns=["kind", "name", "estimate", "low", "high", "n", "p"])
+        """One row per layer: `by_layer`."""
+        return self.by_layer.copy()
 
-    def plot(self) -> Display:
-        """The test number among its nulls and baselines."""
-        from verdictscope.figures import probe_test
+    def readout(self, name: str = "probe", site: str | None = None) -> LinearReadout:
+        """The selected probe as a readout that a forward pass can score with; ``site`` where the states had none."""
+        where = site or self.site
+        if not where or not isinstance(self.layer, int):
+            raise InputError("the states were arrays: give readout(name, site=...), and fit with layers as numbers")
+        return self.probe.readout(name, where, self.layer)
 
-        return probe_test(self.to_frame())
+    def readouts(self, name: str = "probe", site: str | None = None) -> list[LinearReadout]:
+        """Every layer's probe at the selected penalty as a readout, all of one name: the profile over depth."""
+        where = site or self.site
+        return [self.selection.probes[layer].readout(name, where, layer) for layer in sorted(self.selection.probes)]
+
+    def transfer(
+        self, states: Any, labels: Any, *, groups: Column | None = None, name: str = "AUROC, transfer"
+    ) -> Effect:
+        """AUROC of the selected probe on a second table, with its interval over prompt groups.
+
+        ``states`` and ``labels`` are as in `fit_probe`, with the same two classes; the layer is the selected one.
+        """
+        layers = Layers.of(states)
+        if self.layer not in layers.keys and len(layers.keys) > 1:
+            raise InputError(f"the second states have no layer {self.layer!r}, where this probe was fitted")
+        key = self.layer if self.layer in layers.keys else layers.keys[0]
+        rows = align(layers, labels, groups)
+        label, group = rows["label"], rows["group"]
+        unknown = [value for value in label.unique() if value not in self.classes]
+        if unknown:
+            raise InputError(f"the second labels hold {unknown[0]!r}: this probe separates {self.classes}")
+        y = (label == self.classes[1]).to_numpy().astype(int)
+        scores = self.probe.decision_function(layers.of_rows(rows).read(key, len(rows)))
+        return auroc_effect(name, y, scores, group.to_numpy())
+
+    def card(self, label: str = "", model: Any = None, positions: str = "") -> ProbeCard:
+        """The probe's card, to be saved with it: `verdictscope.probes.save_probe`.
+
+        Args:
+            label: what the score measures; the positive class by default.
+            model: the model the states came from, or its identity; without it a saved probe is tied to no model.
+            positions: the rule by which positions were chosen.
+        """
+        from verdictscope.probes.card import card_of
+
+        return card_of(self, label, model, positions)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Test AUROC by layer with intervals, the range of the permutation null, and the selected layer."""
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        table, x = self.by_layer, np.arange(len(self.by_layer))
+        if self.permutation is not None:
+            ax.fill_between(x, table["null_low"], table["null_high"], color="0.85", label="permuted labels, range")
+        spread = [table["auroc"] - table["low"], table["high"] - table["auroc"]]
+        ax.errorbar(x, table["auroc"], yerr=np.abs(spread), fmt="o-", markersize=3, linewidth=1, label="test")
+        at = int(np.argmax(table["chosen"]))
+        ax.plot(x[at], table["auroc"].iloc[at], "o", markersize=9, fillstyle="none", color="black", label="selected")
+        ax.axhline(0.5, color="0.5", linewidth=0.8, linestyle=":")
+        ax.set_xticks(x, [str(layer) for layer in table["layer"]])
+        ax.set(xlabel="layer", ylabel="AUROC on new prompts")
+        ax.legend(frameon=False)
+        return ax
 
     def __repr__(self) -> str:
-        lines = [f"Probe of {self.classes[1]!r} against {self.classes[0]!r}: {self.key!r}, C {self.sweep.C:g} ({RULE})"]
-        for row in self.to_frame().itertuples():
+        lines = [f"ProbeResult: {self.classes[1]!r} against {self.classes[0]!r}: layer {self.layer!r}, C {self.C:g}"]
+        for row in self.controls.itertuples():
             p = f", p = {row.p:.2g}" if row.p == row.p else ""
             number = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}], n = {row.n}"
             lines.append(f"  {row.kind}, {row.name}: {number}{p}")
         return "\n".join([*lines, f"  {self.leaks!r}"])
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        shown = self.controls.drop(columns=["selectivity", "about"])
         return (
-            f"<p><b>Probe of {escape(repr(self.classes[1]))} against {escape(repr(self.classes[0]))}</b>: "
-            f"{escape(repr(self.key))}, C {self.sweep.C:g}; {escape(RULE)}.</p>{table}"
-            f"{self.classification_metrics._repr_html_()}{self.leaks._repr_html_()}"
-            "<p>It shows that the label can be read on new prompts, not that the model uses it.</p>"
+            f"<p><b>Probe of {escape(repr(self.classes[1]))} against {escape(repr(self.classes[0]))}</b>: layer "
+            f"{escape(repr(self.layer))}, C {self.C:g}; {escape(RULE)}.</p>"
+            f"{shown.to_html(index=False, float_format='{:.3f}'.format, na_rep='')}{self.leaks._repr_html_()}"
+            f"<p>{NOT_SHOWN}</p>"
         )
 
 
-def protocol(
-    X: Any,
-    y: Column,
+def fit_probe(
+    states: Any,
+    labels: Any,
     *,
-    groups: Column | None = REQUIRED,
+    groups: Column | None = None,
     texts: Column | None = None,
-    rollouts: Column | None = None,
-    hold: Mapping[str, Column] | pd.DataFrame | None = None,
-    lengths: Column | None = None,
-    source: Column | None = None,
-    part: Column | None = None,
+    balance_on: Mapping[str, Column] | pd.DataFrame | Sequence[str] = (),
+    split: Sequence[float] | Column = SHARES,
     Cs: Sequence[float | int] = DEFAULT_CS,
-    shares: Sequence[float] = (0.35, 0.15, 0.5),
-    refits: int = REFITS,
+    permutations: int | Permutations = PERMUTATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
-    """Split, choose, test once, doubt.
+    """Fit a linear probe: split by prompt, select layer and penalty on validation, test once, with controls.
 
     Args:
-        X: activations ``[row d]``, or a mapping from candidates (a layer, or a layer and a position) to such arrays,
-            all with the same rows; the later of equally good candidates is taken. The rows of a store come in the
-            order of the rollouts given to ``collect`` (``store.rows``).
-        y: two labels of any kind, one per row; scores grow towards the second in sorted order. Bare values are taken
-            in the order of ``X``; a pandas column indexed by rollout ids is joined to ``rollouts`` by id, as are all
-            other columns, and refused where ``X`` has no ids.
-        groups: the prompt of every row: rows of one prompt (tokens, samples, paraphrases) never stand on both sides of
-            the split. It must be given; ``None`` says that every row is a prompt of its own.
-        texts: the prompt's text of every row: near duplicates are kept on one side of the split, and what the words
-            and the length tell stands beside the probe.
-        rollouts: the rollout of every row: where rows are tokens, or where columns are to be joined by id. Needed
-            where a prompt has several rows of both labels: the null exchanges labels between rollouts, and a
-            rollout's tokens exchanged one by one would make noise significant.
-        hold: columns that must not stand in for the label, by name (``{"harm": harm}``): the cells label x column
-            weigh equally in the fit, and the AUROC with them held fixed is reported.
-        lengths: a length per row, for a baseline and the linter.
-        source: where every row comes from, for the linter.
-        part: a split made elsewhere, ``train``, ``validation`` or ``test`` per row, instead of one made here.
-        Cs: inverse penalties to choose from.
-        shares: shares of train, validation and test.
-        refits: refits with permuted labels; 0 leaves them out.
+        states: hidden states by layer. A `Store` or `States` of `collect` (with several sites:
+            ``(store, "resid_post")``), an array ``[layer row d]`` or ``[row d]``, or a mapping from layers (or other
+            candidates) to ``[row d]``. The latest of equally good layers is selected.
+        labels: two labels of any kind; scores grow towards the second in sorted order. An array in row order; a pandas
+            Series or a mapping by rollout id, joined to the rows; or a prepared table, one row per state, with the
+            column ``label`` and any of ``rollout group prompt part``, where ``part`` is the split and columns named by
+            ``balance_on`` are taken from the table.
+        groups: the prompt of every row: rows of one prompt (tokens, samples, paraphrases) are never on both sides of
+            the split. By default the rollouts' own prompts (``PROMPT/SAMPLE`` ids), or every row for itself.
+        texts: the prompt's text of every row: near duplicates are kept on one side of the split, and what words and
+            length predict is reported beside the probe.
+        balance_on: columns that must not stand in for the label (``{"harm": harm}``): the cells label x column weigh
+            equally in the fit, and the AUROC within equal values is reported.
+        split: shares of train, validation and test, or ``train``, ``validation`` or ``test`` per row.
+        Cs: inverse penalties to select from.
+        permutations: refits with permuted labels, each selecting again; 0 for none; or how they are made.
         seed: seed of the split and of every draw.
-        progress: called with candidates done and in all.
+        progress: called with layers done and in all, for the fit and for the refits.
+
+    Returns:
+        the probe with its test, its null and its controls.
 
     Raises:
-        InputError: no groups, or no rollouts where they are needed; missing labels, one class or more than two; NaN
-            or infinite activations; too few prompts for three parts with both classes; columns of unlike lengths.
+        InputError: missing labels, one class or more than two; NaN or infinite states; too few prompts for three splits
+            with both classes; columns of unlike lengths or in another order; several rows of both labels in a prompt
+            without rollout ids, whose tokens are not independent.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.probes import fit_probe
+        >>> rng = np.random.default_rng(0)
+        >>> true = np.arange(200) % 2
+        >>> states = rng.normal(size=(3, 200, 8)) + 3 * true[:, None] * np.eye(8)[0]
+        >>> states[0] = rng.normal(size=(200, 8))  # layer 0 holds nothing
+        >>> result = fit_probe(states, true, permutations=39)
+        >>> result.to_frame()[["layer", "auroc", "null_high", "p", "chosen"]].round(2)
+           layer  auroc  null_high     p  chosen
+        ...
+        >>> other = rng.normal(size=(3, 60, 8)) + 3 * true[:60, None] * np.eye(8)[0]
+        >>> result.transfer(other, true[:60]).estimate > 0.9
+        True
     """
-    if groups is REQUIRED:
-        raise InputError(
-            "groups is missing: rows of one prompt on both sides of a split are remembered, not read; give the prompt "
-            "of every row, or groups=None to say that every row is a prompt of its own"
+    given = prepare(states, labels, groups, texts, balance_on, split, seed)
+    rows, codes, on = given.rows, given.layers.codes, given.balance_on
+
+    def read(code: int) -> ndarray:
+        return given.layers.read(codes[code], len(rows), code)
+
+    selection = select(read, rows, list(codes), Cs, balance_on=on, progress=progress)
+    evaluation = selection.test(read, rows)
+    by_layer = selection.test_layers(read, rows)
+    null = None
+    if permutations:
+        how = permutations
+        if isinstance(how, int):
+            how = Permutations(how, unit="prompt" if "prompt" in rows else "group")
+        null = permutation_null(
+            read, rows, list(codes), Cs, balance_on=on, permutations=how, seed=seed, progress=progress
         )
-    y, groups, texts, rollouts, hold, lengths, source, part = _in_order_of(
-        X, rollouts, y=y, groups=groups, texts=texts, hold=hold, lengths=lengths, source=source, part=part
-    )
-    taken = [name for name in dict(hold or {}) if name in ("rollout", "group", "label", "part", "given_group")]
-    if taken:
-        raise InputError(f"a held column is called {taken[0]!r}, as a column of the rows is: give it another name")
-    codes, classes = _two_classes(y)
-    keys, read = _candidates(X, len(codes))
-    rows = part_rows(codes, groups, texts=texts, rollouts=rollouts, hold=hold, part=part, shares=shares, seed=seed)
-    if rollouts is None:
-        _independent(rows)
-    held = tuple(rows.columns.drop(["rollout", "group", "label", "part", "given_group"]))
-    given: dict[str, Any] = {"balance": "cells" if held else "classes", "hold": held}
-    selection = select(read, rows, range(len(keys)), Cs, progress=progress, **given)
-    swept = selection.test(read, rows)
-    chosen = read(swept.layer)
-    permuted = None
-    if refits:
-        permuted = permuted_selection(
-            read, rows, range(len(keys)), Cs, refits=refits, unit="group", seed=seed, progress=progress, **given
-        )
+    by_layer = _with_null(by_layer, null).assign(layer=[codes[layer] for layer in by_layer["layer"]])
+    X = read(selection.layer)
+    baselines: tuple[Effect, ...] = ()
+    if given.texts is not None:
+        one = ~rows["rollout"].duplicated().to_numpy()
+        shown = np.asarray(given.texts, dtype=object)[one]
+        baselines = text_baselines(shown, *(rows.loc[one, name].to_numpy() for name in ("label", "group", "part")))
     return ProbeResult(
-        classes=classes,
-        key=keys[swept.layer],
-        keys=keys,
-        sweep=swept,
-        classification_metrics=_merit(swept, chosen, rows),
-        permuted=permuted,
-        nulls=(random_directions(chosen, rows, swept.C, seed=seed, **given),),
-        baselines=_baselines(rows, texts, lengths),
-        leaks=check_leakage(
-            rows["label"],
-            rows["given_group"],
-            rows["part"],
-            texts=texts,
-            lengths=lengths,
-            source=source,
-            held=rows[list(held)].astype(str).agg(" ".join, axis=1) if held else None,
-            chosen_on=rows.loc[rows["part"] != "test", "given_group"],
-            choice=swept.table,
-            seed=seed,
-        ),
-        part=rows["part"],
-        joined=int(rows["given_group"].nunique() - rows["group"].nunique()),
+        classes=given.classes,
+        layer=codes[selection.layer],
+        selection=selection,
+        evaluation=evaluation,
+        by_layer=by_layer,
+        scores=selection.probe.decision_function(X),
+        permutation=null,
+        random=random_directions(X, rows, selection.C, balance_on=on, seed=seed),
+        baselines=baselines,
+        rows=rows,
+        site=given.layers.site,
         seed=seed,
+        _texts=given.texts,
     )
 
 
-def _independent(rows: pd.DataFrame) -> None:
-    held = rows.groupby("given_group", sort=False)["label"].agg(["size", "nunique"])
-    mixed = held[(held["nunique"] > 1) & (held["size"] > 2)]
-    if len(mixed):
-        raise InputError(
-            f"prompt {mixed.index[0]!r} has {mixed['size'].iloc[0]} rows of both labels: give rollouts=, the rollout "
-            "of every row, since tokens of one rollout are not independent; rollouts=range(n) says that each of the n "
-            "rows is a rollout of its own"
-        )
-
-
-def _row(kind: str, name: str, estimate: float, low: float, high: float, n: int) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "estimate": estimate, "low": low, "high": high, "n": n, "p": float("nan")}
-
-
-def _in_order_of(X: Any, rollouts: Column | None, **columns: Any) -> tuple[Any, ...]:
-    """Columns in the order of the activations: joined by id where they carry ids, refused where that cannot be done."""
-    table = next(iter(X.values()), None) if isinstance(X, Mapping) else X
-    names = index_of(table) if rollouts is None else pd.Index(np.asarray(rollouts, dtype=object))
-    flat = {name: column for name, column in columns.items() if name != "hold"}
-    flat |= {f"hold {name}": column for name, column in dict(columns["hold"] or {}).items()}
-    if names is None:
-        same_order(beside="X", **flat)
-    else:
-        flat = {name: joined(column, names, name) for name, column in flat.items()}
-    held = {k.removeprefix("hold "): v for k, v in flat.items() if k.startswith("hold ")} or None
-    order = [flat[k] for k in ("y", "groups", "texts")]
-    return (*order, rollouts, held, *(flat[k] for k in ("lengths", "source", "part")))
-
-
-def _two_classes(y: Column) -> tuple[ndarray, tuple[Any, Any]]:
-    """Labels as 0 and 1, and what they stand for."""
-    values = pd.Series(np.asarray(y, dtype=object))
-    if values.isna().any():
-        raise InputError(f"{int(values.isna().sum())} of {len(values)} labels are missing; drop or label these rows")
-    try:
-        names = sorted(values.unique())
-    except TypeError as error:
-        raise InputError("labels are of unlike types; make them all texts, or all numbers") from error
-    if len(names) != 2:
-        shown = ", ".join(map(repr, names[:4])) + (", …" if len(names) > 4 else "")
-        raise InputError(f"a probe tells two classes and these labels hold {len(names)}: {shown or 'none'}")
-    return (values == names[1]).to_numpy().astype(int), (names[0], names[1])
-
-
-def _candidates(X: Any, n: int) -> tuple[tuple[Hashable, ...], Callable[[int], ndarray]]:
-    """The names of the candidates, and a reader of them by place that refuses what is not finite."""
-    named = X if isinstance(X, Mapping) else {0: X}
-    if not named:
-        raise InputError("X holds no candidate; give activations, or a mapping of at least one layer to them")
-    keys = tuple(named)
-
-    def read(place: int) -> ndarray:
-        key = keys[place]
-        try:
-            return to_array(named[key], n, layer=place)
-        except InputError as error:
-            raise InputError(f"candidate {key!r}: {str(error).partition(': ')[2]}") from error
-
-    return keys, read
-
-
-def _merit(swept: Sweep, X: ndarray, rows: pd.DataFrame) -> ClassificationMetrics:
-    """Figures of merit on test rows; thresholds and calibration come from validation rows."""
-    score = swept.probe.decision_function(X)
-    test, validation = ((rows["part"] == part).to_numpy() for part in ("test", "validation"))
-    label, group = rows["label"].to_numpy(), rows["group"].to_numpy()
-    return classification_metrics(
-        label[test], score[test], group[test], fitted_on=(label[validation], score[validation])
-    )
-
-
-def _baselines(rows: pd.DataFrame, texts: Column | None, lengths: Column | None) -> tuple[Effect, ...]:
-    given = rows["label"], rows["group"], rows["part"]
-    found: list[Effect] = []
-    if texts is not None:
-        found.append(bag_of_words_auroc(texts, *given, name="words of the text"))
-        found.append(tfidf_auroc(texts, *given, name="TF-IDF of the text"))
-        words = [len(str(text).split()) for text in np.asarray(texts, dtype=object)]
-        found.append(length_auroc(words, *given, name="length of the text"))
-    if lengths is not None:
-        found.append(length_auroc(lengths, *given, name="length"))
-    return tuple(found)
+def _with_null(by_layer: pd.DataFrame, null: PermutationNull | None) -> pd.DataFrame:
+    """The range of each layer's null and its p; at the selected layer those of the null that selects again."""
+    found = []
+    for row in by_layer.itertuples():
+        values = np.array([np.nan]) if null is None else null.values if row.chosen else null.layers[int(row.layer)]
+        known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([np.nan])
+        p = float("nan") if null is None else null.p if row.chosen else permutation_p(row.auroc, values)
+        found.append({"null_mean": known.mean(), "null_low": known.min(), "null_high": known.max(), "p": p})
+    columns = ["layer", "C", "auroc_validation", "auroc", "low", "high", "n"]
+    columns += ["null_mean", "null_low", "null_high", "p", "chosen"]
+    return pd.concat([by_layer, pd.DataFrame(found)], axis=1)[columns]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from numpy import ndarray
 
 from verdictscope.judgments.metrics.measure import Measure, contrast, mean, measured, share
 from verdictscope.judgments.metrics.solving import solve_to_judge
-from verdictscope.probes.sweep import Sweep
+from verdictscope.probes.fit_probe import ProbeResult
 from verdictscope.probes.verdict_states import Pairs
 from verdictscope.stats import auroc_effect, auroc_many, permutation_p
 
@@ -66,10 +65,24 @@ class Case:
         """Resampling unit of every pair."""
         return self.pairs.table["group"].to_numpy()
 
-    def correct(self, sweep: Sweep, layer: int | None = None) -> Bool[ndarray, " pair"]:
+    def correct(self, result: ProbeResult, layer: int | None = None) -> Bool[ndarray, " pair"]:
         """Whether a probe points to the right answer."""
-        at = sweep.layer if layer is None else layer
-        return (self.pairs.content(at) @ sweep.selection.probes[at].direction_ > 0) == self.right
+        at = result.selection.layer if layer is None else layer
+        return (self.pairs.content(at) @ result.selection.probes[at].direction_ > 0) == self.right
+
+    def measure(self) -> Callable[[ndarray, ndarray], ndarray]:
+        """Statistics of a refit with permuted labels: `names`, from labels and scores of the mirrored test rows."""
+        W = np.stack(list(self.weights().values()), axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            W = W / W.sum(axis=0)
+
+        def statistics(labels: ndarray, scores: ndarray) -> ndarray:
+            half = scores.shape[1] // 2
+            shares = ((scores[:, :half] > 0) == self.right) @ W
+            both = (np.tile(at, 2) for at in self.scopes.values())
+            return np.concatenate([shares.T, np.stack([auroc_many(labels[:, at], scores[:, at]) for at in both])])
+
+        return statistics
 
     def weights(self) -> dict[tuple[str, str], Float[ndarray, " pair"]]:
         """What each share is taken over, by condition and name: weight per pair."""
@@ -86,18 +99,18 @@ class Case:
         return found
 
 
-def tested(case: Case, sweep: Sweep, mirror: Sweep, view: Sweep, seed: int) -> pd.DataFrame:
+def tested(case: Case, result: ProbeResult, mirror: ProbeResult, view: ProbeResult, seed: int) -> pd.DataFrame:
     """Every figure of the test part, by condition.
 
     Args:
         case: test pairs.
-        sweep: the probe of the right answer.
+        result: the probe of the right answer.
         mirror: the probe of the verdict, fitted in every condition.
         view: the probe of the verdict where nothing pushes it.
         seed: of the resamples.
     """
-    probe, shown, own, tables = case.correct(sweep), case.correct(mirror), case.correct(view), []
-    score = case.pairs.content(sweep.layer) @ sweep.probe.direction_
+    probe, shown, own, tables = case.correct(result), case.correct(mirror), case.correct(view), []
+    score = case.pairs.content(result.selection.layer) @ result.direction
     for scope, at in case.scopes.items():
         wrong, turned = at & ~case.averaged, at & case.pushed
         where = "items where the verdict, averaged over the orders, is wrong"
@@ -191,21 +204,10 @@ def _seen_twice(right: ndarray, score: ndarray, groups: ndarray) -> tuple[ndarra
     return np.r_[right, ~right].astype(int), np.r_[score, -score], np.r_[groups, groups]
 
 
-def add_nulls(table: pd.DataFrame, case: Case, refit: Callable[[Any], ndarray]) -> None:
-    """Beside every figure of the probe what refits with permuted labels give; a gap's is theirs less what is stated."""
-    weights = case.weights()
-    names = [*weights, *((scope, "AUROC") for scope in case.scopes)]
-    W = np.stack(list(weights.values()), axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        W = W / W.sum(axis=0)
-
-    def measure(labels: ndarray, scores: ndarray) -> ndarray:
-        half = scores.shape[1] // 2
-        shares = ((scores[:, :half] > 0) == case.right) @ W
-        aurocs = [auroc_many(labels[:, at], scores[:, at]) for at in (np.tile(s, 2) for s in case.scopes.values())]
-        return np.concatenate([shares.T, np.stack(aurocs)])
-
-    values = dict(zip(names, refit(measure).T, strict=True))
+def add_nulls(table: pd.DataFrame, case: Case, measures: ndarray) -> None:
+    """Beside every statistic of the probe its null under permuted labels; a gap's is theirs less what is stated."""
+    names = [*case.weights(), *((scope, "AUROC") for scope in case.scopes)]
+    values = dict(zip(names, measures.T, strict=True))
     at = table.set_index(["condition", "name"])["estimate"]
     for scope in case.scopes:
         for gap, stated in (
@@ -238,11 +240,11 @@ def permuted(table: pd.DataFrame, refits: int) -> pd.DataFrame:
     return null.assign(null_mean=np.nan, null_low=np.nan, null_high=np.nan, groups=np.nan)
 
 
-def solving(case: Case, sweep: Sweep, solved: Mapping[str, bool], condition: str, seed: int) -> pd.DataFrame:
+def solving(case: Case, result: ProbeResult, solved: Mapping[str, bool], condition: str, seed: int) -> pd.DataFrame:
     """S2J's gap (arXiv 2509.22099) for the stated verdict, and the same with the probe in its place."""
     at = case.scopes[condition]
     own = [solved.get(item) for item in case.pairs.table["item"][at]]
-    told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(sweep)[at]}
+    told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(result)[at]}
     found = [
         solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed)
         .query("name == 'solve_judge_gap'")
@@ -252,11 +254,11 @@ def solving(case: Case, sweep: Sweep, solved: Mapping[str, bool], condition: str
     return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
 
 
-def layers(case: Case, sweep: Sweep, mirror: Sweep, seed: int) -> pd.DataFrame:
+def layers(case: Case, result: ProbeResult, mirror: ProbeResult, seed: int) -> pd.DataFrame:
     """Validation items, every layer at the chosen penalty: what was looked at when the layer was chosen."""
     tables = []
-    for layer in sorted(sweep.selection.probes):
-        probe, shown = case.correct(sweep, layer), case.correct(mirror, layer)
+    for layer in sorted(result.selection.probes):
+        probe, shown = case.correct(result, layer), case.correct(mirror, layer)
         for scope, at in case.scopes.items():
             wrong = at & ~case.averaged
             name = "right where the verdict is wrong"

@@ -18,9 +18,9 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
+from verdictscope.probes.selection import one_standard_error
 from verdictscope.probes.shortcuts import Shortcut, looked_for
 from verdictscope.probes.splits import PARTS
-from verdictscope.probes.sweep import one_standard_error
 from verdictscope.rollouts.prompts.duplicates import near_duplicates
 from verdictscope.stats import Column, Permutation, group_names, permutation_of, permutation_p, same_order
 from verdictscope.values import truths

@@ -1,13 +1,13 @@
-"""What a probe scores when there is nothing to find: the same fit with labels permuted as the design allows.
+"""Null distribution of a probe's test number: refits with labels permuted as the design allows.
 
-Where the reported number was chosen among layers and penalties, the choice is made anew for every set of permuted
-labels: the best of many reads more than chance by being the best of many.
+Where the reported number was chosen among layers and penalties, every refit chooses among them again: the best of many
+candidates exceeds chance by being the best of many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,42 +16,63 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.rows import Balance, Rows, check_rows, rollout_permutation, to_array
+from verdictscope.probes.controls import table_row
+from verdictscope.probes.rows import Rows, check_rows, rollout_permutation, to_array
+from verdictscope.probes.selection import DEFAULT_CS, ReadLayer
 from verdictscope.probes.solver import LogisticFits, solve_layers
-from verdictscope.probes.sweep import ReadLayer
 from verdictscope.stats import Permutation, Scheme, auroc_many, auroc_se_many, permutation_p, tie_slack
 from verdictscope.values import whole_number
 
 _FEWEST = 19  # below this no p-value can reach .05
-REFITS = 200
-"""Refits behind a null unless the caller says otherwise."""
-WORDS = {"between": "between", "within": "within", "both": "between and within", "rows": "between"}
-"""How each scheme moves labels, in words: a row that is a prompt of its own is permuted between prompts."""
+PERMUTATIONS = 200
+"""Permutations behind a null distribution unless the caller asks for another number."""
+_MOVES = {"between": "between", "within": "within", "both": "between and within", "rows": "between"}
 
 Measure = Callable[[Int[ndarray, "fit row"], Float[ndarray, "fit row"]], Float[ndarray, "stat fit"]]
-"""From labels and scores of the test rows, a line per fit, to figures of each fit."""
+"""Labels and scores of the test rows, a line per fit -> further statistics of every fit."""
 
-_TOLERANCE = 1e-3  # of a refit's weights: far below what would exchange two rows' ranks often enough to be seen
+_TOLERANCE = 1e-3  # of a refit's weights: far below what would exchange the ranks of two rows often enough to be seen
+
+
+@dataclass(frozen=True)
+class Permutations:
+    """How labels are permuted.
+
+    Attributes:
+        n: number of permutations, at least 19.
+        unit: column of the unit that moves as one, or within which labels move.
+        within: labels are exchanged only between units with equal values of these columns: with ``("harm",)`` the null
+            keeps what harm predicts of the label.
+        scheme: as in `verdictscope.stats.permutation_of`; ``auto`` chooses by the design.
+        measure: further statistics of every refit, kept in `PermutationNull.measures`.
+    """
+
+    n: int = PERMUTATIONS
+    unit: str = "prompt"
+    within: tuple[str, ...] = ()
+    scheme: Scheme = "auto"
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class PermutedControl:
-    """AUROCs of probes refitted on permuted labels.
+class PermutationNull:
+    """Test AUROCs of probes refitted on permuted labels.
 
     Attributes:
         observed: test AUROC with the real labels.
-        mean: mean over refits.
-        low: smallest of the refits.
-        high: largest of the refits.
-        p: (1 + refits at least as good as the real fit) / (refits + 1).
-        values: AUROC of every refit; NaN where a part was left with one class, which counts against the probe.
-        unit: what was exchanged, or within what labels were permuted.
-        within: columns within whose values labels were exchanged.
+        mean: mean over permutations.
+        low: smallest value.
+        high: largest value.
+        p: (1 + permutations at least as good as the real fit) / (permutations + 1).
+        values: AUROC of every permutation; NaN where a split was left with one class, which counts against the probe.
+        how: how labels were permuted.
         seed: seed of the permutations.
         candidates: layers times penalties among which every refit chose.
-        scheme: how labels were permuted: ``between`` units, ``within`` them, ``both``, or ``rows``.
-        relabelings: number of distinct relabelings there are.
-        kept: share of the real labels that a relabeling keeps beyond chance.
+        scheme: how labels moved: ``between`` units, ``within`` them, ``both``, or ``rows``.
+        relabelings: number of distinct permutations there are.
+        kept: share of the real labels that a permutation keeps beyond chance.
+        layers: test AUROC of every permutation by layer, each at its best penalty there.
+        measures: `Permutations.measure` of the real fit (first) and of every permutation, ``[1 + n stat]``.
     """
 
     observed: float
@@ -59,244 +80,141 @@ class PermutedControl:
     low: float
     high: float
     p: float
-    values: Float[ndarray, " refit"]
-    unit: str
-    within: tuple[str, ...]
+    values: Float[ndarray, " permutation"]
+    how: Permutations
     seed: int
-    candidates: int = 1
-    scheme: str = "between"
-    relabelings: float = float("inf")
-    kept: float = 0.0
+    candidates: int
+    scheme: str
+    relabelings: float
+    kept: float
+    layers: dict[int, ndarray] = field(repr=False)
+    measures: Float[ndarray, "fit stat"] = field(repr=False)
 
     @property
     def name(self) -> str:
-        """What was permuted, in words."""
-        return f"labels permuted {WORDS[self.scheme]} {'prompt' if self.unit == 'group' else self.unit}s"
+        """What was permuted."""
+        return f"labels permuted {_MOVES[self.scheme]} {'prompt' if self.how.unit == 'group' else self.how.unit}s"
 
-    @property
-    def refits(self) -> int:
-        """Number of refits."""
-        return len(self.values)
+    def row(self) -> dict[str, Any]:
+        """As a row of kind ``permuted``."""
+        about = f"mean and range over refits, each the choice of {self.candidates} layers x penalties"
+        return table_row("permuted", self.name, self.mean, self.low, self.high, len(self.values), p=self.p, about=about)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per refit: ``refit auroc``."""
-        return pd.DataFrame({"refit": np.arange(self.refits), "auroc": self.values})
+        """One row per permutation: ``permutation auroc``."""
+        return pd.DataFrame({"permutation": np.arange(len(self.values)), "auroc": self.values})
 
     def __repr__(self) -> str:
-        inside = f" within {' '.join(self.within)}" if self.within else ""
-        chosen = f", each the choice of {self.candidates} candidates" if self.candidates > 1 else ""
+        inside = f" within {' '.join(self.how.within)}" if self.how.within else ""
         return (
-            f"PermutedControl: real AUROC {self.observed:.3f}; {self.name}{inside}, "
-            f"{self.refits} refits{chosen}: mean {self.mean:.3f}, range [{self.low:.3f}, {self.high:.3f}], "
-            f"p = {self.p:.2g}"
+            f"PermutationNull: observed AUROC {self.observed:.3f}; {self.name}{inside}, {len(self.values)} refits, "
+            f"each the choice of {self.candidates} candidates: mean {self.mean:.3f}, range [{self.low:.3f}, "
+            f"{self.high:.3f}], p = {self.p:.2g}"
         )
 
 
-def permuted_control(
-    X: Any,
-    rows: pd.DataFrame,
-    C: float | int,
-    *,
-    balance: Balance = "cells",
-    hold: Sequence[str] = ("harm",),
-    refits: int = REFITS,
-    unit: str = "prompt",
-    within: Sequence[str] = (),
-    scheme: Scheme = "auto",
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> PermutedControl:
-    """`permuted_selection` of a probe that was not chosen: one layer and one penalty, given before any score was seen.
-
-    Args:
-        X: activations of the layer for all rows, ``[row d]``.
-        rows: as in `permuted_selection`.
-        C: the penalty.
-        balance: likewise.
-        hold: likewise.
-        refits: likewise.
-        unit: likewise.
-        within: likewise.
-        scheme: likewise.
-        seed: likewise.
-        progress: likewise.
-
-    Raises:
-        InputError: see `permuted_selection`.
-    """
-    return permuted_selection(
-        lambda _: X,
-        rows,
-        [-1],
-        [C],
-        balance=balance,
-        hold=hold,
-        refits=refits,
-        unit=unit,
-        within=within,
-        scheme=scheme,
-        seed=seed,
-        progress=progress,
-    )
-
-
-def permuted_selection(
+def permutation_null(
     read_layer: ReadLayer,
     rows: pd.DataFrame,
     layers: Sequence[int],
-    Cs: Sequence[float | int],
+    Cs: Sequence[float | int] = DEFAULT_CS,
     *,
-    balance: Balance = "cells",
-    hold: Sequence[str] = ("harm",),
-    refits: int = REFITS,
-    unit: str = "prompt",
-    within: Sequence[str] = (),
-    scheme: Scheme = "auto",
+    balance_on: Sequence[str] = (),
+    permutations: int | Permutations = PERMUTATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> PermutedControl:
-    """Fit, choose and test as `select` does, on labels permuted between prompts.
+) -> PermutationNull:
+    """Fit, select and test as `fit_probe` does, on permuted labels.
 
-    All token rows of a rollout move together. Labels stay within each part of the split, so the null keeps its class
-    shares. What else moves is chosen from the design (`permutation_of`): a prompt gets the labels of another prompt's
-    rollouts; where every prompt holds the same labels (contrast pairs), they change places within it. A design whose
-    labels cannot move is an error. All refits of a layer share one decomposition.
+    All rows of a rollout move together and labels stay within each split, so the null keeps its class shares. What else
+    moves follows from the design: a prompt gets the labels of another prompt's rollouts; where every prompt has the
+    same labels (contrast pairs), they are exchanged within it. All refits of a layer share one decomposition.
 
     Args:
         read_layer: layer -> activations of all rows, ``[row d]``.
-        rows: the table given to the sweep; a ``prompt`` column, or ``PROMPT/SAMPLE`` rollout ids, name the prompts.
-        layers: the layers the sweep chose from.
-        Cs: the penalties it chose from.
-        balance: as in the sweep.
-        hold: as in the sweep.
-        refits: number of permutations, at least 19 (the reports use 200).
-        unit: column of the unit that moves as one, or within which labels move; ``group`` for the coarser one.
-        within: exchange labels only between units with equal values of these columns: with ``("harm",)`` the null
-            keeps what harm tells about the label, and p asks whether the probe reads more than harm.
-        scheme: ``auto``, or the scheme to use, as in `permutation_of`.
+        rows: columns ``rollout group label part`` and those of ``balance_on``, one row per activation; a ``prompt``
+            column, or ``PROMPT/SAMPLE`` rollout ids, name the prompts.
+        layers: the layers to choose from.
+        Cs: the inverse penalties to choose from.
+        balance_on: columns whose cells with the label weigh equally in the fit.
+        permutations: how many, or how they are made.
         seed: seed of the permutations.
         progress: called with layers done and layers in all.
 
     Raises:
-        InputError: see `check_rows`; too few refits; a unit with rows in two parts; a scheme that cannot move the
-            labels; a null that is the observed number; a refit that did not converge.
+        InputError: rows that do not fit together; fewer than 19 permutations; a unit with rows in two splits; a design
+            in which the labels cannot move; a null that equals the observed number; a refit that did not converge.
+
+    Example:
+        >>> import numpy as np, pandas as pd
+        >>> from verdictscope.probes import permutation_null
+        >>> label = np.arange(120) % 2
+        >>> X = np.random.default_rng(0).normal(size=(120, 4)) + 3 * label[:, None]
+        >>> names = [f"prompt {i}" for i in range(120)]
+        >>> split = np.repeat(["train", "validation", "test"], 40)
+        >>> rows = pd.DataFrame({"rollout": names, "group": names, "label": label, "part": split})
+        >>> null = permutation_null(lambda layer: X, rows, [0], permutations=39)
+        >>> null.observed > null.high, null.p
+        (True, 0.025)
     """
     whole_number(seed, "seed")
-    given: dict[str, Any] = {"balance": balance, "hold": hold, "refits": refits, "seed": seed, "progress": progress}
-    plan = _scheme(rows, hold, balance, unit, within, scheme)
-    values = _measures(read_layer, rows, layers, Cs, lambda y, scores: auroc_many(y, scores)[None], plan, **given)[:, 0]
-    _check_null(values)
-    wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
-    return PermutedControl(
-        observed=float(values[0]),
-        mean=float(np.nanmean(values[1:])),
-        low=float(np.nanmin(values[1:])),
-        high=float(np.nanmax(values[1:])),
-        p=permutation_p(values[0], values[1:]),
-        values=values[1:],
-        unit=unit,
-        within=tuple(within),
+    how = permutations if isinstance(permutations, Permutations) else Permutations(permutations)
+    checked = check_rows(rows, balance_on)
+    plan = rollout_permutation(rows, checked, how.unit, how.within, how.scheme)
+    values, by_layer = _refitted(read_layer, checked, layers, Cs, plan, how, seed, progress)
+    if how.measure is None:
+        _check_null(values[:, 0])
+    found = values[:, 0]
+    known = found[1:][np.isfinite(found[1:])]
+    return PermutationNull(
+        observed=float(found[0]),
+        mean=float(known.mean()) if len(known) else float("nan"),
+        low=float(known.min()) if len(known) else float("nan"),
+        high=float(known.max()) if len(known) else float("nan"),
+        p=permutation_p(found[0], found[1:]),
+        values=found[1:],
+        how=how,
         seed=seed,
-        candidates=len(wanted) * len(penalties),
+        candidates=len(set(layers)) * len({float(C) for C in Cs}),
         scheme=plan.scheme,
         relabelings=plan.relabelings,
         kept=plan.kept,
+        layers=by_layer,
+        measures=values[:, 1:],
     )
 
 
-def permuted_measures(
+def _refitted(
     read_layer: ReadLayer,
-    rows: pd.DataFrame,
+    checked: Rows,
     layers: Sequence[int],
     Cs: Sequence[float | int],
-    measure: Measure,
-    *,
-    balance: Balance = "cells",
-    hold: Sequence[str] = ("harm",),
-    refits: int = REFITS,
-    unit: str = "prompt",
-    within: Sequence[str] = (),
-    scheme: Scheme = "auto",
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Float[ndarray, "fit stat"]:
-    """`permuted_selection` for any figures of the test part: the real fit's first, then every refit's.
-
-    Args:
-        read_layer: as in `permuted_selection`, and so on.
-        rows: likewise.
-        layers: likewise.
-        Cs: likewise.
-        measure: from labels and scores of the test rows, ``[fit row]``, to figures ``[stat fit]``.
-        balance: likewise.
-        hold: likewise.
-        refits: likewise.
-        unit: likewise.
-        within: likewise.
-        scheme: likewise.
-        seed: likewise.
-        progress: likewise.
-
-    Returns:
-        figures at the layer and penalty that each fit chose on validation; NaN where a part was left with one class.
-
-    Raises:
-        InputError: see `permuted_selection`.
-    """
-    plan = _scheme(rows, hold, balance, unit, within, scheme)
-    return _measures(
-        read_layer,
-        rows,
-        layers,
-        Cs,
-        measure,
-        plan,
-        balance=balance,
-        hold=hold,
-        refits=refits,
-        seed=seed,
-        progress=progress,
-    )
-
-
-def _scheme(
-    rows: pd.DataFrame, hold: Sequence[str], balance: Balance, unit: str, within: Sequence[str], scheme: Scheme
-) -> Permutation:
-    """The scheme over rollouts."""
-    return rollout_permutation(rows, check_rows(rows, hold, balance), unit, within, scheme)
-
-
-def _measures(
-    read_layer: ReadLayer,
-    rows: pd.DataFrame,
-    layers: Sequence[int],
-    Cs: Sequence[float | int],
-    measure: Measure,
     plan: Permutation,
-    *,
-    balance: Balance,
-    hold: Sequence[str],
-    refits: int,
+    how: Permutations,
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> Float[ndarray, "fit stat"]:
-    if refits < _FEWEST:
-        raise InputError(f"{refits} refits cannot show p <= .05; ask for at least {_FEWEST}, better {REFITS}")
-    checked = check_rows(rows, hold, balance)
-    drawn = plan.draws(refits, np.random.default_rng(seed))[:, checked.rollout]
+) -> tuple[Float[ndarray, "fit stat"], dict[int, ndarray]]:
+    """Test statistics of the real fit (first) and of every refit, AUROC first; and the refits' AUROC by layer."""
+    if how.n < _FEWEST:
+        raise InputError(f"{how.n} permutations cannot give p <= .05: ask for at least {_FEWEST}, or {PERMUTATIONS}")
+    drawn = plan.draws(how.n, np.random.default_rng(seed))[:, checked.rollout]
     every = np.concatenate([checked.label[None], drawn])
     train, validation, test = (checked.at(part) for part in ("train", "validation", "test"))
     usable = np.all([(every[:, at].min(1) < every[:, at].max(1)) for at in (train, validation, test)], axis=0)
     # Equal labels are fitted once: a draw of the real labels is the real fit, not that up to rounding.
-    labels, copies = _distinct(every[usable])
+    codes, _ = pd.factorize(np.array([row.tobytes() for row in every[usable].astype(np.int8)], dtype=object))
+    labels = every[usable][np.unique(codes, return_index=True)[1]]
     wanted, penalties = sorted(set(layers)), sorted({float(C) for C in Cs})
-    refit = _Refits(checked, labels, measure, choose=len(wanted) * len(penalties) > 1)
     held_out: dict[int, tuple[ndarray, ndarray]] = {}
 
     def read(layer: int) -> ndarray:
-        X = to_array(read_layer(layer), len(rows), layer)
+        X = to_array(read_layer(layer), len(checked.label), layer)
         held_out[layer] = X[validation], X[test]
         return X[train]
+
+    def then(layer: int, _: ndarray, fits: LogisticFits) -> Float[ndarray, "column refit"]:
+        choose = len(wanted) * len(penalties) > 1
+        return _best_penalty(fits.check(), *held_out.pop(layer), checked, labels, how.measure, choose)
 
     done = solve_layers(
         read,
@@ -305,66 +223,57 @@ def _measures(
         penalties,
         scale_weight=checked.weights(train, "none"),
         tol=_TOLERANCE,
-        weight=np.stack([checked.weights(train, balance, y) for y in labels]),
+        weight=np.stack([checked.weights(train, y=y) for y in labels]),
         progress=progress,
-        then=lambda layer, _, fits: refit(fits.check(), *held_out.pop(layer)),
+        then=then,
     )
-    found = _chosen([done[layer] for layer in wanted])
-    values = np.full((1 + refits, found.shape[1]), np.nan)
-    values[usable] = found[copies]
-    return values
+    # By the rule of `select`: the latest layer within one standard error of the best validation AUROC.
+    validated, se, *tested = np.stack([done[layer] for layer in wanted], axis=1)
+    each, best = np.arange(validated.shape[1]), validated.argmax(axis=0)
+    near = validated >= validated[best, each] - np.nan_to_num(se[best, each], nan=0.0)
+    latest = len(wanted) - 1 - near[::-1].argmax(axis=0)
+    values = np.full((1 + how.n, len(tested)), np.nan)
+    values[usable] = np.stack([statistic[latest, each] for statistic in tested], axis=1)[codes]
+    by_layer = {}
+    for place, layer in enumerate(wanted):
+        by_layer[layer] = np.full(1 + how.n, np.nan)
+        by_layer[layer][usable] = tested[0][place][codes]
+    return values, {layer: found[1:] for layer, found in by_layer.items()}
 
 
-def _distinct(labels: Int[ndarray, "fit row"]) -> tuple[Int[ndarray, "distinct row"], Int[ndarray, " fit"]]:
-    """Distinct labelings in the order of their first occurrence, and which of them each is."""
-    codes, _ = pd.factorize(np.array([row.tobytes() for row in np.ascontiguousarray(labels, np.int8)], dtype=object))
-    _, first = np.unique(codes, return_index=True)
-    return labels[first], codes
+def _best_penalty(
+    fits: LogisticFits,
+    X_validation: ndarray,
+    X_test: ndarray,
+    rows: Rows,
+    labels: Int[ndarray, "refit row"],
+    measure: Measure | None,
+    choose: bool,
+) -> Float[ndarray, "column refit"]:
+    """Validation AUROC of the best penalty (the smallest among equals), its standard error, and the test statistics."""
+    refits = len(labels)
+    best, se, at = np.full(refits, -1.0), np.zeros(refits), np.zeros(refits, dtype=int)
+    if choose:
+        where = rows.at("validation")
+        kept = np.zeros((refits, int(where.sum())))
+        for c in range(len(fits.Cs)):
+            scores = fits.direction[0, c] @ X_validation.T + fits.bias[0, c][:, None]
+            value = auroc_many(labels[:, where], scores)
+            better = value > best
+            best[better], at[better], kept[better] = value[better], c, scores[better]
+        se = auroc_se_many(labels[:, where], kept, rows.group[where])
+    each, tested = np.arange(refits), labels[:, rows.at("test")]
+    scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
+    return np.stack([best, se, auroc_many(tested, scores), *(measure(tested, scores) if measure else ())])
 
 
 def _check_null(values: Float[ndarray, " fit"]) -> None:
-    """Refuse a null that says nothing: no refit with both classes, or the observed number in every one."""
+    """Refuse a null without information: no refit with both classes, or the observed number in every one."""
     drawn = values[1:][np.isfinite(values[1:])]
     if not len(drawn):
-        raise InputError("no relabeling leaves both labels in every part: add prompts of either label to each part")
+        raise InputError("no permutation leaves both labels in every split: add prompts of either label to each split")
     if (np.abs(drawn - values[0]) <= tie_slack(values[0])).all():
         raise InputError(
             f"every refit with permuted labels gives the observed AUROC {values[0]:.3f}: the activations do not vary, "
-            "or the test part holds too few rows; capture other positions or add prompts"
+            "or the test split holds too few rows; capture other positions or add prompts"
         )
-
-
-@dataclass(frozen=True)
-class _Refits:
-    """From the fits of one layer to each refit's best penalty and the test AUROC there."""
-
-    rows: Rows
-    labels: Int[ndarray, "refit row"]
-    measure: Measure
-    choose: bool
-
-    def __call__(self, fits: LogisticFits, X_validation: ndarray, X_test: ndarray) -> Float[ndarray, "column refit"]:
-        """Validation AUROC of the best penalty (the smallest among equals), its standard error, the test figures."""
-        refits = len(self.labels)
-        best, se, at = np.full(refits, -1.0), np.zeros(refits), np.zeros(refits, dtype=int)
-        if self.choose:
-            where = self.rows.at("validation")
-            kept = np.zeros((refits, int(where.sum())))
-            for c in range(len(fits.Cs)):
-                scores = fits.direction[0, c] @ X_validation.T + fits.bias[0, c][:, None]
-                value = auroc_many(self.labels[:, where], scores)
-                better = value > best
-                best[better], at[better], kept[better] = value[better], c, scores[better]
-            se = auroc_se_many(self.labels[:, where], kept, self.rows.group[where])
-        each = np.arange(refits)
-        scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
-        return np.stack([best, se, *self.measure(self.labels[:, self.rows.at("test")], scores)])
-
-
-def _chosen(layers: Sequence[Float[ndarray, "column refit"]]) -> Float[ndarray, "refit stat"]:
-    """The test figures at each refit's chosen layer, by the sweep's own rule: the latest within one standard error."""
-    validation, se, *test = np.stack(layers, axis=1)
-    each, best = np.arange(validation.shape[1]), validation.argmax(axis=0)
-    near = validation >= validation[best, each] - np.nan_to_num(se[best, each], nan=0.0)
-    latest = len(layers) - 1 - near[::-1].argmax(axis=0)
-    return np.stack([figure[latest, each] for figure in test], axis=1)

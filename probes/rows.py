@@ -1,4 +1,4 @@
-"""The rows a probe is fitted and judged on: which rollout, group, part, label and cell each activation has."""
+"""The rows a probe is fitted and tested on: rollout, group, split, label and balance cell of each activation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from verdictscope.probes.splits import PARTS
 from verdictscope.stats import Column, Permutation, Scheme, group_names, permutation_of
 from verdictscope.values import truths
 
-Balance = Literal["cells", "classes", "none"]
-"""What gets equal weight in the fit: the cells label x held columns, the two labels, or every rollout."""
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -26,10 +23,10 @@ class Rows:
 
     Attributes:
         label: 0 or 1 per row.
-        part: part of the split.
+        part: split of the row.
         group: prompt group.
         rollout: code of the rollout, 0 to ``n_rollouts - 1``.
-        held: code of the values of the columns held fixed (for example harm), all 0 without such columns.
+        held: code of the values of the balance columns (for example harm), all 0 without such columns.
         held_names: those values as text, by code.
         rollout_ids: rollout id by code.
     """
@@ -43,57 +40,45 @@ class Rows:
     rollout_ids: ndarray
 
     def at(self, *parts: str) -> Bool[ndarray, " row"]:
-        """Rows of these parts."""
+        """Rows of these splits."""
         return np.isin(self.part, parts)
 
-    def weights(self, where: Bool[ndarray, " row"], balance: Balance, label: ndarray | None = None) -> ndarray:
-        """Fit weights of the rows ``where``: every rollout counts once, then cells or classes count equally.
+    def weights(
+        self, where: Bool[ndarray, " row"], balance: Literal["cells", "none"] = "cells", *, y: ndarray | None = None
+    ) -> Float[ndarray, " where"]:
+        """Fit weights of the rows ``where``: every rollout counts once, then the cells label x balance columns equally.
 
-        They sum to the number of rollouts, so a probe's C does not depend on how many tokens were drawn.
-
-        Args:
-            where: rows the fit uses.
-            balance: what gets equal weight.
-            label: labels to balance by instead of the real ones (permuted controls), ``[row]``.
-
-        Returns:
-            weight per row of ``where``.
+        They sum to the number of rollouts, so a probe's C does not depend on how many tokens were drawn; ``y`` are
+        labels per row to balance by instead of the real ones.
         """
         rollout = self.rollout[where]
-        y = (self.label if label is None else label)[where]
         weight = 1.0 / np.bincount(rollout)[rollout]
         total = weight.sum()
-        if balance != "none":
-            cell = y + (2 * self.held[where] if balance == "cells" else 0)
+        if balance == "cells":
+            cell = (self.label if y is None else y)[where] + 2 * self.held[where]
             weight /= np.bincount(cell, weights=weight)[cell]
         return weight * (total / weight.sum())
 
     def cell_counts(self, where: Bool[ndarray, " row"]) -> pd.DataFrame:
-        """Rollouts per held value (rows) and label (columns)."""
+        """Rollouts per balance value (rows) and label (columns)."""
         first = ~pd.Series(self.rollout[where]).duplicated().to_numpy()
         table = pd.crosstab(self.held[where][first], self.label[where][first])
         table = table.reindex(index=range(len(self.held_names)), columns=[0, 1], fill_value=0)
         return table.set_axis(list(self.held_names), axis=0)
 
 
-def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Rows:
-    """Check a table of rows and bring it into arrays.
+def check_rows(rows: pd.DataFrame, balance_on: Sequence[str] = ()) -> Rows:
+    """Check a table ``rollout group label part`` with the columns of ``balance_on``, one row per activation.
 
-    Args:
-        rows: columns ``rollout group label part`` and those of ``hold``; one row per activation.
-        hold: columns that must not stand in for the label, for example ``("harm",)``.
-        balance: what the fit will weigh equally; ``cells`` needs every cell label x held value in train.
-
-    Raises:
-        InputError: missing columns or labels, a label that is not 0 or 1, a group in two parts, a part without rows
-            or with one class, a rollout with two labels, or an empty cell of the train part.
+    Refused: missing columns or labels, a label that is not 0 or 1, a group in two splits, a split without rows or with
+    one class, a rollout with two labels, or an empty cell label x balance columns in train.
     """
-    need = ["rollout", "group", "label", "part", *hold]
+    need = ["rollout", "group", "label", "part", *balance_on]
     missing = [c for c in need if c not in rows.columns]
     if missing:
         raise InputError(
-            f"rows lack {', '.join(missing)}; a probe needs the prompt group and part of every row (split_groups), "
-            f"and each column of hold={tuple(hold)}"
+            f"rows lack {', '.join(missing)}; a probe needs the prompt group and the split (part, by split_groups) "
+            f"of every row, and each column of balance_on={tuple(balance_on)}"
         )
     if len(rows) == 0:
         raise InputError("there are no rows to fit a probe on")
@@ -107,7 +92,7 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
             "that of the store: bring the rows back with sort_index(), or read with reader(store, site, rows)"
         )
     label = _binary(rows["label"])
-    held, held_names = pd.factorize(_joined(rows, hold), sort=True)
+    held, held_names = pd.factorize(_joined(rows, balance_on), sort=True)
     rollout, rollout_ids = pd.factorize(rows["rollout"].astype(str), sort=True)
     checked = Rows(
         label=label,
@@ -120,10 +105,7 @@ def check_rows(rows: pd.DataFrame, hold: Sequence[str], balance: Balance) -> Row
     )
     _check_parts(checked)
     _check_rollouts(checked)
-    if balance not in ("cells", "classes", "none"):
-        raise InputError(f"balance {balance!r} is none of cells, classes and none")
-    if balance == "cells":
-        _check_cells(checked, hold)
+    _check_cells(checked, balance_on)
     return checked
 
 
@@ -137,23 +119,10 @@ def rollout_permutation(
     label: ndarray | None = None,
     symmetric: bool = True,
 ) -> Permutation:
-    """How the labels of rollouts are permuted: whole units, or inside them, never between parts of the split.
+    """How the labels of rollouts are permuted, never between splits; in the order of ``checked.rollout_ids``.
 
-    Args:
-        rows: the table; a ``prompt`` column, or ``PROMPT/SAMPLE`` rollout ids, name the prompts; ``turned``, where
-            there is such a column, marks rows seen from the other side (`mirrored_rows`).
-        checked: the same table, checked.
-        unit: column of the unit that moves as one, or within which labels move.
-        within: columns within whose values labels stay.
-        scheme: as in `permutation_of`.
-        label: labels by row to permute instead of the real ones.
-        symmetric: as in `permutation_of`.
-
-    Returns:
-        the scheme over rollouts, in the order of ``checked.rollout_ids``.
-
-    Raises:
-        InputError: a column is missing, a unit stands in two parts, or see `permutation_of`.
+    ``rows`` name prompts by a column ``prompt`` or by ``PROMPT/SAMPLE`` rollout ids; ``turned``, where there is such a
+    column, marks mirrored rows (`mirrored_rows`). ``label`` are labels by row to permute instead of the real ones.
     """
     missing = [c for c in within if c not in rows.columns]
     if unit not in rows.columns and unit != "prompt":
@@ -181,14 +150,7 @@ def rollout_permutation(
 def to_array(value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None = None) -> Float[ndarray, "row d"]:
     """Activations as a float array with one row per row of the table; tensors of any float type are taken.
 
-    Args:
-        value: the activations.
-        n: rows of the table.
-        layer: for messages.
-        used: rows that must be finite; all by default. The others are not looked at.
-
-    Raises:
-        InputError: not two-dimensional, another number of rows, or NaN or infinite values.
+    Rows that are not ``used`` need not be finite.
     """
     if hasattr(value, "detach"):
         value = value.detach().to("cpu").float().numpy()
@@ -229,19 +191,19 @@ def _joined(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 def _check_parts(rows: Rows) -> None:
     unknown = sorted(set(rows.part) - set(PARTS))
     if unknown:
-        raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+        raise InputError(f"unknown split {unknown[0]!r}; splits are {', '.join(PARTS)}")
     pairs = pd.DataFrame({"group": rows.group, "part": rows.part}).drop_duplicates()
     twice = pairs["group"][pairs["group"].duplicated()]
     if len(twice):
         raise InputError(
-            f"group {twice.iloc[0]!r} stands in two parts of the split; rows of one prompt would be fitted and tested "
-            "on. Use split_groups"
+            f"group {twice.iloc[0]!r} stands in two splits: rows of one prompt would be fitted and tested on; use "
+            "split_groups"
         )
     for part in PARTS:
         seen = set(rows.label[rows.part == part])
         if seen != {0, 1}:
             what = "no rows" if not seen else f"only rows labelled {seen.pop()}"
-            raise InputError(f"part {part} has {what}; add prompts or split with the labels given to split_groups")
+            raise InputError(f"split {part} has {what}; add prompts or split with the labels given to split_groups")
 
 
 def _check_rollouts(rows: Rows) -> None:
@@ -254,12 +216,12 @@ def _check_rollouts(rows: Rows) -> None:
             raise InputError(f"rollout {rows.rollout_ids[np.argmax(low != high)]!r} has rows of two {name}s")
 
 
-def _check_cells(rows: Rows, hold: Sequence[str]) -> None:
+def _check_cells(rows: Rows, balance_on: Sequence[str]) -> None:
     counts = rows.cell_counts(rows.at("train"))
     for value, row in counts.iterrows():
         for label in (0, 1):
             if row[label] == 0:
                 raise InputError(
-                    f"no train rollout has {value or 'any value'} and label {label}: {' '.join(hold)} could stand in "
-                    "for the label; add such prompts, or take balance='classes' and say so"
+                    f"no train rollout has {value} and label {label}: {' '.join(balance_on)} would predict the label "
+                    "there: add such prompts, or leave it out of balance_on"
                 )

@@ -23,23 +23,30 @@ def split_groups(
     shares: Sequence[float] = (0.35, 0.15, 0.5),
     seed: int = 0,
 ) -> pd.Series:
-    """Split prompt groups, stratified by what their rows are labelled.
+    """Split prompt groups into train, validation and test, stratified by the labels of their rows.
 
     A group's stratum is its label profile: the set of labels its rows carry (for example "harmful-refused and
-    harmful-complied"). Within a stratum groups are shuffled; parts are filled so that every stratum keeps the shares
+    harmful-complied"). Within a stratum groups are shuffled; splits are filled so that every stratum keeps the shares
     as nearly as whole groups allow.
 
     Args:
         groups: the prompt group of every row (rollout or token).
         labels: the label of every row, or a frame whose rows are read as tuples; missing is a label of its own.
-        shares: share of groups per part, in the order of `PARTS`; must sum to 1.
+        shares: shares of train, validation and test; must sum to 1.
         seed: seed of the shuffles.
 
     Returns:
-        part by group, indexed by group in sorted order.
+        the split of every group, indexed by group in sorted order.
 
     Raises:
-        InputError: fewer groups than parts, a row without group, labels of another length, or odd shares.
+        InputError: fewer than three groups, a row without group, labels of another length, or shares that do not
+            sum to 1.
+
+    Example:
+        >>> from verdictscope.probes import split_groups
+        >>> split = split_groups([f"prompt {i}" for i in range(20)], labels=[0, 1] * 10)
+        >>> split.value_counts().to_dict()
+        {'test': 10, 'train': 7, 'validation': 3}
     """
     same_order(groups=groups, labels=labels)
     whole_number(seed, "seed")
@@ -49,7 +56,7 @@ def split_groups(
     names = sorted(keys.unique())
     if len(names) < len(PARTS):
         raise InputError(
-            f"{len(names)} prompt groups cannot make {len(PARTS)} parts; add prompts or give each its own group"
+            f"{len(names)} prompt groups cannot make {len(PARTS)} splits; add prompts or give each its own group"
         )
     rng = np.random.default_rng(seed)
     order = _stratified_order(keys, labels, names, rng)
@@ -65,39 +72,26 @@ def split_groups(
     return pd.Series([parts[name] for name in names], index=pd.Index(names, name="group"), name="part")
 
 
-def part_rows(
+def split_rows(
     labels: Column,
     groups: Column | None,
     *,
     texts: Column | None = None,
     rollouts: Column | None = None,
-    hold: Mapping[str, Column] | pd.DataFrame | None = None,
+    balance_on: Mapping[str, Column] | pd.DataFrame | None = None,
     part: Column | None = None,
     shares: Sequence[float] = (0.35, 0.15, 0.5),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The table of rows a probe needs, split by prompt, near duplicates on one side.
+    """The rows ``rollout group label part given_group`` and balance columns, near duplicates on one side of the split.
 
-    Args:
-        labels: 0 or 1 per row.
-        groups: the prompt of every row; ``None`` where every row is a prompt of its own.
-        texts: the prompt's text of every row; groups with near duplicates among their texts become one.
-        rollouts: the rollout of every row; by default a row is its own.
-        hold: columns that must not stand in for the label, by name; the split is stratified by them and the label.
-        part: a split made elsewhere, instead of one made here.
-        shares: as in `split_groups`.
-        seed: as in `split_groups`.
-
-    Returns:
-        ``rollout group label part given_group`` and the columns of ``hold``; ``given_group`` is the group as given.
-        Warns with the numbers where near duplicates change the groups, or the parts' shares of them, by over a tenth.
-
-    Raises:
-        InputError: columns of unlike lengths, or see `split_groups`.
+    Without ``groups`` every row is its own; groups with near duplicates among their ``texts`` become one (a warning
+    says so where that changes the groups, or their shares of the splits, by over a tenth), and ``given_group`` keeps
+    the one given. The split is stratified by label and balance columns; ``part`` is one made elsewhere.
     """
     n = len(labels)
-    same_order(labels=labels, groups=groups, texts=texts, rollouts=rollouts, part=part, **dict(hold or {}))
-    held = pd.DataFrame({name: np.asarray(values, dtype=object) for name, values in dict(hold or {}).items()})
+    same_order(labels=labels, groups=groups, texts=texts, rollouts=rollouts, part=part, **dict(balance_on or {}))
+    held = pd.DataFrame({name: np.asarray(values, dtype=object) for name, values in dict(balance_on or {}).items()})
     columns = {"groups": groups, "texts": texts, "rollouts": rollouts, "part": part, **dict(held)}
     for name, values in columns.items():
         if values is not None and len(values) != n:
@@ -113,12 +107,12 @@ def part_rows(
     profile = pd.concat([table[["label"]], held], axis=1)
     split = split_groups(table["group"], profile, shares, seed) if part is None else None
     table["part"] = np.asarray(part, dtype=object) if split is None else table["group"].map(split)
-    _tell_joined(given, table, None if split is None else shares)
+    _warn_merged(given, table, None if split is None else shares)
     return pd.concat([table.assign(given_group=given), held], axis=1)
 
 
-def _tell_joined(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] | None) -> None:
-    """Warn where joining near duplicates changed the groups, or what the parts hold of them, by more than a tenth."""
+def _warn_merged(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] | None) -> None:
+    """Warn where merging near duplicates changed the groups, or their shares of the splits, by more than a tenth."""
     own = pd.DataFrame({"own": given, "group": table["group"], "part": table["part"]}).drop_duplicates("own")
     n, joined, largest = len(own), own["group"].nunique(), int(own["group"].value_counts().iloc[0])
     held = [int((own["part"] == part).sum()) for part in PARTS]
@@ -127,7 +121,7 @@ def _tell_joined(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] 
     if joined < n and (n - joined > LARGE * n or off > LARGE * n):
         parts = ", ".join(f"{part} {a} (asked {b})" for part, a, b in zip(PARTS, held, wanted, strict=True))
         warnings.warn(
-            f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by part: {parts}",
+            f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by split: {parts}",
             stacklevel=3,
         )
 

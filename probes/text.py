@@ -134,6 +134,17 @@ def position_auroc(
     return _baseline(name, _terms(x), labels, groups, part, _fit_terms, Cs)
 
 
+def text_baselines(texts: Column, labels: Column, groups: Column, part: Column) -> tuple[Effect, ...]:
+    """AUROC of words, of TF-IDF and of the number of words of a text per row."""
+    given = labels, groups, part
+    words = [len(str(text).split()) for text in np.asarray(texts, dtype=object)]
+    return (
+        bag_of_words_auroc(texts, *given, name="words of the text"),
+        tfidf_auroc(texts, *given, name="TF-IDF of the text"),
+        length_auroc(words, *given, name="length of the text"),
+    )
+
+
 def _terms(x: np.ndarray, *more: np.ndarray) -> np.ndarray:
     return np.stack([x, x**2, *more], axis=1)
 

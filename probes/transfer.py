@@ -7,7 +7,7 @@ all cells, so that a p-value can also be corrected for how many cells there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from verdictscope.errors import InputError
-from verdictscope.probes.rows import Balance, Rows, check_rows, rollout_permutation, to_array
+from verdictscope.probes.nulls import PERMUTATIONS, Permutations
+from verdictscope.probes.rows import Rows, check_rows, rollout_permutation, to_array
 from verdictscope.probes.solver import solve_logistic
-from verdictscope.stats import Scheme, auroc_effect, auroc_many, permutation_p, tie_slack
+from verdictscope.stats import auroc_effect, auroc_many, permutation_p, tie_slack
 
 if TYPE_CHECKING:
     from verdictscope.figures import Display
@@ -71,9 +72,8 @@ class TransferMatrix:
         nulls: AUROC of every relabelling in every cell, in the order of the table.
         over: what the places are: a column of the rows.
         C: penalty of every fit.
-        unit: what exchanged its labels.
-        within: columns within whose values they were exchanged.
-        hold: columns held fixed in ``held``.
+        how: how labels were permuted.
+        balance_on: columns whose values are equal in ``held``.
         seed: seed of the relabellings.
     """
 
@@ -81,9 +81,8 @@ class TransferMatrix:
     nulls: Float[ndarray, "refit cell"]
     over: str
     C: float
-    unit: str
-    within: tuple[str, ...]
-    hold: tuple[str, ...]
+    how: Permutations
+    balance_on: tuple[str, ...]
     seed: int
 
     @property
@@ -135,166 +134,97 @@ class _Given:
     checked: Rows
     labels: Int[ndarray, "refit rollout"]  # the first are the real ones
     C: float
-    balance: Balance
-    held: bool
-    seed: int
+    balanced: bool
 
 
-def position_transfer(
-    X: Any,
-    rows: pd.DataFrame,
-    C: float | int,
-    *,
-    place: str = "position",
-    places: Sequence[str] | None = None,
-    balance: Balance = "cells",
-    hold: Sequence[str] = ("harm",),
-    relabellings: int = FEWEST,
-    unit: str = "prompt",
-    within: Sequence[str] = (),
-    scheme: Scheme = "auto",
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> TransferMatrix:
-    """Fit a probe at every place of the rollout and read it at every place, on new prompts.
-
-    Args:
-        X: activations of one layer for all rows, ``[row d]``; array or tensor.
-        rows: ``rollout group label part`` and the columns ``place`` and of ``hold``, one row per activation.
-        C: penalty of every fit, for example the one a sweep chose.
-        place: column that names each row's place: a segment, or a class of positions such as ``thinking 3/8``.
-        places: the places in the order they are shown; by default their order along the rollout (mean ``pos``), or
-            sorted where there is no column ``pos``.
-        balance: what each fit weighs equally, as in `sweep`.
-        hold: columns held fixed, as in `sweep`.
-        relabellings: how often labels are exchanged and everything is done again, at least 200.
-        unit: column of the unit that moves as one, or within which labels move; ``group`` for the coarser one.
-        within: exchange labels only between units with equal values of these columns.
-        scheme: how labels are permuted, as in `permutation_of`; by default chosen from the design.
-        seed: seed of the relabellings.
-        progress: called with fits done and fits in all.
-
-    Raises:
-        InputError: see `check_rows`; also a missing column or an unknown place.
-    """
-    names = _column(rows, place)
-    known = _in_order(rows, names) if places is None else [str(p) for p in places]
-    missing = sorted(set(known) - set(names))
-    if missing:
-        raise InputError(f"no row is at {place} {missing[0]!r}; there are {', '.join(sorted(set(names)))}")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, scheme, seed)
-    masks = {name: names == name for name in known}
-    pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
-    return _matrix(given, masks, masks, pairs, place, (unit, tuple(within), tuple(hold)), progress)
-
-
-def ood_transfer(
+def transfer_matrix(
     X: Any,
     rows: pd.DataFrame,
     C: float | int,
     by: str,
     *,
-    balance: Balance = "cells",
-    hold: Sequence[str] = ("harm",),
-    relabellings: int = FEWEST,
-    unit: str = "prompt",
-    within: Sequence[str] = (),
-    scheme: Scheme = "auto",
+    values: Sequence[str] | None = None,
+    leave_one_out: bool = False,
+    balance_on: Sequence[str] = (),
+    permutations: int | Permutations = PERMUTATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransferMatrix:
-    """Fit a probe on every set of prompts and read it on every other, and fit on all sets but one and read that one.
+    """Fit a probe on every kind of rows and evaluate it on every kind, on new prompts.
 
-    The parts of the split stay: also the cells read on the set they were fitted on are read on new prompts. With two
-    sets, leaving one out is the same as fitting on the other, and is not done twice.
+    A kind is a position of the rollout, a data set, a category. The split stays: cells evaluated on the kind they were
+    fitted on are also evaluated on new prompts.
 
     Args:
         X: activations of one layer for all rows, ``[row d]``; array or tensor.
-        rows: ``rollout group label part`` and the columns ``by`` and of ``hold``, one row per activation.
-        C: penalty of every fit.
-        by: column that names the set of each row: a data set, a category.
-        balance: as in `position_transfer`.
-        hold: as in `position_transfer`.
-        relabellings: as in `position_transfer`.
-        unit: as in `position_transfer`.
-        within: as in `position_transfer`.
-        scheme: as in `position_transfer`.
-        seed: as in `position_transfer`.
-        progress: as in `position_transfer`.
+        rows: ``rollout group label part`` and the columns ``by`` and of ``balance_on``, one row per activation.
+        C: penalty of every fit, for example the selected one.
+        by: column that names each row's kind.
+        values: the kinds in the order they are shown; by default by their mean ``pos`` along the rollout, or sorted
+            where there is no such column.
+        leave_one_out: also fit on all kinds but one and evaluate there, with three kinds or more.
+        balance_on: columns that must not stand in for the label, as in `fit_probe`.
+        permutations: relabellings of every cell's null, at least 200; or how they are made.
+        seed: seed of the relabellings.
+        progress: called with fits done and fits in all.
 
     Raises:
-        InputError: see `check_rows`; also a missing column, or fewer than two sets.
+        InputError: rows that do not fit together, a missing column or kind, or one kind only.
+
+    Example:
+        >>> import numpy as np, pandas as pd
+        >>> from verdictscope.probes import split_groups, transfer_matrix
+        >>> rng = np.random.default_rng(0)
+        >>> names = [f"statement {i}" for i in range(120)]
+        >>> rows = pd.DataFrame({"rollout": names, "group": names, "label": rng.integers(0, 2, 120)})
+        >>> rows["part"] = rows["group"].map(split_groups(names, rows["label"]))
+        >>> rows["topic"] = ["cities", "animals"] * 60
+        >>> X = rng.normal(size=(120, 4)) + 3 * rows[["label"]].to_numpy()
+        >>> found = transfer_matrix(X, rows, 1.0, "topic")
+        >>> found.to_frame()[["fit", "read", "kind"]].head(2)
+              fit     read      kind
+        0  animals  animals    within
+        1  animals   cities  transfer
     """
-    names = _column(rows, by)
-    known = [str(value) for value in sorted(rows[by].unique())]
-    if len(known) < 2:
-        raise InputError(f"column {by!r} holds one set, {known[0]!r}; a transfer needs two")
-    given = _given(X, rows, C, balance, hold, relabellings, unit, within, scheme, seed)
-    reads = {name: names == name for name in known}
-    fits = dict(reads)
-    pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
-    for name in known if len(known) > 2 else ():
-        fits[f"all but {name}"] = ~reads[name]
-        pairs[f"all but {name}"] = [(name, "left out")]
-    return _matrix(given, fits, reads, pairs, by, (unit, tuple(within), tuple(hold)), progress)
-
-
-def _column(rows: pd.DataFrame, name: str) -> ndarray:
-    if name not in rows.columns:
-        raise InputError(f"rows have no column {name!r}; there are {', '.join(map(str, rows.columns))}")
-    if rows[name].isna().any():
-        raise InputError(f"{int(rows[name].isna().sum())} rows have no {name}; name it or drop them")
-    return rows[name].astype(str).to_numpy(dtype=object)
-
-
-def _in_order(rows: pd.DataFrame, names: ndarray) -> list[str]:
-    if "pos" not in rows.columns:
-        return sorted(set(names))
-    return list(rows.groupby(names)["pos"].mean().sort_values(kind="stable").index)
-
-
-def _given(
-    X: Any,
-    rows: pd.DataFrame,
-    C: float | int,
-    balance: Balance,
-    hold: Sequence[str],
-    relabellings: int,
-    unit: str,
-    within: Sequence[str],
-    scheme: Scheme,
-    seed: int,
-) -> _Given:
-    if relabellings < FEWEST:
-        raise InputError(f"{relabellings} relabellings are too few for a range; ask for at least {FEWEST}")
-    checked = check_rows(rows, hold, balance)
-    plan = rollout_permutation(rows, checked, unit, within, scheme)
-    labels = np.concatenate([plan.labels[None], plan.draws(relabellings, np.random.default_rng(seed))])
+    if by not in rows.columns:
+        raise InputError(f"rows have no column {by!r}; there are {', '.join(map(str, rows.columns))}")
+    if rows[by].isna().any():
+        raise InputError(f"{int(rows[by].isna().sum())} rows have no {by}; name it or drop them")
+    names = rows[by].astype(str).to_numpy(dtype=object)
+    if values is None:
+        along = "pos" in rows.columns and not leave_one_out
+        order = rows.groupby(names)["pos"].mean().sort_values(kind="stable").index if along else sorted(set(names))
+        values = list(order)
+    known = [str(value) for value in values]
+    if missing := sorted(set(known) - set(names)):
+        raise InputError(f"no row has {by} {missing[0]!r}; there are {', '.join(sorted(set(names)))}")
+    if leave_one_out and len(known) < 2:
+        raise InputError(f"column {by!r} holds one value, {known[0]!r}; a transfer needs two")
+    how = permutations if isinstance(permutations, Permutations) else Permutations(permutations)
+    if how.n < FEWEST:
+        raise InputError(f"{how.n} permutations are too few for a range; ask for at least {FEWEST}")
+    checked = check_rows(rows, balance_on)
+    plan = rollout_permutation(rows, checked, how.unit, how.within, how.scheme)
+    labels = np.concatenate([plan.labels[None], plan.draws(how.n, np.random.default_rng(seed))])
     features = to_array(X, len(rows), layer=-1).astype(np.float64)
-    return _Given(features, checked, labels, float(C), balance, bool(hold), seed)
-
-
-def _matrix(
-    given: _Given,
-    fits: Mapping[str, Bool[ndarray, " row"]],
-    reads: Mapping[str, Bool[ndarray, " row"]],
-    pairs: Mapping[str, Sequence[tuple[str, str]]],
-    over: str,
-    asked: tuple[str, tuple[str, ...], tuple[str, ...]],
-    progress: Callable[[int, int], None] | None,
-) -> TransferMatrix:
+    given = _Given(features, checked, labels, float(C), bool(balance_on))
+    fits = {name: names == name for name in known}
+    pairs = {name: [(other, "within" if other == name else "transfer") for other in known] for name in known}
+    for name in known if leave_one_out and len(known) > 2 else ():
+        fits[f"all but {name}"] = names != name
+        pairs[f"all but {name}"] = [(name, "left out")]
     cells, nulls = [], []
     for done, (name, where) in enumerate(fits.items(), start=1):
         probe = _fit(given, where)
         for read, kind in pairs[name]:
-            cell, null = _read(given, probe, reads[read])
+            cell, null = _evaluate(given, probe, names == read)
             cells.append({"fit": name, "read": read, "kind": kind} | cell)
             nulls.append(null)
         if progress:
             progress(done, len(fits))
     table, null = pd.DataFrame(cells), np.stack(nulls, axis=1)
     table["p_adjusted"] = _adjusted(table, null)
-    return TransferMatrix(table[list(COLUMNS)], null, over, given.C, *asked, given.seed)
+    return TransferMatrix(table[list(COLUMNS)], null, by, float(C), how, tuple(balance_on), seed)
 
 
 @dataclass(frozen=True)
@@ -316,7 +246,7 @@ def _fit(given: _Given, where: Bool[ndarray, " row"]) -> _Fitted:
     if not two[0]:
         what = f"only rows labelled {label[0, train][0]}" if train.any() else "no rows"
         return _Fitted(*nothing, n, f"{what} to fit on")
-    weight = np.stack([given.checked.weights(train, given.balance, own) for own in label[two]])
+    weight = np.stack([given.checked.weights(train, y=own) for own in label[two]])
     # Scales must not depend on the labels, or the real ones would not be fitted as the exchanged ones are.
     fits = solve_logistic(
         given.X[train],
@@ -330,7 +260,7 @@ def _fit(given: _Given, where: Bool[ndarray, " row"]) -> _Fitted:
     return _Fitted(direction, bias, n, "")
 
 
-def _read(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[dict[str, Any], ndarray]:
+def _evaluate(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[dict[str, Any], ndarray]:
     """One cell: the effect, its null, and the AUROC of every relabelling."""
     checked = given.checked
     test = checked.at("test") & where
@@ -352,7 +282,7 @@ def _read(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[
     cell |= {"null_mean": drawn.mean(), "null_low": drawn.min(), "null_high": drawn.max()}
     cell["selectivity"] = effect.estimate - drawn.mean()
     cell["p"] = permutation_p(effect.estimate, null)
-    if given.held:
+    if given.balanced:
         held = auroc_effect("AUROC, held fixed", label[0], scores[0], group, strata=checked.held[test])
         cell |= {"held": held.estimate, "held_low": held.low, "held_high": held.high}
     return cell, null

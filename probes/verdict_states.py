@@ -22,8 +22,8 @@ from verdictscope.errors import InputError
 from verdictscope.judgments import Judged
 from verdictscope.judgments.contrasts import split_orders
 from verdictscope.probes.rows import to_array
+from verdictscope.probes.selection import ReadLayer
 from verdictscope.probes.splits import split_groups
-from verdictscope.probes.sweep import ReadLayer
 
 COLUMNS = ("rollout", "item", "group", "condition", "order", "label", "verdict", "shown", "log_odds")
 """Columns of the rows of :class:`VerdictStates`."""
