@@ -42,8 +42,7 @@ from verdictscope.interventions.edits.heads import HeadEdit
 from verdictscope.interventions.edits.protocol import Head, as_heads, head_name
 from verdictscope.interventions.effects import effects
 from verdictscope.interventions.sources import QUANTITIES
-from verdictscope.probes import select
-from verdictscope.probes.splits import part_rows
+from verdictscope.probes import fit_probe
 from verdictscope.rollouts import Rollout, pieces
 from verdictscope.stats import Effect, effects_frame, mean_effect
 from verdictscope.values import truth
@@ -336,11 +335,9 @@ def _probe(
     done = forward(model, chosen, [read])
     values = done.values[read][0][:, head[1]].float()
     group_of = {r.id: r.group for r in chosen}
-    names = done.rows[read]["rollout"]
-    label, group = [int(bool(known[i])) for i in names], [group_of[i] for i in names]
-    rows = part_rows(label, group, rollouts=names.to_list(), seed=seed)
-    fitted = select(lambda _: values, rows, [head[0]], hold=(), balance="classes")
-    return replace(fitted.test(lambda _: values, rows).test, name="probe")
+    rows = done.rows[read][["rollout"]].reset_index(drop=True)
+    rows["label"], rows["group"] = rows["rollout"].map(known).astype(int), rows["rollout"].map(group_of)
+    return replace(fit_probe({head[0]: values}, rows, permutations=0, seed=seed).test, name="probe")
 
 
 def _promoted(

@@ -25,7 +25,8 @@ from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.interventions.head_sets import layer_matched_sets
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
-from verdictscope.probes import bag_of_words_auroc, permuted_selection, split_groups, sweep
+from verdictscope.probes import fit_probe, split_groups
+from verdictscope.probes.text import bag_of_words_auroc
 from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
 from verdictscope.traces.normaliser import normaliser_rollouts
 from verdictscope.rollouts import Sampling, generate, pieces, read_prompts
@@ -90,8 +91,7 @@ rows = rows.assign(label=rows["refused"].astype("Int64"))
 keep = rows["label"].notna().to_numpy()
 rows = rows[keep].reset_index(drop=True)
 states = hidden.values[site].float().numpy()[:, keep]  # [layer, row, d_model]
-asked_of = (lambda layer: states[layer], rows, range(model.n_layers), (0.001, 0.01, 0.1))  # layers, penalties
-probe = sweep(*asked_of)
+probe = fit_probe(states, rows, balance_on=["harm"], Cs=(0.001, 0.01, 0.1), permutations=39, seed=SEED)
 probe
 
 # %% [markdown]
@@ -107,7 +107,7 @@ baselines = [
     bag_of_words_auroc(text, read["refused"].astype(int), read["group"], read["part"], name=f"words of the {name}")
     for name, text in words.items()
 ]
-print(permuted_selection(*asked_of, refits=39, seed=SEED))
+print(probe.null)
 effects_frame([probe.test, *baselines])[["name", "estimate", "low", "high", "n"]]
 
 # %% [markdown]

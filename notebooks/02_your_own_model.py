@@ -17,7 +17,7 @@ import pandas as pd
 from verdictscope.activations import Site, Store, check_model, collect, forward, load_model, readout_from_dict
 from verdictscope.interventions import sweep_heads
 from verdictscope.judgments import label_rollouts, readout_from_rollouts
-from verdictscope.probes import select, split_groups
+from verdictscope.probes import fit_probe, split_groups
 from verdictscope.rollouts import (
     Sampling,
     find_markers,
@@ -145,22 +145,13 @@ norms.groupby("cell")["norm"].describe()[["count", "mean", "std"]].round(2)
 # %% [markdown]
 # ## A probe
 #
-# At every layer, on the training part; the layer is chosen on the validation part, and the test part is opened once,
-# by `test`. All tokens of a request and its relatives lie in one part.
+# Fitted at every layer on the train split; the layer is selected on validation, and the test split gives the reported
+# number. All tokens of a request and its near duplicates are in one split.
 
 # %%
 rows = store.rows("resid_post", tags=facts)
-rows["label"] = rows["refused"].astype("Int64")
-known = rows["label"].notna().to_numpy()
-rows = rows[known].reset_index(drop=True)
-
-
-def read_layer(layer):
-    return store.numpy("resid_post", layer)[known]
-
-
-selection = select(read_layer, rows, store.layers("resid_post"), Cs=(0.001, 0.01, 0.1))
-probe = selection.test(read_layer, rows)
+rows = rows[rows["refused"].notna()].assign(label=lambda table: table["refused"].astype(int))
+probe = fit_probe((store, "resid_post"), rows, balance_on=["harm"], Cs=(0.001, 0.01, 0.1), permutations=0)
 probe
 
 # %% [markdown]
@@ -171,7 +162,7 @@ probe
 # pickle in between. As a readout it scores tokens inside the forward pass, so a trace needs no stored states at all.
 
 # %%
-Path("probe.json").write_text(json.dumps(probe.readout("refusal probe", "resid_post").to_dict()))
+Path("probe.json").write_text(json.dumps(probe.readout("refusal probe").to_dict()))
 readout = readout_from_dict(json.loads(Path("probe.json").read_text()))
 scores = forward(model, rollouts[:1], score=[readout]).scores
 scores = scores.assign(token=pieces(rollouts[0].ids, model.tokenizer))[["pos", "segment", "token", "layer", "score"]]

@@ -262,7 +262,7 @@ pd.DataFrame(
 
 # %%
 states = verdict_states(model, {"plain": said["plain"]})
-probe = verdict_probe(states, {item.id: part[item.group] for item in items}, refits=50, seed=SEED)
+probe = verdict_probe(states, {item.id: part[item.group] for item in items}, permutations=50, seed=SEED)
 rows = probe.to_frame()
 rows[rows["kind"].isin(["test", "part", "permuted"])][["kind", "name", "layer", "estimate", "low", "high", "n", "p"]]
 

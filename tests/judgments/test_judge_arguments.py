@@ -31,7 +31,7 @@ from verdictscope.judgments.metrics.summary import verdict_metrics
 from verdictscope.judgments.readouts import first_tokens
 from verdictscope.judgments.scores import likelihood_aware
 from verdictscope.judgments.verdicts import paired, verdicts_frame
-from verdictscope.probes.splits import part_rows
+from verdictscope.probes.splits import split_rows
 from verdictscope.rollouts import Rollout, Sampling, Span, load_prompts
 from verdictscope.rollouts.prompts.duplicates import merge_groups, near_duplicates, without_duplicates
 from verdictscope.rollouts.prompts.sets import join_prompts
@@ -225,11 +225,11 @@ def test_large_effects_of_cleaning_are_told() -> None:
     texts = apart + crowd
     groups = [f"g{k}" for k in range(60)]
     with pytest.warns(UserWarning, match="join 60 groups to 21.*train 7 .asked 21.*validation 3 .asked 9.*test 50"):
-        part_rows([k % 2 for k in range(60)], groups, texts=texts)
+        split_rows([k % 2 for k in range(60)], groups, texts=texts)
     prompts = pd.DataFrame({"id": groups, "user": texts})
     with pytest.warns(UserWarning, match="of 60 prompts"):
         without_duplicates(prompts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         without_duplicates(prompts.head(20), threshold=1.0)
-        part_rows([k % 2 for k in range(20)], groups[:20])
+        split_rows([k % 2 for k in range(20)], groups[:20])

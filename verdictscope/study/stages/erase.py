@@ -13,8 +13,8 @@ import pandas as pd
 
 from verdictscope.activations import BatchPlan, Site, Store
 from verdictscope.activations.forward import passes
-from verdictscope.probes import Erasure, erase_concept
-from verdictscope.probes.erasure_control import NULLS
+from verdictscope.probes import erasure_control
+from verdictscope.probes.erasure_control import NULLS, Erasure
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
 from verdictscope.study.stages.trace import drawn, reference_rollouts
@@ -39,7 +39,7 @@ def run_erase(run: RunFolder) -> None:
         rows, keep = probe_rows(run, store)
         X = store.numpy(probe["site"], probe["layer"])[keep]
     with run.ticking(f"erase: {concept}") as tick:
-        found = erase_concept(
+        found = erasure_control(
             X, rows, concept, probe["C"], label=task.outcome, draws=section.draws, seed=run.study.seed, progress=tick
         )
     del X

@@ -9,7 +9,7 @@ import pandas as pd
 
 from verdictscope.activations import Store
 from verdictscope.errors import InputError
-from verdictscope.probes import LogisticProbe, permuted_selection, select
+from verdictscope.probes import LogisticProbe, fit_probe
 from verdictscope.stats import Effect, auroc_effect
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe_nulls import leak_table, null_table, text_baselines
@@ -22,43 +22,38 @@ def run_probe(run: RunFolder) -> None:
     """Write ``probe.parquet``, ``probe_map.parquet``, ``probe_nulls.parquet`` and ``probe.json`` and its readouts."""
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
-        layers = store.layers(SITE)
 
         def read_layer(layer: int) -> np.ndarray:
             return store.numpy(SITE, layer)[keep]
 
         section, task = run.study.probe, outcome_task(run.study)
-        with run.ticking("probe: layers") as tick:
-            selection = select(read_layer, rows, layers, section.C, hold=(task.factor,), progress=tick)
-        swept = selection.test(read_layer, rows)
-        with run.ticking("probe: permuted labels, the choice made anew") as tick:
-            control = permuted_selection(
-                read_layer,
+        with run.ticking("probe: layers, real and permuted labels") as tick:
+            result = fit_probe(
+                (store, SITE),
                 rows,
-                layers,
-                section.C,
-                hold=(task.factor,),
-                refits=section.permutations,
+                balance_on=(task.factor,),
+                Cs=section.C,
+                permutations=section.permutations,
                 seed=run.study.seed,
                 progress=tick,
             )
         words = text_baselines(run)
-        run.write("probe_nulls", null_table(run, rows, read_layer(swept.layer), swept.C, control, words))
-        run.write("leaks", leak_table(run, rows, swept.table))
-        run.write("probe", swept.to_frame())
-        run.write("probe_map", probe_map(read_layer, rows, selection.probes))
-        run.write_json("layer_probes", {"readouts": [r.to_dict() for r in selection.readouts("probe", SITE)]})
+        run.write("probe_nulls", null_table(run, result, read_layer(result.selection.layer), words))
+        run.write("leaks", leak_table(run, rows, result.selection.table))
+        run.write("probe", result.selection.table)
+        run.write("probe_map", probe_map(read_layer, rows, result.selection.probes))
+        run.write_json("layer_probes", {"readouts": [r.to_dict() for r in result.readouts("probe")]})
     decision = outcome_task(run.study).decision(run.model(), run.study)
-    run.write_json("readouts", {"probe": swept.readout("probe", SITE).to_dict(), "decision": decision.to_dict()})
-    test, mean = swept.test, swept.evaluation.rollouts
+    run.write_json("readouts", {"probe": result.readout("probe").to_dict(), "decision": decision.to_dict()})
+    test, mean, null = result.test, result.evaluation.rollouts, result.null
     rollouts = (mean.estimate, mean.low, mean.high)
     run.write_json(
         "probe",
-        {"site": SITE, "layer": swept.layer, "C": swept.C}
+        {"site": SITE, "layer": result.layer, "C": result.C}
         | {"auroc_test": test.estimate, "auroc_low": test.low, "auroc_high": test.high, "n": test.n}
         | {f"auroc_rollouts{end}": value for end, value in zip(("", "_low", "_high"), rollouts, strict=True)}
-        | {"control_auroc": control.mean, "control_low": control.low, "control_high": control.high}
-        | {"control_refits": control.refits, "control_p": control.p}
+        | {"control_auroc": null.mean, "control_low": null.low, "control_high": null.high}
+        | {"control_refits": len(null.values), "control_p": null.p}
         | {"language": {f"{key}_{end}": value for key, effect in words.items() for end, value in _ends(effect)}},
     )
 

@@ -7,19 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.probes import (
-    NullDraws,
-    PermutedControl,
-    bag_of_words_auroc,
-    check_leakage,
-    control_task,
-    length_auroc,
-    position_auroc,
-    random_directions,
-    tfidf_auroc,
-    token_auroc,
-)
-from verdictscope.probes.selectivity import FEWEST_TYPES
+from verdictscope.probes import ProbeResult, check_leakage
+from verdictscope.probes.controls import FEWEST_TYPES, control_task, effect_row
+from verdictscope.probes.fit_probe import CONTROL_COLUMNS
+from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 from verdictscope.rollouts import Rollout
 from verdictscope.rollouts.segments import thinking_text
 from verdictscope.stats import Effect
@@ -61,37 +52,18 @@ def text_baselines(run: RunFolder) -> dict[str, Effect]:
     }
 
 
-def null_table(
-    run: RunFolder, rows: pd.DataFrame, X: np.ndarray, C: float, control: PermutedControl, words: dict[str, Effect]
-) -> pd.DataFrame:
-    """The table ``probe_nulls``: ``kind name estimate low high n p selectivity about``.
+def null_table(run: RunFolder, result: ProbeResult, X: np.ndarray, words: dict[str, Effect]) -> pd.DataFrame:
+    """The table ``probe_nulls``: null, control tasks, random directions, and baselines (`text_baselines` among them).
 
-    Args:
-        run: the run.
-        rows: the probe's rows.
-        X: their activations at the chosen layer.
-        C: the chosen penalty.
-        control: the refits with permuted labels.
-        words: `text_baselines`.
+    ``X`` are the activations of the selected layer, a row per row of the probe.
     """
-    typed, columns = _with_types(run, rows)
-    seed = run.study.seed
-    draws = [control_task(X, typed, C, by=by, seed=seed) for by in columns]
-    draws.append(random_directions(X, typed, C, seed=seed))
-    permuted = {
-        "kind": "permuted",
-        "name": control.name,
-        "estimate": control.mean,
-        "low": control.low,
-        "high": control.high,
-        "n": control.refits,
-        "p": control.p,
-        "about": f"mean and range over refits, each the choice of {control.candidates} layers x penalties",
-    }
-    told = [words[key] for key in WORDS]
-    baselines = [_baseline(effect) for effect in [*told, *_plain_baselines(run, rows)]]
-    columns_of = ["kind", "name", "estimate", "low", "high", "n", "p", "selectivity", "about"]
-    return pd.DataFrame([permuted, *map(_control, draws), *baselines], columns=columns_of)
+    typed, columns = _with_types(run, result.rows)
+    given: dict[str, Any] = {"balance_on": result.selection.balance_on, "seed": run.study.seed}
+    tasks = [control_task(X, typed, result.C, by=by, **given).row() for by in columns]
+    effects = [*(words[key] for key in WORDS), *_plain_baselines(run, result.rows)]
+    baselines = [effect_row("baseline", effect, about="fitted on train, evaluated on test") for effect in effects]
+    rows = [result.null.row(), *tasks, result.random.row(), *baselines]
+    return pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
 
 
 def leak_table(run: RunFolder, rows: pd.DataFrame, choice: pd.DataFrame) -> pd.DataFrame:
@@ -162,24 +134,3 @@ def _with_types(run: RunFolder, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[
 def _read_labels(run: RunFolder) -> pd.DataFrame:
     labels = run.labels()
     return labels[labels["outcome"].notna()].reset_index(drop=True)
-
-
-def _baseline(effect: Effect) -> dict[str, Any]:
-    return {"kind": "baseline", "name": effect.name, "n": effect.n, "about": "fitted on train, told on test"} | {
-        "estimate": effect.estimate,
-        "low": effect.low,
-        "high": effect.high,
-    }
-
-
-def _control(draws: NullDraws) -> dict[str, Any]:
-    return {
-        "kind": "control",
-        "name": draws.name,
-        "estimate": draws.mean,
-        "low": draws.low,
-        "high": draws.high,
-        "n": len(draws.values),
-        "selectivity": draws.selectivity,
-        "about": draws.about,
-    }

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.activations import LinearReadout, Store
-from verdictscope.probes import ProbeCard, balanced_threshold, ood_transfer, position_transfer, save_probe
+from verdictscope.probes import ProbeCard, save_probe, transfer_matrix
+from verdictscope.probes.card import balanced_threshold
 from verdictscope.stats import group_names
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.probe import probe_rows
@@ -29,9 +30,9 @@ def run_transfer(run: RunFolder) -> None:
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         X = store.numpy(probe["site"], probe["layer"])[keep]
-    given = {"hold": (task.factor,), "relabellings": section.relabellings, "seed": run.study.seed}
+    given = {"balance_on": (task.factor,), "permutations": section.relabellings, "seed": run.study.seed}
     with run.ticking("transfer: positions") as tick:
-        found = position_transfer(X, rows, probe["C"], places=places(run, rows), progress=tick, **given)
+        found = transfer_matrix(X, rows, probe["C"], "position", values=places(run, rows), progress=tick, **given)
     run.write("position_transfer", found.to_frame())
     tables = across_sets(run, X, rows, probe["C"], given) if section.by else []
     if tables:
@@ -48,7 +49,7 @@ def across_sets(
     for column in run.study.transfer.by:
         rows[column] = rows["prompt"].map(prompts[column])
         with run.ticking(f"transfer: {column}") as tick:
-            matrix = ood_transfer(X, rows, C, column, progress=tick, **given)
+            matrix = transfer_matrix(X, rows, C, column, leave_one_out=True, progress=tick, **given)
         tables.append(matrix.to_frame().assign(by=column))
     return tables
 

@@ -11,16 +11,11 @@ from typing import Any
 import pandas as pd
 
 from verdictscope.judgments import Judged
-from verdictscope.probes import (
-    BiasDetector,
-    Correctness,
-    VerdictProbe,
-    VerdictStates,
-    bias_detector,
-    correctness,
-    verdict_probe,
-    verdict_states,
-)
+from verdictscope.probes import bias_detector, correctness, verdict_probe, verdict_states
+from verdictscope.probes.bias_detector import BiasDetector
+from verdictscope.probes.correctness import Correctness
+from verdictscope.probes.verdict_probe import VerdictProbe
+from verdictscope.probes.verdict_states import VerdictStates
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.tasks.judge.generate import CONTROL, PLAIN, conditions, part_of, targets
 
@@ -38,7 +33,7 @@ def run_probe(run: RunFolder) -> None:
     with run.ticking("verdict probes: hidden states") as tick:
         states = verdict_states(model, said, positions=VERDICT, site=SITE, progress=tick)
     part, section = part_of(run), run.study.probe
-    given: dict[str, Any] = {"Cs": section.C, "refits": section.permutations, "seed": run.study.seed}
+    given: dict[str, Any] = {"Cs": section.C, "permutations": section.permutations, "seed": run.study.seed}
     answers = {item.id: (item.a, item.b) for item in run.items()}
     probes = {}
     with run.ticking("verdict probes: what is said, by place") as tick:
@@ -47,7 +42,9 @@ def run_probe(run: RunFolder) -> None:
             here = (
                 states if place == VERDICT else verdict_states(model, {PLAIN: said[PLAIN]}, positions=place, site=SITE)
             )
-            probes[place] = verdict_probe(here, part, condition=PLAIN, answers=answers, parts=place == VERDICT, **given)
+            probes[place] = verdict_probe(
+                here, part, condition=PLAIN, answers=answers, contrasts=place == VERDICT, **given
+            )
             tick(done, len(places))
     run.write("verdict_probe", _joined(variant, probes))
     with run.ticking("verdict probes: which answer is right") as tick:
@@ -101,24 +98,24 @@ def _told(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[
         "position": VERDICT,
         "verdict": _numbers(probe) | {"items": probe.counts},
         "correctness": {
-            "layer": known.sweep.layer,
-            "C": known.sweep.C,
+            "layer": known.result.layer,
+            "C": known.result.C,
             "fitted_in": list(known.fitted_in),
             "verdict_layer": known.mirror.layer,
         },
         "detector": {"cells": len(found.table), "filled": len(cells)},
         "readouts": {
-            "verdict": probe.sweep.readout("verdict_probe", SITE).to_dict(),
-            "correctness": known.sweep.readout("correctness_probe", SITE).to_dict(),
+            "verdict": probe.result.readout("verdict_probe").to_dict(),
+            "correctness": known.result.readout("correctness_probe").to_dict(),
         },
     }
 
 
 def _numbers(probe: VerdictProbe) -> dict[str, Any]:
-    test, null = probe.test, probe.permuted
+    test, null = probe.result.test, probe.result.null
     return {
-        "layer": probe.layer,
-        "C": probe.sweep.C,
+        "layer": probe.result.layer,
+        "C": probe.result.C,
         "auroc": test.estimate,
         "low": test.low,
         "high": test.high,
