@@ -178,7 +178,7 @@ def bias_detector(
     rows = _labelled(states, targets, control, plain, cues)
     rows["part"] = rows["item"].map(dict(split))
     if rows["part"].isna().any():
-        raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no part of the split")
+        raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no split")
     kinds = [*cues, *([POSITION] if plain else [])]
     jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
     cells: list[dict[str, Any]] = []

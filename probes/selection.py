@@ -196,7 +196,9 @@ def select(
         layer=layer,
         C=C,
         probes={number: _probe(fits, at) for number, (fits, _) in sorted(fitted.items())},
-        best={number: _probe(fits, c) for c, (number, (fits, _)) in zip(best, sorted(fitted.items()), strict=True)},
+        best={
+            number: _probe(fits, int(c)) for c, (number, (fits, _)) in zip(best, sorted(fitted.items()), strict=True)
+        },
         validation=Evaluation.of(fitted[layer][1][at], checked, validation),
         balance_on=tuple(balance_on),
         cells=checked.cell_counts(train),

@@ -160,7 +160,7 @@ def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataF
     table, y = pairs.table, np.asarray(label, dtype=int)
     missing = sorted(set(table["item"]) - set(part))
     if missing:
-        raise InputError(f"item {missing[0]!r} has no part: name train, validation or test for every item")
+        raise InputError(f"item {missing[0]!r} has no split: name train, validation or test for every item")
     name = table["condition"] + "/" + table["item"]
     made = [
         pd.DataFrame(

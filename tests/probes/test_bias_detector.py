@@ -8,7 +8,9 @@ import pytest
 
 from tests.probes.verdict_worlds import axis, judge_world
 from verdictscope.errors import InputError
-from verdictscope.probes import BiasDetector, VerdictStates, bias_detector
+from verdictscope.probes import bias_detector
+from verdictscope.probes.bias_detector import BiasDetector
+from verdictscope.probes.verdict_states import VerdictStates
 
 PUSHES = {"plain": 0.0, "control": 0.0, "crowd": 3.0, "expert": 3.0, "weather": 0.0}
 CS = (0.01, 0.1)
@@ -22,7 +24,7 @@ def shared(facts: dict[str, float], rng: np.random.Generator) -> np.ndarray:
 def found() -> BiasDetector:
     states, part, targets = judge_world({0: shared}, PUSHES, n=90)
     texts = {r: f"which is best {r.split('/')[0]} said so" for r in states.rows["rollout"]}
-    return bias_detector(states, targets, part, texts=texts, Cs=CS, refits=19)
+    return bias_detector(states, targets, part, texts=texts, Cs=CS, permutations=19)
 
 
 def cell(found: BiasDetector, label: str, fit: str, read: str) -> pd.Series:
@@ -69,7 +71,7 @@ def test_one_flip_is_no_number() -> None:
     away = here[here["verdict"] != here["item"].map(targets)].index[0]
     rows.loc[away, "verdict"] = targets[rows.loc[away, "item"]]
     changed = VerdictStates(rows, states.layers, states.read)
-    found = bias_detector(changed, targets, part, labels=("flip",), plain=None, Cs=CS[:1], refits=19)
+    found = bias_detector(changed, targets, part, labels=("flip",), plain=None, Cs=CS[:1], permutations=19)
     at = cell(found, "flip", "crowd", "rain")
     assert at.positive == 1
     assert np.isnan(at.auroc)
@@ -83,7 +85,7 @@ def test_directions_of_their_own_do_not_carry_over_and_position_is_a_kind() -> N
         return 3.0 * (facts["flip"] or float(placed)) * axis(kind)
 
     states, part, targets = judge_world({0: own}, {"plain": 0.0, "control": 0.0, "crowd": 3.0}, n=90, place=2.5)
-    found = bias_detector(states, targets, part, labels=("flip",), Cs=CS, refits=19)
+    found = bias_detector(states, targets, part, labels=("flip",), Cs=CS, permutations=19)
     assert cell(found, "flip", "position", "position").auroc > 0.9
     assert cell(found, "flip", "crowd", "crowd").auroc > 0.9
     away = cell(found, "flip", "position", "crowd")
@@ -100,7 +102,7 @@ def test_flips_that_the_states_know_nothing_of_stay_within_the_null() -> None:
 
     states, part, targets = judge_world({0: nothing, 1: nothing}, PUSHES, n=90, seed=4)
     found = bias_detector(
-        states, targets, part, cues=["crowd", "expert"], plain=None, labels=("flip",), Cs=CS, refits=39
+        states, targets, part, cues=["crowd", "expert"], plain=None, labels=("flip",), Cs=CS, permutations=39
     )
     table = found.to_frame()
     assert (table["p"] > 0.025).all()

@@ -9,7 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score, roc_curve
 
 from verdictscope.errors import InputError
-from verdictscope.probes import calibrate, calibrate_segments, classification_metrics, reliability_curve
+from verdictscope.probes import calibrate, classification_metrics
+from verdictscope.probes.calibration import calibrate_segments
+from verdictscope.probes.metrics import reliability_curve
 from verdictscope.stats import wilson
 
 

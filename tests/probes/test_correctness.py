@@ -8,7 +8,9 @@ import pytest
 
 from tests.probes.verdict_worlds import axis, judge_world
 from verdictscope.errors import InputError
-from verdictscope.probes import Correctness, VerdictStates, correctness
+from verdictscope.probes import correctness
+from verdictscope.probes.correctness import Correctness
+from verdictscope.probes.verdict_states import VerdictStates
 
 PUSHES = {"plain": 0.0, "control": 0.0, "crowd": 5.0, "expert": 0.0}
 CS = (0.01, 0.1)
@@ -28,7 +30,7 @@ def said(facts: dict[str, float], _: np.random.Generator) -> np.ndarray:
 def knows() -> tuple[VerdictStates, Correctness]:
     states, part, _ = judge_world({0: right, 1: said}, PUSHES, n=72)
     solved = {f"i{k}": k % 3 > 0 for k in range(72)}
-    return states, correctness(states, part, Cs=CS, refits=39, solved=solved)
+    return states, correctness(states, part, Cs=CS, permutations=39, solved=solved)
 
 
 def row(found: Correctness, condition: str, name: str) -> pd.Series:
@@ -41,7 +43,7 @@ def row(found: Correctness, condition: str, name: str) -> pd.Series:
 def test_a_judge_that_knows_better_is_told_from_its_mirror(knows: tuple) -> None:
     _, found = knows
     assert found.fitted_in == ("plain", "control")
-    assert found.sweep.layer == 0, "the layer that only mirrors reads cued items wrongly"
+    assert found.result.layer == 0, "the layer that only mirrors reads cued items wrongly"
     wrong = row(found, "crowd", "right where the verdict is wrong")
     assert wrong.estimate > 0.9
     assert wrong.low > 0.5
@@ -86,7 +88,7 @@ def test_exchanging_the_orders_negates_the_score(knows: tuple) -> None:
 
 def test_a_judge_that_only_mirrors_knows_nothing_better() -> None:
     states, part, _ = judge_world({0: said}, PUSHES, n=72, hard=0.25)
-    found = correctness(states, part, Cs=CS, refits=19)
+    found = correctness(states, part, Cs=CS, permutations=19)
     wrong = row(found, "crowd", "right where the verdict is wrong")
     assert wrong.estimate == 0.0
     assert row(found, "crowd", "knows better than it says").estimate == 0.0
@@ -100,7 +102,7 @@ def test_the_uncued_view_is_not_taken_for_more() -> None:
         return facts["shown"] * (facts["own"] * axis(0) + 2.0 * facts["named"] * axis(2))
 
     states, part, _ = judge_world({0: view, 1: said}, PUSHES, n=72, hard=0.1)
-    found = correctness(states, part, Cs=CS, refits=19)
+    found = correctness(states, part, Cs=CS, permutations=19)
     turned = "right where the cue turned the verdict"
     assert row(found, "crowd", f"{turned}, by a probe of the uncued verdict").estimate > 0.9
     assert row(found, "crowd", turned).estimate > 0.9
@@ -114,7 +116,7 @@ def test_labels_that_mean_nothing_stay_within_their_null() -> None:
     coin = np.random.default_rng(2).integers(0, 2, 72)
     label = states.rows["item"].str[1:].astype(int).map(lambda k: "AB"[coin[k]])
     found = correctness(
-        VerdictStates(states.rows.assign(label=label), states.layers, states.read), part, Cs=CS, refits=39
+        VerdictStates(states.rows.assign(label=label), states.layers, states.read), part, Cs=CS, permutations=39
     )
     for name in ("right", "AUROC"):
         at = row(found, "plain", name)
@@ -126,7 +128,7 @@ def test_what_is_missing_is_said() -> None:
     states, part, _ = judge_world({0: said}, {"plain": 0.0}, n=24)
     with pytest.raises(InputError, match="better answer"):
         correctness(VerdictStates(states.rows.assign(label="tie"), (0,), states.read), part)
-    with pytest.raises(InputError, match="right answers in part train: all are A"):
+    with pytest.raises(InputError, match="right answers in split train: all are A"):
         correctness(VerdictStates(states.rows.assign(label="A"), (0,), states.read), part)
     with pytest.raises(InputError, match="condition 'crowd'"):
         correctness(states, part, fitted_in=["crowd"])

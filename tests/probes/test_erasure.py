@@ -10,8 +10,8 @@ from concept_erasure import LeaceFitter
 
 from verdictscope.activations.readouts import LinearReadout
 from verdictscope.errors import InputError
-from verdictscope.probes import EraserFitter, LdaProbe, LogisticProbe, erase_concept, fit_eraser
-from verdictscope.probes.erasure import random_eraser
+from verdictscope.probes import LdaProbe, LogisticProbe, erasure_control
+from verdictscope.probes.erasure import EraserFitter, fit_eraser, random_eraser
 from verdictscope.stats import auroc
 
 
@@ -119,7 +119,7 @@ def world(strength: float = 2.0, prompts: int = 200, seed: int = 0) -> tuple[np.
 @pytest.fixture(scope="module")
 def made():
     X, rows = world()
-    return X, rows, erase_concept(X, rows, "harm", 0.1, draws=19)
+    return X, rows, erasure_control(X, rows, "harm", 0.1, draws=19)
 
 
 def test_the_concept_goes_and_the_label_stays(made) -> None:
@@ -165,14 +165,14 @@ def test_the_result_shows_itself(made) -> None:
 def test_what_is_wrong_is_one_clear_error() -> None:
     X, rows = world(prompts=60)
     with pytest.raises(InputError, match="at least 19"):
-        erase_concept(X, rows, "harm", 0.1, draws=5)
+        erasure_control(X, rows, "harm", 0.1, draws=5)
     with pytest.raises(InputError, match="rows lack topic"):
-        erase_concept(X, rows, "topic", 0.1)
+        erasure_control(X, rows, "topic", 0.1)
     with pytest.raises(InputError, match="takes 1 values"):
-        erase_concept(X, rows.assign(harm=True), "harm", 0.1)
+        erasure_control(X, rows.assign(harm=True), "harm", 0.1)
     mixed = rows.assign(harm=np.arange(len(rows)) % 2 == 0)
     with pytest.raises(InputError, match="differs within a rollout"):
-        erase_concept(X, mixed, "harm", 0.1)
+        erasure_control(X, mixed, "harm", 0.1)
     with pytest.raises(InputError, match="finite"):
         fit_eraser(np.where(X > 3, np.nan, X), rows["harm"].astype(int))
     with pytest.raises(InputError, match="no row has concept 1"):

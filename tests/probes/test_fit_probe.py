@@ -1,4 +1,4 @@
-"""The protocol in one call: what it finds, what it keeps apart, and what it refuses."""
+"""One honest probe in one call: what it finds, what it keeps apart, and what it refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.probes import ProbeResult, protocol
+from verdictscope.probes import ProbeResult, fit_probe
 
 PROMPTS, SAMPLES = 90, 2
 GROUPS = np.repeat([f"p{i}" for i in range(PROMPTS)], SAMPLES)
@@ -28,52 +28,86 @@ def data(seed: int = 0, signal: float = 3.0, d: int = 10) -> tuple[dict[Any, np.
 @pytest.fixture(scope="module")
 def result() -> ProbeResult:
     X, y = data()
-    return protocol(X, y, groups=GROUPS, refits=49)
+    return fit_probe(X, y, groups=GROUPS, permutations=49)
 
 
 def test_one_call_chooses_tests_once_and_doubts(result: ProbeResult) -> None:
     X, y = data()
-    assert result.key == (7, "last")
-    test = (result.part == "test").to_numpy()
+    assert result.layer == (7, "last")
+    test = (result.rows["part"] == "test").to_numpy()
     scores = X[7, "last"][test] @ result.probe.direction_ + result.probe.bias_
     assert result.test.estimate == pytest.approx(roc_auc_score(y[test], scores))
-    assert result.test.low > result.permuted.high
-    assert result.permuted.p == pytest.approx(1 / 50)
-    assert result.permuted.candidates == 9
+    assert result.test.low > result.null.high
+    assert result.null.p == pytest.approx(1 / 50)
+    assert result.null.candidates == 9
     assert result.leaks.clean
-    assert result.classification_metrics.auroc.estimate == result.test.estimate
-    assert not result.classification_metrics.in_sample
-    parts = pd.DataFrame({"group": GROUPS, "part": result.part}).drop_duplicates()
+    assert result.metrics.auroc.estimate == result.test.estimate
+    assert not result.metrics.in_sample
+    parts = pd.DataFrame({"group": GROUPS, "part": result.rows["part"]}).drop_duplicates()
     assert not parts["group"].duplicated().any()
     assert abs(y[test].mean() - 0.5) < 0.05
 
 
 def test_it_shows_itself(result: ProbeResult) -> None:
     table = result.to_frame()
-    assert list(table.columns) == ["kind", "name", "estimate", "low", "high", "n", "p"]
-    assert set(table["kind"]) == {"test", "permuted", "control"}
+    assert table["layer"].to_list() == [(3, "last"), (7, "last"), (9, "last")]
+    assert table["chosen"].to_list() == [False, True, False]
+    chosen, other = table.iloc[1], table.iloc[0]
+    assert (chosen["auroc"], chosen["p"]) == (result.test.estimate, result.null.p)
+    assert chosen["low"] > chosen["null_high"]
+    assert other["null_low"] < other["auroc"]
+    assert other["p"] > 0.05
+    assert set(result.controls["kind"]) == {"test", "permuted", "control"}
     assert "(7, 'last')" in repr(result)
-    html = result._repr_html_()
-    assert "<table" in html
-    assert "not that the model uses it" in html
-    assert len(result.plot().axes) == 1
+    assert "<table" in result._repr_html_()
+    assert len(result.plot().get_xticks()) == 3
+    with pytest.raises(InputError, match="site="):
+        result.readout()
 
 
-def test_groups_cannot_be_forgotten_but_can_be_declined() -> None:
+def test_without_groups_every_row_is_a_prompt() -> None:
     X, y = data()
-    with pytest.raises(InputError, match="both sides of a split.*groups=None"):
-        protocol(X, y)
-    alone = protocol(X[7, "last"], y, groups=None, refits=0)
-    assert alone.test.n == (alone.part == "test").sum()
-    assert alone.permuted is None
+    alone = fit_probe(X[7, "last"], y, permutations=0)
+    assert alone.test.n == (alone.rows["part"] == "test").sum()
+    assert alone.permutation is None
+    with pytest.raises(InputError, match="permutations=0"):
+        _ = alone.null
+    readout = alone.readout("score", "resid_post")
+    np.testing.assert_array_equal(readout.weight, alone.direction)
+
+
+def test_a_prepared_table_gives_the_same_numbers() -> None:
+    X, y = data()
+    plain = fit_probe(X, y, groups=GROUPS, permutations=19)
+    table = pd.DataFrame({"label": y, "group": GROUPS, "rollout": [f"r{i}" for i in range(len(y))]})
+    again = fit_probe(X, table, permutations=19)
+    assert again.test == plain.test
+    assert again.null.p == plain.null.p
+    split = fit_probe(X, again.rows[["rollout", "group", "label", "part"]], permutations=0)
+    assert split.test == plain.test
+    with pytest.raises(InputError, match="lacks the column 'harm'"):
+        fit_probe(X, table, balance_on=["harm"])
+
+
+def test_transfer_to_a_second_table() -> None:
+    X, y = data()
+    result = fit_probe(X, np.where(y, "yes", "no"), groups=GROUPS, permutations=0)
+    other, labels = data(seed=1)
+    found = result.transfer(other, np.where(labels, "yes", "no"), groups=GROUPS)
+    assert found.n == PROMPTS
+    assert found.low < roc_auc_score(labels, other[7, "last"] @ result.direction) < found.high
+    with pytest.raises(InputError, match="'maybe'"):
+        result.transfer(other, np.where(labels, "yes", "maybe"))
+    with pytest.raises(InputError, match="no layer"):
+        result.transfer({1: other[7, "last"], 2: other[7, "last"]}, labels)
 
 
 def test_the_same_seed_gives_the_same_result(result: ProbeResult) -> None:
     X, y = data()
-    again = protocol(X, y, groups=GROUPS, refits=49)
+    again = fit_probe(X, y, groups=GROUPS, permutations=49)
     pd.testing.assert_frame_equal(again.to_frame(), result.to_frame())
-    other = protocol(X, y, groups=GROUPS, refits=0, seed=1)
-    assert not other.part.equals(result.part)
+    other = fit_probe(X, y, groups=GROUPS, permutations=0, seed=1)
+    assert not other.rows["part"].equals(result.rows["part"])
 
 
 def test_near_duplicates_stay_on_one_side() -> None:
@@ -83,17 +117,17 @@ def test_near_duplicates_stay_on_one_side() -> None:
     texts = [" ".join(rng.choice(words, 14)) for _ in range(PROMPTS)]
     for i in range(0, 60, 2):  # pairs of prompts that differ in the first word
         texts[i + 1] = f"w{i:03d} " + texts[i].split(" ", 1)[1]
-    found = protocol(X, y, groups=GROUPS, texts=np.repeat(texts, SAMPLES), refits=0)
-    part = found.part.to_numpy()[::SAMPLES]
-    assert found.joined == 30
+    found = fit_probe(X, y, groups=GROUPS, texts=np.repeat(texts, SAMPLES), permutations=0)
+    part = found.rows["part"].to_numpy()[::SAMPLES]
+    assert found.merged_groups == 30
     assert (part[0:60:2] == part[1:60:2]).all()
     assert "duplicate prompts" not in set(found.leaks.findings["check"])
     assert {e.name for e in found.baselines} == {"words of the text", "TF-IDF of the text", "length of the text"}
     apart = np.repeat(np.resize(["train", "test", "test", "train", "validation", "validation"], PROMPTS), SAMPLES)
-    leaky = protocol(X, y, groups=None, texts=np.repeat(texts, SAMPLES), refits=0)
-    assert leaky.joined >= PROMPTS  # samples of one prompt share its text
-    with pytest.raises(InputError, match="two parts"):
-        protocol(X, y, groups=GROUPS, texts=np.repeat(texts, SAMPLES), part=apart, refits=0)
+    leaky = fit_probe(X, y, texts=np.repeat(texts, SAMPLES), permutations=0)
+    assert leaky.merged_groups >= PROMPTS  # samples of one prompt share its text
+    with pytest.raises(InputError, match="two splits"):
+        fit_probe(X, y, groups=GROUPS, texts=np.repeat(texts, SAMPLES), split=apart, permutations=0)
 
 
 def test_a_held_column_is_balanced_and_reported() -> None:
@@ -102,8 +136,8 @@ def test_a_held_column_is_balanced_and_reported() -> None:
     y = (rng.random(800) < np.where(harm, 0.75, 0.25)).astype(int)
     X = rng.normal(size=(800, 8))
     X[:, 0] += 4 * harm
-    found = protocol(X, y, groups=None, hold={"harm": harm}, refits=0)
-    held = found.sweep.evaluation.held
+    found = fit_probe(X, y, balance_on={"harm": harm}, permutations=0)
+    held = found.evaluation.within
     assert held is not None
     # five standard errors of an AUROC of nothing over 400 test rows in two strata
     assert abs(held.estimate - 0.5) < 0.2
@@ -114,23 +148,23 @@ def test_a_held_column_is_balanced_and_reported() -> None:
 def test_text_labels_are_two_classes_in_sorted_order() -> None:
     X, y = data()
     named = np.where(y, "refused", "complied")
-    found = protocol(X[7, "last"], named, groups=GROUPS, refits=0)
+    found = fit_probe(X[7, "last"], named, groups=GROUPS, permutations=0)
     assert found.classes == ("complied", "refused")
     assert found.test.estimate > 0.9
-    assert protocol(X[7, "last"], y.astype(bool), groups=GROUPS, refits=0).test == found.test
+    assert fit_probe(X[7, "last"], y.astype(bool), groups=GROUPS, permutations=0).test == found.test
 
 
 def test_constant_features_get_no_weight_and_constant_activations_are_refused() -> None:
     X, y = data()
     padded = np.concatenate([X[7, "last"], np.full((len(y), 2), 5.0)], axis=1)
-    found = protocol(padded, y, groups=GROUPS, refits=0)
+    found = fit_probe(padded, y, groups=GROUPS, permutations=0)
     np.testing.assert_array_equal(found.probe.direction_[-2:], 0.0)
-    plain = protocol(X[7, "last"], y, groups=GROUPS, refits=0)
+    plain = fit_probe(X[7, "last"], y, groups=GROUPS, permutations=0)
     assert found.test.estimate == pytest.approx(plain.test.estimate)
     with pytest.raises(InputError, match="no activation differs"):
-        protocol(np.ones((len(y), 3)), y, groups=GROUPS, refits=19)
+        fit_probe(np.ones((len(y), 3)), y, groups=GROUPS, permutations=19)
     flat = np.ones_like(X[7, "last"])  # one flat layer among others is a candidate like any
-    assert protocol({0: flat, 1: X[7, "last"]}, y, groups=GROUPS, refits=0).key == 1
+    assert fit_probe({0: flat, 1: X[7, "last"]}, y, groups=GROUPS, permutations=0).layer == 1
 
 
 def broken(what: str) -> dict[str, Any]:
@@ -161,7 +195,7 @@ def broken(what: str) -> dict[str, Any]:
     elif what == "missing group":
         groups = groups.astype(object)
         groups[0] = None
-    return {"X": X, "y": labels, "groups": groups}
+    return {"states": X, "labels": labels, "groups": groups}
 
 
 @pytest.mark.parametrize(
@@ -169,21 +203,21 @@ def broken(what: str) -> dict[str, Any]:
     [
         ("missing label", "1 of 180 labels are missing"),
         ("NaN label", "1 of 180 labels are missing"),
-        ("one class", "two classes and these labels hold 1"),
-        ("three classes", "two classes and these labels hold 3"),
+        ("one class", "two classes and there are 1 labels"),
+        ("three classes", "two classes and there are 3 labels"),
         ("mixed labels", "unlike types"),
-        ("NaN", "candidate 0: 1 of 180 rows hold NaN or infinity"),
-        ("infinite", "candidate 0: 1 of 180 rows hold NaN or infinity"),
-        ("two prompts", "2 prompt groups cannot make 3 parts"),
+        ("NaN", "layer 0: 1 of 180 rows hold NaN or infinity"),
+        ("infinite", "layer 0: 1 of 180 rows hold NaN or infinity"),
+        ("two prompts", "2 prompt groups cannot make 3 splits"),
         ("too few positives", "has only rows labelled 0"),
-        ("rows", "candidate 0: activations have shape"),
+        ("rows", "layer 0: activations have shape"),
         ("group count", "groups has 179 rows"),
         ("missing group", "no group"),
     ],
 )
 def test_what_is_wrong_is_one_clear_error(what: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        protocol(**broken(what), refits=0)
+        fit_probe(**broken(what), permutations=0)
     assert "\n" not in str(error.value)
 
 
@@ -192,8 +226,7 @@ def test_rows_of_both_labels_in_a_prompt_need_their_rollouts() -> None:
     rng = np.random.default_rng(0)
     prompts, samples = np.repeat(np.arange(60), 10), np.repeat(np.arange(120), 5)  # two rollouts a prompt, five tokens
     X, y = rng.normal(size=(120, 6))[samples] + 0.1 * rng.normal(size=(600, 6)), samples % 2
-    with pytest.raises(InputError, match="rollouts="):
-        protocol(X, y, groups=prompts, refits=0)
-    found = protocol(X, y, groups=prompts, rollouts=samples, refits=39)
-    assert found.permuted is not None
-    assert found.permuted.p > 0.05
+    with pytest.raises(InputError, match="column rollout"):
+        fit_probe(X, y, groups=prompts, permutations=0)
+    found = fit_probe(X, pd.DataFrame({"label": y, "group": prompts, "rollout": samples}), permutations=39)
+    assert found.null.p > 0.05

@@ -12,8 +12,8 @@ import pytest
 
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
-from verdictscope.probes import LeakageReport, check_leakage, split_groups
-from verdictscope.probes.leakage import ALPHA
+from verdictscope.probes import check_leakage, split_groups
+from verdictscope.probes.leakage import ALPHA, LeakageReport
 
 STARTS = ("ba", "ce", "di", "fo", "gu", "ky", "lo", "mi", "nu", "pe", "ra", "so")
 ENDS = ("rin", "tal", "mon", "vex", "dar", "lup", "gan", "sho", "wem", "zit", "cor", "byn", "fel", "jad", "kop")

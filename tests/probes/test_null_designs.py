@@ -8,7 +8,8 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.interventions.direct import permuted_directions
-from verdictscope.probes import check_leakage, erase_concept, position_transfer, protocol, split_groups
+from verdictscope.probes import check_leakage, erasure_control, fit_probe, split_groups, transfer_matrix
+from verdictscope.probes.nulls import Permutations
 from verdictscope.traces.cliff_nulls import turned_drops
 
 N = 60
@@ -27,32 +28,33 @@ def pairs(signal: float = 4.0) -> tuple[np.ndarray, pd.DataFrame]:
     return X, rows
 
 
-def test_the_protocol_permutes_contrast_pairs_within_the_pair() -> None:
+def test_contrast_pairs_are_permuted_within_the_pair() -> None:
     X, rows = pairs()
-    found = protocol(X, TRUE, groups=rows["group"], lengths=np.tile([12, 9], N) + PAIR % 2, refits=39)
-    table = found.to_frame().set_index("kind")
-    assert found.permuted.scheme == "within"
-    assert table.loc["permuted", "name"] == "labels permuted within prompts"
-    assert table.loc["permuted", "high"] < found.permuted.observed
-    assert found.permuted.p == pytest.approx(1 / 40)
-    assert "length" in set(found.leaks.findings["check"])  # exchanged between pairs, no leak could ever be found
+    found = fit_probe(X, TRUE, groups=rows["group"], permutations=39)
+    assert found.null.scheme == "within"
+    assert found.null.name == "labels permuted within prompts"
+    assert found.null.high < found.null.observed
+    assert found.null.p == pytest.approx(1 / 40)
+    # exchanged between pairs, no leak could ever be found
+    leaks = check_leakage(TRUE, rows["group"], found.rows["part"], lengths=9 + 3 * TRUE + PAIR % 2)
+    assert "length" in set(leaks.findings["check"])
 
 
 def test_a_pair_without_a_signal_is_not_found() -> None:
     X, rows = pairs(signal=0.0)
-    found = protocol(X, TRUE, groups=rows["group"], refits=39)
-    assert found.permuted.p > 0.05
-    assert found.permuted.low < found.permuted.observed < found.permuted.high
+    found = fit_probe(X, TRUE, groups=rows["group"], permutations=39)
+    assert found.null.p > 0.05
+    assert found.null.low < found.null.observed < found.null.high
 
 
 def test_transfer_of_contrast_pairs() -> None:
     X, rows = pairs()
     both = pd.concat([rows.assign(position="early"), rows.assign(position="late")], ignore_index=True)
-    matrix = position_transfer(np.concatenate([X, X]), both, 0.1, hold=())
+    matrix = transfer_matrix(np.concatenate([X, X]), both, 0.1, "position")
     assert (matrix.table["null_high"] < matrix.table["auroc"]).all()
     assert matrix.table["p"].to_numpy() == pytest.approx(1 / 201)
     with pytest.raises(InputError, match="scheme='within'"):
-        position_transfer(np.concatenate([X, X]), both, 0.1, hold=(), scheme="between")
+        transfer_matrix(np.concatenate([X, X]), both, 0.1, "position", permutations=Permutations(scheme="between"))
 
 
 def test_a_concept_that_differs_within_pairs_has_a_null_of_its_own() -> None:
@@ -60,7 +62,7 @@ def test_a_concept_that_differs_within_pairs_has_a_null_of_its_own() -> None:
     rng = np.random.default_rng(1)
     rows = rows.rename(columns={"label": "true"}).assign(label=rng.integers(0, 2, N)[PAIR])
     rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"]))
-    found = erase_concept(X, rows, "true", 0.1, draws=19).to_frame()
+    found = erasure_control(X, rows, "true", 0.1, draws=19).to_frame()
     test = found[(found["part"] == "test") & (found["read"] == "true") & (found["probe"] == "old")]
     kept = test[test["erased"] == "permuted"]["estimate"]
     gone = test[test["erased"] == "concept"]["estimate"].iloc[0]

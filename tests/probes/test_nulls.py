@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,15 @@ from scipy import stats
 
 from tests.evidence import write_evidence
 from verdictscope.errors import InputError
-from verdictscope.probes import permuted_control, permuted_selection, split_groups, sweep
+from verdictscope.probes import permutation_null, split_groups
+from verdictscope.probes.nulls import PermutationNull, Permutations
 from verdictscope.probes.rows import check_rows, rollout_permutation
+from verdictscope.probes.selection import select
+
+
+def null_of(X: np.ndarray, rows: pd.DataFrame, n: int = 19, *, seed: int = 0, **how: Any) -> PermutationNull:
+    """The null of one layer and one penalty."""
+    return permutation_null(lambda _: X, rows, [0], [1.0], permutations=Permutations(n, **how), seed=seed)
 
 
 def rows_of(
@@ -38,14 +46,14 @@ def rows_of(
 
 def test_a_real_signal_stands_out_of_the_null() -> None:
     rows, x = rows_of(np.random.default_rng(0), signal=4.0)
-    control = permuted_control(x, rows, 1.0, hold=(), refits=50, seed=1)
+    control = null_of(x, rows, n=50, seed=1)
     assert control.observed > 0.9 > control.high
     assert control.p == pytest.approx(1 / 51)
     assert control.low <= control.mean <= control.high
     assert abs(control.mean - 0.5) < 0.12
-    assert control.refits == len(control.to_frame()) == 50
+    assert len(control.values) == len(control.to_frame()) == 50
     assert "permuted between prompts" in repr(control)
-    again = permuted_control(x, rows, 1.0, hold=(), refits=50, seed=1)
+    again = null_of(x, rows, n=50, seed=1)
     np.testing.assert_array_equal(control.values, again.values)
 
 
@@ -53,7 +61,7 @@ def test_prompts_move_whole_and_parts_keep_their_labels() -> None:
     rng = np.random.default_rng(1)
     rows, _ = rows_of(rng, prompts=60)
     rows.loc[rows["rollout"].str.endswith("/1"), "label"] = 1  # prompts with unlike samples among them
-    checked = check_rows(rows, (), "classes")
+    checked = check_rows(rows)
     plan = rollout_permutation(rows, checked, "prompt", (), "between")
     first = pd.Series(plan.labels, index=checked.rollout_ids)
     part = rows.drop_duplicates("rollout").set_index("rollout")["part"]
@@ -70,7 +78,7 @@ def test_prompts_move_whole_and_parts_keep_their_labels() -> None:
 def test_labels_stay_within_a_stratum_if_asked() -> None:
     rng = np.random.default_rng(2)
     rows, _ = rows_of(rng, prompts=60)
-    checked = check_rows(rows, ("harm",), "classes")
+    checked = check_rows(rows, ("harm",))
     plan = rollout_permutation(rows, checked, "prompt", ("harm",))
     _, at = np.unique(checked.rollout, return_index=True)
     harm, part = rows["harm"].to_numpy()[at], rows["part"].to_numpy()[at]
@@ -86,7 +94,7 @@ def test_prompts_with_other_numbers_of_rollouts_can_exchange() -> None:
     rows, x = rows_of(rng, prompts=40, samples=3)
     keep = (rng.random(len(rows)) < 0.8) | rows["rollout"].str.endswith("/0").to_numpy()
     rows, x = rows[keep].reset_index(drop=True), x[keep]
-    control = permuted_control(x, rows, 1.0, hold=(), refits=19)
+    control = null_of(x, rows, n=19)
     assert 0.3 < control.mean < 0.7
 
 
@@ -94,18 +102,18 @@ def test_the_unit_can_be_the_group() -> None:
     rows, x = rows_of(np.random.default_rng(4))
     rows["group"] = (rows["group"].str[1:].astype(int) // 2).astype(str)
     rows["part"] = rows["group"].map(split_groups(rows["group"], rows["label"]))
-    assert permuted_control(x, rows, 1.0, hold=(), refits=19, unit="group").unit == "group"
+    assert null_of(x, rows, n=19, unit="group").how.unit == "group"
 
 
 def test_wrong_input() -> None:
     rows, x = rows_of(np.random.default_rng(5))
-    with pytest.raises(InputError, match="refits"):
-        permuted_control(x, rows, 1.0, hold=(), refits=5)
+    with pytest.raises(InputError, match="5 permutations"):
+        null_of(x, rows, n=5)
     with pytest.raises(InputError, match="mode"):
-        permuted_control(x, rows, 1.0, hold=(), within=("mode",))
+        null_of(x, rows, within=("mode",))
     shared = rows.assign(prompt="one")
     with pytest.raises(InputError, match="two parts"):
-        permuted_control(x, shared, 1.0, hold=())
+        null_of(x, shared)
 
 
 def worlds_of_nothing(i: int, layers: int) -> tuple[pd.DataFrame, list[np.ndarray]]:
@@ -120,9 +128,7 @@ def null_ps(data_sets: int, refits: int, layers: int = 1, Cs: tuple[float, ...] 
     out = []
     for i in range(data_sets):
         rows, X = worlds_of_nothing(i, layers)
-        control = permuted_selection(
-            X.__getitem__, rows, range(layers), Cs, hold=(), balance="classes", refits=refits, seed=i
-        )
+        control = permutation_null(X.__getitem__, rows, range(layers), Cs, permutations=refits, seed=i)
         out.append(control.p)
     return np.array(out)
 
@@ -140,20 +146,23 @@ def test_p_is_about_uniform_when_there_is_nothing() -> None:
 
 def test_the_choice_is_made_anew_in_every_refit() -> None:
     rows, X = worlds_of_nothing(0, 6)
-    one = permuted_selection(X.__getitem__, rows, [0], [1.0], hold=(), refits=19)
+    one = permutation_null(X.__getitem__, rows, [0], [1.0], permutations=19)
     assert one.candidates == 1
-    fixed = permuted_control(X[0], rows, 1.0, hold=(), refits=19)
+    fixed = null_of(X[0], rows)
     np.testing.assert_allclose(one.values, fixed.values)
-    many = permuted_selection(X.__getitem__, rows, range(6), [0.1, 1.0], hold=(), refits=19)
+    many = permutation_null(X.__getitem__, rows, range(6), [0.1, 1.0], permutations=19)
     assert many.candidates == 12
     assert "choice of 12" in repr(many)
-    swept = sweep(X.__getitem__, rows, range(6), [0.1, 1.0], hold=())
-    assert many.observed == pytest.approx(swept.test.estimate, abs=1e-3)
-    # the first refit, done again by hand with the sweep itself
-    checked = check_rows(rows, (), "cells")
+    tested = select(X.__getitem__, rows, range(6), [0.1, 1.0]).test(X.__getitem__, rows).tokens
+    assert many.observed == pytest.approx(tested.estimate, abs=1e-3)
+    # the first refit, repeated with the selection itself
+    checked = check_rows(rows)
     label = rollout_permutation(rows, checked, "prompt", ()).draw(np.random.default_rng(0))[checked.rollout]
-    again = sweep(X.__getitem__, rows.assign(label=label), range(6), [0.1, 1.0], hold=())
-    assert many.values[0] == pytest.approx(again.test.estimate, abs=1e-3)
+    relabelled = rows.assign(label=label)
+    again = select(X.__getitem__, relabelled, range(6), [0.1, 1.0]).test(X.__getitem__, relabelled).tokens
+    assert many.values[0] == pytest.approx(again.estimate, abs=1e-3)
+    assert many.layers.keys() == set(range(6))
+    assert np.isin(many.values, np.stack(list(many.layers.values()))).all()
 
 
 @pytest.mark.slow
@@ -205,10 +214,7 @@ def test_p_is_uniform_in_every_design() -> None:
     data_sets, refits, found = 500, 99, []
     for design in DESIGNS:
         made = [design_of_nothing(design, i) for i in range(data_sets)]
-        controls = [
-            permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=refits, seed=i)
-            for i, (rows, X) in enumerate(made)
-        ]
+        controls = [null_of(X, rows, n=refits, seed=i) for i, (rows, X) in enumerate(made)]
         p = np.array([control.p for control in controls])
         schemes = sorted({control.scheme for control in controls})
         shares = {f"share_below_{level}": float((p <= level).mean()) for level in (0.01, 0.05, 0.1, 0.5)}
@@ -224,7 +230,7 @@ def test_p_is_uniform_in_every_design() -> None:
 def test_each_design_gets_a_null_that_moves(design: str) -> None:
     rows, X = design_of_nothing(design, 0)
     X[:, 0] += 6 * rows["label"]
-    control = permuted_control(X, rows, 1.0, hold=(), balance="classes", refits=39)
+    control = null_of(X, rows, n=39)
     assert control.scheme == {"grouped": "between", "matched": "within", "unbalanced": "both"}.get(design, "between")
     assert control.p == pytest.approx(1 / 40)
     assert control.high < control.observed
@@ -247,15 +253,15 @@ def test_contrast_pairs_are_permuted_within_their_pair() -> None:
     rows["part"] = rows["group"].map(split_groups(rows["group"]))
     X = rng.normal(size=(2 * n, 5)) + 2 * rng.normal(size=(n, 5))[pair]
     X[:, 0] += 4 * rows["label"]
-    control = permuted_control(X, rows, 1.0, hold=(), refits=39)
+    control = null_of(X, rows, n=39)
     assert control.scheme == "within"
     assert "within prompts" in repr(control)
     assert control.p == pytest.approx(1 / 40)
     assert control.high < control.observed - 0.1
     with pytest.raises(InputError, match="scheme='within'"):
-        permuted_control(X, rows, 1.0, hold=(), refits=39, scheme="between")
+        null_of(X, rows, n=39, scheme="between")
     order = rng.permutation(2 * n)  # whichever row comes first
-    again = permuted_control(X[order], rows.iloc[order].reset_index(drop=True), 1.0, hold=(), refits=39)
+    again = null_of(X[order], rows.iloc[order].reset_index(drop=True), n=39)
     assert again.scheme == "within"
     assert again.p == pytest.approx(1 / 40)
 
@@ -263,16 +269,16 @@ def test_contrast_pairs_are_permuted_within_their_pair() -> None:
 def test_a_null_that_says_nothing_is_no_number() -> None:
     rows, X = rows_of(np.random.default_rng(0))
     with pytest.raises(InputError, match="do not vary|gives the observed AUROC"):
-        permuted_control(np.ones_like(X), rows, 1.0, hold=(), refits=19)
+        null_of(np.ones_like(X), rows, n=19)
     few = rows[rows["group"].isin([f"p{i}" for i in range(6)])].reset_index(drop=True)
     few["part"] = few["group"].map({f"p{i}": ("train", "validation", "test")[i // 2] for i in range(6)})
     few["label"] = few["group"].str[1:].astype(int) % 2
     with pytest.raises(InputError, match="8 relabelings"):
-        permuted_control(X[: len(few)], few, 1.0, hold=(), refits=19)
+        null_of(X[: len(few)], few, n=19)
     broken = X.copy()
     broken[np.flatnonzero(rows["part"] == "test")[0]] = np.inf
     with pytest.raises(InputError, match="NaN or infinity"):
-        permuted_control(broken, rows, 1.0, hold=(), refits=19)
+        null_of(broken, rows, n=19)
 
 
 @pytest.mark.slow
@@ -281,5 +287,5 @@ def test_two_hundred_refits_of_six_thousand_rows() -> None:
     rows, x = rows_of(rng, prompts=150, samples=4, tokens=10, d=128, signal=1.0)
     assert len(rows) == 6000
     begin = time.process_time()
-    permuted_control(x, rows, 1.0)
+    null_of(x, rows, 200)
     assert time.process_time() - begin < 10

@@ -11,22 +11,13 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.probes import (
-    EraserFitter,
-    LogisticProbe,
-    MulticlassProbe,
-    OrdinalProbe,
-    RidgeProbe,
-    ScoreProbe,
-    balanced_threshold,
-    calibrate_segments,
-    classification_metrics,
-    fit_eraser,
-    permuted_control,
-    reliability_curve,
-    solve_logistic,
-    split_groups,
-)
+from verdictscope.probes import LogisticProbe, RidgeProbe, classification_metrics, permutation_null, split_groups
+from verdictscope.probes.calibration import calibrate_segments
+from verdictscope.probes.card import balanced_threshold
+from verdictscope.probes.erasure import EraserFitter, fit_eraser
+from verdictscope.probes.estimators import MulticlassProbe, OrdinalProbe, ScoreProbe
+from verdictscope.probes.metrics import reliability_curve
+from verdictscope.probes.solver import solve_logistic
 from verdictscope.repair.ranking import Budget
 from verdictscope.repair.training_files import mix
 from verdictscope.stats import draw_clusters
@@ -66,10 +57,6 @@ TIMES = pd.DataFrame(
         "n_thinking": 9,
     }
 )
-
-
-def control(**how: Any) -> Any:
-    return permuted_control(X, ROWS, 1.0, **{"balance": "classes", "hold": (), "refits": 20} | how)
 
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
@@ -122,7 +109,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: fit_eraser(X[:0], Y[:0]), "no rows"),
     (lambda: split_groups(GROUPS, seed=-1), "seed"),
     (lambda: draw_clusters(GROUPS, -5), "resamples"),
-    (lambda: control(seed=-1), "seed"),
+    (lambda: permutation_null(lambda _: X, ROWS, [0], [1.0], permutations=20, seed=-1), "seed"),
     (lambda: solve_logistic(X, Y, [1.0], tol=-1.0), "tol"),
     (lambda: solve_logistic(X, Y, [1.0], max_iter=0), "max_iter"),
     (lambda: solve_logistic(X, Y, [1.0], threads=0), "threads"),

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verdictscope.errors import InputError
-from verdictscope.probes import PARTS, LogisticProbe, split_groups
+from verdictscope.probes import LogisticProbe, split_groups
 from verdictscope.probes.rows import check_rows
-from verdictscope.probes.splits import part_rows
+from verdictscope.probes.splits import PARTS, split_rows
 from verdictscope.stats import auroc, auroc_clustered, draw_clusters, group_names, permutation_of, sign_flip_test
 
 
@@ -66,7 +66,7 @@ def test_near_every_group_reaches_every_part_over_seeds() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"groups": ["a", "b", "a"]}, "2 prompt groups cannot make 3 parts"),
+        ({"groups": ["a", "b", "a"]}, "2 prompt groups cannot make 3 splits"),
         ({"groups": ["a", None, "c"]}, "row 2 has no group"),
         ({"groups": [1.0, 2.0, 3.0, float("nan")]}, "row 4 has no group"),
         ({"groups": [1, 2, 2.5, 3]}, "group of row 3 is 2.5"),
@@ -108,10 +108,10 @@ def test_whole_numbers_and_their_floats_are_one_group() -> None:
     assert group_names(pd.Series([7, np.int32(7), np.float32(7), "7", "07"])).tolist() == ["7"] * 4 + ["07"]
     for groups in (mixed, whole.astype(float), pd.Series(whole, dtype="Int64"), whole.astype(str)):
         pd.testing.assert_series_equal(split_groups(groups, label), split_groups(whole, label))
-        table = part_rows(label, groups)
+        table = split_rows(label, groups)
         assert (table.groupby("group")["part"].nunique() == 1).all()
         assert table["group"].nunique() == 40
-        assert set(check_rows(table.assign(group=groups), (), "none").group) == set(map(str, whole))
+        assert set(check_rows(table.assign(group=groups)).group) == set(map(str, whole))
         assert permutation_of(label, groups).units == 40
         assert draw_clusters(groups, 10, 0).names == draw_clusters(whole, 10, 0).names
         assert auroc_clustered(label, np.arange(80.0), groups).clusters == 40

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.probes import bag_of_words_auroc, length_auroc, position_auroc, split_groups, tfidf_auroc, token_auroc
+from verdictscope.probes import split_groups
+from verdictscope.probes.text import bag_of_words_auroc, length_auroc, position_auroc, tfidf_auroc, token_auroc
 
 N = 240
 

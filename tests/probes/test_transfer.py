@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from verdictscope.errors import InputError
-from verdictscope.probes import ood_transfer, position_transfer
+from verdictscope.probes import transfer_matrix
 from verdictscope.probes.rows import check_rows
-from verdictscope.probes.transfer import COLUMNS
+from verdictscope.probes.transfer import COLUMNS, TransferMatrix
 from verdictscope.stats import auroc, auroc_many
 
 PLACES = ("early", "late", "other")
@@ -53,10 +55,18 @@ def cell(matrix, fit: str, read: str) -> pd.Series:
     return table.loc[(fit, read)]
 
 
+def positions(X: np.ndarray, rows: pd.DataFrame, **how: Any) -> TransferMatrix:
+    return transfer_matrix(X, rows, 0.1, "position", balance_on=["harm"], **how)
+
+
+def sets(X: np.ndarray, rows: pd.DataFrame, by: str) -> TransferMatrix:
+    return transfer_matrix(X, rows, 0.1, by, leave_one_out=True, balance_on=["harm"])
+
+
 @pytest.fixture(scope="module")
 def made():
     X, rows = world()
-    return X, rows, position_transfer(X, rows, 0.1)
+    return X, rows, positions(X, rows)
 
 
 def test_a_shared_direction_transfers_and_another_does_not(made) -> None:
@@ -73,13 +83,13 @@ def test_a_shared_direction_transfers_and_another_does_not(made) -> None:
 
 def test_each_cell_is_the_fit_it_says(made) -> None:
     X, rows, matrix = made
-    checked = check_rows(rows, ("harm",), "cells")
+    checked = check_rows(rows, ("harm",))
     for fit, read in (("early", "late"), ("other", "early")):
         train = ((rows["part"] == "train") & (rows["position"] == fit)).to_numpy()
         test = ((rows["part"] == "test") & (rows["position"] == read)).to_numpy()
         scaler = StandardScaler().fit(X[train], sample_weight=checked.weights(train, "none"))
         probe = LogisticRegression(C=0.1, tol=1e-10, max_iter=10_000).fit(
-            scaler.transform(X[train]), rows["label"][train], sample_weight=checked.weights(train, "cells")
+            scaler.transform(X[train]), rows["label"][train], sample_weight=checked.weights(train)
         )
         scores = probe.decision_function(scaler.transform(X[test]))
         found = cell(matrix, fit, read)
@@ -103,7 +113,7 @@ def test_the_null_is_centred_and_its_range_is_the_tables(made) -> None:
 
 def test_without_a_signal_nothing_transfers() -> None:
     X, rows = world(seed=3, strength=0.0)
-    table = position_transfer(X, rows, 0.1).table
+    table = positions(X, rows).table
     assert table["auroc"].between(0.2, 0.8).all()
     assert table["p_adjusted"].min() > 0.01
 
@@ -111,27 +121,27 @@ def test_without_a_signal_nothing_transfers() -> None:
 def test_a_shuffled_table_gives_the_same_numbers(made) -> None:
     X, rows, matrix = made
     order = np.random.default_rng(1).permutation(len(rows))
-    again = position_transfer(X[order], rows.iloc[order].reset_index(drop=True), 0.1)
+    again = positions(X[order], rows.iloc[order].reset_index(drop=True))
     columns = ["auroc", "low", "high", "n", "null_mean", "null_low", "null_high", "p"]
     pd.testing.assert_frame_equal(again.table[columns], matrix.table[columns], rtol=2e-3)
 
 
 def test_sets_of_prompts_and_one_left_out() -> None:
     X, rows = world()
-    matrix = ood_transfer(X[rows["position"] == "early"], rows[rows["position"] == "early"], 0.1, "set")
+    matrix = sets(X[rows["position"] == "early"], rows[rows["position"] == "early"], "set")
     kinds = matrix.table["kind"].value_counts()
     assert kinds.to_dict() == {"transfer": 6, "within": 3, "left out": 3}
     left = cell(matrix, "all but a", "a")
     assert left["n_fit"] == rows[(rows["part"] == "train") & (rows["set"] != "a")]["rollout"].nunique()
     assert left["low"] > left["null_high"]
     two = rows["set"] != "c"
-    assert set(ood_transfer(X[two], rows[two], 0.1, "set").table["kind"]) == {"within", "transfer"}
+    assert set(sets(X[two], rows[two], "set").table["kind"]) == {"within", "transfer"}
 
 
 def test_a_cell_without_a_class_says_so_and_the_others_stay() -> None:
     X, rows = world()
     keep = (rows["set"] != "a") | (rows["label"] == 1)
-    table = ood_transfer(X[keep], rows[keep].reset_index(drop=True), 0.1, "set").table
+    table = sets(X[keep], rows[keep].reset_index(drop=True), "set").table
     fitted = table[table["fit"] == "a"]
     assert (fitted["reason"] == "only rows labelled 1 to fit on").all()
     assert fitted["auroc"].isna().all()
@@ -152,18 +162,18 @@ def test_areas_of_many_fits_are_those_of_one() -> None:
 def test_what_is_wrong_is_one_clear_error() -> None:
     X, rows = world(prompts=30)
     with pytest.raises(InputError, match="ask for at least 200"):
-        position_transfer(X, rows, 0.1, relabellings=50)
+        positions(X, rows, permutations=50)
     with pytest.raises(InputError, match="no column 'where'"):
-        position_transfer(X, rows, 0.1, place="where")
-    with pytest.raises(InputError, match="no row is at position 'never'"):
-        position_transfer(X, rows, 0.1, places=["early", "never"])
-    with pytest.raises(InputError, match="one set, '1'"):
-        ood_transfer(X, rows.assign(one=1), 0.1, "one")
+        transfer_matrix(X, rows, 0.1, "where")
+    with pytest.raises(InputError, match="no row has position 'never'"):
+        positions(X, rows, values=["early", "never"])
+    with pytest.raises(InputError, match="one value, '1'"):
+        sets(X, rows.assign(one=1), "one")
     with pytest.raises(InputError, match="rows have no set"):
-        ood_transfer(X, rows.assign(set=rows["set"].where(rows["set"] != "b")), 0.1, "set")
+        sets(X, rows.assign(set=rows["set"].where(rows["set"] != "b")), "set")
     X[3, 4] = np.nan
     with pytest.raises(InputError, match="NaN or infinity"):
-        position_transfer(X, rows, 0.1)
+        positions(X, rows)
 
 
 def test_the_result_shows_itself(made) -> None:

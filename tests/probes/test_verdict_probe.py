@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.probes import VerdictProbe, VerdictStates, verdict_probe
+from verdictscope.probes import verdict_probe
+from verdictscope.probes.verdict_probe import VerdictProbe
+from verdictscope.probes.verdict_states import VerdictStates
 
 D = 12
 
@@ -59,7 +61,7 @@ def world(
 @pytest.fixture(scope="module")
 def found() -> tuple[VerdictStates, VerdictProbe]:
     states, part, answers = world()
-    return states, verdict_probe(states, part, answers=answers, refits=19, draws=5)
+    return states, verdict_probe(states, part, answers=answers, permutations=19, draws=5)
 
 
 def row(probe: VerdictProbe, kind: str, name: str = "") -> pd.Series:
@@ -69,10 +71,10 @@ def row(probe: VerdictProbe, kind: str, name: str = "") -> pd.Series:
 
 def test_a_planted_direction_is_found_where_it_was_planted(found: tuple) -> None:
     _, probe = found
-    assert probe.layer == 1
-    assert probe.test.estimate > 0.9
-    assert probe.permuted.p == pytest.approx(0.05)
-    assert abs(probe.direction[0]) == max(abs(probe.direction))
+    assert probe.result.layer == 1
+    assert probe.result.test.estimate > 0.9
+    assert probe.result.null.p == pytest.approx(0.05)
+    assert abs(probe.result.direction[0]) == max(abs(probe.result.direction))
     assert row(probe, "control", "control task").estimate == pytest.approx(0.5, abs=0.15)
     assert row(probe, "baseline", "words").estimate == pytest.approx(0.5, abs=0.2)
     assert probe.counts == {"used": 120, "changed by the order": 0, "tie or unread": 0}
@@ -81,9 +83,9 @@ def test_a_planted_direction_is_found_where_it_was_planted(found: tuple) -> None
 
 def test_exchanging_the_sides_negates_every_score_to_the_bit(found: tuple) -> None:
     states, probe = found
-    ab, ba = states.pairs().states(probe.layer)
+    ab, ba = states.pairs().states(probe.result.layer)
     assert np.array_equal(probe.score(ab, ba), -probe.score(ba, ab))
-    assert abs(probe.sweep.probe.bias_) < 1e-6
+    assert abs(probe.result.probe.bias_) < 1e-6
 
 
 def test_naming_the_answers_the_other_way_round_changes_nothing() -> None:
@@ -94,10 +96,10 @@ def test_naming_the_answers_the_other_way_round_changes_nothing() -> None:
         label=states.rows["label"].map({"A": "B", "B": "A"}),
     )
     other = VerdictStates(turned, states.layers, states.read)
-    one, two = (verdict_probe(s, part, refits=19) for s in (states, other))
-    assert one.layer == two.layer
-    np.testing.assert_allclose(one.direction, two.direction, atol=1e-5)
-    assert one.test.estimate == pytest.approx(two.test.estimate, abs=1e-9)
+    one, two = (verdict_probe(s, part, permutations=19) for s in (states, other))
+    assert one.result.layer == two.result.layer
+    np.testing.assert_allclose(one.result.direction, two.result.direction, atol=1e-5)
+    assert one.result.test.estimate == pytest.approx(two.result.test.estimate, abs=1e-9)
 
 
 def test_what_the_order_does_not_turn_is_told_apart() -> None:
@@ -116,10 +118,10 @@ def test_what_the_order_does_not_turn_is_told_apart() -> None:
     for at in (ab, ba):
         X[at] += push[:, None] * np.eye(D)[1]
     pushed = VerdictStates(rows, (1,), lambda _: X)
-    probe = verdict_probe(pushed, part, refits=19)
+    probe = verdict_probe(pushed, part, permutations=19)
     assert probe.counts["changed by the order"] == int((push != 0).sum())
-    assert probe.test.estimate > 0.9
-    assert abs(probe.direction[1]) < 0.2 * abs(probe.direction[0])
+    assert probe.result.test.estimate > 0.9
+    assert abs(probe.result.direction[1]) < 0.2 * abs(probe.result.direction[0])
     assert row(probe, "part", "part that turns").estimate < 0.85
     assert row(probe, "part", "fitted to what stays").estimate > 0.75
 
@@ -132,15 +134,15 @@ def test_a_place_alone_gives_chance() -> None:
     X = rng.normal(size=(len(states.rows), D)) * 0.5
     X[:, 2] += np.repeat(rng.normal(size=ab.sum()), 2) * 5
     X[:, 0] += 4.0
-    probe = verdict_probe(VerdictStates(states.rows, (0,), lambda _: X), part, refits=39)
-    assert probe.test.low < 0.5 < probe.test.high
-    assert probe.permuted.p > 0.05
+    probe = verdict_probe(VerdictStates(states.rows, (0,), lambda _: X), part, permutations=39)
+    assert probe.result.test.low < 0.5 < probe.result.test.high
+    assert probe.result.null.p > 0.05
 
 
 def test_verdicts_that_the_states_know_nothing_of_stay_within_the_null() -> None:
     states, part, answers = world(150, content=0.0, noise=True, seed=7)
-    probe = verdict_probe(states, part, answers=answers, refits=39, draws=5)
-    assert probe.permuted.low <= probe.test.estimate <= max(probe.permuted.high, 0.65)
+    probe = verdict_probe(states, part, answers=answers, permutations=39, draws=5)
+    assert probe.result.null.low <= probe.result.test.estimate <= max(probe.result.null.high, 0.65)
     assert "p = " in str(probe)
 
 
@@ -151,8 +153,8 @@ def test_what_is_missing_is_said() -> None:
         verdict_probe(VerdictStates(single, (0,), lambda _: np.zeros((len(single), D))), part)
     alike = states.rows.assign(verdict="A", shown=np.where(states.rows["order"] == "AB", "first", "second"))
     with pytest.raises(InputError, match="all are A"):
-        verdict_probe(VerdictStates(alike, states.layers, states.read), part, refits=19)
-    with pytest.raises(InputError, match="no part"):
+        verdict_probe(VerdictStates(alike, states.layers, states.read), part, permutations=19)
+    with pytest.raises(InputError, match="no split"):
         verdict_probe(states, {"i0": "train"})
     with pytest.raises(InputError, match="condition 'crowd'"):
         verdict_probe(states, part, condition="crowd")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from verdictscope.probes import VerdictStates
+from verdictscope.probes.verdict_states import VerdictStates
 
 D = 12
 Planted = Callable[[dict[str, float], np.random.Generator], np.ndarray]

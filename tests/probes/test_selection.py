@@ -10,9 +10,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.probes import Selection, permuted_control, select, split_groups, sweep
+from verdictscope.probes import fit_probe, permutation_null, split_groups
+from verdictscope.probes.nulls import Permutations
 from verdictscope.probes.rows import check_rows
-from verdictscope.probes.sweep import one_standard_error
+from verdictscope.probes.selection import Selection, one_standard_error, select
+from verdictscope.probes.states import Layers
+from verdictscope.stats import auroc_effect
 
 
 class Planted:
@@ -58,8 +61,10 @@ def planted() -> Planted:
 
 
 def test_it_finds_the_latest_planted_layer_and_the_direction(planted: Planted) -> None:
-    result = sweep(planted.read, planted.rows, range(5))
+    result = fit_probe(planted.X, planted.rows, balance_on=["harm"], permutations=0)
     assert result.layer == 3
+    assert result.layer == result.by_layer.loc[result.by_layer["chosen"], "layer"].item()
+    assert result.by_layer["auroc"].iloc[3] == result.test.estimate
     direction = np.abs(result.probe.direction_)
     assert direction.argmax() == 1
     # harm stands beside refusal in the data (80 to 20) but earns no weight when the cells are balanced
@@ -74,17 +79,23 @@ def test_it_finds_the_latest_planted_layer_and_the_direction(planted: Planted) -
     assert result.evaluation.rollouts.estimate == pytest.approx(roc_auc_score(means["y"], means["s"]))
 
 
-def test_a_layer_that_knows_harm_alone_reads_half_with_harm_held_fixed() -> None:
+def test_a_layer_with_harm_alone_is_at_chance_within_harm() -> None:
     # the published probe: positives harmful and refused, negatives harmless and complied
     only_harm = Planted(refusal={0: 0.0})
-    result = sweep(only_harm.read, only_harm.rows, [0], [1.0], balance="classes")
+    rows, X = only_harm.rows, only_harm.X[0]
+    result = fit_probe(X, rows, Cs=[1.0], permutations=0)
+    test = (rows["part"] == "test").to_numpy()
+    label, group, harm = (rows.loc[test, name].to_numpy() for name in ("label", "group", "harm"))
+    within = auroc_effect("within", label, result.scores[test], group, strata=harm)
     assert result.test.estimate > 0.7
-    assert result.evaluation.held is not None
-    assert result.evaluation.held.low < 0.5 < result.evaluation.held.high
-    naive = permuted_control(only_harm.X[0], only_harm.rows, 1.0, balance="classes")
-    within = permuted_control(only_harm.X[0], only_harm.rows, 1.0, balance="classes", within=("harm",))
-    assert naive.p < 0.05 < within.p
-    assert naive.mean < 0.6 < within.mean
+    assert within.low < 0.5 < within.high
+    assert fit_probe(X, rows, balance_on=["harm"], Cs=[1.0], permutations=0).evaluation.within.low < 0.5
+    nulls = [
+        permutation_null(only_harm.read, rows, [0], [1.0], permutations=Permutations(within=columns))
+        for columns in ((), ("harm",))
+    ]
+    assert nulls[0].p < 0.05 < nulls[1].p
+    assert nulls[0].mean < 0.6 < nulls[1].mean
 
 
 def test_selection_never_sees_the_test_rows(planted: Planted) -> None:
@@ -93,26 +104,25 @@ def test_selection_never_sees_the_test_rows(planted: Planted) -> None:
     for x in poisoned.X.values():
         x[test] = np.nan
     flipped.loc[test, "label"] = 1 - flipped.loc[test, "label"]
-    honest = select(planted.read, planted.rows, range(5))
-    blind = select(poisoned.read, flipped, range(5))
+    honest = select(planted.read, planted.rows, range(5), balance_on=["harm"])
+    blind = select(poisoned.read, flipped, range(5), balance_on=["harm"])
     pd.testing.assert_frame_equal(honest.table, blind.table)
     assert (honest.layer, honest.C) == (blind.layer, blind.C)
 
 
 def test_the_test_number_comes_from_a_fixed_selection_alone(planted: Planted) -> None:
-    chosen = select(planted.read, planted.rows, range(5))
+    chosen = select(planted.read, planted.rows, range(5), balance_on=["harm"])
     assert "test" in {n for n, _ in inspect.getmembers(Selection, inspect.isfunction)}
     held = {k: v for k, v in vars(chosen).items() if k != "_seen"}
     assert not any("test" in k for k in held)
     with pytest.raises(AttributeError):
         chosen.layer = 0  # type: ignore[misc]
     planted.calls.clear()
-    result = chosen.test(planted.read, planted.rows)
+    chosen.test(planted.read, planted.rows)
     assert planted.calls == [chosen.layer]
-    assert result.selection is chosen
     swapped = planted.rows["part"].map({"train": "test", "test": "train", "validation": "validation"})
     moved = planted.rows.assign(part=swapped)
-    with pytest.raises(InputError, match="used to fit or choose"):
+    with pytest.raises(InputError, match="used to fit or select"):
         chosen.test(planted.read, moved)
 
 
@@ -141,15 +151,15 @@ def test_a_perfect_validation_layer_still_has_ties() -> None:
 
 def test_every_rollout_counts_once_and_cells_count_equally(planted: Planted) -> None:
     uneven = planted.rows[(planted.rows["token"] == 0) | planted.rows["harm"]].reset_index(drop=True)
-    rows = check_rows(uneven, ("harm",), "cells")
+    rows = check_rows(uneven, ("harm",))
     train = rows.at("train")
     own = uneven[train]
     single = rows.weights(train, "none")
     assert single.sum() == pytest.approx(own["rollout"].nunique())
     np.testing.assert_allclose(pd.Series(single).groupby(own["rollout"].to_numpy()).sum(), 1.0)
-    cells = pd.Series(rows.weights(train, "cells")).groupby([own["harm"].to_numpy(), own["label"].to_numpy()]).sum()
+    cells = pd.Series(rows.weights(train)).groupby([own["harm"].to_numpy(), own["label"].to_numpy()]).sum()
     np.testing.assert_allclose(cells, cells.mean())
-    classes = pd.Series(rows.weights(train, "classes")).groupby(own["label"].to_numpy()).sum()
+    classes = pd.Series(check_rows(uneven).weights(train)).groupby(own["label"].to_numpy()).sum()
     np.testing.assert_allclose(classes, classes.mean())
 
 
@@ -162,22 +172,23 @@ def test_duplicating_the_tokens_of_every_rollout_changes_nothing(planted: Plante
 
 def test_same_rows_same_numbers_and_tensors_are_taken(planted: Planted) -> None:
     torch = pytest.importorskip("torch")
-    first = sweep(planted.read, planted.rows, [2, 3], [0.1])
-    second = sweep(lambda n: torch.tensor(planted.X[n]), planted.rows, [2, 3], [0.1])
+    tensors = Layers((2, 3), lambda n: torch.tensor(planted.X[n]))
+    first, second, again = (
+        fit_probe(X, planted.rows, Cs=[0.1], permutations=0)
+        for X in ({k: planted.X[k] for k in (2, 3)}, tensors, {k: planted.X[k] for k in (2, 3)})
+    )
     assert first.test.low == pytest.approx(second.test.low, abs=1e-3)
-    assert first.test == sweep(planted.read, planted.rows, [2, 3], [0.1]).test
+    assert first.test == again.test
 
 
 def test_results_print(planted: Planted) -> None:
-    result = sweep(planted.read, planted.rows, [2, 3], [0.1, 1])
-    assert "layer 3" in repr(result)
-    assert "Not yet tested" in repr(result.selection)
-    assert "<table" in result._repr_html_()
-    table = result.to_frame()
+    selection = select(planted.read, planted.rows, [2, 3], [0.1, 1], balance_on=["harm"])
+    assert "Not yet tested" in repr(selection)
+    table = selection.table
     assert list(table.columns) == ["layer", "C", "auroc_validation", "se", "chosen", "n_rows", "n_groups"]
     assert table["chosen"].sum() == 1
-    assert set(result.selection.probes) == {2, 3}
-    assert result.selection.cells.shape == (2, 2)
+    assert set(selection.probes) == set(selection.best) == {2, 3}
+    assert selection.cells.shape == (2, 2)
 
 
 def broken(rows: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -205,20 +216,20 @@ def broken(rows: pd.DataFrame, what: str) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no groups", "prompt group and part"),
-        ("leak", "two parts"),
+        ("no groups", "rows lack group"),
+        ("leak", "two splits"),
         ("missing label", "no label"),
         ("string label", "label of row "),
-        ("one class", "part validation has only rows labelled 1"),
-        ("empty cell", "could stand in"),
+        ("one class", "split validation has only rows labelled 1"),
+        ("empty cell", "would predict the label"),
         ("two labels", "two labels"),
-        ("odd part", "unknown part"),
+        ("odd part", "unknown split"),
     ],
 )
 def test_rows_that_would_mislead_are_refused(planted: Planted, what: str, message: str) -> None:
     rows = broken(planted.rows, what)
     with pytest.raises(InputError, match=message):
-        select(lambda n: planted.X[n][: len(rows)], rows, [3])
+        select(lambda n: planted.X[n][: len(rows)], rows, [3], balance_on=["harm"])
 
 
 def test_activations_that_do_not_fit_are_refused(planted: Planted) -> None:
