@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import Result, Timings, interleave, say, timed
-from verdictscope.probes import LogisticFits, solve_layers
+from verdictscope.probes.solver import LogisticFits, solve_layers
 from verdictscope.stats import auroc_many
 
 SPECTRA = {"1/i": 1.0, "isotropic": 0.0, "1/i^2": 2.0}

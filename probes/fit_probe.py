@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from verdictscope.activations.readouts import LinearReadout
+    from verdictscope.figures import Display
     from verdictscope.probes.card import ProbeCard
     from verdictscope.probes.estimators import LogisticProbe
 
@@ -198,23 +199,11 @@ class ProbeResult:
 
         return card_of(self, label, model, positions)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Test AUROC by layer with intervals, the range of the permutation null, and the selected layer."""
-        import matplotlib.pyplot as plt
+    def plot(self, ax: Axes | None = None) -> Display:
+        """The test number with its interval, its null, controls and baselines."""
+        from verdictscope.figures import probe_test
 
-        ax = plt.subplots()[1] if ax is None else ax
-        table, x = self.by_layer, np.arange(len(self.by_layer))
-        if self.permutation is not None:
-            ax.fill_between(x, table["null_low"], table["null_high"], color="0.85", label="permuted labels, range")
-        spread = [table["auroc"] - table["low"], table["high"] - table["auroc"]]
-        ax.errorbar(x, table["auroc"], yerr=np.abs(spread), fmt="o-", markersize=3, linewidth=1, label="test")
-        at = int(np.argmax(table["chosen"]))
-        ax.plot(x[at], table["auroc"].iloc[at], "o", markersize=9, fillstyle="none", color="black", label="selected")
-        ax.axhline(0.5, color="0.5", linewidth=0.8, linestyle=":")
-        ax.set_xticks(x, [str(layer) for layer in table["layer"]])
-        ax.set(xlabel="layer", ylabel="AUROC on new prompts")
-        ax.legend(frameon=False)
-        return ax
+        return probe_test(self.controls, ax=ax)
 
     def __repr__(self) -> str:
         lines = [f"ProbeResult: {self.classes[1]!r} against {self.classes[0]!r}: layer {self.layer!r}, C {self.C:g}"]
