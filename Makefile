@@ -31,6 +31,9 @@ heads: install-dev     ## put what `make evidence` measured into docs/heads.md
 readme: demo           ## put the demo's numbers and figures into the README
 	$(BIN)/python -m tools.docs.update $(OUT)
 
+formats: install-dev    ## write the tables of docs/formats.md from their declarations
+	$(BIN)/python -m tools.docs.formats
+
 judge: install-dev      ## run the judge demo and write docs/judge.md from it
 	$(BIN)/verdictscope demo judge --out runs/demo_judge
 	$(BIN)/python -m tools.docs.update runs/demo_judge
