@@ -9,153 +9,20 @@ language is, because no English sentence of eight words does without a function 
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
+from pathlib import Path
 
-_ENGLISH = """
-    a about after again all also always am an and any are aren't as at be because been before being between both but
-    by can can't cannot could couldn't did didn't do does doesn't doing don't down each either else enough even ever
-    every few first for from get give go had has hasn't have haven't having he he's hello help her here here's hers
-    hi him his how however i i'd i'll i'm i've if in instead into is isn't it it's its itself just last least let
-    let's like make many may maybe me might mine more most much must my myself never next no not nothing now of off
-    often okay on once one only or other otherwise our ours out over own perhaps please quite rather really same see
-    several shall she should shouldn't since so some someone something sorry still such sure take than thank thanks
-    that that's the their theirs them themselves then there there's these they they're this those though through
-    thus to together too toward under unless until up upon us use used using very was wasn't we we'll we're well
-    were what what's when where whether which while who whose why will with within without won't would wouldn't yes
-    yet you you'd you'll you're you've your yours yourself answer means translation translated english french german
-    spanish italian chinese japanese russian arabic korean portuguese dutch latin
-"""
-ENGLISH = frozenset(_ENGLISH.split())
-"""English function words, and those with which answers begin."""
-
-_FOREIGN = {
-    "German": """
-        ich du er sie wir ihr der das den dem des ein eine einen einem einer eines und oder aber nicht kein keine ist
-        sind bin bist sein war waren wird werden wurde kann kannst können könnte muss müssen soll sollte darf dürfen hat
-        haben habe mit von zu zum zur für auf aus bei nach über unter als auch nur noch schon wenn weil dass dabei daher
-        hier leider nein ja bitte danke natürlich gerne tut mir mich dir dich ihnen ihre ihren meine wie wo warum dieser
-        diese dieses diesen im am an so es in entschuldigung wäre helfen
-    """,
-    "French": """
-        je tu il elle nous vous ils elles le la les un une des du de et ou mais ne pas plus jamais est sont suis es êtes
-        sommes être était peux peut pouvez pouvons dois doit faut ai avez avons ont avoir avec pour dans sur par sans
-        sous ce cet cette ces cela ça qui que quoi dont où votre vos notre mon ma mes son sa ses leur leurs au aux en si
-        non oui voici voilà bonjour merci désolé désolée bien très aussi comme car afin j'ai c'est
-    """,
-    "Spanish": """
-        yo tú él ella usted nosotros ellos el la los las un una unos unas y e o pero no ni sí es son soy eres está están
-        estoy ser puedo puede puedes pueden debo debe hay he ha con para por sin sobre en de del al que qué como cómo
-        cuando donde porque si se lo le les me te mi tu su sus este esta esto estos estas ese esa eso muy más también
-        aquí lamento siento hola gracias claro ayudar ayudarte ayudarle hacer
-    """,
-    "Portuguese": """
-        eu tu ele ela você vocês nós eles elas o a os as um uma uns umas e ou mas não nem sim é são sou está estão estou
-        ser posso pode podem devo deve há com para por sem sobre em de do da dos das no na nos nas ao que como quando
-        onde porque se me te meu minha seu sua isso isto esse essa este esta aquele muito mais também aqui desculpe
-        lamento olá obrigado obrigada claro ajudar ajudá-lo fazer pelo pela
-    """,
-    "Italian": """
-        io tu lui lei noi voi loro il lo la i gli le un uno una e o ma non né sì no è sono sei siamo essere posso può
-        puoi possiamo devo deve ho ha hai abbiamo con per senza su in di del della dei delle degli da dal dalla al alla
-        nel nella che chi cosa come quando dove perché se si mi ti ci vi mio mia tuo sua questo questa quello quella
-        molto più anche qui ecco dispiace scusa ciao grazie certo aiutarti aiutarla fare
-    """,
-    "Dutch": """
-        ik jij je hij zij wij we jullie u de het een en of maar niet geen nooit is zijn ben bent was waren wordt worden
-        kan kun kunt kunnen moet moeten mag mogen zal zullen wil hebben heb heeft met van voor naar op aan uit bij om te
-        tot over onder als ook nog dan dat dit deze wat wie waar waarom hoe omdat hier daar mijn jouw uw ons onze hun
-        nee ja helaas spijt natuurlijk graag helpen
-    """,
-    "Polish": """
-        ja ty on ona my wy oni nie tak i a ale lub oraz czy że żeby jest są jestem być był była było mogę może możesz
-        możemy można muszę trzeba mam ma się to ten ta te tego tej tym tych co kto jak kiedy gdzie dlaczego ponieważ w
-        we z ze na do od po przy dla bez przez pod nad o u mi mnie ci cię mu go jej ich mój twój tu tutaj już tylko
-        także też bardzo przykro przepraszam niestety oto pomóc
-    """,
-    "Turkish": """
-        ben sen o biz siz onlar bir bu şu ve veya ya da ama fakat değil değilim yok var hayır evet için ile gibi kadar
-        çok daha en mi mı mu mü ne neden nasıl nerede kim olan olarak olduğu olur edemem edebilirim yapamam olamam
-        üzgünüm maalesef lütfen merhaba teşekkürler bana size sana bunu konuda yardımcı bazı her şey sonra önce çünkü
-        eğer tabii işte
-    """,
-    "Vietnamese": """
-        tôi bạn anh chị em chúng ta họ nó là và hoặc nhưng không có thể được đã đang sẽ phải nên cho với của trong trên
-        dưới từ đến này đó kia một những các cái người khi nếu vì thì mà để như về ra vào rất cũng vẫn chỉ hơn nhiều gì
-        ai đâu sao xin lỗi chào vâng dạ giúp tiếc đây
-    """,
-    "Indonesian": """
-        saya aku anda kamu kami kita mereka dia ini itu dan atau tetapi tapi tidak bukan jangan ya adalah ada akan bisa
-        dapat harus boleh sudah telah belum sedang dengan untuk dari di ke pada dalam oleh yang karena jika kalau
-        seperti juga hanya lebih sangat banyak apa siapa mengapa bagaimana maaf terima kasih silakan tentu membantu halo
-        sebagai secara
-    """,
-    "Swedish": """
-        jag du han hon vi ni den det de en ett och eller men inte ingen är var vara blir kan kunde måste ska skulle vill
-        har hade med av för från till på om under över som att när där här vad vem varför hur också bara mycket mer min
-        din sin detta denna dessa nej ja tyvärr ledsen hjälpa så
-    """,
-    "Danish or Norwegian": """
-        jeg du han hun vi i den det de en et og eller men ikke ingen er var være bliver blir kan kunne må skal skulle
-        vil har hadde havde med av af for fra til på om under over som at å når der her hva hvad hvem hvorfor hvordan
-        også bare meget mer min din sin dette denne disse nei nej ja beklager desværre dessverre hjelpe hjælpe
-    """,
-    "Finnish": """
-        minä sinä hän me te he se ne ja tai mutta ei en et emme eivät ole on olen ovat olla oli voi voin voit voida
-        täytyy pitää joka mikä kuka missä miksi miten kun jos koska että myös vain hyvin enemmän tämä tuo nämä tässä
-        siitä sen kanssa valitettavasti pahoittelen anteeksi kyllä auttaa kuin
-    """,
-    "Czech or Slovak": """
-        já ty on ona my vy oni ne ano a i ale nebo či že aby je jsou jsem být byl byla bylo mohu můžu může môžem musím
-        mám má se si to ten ta tato tento co kdo jak kdy kde proč protože v ve z ze na do od po při pro pre bez s so k u
-        o mi mě vám vás vaše tady zde již jen také velmi bohužel omlouvám nemohu nemôžem pomoci som sú nie áno alebo ako
-    """,
-    "Romanian": """
-        eu tu el ea noi voi ei ele un o și sau dar nu da este sunt ești suntem fi era pot poate poți putem trebuie am ai
-        are au cu pentru fără din de la în pe prin sub peste că să care ce cine cum când unde dacă acest această aceste
-        asta mai foarte doar aici îmi îți vă te mă ne rău regret scuze desigur ajuta
-    """,
-    "Hungarian": """
-        én te ő mi ti ők a az egy és vagy de nem igen van vannak vagyok volt lenni lehet tudok tud kell hogy ha mert
-        mint is csak már még nagyon több ez ezt azt ezek aki ami miért hogyan hol mikor itt ott sajnos sajnálom elnézést
-        kérem köszönöm ön önnek segíteni nekem
-    """,
-    "Swahili": """
-        mimi wewe yeye sisi nyinyi wao ni si na au lakini kwa ya wa za la cha katika kama hii hiyo hizi huyu hapa huko
-        sana pia tu siwezi naweza unaweza inaweza hapana ndiyo samahani tafadhali asante kuhusu ili kwamba kutoka
-    """,
-    "Estonian": """
-        ma sa ta nad ei on olen oled olema ja või aga see et kui mis kes kus kuidas ka vaid väga palun vabandust kahjuks
-        saa saan saab teid teile teie minu selle selles sellega jah
-    """,
-    "Icelandic": """
-        ég þú hann hún við þið þeir ekki er og eða en að á í af til um með frá sem þetta það því mér þér þig get getur
-        hef hefur var fyrir já nei miður
-    """,
-    "Lithuanian or Latvian": """
-        aš tu jis ji mes jūs ir ar bet ne nėra yra kad kaip kas kur su iš į apie už galiu galite negaliu atsiprašau deja
-        taip es viņš viņa nav un vai ka kā par no uz varu nevaru jums jā nē diemžēl šis tas
-    """,
-    "Catalan": """
-        jo tu ell ella nosaltres vosaltres ells el la els les un una i o però no sí és són soc ets puc pot pots podem he
-        ha amb per a sense sobre en de del al que què com quan on perquè si em et es li us meu teu seu aquest aquesta
-        això allò molt més també aquí ho sento gràcies ajudar ajudar-te
-    """,
-    "Afrikaans": """
-        ek jy hy sy ons julle hulle 'n en of maar nie geen is was kan moet mag sal wil het met van vir na op aan uit by
-        om te tot oor onder as ook nog dan dat dit hierdie wat wie waar hoekom hoe omdat hier daar my jou jammer daarmee
-    """,
-    "Croatian or Serbian": """
-        ja ti on ona mi vi oni ne da i a ali ili jer je su sam si biti bio bila mogu može možeš moram treba imam se to
-        taj ta ovo ovaj što tko ko kako kada gde gdje zašto u na za od do po pri bez sa s o iz vam vas meni vaš tebi
-        vrlo samo također takođe nažalost žao oprostite pomoći
-    """,
-    "Tagalog": """
-        ako ikaw siya kami tayo sila ang ng mga sa na at o pero ngunit hindi oo ay may mayroon wala para kung dahil ito
-        iyon ko mo niya namin kayo lang din rin po paumanhin salamat pwede maaari maaaring
-    """,
+_WORDS = {
+    name: frozenset(words.split())
+    for name, words in tomllib.loads(
+        Path(__file__).with_name("function_words.toml").read_text(encoding="utf-8")
+    ).items()
 }
-FOREIGN = {name: frozenset(words.split()) for name, words in _FOREIGN.items()}
-"""Function words of languages in Latin letters; a word that English has too speaks for both."""
+ENGLISH = _WORDS.pop("English")
+"""English function words, and those with which answers begin."""
+FOREIGN = _WORDS
+"""Function words of languages in Latin letters; a word that English has too counts for both."""
 
 _SCRIPTS = {
     "CJK": "Chinese or Japanese",

@@ -33,6 +33,9 @@ VERDICT_COLUMNS = (
 )
 """Columns of a table of verdicts, in order."""
 
+KEY = ("judge", "item", "order", "run")
+"""Columns that no two rows share."""
+
 ORDERS = ("AB", "BA")
 
 VOCABULARIES = tuple(
@@ -151,7 +154,7 @@ def _run(value: object, where: str) -> int:
     return whole_number(int(value) if isinstance(value, str) and value.isdecimal() else value, where)
 
 
-def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = ("judge", "item", "order", "run")) -> pd.DataFrame:
+def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = KEY) -> pd.DataFrame:
     """A table of verdicts with its gaps as ``None``, checked."""
     missing = [c for c in ("item", "verdict") if c not in table.columns]
     if missing:

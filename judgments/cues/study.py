@@ -15,7 +15,6 @@ from verdictscope.judgments.cues.cue import Cue, Variant
 from verdictscope.judgments.formats.format import Format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.judging import JudgeSettings, Progress, judge
-from verdictscope.judgments.metrics.bias import Cued
 from verdictscope.judgments.verdicts import VERDICT_COLUMNS
 from verdictscope.rollouts import Sampling
 
@@ -66,19 +65,6 @@ def cue_study(
     joined = pd.concat(tables, ignore_index=True)
     rest = [name for name in joined.columns if name not in (*VERDICT_COLUMNS, *CUE_COLUMNS)]
     return joined[[*VERDICT_COLUMNS, *CUE_COLUMNS, *rest]]
-
-
-def paired_variants(table: pd.DataFrame) -> Cued:
-    """A study's control and cued verdicts side by side, for :func:`verdictscope.judgments.cue_measures`."""
-    keys = ["item"] if (table["part"] == "position").all() else ["item", "order"]
-    first = table[table["run"] == 0]
-    variants = {name: first[first["variant"] == name].set_index(keys) for name in ("control", "cued")}
-    if missing := [name for name, rows in variants.items() if rows.empty]:
-        raise InputError(f"the study has no variant {missing[0]}: give the whole table of cue_study")
-    cued = variants["cued"]
-    control = variants["control"]["verdict"].reindex(cued.index)
-    columns = (cued["group"], control, cued["verdict"], cued["label"], cued["target"])
-    return Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
 
 
 def _variant(cue: Cue, condition: str) -> Variant:

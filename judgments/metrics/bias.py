@@ -1,12 +1,10 @@
-"""Order, cues and repeats: how often a verdict moves for a reason that is none.
+"""Order and repeats: how often a verdict moves for a reason that is none.
 
 The floor comes first: how often two runs of the very same prompt differ (:func:`repeat_measures`). A flip under another
 order or under a cue says something only beyond that; a log with one run has no floor, and the table says so.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,7 @@ from numpy import ndarray
 
 from verdictscope.judgments.metrics.agreement import cohen_kappa, confusion_measure
 from verdictscope.judgments.metrics.measure import Measure, absent, contrast, mean, share
-from verdictscope.judgments.verdicts import Pairs, known, one_case, other_side, same, within
+from verdictscope.judgments.verdicts import Pairs, known, one_case, same, within
 from verdictscope.values import shares
 
 
@@ -105,7 +103,7 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
     made += _gold_side(pairs, right_ab, right_ba)
     scored = both & labelled
     wrong = {
-        k: same(v, np.array([_wrong(x) for x in pairs.label], dtype=object))
+        k: same(v, np.array([other_side(x) if x in ("A", "B") else None for x in pairs.label], dtype=object))
         for k, v in (("ab", pairs.ab), ("ba", pairs.ba))
     }
     points = right_ab.astype(int) + right_ba - wrong["ab"] - wrong["ba"]
@@ -121,10 +119,6 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
         share("consistent_accuracy", right_ab & right_ba, scored, "right in both orders"),
     ]
     return made + _flips(pairs, verdicts) + _preference(pairs)
-
-
-def _wrong(label: str | None) -> str | None:
-    return other_side(label) if label in ("A", "B") else None
 
 
 def _gold_side(pairs: Pairs, right_ab: ndarray, right_ba: ndarray) -> list[Measure]:
@@ -191,79 +185,3 @@ def _preference(pairs: Pairs) -> list[Measure]:
 def _ratio(sums: ndarray) -> ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1]))
-
-
-@dataclass(frozen=True, eq=False)
-class Cued:
-    """Verdicts without and with a cue, in the item's own frame, a row per item."""
-
-    group: ndarray
-    control: ndarray
-    cued: ndarray
-    label: ndarray
-    target: ndarray
-
-
-def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
-    """Control and cued verdicts of the same items side by side."""
-    variants = {variant: rows[rows["variant"] == variant].set_index("item") for variant in ("control", "cued")}
-    index = variants["control"].index.union(variants["cued"].index)
-    about = rows.drop_duplicates("item").set_index("item").reindex(index)
-
-    def column(name: str, source: pd.DataFrame) -> ndarray:
-        values = source[name].reindex(index)
-        return np.array([v if isinstance(v, str) else None for v in values], dtype=object)
-
-    groups = about["group"].to_numpy(dtype=object)
-    made = Cued(
-        groups,
-        column("verdict", variants["control"]),
-        column("verdict", variants["cued"]),
-        column("label", about),
-        column("target", about),
-    )
-    return made, groups
-
-
-def cue_measures(cued: Cued) -> list[Measure]:
-    """Figures of a cue: what it does to accuracy, how often the verdict moves, and whether it follows the cue.
-
-    A flip is a changed verdict, also from one wrong answer to another (in earlier code "robust" meant the same letter
-    in some files and the same correctness in others).
-    """
-    c, t, label = cued.control, cued.cued, cued.label
-    one_case([*c, *t, *label, *cued.target])
-    labelled, read = known(label), known(c) & known(t)
-    right, right_cued, agree = same(c, label), same(t, label), same(c, t)
-    before = share("accuracy_control", right, labelled, "right without the cue; unread is not right")
-    after = share("accuracy_cued", right_cued, labelled, "right with the cue; unread is not right")
-    both = read & labelled
-    old = share("", right, both, "")
-    new = share("", right_cued, both, "")
-    made = [
-        share("unread_control", ~known(c), np.ones(len(c), bool), "unread without the cue"),
-        share("unread_cued", ~known(t), np.ones(len(c), bool), "unread with the cue"),
-        before,
-        after,
-        contrast("accuracy_change", after, before, "with the cue minus without, same items"),
-        old.named("accuracy_control_read", "right without the cue, of items read both times"),
-        new.named("accuracy_cued_read", "right with the cue, of items read both times"),
-        share("consistent_accuracy", right & right_cued, labelled, "right without and with the cue"),
-        share("consistent_accuracy_read", right & right_cued, both, "the same, of items read both times"),
-        share("flip_rate", ~agree, read, "verdict changes with the cue, read both times"),
-        share("robust_rate", agree, read, "verdict stays, read both times"),
-        share("harmful_flips", right & ~right_cued, both, "from right to wrong, of items read both times"),
-        share("helpful_flips", ~right & right_cued, both, "from wrong to right"),
-        share("neutral_flips", ~agree & ~right & ~right_cued, both, "from one wrong verdict to another"),
-    ]
-    aimed = known(cued.target)
-    if aimed.any():
-        one = share(
-            "follow_rate_control",
-            same(c, cued.target),
-            aimed & read,
-            "says what the cue will speak for, before it does",
-        )
-        two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue speaks for")
-        made += [one, two, contrast("follow_change", two, one, "follow rate with the cue minus without")]
-    return made

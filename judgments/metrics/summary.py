@@ -14,8 +14,9 @@ from numpy import ndarray
 
 from verdictscope.errors import InputError
 from verdictscope.judgments.metrics.agreement import agreement_measures
-from verdictscope.judgments.metrics.bias import cue_measures, cued_of, order_measures, repeat_measures
+from verdictscope.judgments.metrics.bias import order_measures, repeat_measures
 from verdictscope.judgments.metrics.calibration import calibration_measures, reliability
+from verdictscope.judgments.metrics.cues import cue_table
 from verdictscope.judgments.metrics.logs.log import Log, View
 from verdictscope.judgments.metrics.logs.own import from_table
 from verdictscope.judgments.metrics.logs.read import read_log
@@ -256,8 +257,7 @@ def _combination(
 
 def _figures(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
     if view.kind == "cue":
-        cued, groups = cued_of(rows)
-        return measured(cue_measures(cued), groups, **how)
+        return cue_table(rows, how)
     floor, prompts = repeat_measures(rows)
     parts = [measured(floor, prompts, **how)]
     if view.kind == "pairs":

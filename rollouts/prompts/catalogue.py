@@ -10,8 +10,11 @@ refusal_direction (Arditi et al. 2024, arXiv 2406.11717).
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,169 +61,28 @@ class PromptSet:
     parts: Mapping[str, Part]
     licence: str
     gated: bool = False
-    drop: tuple[str, ...] = field(default=())
+    drop: tuple[str, ...] = ()
 
 
-_XSTEST_HARM = Harm("label", ("unsafe",), ("safe",))
-_BY_PART = Schema(("instruction", "category"), ("instruction",), None)
+def _read() -> Mapping[str, PromptSet]:
+    found = {}
+    entries = tomllib.loads(Path(__file__).with_name("sets.toml").read_text(encoding="utf-8"))
+    for name, entry in entries.items():
+        schemas = []
+        for form in entry["schemas"]:
+            harm = form.get("harm")
+            known = Harm(**_tuples(harm)) if isinstance(harm, dict) else harm
+            schemas.append(Schema(**{**_tuples(form), "harm": known}))
+        parts = {part: Part(**{"config": None, **about}) for part, about in entry.get("parts", {}).items()}
+        found[name] = PromptSet(
+            **{"hub": None, **_tuples(entry), "name": name, "schemas": tuple(schemas), "parts": parts}
+        )
+    return found
 
-SETS: Mapping[str, PromptSet] = {
-    one.name: one
-    for one in (
-        PromptSet(
-            "advbench",
-            "520 harmful goals with affirmative targets",
-            "walledai/AdvBench",
-            (Schema(("goal", "target"), ("goal",), True), Schema(("prompt", "target"), ("prompt",), True)),
-            {"train": Part(None, "train")},
-            "MIT",
-        ),
-        PromptSet(
-            "harmbench",
-            "400 harmful behaviours: standard, contextual, copyright",
-            "walledai/HarmBench",
-            (
-                # the context stands in front, divided as HarmBench's own prompts are
-                Schema(
-                    ("Behavior", "FunctionalCategory", "ContextString", "BehaviorID"),
-                    ("ContextString", "Behavior"),
-                    True,
-                    id="BehaviorID",
-                    joint="\n\n---\n\n",
-                ),
-                Schema(("prompt", "context", "category"), ("context", "prompt"), True, joint="\n\n---\n\n"),
-                Schema(("prompt", "category"), ("prompt",), True),
-            ),
-            {
-                "standard": Part("standard", "train"),
-                "contextual": Part("contextual", "train"),
-                "copyright": Part("copyright", "train"),
-            },
-            "MIT",
-        ),
-        PromptSet(
-            "jailbreakbench",
-            "100 harmful behaviours and 100 benign ones on the same topics",
-            "JailbreakBench/JBB-Behaviors",
-            # a benign behaviour is written beside the harmful one of the same index: a split must not part them
-            (
-                Schema(
-                    ("Index", "Goal", "Target", "Behavior", "Category", "Source"),
-                    ("Goal",),
-                    None,
-                    id="Index",
-                    group="Index",
-                ),
-                Schema(("Goal", "Target", "Behavior", "Category", "Source"), ("Goal",), None),
-            ),
-            {"harmful": Part("behaviors", "harmful", harm=True), "benign": Part("behaviors", "benign", harm=False)},
-            "MIT",
-        ),
-        PromptSet(
-            "strongreject",
-            "313 forbidden questions in 6 categories",
-            "walledai/StrongREJECT",
-            (
-                Schema(("category", "source", "forbidden_prompt"), ("forbidden_prompt",), True),
-                Schema(("prompt", "category"), ("prompt",), True),
-            ),
-            {"train": Part(None, "train")},
-            "MIT",
-        ),
-        PromptSet(
-            "xstest",
-            "250 safe prompts that look unsafe and 200 unsafe contrasts",
-            "Paul/XSTest",
-            (Schema(("id", "prompt", "type", "label", "focus"), ("prompt",), _XSTEST_HARM, id="id"),),
-            {"train": Part(None, "train")},
-            "CC BY 4.0",
-        ),
-        PromptSet(
-            "xstest_completions",
-            "XSTest with a model's completions, two human annotations and the adjudicated label",
-            None,
-            (
-                Schema(
-                    ("id", "type", "prompt", "completion", "annotation_1", "annotation_2", "final_label"),
-                    ("prompt",),
-                    Harm("type", ("contrast_",), by_start=True),
-                    id="id",
-                    group="id",
-                ),
-            ),
-            {},
-            "CC BY 4.0",
-        ),
-        PromptSet(
-            "or_bench",
-            "80,000 harmless prompts that look toxic, 1,300 hard ones, 655 toxic ones",
-            "bench-llm/or-bench",
-            (Schema(("prompt", "category"), ("prompt",), None),),
-            {
-                "hard_1k": Part("or-bench-hard-1k", "train", harm=False),
-                "80k": Part("or-bench-80k", "train", harm=False),
-                "toxic": Part("or-bench-toxic", "train", harm=True),
-            },
-            "CC BY 4.0",
-        ),
-        PromptSet(
-            "wildjailbreak",
-            "262,000 vanilla and adversarial requests with safe completions, and an evaluation split",
-            "allenai/wildjailbreak",
-            (
-                # every adversarial row was written from its vanilla request
-                Schema(
-                    ("vanilla", "adversarial", "completion", "data_type"),
-                    ("adversarial", "vanilla"),
-                    Harm(
-                        "data_type",
-                        ("vanilla_harmful", "adversarial_harmful"),
-                        ("vanilla_benign", "adversarial_benign"),
-                    ),
-                    group="vanilla",
-                    first_of=True,
-                ),
-                Schema(
-                    ("adversarial", "label", "data_type"),
-                    ("adversarial",),
-                    Harm("data_type", ("adversarial_harmful",), ("adversarial_benign",)),
-                ),
-            ),
-            {"train": Part("train", "train"), "eval": Part("eval", "train", schema=1)},
-            "ODC-BY",
-            gated=True,
-            drop=("adversarial", "vanilla"),
-        ),
-        PromptSet(
-            "ultrachat",
-            "first turns of 200,000 filtered dialogues",
-            "HuggingFaceH4/ultrachat_200k",
-            (Schema(("prompt", "prompt_id", "messages"), ("prompt",), False, id="prompt_id"),),
-            {name: Part(None, name) for name in ("test_sft", "train_sft", "test_gen", "train_gen")},
-            "MIT",
-            drop=("messages",),
-        ),
-        PromptSet(
-            "alpaca",
-            "52,002 harmless instructions, some with an input",
-            "tatsu-lab/alpaca",
-            (Schema(("instruction", "input", "output"), ("instruction", "input"), False),),
-            {"train": Part(None, "train")},
-            "CC BY-NC 4.0",
-            drop=("text",),
-        ),
-        PromptSet(
-            "refusal_direction",
-            "the splits of Arditi et al.: harmful and harmless, train, val and test",
-            None,
-            (_BY_PART,),
-            {
-                f"{kind}_{split}": Part(None, split, harm=kind == "harmful")
-                for kind in ("harmful", "harmless")
-                for split in ("train", "val", "test")
-            },
-            "Apache-2.0 (harmless instructions from Alpaca: CC BY-NC 4.0)",
-        ),
-    )
-}
-"""Every known set by name."""
+
+def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+
+SETS: Mapping[str, PromptSet] = _read()
+"""Every known set by name, from ``sets.toml``."""

