@@ -18,7 +18,8 @@ from verdictscope.interventions.edits.protocol import Edit
 from verdictscope.interventions.effects import effects
 from verdictscope.judgments import Contrast
 from verdictscope.judgments.asking import shown_to_own
-from verdictscope.judgments.metrics.bias import Cued, cue_measures, order_measures
+from verdictscope.judgments.metrics.bias import order_measures
+from verdictscope.judgments.metrics.cues import Cued, cue_measures
 from verdictscope.judgments.metrics.measure import Measure, mean, measured
 from verdictscope.judgments.verdicts import paired
 from verdictscope.probes.erasure import fit_eraser

@@ -18,7 +18,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.formats.format import KINDS, Format
 from verdictscope.judgments.items import LETTERS, AnswerItem, ChoiceItem, DebateItem, Item, PairItem
 from verdictscope.rollouts import Span
-from verdictscope.rollouts.discover import tellable_markers
+from verdictscope.rollouts.discover import known_markers
 from verdictscope.rollouts.frames import ids_after
 from verdictscope.rollouts.templates import RenderedPrompt, render_messages
 
@@ -192,7 +192,7 @@ def _folded(asked: Asked) -> Asked:
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Added tokens with a meaning of their own: special ones, thinking markers and tags; not runs of spaces."""
-    markers = tellable_markers(tokenizer)
+    markers = known_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     own = {i for side in sides for string in side for i in string}
     found = {}

@@ -40,8 +40,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Where a verdict is read."""
+class CaseAnswer:
+    """What came of a case: the parsed verdict, and the position where its probability is read."""
 
     case: Case
     parsed: Parsed
@@ -105,8 +105,8 @@ def make_prompts(
 
 
 @dataclass
-class Asking:
-    """How prompts become readings."""
+class Asker:
+    """How cases are put to the judge."""
 
     model: Model
     form: Format
@@ -137,9 +137,9 @@ class Asking:
             raise InputError("this judge knows no thinking: use thinking='off', or name its markers")
         self._cache: dict[Any, Encoded] = {}
 
-    def readings(
+    def answers(
         self, cases: Sequence[Case], prompts: Sequence[RenderedPrompt], folder: Path | None = None
-    ) -> list[Reading]:
+    ) -> list[CaseAnswer]:
         """The place of every case's verdict; writes what must be written."""
         given = [self._given(case, prompt) for case, prompt in zip(cases, prompts, strict=True)]
         if self.thinking in ("off", "template") and self.answer == "scored" and not self.waits:
@@ -154,7 +154,7 @@ class Asking:
         closed = [self._closed(rollout) for rollout in written]
         if self.answer == "scored":
             return [
-                self._scored(case, prefix) if prefix is not None else Reading(case, Parsed(None, why), whole=rollout)
+                self._scored(case, prefix) if prefix is not None else CaseAnswer(case, Parsed(None, why), whole=rollout)
                 for case, rollout, (prefix, why) in zip(cases, written, closed, strict=True)
             ]
         return self._answered(cases, written, closed, folder)
@@ -203,7 +203,7 @@ class Asking:
         written: Sequence[Rollout],
         closed: Sequence[tuple[Rollout | None, str]],
         folder: Path | None,
-    ) -> list[Reading]:
+    ) -> list[CaseAnswer]:
         """Answers written after thinking that was closed by force."""
         assert self.forcer is not None
         jobs = []
@@ -215,19 +215,20 @@ class Asking:
         return [
             self._parsed(case, answers[case.id])
             if case.id in answers
-            else Reading(case, Parsed(None, why), whole=rollout)
+            else CaseAnswer(case, Parsed(None, why), whole=rollout)
             for case, rollout, (_, why) in zip(cases, written, closed, strict=True)
         ]
 
-    def _scored(self, case: Case, prefix: Rollout) -> Reading:
+    def _scored(self, case: Case, prefix: Rollout) -> CaseAnswer:
         encoded = self._encoded(case.item, prefix.ids, self.form.lead)
-        return Reading(case, SCORED, extended(prefix, encoded.shared, case.id), encoded, n_thinking=_n_thinking(prefix))
+        until = extended(prefix, encoded.shared, case.id)
+        return CaseAnswer(case, SCORED, until, encoded, n_thinking=_n_thinking(prefix))
 
-    def _parsed(self, case: Case, rollout: Rollout) -> Reading:
+    def _parsed(self, case: Case, rollout: Rollout) -> CaseAnswer:
         answer = answer_text(rollout, self.tokenizer)
         parsed = self.form.parse(answer, truncated=rollout.finish == "length", item=case.item)
         known = {label.verdict for label in self.form.labels(case.item)}
-        plain = Reading(case, parsed, whole=rollout, answer=answer, n_thinking=_n_thinking(rollout))
+        plain = CaseAnswer(case, parsed, whole=rollout, answer=answer, n_thinking=_n_thinking(rollout))
         if parsed.verdict is None or parsed.verdict not in known or answer is None:
             return plain
         at, head = _token_at(rollout, self.tokenizer, parsed.start)

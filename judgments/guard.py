@@ -81,7 +81,7 @@ class Guard:
     batch_tokens: int = 16_384
 
     def judge(self, requests: Sequence[str], answers: Sequence[str]) -> pd.DataFrame:
-        """What the guard says of each answer, read greedily.
+        """The guard's verdict on each answer, decoded greedily.
 
         Args:
             requests: what was asked.

@@ -23,7 +23,7 @@ class Item:
     """What all items have.
 
     Attributes:
-        id: unique name within a reading.
+        id: unique name within a source.
         question: what was asked.
         group: rows of one group never stand on both sides of a split; the id where nothing is shared.
         label: the right verdict, ``None`` where it is unknown.
@@ -147,7 +147,7 @@ class ChoiceItem(Item):
 
     Attributes:
         options: their texts, in the order in which they are shown.
-        letters: the letter each had before it was moved, so that a verdict can be told in the item's first frame.
+        letters: the letter each had before it was moved, so that a verdict can be expressed in the item's first frame.
 
     Example:
         >>> item = ChoiceItem(id="q1", question="Which is even?", options=("1", "2"), label="B")

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from verdictscope.activations import Model
 from verdictscope.errors import InputError
 from verdictscope.judgments.asking import ORDERS, Insertion
-from verdictscope.judgments.cases import Asking, Reading, Transform, make_cases, make_prompts, own_verdict
+from verdictscope.judgments.cases import Asker, CaseAnswer, Transform, make_cases, make_prompts, own_verdict
 from verdictscope.judgments.formats.format import Format, load_format
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.labels import distinct, label_logprobs
@@ -180,7 +180,7 @@ def judge(
     prompts = make_prompts(
         tokenizer_of(model), form, cases, settings.insertions, settings.transforms, chat.template_kwargs
     )
-    how = Asking(
+    how = Asker(
         model,
         form,
         settings.answer,
@@ -211,8 +211,8 @@ def judge(
         if (kept := _kept(folder, request)) is not None:
             kept_again()
             return kept
-    readings = how.readings(cases, prompts, folder)
-    judged = _judged(model, form, readings, name, settings.whole_labels, settings.batch_tokens, progress)
+    answers = how.answers(cases, prompts, folder)
+    judged = _judged(model, form, answers, name, settings.whole_labels, settings.batch_tokens, progress)
     if folder is not None:
         _keep(folder, request, judged, model.tokenizer)
     return judged
@@ -221,23 +221,23 @@ def judge(
 def _judged(
     model: Model,
     form: Format,
-    readings: Sequence[Reading],
+    answers: Sequence[CaseAnswer],
     name: str,
     whole_labels: bool,
     budget: int,
     progress: Progress | None,
 ) -> Judged:
-    at = [k for k, r in enumerate(readings) if r.prefix is not None and r.encoded is not None]
-    prefixes = [readings[k].prefix for k in at]
+    at = [k for k, r in enumerate(answers) if r.prefix is not None and r.encoded is not None]
+    prefixes = [answers[k].prefix for k in at]
     _check_context(model, [p for p in prefixes if p is not None])
-    strings = [readings[k].encoded.strings for k in at]  # type: ignore[union-attr]
+    strings = [answers[k].encoded.strings for k in at]  # type: ignore[union-attr]
     strings = strings if whole_labels else [distinct(labels) for labels in strings]
     found = label_logprobs(model, prefixes, strings, token_budget=budget, progress=progress)  # type: ignore[arg-type]
     logps: dict[int, np.ndarray] = dict(zip(at, found, strict=True))
-    rows = [_row(form, reading, name, logps.get(k)) for k, reading in enumerate(readings)]
+    rows = [_row(form, answer, name, logps.get(k)) for k, answer in enumerate(answers)]
     columns = [*VERDICT_COLUMNS, *MORE, *(("p_first", "p_second", "p_tie") if form.sided else ("expected",))]
-    labels = [line for k in at for line in _lines(form, readings[k], logps[k])]
-    written = tuple(r.whole for r in readings if r.whole is not None)
+    labels = [line for k in at for line in _lines(form, answers[k], logps[k])]
+    written = tuple(r.whole for r in answers if r.whole is not None)
     table = pd.DataFrame(rows, columns=columns)
     for column in _TEXTS:
         table[column] = table[column].astype(object).where(table[column].notna(), None)
@@ -255,8 +255,8 @@ def _check_context(model: Model, prefixes: Sequence[Rollout]) -> None:
         )
 
 
-def _row(form: Format, reading: Reading, name: str, logp: np.ndarray | None) -> dict[str, Any]:
-    case, parsed = reading.case, reading.parsed
+def _row(form: Format, answer: CaseAnswer, name: str, logp: np.ndarray | None) -> dict[str, Any]:
+    case, parsed = answer.case, answer.parsed
     shown, p, said = parsed.verdict, float("nan"), parsed.said
     more: dict[str, float] = {}
     if logp is not None:
@@ -287,15 +287,15 @@ def _row(form: Format, reading: Reading, name: str, logp: np.ndarray | None) -> 
         "rollout": case.id,
         "format": form.name,
         "said": said,
-        "n_thinking": reading.n_thinking,
-        "answer": reading.answer,
+        "n_thinking": answer.n_thinking,
+        "answer": answer.answer,
         **more,
     }
 
 
-def _lines(form: Format, reading: Reading, logp: np.ndarray) -> list[tuple[Any, ...]]:
-    labels = zip(form.labels(reading.case.item), logp, strict=True)
-    case = reading.case
+def _lines(form: Format, answer: CaseAnswer, logp: np.ndarray) -> list[tuple[Any, ...]]:
+    labels = zip(form.labels(answer.case.item), logp, strict=True)
+    case = answer.case
     return [(case.id, label.text, own_verdict(label.verdict, case), label.value, float(lp)) for label, lp in labels]
 
 

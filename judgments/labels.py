@@ -1,4 +1,4 @@
-"""Label strings as tokens: what they share after a prefix, where they part, and the probability of each.
+"""Label strings as tokens: what they share after a prefix, where they first differ, and the probability of each.
 
 Which tokens a label is depends on what stands before it, so labels are encoded after the prefix's own last tokens. The
 first token at which they differ is the verdict's; the token before it is where the verdict is read.
@@ -113,7 +113,7 @@ def verdict_readout(
         negative: the denominator's.
 
     Raises:
-        InputError: no label string means one of the verdicts, or labels cannot be told apart in this vocabulary.
+        InputError: no label string means one of the verdicts, or labels cannot be distinguished in this vocabulary.
 
     Example:
         >>> from verdictscope import load_model

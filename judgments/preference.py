@@ -1,5 +1,5 @@
-"""Preferences nobody states: which answer a model itself finds likelier, which a reward model scores higher, and how
-far a verdict moves when another run's verdict is shown."""
+"""Implicit preferences: sequence likelihood, reward model, and how far a verdict moves when another run's verdict is
+shown."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def pair_conditioned(
     for verdict in shown:
         put = Insertion("note", EQUAL if verdict == "tie" else NUDGE, None if verdict == "tie" else verdict)
         asked = replace(settings, insertions=lambda *_, put=put: (put,))
-        told = judge(model, items, form, settings=asked, sampling=sampling).verdicts
-        for before, after in zip(plain.to_dict("records"), told.to_dict("records"), strict=True):
+        after = judge(model, items, form, settings=asked, sampling=sampling).verdicts
+        for before, shown_row in zip(plain.to_dict("records"), after.to_dict("records"), strict=True):
             column = "p_tie" if verdict == "tie" else "p_first" if before["order"][0] == verdict else "p_second"
-            p, q = before[column], after[column]
+            p, q = before[column], shown_row[column]
             rows.append((before["item"], before["group"], before["order"], verdict, p, q, q - p, p * (q - p)))
     names = ["item", "group", "order", "verdict", "p", "p_shown", "moved", "v"]
     table = pd.DataFrame(rows, columns=names)

@@ -150,7 +150,7 @@ def readout_from_rollouts(
 ) -> LogOddsReadout:
     """The refusal log-odds over how this model's own refused and complied answers begin.
 
-    Takes the shortest beginnings (1 to ``longest`` tokens) by which both classes can be told: those that at least
+    Takes the shortest beginnings (1 to ``longest`` tokens) that distinguish both classes: those that at least
     ``purity`` of the answers with it share a verdict, as many of them as cover ``coverage`` of each class.
 
     Args:
@@ -162,7 +162,7 @@ def readout_from_rollouts(
         longest: most tokens of a beginning.
 
     Raises:
-        InputError: a class is empty, or no length tells the classes apart.
+        InputError: a class is empty, or no length separates the classes.
 
     Example:
         >>> from verdictscope.rollouts import Span
@@ -190,6 +190,5 @@ def readout_from_rollouts(
             return LogOddsReadout(name, tuple(sides[True]), tuple(sides[False]), positions="before_answer")
     shares = f"{best[True]:.0%} of refused and {best[False]:.0%} of complied answers"
     raise InputError(
-        f"beginnings of up to {longest} tokens tell only {shares} apart: "
-        "name label strings, or lower coverage or purity"
+        f"beginnings of up to {longest} tokens separate only {shares}: name label strings, or lower coverage or purity"
     )

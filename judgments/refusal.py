@@ -3,7 +3,7 @@
 Only the first sentence of the answer is read, behind interjections (``Well.``): never the thinking (where words of
 refusal are common in rollouts that comply), never the whole response (where "however", "legal" or "safe" say nothing).
 What it misses are answers that argue against the request without declining it; what it takes too often are answers that
-decline one thing and give another. Figures against XSTest's human labels are in
+decline one thing and give another. Agreement with XSTest's human labels are in
 ``tests/judgments/test_refusal_xstest.py``. An answer that was cut after its first sentence is read like any other; one
 in another language than English is not read at all.
 """

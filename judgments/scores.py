@@ -1,4 +1,4 @@
-"""From a distribution over label strings to numbers: expected scores and TrustJudge's readings of two orders.
+"""From a distribution over label strings to numbers: expected scores and TrustJudge's aggregation of two orders.
 
 TrustJudge (arXiv 2509.21117; TrustJudge/TrustJudge @ f2e887fb) reads the top twenty tokens between two brackets. Here a
 distribution is over whole label strings, each teacher-forced, so that a score of two digits counts in every tokenizer

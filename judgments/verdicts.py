@@ -1,7 +1,7 @@
-"""The table of verdicts that every figure takes: one row per item, order and run of a judge.
+"""The table of verdicts that every metric takes: one row per item, order and run of a judge.
 
 Columns as in docs/formats.md ("Verdicts, version 1"). A verdict that could not be read is ``None``, a third outcome:
-no figure counts it as a tie, as right, or as consistent.
+no metric counts it as a tie, as right, or as consistent.
 """
 
 from __future__ import annotations

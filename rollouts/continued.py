@@ -30,7 +30,7 @@ def continue_rollouts(
     about: str = "",
     markers: Markers | None = None,
 ) -> list[Rollout]:
-    """Let a model go on from rollouts that end where it is to write (:class:`Forcer` makes them).
+    """Let a model continue rollouts that end where it is to write (:class:`Forcer` makes them).
 
     Args:
         model: a loaded model whose tokenizer has a chat template, as of :func:`verdictscope.rollouts.generate`.
@@ -77,7 +77,7 @@ def prolong(
     Args:
         model: a loaded model whose tokenizer has a chat template, as of :func:`verdictscope.rollouts.generate`.
         rollouts: whole rollouts; those whose thinking never closed are left out.
-        sampling: how to draw; ``max_new_tokens`` counts anew after every phrase.
+        sampling: how to draw; ``max_new_tokens`` starts again after every phrase.
         times: how often the phrase is put.
         phrase: the phrase; it begins a line.
         progress: called with (done, all) in every round.

@@ -1,6 +1,6 @@
 """Which strings open and close thinking, found from a tokenizer and its template, never from a model's name.
 
-Asked are, the most telling first: what the template prints around a message's reasoning; what its generation prompt
+Sources, the most reliable first: what the template prints around a message's reasoning; what its generation prompt
 prints when thinking is switched off, and what it begins that a plain reply does not; where it cuts past answers; what
 its printed instructions tell the model to write; the vocabulary's added tokens. Only what is printed counts: a branch
 that no rendering takes says nothing. What is found is then tried on the template's own examples.
@@ -43,7 +43,7 @@ def _forms(word: str) -> tuple[tuple[str, str], ...]:
 _THINKING_FORMS = (*_forms(_WORD), (r"<\|inner_prefix\|>", "<|inner_suffix|>"), (r"<(\w+):think>", r"</\1:think>"))
 _ANSWER_FORMS = _forms(_ANSWER)
 _TAG = r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]|◁[^◁▷\s]{1,40}▷"
-_TOLD = re.compile(
+_INSTRUCTED = re.compile(
     r"thoughts?[^'\"\n]{0,30}\bafter\s+['\"](.{4,60}?)['\"].{0,60}?\bresponse\b[^'\"\n]{0,30}\bafter\s+['\"](.{4,60}?)['\"]",
     flags=re.IGNORECASE | re.DOTALL,
 )
@@ -55,7 +55,7 @@ Texts = tuple[str, ...]
 
 
 def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The thinking markers of a tokenizer, or ``None`` where neither it nor its template speaks of thinking.
+    """The thinking markers of a tokenizer, or ``None`` where neither it nor its template marks thinking.
 
     They are taken only if they read the template's own examples as these were composed
     (:func:`~verdictscope.rollouts.selfcheck.fault`). Found once per tokenizer and template.
@@ -64,7 +64,7 @@ def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
         tokenizer: a tokenizer, with or without a chat template.
 
     Raises:
-        InputError: the template thinks in a way whose markers cannot be told: name them.
+        InputError: the template thinks in a way whose markers cannot be identified: name them.
 
     Example:
         >>> from verdictscope import load_model
@@ -74,12 +74,12 @@ def find_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
     """
     found = _kept(tokenizer)
     if isinstance(found, str):
-        raise InputError(f"the thinking markers of this chat template cannot be told ({found}): {ADVICE}")
+        raise InputError(f"the thinking markers of this chat template cannot be identified ({found}): {ADVICE}")
     return found
 
 
-def tellable_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
-    """The same for questions that do not rest on them: ``None`` also where they cannot be told."""
+def known_markers(tokenizer: PreTrainedTokenizerBase) -> Markers | None:
+    """The same for questions that do not rest on them: ``None`` also where they cannot be identified."""
     found = _kept(tokenizer)
     return None if isinstance(found, str) else found
 
@@ -118,7 +118,7 @@ def _found(tokenizer: PreTrainedTokenizerBase) -> Markers | str | None:
 
 
 def _candidates(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> Iterator[Texts]:
-    """Markers that something speaks for, the most telling first."""
+    """Markers that something speaks for, the most reliable first."""
     yield from _from_reasoning(renderings)
     yield from _from_switch(renderings)
     yield from _from_prompt(tokenizer, renderings)
@@ -274,8 +274,8 @@ def _from_instructions(renderings: Renderings) -> Iterator[Texts]:
     """A tag the template prints although the vocabulary has no token for it, or a sentence it asks for."""
     shown = renderings.shown()
     yield from _pairs(re.findall(_TAG, shown), _THINKING_FORMS)
-    if told := _TOLD.search(shown):
-        yield told.group(1).strip(), told.group(2).strip()
+    if match := _INSTRUCTED.search(shown):
+        yield match.group(1).strip(), match.group(2).strip()
 
 
 def _answer_pair(tokenizer: PreTrainedTokenizerBase, renderings: Renderings | None = None) -> Texts:

@@ -1,6 +1,6 @@
-"""New rollouts from old ids: the same tokens, shown instead of sampled, and tokens put where none were drawn.
+"""New rollouts from stored ids: the same tokens, given instead of sampled, and inserted tokens.
 
-Thinking is closed after some tokens, switched on or off, or kept from closing. Nothing is rendered or tokenised anew
+Thinking is closed after some tokens, switched on or off, or kept from closing. Nothing is rendered or tokenised again
 but the few tokens that are put: a forced rollout shares its prompt and its beginning with its parent, token by token.
 """
 

@@ -88,7 +88,7 @@ class Scan:
         return max(self._match(side, at - 1) - 1, 0) if after_marker else 0
 
     def _put(self, label: str, at: int, size: int, *, blanks: bool = True) -> int:
-        """Label ``size`` tokens and, unless told otherwise, the whitespace-only tokens after them."""
+        """Label ``size`` tokens and, unless asked otherwise, the whitespace-only tokens after them."""
         end = at + size
         while blanks and end < self.stop and self.matcher.blank(self.ids[end]):
             end += 1

@@ -1,4 +1,4 @@
-"""Do thinking markers read what the chat template itself prints? Tried on examples whose segments are known.
+"""Do thinking markers segment what the chat template itself prints? Tried on examples whose segments are known.
 
 The template renders a reply with and without reasoning, and prompts with thinking as it is by default, on and off; what
 a model writes after them is composed: thinking, empty thinking, thinking that was cut, an answer alone, in a first and
@@ -30,7 +30,7 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[object, ...], str 
 
 
 def check_markers(tokenizer: PreTrainedTokenizerBase, markers: Markers) -> None:
-    """Refuse markers that do not read the chat template's own examples."""
+    """Refuse markers that do not segment the chat template's own examples."""
     problem = fault(tokenizer, markers)
     if problem is not None:
         opener, closer = (marker_text(tokenizer, markers, side) for side in ("opener", "closer"))
@@ -40,7 +40,7 @@ def check_markers(tokenizer: PreTrainedTokenizerBase, markers: Markers) -> None:
 
 
 def fault(tokenizer: PreTrainedTokenizerBase, markers: Markers | None) -> str | None:
-    """What the markers read otherwise than it was composed, ``None`` where all is right; tried once and kept."""
+    """What the markers segment otherwise than composed, ``None`` where all is right; tried once and kept."""
     known = _known.setdefault(tokenizer, {})
     key = (*state_of(tokenizer), markers)
     if key not in known:
@@ -104,7 +104,7 @@ class _Trial:
         self.texts = {side: marker_text(tokenizer, markers, side) for side in sides if markers is not None}
 
     def fault(self) -> str | None:
-        """The first example that is not read as composed."""
+        """The first example that is not segmented as composed."""
         for k, name in enumerate(_NAMES):
             if not self.renderings.text(k, [QUESTION], True):
                 continue
@@ -112,7 +112,7 @@ class _Trial:
                 return problem
             for example in self._examples(k):
                 if not self._holds(example):
-                    return f"{name}: {example.name} is not read as composed"
+                    return f"{name}: {example.name} is not segmented as composed"
         cutting = cutting_texts(self.tokenizer, self.renderings) if template_text(self.tokenizer) else []
         closer = self.texts.get("closer", "")
         strange = [text for text in cutting if text not in closer and closer not in text] if closer else cutting
@@ -129,7 +129,7 @@ class _Trial:
         if strange and not known:
             return f"its generation prompt ends in {extra[-60:]!r}, which no marker explains"
         if self.markers is None and any(self.renderings.reasoned(k)):
-            return "it prints reasoning between marks that could not be told"
+            return "it prints reasoning between marks that could not be identified"
         return None
 
     def _start(self, k: int) -> int:

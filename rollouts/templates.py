@@ -21,7 +21,7 @@ from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import Span
 
 PINNED_DATE = date(2024, 7, 26)
-"""The day templates that print one are told (the fixed day of Llama-3.1's own template)."""
+"""The date for templates that print one (the fixed day of Llama-3.1's own template)."""
 
 SEGMENT_OF_ROLE: Mapping[str, str] = {"system": "system", "developer": "system", "user": "user", "assistant": "answer"}
 
@@ -57,7 +57,7 @@ def render_prompt(
         tokenizer: a tokenizer with a chat template and offsets (any "fast" tokenizer).
         user: the request.
         system: the system message; ``None`` leaves it to the template.
-        pinned_date: what templates that print today's date are told.
+        pinned_date: the date for templates that print today's.
         template_kwargs: switches of the template, for example ``{"enable_thinking": False}``.
 
     Raises:

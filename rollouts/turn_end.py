@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
-from verdictscope.rollouts.discover import tellable_markers, wraps
+from verdictscope.rollouts.discover import known_markers, wraps
 from verdictscope.rollouts.markers import Markers
 from verdictscope.rollouts.templates import renderer
 
@@ -29,7 +29,7 @@ _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = None) -> int | None:
     """The token with which the chat template ends an assistant's turn."""
-    markers = markers or tellable_markers(tokenizer)
+    markers = markers or known_markers(tokenizer)
     sides = (markers.opener, markers.closer, markers.answer_opener, markers.answer_closer) if markers else ()
     tags = {i for side in sides for string in side for i in string if i in tokenizer.added_tokens_decoder}
     around: int | None = None

@@ -29,7 +29,7 @@ TEXTED = ("bandwagon", "authority", "citation", "distraction", "reflection", "ve
 
 KINDS = (*TEXTED, "position", "wrong_reference", "random_reference", "no_reference", "version")
 """All cues. ``position`` shows the target first instead of last; the references replace the item's own; ``version``
-takes the cued wording from a second reading of the same items (RBD's rewritten options)."""
+takes the cued wording from a second version of the same items (RBD's rewritten options)."""
 
 UNSIDED = ("reflection", "no_reference", "random_reference", "version")
 """Cues that speak for no side of the item."""
@@ -106,8 +106,8 @@ def make_cue(
     where = _where(place, item, target)
     around = INLINE if place == "answer" else ALONE
     beside = ALONE if kind == "verbosity" else around
-    told = said.replace("{target}", target or "")
-    neutral = "" if tokenizer is None else matched(tokenizer, told, around, beside)
+    shown = said.replace("{target}", target or "")
+    neutral = "" if tokenizer is None else matched(tokenizer, shown, around, beside)
     put = Insertion(where, said, target)
     # of verbosity the length is the cue: its control is as long, but not on the answer's account
     hold = (Insertion("note" if kind == "verbosity" else where, neutral, target),) if neutral else ()

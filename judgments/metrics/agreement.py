@@ -1,7 +1,7 @@
 """How far verdicts agree with the right ones, or two judges with each other, chance taken out.
 
-Every figure is a function of the confusion counts ``[label, verdict]``. A verdict that could not be read is no category
-of the chance-corrected figures (they rest on the verdicts that were read, and say how many were not) except where the
+Every metric is a function of the confusion counts ``[label, verdict]``. A verdict that could not be read is no category
+of the chance-corrected metrics (they rest on the verdicts that were read, and say how many were not) except where the
 name says so; in ``accuracy`` it counts as not right.
 """
 
@@ -95,7 +95,7 @@ def confusion_measure(
     unit: str = "coefficient",
     among: Bool[ndarray, " unit"] | None = None,
 ) -> Measure:
-    """A figure of the confusion of two columns of labels, over units where both are one of the categories."""
+    """A metric of the confusion of two columns of labels, over units where both are one of the categories."""
     code = {c: k for k, c in enumerate(categories)}
     rows = np.array([code.get(v, -1) if isinstance(v, str) else -1 for v in first])
     columns = np.array([code.get(v, -1) if isinstance(v, str) else -1 for v in second])
@@ -112,7 +112,7 @@ def confusion_measure(
 def agreement_measures(
     verdict: ndarray, label: ndarray, categories: Sequence[str], *, positive: str | None = None, macros: bool = True
 ) -> list[Measure]:
-    """Figures of verdicts against labels."""
+    """Metrics of verdicts against labels."""
     within(verdict, categories, "verdict"), within(label, categories, "label")
     read, labelled = known(verdict), known(label)
     right = same(verdict, label)

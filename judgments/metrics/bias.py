@@ -90,7 +90,7 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
 
 
 def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie")) -> list[Measure]:
-    """Figures of a judge that saw pairs in one or both orders."""
+    """Metrics of a judge that saw pairs in one or both orders."""
     allowed = tuple(dict.fromkeys((*verdicts, "A", "B", "tie")))
     for name, values in (("verdict (AB)", pairs.ab), ("verdict (BA)", pairs.ba), ("label", pairs.label)):
         within(values, allowed, name)

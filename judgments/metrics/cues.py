@@ -46,7 +46,7 @@ def cued_of(rows: pd.DataFrame) -> tuple[Cued, ndarray]:
 
 
 def cue_measures(cued: Cued) -> list[Measure]:
-    """Figures of a cue: what it does to accuracy, how often the verdict moves, and whether it follows the cue.
+    """Metrics of a cue: what it does to accuracy, how often the verdict moves, and whether it follows the cue.
 
     A flip is a changed verdict, also from one wrong answer to another (in earlier code "robust" meant the same letter
     in some files and the same correctness in others).

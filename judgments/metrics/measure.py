@@ -1,7 +1,7 @@
-"""A figure of many units as one row: estimate, interval by resampling whole groups, how many units, how many missing.
+"""A metric of many units as one row: estimate, interval by resampling whole groups, how many units, how many missing.
 
 A measure says what every unit (an item, or an item and its repeat) adds to some sums, and how the sums become the
-number. Written like that, all resamples of all measures of a log rest on the same draws of groups, so figures of two
+number. Written like that, all resamples of all measures of a log rest on the same draws of groups, so metrics of two
 judges, or of a judge with and without a cue, are paired.
 """
 
@@ -19,7 +19,7 @@ from verdictscope.stats import BOUNDS, RESAMPLES, draw_clusters, drawn_interval,
 from verdictscope.stats.bootstrap import Column, Draws
 
 COLUMNS = ("name", "estimate", "low", "high", "n", "groups", "missing", "unit", "definition")
-"""Columns of a table of figures; :func:`measured` may put others before them."""
+"""Columns of a table of metrics; :func:`measured` may put others before them."""
 
 _CHUNK = 2_000_000  # numbers a [resample unit] block may hold
 
@@ -29,7 +29,7 @@ Statistic = Callable[[Float[ndarray, "resample unit"]], Float[ndarray, " resampl
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """One figure before it is computed."""
+    """One metric before it is computed."""
 
     name: str
     unit: str
@@ -76,7 +76,7 @@ def contrast(name: str, first: Measure, second: Measure, definition: str, unit: 
 
 
 def absent(name: str, unit: str, units: int, definition: str) -> Measure:
-    """A figure this log cannot give: every unit is missing, the number NaN."""
+    """A metric that this log does not allow: every unit is missing, the number NaN."""
     return Measure(name, unit, definition, np.zeros(units, dtype=bool), np.zeros((units, 2)), _ratio)
 
 

@@ -189,7 +189,7 @@ def combine_judges(
         tolerance: largest change of a rate at which the fit rests.
 
     Raises:
-        InputError: fewer than three judges are left (two cannot be told apart without labels), a setting is out of
+        InputError: fewer than three judges are left (two cannot be distinguished without labels), a setting is out of
             range, or a score is infinite.
     """
     number(threshold, "threshold", 0, 1), number(extreme, "extreme", 0, 0.5), number(correlated, "correlated", 0, 1)
@@ -198,8 +198,8 @@ def combine_judges(
     dropped = _dropped(votes, marginal, extreme, correlated)
     kept = [c for c in votes.columns if c not in dropped]
     if len(kept) < 3:
-        told = "; ".join(f"{name}: {why}" for name, why in dropped.items()) or "none was dropped"
-        raise InputError(f"{len(kept)} judges are left, a combination without labels needs three ({told})")
+        why = "; ".join(f"{name}: {reason}" for name, reason in dropped.items()) or "none was dropped"
+        raise InputError(f"{len(kept)} judges are left, a combination without labels needs three ({why})")
     matrix = votes[kept].to_numpy(dtype=float)
     posterior, tpr, tnr, prior, steps, rest = _latent(matrix, iterations, tolerance)
     rates = dict(zip(kept, zip(tpr, tnr, strict=True), strict=True))

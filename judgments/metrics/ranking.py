@@ -49,11 +49,11 @@ def corrected_levels(
 
 
 def identifiability(confusion: Float[ndarray, "level level"] | None, levels: int | None = None) -> str | None:
-    """Why a ranking cannot be told from this judge's verdicts; ``None`` where it can."""
+    """Why this judge's verdicts do not identify a ranking; ``None`` where it can."""
     if confusion is None:
         if (levels or 0) > 2:
             return (
-                f"{levels} levels and no confusion matrix: the order of candidates cannot be told from their "
+                f"{levels} levels and no confusion matrix: the order of candidates is not identified by their "
                 "observed means, however many items there are; give labelled items"
             )
         return "no confusion matrix: the order of two-level shares is the true one only if the judge's TPR is above FPR"
@@ -92,7 +92,7 @@ def rank_candidates(
 ) -> Ranking:
     """Rank candidates by their verdicts, corrected by the confusion that labelled items show.
 
-    Every resample draws groups anew, estimates the confusion anew and corrects all candidates with it, so that the
+    Every resample draws groups, estimates the confusion and corrects all candidates with it, so that the
     intervals hold the uncertainty of both. It takes the confusion as the same for every candidate.
 
     Args:

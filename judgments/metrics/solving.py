@@ -25,7 +25,7 @@ def solve_to_judge(solved: Column, judged: Column, groups: Column | None = None,
         settings: of :func:`measured`: resamples, seed.
 
     Returns:
-        Figures solve_judge_gap (wrong verdict, of questions solved), judge_without_solving (right verdict, of those not
+        Metrics solve_judge_gap (wrong verdict, of questions solved), judge_without_solving (right verdict, of those not
         solved) and the four cells.
     """
     both = [truths(values, name) for values, name in ((solved, "solved"), (judged, "judged"))]

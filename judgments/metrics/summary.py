@@ -1,4 +1,4 @@
-"""All figures of a table of verdicts or of a recorded log: one tidy table, counts of everything left out, warnings."""
+"""All metrics of a table of verdicts or of a recorded log: one tidy table, counts of everything left out, warnings."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ CALIBRATION = ("judge", "part", "bin", "low", "high", "n", "confidence", "accura
 
 @dataclass(frozen=True, eq=False)
 class JudgeMetrics:
-    """Figures of agreement, bias and calibration.
+    """Metrics of agreement, bias and calibration.
 
     Attributes:
-        table: a row per judge, part and figure, see docs/formats.md.
+        table: a row per judge, part and metric, see docs/formats.md.
         counts: rows, items, verdicts, and problems and statuses by kind.
         problems: every row of the log that was left out or repaired, with the reason.
         calibration: confidence against accuracy by bin; empty where no verdict has a probability.
@@ -65,9 +65,9 @@ class JudgeMetrics:
         """One estimate.
 
         Args:
-            name: of the figure.
+            name: of the metric.
             judge: whose; the only one by default.
-            part: of which part; the first that has the figure by default.
+            part: of which part; the first that has the metric by default.
 
         Raises:
             InputError: there is none, or it needs to be said whose.
@@ -76,7 +76,7 @@ class JudgeMetrics:
         for column, wanted in (("judge", judge), ("part", part)):
             rows = rows if wanted is None else rows[rows[column] == wanted]
         if rows.empty:
-            raise InputError(f"no figure {name!r} of judge {judge!r}, part {part!r}: see to_frame()")
+            raise InputError(f"no metric {name!r} of judge {judge!r}, part {part!r}: see to_frame()")
         rows = rows[rows["part"] == rows["part"].iloc[0]]
         if len(rows) > 1:
             raise InputError(f"{name!r} stands there for {len(rows)} judges: name one of {', '.join(rows['judge'])}")
@@ -115,10 +115,10 @@ class JudgeMetrics:
     def _repr_html_(self) -> str:
         shown = self.table.drop(columns=["definition"]).round(4).to_html(index=False, border=0)
         notes = "".join(f"<li>{html.escape(w)}</li>" for w in self.warnings)
-        return f"<p>{html.escape(tell(self.counts))}</p>{shown}<ul>{notes}</ul>"
+        return f"<p>{html.escape(summary_line(self.counts))}</p>{shown}<ul>{notes}</ul>"
 
 
-def tell(counts: dict[str, Any]) -> str:
+def summary_line(counts: dict[str, Any]) -> str:
     """Rows, verdicts and problems in one line."""
     problems = ", ".join(f"{n} {kind}" for kind, n in counts["problems"].items() if n) or "no problem rows"
     unread = ", ".join(f"{n} {status}" for status, n in counts["status"].items() if status != "ok") or "all read"
@@ -133,7 +133,7 @@ def log_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> JudgeMetrics:
-    """Figures of a recorded log.
+    """Metrics of a recorded log.
 
     Args:
         path: the log, or a folder that ``judge run`` (:func:`judge` with ``path``) wrote.
@@ -158,7 +158,7 @@ def verdict_metrics(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> JudgeMetrics:
-    """Figures of a table of verdicts (docs/formats.md), such as judges of this package give.
+    """Metrics of a table of verdicts (docs/formats.md), such as judges of this package give.
 
     Args:
         table: verdicts; ``part`` may name parts.
@@ -181,7 +181,7 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
     tables, bins, warnings = [], [], list(log.warnings)
     for view in log.views:
         for judge, rows in _judges(view, warnings):
-            tables.append(framed(view.part, judge, _figures(view, rows, how)))
+            tables.append(framed(view.part, judge, _metrics_of(view, rows, how)))
             bins.append(_bins(view, judge, rows))
         if len(view.panel) > 1:
             tables.append(framed(view.part, PANEL, _panel(view, how)))
@@ -201,12 +201,12 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
     )
 
 
-def framed(part: str, judge: str, figures: pd.DataFrame) -> pd.DataFrame:
-    """Figures with their judge and part in front."""
-    figures = figures[list(COLUMNS)].copy()
-    figures.insert(0, "part", part)
-    figures.insert(0, "judge", judge)
-    return figures
+def framed(part: str, judge: str, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Metrics with their judge and part in front."""
+    metrics = metrics[list(COLUMNS)].copy()
+    metrics.insert(0, "part", part)
+    metrics.insert(0, "judge", judge)
+    return metrics
 
 
 def _judges(view: View, warnings: list[str]) -> list[tuple[str, pd.DataFrame]]:
@@ -248,14 +248,14 @@ def _combination(
     )
     sure = np.maximum(posterior, 1 - posterior)
     dropped = found.judges[~found.judges["kept"]]
-    told = "; ".join(f"{j} {why}" for j, why in zip(dropped["judge"], dropped["reason"], strict=True))
+    dropped_why = "; ".join(f"{j} {why}" for j, why in zip(dropped["judge"], dropped["reason"], strict=True))
     warnings += [f"{view.part}, {COMBINED}: {w}" for w in found.warnings]
-    if told:
-        warnings.append(f"{view.part}, {COMBINED} leaves out {told}")
+    if dropped_why:
+        warnings.append(f"{view.part}, {COMBINED} leaves out {dropped_why}")
     return [(COMBINED, _together(table, votes, said, sure))]
 
 
-def _figures(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
+def _metrics_of(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataFrame:
     if view.kind == "cue":
         return cue_table(rows, how)
     floor, prompts = repeat_measures(rows)

@@ -94,17 +94,17 @@ def decode(
     how = batching(model, longest)
     queue = _Queue(requests, sampling, batch_tokens, how)
 
-    def told(rows: Sequence[Sequence[Row]]) -> None:
+    def report(rows: Sequence[Sequence[Row]]) -> None:
         if watch is not None:
             watch([[requests[row.index].id for row in of_one] for of_one in rows])
 
     quiet = not switch_lengths(model)
-    batch = LiveBatch(model, sampling, eos, how.refill, told)
+    batch = LiveBatch(model, sampling, eos, how.refill, report)
     while queue.outstanding or queue.waiting:
         with evaluating(model):  # for a step, not for all: between two the model is its owner's
             done = _turn(batch, queue, refill and how.refill)
         if done is None:
-            batch = LiveBatch(model, sampling, eos, how.refill, told)
+            batch = LiveBatch(model, sampling, eos, how.refill, report)
             torch.cuda.empty_cache()
         elif done:
             queue.outstanding -= {row.index for row in done}

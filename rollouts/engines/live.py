@@ -31,8 +31,8 @@ class Row:
 
 
 Watch = Callable[[Sequence[Sequence[Row]]], None]
-"""Told before every call of the model which rollouts each row of it is read for: several may share a prompt, and a
-row that is done is read for none. Told an empty list before a call that repeats what was read."""
+"""Called before every call of the model with the rollouts that each row is read for: several may share a prompt, and a
+row that is done is read for none. Called with an empty list before a call that repeats what was read."""
 
 
 class LiveBatch:
@@ -165,7 +165,7 @@ class LiveBatch:
 
 def exact(model: PreTrainedModel) -> bool:
     """Whether rounding is small enough that a rollout can be made wholly independent of its batch: float32 without
-    the shortened products a GPU may be told to use."""
+    the shortened products a GPU may be set to use."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes <= {torch.float32, torch.float64} and torch.get_float32_matmul_precision() == "highest"
 

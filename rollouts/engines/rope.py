@@ -109,7 +109,7 @@ def _again(lengths: Sequence[int], module: nn.Module, args: tuple, kwargs: dict[
     parts: list[tuple[Tensor, Any]] = []
     for length, rows in _groups(module, lengths).items():
         at = torch.tensor(rows, device=positions.device)
-        # the module goes by the largest position it is shown: that is the row's last one, whatever padding is told
+        # the module goes by the largest position it is shown: that is the row's last one, whatever the padding
         own = positions.index_select(-2, at).clamp(max=length - 1)
         last = own.new_full((*own.shape[:-1], 1), length - 1)
         _forget(module)

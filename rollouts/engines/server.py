@@ -104,7 +104,7 @@ class Server:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                     yield [future.result() for future in done if future.exception() is None]
                     for future in done:
-                        future.result()  # an error, told once what came with it is safe
+                        future.result()  # an error, raised once what came with it is safe
             finally:  # an error, or nobody wants the rest: what has not begun need not, nor what waits to try again
                 stop.set()
                 for future in under_way:
@@ -160,10 +160,10 @@ class Server:
         """The JSON of an answer."""
         code = response.status_code
         if code in (408, 425, 429) or code >= 500:
-            raise _Passing(f"HTTP {code}: {_told(response)}")
+            raise _Passing(f"HTTP {code}: {_error_text(response)}")
         if code != 200:
-            told = _told(response)
-            raise InputError(f"server {self.url} refuses (HTTP {code}: {told}): check address, model and key")
+            why = _error_text(response)
+            raise InputError(f"server {self.url} refuses (HTTP {code}: {why}): check address, model and key")
         try:
             return response.json()
         except ValueError:
@@ -197,7 +197,7 @@ def _are_ids(ids: Any) -> bool:
     return isinstance(ids, list) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids)
 
 
-def _told(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     """What a server says of an error, in one short line."""
     text: Any = response.text
     with suppress(ValueError):  # not JSON: its text as it stands

@@ -123,7 +123,7 @@ _awaiting: ContextVar[tuple[Awaiting, ...]] = ContextVar("_awaiting", default=()
 
 @contextmanager
 def awaiting(model: nn.Module, edits: tuple[str, ...]) -> Iterator[Awaiting]:
-    """Makes a block of hooks known, so that it is told what ran inside it."""
+    """Makes a block of hooks known, so that it learns what ran inside it."""
     block = Awaiting(model, edits)
     token = _awaiting.set((*_awaiting.get(), block))
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Harm:
-    """Harmful or not, told by a column: by its value, or by how the value begins."""
+    """Harmful or not, by a column: by its value, or by how the value begins."""
 
     column: str
     harmful: tuple[str, ...]

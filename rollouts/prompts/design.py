@@ -19,7 +19,7 @@ from verdictscope.values import truths
 CELLS = ("harmful_refused", "harmful_complied", "harmless_refused", "harmless_complied")
 UNREAD = "unread"
 FEW = 20
-"""A cell with fewer prompt groups than this is called small: neither a probe nor an anchor can rest on it."""
+"""A cell with fewer prompt groups than this is called small: neither a probe nor a normaliser can rest on it."""
 
 
 def cells(harm: pd.Series, refused: pd.Series) -> pd.Series:
@@ -101,9 +101,9 @@ def _warnings(counts: pd.DataFrame, prompts: pd.DataFrame) -> list[str]:
     for cell in CELLS:
         words, groups = cell.replace("_", "-"), int(by.loc[cell, "groups"])
         if groups == 0:
-            found.append(f"no {words} rollouts: harm and refusal cannot be told apart; add prompts or samples")
+            found.append(f"no {words} rollouts: harm and refusal cannot be distinguished; add prompts or samples")
         elif groups < FEW:
-            found.append(f"only {groups} groups are {words}: fewer than {FEW} carry neither a probe nor an anchor")
+            found.append(f"only {groups} groups are {words}: fewer than {FEW} carry neither a probe nor a normaliser")
     unread = int(by.loc[UNREAD, "rollouts"])
     if unread:
         share = unread / counts["rollouts"].sum()

@@ -44,7 +44,7 @@ def load_prompts(
         ``SET-PART-ID``.
 
     Raises:
-        InputError: no such file, set or part; columns of no known set; harm cannot be told, or is told otherwise than
+        InputError: no such file, set or part; columns of no known set; harm is unknown, or stated otherwise than
             ``harm`` says; a row without text.
 
     Example:
@@ -65,7 +65,7 @@ def load_prompts(
         raise InputError(f"{source} is the set {head}, not {name}: leave name= out")
     if part and tail and part != tail:
         raise InputError(f"{source} names the part {tail!r} and part= {part!r}: give one")
-    return _told_harm(_from_hub(SETS[head], part or tail or None), harm, source)
+    return _with_harm(_from_hub(SETS[head], part or tail or None), harm, source)
 
 
 def join_prompts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -85,20 +85,20 @@ def _from_file(path: Path, part: str | None, name: str | None, harm: bool | None
     if name is None and {"id", "user"} <= set(raw.columns):
         if part is not None:
             raise InputError(f"{path} has prompts of its own (id and user), no parts: leave part= out, or give name=")
-        return _told_harm(checked(raw, path), harm, path)
+        return _with_harm(checked(raw, path), harm, path)
     known, schema = _recognise(raw, path, name)
-    told = known.parts[part] if part in known.parts else _part_of(path, known)
+    named = known.parts[part] if part in known.parts else _part_of(path, known)
     if part is not None and part not in known.parts and known.parts:
         raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
-    if part is None and told is not None:
-        part = next(p for p, one in known.parts.items() if one is told)
-    by_part = None if told is None else told.harm
-    return _told_harm(
+    if part is None and named is not None:
+        part = next(p for p, one in known.parts.items() if one is named)
+    by_part = None if named is None else named.harm
+    return _with_harm(
         _table(raw, known, schema, part or path.stem, harm if by_part is None else by_part, path), harm, path
     )
 
 
-def _told_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd.DataFrame:
+def _with_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd.DataFrame:
     """The table with what the caller says of harm, which the file must not contradict."""
     said = truth(harm, "harm=")
     if said is None:
@@ -109,7 +109,7 @@ def _told_harm(table: pd.DataFrame, harm: bool | None, source: str | Path) -> pd
     if len(other):
         raise InputError(
             f"{source}: harm={said}, and its own {len(other)} of {len(table)} prompts say otherwise, "
-            f"{other.iloc[0]!r} first: leave harm= out, or drop what tells harm"
+            f"{other.iloc[0]!r} first: leave harm= out, or drop its own harm labels"
         )
     return table
 
@@ -193,12 +193,12 @@ def _known(value: Any, where: str) -> str:
     return found
 
 
-def _harm(raw: pd.DataFrame, schema: Schema, told: bool | None, known: PromptSet, path: Path) -> list[bool]:
+def _harm(raw: pd.DataFrame, schema: Schema, given: bool | None, known: PromptSet, path: Path) -> list[bool]:
     rule = schema.harm
     if isinstance(rule, Harm):
         words = cells(raw, rule.column, path, text)
         return [_told((word or "").strip(), rule, f"{path} {at}") for word, at in zip(words, raw.index, strict=True)]
-    value = told if rule is None else rule
+    value = given if rule is None else rule
     if value is None:
         parts = ", ".join(p for p, one in known.parts.items() if one.harm is not None)
         raise InputError(f"{path}: nothing tells whether these prompts are harmful: give harm= or part= ({parts})")

@@ -405,5 +405,5 @@ def test_a_result_shows_itself() -> None:
     assert "accuracy" in found._repr_html_()
     assert found.plot().axes
     assert found.plot_calibration().axes
-    with pytest.raises(InputError, match="no figure"):
+    with pytest.raises(InputError, match="no metric"):
         found.value("nothing")

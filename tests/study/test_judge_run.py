@@ -37,7 +37,7 @@ def test_a_benchmark_is_judged_from_the_command_line(
         "run",
         checkpoint,
         file,
-        "--reader",
+        "--loader",
         "judgebench",
         "--format",
         "arena_hard",
@@ -61,9 +61,9 @@ def test_a_benchmark_is_judged_from_the_command_line(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--reader", "judgbench", "--format", "arena_hard"], "no reader 'judgbench'"),
-        (["--reader", "judgebench", "--format", "arena"], "formats are arena_hard"),
-        (["--format", "arena_hard"], "Missing option '--reader'"),
+        (["--loader", "judgbench", "--format", "arena_hard"], "no loader 'judgbench'"),
+        (["--loader", "judgebench", "--format", "arena"], "formats are arena_hard"),
+        (["--format", "arena_hard"], "Missing option '--loader'"),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], says: str, tmp_path: Path, call: Callable[..., Any]) -> None:
@@ -89,7 +89,7 @@ def test_own_verdicts_are_measured_without_a_format(checkpoint: Path, tmp_path: 
         for k in range(4)
     ]
     pd.DataFrame(rows).to_csv(file, index=False)
-    done = call("judge", "run", checkpoint, file, "--reader", "pairs", "--format", "arena_hard", "--out", out, "--json")
+    done = call("judge", "run", checkpoint, file, "--loader", "pairs", "--format", "arena_hard", "--out", out, "--json")
     assert done.code == 0, done.err
     measured = installed("judge", "metrics", out, "--json", "--resamples", "10")
     assert (measured.returncode, measured.stderr) == (0, "")

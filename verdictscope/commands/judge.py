@@ -1,4 +1,4 @@
-"""``verdictscope judge``: figures of recorded verdicts, and verdicts to be recorded."""
+"""``verdictscope judge``: metrics of recorded verdicts, and judging."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def metrics(
         Path | None, typer.Option("--labels", help="A second file with the labels (PandaLM's testset-v1.json).")
     ] = None,
     resamples: Annotated[int, typer.Option("--resamples", min=0, help="Bootstrap resamples per interval.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of resampling.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
     ] = False,
@@ -47,9 +47,9 @@ def metrics(
     if as_json:
         print(json.dumps(found.to_dict()))
         return
-    from verdictscope.judgments.metrics.summary import tell
+    from verdictscope.judgments.metrics.summary import summary_line
 
-    print(tell(found.counts))
+    print(summary_line(found.counts))
     for row in found.problems.head(10).itertuples():
         print(f"  {row.place or 'all rows'} ({row.id}): {row.kind}: {row.detail}{'' if row.used else ' (left out)'}")
     if len(found.problems) > 10:

@@ -146,8 +146,8 @@ def _option(value: Any, options: int, notes: Notes) -> tuple[str | None, str]:
 def _detectors(path: Path, rows: list[Placed], columns: list[str]) -> Log:
     account = Account("rbd")
     named = [c for c in columns if c.endswith("_bias_label")]
-    told = [c for c in columns if c in _DETECTORS and f"{c}_bias_label" not in columns]
-    if not named and not told:
+    worded = [c for c in columns if c in _DETECTORS and f"{c}_bias_label" not in columns]
+    if not named and not worded:
         raise InputError(f"{path} has bias_label and no detector beside it: it needs a column NAME_bias_label")
 
     def make(row: Row, notes: Notes) -> Record:
@@ -160,7 +160,7 @@ def _detectors(path: Path, rows: list[Placed], columns: list[str]) -> Log:
         name = f"{kind}/{row.get('llm_judge_model') or 'judge'}/{key}"
         common = {"group": content_id(row.get("instruction")), "source": f"rbd/{kind}", "part": kind}
         said = []
-        for column in (*named, *told):
+        for column in (*named, *worded):
             value = row.get(column) if column in named else _answer(row.get(column))
             verdict, status = notes.verdict(value, _YES, (None, "", "Unknown"))
             judge = column.removesuffix("_bias_label")

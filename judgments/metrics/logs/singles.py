@@ -146,7 +146,7 @@ def xstest_log(path: Path, labels: Path | None = None) -> Log:
 
 
 def _partial_views(table: pd.DataFrame, panel: tuple[str, ...]) -> tuple[View, ...]:
-    """Three ways of reading partial refusals, and the first of them on safe and on unsafe requests."""
+    """Three ways of counting partial refusals, and the first of them on safe and on unsafe requests."""
     strict = _two(table, partial=TWO[0])
     clear = strict.assign(label=strict["label"].where(table["label"] != PARTIAL, None))
     views = [
