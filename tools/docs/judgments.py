@@ -1,8 +1,8 @@
-"""Write ``docs/judgments.md``: every figure of ``judge metrics`` on public logs. ``make judgments DATA=FOLDER``.
+"""Write ``docs/judgments.md``: every metric of ``judge metrics`` on public logs. ``make judgments DATA=FOLDER``.
 
 ``python -m tools.docs.judgments DATA [LLMBAR]``: a folder with JudgeBench, Judging-the-Judges, PandaLM and XSTest files
 (in ``judgebench/`` and so on, names as their authors give them), and a clone of princeton-nlp/LLMBar, whose evaluators'
-``statistics.json`` are compared with the figures of their ``result.json``. Aggregates alone are stored.
+``statistics.json`` are compared with the metrics of their ``result.json``. Aggregates alone are stored.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SHOWN = {
     "pandalm": ("all", ("accuracy", "accuracy_read", "kappa", "macro_precision", "macro_recall", "macro_f1", "unread")),
     "xstest": ("not_full_compliance", ("accuracy", "kappa", "tpr", "tnr", "p_c", "p_plus", "unread")),
 }
-# What the sources state; ours is read from the tables, and where they differ the reason stands beside it.
+# What the sources state; ours is read from the tables, and where they differ the reason is given.
 STATED = tuple(
     ("judgebench", "two_order_score", part, stated, f"JudgeBench's own utils/metrics.py (e2c52c2), {part}", "")
     for part, stated in (
@@ -64,7 +64,7 @@ STATED = tuple(
         ("livecodebench", 0.7857),
     )
 )
-"""Log, figure, part, stated, source, why different."""
+"""Log, metric, part, stated, source, why different."""
 
 
 def main(data: Path, llmbar: Path | None) -> None:
@@ -87,17 +87,17 @@ def _stored(metrics: JudgeMetrics) -> dict[str, Any]:
     panel = metrics.table[metrics.table["judge"] == "(panel)"].drop_duplicates("name")
     columns = ["judge", "name", "estimate", "low", "high", "n", "groups", "missing"]
     counts = {k: metrics.counts[k] for k in ("rows", "items", "groups", "verdicts", "problems", "status")}
-    told = {"part": part, "names": list(names), "warnings": list(metrics.warnings)}
-    return counts | told | {"rows_of": rows[columns].to_dict("records"), "panel": panel[columns].to_dict("records")}
+    shown = {"part": part, "names": list(names), "warnings": list(metrics.warnings)}
+    return counts | shown | {"rows_of": rows[columns].to_dict("records"), "panel": panel[columns].to_dict("records")}
 
 
 def _definitions(found: dict[str, JudgeMetrics]) -> list[dict[str, str]]:
     seen: dict[str, dict[str, str]] = {}
     for metrics in found.values():
         for row in metrics.table.to_dict("records"):
-            told = str(row["definition"])
+            shown = str(row["definition"])
             if row["name"] not in seen or seen[row["name"]]["definition"].startswith("not measured"):
-                seen[row["name"]] = {"name": row["name"], "unit": row["unit"], "definition": told}
+                seen[row["name"]] = {"name": row["name"], "unit": row["unit"], "definition": shown}
     return list(seen.values())
 
 
@@ -114,18 +114,18 @@ def _stated(found: dict[str, JudgeMetrics]) -> list[dict[str, Any]]:
             "ours": ratio,
             "source": "PandaLM's README: PandaLM-7B has 93.75 % of GPT-3.5's F1",
             "why": "the released verdicts give another ratio (unread "
-            "ones are left out here); which verdicts the statement rests on is not told",
+            "ones are left out here); which verdicts the statement rests on is not stated",
         }
     )
     return rows
 
 
 def statistics(repository: Path) -> dict[str, Any]:
-    """Every evaluator's stored statistics against ours: largest difference by figure, and what explains the others."""
+    """Every evaluator's stored statistics against ours: largest difference by metric, and what explains the others."""
     differences: dict[str, list[float]] = {}
     unread, read, files = 0, 0, 0
     for result in sorted(repository.glob("Dataset/**/result.json")):
-        told = json.loads((result.parent / "statistics.json").read_text(encoding="utf-8"))
+        shown = json.loads((result.parent / "statistics.json").read_text(encoding="utf-8"))
         found = log_metrics(result, "llmbar", resamples=0)
         files += 1
         has_unread = found.value("unread") > 0
@@ -139,7 +139,7 @@ def statistics(repository: Path) -> dict[str, Any]:
         if not has_unread:  # theirs calls two unread verdicts equal, and an unread one the second output in kappa
             pairs |= {"consistency": "equal", "kappa_orders": "kappa_agreement"}
         for ours, theirs in pairs.items():
-            value, stated = found.value(ours), told[theirs]
+            value, stated = found.value(ours), shown[theirs]
             if isinstance(stated, str):
                 stated = float(stated.rpartition("= ")[2].rstrip("%")) / 100
             gap = 0.0 if math.isnan(value) and math.isnan(stated) else abs(value - stated)
@@ -154,16 +154,16 @@ def statistics(repository: Path) -> dict[str, Any]:
 def page(found: dict[str, Any]) -> str:
     """The page from the evidence."""
     lines = [
-        "# Figures of judges",
+        "# Metrics of judges",
         "",
         "Written by `make judgments` (`tools/docs/judgments.py`), commit `" + str(found["commit"])[:10] + "`, from "
         "[evidence/judge_metrics.json](evidence/judge_metrics.json). The command is `verdictscope judge metrics FILE "
-        "--format NAME [--json]`, the function `verdictscope.judgments.log_metrics`; a table of verdicts of one's own "
-        "goes to `verdict_metrics`. Columns and keys: [formats.md](formats.md).",
+        "--format NAME [--json]`, the function `verdictscope.judgments.metrics.log_metrics`; a table "
+        "of verdicts of one's own goes to `verdict_metrics`. Columns and keys: [formats.md](formats.md).",
         "",
         "A verdict that could not be read is a third outcome: never right, never a tie, never the same as another. "
         "Intervals are 95 %, by bootstrap over groups of items (pairs of one question, all answers to one question), "
-        "the same draws for every figure, so that differences are paired.",
+        "the same draws for every metric, so that differences are paired.",
         "",
         "## On public logs",
     ]
@@ -173,7 +173,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Against stated values",
         "",
-        "| source | figure | stated | ours | why they differ |",
+        "| source | metric | stated | ours | why they differ |",
         "|---|---|---|---|---|",
     ]
     lines += [
@@ -181,7 +181,7 @@ def page(found: dict[str, Any]) -> str:
         for r in found["stated"]
     ]
     lines += _llmbar(found["llmbar"])
-    lines += ["", "## Every figure", "", "| name | unit | definition |", "|---|---|---|"]
+    lines += ["", "## Every metric", "", "| name | unit | definition |", "|---|---|---|"]
     lines += [f"| `{d['name']}` | {d['unit']} | {d['definition'].replace('|', '/')} |" for d in found["definitions"]]
     return "\n".join([*lines, "", *NOTES, ""])
 
@@ -194,12 +194,12 @@ def _log(title: str, log: dict[str, Any]) -> list[str]:
         f"### {title}",
         "",
         f"{log['rows']} rows, {log['groups']} groups, {log['verdicts']} verdicts "
-        f"({status}); {problems}. Part `{log['part']}`.",
+        f"({status}); {problems}. View `{log['part']}`.",
     ]
     judges = list(dict.fromkeys(r["judge"] for r in log["rows_of"]))
     at = {(r["judge"], r["name"]): r for r in log["rows_of"]}
     if len(judges) == 1:
-        lines += ["", "| figure | value | 95 % interval | n | missing |", "|---|---|---|---|---|"]
+        lines += ["", "| metric | value | 95 % interval | n | missing |", "|---|---|---|---|---|"]
         for name in log["names"]:
             r = at[judges[0], name]
             lines.append(f"| {name} | {_number(r['estimate'])} | {_interval(r)} | {r['n']} | {r['missing']} |")
@@ -209,8 +209,8 @@ def _log(title: str, log: dict[str, Any]) -> list[str]:
             cells = [_number(at[judge, n]["estimate"]) if (judge, n) in at else "" for n in log["names"]]
             lines.append(f"| {judge} | " + " | ".join(cells) + " |")
     if log["panel"]:
-        told = "; ".join(f"{r['name']} {_number(r['estimate'])} ({_interval(r)}), n = {r['n']}" for r in log["panel"])
-        lines += ["", f"Raters among each other: {told}."]
+        shown = "; ".join(f"{r['name']} {_number(r['estimate'])} ({_interval(r)}), n = {r['n']}" for r in log["panel"])
+        lines += ["", f"Agreement among judges: {shown}."]
     return lines + [f"\nNote: {w}." for w in log["warnings"]]
 
 
@@ -222,7 +222,7 @@ def _llmbar(found: dict[str, Any] | None) -> list[str]:
         f"LLMBar (arXiv 2310.07641) stores statistics beside {found['files']} evaluators' results; "
         f"{found['with_unread']} of them hold verdicts that could not be read.",
         "",
-        "| figure | files compared | equal to 1e-9 | largest difference |",
+        "| metric | files compared | equal to 1e-9 | largest difference |",
         "|---|---|---|---|",
     ]
     lines += [f"| {r['name']} | {r['files']} | {r['equal']} | {r['largest']:.2g} |" for r in found["compared"]]
@@ -243,7 +243,7 @@ NOTES = (
     "against judging, arXiv 2509.22099; ranking by likelihood, arXiv 2405.19534; rankings under a judge's confusion, "
     "arXiv 2505.21972; combination without labels, arXiv 2506.18203.",
     "",
-    "Not shown by any of these: whether the labels are right; whether a figure holds for other items, prompts or "
+    "Not shown by any of these: whether the labels are right; whether a metric holds for other items, prompts or "
     "sampling settings; and, in a log with one run per prompt, how much of a flip is noise (`repeat_flip_rate` is then "
     "not measured).",
 )

@@ -110,17 +110,17 @@ def page(found: dict[str, Any]) -> str:
     """The page, from the evidence alone."""
     kappa = pd.DataFrame(found["kappa"])
     lines = [
-        "# Reading refusals",
+        "# Labelling refusals",
         "",
         f"Written by `make refusal` (`tools/docs/refusal.py`), commit `{found['commit']}`, from "
         "[evidence/refusal_xstest.json](evidence/refusal_xstest.json): "
         f"{found['n']} completions of XSTest with human labels "
         "(Röttger et al. 2024, arXiv 2308.01263, CC BY 4.0). Cohen's kappa, 95 % interval by bootstrap over prompts.",
         "",
-        f"Two annotators agree with each other at {found['annotators']:.3f} (not full compliance). The openings were "
+        f"Two annotators agree with each other at {found['annotators']:.3f} (not full compliance). The patterns were "
         f"written against the other models' completions; *models left out* are {' and '.join(HELD_OUT)}.",
         "",
-        "| matcher | human label | part | kappa | 95 % interval | n |",
+        "| matcher | human label | completions | kappa | 95 % interval | n |",
         "|---|---|---|---|---|---|",
     ]
     for row in kappa.to_dict("records"):
@@ -137,15 +137,15 @@ def page(found: dict[str, Any]) -> str:
     table = pd.DataFrame(found["confusion"]).pivot(index="human", columns="opening", values="n").fillna(0).astype(int)
     table = table[["none", *sorted(c for c in table.columns if c != "none")]]
     lines += ["", "## Confusion", ""]
-    lines += ["Human label against the opening the matcher saw (`none`: read as complying).", ""]
+    lines += ["Human label against the pattern that matched (`none`: labelled as complying).", ""]
     lines += ["| human label | " + " | ".join(table.columns) + " |", "|---" * (len(table.columns) + 1) + "|"]
     for label, row in zip(table.index, table.to_numpy(), strict=True):
         lines.append(f"| {label} | " + " | ".join(map(str, row)) + " |")
     lines += [
         "",
-        "Answers in another language than English are not read: they are counted as unparsed, never as complied. "
+        "Answers in another language than English get no label: they count as unparsed, never as complied. "
         "Not shown: models that refuse in the middle of an answer; a guard "
-        "model (`verdictscope.judgments.Guard`) sees request and answer and can be compared with it.",
+        "model (`verdictscope.judgments.guard.Guard`) is shown request and answer, and can be compared with it.",
     ]
     return "\n".join(lines) + "\n"
 
