@@ -66,7 +66,8 @@ class AttentionCall:
             return replace(self, query=new.transpose(1, 2))
         if self.key.shape[2] != new.shape[1]:
             raise InputError(f"site {name} of a cached step is written with all its keys, cached ones included")
-        return replace(self, **{"key" if name == "k" else "value": new.transpose(1, 2)})
+        new = new.transpose(1, 2)
+        return replace(self, key=new) if name == "k" else replace(self, value=new)
 
 
 class Pattern:
@@ -138,10 +139,11 @@ class _Shim:
     """Stands for an attention module's config while it is listened to: all is the config's, but which function runs."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.config, self.module = module.config, module
+        self.config: Any = module.config
+        self.module = module
         self.interface: MutableMapping[str, Any] = _globals(module)["ALL_ATTENTION_FUNCTIONS"]
         self.eager: Callable = _globals(module)["eager_attention_forward"]
-        self.stock = self.config._attn_implementation
+        self.stock: str | None = self.config._attn_implementation
         # The stock name stays inside: some modules look for "flash" in it.
         self._attn_implementation = f"{self.stock or 'eager'} (heard {next(_serial)})"
         self.listeners: dict[int, tuple[Before | None, After | None]] = {}

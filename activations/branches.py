@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from verdictscope.activations.capture import RELATIVE, compare
+from verdictscope.activations.capture import RELATIVE, captured, compare, probe_ids
+from verdictscope.activations.sitemap import Modules
+from verdictscope.errors import InputError
 
 Values = Mapping[tuple[str, str], Tensor]
 Carrier = tuple[str, float]
@@ -135,3 +138,52 @@ def snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
     """
     nearest = min(numbers, key=lambda x: abs(x - gain))
     return nearest if abs(nearest - gain) <= 0.1 * RELATIVE.get(dtype, 1e-5) * abs(gain) else gain
+
+
+def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: torch.dtype) -> None:
+    """Refuses norms and MLP projections that the user named if they do not read or write what their role says.
+
+    What the residual stream gains decides about the other roles. These carry nothing that an identity would miss, or
+    lie where a wrong module still has numbers of the right shape in it.
+    """
+    pre, get = values["block", "in"], values.get
+    wrong = [("ln2", "it does not read the residual stream")] if "ln2" in given else []
+    wrong = wrong if wrong and values["ln2", "in"].shape != pre.shape else []
+    mlp_input = get(("mlp", "in"), get(("ln2", "out"), get(("ln1", "out"))))
+    attn_post = None if "ln1_post" in given else get(("ln1_post", "in"))
+    mlp_post = None if "ln2_post" in given else get(("ln2_post", "in"))
+    for role, side, expected, why in (
+        ("ln1", "in", pre, "it does not read the block's input"),
+        ("mlp_in", "in", mlp_input, "it does not read the MLP's input"),
+        ("mlp_out", "out", get(("mlp", "out")), "it does not make the MLP's output"),
+        ("attn", "out", attn_post, "the norm after the attention reads something else"),
+        ("mlp", "out", mlp_post, "the norm after the MLP reads something else"),
+    ):
+        mine = get((role, side))
+        if role in given and mine is not None and expected is not None:
+            wrong += [] if compare("", "", None, [mine], expected, dtype).ok else [(role, why)]
+    for role, why in wrong:
+        raise InputError(f"layer {layer}: the module given for {role} is wrong: {why}; name another with overrides")
+
+
+def check_global_roles(hf: PreTrainedModel, modules: Modules) -> None:
+    """Refuses a final norm or head that the user named if it does not read or write what its role says."""
+    roles = {"ln_final": modules.ln_final, "unembed": modules.unembed}
+    wanted = {role: module for role, module in roles.items() if role in modules.given and module is not None}
+    if not wanted:
+        return
+    last = modules.blocks[-1]["block"]
+    places = {(role, side): (module, side) for role, module in wanted.items() for side in ("in", "out")}
+    with captured(places | {("last", "out"): (last, "out")}) as values, torch.no_grad():  # type: ignore[arg-type]
+        out = hf(input_ids=probe_ids(hf), use_cache=False)
+    stream = values["last", "out"]
+    for role in wanted:
+        if (role, "out") not in values:
+            raise InputError(f"the module given for {role} does not run in a forward pass")
+    if "ln_final" in wanted and not torch.equal(values["ln_final", "in"], stream):
+        raise InputError("the module given for ln_final is wrong: it does not read the last block's output")
+    if "ln_final" in wanted and values["ln_final", "out"].shape != stream.shape:
+        raise InputError("the module given for ln_final is not a norm: its output is not as wide as its input")
+    logits = getattr(out, "logits", None)
+    if "unembed" in wanted and (logits is None or values["unembed", "out"].shape[-1] != logits.shape[-1]):
+        raise InputError("the module given for unembed is not the head: it does not make as many numbers as logits")

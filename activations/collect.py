@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor
 
 from verdictscope.activations.concat import widened
-from verdictscope.activations.forward import Flight, Job, Pass, Progress, default_plan, flights, forward, prepare
+from verdictscope.activations.forward import Flight, Job, Progress, default_plan, flights, forward, prepare
 from verdictscope.activations.loading import as_model
 from verdictscope.activations.model import Model
 from verdictscope.activations.moments import MomentFitter
@@ -121,11 +120,19 @@ def collect(
             scored=done.scores,
         )
     path = Path(path)
-    store = _continue(wanted, path, plan) if path.exists() else _begin(wanted, path, plan)
+    if path.exists():
+        store = _continue(wanted, path, plan)
+    else:
+        plan = plan or default_plan(model, rollouts)
+        plan.check(len(rollouts))
+        ids = [rollouts[i].id for i in plan.order]
+        store = StoreWriter.create(path, header=wanted.header(plan), rollout_ids=ids, sites=wanted.specs())
     with store:
         again = BatchPlan(store.plan.batches[: store.batches_done], store.plan.token_budget)
         if moments and again.batches:
-            _catch_up(model, rollouts, again, moments)
+            job, _ = prepare(model, rollouts, (), None, (), None, moments=moments)
+            for _flight in flights(job, rollouts, again):
+                pass
         if store.finished:
             kept_again()
         else:
@@ -178,9 +185,11 @@ class Wanted:
         """How much room each site, and each readout, needs in a store."""
         specs = {r.site.name: self._spec(r.site, r.positions) for r in self.reads.values()}
         for i, readout in enumerate(self.score):
+            layers: tuple[int, ...] = (-1,)
+            if isinstance(readout, LinearReadout):
+                layers = Site(readout.site, readout.layer).at(self.model.n_layers)
             rows = self._count(readout.positions)
-            specs[f"scores/{i}"] = {"layers": (_layer(self.model, readout),), "rows": rows, "shape": ()}
-            specs[f"scores/{i}"]["dtype"] = "float32"
+            specs[f"scores/{i}"] = {"layers": layers, "rows": rows, "shape": (), "dtype": "float32"}
         return specs
 
     def _spec(self, site: Site, positions: Positions | FrozenPositions) -> dict[str, Any]:
@@ -228,66 +237,47 @@ class Wanted:
         return [f"{names.get(id(p.module))} {p.side} {p.index} {p.heads} {p.gain:g}" for p in places]
 
 
-def _layer(model: Model, readout: Readout) -> int:
-    return Site(readout.site, readout.layer).at(model.n_layers)[0] if isinstance(readout, LinearReadout) else -1
-
-
 def _json(positions: Positions | FrozenPositions) -> Any:
     return positions if isinstance(positions, str) else dict(positions)
 
 
-def _catch_up(model: Model, rollouts: list[Rollout], plan: BatchPlan, moments: Sequence[MomentFitter]) -> None:
-    job, _ = prepare(model, rollouts, (), None, (), None, moments=moments)
-    for _flight in flights(job, rollouts, plan):
-        pass
-
-
 def _fill(store: StoreWriter, wanted: Wanted, progress: Progress | None, moments: Sequence[MomentFitter]) -> None:
     rollouts, plan, skip = wanted.rollouts, store.plan, store.batches_done
-    lengths, committed = [len(r) for r in rollouts], deque()
+    lengths, committed = [len(r) for r in rollouts], deque[tuple[int, ...]]()
     done = sum(lengths[i] for i in plan.order[: store.rollouts_done])
+    stored = plan
     if not skip:
         for fitter in moments:
             fitter.begin(wanted.model, rollouts)
 
-    def tell() -> None:
+    def report() -> None:
         nonlocal done
         while committed:
             done += sum(lengths[i] for i in committed.popleft())
             if progress is not None:
                 progress(done, sum(lengths))
 
-    stored = [plan]
-
     def write(item: tuple[Flight, BatchPlan, tuple[int, ...]]) -> None:
+        nonlocal stored
         flight, plan_then, batch = item
-        if plan_then != stored[0]:
+        if plan_then != stored:
             store.replan(plan_then)
-            stored[0] = plan_then
-        _append(store, wanted, flight.land(plan_then, batch))
+            stored = plan_then
+        result = flight.land(plan_then, batch)
+        rows = {read.site.name: result.rows[read] for read in wanted.reads}
+        values = {r.site.name: widened(result.values[r], store.shape(r.site.name)) for r in wanted.reads}
+        for i, readout in enumerate(wanted.score):
+            lines = result.scores[result.scores["readout"] == readout.name]
+            rows[f"scores/{i}"] = lines
+            values[f"scores/{i}"] = torch.from_numpy(lines["score"].to_numpy().astype("float32"))[None]
+        store.append(rows, values, len(result.batch))
         committed.append(batch)
 
     with Behind(write) as behind:
         for item in flights(wanted.job(plan.token_budget, moments), rollouts, plan, skip):
             behind.put(item)
-            tell()
-    tell()
-
-
-def _append(store: StoreWriter, wanted: Wanted, result: Pass) -> None:
-    rows, values = {}, {}
-    for read in wanted.reads:
-        name = read.site.name
-        rows[name], values[name] = result.rows[read], result.values[read]
-        values[name] = widened(values[name], store.shape(name))
-    for i, readout in enumerate(wanted.score):
-        rows[f"scores/{i}"], values[f"scores/{i}"] = _scores(result, readout)
-    store.append(rows, values, len(result.batch))
-
-
-def _scores(result: Pass, readout: Readout) -> tuple[Any, Tensor]:
-    lines = result.scores[result.scores["readout"] == readout.name]
-    return lines, torch.from_numpy(lines["score"].to_numpy().astype("float32"))[None]
+            report()
+    report()
 
 
 def digest(rollouts: Sequence[Rollout]) -> str:
@@ -297,13 +287,6 @@ def digest(rollouts: Sequence[Rollout]) -> str:
         spans = [(s.segment, s.start, s.stop) for s in r.spans]
         state.update(json.dumps([r.id, r.ids, spans, r.n_prompt, r.finish]).encode())
     return state.hexdigest()
-
-
-def _begin(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter:
-    plan = plan or default_plan(wanted.model, wanted.rollouts)
-    plan.check(len(wanted.rollouts))
-    ids = [wanted.rollouts[i].id for i in plan.order]
-    return StoreWriter.create(path, header=wanted.header(plan), rollout_ids=ids, sites=wanted.specs())
 
 
 def _continue(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter:
@@ -318,7 +301,7 @@ def _continue(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter
     return store
 
 
-def _request(header: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any] | None:
+def _request(header: dict[str, Any], beside: dict[str, Any]) -> Any:
     """What must agree; ``None`` for a store of an earlier version.
 
     A model folder may be moved: its weights say whether it is the same. Where one side has no tokenizer, nothing that

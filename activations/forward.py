@@ -116,18 +116,18 @@ class Flight:
     def keep(self, read: Read, layers: Sequence[int], at: int, value: Tensor | Pattern, _: BatchView) -> None:
         """Sends the wanted rows of one layer to the host."""
         where = self.wheres[read]
-        direct = isinstance(value, Tensor) and value.device.type == "cpu"
-        rows = value if direct else where.gather(value)
-        shape = (len(layers), len(where), *rows.shape[2 if direct else 1 :])
+        on_cpu = value if isinstance(value, Tensor) and value.device.type == "cpu" else None
+        rows = where.gather(value) if on_cpu is None else on_cpu
+        shape = (len(layers), len(where), *rows.shape[1 if on_cpu is None else 2 :])
         if read not in self.values:
             self.values[read] = self.transfer.room(shape, rows)
         room = self.values[read]
         if room.shape != shape or room.dtype != rows.dtype:
             raise InputError(f"site {read.site}: layers {layers} differ in shape or type; read them one by one")
-        if direct:
-            where.gather_into(value, room[at])
-        else:
+        if on_cpu is None:
             self.transfer.copy(rows, room[at])
+        else:  # straight to where the rows stay
+            where.gather_into(on_cpu, room[at])
 
     def land(self, plan: BatchPlan, indices: tuple[int, ...]) -> Pass:
         """Waits for the rows and gives them. May be called from another thread."""

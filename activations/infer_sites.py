@@ -7,19 +7,20 @@ no MLP module, GPT-NeoX feeds both branches the same input, a Mamba block has on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from verdictscope.activations.attention_discovery import attention_heard, find_routers, routers_heard, sole
-from verdictscope.activations.branches import SINGLE, Found, decompose, snap
+from verdictscope.activations.attention import AttentionCall, listen, uses_interface
+from verdictscope.activations.attention_torch import Ear
+from verdictscope.activations.branches import SINGLE, Found, check_block_roles, check_global_roles, decompose, snap
 from verdictscope.activations.capture import N_TOKENS, Hookable, captured, probe_ids
 from verdictscope.activations.hooks import attach
-from verdictscope.activations.overrides import check_block_roles, check_global_roles
-from verdictscope.activations.sitemap import Block, Branch, Form, Modules, SiteMap
+from verdictscope.activations.sitemap import Attention, Block, Branch, Form, Modules, Router, SiteMap
 from verdictscope.activations.sites import VECTORS
 from verdictscope.errors import InputError
 
@@ -40,13 +41,15 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
     final_runs: list[int] = []
     with (
         captured(wanted) as values,
-        _counted(modules.ln_final, final_runs),
+        ExitStack() as stack,
         attention_heard(modules) as heard,
         routers_heard(routers) as gates,
         torch.no_grad(),
     ):
+        if modules.ln_final is not None:
+            stack.callback(attach(modules.ln_final, "out", lambda _: final_runs.append(1)).remove)
         (hf.base_model or hf)(input_ids=probe_ids(hf), use_cache=False)
-    numbers = _config_numbers(hf)
+    numbers = [1.0, *(float(v) for v in hf.config.get_text_config().to_dict().values() if isinstance(v, float) and v)]
     blocks = []
     for layer, roles in enumerate(modules.blocks):
         here = {(role, side): v for (at, role, side), v in values.items() if at == layer}
@@ -56,12 +59,13 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         roles = {role: module for role, module in roles.items() if role not in idle}
         if here["block", "in"].shape[0] != N_TOKENS or here["block", "out"].shape[0] != N_TOKENS:
             raise InputError(f"layer {layer} does not hand on one residual stream of one vector a token; not read here")
-        product = sole(heard[layer])
+        product = heard[layer][0] if len(heard[layer]) == 1 else None
         attention = product.attention() if product else None
         heads = attention.n_heads if attention else n_heads
         check_block_roles(modules.given, here, layer, hf.dtype)
         block = _measure_block(hf, roles, here, modules.given, heads, numbers, layer)
-        forms = _forms(block, values.dtypes[layer, "block", "out"], here["block", "out"].shape[-1])
+        dtype, width = values.dtypes[layer, "block", "out"], here["block", "out"].shape[-1]
+        forms = {name: Form((width,), dtype) for name in VECTORS} | {"z": Form((block.n_heads, block.d_head), dtype)}
         if product and attention:
             forms |= product.forms(attention)
         if layer in gates:
@@ -71,21 +75,6 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
     # A norm that does not run in the decoder belongs to the head's own transform (BERT).
     ln_final = modules.ln_final if final_runs or "ln_final" in modules.given else None
     return SiteMap(modules.parent, tuple(blocks), ln_final, modules.unembed, max(1, len(final_runs)))
-
-
-@contextmanager
-def _counted(module: nn.Module | None, runs: list[int]) -> Iterator[None]:
-    """Notes every run of a module inside the ``with`` block."""
-    handle = None if module is None else attach(module, "out", lambda _: runs.append(1))
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
-def _forms(block: Block, dtype: torch.dtype, d_model: int) -> dict[str, Form]:
-    return {name: Form((d_model,), dtype) for name in VECTORS} | {"z": Form((block.n_heads, block.d_head), dtype)}
 
 
 def _measure_block(
@@ -128,7 +117,7 @@ def _name_single(hf: PreTrainedModel, roles: dict[str, nn.Module], found: Found)
     mixing = mixes_tokens(hf, roles[found.single[0]])
     absent = ("resid_mid", "mlp_out" if mixing else "attn_out")
     why = dict.fromkeys(absent, SINGLE)
-    return Found(*((found.single, None) if mixing else (None, found.single)), missing=why)
+    return Found(attn=found.single, missing=why) if mixing else Found(mlp=found.single, missing=why)
 
 
 class _Enough(Exception):
@@ -169,6 +158,106 @@ def sees_later(hf: PreTrainedModel) -> bool:
     return bool((a - b).norm() > max(1e-4, 4 * torch.finfo(hf.dtype).eps) * a.norm())
 
 
-def _config_numbers(hf: PreTrainedModel) -> list[float]:
-    config = hf.config.get_text_config().to_dict().values()
-    return [1.0, *(float(v) for v in config if isinstance(v, float) and v)]
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """One attention product of a layer: who made it, and what entered."""
+
+    module: nn.Module
+    interface: bool
+    call: AttentionCall
+
+    def attention(self) -> Attention:
+        """Heads counted as they are: keys that are equal in a group of heads are one head, repeated."""
+        key, value = self.call.key, self.call.value
+        sizes = range(key.shape[1], 1, -1)
+        shared = next((s for s in sizes if _repeats(key, s) and _repeats(value, s)), 1)
+        return Attention(self.module, self.interface, self.call.query.shape[1], key.shape[1] // shared, shared)
+
+    def forms(self, attention: Attention) -> dict[str, Form]:
+        """Shapes and dtypes of the sites inside the product."""
+        query, key, value = self.call.query, self.call.key, self.call.value
+        heads, kv_heads = attention.n_heads, attention.n_kv_heads
+        return {
+            "q": Form((heads, query.shape[-1]), query.dtype),
+            "k": Form((kv_heads, key.shape[-1]), key.dtype),
+            "v": Form((kv_heads, value.shape[-1]), value.dtype),
+            "pattern": Form((heads, -1), query.dtype),
+        }
+
+
+def _repeats(x: Tensor, times: int) -> bool:
+    if x.shape[1] % times or (times == x.shape[1] and times > 1 and not x.any()):
+        return False
+    return bool(torch.equal(x, x[:, ::times].repeat_interleave(times, dim=1)))
+
+
+@contextmanager
+def attention_heard(modules: Modules) -> Iterator[dict[int, list[Heard]]]:
+    """Every attention product made inside the blocks during the ``with`` block, by layer."""
+    heard: dict[int, list[Heard]] = {layer: [] for layer in range(len(modules.blocks))}
+    ear = Ear()
+    with ExitStack() as stack:
+        for layer, roles in enumerate(modules.blocks):
+            able = [m for m in roles["block"].modules() if uses_interface(m)]
+            for module in able:
+                stack.callback(listen(module, before=partial(_note, heard[layer], module, True)).remove)
+            if not able:
+                module = roles.get("attn", roles["block"])
+                stack.callback(ear.listen(module, partial(_note, heard[layer], module, False)).remove)
+        stack.enter_context(ear)
+        yield heard
+
+
+def _note(into: list[Heard], module: nn.Module, interface: bool, call: AttentionCall, *_: Tensor) -> None:
+    into.append(Heard(module, interface, call))
+
+
+def find_routers(hf: PreTrainedModel, modules: Modules) -> dict[int, Router]:
+    """The gate of every layer that has experts."""
+    recorders = _recorders(hf)
+    config = hf.config.get_text_config().to_dict()
+    sizes = {v for k, v in config.items() if "expert" in k and isinstance(v, int) and v > 1}
+    found = {}
+    for layer, roles in enumerate(modules.blocks):
+        inside = [m for m in roles["block"].modules() if m is not roles.get("attn")]
+        named = [Router(m, index) for m in inside for kind, index in recorders if isinstance(m, kind)]
+        if not named:  # not recorded by transformers: a linear map to as many numbers as there are experts
+            gates = [m for name, m in roles["block"].named_modules() if _is_gate(name, m, sizes)]
+            named = [Router(m) for m in gates]
+        if named:
+            found[layer] = named[0]
+    return found
+
+
+def _recorders(hf: PreTrainedModel) -> list[tuple[type[nn.Module], int]]:
+    """(class, index of the output) that transformers records as router logits."""
+    found: list[tuple[type[nn.Module], int]] = []
+    for module in hf.modules():
+        declared = getattr(module, "_can_record_outputs", None) or {}
+        entries = declared.get("router_logits", []) if isinstance(declared, dict) else []
+        for entry in entries if isinstance(entries, list | tuple) else [entries]:
+            kind, index = getattr(entry, "target_class", entry), getattr(entry, "index", 0)
+            if isinstance(kind, type) and "Attention" not in kind.__name__:
+                found.append((kind, index))
+    return found
+
+
+def _is_gate(name: str, module: nn.Module, sizes: set[int]) -> bool:
+    weight = getattr(module, "weight", None)
+    last = name.rpartition(".")[2]
+    named = "router" in name or last in ("gate", "wg")
+    return named and isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[0] in sizes
+
+
+@contextmanager
+def routers_heard(routers: dict[int, Router]) -> Iterator[dict[int, Form]]:
+    """Shape and dtype of every router's output during the ``with`` block; routers that do not run are left out."""
+    forms: dict[int, Form] = {}
+
+    def keep(layer: int, value: Tensor) -> None:
+        forms[layer] = Form((value.shape[-1],), value.dtype)
+
+    with ExitStack() as stack:
+        for layer, router in routers.items():
+            stack.callback(attach(router.module, "out", partial(keep, layer), router.index).remove)
+        yield forms

@@ -80,13 +80,3 @@ class BatchPlan:
     def from_dict(cls, data: Mapping[str, Any]) -> BatchPlan:
         """The inverse of ``to_dict``."""
         return cls(tuple(tuple(int(i) for i in batch) for batch in data["batches"]), int(data["token_budget"]))
-
-
-def remaining(plan: BatchPlan, done: int) -> tuple[tuple[int, ...], ...]:
-    """The batches left after the first ``done`` rollouts of the plan's order; one cut by a split leaves its rest."""
-    left = []
-    for batch in plan.batches:
-        if done < len(batch):
-            left.append(batch[done:])
-        done = max(0, done - len(batch))
-    return tuple(left)

@@ -71,7 +71,8 @@ def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str
     frozen = freeze(positions)
     if not isinstance(frozen, str):
         return dict(frozen)
-    terms, at = [], 0
+    terms: list[Term] = []
+    at = 0
     while at < len(frozen) or not terms:
         match = _TERM.match(frozen, at)
         if match is None or (frozen.endswith(",") and match.end() == len(frozen)):

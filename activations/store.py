@@ -31,16 +31,15 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from verdictscope.activations.hdf5 import ROW_TYPES, crc32, from_stored, read_header, xxh3
-from verdictscope.activations.plan import BatchPlan, remaining
+from verdictscope.activations.hdf5 import ROW_TYPES, Extents, from_stored, read_header, xxh3
+from verdictscope.activations.plan import BatchPlan
 from verdictscope.activations.scoring import SCORE_COLUMNS
 from verdictscope.activations.select import with_tags
 from verdictscope.activations.states import Rows, StateTable
-from verdictscope.activations.store_io import Extents
 from verdictscope.errors import InputError, reason
 from verdictscope.rollouts.rollout import SEGMENTS
 
-FORMAT, VERSION = "verdictscope.activations", 1
+FORMAT, VERSION = "verdictscope.activations", 2
 S = TypeVar("S", bound="Store")
 _BLOCK = 1 << 24
 
@@ -84,9 +83,6 @@ class Store(StateTable):
         self._stops = commits["rows"][self._batches - 1] if self._batches else np.zeros(len(self._columns), np.int64)
         self._finished = bool(flag) or self._rollouts == len(self._ids)
 
-    # -- opening
-    # -------------------------------------------------------------------------------------------------------
-
     @classmethod
     def open(cls, path: str | Path, *, unfinished: bool = False) -> Store:
         """Opens a store for reading.
@@ -118,7 +114,7 @@ class Store(StateTable):
             advice = "close the process that writes it" if locked else "restore it, or collect again"
             raise InputError(f"cannot open {path}: {reason(error)}; {advice}") from error
         try:
-            with damage_told(path):
+            with _damage_named(path):
                 header = read_header(file)
                 if header.get("format") != FORMAT:
                     raise InputError(f"{path} is no activation store: choose another file")
@@ -136,9 +132,6 @@ class Store(StateTable):
         """Closes the file."""
         self._extents.clear()
         self._file.close()
-
-    # -- what is in it
-    # -------------------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -194,13 +187,9 @@ class Store(StateTable):
     def plan(self) -> BatchPlan:
         """The batches as they were run so far, splits included; the rest as planned."""
         order = self._planned.order
-        if "cuts" in self._file["commits"]:
-            starts = np.flatnonzero(self._file["commits/cuts"][:])
-            batches = [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
-            return BatchPlan(tuple(batches), self._planned.token_budget)
-        stops = [int(n) for n in self._file["commits/rollouts"][: self.batches_done]]
-        done = [order[a:b] for a, b in zip([0, *stops], stops, strict=False)]
-        return BatchPlan((*done, *remaining(self._planned, self.rollouts_done)), self._planned.token_budget)
+        starts = np.flatnonzero(self._file["commits/cuts"][:])
+        batches = [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+        return BatchPlan(tuple(batches), self._planned.token_budget)
 
     def _values(self, site: str) -> h5py.Dataset:
         if site not in self._columns:
@@ -219,7 +208,7 @@ class Store(StateTable):
             if (place[1:] > place[:-1]).all():
                 self._orders[site] = None
             else:
-                with damage_told(self.path):
+                with _damage_named(self.path):
                     rollout = self._file[site]["rows/rollout"][: self.n_rows(site)]
                     self._orders[site] = np.argsort(place[rollout], kind="stable")
         return self._orders[site]
@@ -243,7 +232,7 @@ class Store(StateTable):
                 raise InputError(f"the sites of {self.path} were read at different positions; name one")
             site = self._columns[0]
         n, order = self.n_rows(site), self._order(site)
-        with damage_told(self.path):
+        with _damage_named(self.path):
             stored = {name: self._file[site]["rows"][name][:n] for name in ROW_TYPES}
             if order is not None:
                 stored = {name: column[order] for name, column in stored.items()}
@@ -279,7 +268,7 @@ class Store(StateTable):
         unbroken = order is None and isinstance(index, slice) and step == 1
         places = np.arange(n) if order is None else order
         wanted = None if unbroken else places[index if isinstance(index, slice) else np.asarray(index)]
-        with damage_told(self.path):
+        with _damage_named(self.path):
             part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
         return from_stored(part, self._kind(site)[1])
 
@@ -300,13 +289,12 @@ class Store(StateTable):
 
         ``start`` and ``stop`` number the rows as they lie in the file, batch after batch.
         """
-        lines, sums = [], self._file["commits"].get("xxh3", self._file["commits"].get("checksum"))
-        summed = crc32 if "checksum" in self._file["commits"] else xxh3
+        lines, sums = [], self._file["commits/xxh3"]
         stops = self._file["commits/rows"][: self.batches_done]
         for batch in range(self.batches_done):
             for i, site in enumerate(self._columns):
                 start, stop = int(stops[batch - 1, i]) if batch else 0, int(stops[batch, i])
-                found = summed(self._stored(site, start, stop))
+                found = xxh3(self._stored(site, start, stop))
                 lines.append((batch, site, start, stop, found == int(sums[batch, i])))
         return pd.DataFrame(lines, columns=["batch", "site", "start", "stop", "ok"])
 
@@ -314,15 +302,12 @@ class Store(StateTable):
         """What a checksum is over: the four columns of the rows, then the values layer by layer."""
         raw = self._raw(site)
         step = max(1, _BLOCK // max(1, raw.row_bytes))
-        with damage_told(self.path):
+        with _damage_named(self.path):
             for name in ROW_TYPES:
                 yield self._file[site]["rows"][name][start:stop]
             for at in range(len(self.layers(site))):
                 for a in range(start, stop, step):
                     yield raw.read(at, a, min(stop, a + step))
-
-    # -- for people
-    # -----------------------------------------------------------------------------------------------------
 
     def to_frame(self) -> pd.DataFrame:
         """One line a site: layers, committed rows, shape of a row, dtype, bytes and where it was read."""
@@ -336,32 +321,26 @@ class Store(StateTable):
             lines.append((site, len(layers), n, data.shape[2:], self._kind(site)[1], size, text))
         return pd.DataFrame(lines, columns=["site", "layers", "rows", "shape", "dtype", "bytes", "positions"])
 
-    def _summary(self) -> str:
-        state = "finished" if self.finished else f"unfinished, {self.rollouts_done} of {len(self._ids)} rollouts"
-        scores = f", scores of {', '.join(self.readouts)}" if self.readouts else ""
-        return (
-            f"{self.header.get('model', {}).get('name', 'model unknown')}, {len(self._ids)} rollouts, {state}{scores}"
-        )
-
     def __repr__(self) -> str:
         if not self._file:
             return f"Store({str(self.path)!r}, closed)"
-        lines = [f"{r.site}: {r.layers} x {r.rows} x {r.shape} {r.dtype} @ {r.positions}" for r in self._lines()]
-        return f"Store({str(self.path)!r}: {self._summary()})" + "".join(f"\n  {line}" for line in lines)
-
-    def _lines(self) -> Iterator[Any]:
-        return self.to_frame().itertuples(index=False)
+        state = "finished" if self.finished else f"unfinished, {self.rollouts_done} of {len(self._ids)} rollouts"
+        scores = f", scores of {', '.join(self.readouts)}" if self.readouts else ""
+        name = self.header.get("model", {}).get("name", "model unknown")
+        lines = [f"Store({str(self.path)!r}: {name}, {len(self._ids)} rollouts, {state}{scores})"]
+        rows = self.to_frame().itertuples(index=False)
+        return "\n".join(
+            lines + [f"  {r.site}: {r.layers} x {r.rows} x {r.shape} {r.dtype} @ {r.positions}" for r in rows]
+        )
 
     def _repr_html_(self) -> str:
-        if not self._file:
-            return html.escape(repr(self))
-        table = self.to_frame().to_html(index=False, border=0, escape=True)
-        return f"<p><b>{html.escape(str(self.path))}</b><br>{html.escape(self._summary())}</p>{table}"
+        table = self.to_frame().to_html(index=False, border=0, escape=True) if self._file else ""
+        return f"<p>{html.escape(repr(self).splitlines()[0])}</p>{table}"
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
-    """Turns what HDF5 and the disk raise on a damaged file into one line that says what to do."""
+def _damage_named(path: Path) -> Iterator[None]:
+    """What HDF5 and the disk raise on a damaged file, as one line that says what to do."""
     try:
         yield
     except InputError:

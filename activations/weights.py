@@ -52,12 +52,13 @@ def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:
     return weight.new_zeros(weight.shape[1])
 
 
-def is_packed(module: nn.Module) -> bool:
+def is_packed(module: nn.Module | None) -> bool:
     """Whether a linear map keeps its weight in a form that cannot be multiplied with as it is (quantised)."""
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and not weight.is_floating_point():
         return True
-    plain = type(weight) in (Tensor, nn.Parameter) and weight.ndim == 2 and weight.element_size() >= 2
+    plain = isinstance(weight, Tensor) and type(weight) in (Tensor, nn.Parameter) and weight.ndim == 2
+    plain = plain and weight.element_size() >= 2
     named = hasattr(module, "in_features") and hasattr(module, "out_features")
     return (named or isinstance(module, nn.Linear | Conv1D)) and not plain
 

@@ -183,7 +183,8 @@ class Behind:
     """
 
     def __init__(self, fn: Callable[[T], None], depth: int = 2) -> None:
-        self._fn, self._queue = fn, Queue(depth)
+        self._fn = fn
+        self._queue: Queue[Any] = Queue(depth)
         self._error: BaseException | None = None
         self._dropped = False
         self._thread = Thread(target=self._work, name="verdictscope store writer", daemon=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verdictscope.activations.capture import RELATIVE, Check
 from verdictscope.activations.doctor.layouts import as_rollout, difference, random_sequences
-from verdictscope.activations.doctor.report import Finding, within
+from verdictscope.activations.doctor.report import Finding, Status, within
 from verdictscope.activations.forward import forward
 from verdictscope.activations.identities import by_layer, check
 from verdictscope.activations.model import Model
@@ -39,7 +39,7 @@ def identity_checks(model: Model) -> Iterator[Finding]:
         worst = max(checks, key=lambda c: (not c.ok, c.relative))
         failed = [c.layer for c in checks if not c.ok]
         where = f" is elsewhere in layers {failed}" if failed and worst.layer is not None else ""
-        status = "silently wrong" if failed else "supported"
+        status: Status = "silently wrong" if failed else "supported"
         detail = f"site {worst.site}{where}"
         yield Finding(f"identity: {name}", status, worst.relative, worst.allowed, worst.layer, detail)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout
-from verdictscope.activations.plan import remaining
 from verdictscope.activations.readouts import readout_from_dict
 from verdictscope.errors import InputError
 
@@ -29,14 +28,6 @@ def test_split_keeps_the_order_and_ends_at_one():
     assert halves.order == plan.order
     with pytest.raises(InputError, match="out of memory"):
         BatchPlan(((0,),), 10).split(0)
-
-
-def test_remaining_continues_inside_a_split_batch():
-    plan = BatchPlan(((0, 1, 2), (3, 4)), 10)
-    assert remaining(plan, 0) == plan.batches
-    assert remaining(plan, 2) == ((2,), (3, 4))
-    assert remaining(plan, 3) == ((3, 4),)
-    assert remaining(plan, 5) == ()
 
 
 def test_wrong_plans_are_refused():

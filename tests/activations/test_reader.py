@@ -64,7 +64,7 @@ def test_tags_and_masks_are_joined_or_refused(qwen3: Model, rollouts: list[Rollo
 def test_every_read_is_in_the_order_of_the_rollouts(
     qwen3: Model, rollouts: list[Rollout], tmp_path: Path, monkeypatch, positions: str, run_bytes: int
 ) -> None:
-    monkeypatch.setattr("verdictscope.activations.store_io._RUN", run_bytes)  # runs read into place, rows gathered
+    monkeypatch.setattr("verdictscope.activations.hdf5._RUN", run_bytes)  # runs read into place, rows gathered
     monkeypatch.setattr("verdictscope.activations.hdf5.CHUNK_ROWS", 8)
     read = Site("resid_post") @ positions
     readout = LogOddsReadout("odds", ((7,),), ((11,),), positions=positions)

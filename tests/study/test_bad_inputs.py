@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from verdictscope import provenance
-from verdictscope.activations.store_io import Extents
+from verdictscope.activations.hdf5 import Extents
 from verdictscope.sources import models_folder
 from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import read_study
