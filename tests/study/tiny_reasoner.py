@@ -75,7 +75,8 @@ def save(folder: Path, kind: str, words: list[str]) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        embedding = model.get_input_embeddings().weight.normal_()
+        # Orthogonal, as far as there is room: each token must say nothing of the others.
+        embedding = torch.nn.init.orthogonal_(model.get_input_embeddings().weight, gain=WIDTH**0.5)
         head = model.get_output_embeddings().weight.zero_()
         for before, after in FOLLOWING.items():
             direction = embedding[made.convert_tokens_to_ids(before)]

@@ -24,7 +24,7 @@ from verdictscope.study.tasks.outcome import outcome_task
 if TYPE_CHECKING:
     import pandas as pd
 
-    from verdictscope.activations import Model, Readout
+    from verdictscope.activations import LinearReadout, LogOddsReadout, Model, Readout
     from verdictscope.judgments import Contrast, Judged, PairItem
     from verdictscope.rollouts import Rollout
     from verdictscope.study.results import Results
@@ -337,6 +337,14 @@ class RunFolder:
         from verdictscope.activations.readouts import readout_from_dict
 
         return readout_from_dict(self.read_json("readouts")[name])
+
+    def decision(self) -> LogOddsReadout:
+        """The log-odds of the two outcomes: the decision under study."""
+        return cast("LogOddsReadout", self.readout("decision"))
+
+    def probe(self) -> LinearReadout:
+        """The direction of the fitted probe."""
+        return cast("LinearReadout", self.readout("probe"))
 
     def normaliser(self) -> Normaliser:
         """The normaliser of the scores of ``probe``, as stage ``trace`` fitted it."""

@@ -33,9 +33,9 @@ def study_inputs(study: Study) -> dict[str, str]:
             raise InputError(f"{path} cannot be read ({error.strerror}): repair that, then start again") from error
         if digest is not None:
             found[name] = digest
-    for name, revision in ((study.model, study.revision), (study.reference, study.reference_revision)):
-        if name is not None and not Path(locate(name)).exists() and (commit := _cached_commit(name, revision)):
-            found[name] = commit
+    for model, revision in ((study.model, study.revision), (study.reference, study.reference_revision)):
+        if model is not None and not Path(locate(model)).exists() and (commit := _cached_commit(model, revision)):
+            found[model] = commit
     return found
 
 

@@ -67,7 +67,7 @@ def parse_study(data: dict[str, Any], where: str) -> Study:
     common = {key: value for key, value in data.items() if key not in own}
     if idle := [key for key in common if key in task.data.unused]:
         raise InputError(f"{where}: a {task.name} study has no section {idle[0]!r}: remove it")
-    schemas = [task.data, Study]
+    schemas: list[type[Section]] = [task.data, Study]
     try:
         checked = task.data.model_validate(own)
     except ValidationError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator, model_validator
 
 from verdictscope.study.schema.toml import to_toml
 
-FORMAT = 2
+FORMAT: Final = 2
 
 Scalar = bool | int | float | str
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -39,7 +39,7 @@ def run_ablate(run: RunFolder) -> None:
 
 def teacher_forced(run: RunFolder, found: tuple, sets: list[tuple]) -> pd.DataFrame:
     """Refusal log-odds on the base model's own tokens: untouched, without the found heads, without each random set."""
-    readout = run.readout()
+    readout = run.decision()
     rollouts = complied_targets(run, "report")
     edits = [HeadEdit(found), *(HeadEdit(heads) for heads in sets)]
     with run.ticking("ablate: random sets") as tick:
@@ -62,7 +62,7 @@ def curve(run: RunFolder) -> pd.DataFrame:
     table = run.table("heads")
     heads = table[table["component"] == "head"].sort_values("rank")
     ranking = [(int(layer), int(head)) for layer, head in zip(heads["layer"], heads["head"], strict=True)]
-    readout = run.readout()
+    readout = run.decision()
     with run.ticking("ablate: ever more heads") as tick:
         return cumulative_curve(
             run.model(),

@@ -39,7 +39,7 @@ def run_bias_heads(run: RunFolder) -> None:
                 sweeps[half] = sweep_heads(
                     run.model(variant),
                     rollouts,
-                    run.readout(),
+                    run.decision(),
                     given,
                     sublayers=("mlp_out",),
                     positions=run.study.heads.positions,
@@ -102,7 +102,7 @@ def attribution_shares(run: RunFolder, variant: str) -> dict[str, dict[tuple[str
     """By contrast every part's exact share of it, where the verdict is read, on the reporting half."""
     given, rollouts = halved(run, variant, "report")
     taken = attribute(
-        run.model(variant), rollouts, at_first_difference(run.readout()), positions="last", seed=run.study.seed
+        run.model(variant), rollouts, at_first_difference(run.decision()), positions="last", seed=run.study.seed
     )
     means = {name: taken.on(contrast).values.mean(axis=1) for name, contrast in given.items()}
     return {name: dict(zip(taken.components, values, strict=True)) for name, values in means.items()}

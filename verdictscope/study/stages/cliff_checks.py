@@ -82,7 +82,7 @@ def _row(
 
 
 def _effect(check: str, cell: str, effect: Effect, about: str = "") -> Row:
-    more = {"low": effect.low, "high": effect.high, "about": about}
+    more: dict[str, Any] = {"low": effect.low, "high": effect.high, "about": about}
     return _row(check, cell, effect.name, effect.estimate, effect.n, effect.unit, **more)
 
 
@@ -232,7 +232,7 @@ def _read_text(run: RunFolder, some: list[Rollout], rollouts: dict[str, Rollout]
 
 def _read_forced(run: RunFolder, some: list[Rollout], _: dict[str, Rollout]) -> pd.DataFrame:
     """The model's own answer where its thinking is closed early."""
-    model, readout = run.model(), run.readout()
+    model, readout = run.model(), run.decision()
     with run.ticking("trace: thinking closed early"):
         return forced_readings(model, some, readout, Forcer(model.tokenizer), plan_tokens=run.study.batch_tokens)
 

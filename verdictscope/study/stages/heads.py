@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations import LinearReadout, logit_difference
+from verdictscope.activations import logit_difference
 from verdictscope.errors import InputError
 from verdictscope.interventions import HeadSweep, attribute, readout_gap, sweep_heads
 from verdictscope.interventions.direct import concentration_null, self_repair
@@ -28,7 +28,7 @@ def run_heads(run: RunFolder) -> None:
     One half of the groups ranks and sets the smallest effect that counts; the other reports and tests.
     """
     model = run.model()
-    decision = run.readout()
+    decision = run.decision()
     halves = {half: complied_targets(run, half) for half in ("explore", "report")}
     gap, apart = refusal_gap(run)
     delta = run.study.heads.delta or (DELTA_SHARE * gap.estimate if gap else DELTA_NATS)
@@ -45,7 +45,7 @@ def run_heads(run: RunFolder) -> None:
                 progress=tick,
             )
     table = ranked(sweeps, run.study.heads.k)
-    linear = {"log_odds": logit_difference(model, decision), "probe": run.readout("probe")}
+    linear = {"log_odds": logit_difference(model, decision), "probe": run.probe()}
     parts = []
     for name, readout in linear.items():
         part = attribute(model, halves["report"], readout, positions="before_answer", seed=run.study.seed).to_frame()
@@ -78,7 +78,7 @@ def with_self_repair(
     run: RunFolder, table: pd.DataFrame, sweep: HeadSweep, rollouts: list[Rollout]
 ) -> tuple[pd.DataFrame, str | None]:
     """The table with each head's direct and compensated effect, or without and the reason."""
-    readout = run.readout()
+    readout = run.decision()
     heads = [(layer, head) for component, layer, head in sweep.components if component == "head"]
     names = [f"{what}{end}" for what in ("direct", "compensated") for end in ("", "_low", "_high")]
     try:
@@ -93,8 +93,7 @@ WRITERS = ["readout", "layer", "head", "kind", "n", "top", "null_mean", "null_lo
 
 def writers(run: RunFolder, rollouts: list[Rollout]) -> pd.DataFrame:
     """How much of the probe's logit its strongest head writes, beside directions that mean nothing."""
-    probe = run.readout("probe")
-    assert isinstance(probe, LinearReadout)
+    probe = run.probe()
     refused, complied = explored(run)
     try:
         found = concentration_null(run.model(), rollouts, probe, refused, complied, seed=run.study.seed)
@@ -139,7 +138,7 @@ def refusal_gap(run: RunFolder) -> tuple[Effect | None, str]:
     """How far the exploring half's refused rollouts lie above its complied ones in the refusal log-odds; without a
     distance, the reason: a model that does not tell the two apart is a finding, and the run goes on."""
     refused, complied = explored(run)
-    readout = run.readout()
+    readout = run.decision()
     try:
         return readout_gap(run.model(), refused, complied, readout, seed=run.study.seed), ""
     except InputError as error:

@@ -71,7 +71,7 @@ def bias_sets(run: RunFolder) -> pd.DataFrame:
         done = effects(
             model,
             rollouts,
-            at_first_difference(run.readout()),
+            at_first_difference(run.decision()),
             [HeadEdit(heads) for heads in sets],
             seed=seed,
             progress=tick,
@@ -152,7 +152,7 @@ def direction_edits(run: RunFolder) -> Named:
     """For every bias there is: a cue's named side erased, position steered against."""
     told = run.read_json("bias_heads")
     given, rollouts = halved(run, "base", "explore")
-    how = (run.model(), rollouts, at_first_difference(run.readout()), given[CONTENT])
+    how = (run.model(), rollouts, at_first_difference(run.decision()), given[CONTENT])
     named: Named = {}
     side = targets(run)
     for bias, facts in told["biases"].items():
@@ -179,7 +179,7 @@ def edited(run: RunFolder, edits: Named, thinking: str) -> pd.DataFrame:
         done = effects(
             run.model(),
             rollouts,
-            at_first_difference(run.readout()),
+            at_first_difference(run.decision()),
             [edit for _, _, edit, _ in edits.values()],
             seed=run.study.seed,
             progress=tick,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import pandas as pd
+import torch
 
 from verdictscope.activations import BatchPlan, LogOddsReadout, Readout, forward
 from verdictscope.activations.readouts import readout_from_dict
@@ -54,9 +56,8 @@ def read(run: RunFolder, rollouts: list[Rollout], zeroed: Sequence[tuple[int, in
     model = run.model()
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     readouts: list[Readout] = [readout_from_dict(data) for data in run.read_json("layer_probes")["readouts"]]
-    log_odds = run.readout()
-    assert isinstance(log_odds, LogOddsReadout)
-    vocab = model.hf.get_input_embeddings().weight.shape[0]
+    log_odds = run.decision()
+    vocab = cast(torch.Tensor, model.hf.get_input_embeddings().weight).shape[0]
     log_odds = replace(log_odds, positions=log_odds_positions(log_odds, rollouts, vocab))
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     scores = forward(model, rollouts, score=[*readouts, log_odds], write=write, plan=plan).scores

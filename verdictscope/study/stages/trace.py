@@ -59,7 +59,7 @@ def score(
 ) -> pd.DataFrame:
     """The probe's score at every token of a variant's rollouts, computed inside the forward pass."""
     model = run.model(variant)
-    probe = run.readout("probe")
+    probe = run.probe()
     write = compile_edits(model, [HeadEdit(tuple(zeroed))]) if zeroed else {}
     plan = BatchPlan.make([len(r) for r in rollouts], run.study.batch_tokens)
     with run.ticking(f"trace: {variant}") as tick:

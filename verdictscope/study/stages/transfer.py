@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verdictscope.activations import LinearReadout, Store
+from verdictscope.activations import Store
 from verdictscope.probes import ProbeCard, save_probe, transfer_matrix
 from verdictscope.probes.card import balanced_threshold
 from verdictscope.stats import group_names
@@ -30,7 +30,7 @@ def run_transfer(run: RunFolder) -> None:
     with Store.open(run.out / "activations.h5") as store:
         rows, keep = probe_rows(run, store)
         X = store.numpy(probe["site"], probe["layer"])[keep]
-    given = {"balance_on": (task.factor,), "permutations": section.relabellings, "seed": run.study.seed}
+    given: dict[str, Any] = {"balance_on": (task.factor,), "permutations": section.relabellings, "seed": run.study.seed}
     with run.ticking("transfer: positions") as tick:
         found = transfer_matrix(X, rows, probe["C"], "position", values=places(run, rows), progress=tick, **given)
     run.write("position_transfer", found.to_frame())
@@ -56,8 +56,7 @@ def across_sets(
 
 def write_card(run: RunFolder, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.DataFrame]) -> None:
     """Write ``probe.safetensors`` and ``probe card.json`` of the chosen probe."""
-    readout, probe, study = run.readout("probe"), run.read_json("probe"), run.study
-    assert isinstance(readout, LinearReadout)
+    readout, probe, study = run.probe(), run.read_json("probe"), run.study
     validation = (rows["part"] == "validation").to_numpy()
     scores = X[validation] @ np.asarray(readout.weight) + readout.bias
     columns = ["fit", "read", "kind", "by", "auroc", "low", "high", "n", "null_low", "null_high"]

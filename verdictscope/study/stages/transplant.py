@@ -36,7 +36,7 @@ def forced_in_reference(run: RunFolder, found: Heads, sets: list[Heads]) -> pd.D
 
     A set whose weights are the same in both models changes nothing, exactly, and is not run.
     """
-    readout, seed = run.readout(), run.study.seed
+    readout, seed = run.decision(), run.study.seed
     labels, written = run.labels("reference"), run.rollouts("reference")
     asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
     cut = [written[i].until_answer() for i in asked]

@@ -66,7 +66,7 @@ class OutcomeTask(Task):
         cells: names of the cells by (factor, outcome).
     """
 
-    data = OutcomeData
+    data: ClassVar[type[Data]] = OutcomeData
     stages = (
         "generate",
         "collect",

@@ -50,7 +50,7 @@ def write_spans(run: RunFolder) -> None:
         parts = attribute_spans(
             model,
             rollouts,
-            run.readout(),
+            run.decision(),
             found,
             names,
             progress=tick,
