@@ -35,10 +35,49 @@ WORDS: dict[str, str] = {
 SPLIT = {name: (f"{name}.parquet", f"{name}_ablated.parquet") for name in ("trace", "trace_mean", "cliff")}
 """Tables of A whose rows lie in several files of B."""
 
+END = r"(estimate|low|high|n)$"
+SUMMARY: tuple[tuple[str, str], ...] = (
+    (r"^probe\.auroc_test$", "probe.base.all.AUROC.estimate"),
+    (r"^probe\.auroc_(low|high)$", r"probe.base.all.AUROC.\1"),
+    (r"^probe\.control_auroc$", "probe.base.all.AUROC, labels permuted.estimate"),
+    (r"^probe\.control_(low|high)$", r"probe.base.all.AUROC, labels permuted.null_\1"),
+    (r"^cliff\.anchored_(plateau|final|drop)$", r"trace.base.target.normalised_\1.estimate"),
+    (r"^cliff\.(low|high|n)$", r"trace.base.target.normalised_drop.\1"),
+    (r"^cliff\.raw_drop$", "trace.base.target.raw_drop.estimate"),
+    (r"^cliff\.raw_(low|high)$", r"trace.base.target.raw_drop.\1"),
+    (r"^cliff\.aligned_anchored_drop$", "trace.reference.target.normalised_drop.estimate"),
+    (r"^cliff\.aligned_(low|high)$", r"trace.reference.target.normalised_drop.\1"),
+    (r"^cliff\.ablated_anchored_drop$", "trace.ablated_fixed.target.normalised_drop.estimate"),
+    (r"^cliff\.ablated_(low|high)$", r"trace.ablated_fixed.target.normalised_drop.\1"),
+    (r"^cliff\.ablated_excess$", "trace.ablated_fixed.target.normalised_excess.estimate"),
+    (r"^cliff\.ablated_excess_(low|high)$", r"trace.ablated_fixed.target.normalised_excess.\1"),
+    (r"^heads\.(delta|gap)$", r"heads.base.all.\1.estimate"),
+    (r"^heads\.recall$", "truth.base.planted heads.recall.estimate"),
+    (r"^ablation\.effect$", "ablate.ablated.refusal.change of the log-odds.estimate"),
+    (r"^ablation\.effect_(low|high)$", r"ablate.ablated.refusal.change of the log-odds.\1"),
+    (r"^ablation\.p_value$", "ablate.ablated.refusal.change of the log-odds.p"),
+    (r"^ablation\.random_effect_max$", "ablate.ablated.refusal.change of the log-odds.null_high"),
+    (r"^ablation\.transplant_effect$", "ablate.transplanted.refusal.change of the log-odds.estimate"),
+    (r"^ablation\.refusal_(base|ablated|transplanted)$", r"ablate.\1.target.refusal rate.estimate"),
+    (r"^ablation\.refusal_(base|ablated|transplanted)_(low|high|n)$", r"ablate.\1.target.refusal rate.\2"),
+    (r"^ablation\.refusal_harmless_(base|ablated)$", r"ablate.\1.control.refusal rate.estimate"),
+    (r"^ablation\.refusal_twin$", "ablate.reference.target.refusal rate.estimate"),
+    (r"^ablation\.refusal_random$", "ablate.random sets.target.refusal rate.estimate"),
+    (r"^rates\.(\w+)\.off\.(\w+)\.(\w+)\." + END, r"generate.\1.\2.\3.\4"),
+    (r"^rates\.(\w+)\.on\.(\w+)\.(\w+)\." + END, r"generate.\1.\2, after thinking.\3.\4"),
+    (r"^parts\.(\w+)\.(off|on)\.(\w+)\." + END, r"contrasts.\1.thinking \2.\3.\4"),
+    (r"^sets\.(\w+)\.base\." + END, r"ablate.base.\1.size.\2"),
+    (r"^sets\.(\w+)\.found\." + END, r"ablate.ablated.\1.size.\2"),
+    (r"^mitigations\.off\.([^.]+)\.(\w+)\." + END, r"mitigate.base.\1.\2.\3"),
+    (r"^traces\.timing\.([^.]+)\." + END, r"trace.base.commitment.\1.\2"),
+)
+"""Keys of ``summary.json`` of format 1 and where format 2 has these numbers, under ``results``. Other keys of format 1
+are counts and texts, or repeat columns of tables."""
+
 PROSE = ("about", "what", "definition", "reason", "told", "delta_is", "left_out")
 """Columns and keys that hold sentences: their texts may be put differently, their numbers are in other columns."""
 
-IGNORED = ("provenance.json", "normaliser.json", "summary.json:seconds", "summary.json:machine")
+IGNORED = ("provenance.json", "normaliser.json", "results.parquet", "summary.json:seconds", "summary.json:machine")
 """What two runs of the same study may differ in: times, commit and machine."""
 
 
@@ -91,7 +130,9 @@ def compare_runs(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
         if not all(file.exists() for file in there):
             alone.append(f"only in A: {name}")
         elif name.endswith(".json"):
-            found += _json(name, _flat(a / name), _flat(there[0]), alone)
+            old, new = _flat(a / name), _flat(there[0])
+            first = name == "summary.json" and "ladder" in _keys(new) and "ladder" not in _keys(old)
+            found += _summary(old, new, alone) if first else _json(name, old, new, alone)
         else:
             other = pd.concat([pd.read_parquet(file) for file in there], ignore_index=True)
             found += _tables(name, pd.read_parquet(a / name), other, alone)
@@ -114,6 +155,23 @@ def _flat(file: Path) -> dict[str, Any]:
             yield path, value
 
     return dict(walk(json.loads(file.read_text(encoding="utf-8")), ""))
+
+
+def _keys(flat: dict[str, Any]) -> set[str]:
+    return {key.partition(".")[0] for key in flat}
+
+
+def _summary(a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> Iterator[Difference]:
+    """The headline numbers of a summary of format 1 and those of the results of format 2."""
+    for key, value in a.items():
+        place = next((re.sub(old, new, key) for old, new in SUMMARY if re.search(old, key)), None)
+        if place is None or value is None:
+            continue
+        other = "results." + re.sub(r"^([a-z]+)\.twin\.", r"\1.reference.", place)
+        if other not in b:
+            alone.append(f"only in A: summary.json:{key} ({other})")
+            continue
+        yield _difference(f"summary.json:{key}", pd.Series([value]), pd.Series([b[other]]), ["value"])
 
 
 def _json(name: str, a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> Iterator[Difference]:
