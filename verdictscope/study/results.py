@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,23 @@ class Result:
     about: str = ""
     file: str = ""
 
+    @classmethod
+    def made(
+        cls, stage: str, variant: str, condition: str, name: str, row: Mapping[str, Any] | None = None, /, **more: Any
+    ) -> Result:
+        """A result with the numbers that a table's row holds under their names, and more; missing values are left out.
+
+        Args:
+            stage: as the attributes, like all up to ``name``.
+            variant: see there.
+            condition: see there.
+            name: see there.
+            row: a row of a table.
+            more: further fields, or other values for them.
+        """
+        known = {key: row[key] for key in TAKEN if key in row} if row is not None else {}
+        return cls(stage, variant, condition, name, **_clean(known | more))
+
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What names the number."""
@@ -82,6 +99,9 @@ class Result:
         value, low, high = (float(v) if v is not None else 0.0 for v in (self.estimate, self.low, self.high))
         return (-value, -high, -low) if value < 0 else (value, low, high)
 
+
+TAKEN = ("estimate", "low", "high", "n", "unit", "delta", "null_low", "null_high", "p", "rank", "about")
+"""Columns of tables that are fields of a result."""
 
 NUMBERS = ("estimate", "low", "high", "delta", "null_low", "null_high", "p")
 INTEGERS, FLAGS = ("n", "rank"), ("selected", "confirmed")
@@ -187,10 +207,8 @@ class Results:
     @staticmethod
     def row(effect: Effect, stage: str, *, variant: str = "base", condition: str = ALL, **more: Any) -> Result:
         """An effect as a row of the results."""
-        p = effect.p if effect.p_adjusted is None else effect.p_adjusted
-        given = asdict(effect) | {"p": p}
-        numbers = {key: given[key] for key in ("name", "estimate", "low", "high", "n", "unit", "delta", "p")}
-        return replace(Result(stage, variant, condition, ""), **_clean(numbers | more))
+        adjusted = {} if effect.p_adjusted is None else {"p": effect.p_adjusted}
+        return Result.made(stage, variant, condition, effect.name, asdict(effect), **(adjusted | more))
 
 
 _SHOWN = tuple(f.name for f in fields(Result) if f.name not in ("stage", "variant", "condition", "name", "file"))
