@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from verdictscope.judgments.metrics.agreement import cohen_kappa, confusion_measure
 from verdictscope.judgments.metrics.measure import Measure, absent, contrast, mean, share
-from verdictscope.judgments.verdicts import Pairs, known, one_case, same, within
+from verdictscope.judgments.verdicts import Pairs, known, one_case, other_side, same, within
 from verdictscope.values import shares
 
 

@@ -1,4 +1,4 @@
-"""Pages whose tables are made from stored evidence: the text between two markers is written anew."""
+"""Pages whose tables are made from stored evidence: the text between two markers is generated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tables = Mapping[str, tuple[str, Callable[[dict[str, Any]], str]]]
 
 
 def filled(page: str, tables: Tables) -> str:
-    """The page with the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` made anew.
+    """The page with the text between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` regenerated.
 
     A block whose evidence was not measured says so.
     """
@@ -26,5 +26,6 @@ def filled(page: str, tables: Tables) -> str:
             text = f"{make(data)}\n\n[evidence/{file.name}](evidence/{file.name}), commit `{data['commit'][:10]}`."
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page = pattern.sub(lambda _, text=text, begin=begin, end=end: f"{begin}\n{text}\n{end}", page)
+        block = f"{begin}\n{text}\n{end}".replace("\\", r"\\")  # no escape of the replacement
+        page = pattern.sub(block, page)
     return page

@@ -113,7 +113,7 @@ def beyond(told: dict[str, Any]) -> str:
 
 def lacking(told: dict[str, Any]) -> str:
     """Sites that a family lacks, and those that some of its layers lack."""
-    sites, layers = told.get("sites") or {}, told.get("layers")
+    sites, layers = told.get("sites") or {}, int(told.get("layers") or 0)
     if not sites:
         return ""
     text = []

@@ -114,10 +114,10 @@ class Shown:
     def percent(self) -> str:
         """``87 % [82, 91]``."""
         row = self.row
-        ends = (
-            words.ends_to_show(row.estimate or 0.0, row.low, row.high, row.n, "rate") if row.low is not None else None
-        )
-        return f"{100 * (row.estimate or 0.0):.0f} %" + (f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]" if ends else "")
+        value, ends = row.estimate or 0.0, None
+        if row.low is not None and row.high is not None:
+            ends = words.ends_to_show(value, row.low, row.high, row.n, "rate")
+        return f"{100 * value:.0f} %" + (f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]" if ends else "")
 
 
 def say(text: str, /, **rows: Result | None) -> str:
