@@ -28,7 +28,7 @@ WORDS: dict[str, str] = {
     r"^arm$": "variant",
     r"(?<![a-z])anchored": "normalised",
     r"^anchors(?= from )": "normaliser",
-    r"^log_odds(?=\.)": "decision",
+    r"^(log_odds|verdict)(?=\.(kind|name|positive|negative|positions)\b)": "decision",
 }
 """Words of A to words of B, as regular expressions: applied to columns, to keys, and to the values of text columns."""
 
@@ -77,8 +77,16 @@ are counts and texts, or repeat columns of tables."""
 PROSE = ("about", "what", "definition", "reason", "told", "delta_is", "left_out")
 """Columns and keys that hold sentences: their texts may be put differently, their numbers are in other columns."""
 
-IGNORED = ("provenance.json", "normaliser.json", "results.parquet", "summary.json:seconds", "summary.json:machine")
-"""What two runs of the same study may differ in: times, commit and machine."""
+IGNORED = (
+    "provenance.json",
+    "normaliser.json",
+    "results.parquet",
+    "passport.json:weights_sha256",
+    "summary.json:seconds",
+    "summary.json:machine",
+)
+"""What two runs of the same study may differ in: times, commit and machine; the digest of a file that names its own
+format; and the normaliser and the results table, which earlier formats did not keep."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def compare_runs(a: Path, b: Path) -> tuple[list[Difference], list[str]]:
     alone += [
         f"only in B: {p.name}"
         for p in sorted(b.iterdir())
-        if p.suffix in (".parquet", ".json") and p.name not in expected and p.name not in IGNORED
+        if p.suffix in (".parquet", ".json") and p.name not in (*expected, *IGNORED)
     ]
     for name, others in matched.items():
         if name in IGNORED:

@@ -105,13 +105,9 @@ def trace_without(
     curves, drops = [], []
     for place, (erased, probe) in enumerate(LINES):
         rows = tokens.assign(score=scores[:, place])
-        # The probe as it was is normalised as everywhere; the other two lines are other readouts.
-        normaliser = (
-            run.normaliser()
-            if erased == "none"
-            else Normaliser.fit(
-                rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
-            )
+        # Three readouts, so three normalisers: the probe before the erasure weighs the cells otherwise than the run's.
+        normaliser = Normaliser.fit(
+            rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
         )
         test = rows[rows["part"] == "test"]
         for kind, value in (("raw", "score"), ("normalised", "normalised")):
