@@ -6,6 +6,7 @@ It registers itself and runs through every stage to the report on a tiny random 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from verdictscope.study.run import run_study
 from verdictscope.study.schema import Section, Study
 from verdictscope.study.tasks import register, stages_of
 from verdictscope.study.tasks.outcome import OutcomeData, OutcomeTask
+from verdictscope.traces import Normaliser
 
 
 class Answers(Section):
@@ -110,10 +112,35 @@ def study(folder: Path) -> Study:
     return parse_study(data, "tiny.toml")
 
 
+READ: Counter[str] = Counter()
+"""Files that the run parsed, by name."""
+FITTED: list[tuple[Any, ...]] = []
+"""What each normaliser was fitted on: scores, and the rollouts that read 0 and 1."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The finished run; what it parsed and fitted is counted on the way."""
     folder = tmp_path_factory.mktemp("sycophancy")
-    run_study(study(folder), folder / "run")
+    parse, fit, source = pd.read_parquet, Normaliser.fit, Sycophancy.source
+
+    def parsed(file: Any, *given: Any, **more: Any) -> pd.DataFrame:
+        READ[Path(file).name] += 1
+        return parse(file, *given, **more)
+
+    def fitted(aligned: pd.DataFrame, low: Any, high: Any, **more: Any) -> Normaliser:
+        FITTED.append((float(aligned["score"].sum()), frozenset(low), frozenset(high)))
+        return fit(aligned, low, high, **more)
+
+    def read(self: Sycophancy, asked: Study) -> pd.DataFrame:
+        READ["opinions.csv"] += 1
+        return source(self, asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pd, "read_parquet", parsed)
+        patch.setattr(Normaliser, "fit", fitted)
+        patch.setattr(Sycophancy, "source", read)
+        run_study(study(folder), folder / "run")
     return open_run(folder / "run")
 
 
@@ -127,6 +154,13 @@ def test_it_runs_to_its_report(run: RunFolder) -> None:
     page = (run.out / "report.html").read_text(encoding="utf-8")
     assert "tiny" in page
     assert json.loads((run.out / "summary.json").read_text())
+
+
+def test_sources_are_parsed_once_and_each_normaliser_is_fitted_once(run: RunFolder) -> None:
+    once = ("opinions.csv", "rollouts.parquet", "rollouts_ablated.parquet", "labels.parquet", "labels_ablated.parquet")
+    assert {name: READ[name] for name in once} == dict.fromkeys(once, 1)
+    assert len(FITTED) == len(set(FITTED)) == 6  # the run's, two of one kind of prompt, one per line of the erasure
+    assert run.normaliser().m == run.study.trace.plateau
 
 
 def test_its_decision_and_its_contrast_are_its_own(run: RunFolder) -> None:
