@@ -22,7 +22,7 @@ SWITCHES: tuple[Mapping[str, bool], ...] = (
 QUESTION = {"role": "user", "content": ASK}
 PLAIN = {"role": "assistant", "content": REPLY}
 AGAIN = {"role": "user", "content": MORE}
-_NEEDED: Mapping[str, Any] = {"tools": [], "functions": "", "datetime": ""}
+NEEDED: Mapping[str, Any] = {"tools": [], "functions": "", "datetime": ""}
 """What some templates refuse to render without."""
 
 
@@ -41,7 +41,7 @@ class Renderings:
         return self._known[key]
 
     def _text(self, switch: int, turns: Sequence[Mapping[str, Any]], generation_prompt: bool) -> str:
-        for more in ({}, _NEEDED):
+        for more in ({}, NEEDED):
             try:
                 render: Render = renderer(self.tokenizer, template_kwargs={**SWITCHES[switch], **more})
                 return render(turns, generation_prompt)

@@ -9,21 +9,19 @@ turn is the assistant's, and the end is the first token of its own behind the wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
 from verdictscope.rollouts.discover import known_markers, wraps
 from verdictscope.rollouts.markers import Markers
+from verdictscope.rollouts.renderings import NEEDED
 from verdictscope.rollouts.templates import renderer
 
 _REPLY = "Vanswer"
 _TALK = ({"role": "user", "content": "Vask"}, {"role": "assistant", "content": _REPLY})
 _MORE = ({"role": "user", "content": "Vmore"},)
-_SWITCHES: tuple[Mapping[str, Any], ...] = ({}, {"tools": [], "functions": "", "datetime": ""})
-"""What some templates refuse to render without."""
 _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
@@ -82,7 +80,7 @@ def _own(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bool:
 def _renderings(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """A conversation that ends with the assistant's turn; where that turn is left open, one that goes on."""
     for turns, prompt in ((_TALK, False), (_TALK + _MORE, True)):
-        for switches in _SWITCHES:
+        for switches in ({}, NEEDED):
             try:
                 text = renderer(tokenizer, template_kwargs=switches)(turns, prompt)
             except InputError:  # no template, or it refuses the probe: then it says nothing of its turns' ends

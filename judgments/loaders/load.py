@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import pandas as pd
 
-from verdictscope.errors import InputError, reason
+from verdictscope.errors import InputError
 from verdictscope.judgments.items import Item
 from verdictscope.judgments.loaders import pairs, singles  # noqa: F401  (they register their loaders)
 from verdictscope.judgments.loaders.registry import LOADERS, Loader
 from verdictscope.judgments.loading import Account, Loaded, Notes, Record, Row
+from verdictscope.rollouts.prompts.hub import hub_rows
 from verdictscope.rows import ENDINGS, read_rows
 from verdictscope.rows import Row as Positioned
 from verdictscope.values import whole_number
@@ -123,22 +124,6 @@ def _from_hub(how: Loader, part: str) -> list[Positioned]:
     if how.config == "PART":
         return hub_rows(how.hub, config, split or how.split)
     return hub_rows(how.hub, how.config, part if how.split == "PART" else how.split)
-
-
-def hub_rows(name: str, config: str | None, split: str) -> list[Positioned]:
-    """The rows of a dataset on the Hugging Face hub."""
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(
-            f"loading {name} from the hub needs the package datasets: pip install 'verdictscope[hub]', or give a file"
-        ) from None
-    try:
-        rows = list(datasets.load_dataset(name, config, split=split))
-    except Exception as error:  # the hub's client fails in as many ways as networks do
-        why = reason(error)
-        raise InputError(f"cannot load {name} ({config or 'default'}, {split}) from the hub: {why}") from error
-    return [Positioned(f"record {k}", row) for k, row in enumerate(rows, 1)]
 
 
 def _joined(path: Path) -> list[Positioned]:

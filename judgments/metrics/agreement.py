@@ -26,6 +26,11 @@ def cohen_kappa(counts: Confusion) -> Float[ndarray, "*resample"]:
 
     Args:
         counts: confusion counts, labels along rows, verdicts along columns.
+
+    Example:
+        >>> import numpy as np
+        >>> round(float(cohen_kappa(np.array([[20, 5], [10, 15]]))), 3)
+        0.4
     """
     total, agreed, rows, columns = _margins(counts)
     return _above_chance(agreed / total, (rows * columns).sum(-1) / total**2)
@@ -75,6 +80,11 @@ def leniency(counts: Confusion) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     Returns:
         TPR, TNR, P_c, P_+. P_c is negative for a judge worse than guessing; P_+ is then outside 0 to 1 at worst, and
         NaN for a judge that always evaluates (P_c = 1).
+
+    Example:
+        >>> import numpy as np
+        >>> [round(float(value), 3) for value in leniency(np.array([[45, 5], [10, 40]]))]
+        [0.9, 0.8, 0.7, 0.667]
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         true_positive = np.asarray(counts[..., 0, 0] / counts[..., 0, :].sum(-1))

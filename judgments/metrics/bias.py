@@ -25,6 +25,10 @@ def flip_noise(agreement: float | ndarray) -> Float[ndarray, "*any"]:
 
     Args:
         agreement: chance that two runs agree; below one half there is no such q (NaN).
+
+    Example:
+        >>> round(float(flip_noise(0.82)), 3)
+        0.1
     """
     value = shares(agreement, "agreement")
     inside = 2 * value - 1
@@ -32,7 +36,12 @@ def flip_noise(agreement: float | ndarray) -> Float[ndarray, "*any"]:
 
 
 def denoised(accuracy: float | ndarray, q: float | ndarray) -> Float[ndarray, "*any"]:
-    """Accuracy without the flips: (accuracy - q) / (1 - 2q), for verdicts with two outcomes; NaN at q = 1/2."""
+    """Accuracy without the flips: (accuracy - q) / (1 - 2q), for verdicts with two outcomes; NaN at q = 1/2.
+
+    Example:
+        >>> round(float(denoised(0.74, 0.1)), 3)
+        0.8
+    """
     accuracy, q = shares(accuracy, "accuracy"), shares(q, "q")
     below = 1 - 2 * q
     with np.errstate(divide="ignore", invalid="ignore"):

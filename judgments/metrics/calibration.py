@@ -49,6 +49,10 @@ def reliability(confidence: Column, right: Column, bins: int = BINS) -> pd.DataF
 
     Raises:
         InputError: a probability outside 0 to 1 (percents), ``right`` is neither true nor false, or no bins.
+
+    Example:
+        >>> reliability([0.95, 0.9, 0.55], [True, False, True], bins=2)[["n", "accuracy"]].values.tolist()
+        [[0.0, nan], [3.0, 0.6666666666666666]]
     """
     from verdictscope.stats import wilson
 
@@ -78,6 +82,10 @@ def expected_calibration_error(confidence: Column, right: Column, bins: int = BI
 
     Raises:
         InputError: as :func:`reliability`, or a row has a gap (a bare number cannot say how many were left out).
+
+    Example:
+        >>> round(expected_calibration_error([0.9, 0.9, 0.6], [True, False, True]), 3)
+        0.4
     """
     for name, values in (("confidence", confidence), ("right", right)):
         if (gaps := pd.isna(pd.Series(values)).to_numpy()).any():
@@ -110,6 +118,10 @@ def risk_coverage_area(
 
     Raises:
         InputError: a confidence is NaN or infinite, ``right`` is neither true nor false, or shapes differ.
+
+    Example:
+        >>> risk_coverage_area([0.9, 0.8, 0.6], [True, True, False]).round(3).tolist()
+        [0.056]
     """
     values, hits = np.asarray(confidence, dtype=float), truths(right, "right", gaps=False).to_numpy(dtype=bool)
     if len(values) != len(hits):

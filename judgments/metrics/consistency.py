@@ -99,6 +99,11 @@ def non_transitivity(relations: Mapping[tuple[str, str], str | None], k: int = 3
 
     Raises:
         InputError: k below 3, or a pair in both directions with relations that do not match.
+
+    Example:
+        >>> found = non_transitivity({("a", "b"): "larger", ("b", "c"): "larger", ("c", "a"): "larger"})
+        >>> found.cycles, found.rate
+        (1, 1.0)
     """
     if k < 3:
         raise InputError("transitivity needs subsets of three or more answers")

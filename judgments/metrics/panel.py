@@ -42,7 +42,13 @@ def vote_shares(votes: pd.DataFrame, categories: Sequence[str]) -> pd.DataFrame:
 
 
 def majority_vote(votes: pd.DataFrame) -> ndarray:
-    """The label that more than half of the judges who were read say; ``None`` where there is none (a tied vote)."""
+    """The label that more than half of the judges who were read say; ``None`` where there is none (a tied vote).
+
+    Example:
+        >>> import pandas as pd
+        >>> majority_vote(pd.DataFrame({"x": ["A", "A"], "y": ["A", "B"], "z": ["B", None]})).tolist()
+        ['A', None]
+    """
     found = []
     for row in votes.to_numpy(dtype=object):
         said = [v for v in row if isinstance(v, str)]
@@ -70,6 +76,11 @@ def fleiss_kappa(counts: Float[ndarray, "unit category"]) -> float:
 
     Args:
         counts: how many raters gave each category, per unit.
+
+    Example:
+        >>> import numpy as np
+        >>> round(fleiss_kappa(np.array([[3, 0], [0, 3], [2, 1]])), 3)
+        0.55
     """
     raters = counts.sum(axis=1)
     if len(counts) == 0 or raters.min() != raters.max() or raters[0] < 2:
@@ -191,6 +202,13 @@ def combine_judges(
     Raises:
         InputError: fewer than three judges are left (two cannot be distinguished without labels), a setting is out of
             range, or a score is infinite.
+
+    Example:
+        >>> import numpy as np
+        >>> unit, truth = np.arange(40), np.arange(40) % 2
+        >>> votes = {name: np.where(unit % 8 == k, 1 - truth, truth) for k, name in enumerate("xyz")}
+        >>> combine_judges(pd.DataFrame(votes)).judges["kept"].tolist()
+        [True, True, True]
     """
     number(threshold, "threshold", 0, 1), number(extreme, "extreme", 0, 0.5), number(correlated, "correlated", 0, 1)
     number(tolerance, "tolerance", 0), whole_number(iterations, "iterations", 1)

@@ -28,6 +28,10 @@ def corrected_share(observed: float | ndarray, tpr: float | ndarray, fpr: float 
     """True share of the positive level from the observed one; NaN where TPR is not above FPR.
 
     Not clipped: a value outside 0 to 1 says that the confusion does not fit the candidate.
+
+    Example:
+        >>> corrected_share(0.5, tpr=0.9, fpr=0.2).round(3).item()
+        0.429
     """
     observed, tpr, fpr = shares(observed, "observed"), shares(tpr, "tpr"), shares(fpr, "fpr")
     gap = np.asarray(tpr - fpr)
@@ -108,6 +112,13 @@ def rank_candidates(
     Raises:
         InputError: three or more levels without labels, columns of unlike lengths, levels that repeat or are none, a
             label or verdict that is no level, or values that are not one per level.
+
+    Example:
+        >>> verdict = ["right"] * 8 + ["wrong"] * 2 + ["right"] * 4 + ["wrong"] * 6
+        >>> candidate = ["x"] * 10 + ["y"] * 10
+        >>> found = rank_candidates(verdict, candidate, range(20), ["right", "wrong"], verdict, resamples=50)
+        >>> len(found.to_frame())
+        2
     """
     said, names = np.asarray(verdict, dtype=object), np.asarray(candidate, dtype=object)
     truth = np.full(len(said), None, dtype=object) if label is None else np.asarray(label, dtype=object)

@@ -27,6 +27,11 @@ def solve_to_judge(solved: Column, judged: Column, groups: Column | None = None,
     Returns:
         Metrics solve_judge_gap (wrong verdict, of questions solved), judge_without_solving (right verdict, of those not
         solved) and the four cells.
+
+    Example:
+        >>> table = solve_to_judge([True, True, False], [True, False, True], resamples=50).set_index("name")
+        >>> float(table.loc["solve_judge_gap", "estimate"])
+        0.5
     """
     both = [truths(values, name) for values, name in ((solved, "solved"), (judged, "judged"))]
     s, j = (one.fillna(False).to_numpy(dtype=bool) for one in both)
@@ -56,6 +61,11 @@ def ranking_accuracy(
     """Does the model give the better answer the higher likelihood (Chen et al. 2024, arXiv 2405.19534)?
 
     The difference of log-probabilities is read, never their ratio (which turns the order round, both being negative).
+
+    Example:
+        >>> from verdictscope.judgments.metrics.measure import measured
+        >>> measured(ranking_accuracy([-10.0, -12.0], [-11.0, -9.0]), ["q1", "q2"], resamples=50)["estimate"].tolist()
+        [0.5, 0.0]
     """
     number(band, "band", 0)
     if (chosen_tokens is None) != (rejected_tokens is None):

@@ -37,7 +37,7 @@ combination."""
 CALIBRATION = ("judge", "part", "bin", "low", "high", "n", "confidence", "accuracy", "accuracy_low", "accuracy_high")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JudgeMetrics:
     """Metrics of agreement, bias and calibration.
 
@@ -48,6 +48,12 @@ class JudgeMetrics:
         calibration: confidence against accuracy by bin; empty where no verdict has a probability.
         warnings: what the numbers do not show.
         settings: format, resamples, seed.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"item": ["q1", "q2"], "verdict": ["A", "B"], "label": ["A", "A"]})
+        >>> verdict_metrics(table, resamples=50)
+        JudgeMetrics(2 rows, 2 items, 2 verdicts (all read); no problem rows)
     """
 
     table: pd.DataFrame
@@ -112,6 +118,9 @@ class JudgeMetrics:
         found: dict[str, Any] = finite(made)
         return found
 
+    def __repr__(self) -> str:
+        return f"JudgeMetrics({summary_line(self.counts)})"
+
     def _repr_html_(self) -> str:
         shown = self.table.drop(columns=["definition"]).round(4).to_html(index=False, border=0)
         notes = "".join(f"<li>{html.escape(w)}</li>" for w in self.warnings)
@@ -144,6 +153,12 @@ def log_metrics(
 
     Raises:
         InputError: the file cannot be read in this format.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("log.csv").write_text("item,verdict,label\\nq1,A,A\\nq2,B,A\\n")
+        >>> log_metrics("log.csv", resamples=50).value("accuracy")
+        0.5
     """
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
     log = read_log(path, format, labels)
@@ -170,6 +185,12 @@ def verdict_metrics(
     Raises:
         InputError: a column is missing, a verdict stands there twice, or a verdict or label is none of the
             categories, by its row; no verdict is ever a label (``a`` for ``A``).
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"item": ["q1", "q2"], "verdict": ["A", "B"], "label": ["A", "A"]})
+        >>> verdict_metrics(table, resamples=50).value("accuracy")
+        0.5
     """
     whole_number(resamples, "resamples"), whole_number(seed, "seed")
     log = from_table(table, categories, positive)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from verdictscope.errors import InputError, reason
+from verdictscope.errors import InputError
 from verdictscope.rollouts.prompts.catalogue import SETS, Harm, Part, PromptSet, Schema
+from verdictscope.rollouts.prompts.hub import hub_rows
 from verdictscope.rollouts.prompts.table import COLUMNS, cells, checked
 from verdictscope.rows import ENDINGS, ending, read_frame
 from verdictscope.values import identity, text, truth
@@ -144,23 +145,11 @@ def _from_hub(known: PromptSet, part: str | None) -> pd.DataFrame:
     part = part or next(iter(known.parts))
     if part not in known.parts:
         raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(
-            f"reading {known.name} from the hub needs the package datasets: pip install 'verdictscope[hub]', "
-            "or give a local file"
-        ) from None
     one = known.parts[part]
     # a tab-separated file whose empty cells would otherwise be gaps
-    options = {"delimiter": "\t", "keep_default_na": False} if known.name == "wildjailbreak" else {}
-    try:
-        rows = list(datasets.load_dataset(known.hub, one.config, split=one.split, **options))
-    except Exception as error:  # the hub's client fails in as many ways as networks do
-        gate = " (it is gated: accept its terms and log in with `hf auth login`)" if known.gated else ""
-        why = f"cannot read {known.hub} from the hub{gate}: {reason(error)}"
-        raise InputError(f"{why}; or give a local file") from error
-    raw = pd.DataFrame(rows, dtype=object).set_axis([f"record {k}" for k in range(1, len(rows) + 1)], axis=0)
+    options: dict[str, Any] = {"delimiter": "\t", "keep_default_na": False} if known.name == "wildjailbreak" else {}
+    rows = hub_rows(known.hub, one.config, one.split, gated=known.gated, **options)
+    raw = pd.DataFrame([row.value for row in rows], dtype=object).set_axis([row.place for row in rows], axis=0)
     schema = next((form for form in known.schemas if set(form.columns) <= set(raw.columns)), None)
     if schema is None:
         raise InputError(f"{known.hub} has the columns {', '.join(raw.columns)}: none of the forms known for it")

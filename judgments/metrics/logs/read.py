@@ -37,6 +37,12 @@ def read_log(path: str | Path, format: str | None = None, labels: str | Path | N
 
     Raises:
         InputError: an unknown format, a file that is none, or not one verdict in it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("log.csv").write_text("item,verdict,label\\nq1,A,A\\nq2,B,A\\n")
+        >>> read_log("log.csv")
+        Log('verdicts': 2 verdicts of 2 rows; no problems)
     """
     format = format or "verdicts"
     if format not in LOG_FORMATS:
