@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase

@@ -304,6 +304,9 @@ def _cells(text: str, kind: str, path: Path) -> list[Row]:
         raise InputError(f"{path} is empty: it needs a header and rows")
     (line, head), *rest = records
     names = [name.strip() for name in head]
+    if kind == ".csv" and len(names) == 1 and (other := next((c for c in ";\t" if c in names[0]), None)):
+        what = "semicolons" if other == ";" else "tabs"
+        raise InputError(f"{path} separates its cells by {what}: save it with commas, or with tabs as a .tsv file")
     if len(set(named := [name for name in names if name])) < len(named):
         raise InputError(f"{path} line {line}: column {_twice(named)!r} occurs twice: rename one")
     unnamed = [k for k, name in enumerate(names) if k and not name]

@@ -21,6 +21,7 @@ from verdictscope.errors import InputError
 from verdictscope.judgments.metrics.measure import Measure
 from verdictscope.judgments.verdicts import known
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
+from verdictscope.stats.bootstrap import Column
 from verdictscope.values import shares
 
 

@@ -16,6 +16,7 @@ from verdictscope.judgments.metrics.agreement import agreement_measures
 from verdictscope.judgments.metrics.bias import denoised, flip_noise, order_measures, repeat_measures
 from verdictscope.judgments.metrics.calibration import expected_calibration_error, reliability, risk_coverage_area
 from verdictscope.judgments.metrics.consistency import conflict_ratio, relation_of_orders
+from verdictscope.judgments.metrics.cues import Cued, cue_measures
 from verdictscope.judgments.metrics.panel import combine_judges, conjunction, pairwise_kappa, panel_measures
 from verdictscope.judgments.metrics.ranking import corrected_share, rank_candidates
 from verdictscope.judgments.metrics.solving import idealised_ranking, ranking_accuracy, solve_to_judge
@@ -76,7 +77,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: verdict_metrics(SINGLE.assign(verdict="good", label="correct")), "no verdict is ever a label"),
     (lambda: verdict_metrics(SINGLE.assign(verdict="Correct", label="correct")), "case alone"),
     (lambda: verdict_metrics(TABLE.assign(probability=["0.5", "0.5", "90%", "0.5"])), "probability of row 3"),
-    (lambda: verdict_metrics(CUED.assign(label="A>B")), "no verdict is ever a label"),
+    (lambda: verdict_metrics(CUED.assign(label="A>B")), "label of row 1 is 'A>B'"),
     (lambda: verdict_metrics(CUED.assign(verdict="None")), "verdict of row 1"),
     (lambda: verdict_metrics(CUED, resamples=-1), "resamples"),
     (lambda: agreement_measures(LOWER, UPPER, ("A", "B")), "verdict of row 1 is 'a'"),
