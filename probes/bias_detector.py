@@ -165,6 +165,21 @@ def bias_detector(
     Raises:
         InputError: an unknown condition or label, or an item without a named side. A cell that cannot be filled (one
             class only) is no error: its ``reason`` says so.
+
+    Example:
+        >>> from verdictscope import judge, load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.probes import verdict_states
+        >>> from verdictscope.sources import locate
+        >>> model = load_model("organism:judge")
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=60).items
+        >>> judged = judge(model, items, locate("organism:judge/format.toml"))
+        >>> states = verdict_states(model, {"plain": judged}, layers=[3])
+        >>> found = bias_detector(
+        ...     states, {}, control="plain", cues=[], labels=["flip"], Cs=[0.1], permutations=19
+        ... )
+        >>> found.to_frame()[["label", "fit", "read"]].iloc[0].to_list()
+        ['flip', 'position', 'position']
     """
     known = states.conditions
     cues = [c for c in known if c not in (control, plain)] if cues is None else list(cues)

@@ -6,12 +6,10 @@ belongs to the segment it was fitted on, and other segments get none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import optimize, special
@@ -44,30 +42,6 @@ class Calibration:
         return special.expit(self.slope * np.asarray(scores, dtype=float) + self.offset)
 
 
-@dataclass(frozen=True)
-class SegmentCalibration:
-    """One calibration per segment.
-
-    Attributes:
-        segments: by name.
-    """
-
-    segments: Mapping[str, Calibration]
-
-    def probability(self, scores: Column, segment: Column) -> Float[ndarray, " row"]:
-        """Probability per row; NaN in segments it was not fitted on, where a score is no probability."""
-        s, names = np.asarray(scores, dtype=float), np.asarray(segment, dtype=object).astype(str)
-        out = np.full(s.shape, np.nan)
-        for name, one in self.segments.items():
-            out[names == name] = one.probability(s[names == name])
-        return out
-
-    def to_frame(self) -> pd.DataFrame:
-        """``segment method slope offset n``."""
-        rows = [(name, c.method, c.slope, c.offset, c.n) for name, c in self.segments.items()]
-        return pd.DataFrame(rows, columns=["segment", "method", "slope", "offset", "n"])
-
-
 def calibrate(labels: Column, scores: Column, method: Method = "platt") -> Calibration:
     """Fit a calibration, on rows that neither fitted the probe nor are reported on.
 
@@ -82,6 +56,13 @@ def calibrate(labels: Column, scores: Column, method: Method = "platt") -> Calib
 
     Raises:
         InputError: one class, scores that are not finite, shapes that differ, or an unknown method.
+
+    Example:
+        >>> import numpy as np
+        >>> score = np.linspace(-2, 2, 40)
+        >>> found = calibrate(score + np.tile([-1, 1], 20) > 0, score)
+        >>> found.probability([-1.0, 0.0, 1.0]).round(2)
+        array([0.2, 0.5, 0.8])
     """
     if method not in ("platt", "temperature"):
         raise InputError(f"method {method!r} is neither platt nor temperature")
@@ -112,32 +93,6 @@ def calibrate(labels: Column, scores: Column, method: Method = "platt") -> Calib
     )
     slope = float(found.x[0]) / scale
     return Calibration(slope, float(found.x[1] - slope * s.mean()), method, len(y))
-
-
-def calibrate_segments(labels: Column, scores: Column, segment: Column, method: Method = "platt") -> SegmentCalibration:
-    """`calibrate` for every segment that has rows of both classes; the others are left out.
-
-    Args:
-        labels: 0 or 1 per row.
-        scores: logits.
-        segment: the segment of every row.
-        method: as in `calibrate`.
-
-    Raises:
-        InputError: as `calibrate` (but for one class), or a row has no segment.
-    """
-    if not len(labels) == len(scores) == len(segment):
-        raise InputError(f"{len(labels)} labels, {len(scores)} scores and {len(segment)} segments: give one per row")
-    if (gaps := pd.isna(pd.Series(np.asarray(segment, dtype=object))).to_numpy()).any():
-        raise InputError(f"segment of row {int(np.argmax(gaps)) + 1} is missing: name it")
-    check_scores(labels, scores)
-    table = pd.DataFrame({"y": labels, "s": scores, "segment": np.asarray(segment, dtype=object).astype(str)})
-    fitted = {
-        str(name): calibrate(rows["y"].to_numpy(), rows["s"].to_numpy(), method)
-        for name, rows in table.groupby("segment", sort=False)
-        if rows["y"].nunique() == 2
-    }
-    return SegmentCalibration(fitted)
 
 
 def _loss(f: ndarray, target: ndarray) -> float:

@@ -69,6 +69,17 @@ class ProbeCard:
         versions: libraries that made it.
         weights_sha256: of ``probe.safetensors``; filled in when saved.
         format: version of this file.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.probes import fit_probe
+        >>> label = np.arange(90) % 2
+        >>> X = np.random.default_rng(0).normal(size=(90, 4)) + 2 * label[:, None]
+        >>> result = fit_probe({3: X}, label, permutations=0)
+        >>> readout = result.readout("truth", "resid_post")
+        >>> card = result.card("truth", site="resid_post")
+        >>> card.layer, len(card.trained["test"])
+        (3, 45)
     """
 
     label: str
@@ -195,6 +206,16 @@ def save_probe(folder: str | Path, readout: LinearReadout, card: ProbeCard) -> t
 
     Raises:
         InputError: readout and probe card do not belong together.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.probes import fit_probe
+        >>> label = np.arange(90) % 2
+        >>> X = np.random.default_rng(0).normal(size=(90, 4)) + 2 * label[:, None]
+        >>> result = fit_probe({3: X}, label, permutations=0)
+        >>> readout = result.readout("truth", "resid_post")
+        >>> [file.name for file in save_probe("probe", readout, result.card("truth", site="resid_post"))]
+        ['probe.safetensors', 'card.json']
     """
     from safetensors.numpy import save
 
@@ -224,6 +245,18 @@ def load_probe(
 
     Raises:
         InputError: a file is missing, damaged, of a newer version or belongs to another; or a mismatch.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.probes import fit_probe
+        >>> label = np.arange(90) % 2
+        >>> X = np.random.default_rng(0).normal(size=(90, 4)) + 2 * label[:, None]
+        >>> result = fit_probe({3: X}, label, permutations=0)
+        >>> readout = result.readout("truth", "resid_post")
+        >>> _ = save_probe("probe", readout, result.card("truth", site="resid_post"))
+        >>> readout, card = load_probe("probe", layer=3)
+        >>> readout.layer, card.label
+        (3, 'truth')
     """
     from safetensors import SafetensorError, safe_open
 
@@ -264,15 +297,7 @@ def _papers(file: Path) -> ProbeCard:
 
 
 def balanced_threshold(scores: Any, labels: Any) -> float:
-    """The score that parts the labels with the highest mean of both hit rates; midway between its neighbours.
-
-    Args:
-        scores: one score per row.
-        labels: 0 or 1 per row.
-
-    Raises:
-        InputError: one class, a label that is neither 0 nor 1, NaN, or shapes that differ.
-    """
+    """The score that parts the labels with the highest mean of both hit rates; midway between its neighbours."""
     y, s = check_scores(labels, scores)
     if len(set(y.tolist())) < 2:
         raise InputError("a threshold needs rows of both labels")
@@ -286,7 +311,7 @@ def balanced_threshold(scores: Any, labels: Any) -> float:
     return float((s[best] + s[best + 1]) / 2)
 
 
-def card_of(result: ProbeResult, label: str, model: Any, positions: str) -> ProbeCard:
+def card_of(result: ProbeResult, label: str, model: Any, positions: str, site: str) -> ProbeCard:
     """The card of a probe that `fit_probe` made."""
     rows, test = result.rows, result.test
     validation = (rows["part"] == "validation").to_numpy()
@@ -294,7 +319,7 @@ def card_of(result: ProbeResult, label: str, model: Any, positions: str) -> Prob
     return ProbeCard(
         label=label or str(result.classes[1]),
         model=identity or {},
-        site=result.site,
+        site=site,
         layer=int(result.layer) if isinstance(result.layer, int) else -1,
         norm="pre",
         positions=positions,

@@ -31,15 +31,7 @@ FEWEST_TYPES = 8
 
 @dataclass(frozen=True, eq=False)
 class NullDraws:
-    """A test number and its values under draws in which there is nothing to find.
-
-    Attributes:
-        name: what was drawn.
-        observed: the AUROC with the real labels and the fitted probe.
-        values: AUROC of every draw on the test part; NaN where a split was left with one class.
-        about: how it was made, in a sentence.
-        seed: seed of the draws.
-    """
+    """A test number and its values under draws in which there is nothing to find."""
 
     name: str
     observed: float

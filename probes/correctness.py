@@ -155,6 +155,19 @@ def correctness(
 
     Raises:
         InputError: one order only; no item with a better answer, or one side only in a part.
+
+    Example:
+        >>> from verdictscope import judge, load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.probes import verdict_states
+        >>> from verdictscope.sources import locate
+        >>> model = load_model("organism:judge")
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=60).items
+        >>> judged = judge(model, items, locate("organism:judge/format.toml"))
+        >>> states = verdict_states(model, {"plain": judged}, layers=[3])
+        >>> found = correctness(states, Cs=[0.1], permutations=19)
+        >>> found.to_frame()[["kind", "name"]].iloc[0].to_list()
+        ['test', 'AUROC']
     """
     known = states.conditions
     quiet = tuple(fitted_in or [c for c in ("plain", "control") if c in known] or known[:1])

@@ -58,21 +58,12 @@ class Eraser:
         return (X - ((X - self.mean) @ self.right.T) @ self.left.T).astype(X.dtype, copy=False)
 
     def fold(self, direction: Float[ndarray, "*fit d"], bias: Any) -> tuple[ndarray, Any]:
-        """Probes of erased states as probes of states: the same score, with the erasure inside the direction.
-
-        Args:
-            direction: weights on erased states, ``[d]`` or ``[fit d]``.
-            bias: their offsets.
-        """
+        """Probes of erased states as probes of states: the same score, with the erasure inside the direction."""
         along = direction @ self.left
         return direction - along @ self.right, bias + along @ (self.right @ self.mean)
 
     def readout(self, readout: LinearReadout, name: str | None = None) -> LinearReadout:
-        """A linear readout of erased states, as one of states: what a forward pass can score with.
-
-        Raises:
-            InputError: the readout goes through the final norm, or has another width.
-        """
+        """A linear readout of erased states, as one of states: what a forward pass can score with."""
         from dataclasses import replace
 
         weight = np.asarray(readout.weight, dtype=float).reshape(-1)
@@ -90,12 +81,6 @@ class EraserFitter:
 
     Rows may be weighted: with the weights of a balanced probe (`Rows.weights`) the means that are made equal are the
     ones that probe sees, and a second label that the weights make independent of the concept is left alone.
-
-    Args:
-        d: width of the states.
-        classes: values the concept takes.
-        shrinkage: shrink the covariance as the library does (Ledoit and Peche's linear form). The guarantee does not
-            need it; with few rows the change is smaller.
     """
 
     def __init__(self, d: int, classes: int = 2, *, shrinkage: bool = True) -> None:
@@ -109,16 +94,7 @@ class EraserFitter:
         self._xx, self._xz = np.zeros((d, d)), np.zeros((d, k))
 
     def update(self, X: Any, concept: Int[ndarray, " row"], weight: Any = None) -> EraserFitter:
-        """Take in more rows.
-
-        Args:
-            X: states ``[row d]``, array or tensor.
-            concept: value of each row, 0 to ``classes - 1``.
-            weight: weight of each row; rows of weight 0 count as absent.
-
-        Raises:
-            InputError: shapes that do not fit, NaN or infinite values, negative weights, or an unknown value.
-        """
+        """Take in more rows."""
         X = (X.detach().cpu().double().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)).astype(float)
         concept = np.asarray(concept)
         w = np.ones(len(X)) if weight is None else np.asarray(weight, dtype=float)
@@ -149,11 +125,7 @@ class EraserFitter:
         self._weight, self._n = total, self._n + len(X)
 
     def eraser(self) -> Eraser:
-        """The eraser of everything taken in so far.
-
-        Raises:
-            InputError: fewer than two rows, or a value of the concept without rows.
-        """
+        """The eraser of everything taken in so far."""
         seen = self._mean_z if self.classes > 2 else np.array([1 - self._mean_z[0], self._mean_z[0]])
         if self._n < 2 or (seen <= 0).any():
             empty = int(np.argmin(seen)) if self._n else 0
@@ -181,15 +153,7 @@ class EraserFitter:
 def fit_eraser(
     X: Any, concept: Any, weight: Any = None, *, classes: int | None = None, shrinkage: bool = True
 ) -> Eraser:
-    """The eraser of a concept from rows at hand; see `EraserFitter`.
-
-    Args:
-        X: states ``[row d]``.
-        concept: codes 0, 1, … of each row.
-        weight: weight of each row.
-        classes: values the concept takes; by default as many as the largest code says.
-        shrinkage: as in `EraserFitter`.
-    """
+    """The eraser of a concept from rows at hand; see `EraserFitter`."""
     same_order(beside="X", concept=concept, weight=weight)
     if not len(X):
         raise InputError("there are no rows to fit an eraser on")

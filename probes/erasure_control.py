@@ -32,12 +32,7 @@ PROBES = ("old", "refitted")
 
 @dataclass(frozen=True)
 class Lines:
-    """Probes of the label, as directions and biases on the states themselves (the erasure is inside).
-
-    Attributes:
-        direction: ``[line d]``.
-        bias: ``[line]``.
-    """
+    """Probes of the label, as directions and biases on the states themselves (the erasure is inside)."""
 
     direction: Float[ndarray, "line d"]
     bias: Float[ndarray, " line"]
@@ -97,11 +92,7 @@ class Erasure:
         return figures.erasure(self.table)
 
     def number(self, read: str, probe: str, erased: str, part: str = "test") -> dict[str, Any]:
-        """One row of the table, as a mapping.
-
-        Raises:
-            InputError: there is no such row.
-        """
+        """One row of the table, as a mapping."""
         t = self.table
         rows = t[(t["read"] == read) & (t["probe"] == probe) & (t["erased"] == erased) & (t["part"] == part)]
         if rows.empty:
@@ -176,6 +167,21 @@ def erasure_control(
     Raises:
         InputError: see `check_rows`; also a concept that is missing, has not two values or varies within a rollout,
             or too few draws.
+
+    Example:
+        >>> import numpy as np, pandas as pd
+        >>> from verdictscope.probes import split_groups
+        >>> rng = np.random.default_rng(0)
+        >>> names = [f"prompt {i}" for i in range(120)]
+        >>> rows = pd.DataFrame({"rollout": names, "group": names, "harm": np.arange(120) % 2})
+        >>> rows["label"] = (np.arange(120) // 2) % 2
+        >>> rows["part"] = rows["group"].map(split_groups(names, rows[["harm", "label"]]))
+        >>> X = rng.normal(size=(120, 6))
+        >>> X[:, :2] += 3 * rows[["harm", "label"]].to_numpy()
+        >>> found = erasure_control(X, rows, "harm", C=1.0)
+        >>> harm, label = (found.number(name, "refitted", "concept")["estimate"] for name in ("harm", "label"))
+        >>> harm < 0.7 < label
+        True
     """
     if draws < FEWEST:
         raise InputError(f"{draws} draws of a null cannot show p <= .05; ask for at least {FEWEST}")

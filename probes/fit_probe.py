@@ -62,6 +62,15 @@ class ProbeResult:
         rows: ``rollout group label part`` and the balance columns, one row per activation.
         site: site of the states, where known.
         seed: seed of the split and of every draw.
+
+    Example:
+        >>> import numpy as np
+        >>> from verdictscope.probes import fit_probe
+        >>> label = np.arange(90) % 2
+        >>> X = np.random.default_rng(0).normal(size=(90, 4)) + 2 * label[:, None]
+        >>> result = fit_probe({7: X}, label, permutations=19)
+        >>> result.layer, result.readout("truth", "resid_post").layer
+        (7, 7)
     """
 
     classes: tuple[Any, Any]
@@ -187,17 +196,18 @@ class ProbeResult:
         scores = self.probe.decision_function(layers.of_rows(rows).read(key, len(rows)))
         return auroc_effect(name, y, scores, group.to_numpy())
 
-    def card(self, label: str = "", model: Any = None, positions: str = "") -> ProbeCard:
+    def card(self, label: str = "", model: Any = None, positions: str = "", *, site: str = "") -> ProbeCard:
         """The probe's card, to be saved with it: `verdictscope.probes.save_probe`.
 
         Args:
             label: what the score measures; the positive class by default.
             model: the model the states came from, or its identity; without it a saved probe is tied to no model.
             positions: the rule by which positions were chosen.
+            site: site of the states, where they were arrays.
         """
         from verdictscope.probes.card import card_of
 
-        return card_of(self, label, model, positions)
+        return card_of(self, label, model, positions, site or self.site)
 
     def plot(self, ax: Axes | None = None) -> Display:
         """The test number with its interval, its null, controls and baselines."""

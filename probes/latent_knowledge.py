@@ -100,15 +100,7 @@ class Case:
 
 
 def tested(case: Case, result: ProbeResult, mirror: ProbeResult, view: ProbeResult, seed: int) -> pd.DataFrame:
-    """Every figure of the test part, by condition.
-
-    Args:
-        case: test pairs.
-        result: the probe of the right answer.
-        mirror: the probe of the verdict, fitted in every condition.
-        view: the probe of the verdict where nothing pushes it.
-        seed: of the resamples.
-    """
+    """Every figure of the test part, by condition."""
     probe, shown, own, tables = case.correct(result), case.correct(mirror), case.correct(view), []
     score = case.pairs.content(result.selection.layer) @ result.direction
     for scope, at in case.scopes.items():

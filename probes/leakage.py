@@ -121,6 +121,14 @@ def check_leakage(
 
     Raises:
         InputError: columns of unlike lengths, labels other than 0 and 1, unknown parts, or too few permutations.
+
+    Example:
+        >>> import numpy as np
+        >>> label, names = np.arange(80) % 2, [f"prompt {i}" for i in range(80)]
+        >>> split = np.repeat(["train", "validation", "test", "train"], 20)
+        >>> found = check_leakage(label, names, split, lengths=10 + 5 * label)
+        >>> found.findings["check"].to_list()
+        ['length']
     """
     same_order(
         labels=labels,

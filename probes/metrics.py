@@ -115,6 +115,14 @@ def classification_metrics(
 
     Raises:
         InputError: shapes differ, one class, scores that are not finite, an ``fpr`` outside 0 to 1, or no bins.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.arange(60) % 2
+        >>> score = np.random.default_rng(0).normal(size=60) + 2 * label
+        >>> found = classification_metrics(label, score, groups=range(60))
+        >>> found.auroc.estimate > 0.8, found.in_sample
+        (True, True)
     """
     number(fpr, "fpr", 0, 1, above=True), whole_number(bins, "bins", 1)
     y, s = check_scores(labels, scores)
@@ -146,20 +154,7 @@ def classification_metrics(
 
 
 def reliability_curve(labels: Column, probability: Column, groups: Column, *, bins: int = BINS) -> pd.DataFrame:
-    """Mean probability and share of positives in bins of equal mass; equal probabilities share a bin.
-
-    Args:
-        labels: 0 or 1 per row.
-        probability: per row, 0 to 1.
-        groups: the prompt group of every row.
-        bins: most bins; fewer than ten rows a bin make fewer bins.
-
-    Returns:
-        ``probability rate low high n``, n counts rows, low and high are 95 % intervals over prompts.
-
-    Raises:
-        InputError: shapes differ, a probability outside 0 to 1 (percents), or no bins.
-    """
+    """Mean probability and share of positives in bins of equal mass; equal probabilities share a bin."""
     whole_number(bins, "bins", 1)
     probabilities(np.asarray(probability), "probability")
     y, p = check_scores(labels, probability)

@@ -19,15 +19,7 @@ Measure = Callable[[Int[ndarray, "draw row"]], tuple[Float[ndarray, " draw"], fl
 
 @dataclass(frozen=True)
 class Shortcut:
-    """One thing that could tell the label.
-
-    Attributes:
-        check: name of the check.
-        what: the thing, in words.
-        statistic: what its value is.
-        least: smallest value that is called a finding, however sure.
-        measure: see `Measure`.
-    """
+    """One thing that could tell the label."""
 
     check: str
     what: str
@@ -37,12 +29,7 @@ class Shortcut:
 
 
 def looked_for(given: dict[str, ndarray], label_words: Sequence[str]) -> list[Shortcut]:
-    """The shortcuts that the given columns allow; a column with one value allows none.
-
-    Args:
-        given: ``texts lengths source positions``, where there are such columns.
-        label_words: words that name the label.
-    """
+    """The shortcuts that the given columns allow; a column with one value allows none."""
     found = []
     texts = given.get("texts")
     if "lengths" in given:

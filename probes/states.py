@@ -88,15 +88,7 @@ class Layers:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Labels, groups and split in the order of the states' rows.
-
-    Attributes:
-        layers: the states of those rows.
-        rows: ``rollout group label part`` with the balance columns, and whatever else a prepared table held.
-        classes: the labels that 0 and 1 stand for.
-        balance_on: names of the balance columns.
-        texts: a text per row, where given.
-    """
+    """Labels, groups and split in the order of the states' rows."""
 
     layers: Layers
     rows: pd.DataFrame

@@ -36,20 +36,7 @@ def bag_of_words_auroc(
     Cs: Sequence[float | int] = TEXT_CS,
     ngrams: int = 1,
 ) -> Effect:
-    """AUROC of a logistic regression on word counts: fitted on train, C from validation, told on test.
-
-    Args:
-        texts: one text per row, for example the request, or everything up to the position the probe reads.
-        labels: 0 or 1 per row.
-        groups: the prompt group of every row.
-        part: ``train``, ``validation`` or ``test`` per row; without validation rows the first C is used.
-        name: name of the effect.
-        Cs: inverse penalties to choose from.
-        ngrams: longest run of words counted.
-
-    Raises:
-        InputError: lengths differ, a group in two parts, one class in train or test, or texts without a word.
-    """
+    """AUROC of a logistic regression on word counts: fitted on train, C from validation, told on test."""
     same_order(texts=texts, labels=labels, groups=groups, part=part)
     counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
     return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, _fit_text(counter), Cs)

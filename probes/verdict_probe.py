@@ -116,6 +116,19 @@ def verdict_probe(
 
     Raises:
         InputError: one order only, one verdict only in a split, or what `fit_probe` raises.
+
+    Example:
+        >>> from verdictscope import judge, load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.probes import verdict_states
+        >>> from verdictscope.sources import locate
+        >>> model = load_model("organism:judge")
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=60).items
+        >>> judged = judge(model, items, locate("organism:judge/format.toml"))
+        >>> states = verdict_states(model, {"plain": judged}, layers=[3])
+        >>> probe = verdict_probe(states, Cs=[0.1], permutations=19, contrasts=False)
+        >>> probe.result.test.low > probe.result.null.mean
+        True
     """
     where = condition or states.conditions[0]
     every = states.pairs(where)

@@ -31,16 +31,7 @@ COLUMNS = ("rollout", "item", "group", "condition", "order", "label", "verdict",
 
 @dataclass(frozen=True, eq=False)
 class VerdictStates:
-    """One state per verdict.
-
-    Attributes:
-        rows: ``COLUMNS``, a row per verdict: ``label`` and ``verdict`` in the item's own frame (A, B or tie),
-            ``shown`` as first or second, ``log_odds`` of the answer shown first against the other, nats.
-        layers: layers that can be read.
-        read: layer -> states of all rows, ``[row d]``.
-        site: where in the model they were read.
-        positions: at which token.
-    """
+    """One state per verdict."""
 
     rows: pd.DataFrame
     layers: tuple[int, ...]
@@ -63,11 +54,7 @@ class VerdictStates:
         return tuple(dict.fromkeys(self.rows["condition"]))
 
     def pairs(self, *conditions: str) -> Pairs:
-        """Items read in both orders, a line per item and condition.
-
-        Raises:
-            InputError: a condition is unknown, or no item was read in both orders.
-        """
+        """Items read in both orders, a line per item and condition."""
         wanted = conditions or self.conditions
         unknown = [c for c in wanted if c not in self.conditions]
         if unknown:
@@ -145,17 +132,6 @@ def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataF
 
     On such rows the offset of a fit vanishes, a constant score has AUROC 1/2, and every null of the room applies: a
     unit's two rows move together.
-
-    Args:
-        pairs: the pairs.
-        label: 1 per pair where the label names A, 0 for B.
-        part: part of the split by item.
-
-    Returns:
-        ``rollout prompt group label part condition turned``, first all pairs as they are, then all exchanged.
-
-    Raises:
-        InputError: an item has no part.
     """
     table, y = pairs.table, np.asarray(label, dtype=int)
     missing = sorted(set(table["item"]) - set(part))
@@ -214,6 +190,17 @@ def verdict_states(
 
     Raises:
         InputError: a rollout has no such position or several, ids repeat, or what `forward` raises.
+
+    Example:
+        >>> from verdictscope import judge, load_model
+        >>> from verdictscope.judgments import load_items
+        >>> from verdictscope.sources import locate
+        >>> model = load_model("organism:judge")
+        >>> items = load_items(locate("organism:judge/items.csv"), "pairs", limit=2).items
+        >>> judged = judge(model, items, locate("organism:judge/format.toml"))
+        >>> states = verdict_states(model, {"plain": judged})
+        >>> states.rows[["order", "verdict"]].shape
+        (4, 2)
     """
     tables, rollouts = [], []
     for condition, each in judged.items():

@@ -30,12 +30,7 @@ class InputError(ValueError):
 
 
 def disk_error(error: OSError, path: Path | str | None = None) -> InputError | None:
-    """An operating system's refusal as the one line a user can act on; ``None`` for every other error.
-
-    Args:
-        error: what was raised. Arrow and HDF5 name the error number in their text alone.
-        path: the file that was meant, where the error does not name it.
-    """
+    """An operating system's refusal as the one line a user can act on; ``None`` for every other error."""
     number = error.errno if error.errno in _DISK | _PATH else _number(str(error))
     if number in _PATH:
         return InputError(f"cannot write or read {path or error.filename}: {_PATH[number]}; give another path")

@@ -33,7 +33,8 @@ _WIDE = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _KINDS = {list: "a list", dict: "an object", bool: "a truth value", int: "a number", float: "a number", bytes: "bytes"}
-_HALF = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which no tokenizer takes."""
 _LINE = re.compile(r"\r\n|\n|\r")
 
 
@@ -60,15 +61,6 @@ def read_rows(path: str | Path, *, by_content: bool = False) -> list[Row]:
     A CSV file is read by RFC 4180: a cell with a separator, a quote or a line break stands in quotes, and quotes inside
     are doubled. Blank lines are no rows. A JSON file is a list of objects, an object with one such list, objects by id,
     or columns by row name. Missing Parquet values, NaN among them, are ``None``.
-
-    Args:
-        path: the file; its ending says its kind.
-        by_content: its content says its kind (logs are renamed, and ``results.txt`` is often JSON); ``.jsonl`` is one
-            object a line all the same.
-
-    Raises:
-        InputError: no such file, another ending, an encoding that is not UTF-8, a column that occurs twice, quotes that
-            do not close, a damaged file, or no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,11 +86,7 @@ def read_rows(path: str | Path, *, by_content: bool = False) -> list[Row]:
 
 
 def read_frame(path: str | Path) -> pd.DataFrame:
-    """The rows of a file as a table of objects, its index their places.
-
-    Raises:
-        InputError: as of :func:`read_rows`, or a row that cannot be read, by its place.
-    """
+    """The rows of a file as a table of objects, its index their places."""
     import pandas as pd
 
     rows = read_rows(path)
@@ -118,11 +106,7 @@ def ending(path: Path) -> str:
 
 
 def json_value(text: str | bytes) -> Any:
-    """One JSON value, read strictly.
-
-    Raises:
-        RowError: no JSON, a key twice in one object, NaN or an infinite number, half a surrogate pair.
-    """
+    """One JSON value, read strictly."""
     value = _loaded(text)
     if (why := _flaw(value)) is not None:
         raise RowError(why)
@@ -213,7 +197,7 @@ def _flaw(value: Any) -> str | None:
         if isinstance(one, _Flaw):
             return one.why
         if isinstance(one, str):
-            if half := _HALF.search(one):
+            if half := HALF.search(one):
                 return f"holds half of a surrogate pair (\\u{ord(half[0]):x}): its text was cut inside a character"
         elif isinstance(one, Mapping):
             waiting += [*one.values(), *one]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
-from verdictscope.rows import shown
+from verdictscope.rows import HALF, shown
 
 _TRUE, _FALSE = frozenset({"true", "yes", "1", "1.0"}), frozenset({"false", "no", "0", "0.0"})
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 def missing(value: Any) -> bool:
@@ -28,18 +26,7 @@ def missing(value: Any) -> bool:
 
 
 def truth(value: Any, where: str) -> bool | None:
-    """A truth value: true/false, 1/0, or one of the words true, false, yes, no, 1, 0 in any case.
-
-    Args:
-        value: a cell. 1.0 and 0.0 count, as text too: a column of 1 and 0 with a gap is held and written as floats.
-        where: what the cell is, for the error.
-
-    Returns:
-        ``None`` for a gap or an empty text.
-
-    Raises:
-        InputError: anything else.
-    """
+    """A truth value: true/false, 1/0, or one of the words true, false, yes, no, 1, 0 in any case."""
     if missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool | np.bool_ | int | float | np.integer | np.floating) and value in (0, 1):
@@ -51,20 +38,7 @@ def truth(value: Any, where: str) -> bool | None:
 
 
 def truths(values: Iterable[Any], what: str, names: Iterable[str] | None = None, *, gaps: bool = True) -> pd.Series:
-    """A column of truth values.
-
-    Args:
-        values: the cells; a series keeps its index.
-        what: name of the column, for the error.
-        names: what the rows are called; their numbers from 1 by default.
-        gaps: whether a value may be missing.
-
-    Returns:
-        A nullable boolean series.
-
-    Raises:
-        InputError: a value that is neither true nor false, by its row; a gap where there may be none.
-    """
+    """A column of truth values."""
     series = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
     if series.dtype == bool:  # of any length at no cost
         return series.astype("boolean")
@@ -75,36 +49,41 @@ def truths(values: Iterable[Any], what: str, names: Iterable[str] | None = None,
     return pd.Series(pd.array(found, dtype="boolean"), index=series.index, name=series.name)
 
 
-def identity(value: Any, where: str) -> str | None:
-    """An id as text: text as it is, a whole number by its digits; ``None`` for a gap or a blank text.
+def id_text(value: Any, *, whole_floats: bool = False) -> str | None:
+    """The rule of ids and groups: text as it is, a whole number by its digits; ``None`` for everything else.
 
-    Raises:
-        InputError: anything else. A fraction is none, 1.0 neither: it could be ``1`` or ``1.0``.
+    ``whole_floats`` counts 1.0 as 1, for groups in a table, since pandas turns whole numbers with a gap to floats; in
+    a user's file 1.0 could be ``1`` or ``1.0``.
     """
-    if missing(value):
-        return None
+    if isinstance(value, str):
+        return value
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(int(value))
+    whole = whole_floats and isinstance(value, float | np.floating) and math.isfinite(value) and value == value // 1
+    return str(int(value)) if whole else None
+
+
+def identity(value: Any, where: str) -> str | None:
+    """An id as text by the rule of `id_text`; ``None`` for a gap or a blank text."""
+    if missing(value):
+        return None
     if isinstance(value, float | np.floating):
         raise InputError(
             f"{where} is the number {value!r}, and an id is text or a whole number: write it as text, or as integers "
             "(pandas turns integers with a gap to floats: use its type Int64)"
         )
-    found = text(value, where)
+    found = id_text(value)
+    found = text(value if found is None else found, where)
     return found if found is not None and found.strip() else None
 
 
 def text(value: Any, where: str) -> str | None:
-    """A text as it is; ``None`` for a gap.
-
-    Raises:
-        InputError: no text, or one with half of a surrogate pair, which no tokenizer takes.
-    """
+    """A text as it is; ``None`` for a gap."""
     if missing(value):
         return None
     if not isinstance(value, str):
         raise InputError(f"{where} is {shown(value)}, not text")
-    if half := _HALF.search(value):
+    if half := HALF.search(value):
         raise InputError(f"{where} holds half of a surrogate pair (\\u{ord(half[0]):x}): it was cut inside a character")
     return str(value)
 
@@ -112,11 +91,7 @@ def text(value: Any, where: str) -> str | None:
 def number(
     value: Any, what: str, low: float | int = -math.inf, high: float | int = math.inf, *, above: bool = False
 ) -> float:
-    """A finite number between two bounds, both included; ``above`` excludes the lower one.
-
-    Raises:
-        InputError: no number, NaN, or out of range.
-    """
+    """A finite number between two bounds, both included; ``above`` excludes the lower one."""
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool | np.bool_)
     if not real or not math.isfinite(value) or not low <= value <= high or (above and value == low):
         bounds = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (
@@ -127,11 +102,7 @@ def number(
 
 
 def whole_number(value: Any, what: str, low: int = 0) -> int:
-    """A whole number of at least ``low``.
-
-    Raises:
-        InputError: anything else.
-    """
+    """A whole number of at least ``low``."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < low:
         raise InputError(f"{what} is {value!r}: give a whole number of at least {low}")
     return int(value)
@@ -140,11 +111,7 @@ def whole_number(value: Any, what: str, low: int = 0) -> int:
 def probabilities(
     values: Sequence[Any] | np.ndarray | pd.Series, what: str, names: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Numbers from 0 to 1 (to 1e-6, which sums are off by), gaps as NaN; ``names`` are what the rows are called.
-
-    Raises:
-        InputError: one is outside: percents, log-odds and log-probabilities are no probabilities.
-    """
+    """Numbers from 0 to 1 (to 1e-6, which sums are off by), gaps as NaN; ``names`` are what the rows are called."""
     given = pd.Series(values)
     found = pd.to_numeric(given, errors="coerce")
     wrong = np.flatnonzero((found < -1e-6) | (found > 1 + 1e-6) | (found.isna() & given.notna()))

@@ -32,13 +32,7 @@ class Probe(BaseEstimator):
     bias_: Any
 
     def readout(self, name: str, site: str, layer: int) -> LinearReadout:
-        """The probe as data that a forward pass can score with.
-
-        Args:
-            name: what the score is called in tables.
-            site: the site the features came from, for example ``resid_post``.
-            layer: its layer.
-        """
+        """The probe as data that a forward pass can score with."""
         check_is_fitted(self)
         return linear_readout(name, site, layer, self.direction_, self.bias_)
 
@@ -77,16 +71,7 @@ class BinaryProbe(ClassifierMixin, Probe):
     classes_: ndarray
 
     def fit(self: AProbe, X: Any, y: Any, sample_weight: Any = None) -> AProbe:
-        """Fit the probe.
-
-        Args:
-            X: hidden states ``[row d]``.
-            y: two labels of any kind, ``[row]``.
-            sample_weight: weight per row; rows of weight 0 count as absent, weight 2 is the row twice.
-
-        Raises:
-            InputError: NaN or infinite values, missing labels, one class, more than two classes, or wrong shapes.
-        """
+        """Fit the probe."""
         X, y, weight = self._rows(X, y, sample_weight)
         if type_of_target(y, input_name="y") == "multiclass":
             # scikit-learn's own wording, which its estimator checks look for
@@ -99,11 +84,7 @@ class BinaryProbe(ClassifierMixin, Probe):
         return self
 
     def decision_function(self, X: Any) -> Float[ndarray, " row"]:
-        """Scores of raw hidden states ``[row d]``.
-
-        Raises:
-            InputError: NaN or infinite values, or another number of features than in `fit`.
-        """
+        """Scores of raw hidden states ``[row d]``."""
         return self._scores(X)
 
     def predict(self, X: Any) -> ndarray:

@@ -23,6 +23,14 @@ class RidgeProbe(BinaryProbe):
 
     Args:
         alpha: strength of the penalty against the sum of the weighted squared errors.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.arange(60) % 2
+        >>> X = np.random.default_rng(0).normal(size=(60, 4)) + 2 * label[:, None]
+        >>> probe = RidgeProbe().fit(X, label)
+        >>> probe.direction_.shape, int((probe.predict(X) == label).sum()) > 54
+        ((4,), True)
     """
 
     def __init__(self, alpha: float | int = 1.0) -> None:
@@ -33,26 +41,13 @@ class RidgeProbe(BinaryProbe):
 
 
 class ScoreProbe(RegressorMixin, Probe):
-    """Ridge regression of a number, such as a judge's score, on standardised hidden states.
-
-    Args:
-        alpha: strength of the penalty against the sum of the weighted squared errors.
-    """
+    """Ridge regression of a number, such as a judge's score, on standardised hidden states."""
 
     def __init__(self, alpha: float | int = 1.0) -> None:
         self.alpha = alpha
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ScoreProbe:
-        """Fit the probe.
-
-        Args:
-            X: hidden states ``[row d]``.
-            y: numbers, ``[row]``.
-            sample_weight: weight per row.
-
-        Raises:
-            InputError: NaN or infinite values, missing numbers, or wrong shapes.
-        """
+        """Fit the probe."""
         X, y, weight = self._rows(X, y, sample_weight, numeric=True)
         used = weight > 0
         self.direction_, self.bias_ = _ridge(X[used], y[used].astype(float), weight[used], self.alpha)
@@ -74,6 +69,14 @@ class DifferenceProbe(BinaryProbe):
         whiten: multiply the difference by the inverse of the covariance within classes.
         shrinkage: how far S is drawn towards a multiple of the identity (on features of unit variance), as in
             `LdaProbe`; without whitening it is not used.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.arange(60) % 2
+        >>> X = np.random.default_rng(0).normal(size=(60, 4)) + 2 * label[:, None]
+        >>> probe = DifferenceProbe().fit(X, label)
+        >>> probe.direction_.shape, int((probe.predict(X) == label).sum()) > 54
+        ((4,), True)
     """
 
     def __init__(self, *, whiten: bool = False, shrinkage: Shrinkage = "ledoit-wolf") -> None:
@@ -106,6 +109,14 @@ class LdaProbe(BinaryProbe):
         shrinkage: share of the covariance (on features of unit variance) that is replaced by a multiple of the
             identity with the same trace, 0 to 1; ``ledoit-wolf`` estimates the share (Ledoit and Wolf, Journal of
             Multivariate Analysis 2004). It is 1 where classes have no spread.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.arange(60) % 2
+        >>> X = np.random.default_rng(0).normal(size=(60, 4)) + 2 * label[:, None]
+        >>> probe = LdaProbe().fit(X, label)
+        >>> probe.direction_.shape, int((probe.predict(X) == label).sum()) > 54
+        ((4,), True)
     """
 
     def __init__(self, *, shrinkage: Shrinkage = "ledoit-wolf") -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 
-import numpy as np
 from numpy import ndarray
 from sklearn.exceptions import ConvergenceWarning
 
@@ -33,6 +32,14 @@ class LogisticProbe(BinaryProbe):
         bias_: offset in raw space.
         error_: proved bound on the distance from the exact weights.
         n_features_in_: d.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.arange(60) % 2
+        >>> X = np.random.default_rng(0).normal(size=(60, 4)) + 2 * label[:, None]
+        >>> probe = LogisticProbe().fit(X, label)
+        >>> probe.direction_.shape, int((probe.predict(X) == label).sum()) > 54
+        ((4,), True)
     """
 
     def __init__(self, C: float | int = 1.0, *, tol: float | int = 1e-6, max_iter: int = 1000) -> None:
@@ -54,28 +61,3 @@ class LogisticProbe(BinaryProbe):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-class PairProbe(LogisticProbe):
-    """Bradley and Terry's model on pairs: the odds of preferring A to B are ``exp(w @ (a - b))``.
-
-    It is fitted on differences of two sides' hidden states and is antisymmetric: exchanging the sides flips the sign
-    of the score and nothing else, so there is no intercept and features are scaled by their root mean square, not
-    centred (Bradley and Terry, Biometrika 1952). The strength of one side alone is the same direction applied to its
-    own hidden state, up to a constant that cancels in every comparison.
-
-    ``fit`` takes differences a - b ``[pair d]`` and, per pair, which side was preferred; the second of ``classes_``
-    means A.
-
-    Args:
-        C: inverse strength of the L2 penalty on the scaled weights.
-        tol: as in `LogisticProbe`.
-        max_iter: as in `LogisticProbe`.
-    """
-
-    def _solve(self, X: ndarray, y: ndarray, weight: ndarray) -> None:
-        # Every pair seen from both sides, at half weight: the mean is zero, the offset vanishes, and the penalised
-        # loss is that of the pairs.
-        both = np.concatenate([X, -X]), np.concatenate([y, 1 - y]), np.concatenate([weight, weight]) / 2
-        super()._solve(*both)
-        self.bias_ = 0.0

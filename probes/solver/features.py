@@ -21,16 +21,7 @@ _SUSPECT = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """The training rows of one fold as standardised features ``Z = (X[rows] - mean) * inverse``.
-
-    Attributes:
-        X: all rows, centred at ``origin``, ``[row d]``; shared between folds.
-        origin: what was subtracted from the raw features, ``[d]``.
-        rows: the training rows.
-        mean: weighted mean of the training rows of ``X``, ``[d]``.
-        inverse: one over their standard deviation, ``[d]``; 0 for a feature that is constant in this fold, which
-            thereby gets no weight.
-    """
+    """The training rows of one fold as standardised features ``Z = (X[rows] - mean) * inverse``."""
 
     X: Float[ndarray, "row d"]
     origin: Float[ndarray, " d"]
@@ -70,14 +61,6 @@ def fold_features(X: Any, folds: Bool[ndarray, "fold row"], scale_weight: Float[
     Means and variances of all folds are two small products with the centred matrix; features whose variance is a tiny
     share of their mean square there are computed again from deviations, so no fold's scale suffers from cancellation.
     A feature counts as constant by scikit-learn's rule (``sklearn.preprocessing.StandardScaler``).
-
-    Args:
-        X: finite activations, ``[row d]``.
-        folds: training rows of each fold.
-        scale_weight: weight of each row in means and variances; rows of weight 0 do not count.
-
-    Raises:
-        InputError: NaN or infinite values.
     """
     X = np.asarray(X, dtype=np.float64)
     with np.errstate(invalid="ignore", over="ignore"):

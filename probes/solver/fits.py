@@ -46,11 +46,7 @@ class LogisticFits:
         return self.direction @ X.T + self.bias[..., None]
 
     def check(self) -> LogisticFits:
-        """Itself, if every fit converged.
-
-        Raises:
-            InputError: some fit did not; says which one is farthest off.
-        """
+        """Itself, if every fit converged."""
         if self.converged.all():
             return self
         fold, c, refit = np.unravel_index(int(np.argmax(np.where(self.converged, -1.0, self.error))), self.error.shape)

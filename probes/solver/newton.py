@@ -54,18 +54,6 @@ def newton_path(
 
     Between penalties the dual weights are extrapolated along the path: ``da / dlog C`` solves the system of a Newton
     step with right-hand side a, and the step is taken in log |a|, which keeps every sign.
-
-    Args:
-        K: Gram matrix in the precision of the factorisations.
-        exact: the same numbers in double precision.
-        y: labels 0 and 1.
-        weight: weights of the rows.
-        Cs: penalties, ascending.
-        tol: stop when the gradient's norm is this share of the weights' norm.
-        max_iter: most Newton steps per penalty.
-
-    Returns:
-        dual weights, offsets and numbers of steps, by penalty.
     """
     share = float(weight @ y / weight.sum())
     at = _Point(np.zeros(len(y)), float(np.log(share / (1 - share))), np.zeros(len(y)))
@@ -159,15 +147,7 @@ def _objective(a: ndarray, Ka: ndarray, b: float, y: ndarray, scale: ndarray) ->
 
 
 def polish_offset(f: Any, y: Any, scale: Any, start: Any, steps: int = 50) -> Any:
-    """The offset that minimises the loss of scores ``f + b``, by safeguarded Newton steps, per column.
-
-    Args:
-        f: scores without offset, ``[train fit]``.
-        y: labels, ``[train fit]``.
-        scale: C times the weights, ``[train fit]``.
-        start: where to begin, ``[fit]``.
-        steps: most steps.
-    """
+    """The offset that minimises the loss of scores ``f + b``, by safeguarded Newton steps, per column."""
     positive = (scale * y).sum(axis=0)
     total = scale.sum(axis=0)
     # the root lies between the offsets that would put the highest and the lowest score at the base rate

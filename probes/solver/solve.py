@@ -66,23 +66,6 @@ def solve_logistic(
     every fit takes Newton steps in the span of the rows; with many labellings, or more rows than features, it is
     decomposed once and all fits run side by side. Either way the result is checked in double precision against the
     features themselves; folds with fits that miss ``tol`` are solved again from a double-precision Gram matrix.
-
-    Args:
-        X: activations of one layer and position rule, ``[row d]``; array or tensor.
-        y: labels 0 and 1, ``[row]`` or ``[refit row]``: relabellings share the decomposition.
-        Cs: inverse penalties on the standardised weights, against the sum of the weighted losses.
-        weight: fit weights, ``[row]`` or ``[refit row]``; rows of weight 0 count as absent from the loss.
-        folds: training rows, ``[fold row]`` of bool; ``None`` is one fold of all rows.
-        scale_weight: weights of means and standard deviations, ``[row]``. They must not depend on the labels if
-            relabellings are to share them. ``None``: ``weight`` if it is ``[row]``, else equal weights.
-        tol: largest error of a fit's weights, as a share of their norm (see `LogisticFits.error`).
-        max_iter: most Newton steps of a fit.
-        threads: folds solved at once; ``None`` takes every core this process may use.
-        device: torch device for the products, for example ``cuda``; ``None`` is NumPy on the CPU.
-
-    Raises:
-        InputError: NaN or infinite values, shapes that do not fit, labels other than 0 and 1, a fold that trains on one
-            class, negative weights, C or ``tol`` not positive, or no steps or threads.
     """
     number(tol, "tol", 0, above=True), whole_number(max_iter, "max_iter", 1)
     X = to_numpy(X)
@@ -110,25 +93,7 @@ def solve_layers(
     threads: int | None = None,
     **given: Any,
 ) -> dict[int, Any]:
-    """`solve_logistic` for many layers, one per core at a time.
-
-    Args:
-        read: layer -> its activations ``[row d]``; called in order from the calling thread, at most one layer ahead.
-        layers: the layers, or codes of layer and position.
-        y: as in `solve_logistic`.
-        Cs: as in `solve_logistic`.
-        then: called with layer, activations and fits where they were made; its result is kept instead of the fits
-            (scores or AUROCs instead of every direction).
-        progress: called with layers done and layers in all.
-        threads: layers at once; ``None`` takes every core this process may use.
-        given: the other arguments of `solve_logistic`.
-
-    Returns:
-        fits, or what ``then`` made of them, by layer.
-
-    Raises:
-        InputError: as `solve_logistic`, with the layer named.
-    """
+    """`solve_logistic` for many layers, one per core at a time."""
     threads = _cores() if threads is None else threads
     found: dict[int, Any] = {}
 

@@ -22,15 +22,7 @@ _FORCING = 0.05
 
 @dataclass(frozen=True)
 class Span:
-    """Rows in the eigenbasis of their standardised features; arrays of NumPy or tensors of torch.
-
-    Attributes:
-        F: ``[train r]``.
-        square: squared singular values, ``[r]``.
-        basis: U for rows (``dual``) or V for features, ``[train r]`` or ``[d r]``.
-        dual: whether the basis lies in the space of rows.
-        xp: the namespace of the arrays.
-    """
+    """Rows in the eigenbasis of their standardised features; arrays of NumPy or tensors of torch."""
 
     F: Any
     square: Any
@@ -55,18 +47,7 @@ def decompose(Z: Any, xp: ModuleType) -> Span:
 
 
 def newton_span(span: Span, y: Any, scale: Any, *, tol: float, max_iter: int) -> tuple[Any, Any, np.ndarray]:
-    """Fit every column.
-
-    Args:
-        span: the decomposition.
-        y: labels 0 and 1, ``[train fit]``, of the span's kind and type.
-        scale: C times the weights, ``[train fit]``.
-        tol: stop where the gradient's norm is this share of the weights' norm.
-        max_iter: most Newton steps.
-
-    Returns:
-        weights in the basis ``[r fit]``, offsets ``[fit]``, and Newton steps ``[fit]``.
-    """
+    """Fit every column."""
     xp = span.xp
     share = (scale * y).sum(0) / scale.sum(0)
     U, b = 0 * (span.F.T @ y), xp.log(share / (1 - share))

@@ -10,7 +10,6 @@ from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score, roc
 
 from verdictscope.errors import InputError
 from verdictscope.probes import calibrate, classification_metrics
-from verdictscope.probes.calibration import calibrate_segments
 from verdictscope.probes.metrics import reliability_curve
 from verdictscope.stats import wilson
 
@@ -106,20 +105,6 @@ def test_a_separable_score_keeps_a_finite_slope() -> None:
     assert np.isfinite(found.slope)
     assert p[0] == pytest.approx(1 / 22, abs=1e-4)
     assert p[-1] == pytest.approx(21 / 22, abs=1e-4)
-
-
-def test_each_segment_is_calibrated_by_itself_and_others_not_at_all() -> None:
-    y, s = scores(900)
-    segment = np.resize(["thinking", "think_end", "answer"], 900)
-    shifted = s + np.where(segment == "think_end", 5.0, 0.0)
-    found = calibrate_segments(y, shifted, np.where(segment == "answer", "thinking", segment))
-    alone = calibrate(y[segment == "think_end"], shifted[segment == "think_end"])
-    assert found.segments["think_end"] == alone
-    p = found.probability(shifted[:3], ["thinking", "think_end", "verdict"])
-    assert np.isfinite(p[:2]).all()
-    assert np.isnan(p[2])
-    assert list(found.to_frame()["segment"]) == ["thinking", "think_end"]
-    assert not calibrate_segments([1, 1], [0.1, 0.2], ["a", "a"]).segments
 
 
 @pytest.mark.parametrize(

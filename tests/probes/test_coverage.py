@@ -11,7 +11,7 @@ import pytest
 from scipy import special, stats
 
 from tests.evidence import write_evidence
-from verdictscope.stats import auroc_bootstrap, auroc_clustered, percentile_interval
+from verdictscope.stats import auroc, auroc_clustered, draw_clusters, percentile_interval
 
 AUROCS = (0.75, 0.9, 0.99)
 PROMPTS = (40, 100, 400)
@@ -72,16 +72,17 @@ def draw(rng: np.random.Generator, world: World, auroc: float, prompts: int) -> 
 
 def bootstrapped(y: np.ndarray, s: np.ndarray, g: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
     """What the cluster bootstrap would give: its percentiles, and its standard error on the logit scale."""
-    boot = auroc_bootstrap(y, s, g, resamples=400, seed=seed)
-    low, high = percentile_interval(boot.draws, boot.clusters)
+    drawn, closed = draw_clusters(g, 400, seed), auroc_clustered(y, s, g)
+    draws = auroc(y, s, drawn.counts[:, drawn.codes].astype(float))
+    low, high = percentile_interval(draws, closed.clusters)
     found = {"bootstrap, percentile": (float(low), float(high))}
-    a = boot.estimate
+    a = closed.estimate
     if a < 1:
-        df = min(boot.positive_clusters, boot.negative_clusters) - 1
-        half = stats.t.ppf(0.975, df) * np.nanstd(boot.draws, ddof=1) / (a * (1 - a))
+        df = min(closed.positive_clusters, closed.negative_clusters) - 1
+        half = stats.t.ppf(0.975, df) * np.nanstd(draws, ddof=1) / (a * (1 - a))
         ends = special.expit(special.logit(a) + np.array([-half, half]))
         return found | {"bootstrap, logit": (float(ends[0]), float(ends[1]))}
-    return found | {"bootstrap, logit": auroc_clustered(y, s, g).interval()}
+    return found | {"bootstrap, logit": closed.interval()}
 
 
 def cell(world: World, auroc: float, prompts: int, data_sets: int, compare: int = 0) -> list[dict[str, Any]]:

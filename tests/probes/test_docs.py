@@ -1,45 +1,21 @@
-"""The page about probes shows what was measured."""
+"""The page about probes shows what was measured, and names every call."""
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 import verdictscope.probes
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-
-
-@pytest.fixture(scope="module")
-def writer() -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(DOCS)  # as for a script that is run there
-        return runpy.run_path(str(DOCS / "probes.py"))
+from tools.docs import probes as writer
+from tools.docs.blocks import filled
 
 
-def test_the_tables_are_those_of_the_evidence(writer: dict[str, Any]) -> None:
-    page = (DOCS / "probes.md").read_text(encoding="utf-8")
-    assert writer["filled"](page, writer["TABLES"]) == page
-    for name in writer["TABLES"]:
+def test_the_tables_are_those_of_the_evidence() -> None:
+    page = writer.PAGE.read_text(encoding="utf-8")
+    assert filled(page, writer.TABLES) == page
+    for name in writer.TABLES:
         assert f"<!-- {name}:begin -->" in page
 
 
-def test_every_call_the_page_names_is_there() -> None:
-    page = (DOCS / "probes.md").read_text(encoding="utf-8")
-    for name in (
-        "protocol",
-        "check_leakage",
-        "classification_metrics",
-        "calibrate",
-        "calibrate_segments",
-        "permuted_selection",
-        "control_task",
-        "random_directions",
-        "tfidf_auroc",
-        "token_auroc",
-    ):
-        assert name in page
-        assert hasattr(verdictscope.probes, name)
+def test_every_public_name_is_on_the_page() -> None:
+    page = writer.PAGE.read_text(encoding="utf-8")
+    estimators = {"DifferenceProbe", "LdaProbe", "LogisticProbe", "RidgeProbe"}
+    results = {"ProbeCard", "ProbeResult"}
+    assert not [name for name in set(verdictscope.probes.__all__) - estimators - results if f"{name}(" not in page]

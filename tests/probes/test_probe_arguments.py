@@ -12,10 +12,9 @@ import pytest
 
 from verdictscope.errors import InputError
 from verdictscope.probes import LogisticProbe, RidgeProbe, classification_metrics, permutation_null, split_groups
-from verdictscope.probes.calibration import calibrate_segments
 from verdictscope.probes.card import balanced_threshold
 from verdictscope.probes.erasure import EraserFitter, fit_eraser
-from verdictscope.probes.estimators import MulticlassProbe, OrdinalProbe, ScoreProbe
+from verdictscope.probes.estimators import ScoreProbe
 from verdictscope.probes.metrics import reliability_curve
 from verdictscope.probes.solver import solve_logistic
 from verdictscope.repair.ranking import Budget
@@ -69,8 +68,6 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: reliability_curve(Y, X[:, 0] * 100, GROUPS), "probability of row 1"),
     (lambda: reliability_curve(Y, np.full(60, 0.5), GROUPS[:5]), "5 groups"),
     (lambda: reliability_curve(Y[:0], X[:0, 0], []), "no rows"),
-    (lambda: calibrate_segments(Y, X[:, 0], ["a"]), "1 segments"),
-    (lambda: calibrate_segments(Y, X[:, 0], [None] * 60), "segment of row 1"),
     (lambda: balanced_threshold([1.0, NAN, 3.0], [0, 1, 1]), "NaN"),
     (lambda: balanced_threshold([1.0, 2.0], [0, 1, 1]), "2"),
     (lambda: balanced_threshold([1.0, 2.0, 3.0], [0, 2, 1]), "0"),
@@ -114,11 +111,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: solve_logistic(X, Y, [1.0], max_iter=0), "max_iter"),
     (lambda: solve_logistic(X, Y, [1.0], threads=0), "threads"),
     (lambda: LogisticProbe(tol=NAN).fit(X, Y), "tol"),
-    *(
-        (lambda kind=kind, v=v: kind(v).fit(X, np.arange(60) % 3), "C is")
-        for kind in (MulticlassProbe, OrdinalProbe)
-        for v in (0, -1, NAN, INF)
-    ),
+    *((lambda v=v: LogisticProbe(v).fit(X, Y), "C must be positive") for v in (0, -1, NAN, INF)),
     *(
         (lambda kind=kind, v=v: kind(v).fit(X, Y), "alpha is")
         for kind in (RidgeProbe, ScoreProbe)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from verdictscope.errors import InputError
-from verdictscope.stats import auroc, auroc_bootstrap, auroc_clustered, auroc_effect, auroc_se_many
+from verdictscope.stats import auroc, auroc_clustered, auroc_effect, auroc_se_many, draw_clusters
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,18 +34,6 @@ def test_auroc_is_scikit_learns_with_ties_and_weights(rows: list[tuple[int, int,
         assert np.isnan(weighted)
 
 
-def test_the_draws_are_the_aurocs_of_the_resampled_rows() -> None:
-    rng = np.random.default_rng(0)
-    g = rng.integers(0, 12, 200)
-    y, s = rng.integers(0, 2, 200), rng.integers(0, 30, 200)
-    boot = auroc_bootstrap(y, s, g, resamples=50, seed=3)
-    from verdictscope.stats import draw_clusters
-
-    drawn = draw_clusters(g, 50, 3)
-    np.testing.assert_allclose(boot.draws, auroc(y, s, drawn.counts[:, drawn.codes].astype(float)))
-    assert boot.estimate == pytest.approx(roc_auc_score(y, s))
-
-
 def test_strata_average_within_and_ignore_what_separates_them() -> None:
     rng = np.random.default_rng(1)
     harm = np.repeat([0, 1], 200)
@@ -58,7 +44,7 @@ def test_strata_average_within_and_ignore_what_separates_them() -> None:
     assert only_harm.estimate == 0.5
     s = rng.normal(size=400) + y
     expected = np.mean([roc_auc_score(y[harm == h], s[harm == h]) for h in (0, 1)])
-    assert auroc_bootstrap(y, s, g, strata=harm).estimate == pytest.approx(expected)
+    assert auroc_clustered(y, s, g, strata=harm).estimate == pytest.approx(expected)
 
 
 def test_perfect_separation_is_not_certainty() -> None:
@@ -95,14 +81,6 @@ def test_wrong_input_is_one_clear_error(y: list, s: list) -> None:
         auroc(y, s)
 
 
-def test_two_thousand_resamples_of_six_thousand_rows_are_quick() -> None:
-    rng = np.random.default_rng(3)
-    y, s, g = rng.integers(0, 2, 6000), rng.normal(size=6000), np.repeat(np.arange(150), 40)
-    begin = time.process_time()
-    auroc_bootstrap(y, s, g)
-    assert time.process_time() - begin < 2
-
-
 def test_the_closed_variance_is_delongs_for_independent_rows_and_the_bootstraps_for_grouped_ones() -> None:
     rng = np.random.default_rng(5)
     y = np.repeat([0, 1], [30, 50])
@@ -115,7 +93,8 @@ def test_the_closed_variance_is_delongs_for_independent_rows_and_the_bootstraps_
     g = np.repeat(np.arange(100), 6)
     y = rng.integers(0, 2, 600)
     s = np.sqrt(0.5) * rng.normal(size=100)[g] + np.sqrt(0.5) * rng.normal(size=600) + y
-    spread = np.std(auroc_bootstrap(y, s, g, resamples=4000).draws)
+    drawn = draw_clusters(g, 4000, 0)
+    spread = np.std(auroc(y, s, drawn.counts[:, drawn.codes].astype(float)))
     assert np.sqrt(auroc_clustered(y, s, g).variance) == pytest.approx(spread, rel=0.08)
     by_row = np.sqrt(auroc_clustered(y, s, np.arange(600)).variance)
     assert by_row < 0.9 * np.sqrt(auroc_clustered(y, s, y * 100 + g // 2).variance)
@@ -135,7 +114,9 @@ def test_strata_keep_the_clusters_of_a_group_together() -> None:
     g = np.repeat(np.arange(60), 4)
     y, level = rng.integers(0, 2, 240), np.tile([0, 0, 1, 1], 60)
     s = 2 * rng.normal(size=60)[g] + y
-    spread = np.std(auroc_bootstrap(y, s, g, strata=level, resamples=4000).draws)
+    drawn = draw_clusters(g, 4000, 0)
+    weights = drawn.counts[:, drawn.codes].astype(float)
+    spread = np.std(np.mean([auroc(y[level == k], s[level == k], weights[:, level == k]) for k in (0, 1)], axis=0))
     assert np.sqrt(auroc_clustered(y, s, g, strata=level).variance) == pytest.approx(spread, rel=0.1)
 
 

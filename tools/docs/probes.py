@@ -74,7 +74,7 @@ def linter(data: dict[str, Any]) -> str:
     """False alarms on clean data, and how often each planted leak is named."""
     clean = data["clean"]
     lines = [
-        f"On {clean['data_sets']:,} clean data sets the linter raised an alarm in {clean['alarms']} "
+        f"On {clean['data_sets']:,} clean data sets the checks raised an alarm in {clean['alarms']} "
         f"({clean['rate']:.1%}; the level of all its tests together is {data['alpha']:.0%}).",
         "",
         "| leak | planted | data sets | named | named another as well |",

@@ -1,33 +1,28 @@
 """Estimates with their uncertainty. A leaf: it imports nothing of verdictscope."""
 
-from verdictscope.stats.auroc import AurocBootstrap, auroc, auroc_bootstrap, auroc_many
+from verdictscope.stats.auroc import auroc, auroc_many
 from verdictscope.stats.auroc_clustered import ClusteredAuroc, auroc_clustered, auroc_effect, auroc_se_many
-from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, cluster_bootstrap, draw_clusters, percentile_interval
+from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, draw_clusters, percentile_interval
 from verdictscope.stats.columns import group_names, index_of, joined, same_order
-from verdictscope.stats.degenerate import ends_to_show
 from verdictscope.stats.effect import Effect, effects_frame
 from verdictscope.stats.intervals import (
-    BOUNDS,
     difference_effect,
     drawn_interval,
     independent_difference,
     mean_effect,
     rate_effect,
-    ratio_effect,
     ratio_interval,
-    unseen_spread,
-    wilson,
 )
 from verdictscope.stats.p_values import TOLERANCE, permutation_p, tie_slack
 from verdictscope.stats.permutation import Permutation, Scheme, permutation_of
 from verdictscope.stats.sign_flips import FLIPS, SignFlips, sign_flip_test
+from verdictscope.stats.wilson import BOUNDS, ends_to_show, unseen_spread, wilson
 
 __all__ = [
     "BOUNDS",
     "FLIPS",
     "RESAMPLES",
     "TOLERANCE",
-    "AurocBootstrap",
     "ClusteredAuroc",
     "Column",
     "Draws",
@@ -36,12 +31,10 @@ __all__ = [
     "Scheme",
     "SignFlips",
     "auroc",
-    "auroc_bootstrap",
     "auroc_clustered",
     "auroc_effect",
     "auroc_many",
     "auroc_se_many",
-    "cluster_bootstrap",
     "difference_effect",
     "draw_clusters",
     "drawn_interval",
@@ -56,7 +49,6 @@ __all__ = [
     "permutation_of",
     "permutation_p",
     "rate_effect",
-    "ratio_effect",
     "ratio_interval",
     "same_order",
     "sign_flip_test",

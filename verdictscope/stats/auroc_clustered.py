@@ -54,9 +54,6 @@ class ClusteredAuroc:
         With perfect separation (or its reverse) no spread is seen; then the bound is Clopper and Pearson's for k
         disjoint pairs of groups that were all ordered rightly (P <= AUROC ** k), k the smaller of the numbers of
         positive and negative groups.
-
-        Returns:
-            low and high; NaN with one class, or with one group of either class.
         """
         check_confidence(confidence)
         a, tail = self.estimate, (1 - confidence) / 2
@@ -88,16 +85,6 @@ def auroc_clustered(labels: Column, scores: Column, groups: Column, *, strata: C
     number of groups are too short. The degrees of freedom are therefore Satterthwaite's, with the fourth moment of
     the influences: ``2 V^2 / Var(V)``, ``V = sum(D^2)``, ``Var(V) = sum(D^4) - V^2 / K``; at most the groups of the
     smaller class less one. `docs/probes.md` has the coverage.
-
-    Args:
-        labels: 0 or 1 per row.
-        scores: one number per row.
-        groups: the prompt group of every row.
-        strata: compare only rows of one stratum with each other and average the strata's AUROCs: what separates the
-            strata themselves then earns nothing. Strata with one class are left out.
-
-    Raises:
-        InputError: shapes differ, a score is NaN, a label is neither 0 nor 1, or a row has no group.
     """
     y, s = check_scores(labels, scores)
     same_order(labels=labels, scores=scores, groups=groups, strata=strata)

@@ -7,7 +7,7 @@ one matrix product for all resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,12 +24,8 @@ from verdictscope.stats.columns import group_names
 RESAMPLES = 2000
 """Resamples behind an interval unless the caller says otherwise."""
 
-_CHUNK = 2_000_000  # numbers a [resample row] block may hold, about 16 MB
-
 Column = Sequence[Any] | ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray
 """One value per row: a list, an array or a column of a table."""
-
-Statistic = Callable[[Float[ndarray, "resample row"]], Float[ndarray, " resample"]]
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,6 @@ def draw_clusters(groups: Column, resamples: int = RESAMPLES, seed: int = 0) -> 
 
     The draws depend on the seed and on the set of cluster names alone, not on the order or number of rows, so two
     tables about the same prompts get the same draws and their difference is a paired one.
-
-    Args:
-        groups: the cluster of every row, ``[row]``.
-        resamples: number of draws.
-        seed: seed of the draws.
-
-    Raises:
-        InputError: a row has no group, or there are no rows.
     """
     for name, value in (("resamples", resamples), ("seed", seed)):
         if value < 0:
@@ -101,14 +89,6 @@ def percentile_interval(
     The plain percentile interval is too narrow by about ``sqrt((n-1)/n) * z/t`` for n clusters; the percentiles are
     moved outwards to undo that (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.3).
     Draws that are NaN (the resample held no row of a needed kind) are left out.
-
-    Args:
-        draws: the statistic in every resample.
-        clusters: number of independent clusters behind each statistic (scalar or one per column of ``draws``).
-        confidence: coverage aimed at.
-
-    Returns:
-        low and high, of the shape of one draw; NaN where fewer than two clusters stand behind a number.
     """
     check_confidence(confidence)
     draws = np.asarray(draws, dtype=float)
@@ -128,36 +108,6 @@ def percentile_interval(
 
 
 def check_confidence(confidence: float) -> None:
-    """Refuse what is no coverage.
-
-    Raises:
-        InputError: not between 0 and 1.
-    """
+    """Refuse what is no coverage."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence:g}: give a share between 0 and 1, such as .95")
-
-
-def cluster_bootstrap(
-    statistic: Statistic, groups: Column, *, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
-) -> tuple[float, float, float, Float[ndarray, " resample"]]:
-    """Bootstrap any statistic of weighted rows by whole clusters.
-
-    Args:
-        statistic: takes row weights ``[resample row]``, gives one number per resample (NaN where undefined).
-        groups: the cluster of every row.
-        resamples: number of resamples.
-        seed: seed of the draws.
-        confidence: coverage aimed at.
-
-    Returns:
-        estimate, low, high and the draws. Low and high are NaN with fewer than two clusters: one cluster drawn again
-        and again would otherwise show an interval of no width.
-    """
-    drawn = draw_clusters(groups, resamples, seed)
-    rows = len(drawn.codes)
-    estimate = float(statistic(np.ones((1, rows)))[0])
-    step = max(1, _CHUNK // rows)
-    parts = [statistic(drawn.counts[i : i + step][:, drawn.codes].astype(float)) for i in range(0, resamples, step)]
-    draws = np.concatenate(parts)
-    low, high = percentile_interval(draws, drawn.n, confidence)
-    return estimate, float(low), float(high), draws

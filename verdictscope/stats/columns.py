@@ -8,26 +8,17 @@ import numpy as np
 import pandas as pd
 
 from verdictscope.errors import InputError
+from verdictscope.values import id_text
 
 
 def group_names(groups: Any, what: str = "group") -> np.ndarray:
     """The name of every row's group as text, by one rule: text as it is, a whole number by its digits.
 
     1 and 1.0 are one group: a merge with a gap turns whole numbers to floats. ``"1"`` is the same one, as in files.
-
-    Args:
-        groups: the group of every row.
-        what: the word for a group, for messages.
-
-    Returns:
-        An array of str, ``[row]``.
-
-    Raises:
-        InputError: a row, named by its number from 1, whose group is missing, blank, a fraction or a truth value.
     """
     values = np.asarray(groups, dtype=object)
     text = pd.api.types.infer_dtype(values, skipna=False) == "string"
-    names = values if text else np.array([_group_name(value) for value in values], dtype=object)
+    names = values if text else np.array([id_text(value, whole_floats=True) for value in values], dtype=object)
     for row, name in enumerate(names, start=1):
         if name is None or not name.strip():
             value = values[row - 1]
@@ -35,13 +26,6 @@ def group_names(groups: Any, what: str = "group") -> np.ndarray:
                 raise InputError(f"row {row} has no {what}: give every row the name of its prompt group")
             raise InputError(f"the {what} of row {row} is {value!r}: give text or a whole number")
     return names
-
-
-def _group_name(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value
-    whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value == value // 1)
-    return str(int(value)) if whole and not isinstance(value, bool) and abs(value) < np.inf else None
 
 
 def index_of(column: Any) -> pd.Index | None:
@@ -54,16 +38,7 @@ def index_of(column: Any) -> pd.Index | None:
 
 
 def same_order(*, beside: str = "", **columns: Any) -> None:
-    """Refuse columns whose indexes name other rows, or the same rows in another order.
-
-    Args:
-        beside: what else stands row by row beside them without names (``X``). Then the index must be that of a table
-            in its own order: whole numbers that never fall. Names cannot be compared with what has none.
-        columns: by name; only pandas columns with an index of their own are looked at.
-
-    Raises:
-        InputError: two indexes differ, or an index that cannot be the order of what stands beside it.
-    """
+    """Refuse columns whose indexes name other rows, or the same rows in another order."""
     named = {name: index for name, column in columns.items() if (index := index_of(column)) is not None}
     if not named:
         return
@@ -87,16 +62,7 @@ def _risen(index: pd.Index) -> bool:
 
 
 def joined(column: Any, rows: pd.Index, name: str) -> Any:
-    """A column in the order of rows that have names: joined by its index where it has one, else as it is.
-
-    Args:
-        column: bare values, one per row; or a pandas column indexed by the rows' names, one line a name.
-        rows: the name of every row; a name may occur several times (the tokens of a rollout).
-        name: of the column, for messages.
-
-    Raises:
-        InputError: a name has two lines or none.
-    """
+    """A column in the order of rows that have names: joined by its index where it has one, else as it is."""
     index = index_of(column)
     if index is None:
         return column

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from verdictscope.stats.wilson import ends_to_show
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -42,8 +44,6 @@ class Effect:
         return cls(name, float("nan"), float("nan"), float("nan"), n, unit, seed)
 
     def __str__(self) -> str:
-        from verdictscope.stats.degenerate import ends_to_show
-
         ends = ends_to_show(self.estimate, self.low, self.high, self.n, self.unit)
         low, high = ends or (self.low, self.high)
         shown = "(no interval: all alike)" if ends is None and low == high else f"[{low:.3g}, {high:.3g}]"

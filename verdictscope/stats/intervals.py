@@ -12,58 +12,7 @@ from verdictscope.stats.bootstrap import RESAMPLES, Column, Draws, draw_clusters
 from verdictscope.stats.columns import same_order
 from verdictscope.stats.effect import Effect
 from verdictscope.stats.p_values import tie_slack
-from verdictscope.stats.wilson import wilson
-
-BOUNDS = {
-    "rate": (0.0, 1.0),
-    "share": (0.0, 1.0),
-    "share of thinking": (0.0, 1.0),
-    "probability": (0.0, 1.0),
-    "probability^2": (0.0, 1.0),
-    "AUROC": (0.0, 1.0),
-    "coefficient": (-1.0, 1.0),
-}
-"""Least and largest value by unit; other units have none."""
-
-
-def unseen_spread(
-    estimate: float, clusters: int, bounds: tuple[float, float], confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of a bounded number that came out the same in every group.
-
-    No resample differs, which is no certainty: a share ``p`` of further groups may differ, p the upper end of Wilson's
-    interval for none of so many groups, and differ as far as the bounds allow. At a bound this is Wilson's interval.
-
-    Args:
-        estimate: what every group gave.
-        clusters: number of groups.
-        bounds: least and largest possible value.
-        confidence: coverage aimed at.
-
-    Returns:
-        low and high; NaN with fewer than two groups.
-    """
-    if clusters < 2:
-        return float("nan"), float("nan")
-    p = wilson(0, clusters, confidence)[1]
-    low, high = bounds
-    return float(estimate - p * (estimate - low)), float(estimate + p * (high - estimate))
-
-
-def unseen_difference(
-    first: float, second: float, clusters: int, bounds: tuple[float, float], confidence: float = 0.95
-) -> tuple[float, float]:
-    """`unseen_spread` of a difference of two bounded numbers, each with its own (`independent_difference`).
-
-    Args:
-        first: the number.
-        second: what is taken from it.
-        clusters: number of groups.
-        bounds: least and largest possible value of either.
-        confidence: coverage aimed at.
-    """
-    ends = [(value, *unseen_spread(value, clusters, bounds, confidence)) for value in (first, second)]
-    return independent_difference(*ends)[1:]
+from verdictscope.stats.wilson import BOUNDS, unseen_spread, wilson
 
 
 def drawn_interval(
@@ -75,20 +24,12 @@ def drawn_interval(
     *,
     pair: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
-    """`percentile_interval`; where no resample differs and the number is bounded, `unseen_spread`.
-
-    Args:
-        draws: the statistic in every resample, NaN where it is not defined.
-        estimate: the statistic.
-        clusters: number of groups.
-        bounds: least and largest possible value (of either of a pair); ``None`` where there is none.
-        confidence: coverage aimed at.
-        pair: the two numbers whose difference the statistic is.
-    """
+    """`percentile_interval`; where no resample differs and the number is bounded, `unseen_spread`."""
     known = draws[np.isfinite(draws)]
     if bounds is not None and known.size and (np.abs(known - estimate) <= tie_slack(estimate)).all():
         if pair is not None:
-            return unseen_difference(*pair, clusters, bounds, confidence)
+            ends = [(value, *unseen_spread(value, clusters, bounds, confidence)) for value in pair]
+            return independent_difference(*ends)[1:]
         return unseen_spread(estimate, clusters, bounds, confidence)
     low, high = percentile_interval(draws, clusters, confidence)
     return float(low), float(high)
@@ -100,16 +41,6 @@ def rate_effect(name: str, hits: Column, groups: Column, *, confidence: float = 
     The effective n is p(1-p) over the cluster-robust variance of p, made smaller by (z/t)^2 for few clusters (Korn
     and Graubard 1998), at most the number of rows. With no hits or only hits the variance cannot be seen; then every
     cluster counts once. No resampling, so no seed.
-
-    Args:
-        name: what was counted.
-        hits: 0 or 1 per row, ``[row]``; rows that are missing must have been counted elsewhere.
-        groups: the prompt group of every row.
-        confidence: coverage aimed at.
-        unit: unit of the estimate.
-
-    Returns:
-        the rate; n is the number of groups. NaN without rows, bounds NaN with one group of several rows.
     """
     same_order(hits=hits, groups=groups)
     values = np.asarray(hits, dtype=float)
@@ -140,21 +71,7 @@ def mean_effect(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Effect:
-    """Mean of rows with a cluster-bootstrap interval.
-
-    Args:
-        name: what was averaged.
-        values: one number per row; NaN rows are left out.
-        groups: the prompt group of every row.
-        unit: unit of the values.
-        resamples: number of bootstrap resamples.
-        seed: seed of the draws.
-        confidence: coverage aimed at.
-
-    Returns:
-        the mean; n counts groups. NaN without rows, bounds NaN with one group. Where all groups agree on a number
-        whose unit is bounded (`BOUNDS`), the interval is that of `unseen_spread`.
-    """
+    """Mean of rows with a cluster-bootstrap interval."""
     x, g = _finite(values, groups)
     if x.size == 0:
         return Effect.missing(name, unit, seed=seed)
@@ -178,22 +95,7 @@ def difference_effect(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Effect:
-    """Mean of ``first`` minus mean of ``second``; groups in both are drawn together, so shared prompts are paired.
-
-    Args:
-        name: what was compared.
-        first: one number per row, NaN rows left out.
-        first_groups: the prompt group of every row of ``first``.
-        second: likewise.
-        second_groups: likewise.
-        unit: unit of the values.
-        resamples: number of bootstrap resamples.
-        seed: seed of the draws.
-        confidence: coverage aimed at.
-
-    Returns:
-        the difference; n is the smaller of the two numbers of groups, which also sets the width for few groups.
-    """
+    """Mean of ``first`` minus mean of ``second``; groups in both are drawn together, so shared prompts are paired."""
     (a, ga), (b, gb) = _finite(first, first_groups), _finite(second, second_groups)
     n = min(len(set(map(str, ga))), len(set(map(str, gb))))
     if n == 0:
@@ -218,56 +120,11 @@ def independent_difference(
     Each interval stands for its own variance on the side that matters (MOVER: Zou and Donner, Statistics in Medicine
     27, 2008; on Wilson intervals it is method 10 of Newcombe, Statistics in Medicine 17, 1998). Exact for independent
     estimates; too wide where shared prompts pull both the same way.
-
-    Args:
-        first: estimate, low and high.
-        second: the same at the same confidence.
-
-    Returns:
-        difference, low and high; NaN where an input is.
     """
     (a, a_low, a_high), (b, b_low, b_high) = first, second
     down = np.hypot(a - a_low, b_high - b)
     up = np.hypot(a_high - a, b - b_low)
     return float(a - b), float(a - b - down), float(a - b + up)
-
-
-def ratio_effect(
-    name: str,
-    numerator: Column,
-    denominator: Column,
-    groups: Column,
-    *,
-    unit: str = "ratio",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Effect:
-    """Mean of ``numerator`` over mean of ``denominator``, rows paired, with a cluster-bootstrap interval.
-
-    Args:
-        name: what was divided.
-        numerator: one number per row; a row with a NaN in either is left out.
-        denominator: likewise.
-        groups: the prompt group of every row.
-        unit: unit of the ratio.
-        resamples: number of bootstrap resamples.
-        seed: seed of the draws.
-        confidence: coverage aimed at.
-
-    Returns:
-        the ratio; n counts groups. Bounds are NaN where the denominator is not clearly away from 0: the interval of
-        such a ratio is unbounded (Fieller 1954).
-    """
-    top, g = _finite(numerator, groups, denominator)
-    bottom, _ = _finite(denominator, groups, numerator)
-    if top.size == 0:
-        return Effect.missing(name, unit, seed=seed)
-    drawn = draw_clusters(g, resamples, seed)
-    low, high = ratio_interval(_weighted_mean(drawn, top), _weighted_mean(drawn, bottom), drawn.n, confidence)
-    mean = float(bottom.mean())
-    estimate = float(top.mean()) / mean if mean != 0 else float("nan")
-    return Effect(name, estimate, low, high, drawn.n, unit, seed)
 
 
 def ratio_interval(
@@ -291,13 +148,10 @@ def _weighted_mean(
         return (drawn.counts @ drawn.sums(values * keep)) / (drawn.counts @ drawn.sums(keep))
 
 
-def _finite(values: Column, groups: Column, also: Column | None = None) -> tuple[ndarray, ndarray]:
-    """Rows whose value (and the one beside it) is a number, with their groups."""
-    same_order(values=values, groups=groups, also=also)
+def _finite(values: Column, groups: Column) -> tuple[ndarray, ndarray]:
+    """Rows whose value is a number, with their groups."""
+    same_order(values=values, groups=groups)
     x, g = np.asarray(values, dtype=float), np.asarray(groups, dtype=object)
     if x.shape != g.shape:
         raise InputError(f"{x.size} values but {g.size} groups")
-    keep = np.isfinite(x)
-    if also is not None:
-        keep &= np.isfinite(np.asarray(also, dtype=float))
-    return x[keep], g[keep]
+    return x[np.isfinite(x)], g[np.isfinite(x)]

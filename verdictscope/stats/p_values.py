@@ -25,14 +25,6 @@ def permutation_p(observed: SupportsFloat, null: Column, alternative: str = "gre
 
     The observed value counts as one of its own null draws, so p is never 0 and the test keeps its level (Phipson and
     Smyth 2010). Values equal up to rounding count as at least as extreme; a null draw that is NaN does too.
-
-    Args:
-        observed: the real statistic.
-        null: the statistic in R permutations.
-        alternative: ``greater``, ``less`` or ``two-sided`` (twice the smaller tail, at most 1).
-
-    Raises:
-        InputError: no null draws, or an unknown alternative.
     """
     observed, values = float(observed), np.asarray(null, dtype=float).ravel()
     if values.size == 0:

@@ -69,11 +69,7 @@ class Permutation:
         return np.asarray(self.classes)[self._draw(rng)]
 
     def draws(self, n: int, rng: np.random.Generator) -> ndarray:
-        """Relabelings one after the other, ``[draw row]``.
-
-        Raises:
-            InputError: fewer than one is asked for.
-        """
+        """Relabelings one after the other, ``[draw row]``."""
         if n < 1:
             raise InputError(f"{n} relabelings make no null: ask for at least 19, better 200")
         return np.asarray(self.classes)[np.stack([self._draw(rng) for _ in range(n)])]
@@ -135,21 +131,6 @@ def permutation_of(
     ``auto`` takes ``between`` where every group has one label; ``within`` where all groups of a stratum hold the same
     labels, several of them (matched groups); ``between`` where groups have one size and exchanging their label vectors
     moves the labels; else ``both``, which is right for any sizes and mixtures.
-
-    Args:
-        labels: label of every row: two classes, several, or scores.
-        groups: what every row belongs to; rows of a group are not independent. ``None``: each row is its own.
-        strata: labels never leave the rows of one stratum (a part of a split, a held column).
-        scheme: see `Scheme`.
-        turned: truth of every row that shows its group from the other side, where the two labels have changed names (a
-            pair of answers in the order BA): what is permuted is the label turned back, and each draw is turned again.
-        symmetric: the statistic is the same when the two classes exchange their names (a probe fitted again is), which
-            halves the relabelings that count.
-        unit: what a group is called in messages.
-
-    Raises:
-        InputError: lengths differ, a value is missing, one label only, a group in two strata, or a scheme that cannot
-            move the labels or has too few relabelings for p = .05; the message names the scheme to use.
     """
     same_order(labels=labels, groups=groups, strata=strata, turned=turned)
     side = None if turned is None else np.asarray(turned).astype(int)

@@ -88,21 +88,6 @@ def sign_flip_test(
     Hall's transformation takes away from the real statistic as from the flipped ones (Hall 1992, "On the removal of
     skewness by transformation", JRSS B 54). The step-down is that of Romano and Wolf (2005, JASA 100): it controls
     the family-wise error since a subset's flips depend on that subset alone.
-
-    Args:
-        values: one number per candidate and row.
-        groups: the cluster of every row; candidates share rows and clusters.
-        delta: smallest mean that counts, in the unit of ``values``.
-        flips: sign vectors drawn, where there are more than that.
-        seed: of the sign vectors.
-        skewness: correct for it; without, this is the plain test of the mean by sign flips.
-
-    Returns:
-        the tests; a candidate all of whose sums equal delta has p = 1.
-
-    Raises:
-        InputError: no rows, a row without a number, fewer than two clusters, too few flips, or a delta that is no
-            number. With fewer than five clusters no p can reach .05 (`SignFlips.smallest_p`).
     """
     if flips < 19:
         raise InputError(f"{flips} flips cannot show p <= .05; ask for at least 19")
