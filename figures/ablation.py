@@ -1,4 +1,4 @@
-"""What zeroing the found heads does: refusals in free generation, and log-odds beside random sets of heads."""
+"""The effect of ablating the selected heads: refusals in free generation, log-odds against random sets of heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
@@ -28,27 +27,46 @@ from verdictscope.figures.tables import counts, interval, need, number, p_text
 _GENERATION = "variant cell_kind refused low high n unread"
 _SETS = "set kind estimate low high n unit p"
 _KINDS = (("target", "target requests"), ("control", "control requests"))
+_DOT = {"linestyle": "none", "marker": "o", "markeredgecolor": "white", "markeredgewidth": 0.4}
 _VARIANTS = (
     ("base", "base\n"),
-    ("ablated", "heads\nzeroed"),
+    ("ablated", "heads\nablated"),
     ("random", "random\nsets"),
     ("reference", "reference\nmodel"),
 )
 
 
-def _draw(generation: pd.DataFrame, ablation: pd.DataFrame) -> Figure:
-    """The figure."""
+def ablation(generation: pd.DataFrame, ablation: pd.DataFrame) -> Display:
+    """Draw refusal rates by variant, and the selected heads' teacher-forced effect among random sets'.
+
+    Args:
+        generation: the table generation.parquet (rows with cell_kind ``target`` and ``control``).
+        ablation: the table ablation.parquet.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["variant", "cell_kind", "refused", "low", "high", "n", "unread"]
+        >>> rates = pd.DataFrame([("base", "target", 0.1, 0.05, 0.2, 60, 0)], columns=columns)
+        >>> columns = ["set", "kind", "estimate", "low", "high", "n", "unit", "p"]
+        >>> effects = pd.DataFrame([("found", "found", 2.0, 1.5, 2.5, 60, "nats", 0.01)], columns=columns)
+        >>> len(figures.ablation(rates, effects).axes)
+        2
+    """
     need(generation, "generation", _GENERATION)
     need(ablation, "ablation", _SETS)
     with context():
         fig = sheet(WIDTH, 2.85)
         left, right = fig.subplots(1, 2, width_ratios=(1.45, 1))
         left.set_title("a  Refusals in free generation")
-        right.set_title("b  Found set against random sets")
+        right.set_title("b  Selected against random sets")
         _bars(left, generation)
         _distribution(right, ablation)
         settle(fig)
-    return fig
+    return Display(fig, _caption(generation, ablation), ablation)
 
 
 def _variants(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -98,32 +116,13 @@ def _bar(ax: Axes, x: float, name: str, rows: pd.DataFrame) -> None:
     )  # a bar of 0 stays visible
     if name == "random":
         spread = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else [0.0]
-        ax.plot(
-            x + np.asarray(spread),
-            rows["refused"].astype(float),
-            linestyle="none",
-            marker="o",
-            markersize=3.0,
-            color=INK,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=4,
-            clip_on=False,
-        )
+        each = rows["refused"].astype(float)
+        ax.plot(x + np.asarray(spread), each, markersize=3.0, color=INK, zorder=4, clip_on=False, **_DOT)
         top = float(rows["refused"].astype(float).max())
     else:
         low, high = float(rows.iloc[0]["low"]), float(rows.iloc[0]["high"])
-        ax.errorbar(
-            x,
-            rate,
-            yerr=[[max(rate - low, 0)], [max(high - rate, 0)]],
-            fmt="none",
-            ecolor=INK,
-            elinewidth=0.9,
-            capsize=2.2,
-            capthick=0.9,
-            zorder=3,
-        )
+        ends = [[max(rate - low, 0)], [max(high - rate, 0)]]
+        ax.errorbar(x, rate, yerr=ends, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.2, capthick=0.9, zorder=3)
         top = np.nanmax([rate, high])
     ax.text(x, top + 0.03, number(rate), ha="center", va="bottom", fontsize=6.8, color=INK, zorder=5)
 
@@ -152,31 +151,12 @@ def _distribution(ax: Axes, ablation: pd.DataFrame) -> None:
 def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
     sets = f"{len(random)} random set{'s' if len(random) > 1 else ''}"
     if len(random) < 20:  # too few for the shape of a histogram to mean anything
-        ax.plot(
-            random,
-            np.full(len(random), 0.12),
-            linestyle="none",
-            marker="o",
-            markersize=4,
-            color=MUTED,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=3,
-        )
+        ax.plot(random, np.full(len(random), 0.12), markersize=4, color=MUTED, zorder=3, **_DOT)
         ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
         return
     heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=variant_colour("random"), zorder=2)[0]
-    ax.plot(
-        random,
-        np.zeros(len(random)),
-        linestyle="none",
-        marker="|",
-        markersize=5,
-        markeredgewidth=0.5,
-        color=INK,
-        zorder=3,
-        clip_on=False,
-    )
+    tick = {"linestyle": "none", "marker": "|", "markersize": 5, "markeredgewidth": 0.5, "color": INK}
+    ax.plot(random, np.zeros(len(random)), zorder=3, clip_on=False, **tick)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")
 
@@ -192,7 +172,7 @@ def _mark_found(ax: Axes, row: pd.Series) -> None:
     ax.text(
         at,
         0.83,
-        f"found set {number(at, signed=True)}\n{p_text(row['p'])}",
+        f"selected heads {number(at, signed=True)}\n{p_text(row['p'])}",
         transform=across,
         ha=ha,
         va="bottom",
@@ -206,49 +186,31 @@ def _mark_found(ax: Axes, row: pd.Series) -> None:
 
 
 def _caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
-    """Text of the caption."""
-    need(generation, "generation", _GENERATION)
-    need(ablation, "ablation", _SETS)
-    text = ["(a) Share of requests refused when the model writes freely; whiskers are 95 % intervals."]
+    text = ["(a) Share of requests refused in free generation; whiskers are 95 % intervals."]
     for cell_kind, words in _KINDS:
         variants = _variants(generation[generation["cell_kind"] == cell_kind])
         if variants:
             text.append(f"{words.capitalize()}: {'; '.join(_variant_words(*variant) for variant in variants)}.")
     unread = generation[generation["cell_kind"].isin([kind for kind, _ in _KINDS])]["unread"].sum()
     if unread:
-        text.append(f"{int(unread)} answers over all bars could not be read.")
-    text.append(_set_words(ablation))
-    text.append(
-        "Not shown: that these heads are the only way, or what else they do; in (a) the thinking is written "
-        "anew as well, so an effect through changed thinking is not parted from one at the answer."
-    )
+        text.append(f"{int(unread)} answers could not be parsed.")
+    selected = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
+    sets = int(((ablation["kind"] == "random") & ablation["estimate"].notna()).sum())
+    if selected.empty:
+        text.append(f"(b) {sets} layer-matched random sets; the selected heads were not measured.")
+    else:
+        row = selected.iloc[0]
+        text.append(
+            f"(b) Change of the refusal log-odds on the base model's tokens: {interval(row, signed=True)} "
+            f"{row['unit']}, {counts(selected['n'])}; null: {sets} layer-matched random sets, {p_text(row['p'])}."
+        )
+    text.append("Not shown: other mechanisms, and in (a) effects through changed thinking.")
     return " ".join(text)
 
 
 def _variant_words(name: str, label: str, rows: pd.DataFrame) -> str:
-    words = {"ablated": "found heads zeroed"}.get(name, label.strip().replace("\n", " "))
+    words = {"ablated": "heads ablated"}.get(name, label.strip().replace("\n", " "))
     if name == "random":
         rates = rows["refused"].astype(float)
-        spread = f"{number(rates.min())} to {number(rates.max())}"
-        return f"{words} {spread} ({len(rows)} sets, {counts(rows['n'])} each; the bar is their mean)"
+        return f"{words} {number(rates.min())} to {number(rates.max())} ({len(rows)} sets, {counts(rows['n'])})"
     return f"{words} {interval(rows.iloc[0], 'refused')}, {counts(rows['n'])}"
-
-
-def _set_words(ablation: pd.DataFrame) -> str:
-    found = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
-    sets = int(((ablation["kind"] == "random") & ablation["estimate"].notna()).sum())
-    if found.empty:
-        return f"(b) {sets} layer-matched random sets; the found set was not measured."
-    row = found.iloc[0]
-    base = ablation[(ablation["kind"] == "base") & ablation["estimate"].notna()]
-    start = f" from {interval(base.iloc[0], signed=True)}" if len(base) else ""
-    return (
-        f"(b) On the base model's own tokens, the found set changes the refusal log-odds{start} by "
-        f"{interval(row, signed=True)} {row['unit']} (band: 95 % interval, {counts(found['n'])}); "
-        f"ticks and bars are {sets} layer-matched sets of heads that were not selected, {p_text(row['p'])}."
-    )
-
-
-def ablation(generation: pd.DataFrame, ablation: pd.DataFrame) -> Display:
-    """What zeroing the found heads does: refusals in free generation, and log-odds beside random sets of heads."""
-    return Display(_draw(generation, ablation), _caption(generation, ablation), ablation)

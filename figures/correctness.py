@@ -1,14 +1,13 @@
-"""Does a judge know better than it says: the right answer read from its states, beside the verdict it states."""
+"""Latent knowledge: the right answer read from a judge's states, beside its verdict."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from verdictscope.figures.style import FAINT, FOUND, MUTED, WIDTH, Display, context, notice, settle, sheet
-from verdictscope.figures.tables import counts, interval, need, number
+from verdictscope.figures.tables import counts, interval, need, number, of_base
 
 _COLUMNS = "variant kind condition name layer estimate low high n null_low null_high"
 _WRONG = "right where the verdict is wrong"
@@ -19,12 +18,28 @@ _STATED = "right as stated, orders averaged"
 _SAYS, _MIRRORS, _VIEWS = "#D55E00", "#999999", "#0072B2"
 
 
-def _draw(table: pd.DataFrame) -> Figure:
-    """The figure."""
+def correctness(table: pd.DataFrame) -> Display:
+    """Draw, by condition, how often a probe of the correct answer and the verdict are right (latent knowledge).
+
+    Args:
+        table: correctness.parquet; of several variants the model under study is drawn.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = "variant kind condition name layer estimate low high n null_low null_high"
+        >>> row = ("", "test", "plain", "right", 2, 0.8, 0.7, 0.9, 40, 0.4, 0.6)
+        >>> len(figures.correctness(pd.DataFrame([row], columns=columns.split())).axes)
+        3
+    """
+    given = table
     need(table, "correctness", _COLUMNS)
-    table = _own(table)
-    told = table[table["kind"] != "layer"]
-    names = list(dict.fromkeys(told.loc[told["name"] == "right", "condition"].astype(str)))
+    table = of_base(table)
+    tested = table[table["kind"] != "layer"]
+    names = list(dict.fromkeys(tested.loc[tested["name"] == "right", "condition"].astype(str)))
     with context():
         fig = sheet(WIDTH, 3.0, gap=0.05)
         axes = fig.subplots(1, 3, width_ratios=(1, 1, 0.95))
@@ -34,11 +49,11 @@ def _draw(table: pd.DataFrame) -> Figure:
             for ax in axes:
                 ax.set_axis_off()
                 notice(ax, "the table has no rows")
-            return fig
-        _points(axes[0], told, names, {"right": ("probe of the right answer", FOUND), _STATED: ("verdict", _SAYS)})
+            return Display(fig, "No probe of the right answer was fitted.", given)
+        _points(axes[0], tested, names, {"right": ("probe of the right answer", FOUND), _STATED: ("verdict", _SAYS)})
         _points(
             axes[1],
-            told,
+            tested,
             names,
             {
                 _WRONG: ("probe of the right answer", FOUND),
@@ -50,17 +65,13 @@ def _draw(table: pd.DataFrame) -> Figure:
         axes[1].set_yticks(range(len(names)), [""] * len(names))
         _by_layer(axes[2], table, names)
         settle(fig)
-    return fig
+    return Display(fig, _caption(table), given)
 
 
-def _own(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["variant"].isin(["", "base"])] if len(set(table["variant"])) > 1 else table
-
-
-def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tuple[str, str]]) -> None:
+def _points(ax: Axes, tested: pd.DataFrame, names: list[str], shown: dict[str, tuple[str, str]]) -> None:
     for at, (name, (words, colour)) in enumerate(shown.items()):
         for y, condition in enumerate(names):
-            rows = told[(told["condition"] == condition) & (told["name"] == name) & told["estimate"].notna()]
+            rows = tested[(tested["condition"] == condition) & (tested["name"] == name) & tested["estimate"].notna()]
             if rows.empty:
                 if not at:
                     ax.text(0.5, y, "no such item", ha="center", va="center", fontsize=7, color=MUTED)
@@ -88,7 +99,7 @@ def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tup
                 markersize=4,
                 zorder=3,
                 linestyle="none",
-                label=words if y == _seen(told, names, name) else None,
+                label=words if y == _seen(tested, names, name) else None,
             )
     ax.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xlim(-0.04, 1.04)
@@ -97,9 +108,9 @@ def _points(ax: Axes, told: pd.DataFrame, names: list[str], shown: dict[str, tup
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=1)
 
 
-def _seen(told: pd.DataFrame, names: list[str], name: str) -> int:
+def _seen(tested: pd.DataFrame, names: list[str], name: str) -> int:
     """The first condition in which a name has a number."""
-    rows = told[(told["name"] == name) & told["estimate"].notna()]
+    rows = tested[(tested["name"] == name) & tested["estimate"].notna()]
     there = set(rows["condition"].astype(str))
     return next((y for y, condition in enumerate(names) if condition in there), -1)
 
@@ -134,46 +145,23 @@ def _by_layer(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
 
 
 def _caption(table: pd.DataFrame) -> str:
-    """Text of the caption."""
-    need(table, "correctness", _COLUMNS)
-    table = _own(table)
-    told = table[(table["kind"] != "layer") & table["estimate"].notna()]
-    if told.empty:
+    tested = table[(table["kind"] != "layer") & table["estimate"].notna()]
+    if tested.empty:
         return "No probe of the right answer was fitted."
     text = [
-        "Dots: a probe of which answer is right, fitted where nothing pushes the verdict and read on new items of "
-        "every condition; its score turns round with the answers and needs no threshold. (a) Share of items it gets "
-        "right, beside the judge's own verdict, averaged over the two orders. (b) The same where that verdict is "
-        "wrong: 0 for a probe that only mirrors the verdict, as a probe of the verdict itself (squares) should; "
-        "triangles: a probe of the verdict it gives without a cue, its own view."
+        "Probe of the right answer, fitted on uncued verdicts and applied to new items of every condition. (a) Share "
+        "of items right, beside the verdict averaged over both orders. (b) The same where that verdict is wrong; 0 for "
+        "a probe that mirrors the verdict (squares)."
     ]
-    pushed = told[(told["name"] == _WRONG) & (told["condition"] == _pushed(table, list(told["condition"].unique())))]
-    if len(pushed):
-        row = pushed.iloc[0]
-        text.append(
-            f"In {row['condition']}: {interval(row)} right of {counts([row['n']])} wrong verdicts; pale bars "
-            f"are refits with labels permuted between items ({number(row['null_low'])} to "
-            f"{number(row['null_high'])})."
-        )
-    level = told[(told["name"] == _LEVEL) & (told["condition"] == _pushed(table, list(told["condition"].unique())))]
-    if len(level):
-        row = level.iloc[0]
-        text.append(
-            "What reads against the side a cue names is right on all of these, so the test is on right and "
-            f"wrong verdicts weighed equally: {interval(row)}, permuted {number(row['null_low'])} to "
-            f"{number(row['null_high'])}."
-        )
-    gaps = told[(told["name"] == "gap to stated, orders averaged")]
-    if len(gaps):
-        each = "; ".join(f"{r['condition']} {interval(r, signed=True)}" for r in gaps.to_dict("records"))
-        text.append(f"Probe less verdict over all items, paired: {each}.")
-    text.append(
-        "(c) Validation items, on which the layer was chosen. Lines and bars are 95 % intervals over item "
-        "groups. Not shown: that the judge could be brought to say what is read, or that it uses it."
-    )
+    pushed = _pushed(table, list(tested["condition"].unique()))
+    for name, words in (
+        (_WRONG, "right where the verdict is wrong"),
+        (_LEVEL, "right and wrong verdicts weighed equally"),
+    ):
+        rows = tested[(tested["name"] == name) & (tested["condition"] == pushed)]
+        if len(rows):
+            row = rows.iloc[0]
+            null = f"{number(row['null_low'])} to {number(row['null_high'])}"
+            text.append(f"{pushed}, {words}: {interval(row)}, {counts([row['n']])}, permuted labels {null}.")
+    text.append("(c) Validation items. Lines are 95 % intervals over item groups. Not shown: that the judge uses it.")
     return " ".join(text)
-
-
-def correctness(table: pd.DataFrame) -> Display:
-    """Does a judge know better than it says: the right answer read from its states, beside the verdict it states."""
-    return Display(_draw(table), _caption(table), table)

@@ -1,8 +1,7 @@
-"""A label read with and without another concept in the states: its trace, and how well each is told."""
+"""A label read with and without another concept in the states: its trace and AUROCs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from verdictscope.figures.style import (
     settle,
     sheet,
 )
-from verdictscope.figures.tables import cell_words, counts, interval, need, number, truth
+from verdictscope.figures.style import shown as display
+from verdictscope.figures.tables import counts, interval, need, number, truth
 
 _NULLS = ("random", "permuted")
 _TRACE = "probe erased cell target rel_think_end kind estimate low high n " + " ".join(
@@ -32,7 +32,7 @@ _TRACE = "probe erased cell target rel_think_end kind estimate low high n " + " 
 )
 _TABLE = "read probe erased part estimate low high n unit"
 _LINES = (
-    ("none", "old", "as it is", "-", 2.3),
+    ("none", "old", "unchanged", "-", 2.3),
     ("concept", "old", "{} erased, same probe", (0, (4, 1.6)), 1.5),
     ("concept", "refitted", "{} erased, probe refitted", (0, (1.4, 1.2)), 1.8),
 )
@@ -47,12 +47,31 @@ _ROWS = (
 def erasure(
     table: pd.DataFrame, trace: pd.DataFrame | None = None, *, closing: int | None = None, ax: Axes | None = None
 ) -> Display:
-    """A label read with and without another concept in the states: its trace, and how well each is told."""
+    """Draw the AUROC of a label before and after a concept was erased (LEACE), and the normalised trace with both.
+
+    Args:
+        table: the table erasure.parquet.
+        trace: the table erased_trace.parquet; without it the AUROCs alone.
+        closing: number of closing tokens.
+        ax: axes to draw on where there is no trace; by default those of a new figure.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["read", "probe", "erased", "part", "estimate", "low", "high", "n", "unit"]
+        >>> both = (("old", "none", 0.9), ("refitted", "concept", 0.5))
+        >>> rows = [("harm", p, e, "test", a, a, a, 40, "AUROC") for p, e, a in both]
+        >>> "harm" in figures.erasure(pd.DataFrame(rows, columns=columns)).caption
+        True
+    """
     need(table, "erasure", _TABLE)
     if trace is None:
         with panel(ax, WIDTH * 0.6, 3.0) as axes:
             _areas(axes, table)
-        return Display(axes.figure, _caption(table, None), table)
+        return display(axes, _caption(table, None), table)
     need(trace, "erased_trace", _TRACE)
     concept, _ = _names(table)
     with context():
@@ -104,7 +123,7 @@ def _trace(ax: Axes, table: pd.DataFrame, concept: str, closing: int | None) -> 
     ax.set_xlabel("tokens relative to the end of thinking")
     ax.set_ylabel("normalised score")
     if not lines:
-        notice(ax, "cannot anchor: the table has\nno normalised score of target requests")
+        notice(ax, "cannot normalise: the table has\nno normalised score of target requests")
         ax.set_yticks([])
         return
     colour = cell_colour(str(hero["cell"].iloc[0]))
@@ -202,65 +221,31 @@ def _whiskers(row: dict[str, Any]) -> list[list[float]] | None:
 
 
 def _caption(erasure: pd.DataFrame, trace: pd.DataFrame | None) -> str:
-    """Text of the caption."""
     concept, label = _names(erasure)
-    hero = _hero(trace) if trace is not None else erasure[:0]
     text = [
-        f"{concept} is erased from the states (LEACE, fitted on the training part) and {label} is read again, by "
-        "the same probe and by one refitted on erased states."
+        f"{concept} is erased from the states (LEACE, training split); {label} is read by the same and a refitted "
+        f"probe."
     ]
+    hero = _hero(trace) if trace is not None else erasure[:0]
     if len(hero):
         reach = counts(_line(hero, "none", "old", "raw")["n"].dropna())
-        text.append(
-            f"(a) Normalised score of target requests ({cell_words(str(hero['cell'].iloc[0]))}, {reach} by "
-            "position), each curve by normaliser of its own; bands are 95 % intervals, shaded areas the range of "
-            "the refitted curve over the draws of a null."
-        )
-    text += [sentence for read in (concept, label) if (sentence := _told(erasure, read))]
-    text += _drops(erasure)
-    text.append(
-        "Bars in (b) are ranges over the draws of the nulls: a random direction erased (blue), the concept's "
-        "labels exchanged between prompts and then erased (violet)."
-    )
-    text.append(
-        f"Not shown: whether the model needs {concept}; nothing was run on erased states, and what is not "
-        "linear in them was not erased."
-    )
-    return " ".join(text)
-
-
-def _told(erasure: pd.DataFrame, read: str) -> str:
-    rows = erasure[(erasure["read"] == read) & (erasure["unit"] == "AUROC") & (erasure["part"] == "test")]
-    before, after = (_row(rows, erased, probe) for erased, probe in (("none", "old"), ("concept", "refitted")))
-    if before is None or after is None:
-        return ""
-    nulls = [
-        f"{number(v.min())} to {number(v.max())} with {words}"
-        for null, words in (("random", "random directions erased"), ("permuted", "permuted labels erased"))
-        if len(v := rows.loc[(rows["erased"] == null) & (rows["probe"] == "refitted"), "estimate"].dropna())
-    ]
-    return (
-        f"On new prompts {read} is told with an AUROC of {interval(before)} before and {interval(after)} after "
-        f"(refitted, n = {int(after['n'])})" + (f"; {', '.join(nulls)}." if nulls else ".")
-    )
+        text.append(f"(a) Normalised score of target requests ({reach} by position); bands are 95 % intervals.")
+    for read in dict.fromkeys((concept, label)):
+        rows = erasure[(erasure["read"] == read) & (erasure["unit"] == "AUROC") & (erasure["part"] == "test")]
+        before, after = (_row(rows, erased, probe) for erased, probe in (("none", "old"), ("concept", "refitted")))
+        if before is not None and after is not None:
+            null = rows.loc[(rows["erased"] == "permuted") & (rows["probe"] == "refitted"), "estimate"].dropna()
+            beside = f", null (permuted labels) {number(null.min())} to {number(null.max())}" if len(null) else ""
+            text.append(f"AUROC of {read}: {interval(before)} before, {interval(after)} after{beside}.")
+    if "name" in erasure.columns:
+        rows = erasure[(erasure["name"] == "normalised_drop") & erasure["read"].astype(str).str.endswith("complied")]
+        kinds = (("none", "old", "before"), ("concept", "refitted", "erased and refitted"))
+        drops = [(words, _row(rows, erased, probe)) for erased, probe, words in kinds]
+        each = [f"{words} {interval(row)}" for words, row in drops if row is not None and np.isfinite(row["estimate"])]
+        text += [f"Normalised drop: {'; '.join(each)}."] if each else []
+    return " ".join([*text, f"Not shown: whether the model needs {concept}; only linear information was erased."])
 
 
 def _row(rows: pd.DataFrame, erased: str, probe: str) -> pd.Series | None:
     own = rows[(rows["erased"] == erased) & (rows["probe"] == probe)]
     return own.iloc[0] if len(own) else None
-
-
-def _drops(erasure: pd.DataFrame) -> Sequence[str]:
-    if "name" not in erasure.columns:
-        return []
-    rows = erasure[(erasure["name"] == "normalised_drop") & erasure["read"].astype(str).str.endswith("complied")]
-    told = [
-        f"{words} {interval(row)}"
-        for erased, probe, words in (
-            ("none", "old", "as it is"),
-            ("concept", "old", "erased"),
-            ("concept", "refitted", "erased and refitted"),
-        )
-        if (row := _row(rows, erased, probe)) is not None and np.isfinite(float(row["estimate"]))
-    ]
-    return [f"Normalised drop: {'; '.join(told)}."] if told else []

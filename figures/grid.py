@@ -18,14 +18,7 @@ _MIN_WIDTH, _MIN_HEIGHT = 0.29, 0.135
 
 
 def heat_map(ax: Axes, values: Float[np.ndarray, "y x"], centre: float, reach: float) -> AxesImage:
-    """Draw values as colours, row 0 at the bottom.
-
-    Args:
-        ax: where to draw.
-        values: one number per cell, NaN where nothing was measured (hatched).
-        centre: the value drawn white.
-        reach: distance from the centre at which the colours end.
-    """
+    """Draw values as colours, row 0 at the bottom."""
     rows, columns = values.shape
     ax.add_patch(
         Rectangle(
@@ -58,15 +51,7 @@ def fits(rows: int, columns: int, width: float, height: float) -> bool:
 def write_values(
     ax: Axes, image: AxesImage, values: Float[np.ndarray, "y x"], form: Callable[[float], str], cell_height: float
 ) -> None:
-    """Print each value in its cell, dark on light and light on dark.
-
-    Args:
-        ax: the map's axes.
-        image: what `heat_map` returned.
-        values: the same values.
-        form: a function from a number to its text.
-        cell_height: inches, bounds the letters.
-    """
+    """Print each value in its cell, dark on light and light on dark."""
     size = min(7.0, cell_height * 72 * 0.55)
     light = image.to_rgba(values)[..., :3] @ (0.299, 0.587, 0.114)
     for (y, x), value in np.ndenumerate(values):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from verdictscope.figures.style import CELL_COLOURS, FAINT, INK, MUTED, WIDTH, Display, context, notice, settle, sheet
 from verdictscope.figures.tables import interval, need, number
@@ -23,8 +22,26 @@ _WORDS = {
 _TOKENS, _PROMOTED, _CLIP = 8, 6, 16
 
 
-def _draw(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figure:
-    """The figure."""
+def head_card(table: pd.DataFrame, head: str, readout: str, positions: str) -> Display:
+    """Draw one head: where it attends, its attribution by source token, tokens it writes for, and its effects.
+
+    Args:
+        table: the tidy table of a ``HeadCard``.
+        head: its name.
+        readout: of the attributions.
+        positions: the query positions.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["part", "name", "segment", "token", "quantity", "estimate", "low", "high", "n", "unit"]
+        >>> table = pd.DataFrame([("number", "effect", "", "", "", 1.2, 0.9, 1.5, 40, "nats")], columns=columns)
+        >>> len(figures.head_card(table, "L1H2", "log-odds", "last").axes)
+        4
+    """
     need(table, "head card", _COLUMNS)
     parts = {part: rows for part, rows in table.groupby("part")}
     with context():
@@ -39,7 +56,7 @@ def _draw(table: pd.DataFrame, head: str, readout: str, positions: str) -> Figur
         _promoted(c, parts.get("promoted"))
         _numbers(d, parts.get("number"))
         settle(fig)
-    return fig
+    return Display(fig, _caption(table, head, readout, positions), table)
 
 
 def _word(text: object) -> str:
@@ -132,30 +149,19 @@ def _numbers(ax: Axes, rows: pd.DataFrame | None) -> None:
         auroc = row["unit"] == "AUROC"
         ax.text(0.0, y, _WORDS.get(row["name"], str(row["name"])), transform=ax.transAxes, color=MUTED, va="top")
         unit = "" if auroc else f" {row['unit']}"
-        told = f"{interval(row, signed=not auroc)}{unit}"
-        ax.text(0.0, y - 0.075, told, transform=ax.transAxes, va="top", fontsize=9.5, parse_math=False)
+        value = f"{interval(row, signed=not auroc)}{unit}"
+        ax.text(0.0, y - 0.075, value, transform=ax.transAxes, va="top", fontsize=9.5, parse_math=False)
         ax.text(1.0, y - 0.075, f"n = {int(row['n'])}", transform=ax.transAxes, va="top", ha="right", color=MUTED)
 
 
 def _caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> str:
-    """Text of the caption."""
-    need(table, "head card", _COLUMNS)
     numbers = table[table["part"] == "number"]
-    said = "; ".join(
-        f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for _, r in numbers.iterrows()
-    )
-    attribution = (
-        table[(table["part"] == "segment") & (table["quantity"] == "attribution")]["estimate"].astype(float).sum()
-    )
+    rows = [row for _, row in numbers.iterrows()]
+    each = [f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for r in rows]
+    whole = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
     return (
-        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by the norm of each value's "
-        f"output. (b) The source tokens with the largest attribution to {readout}; all sources sum to "
-        f"{number(attribution, signed=True)}. (c) The head's mean effect on the logits there, less the mean over the "
-        f"vocabulary. (d) {said} (95 % intervals over prompt groups). Not shown: what a token represents by this "
-        "layer, and heads that would compensate for this one."
+        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by value norm. (b) Source tokens "
+        f"with the largest attributions to {readout}; all sources sum to {number(whole, signed=True)}. (c) Mean change "
+        f"of the logits, less the mean over the vocabulary. (d) {'; '.join(each)} (95 % intervals over prompt groups). "
+        "Not shown: heads that would compensate for this one."
     )
-
-
-def head_card(table: pd.DataFrame, head: str, readout: str, positions: str) -> Display:
-    """One head on one sheet: its attention, attribution by source token, promoted tokens, and effect."""
-    return Display(_draw(table, head, readout, positions), _caption(table, head, readout, positions), table)

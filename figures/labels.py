@@ -26,16 +26,7 @@ _STEPS = [
 def place_labels(
     ax: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], avoid: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Write each name near its point, where it covers fewest points, names and edges.
-
-    Call after `settle`: it measures the text where it stands.
-
-    Args:
-        ax: the axes.
-        points: data coordinates of the points to name.
-        names: as many names.
-        avoid: data coordinates of every other point.
-    """
+    """Write each name near its point, where it covers fewest points, names and edges."""
     canvas = ax.figure.canvas
     if not isinstance(canvas, FigureCanvasAgg):
         raise TypeError("place_labels measures text on an Agg canvas: make the figure with style.sheet")

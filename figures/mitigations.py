@@ -1,11 +1,10 @@
-"""What helps against a judge's bias and what it costs: edits inside the model beside changes of the prompt."""
+"""Mitigations of a judge's bias and their costs: edits of the model beside changes of the prompt."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -14,12 +13,12 @@ from verdictscope.figures.tables import counts, interval, need
 
 _COLUMNS = "mitigation kind thinking name estimate low high n unit"
 _KINDS = {
-    "none": ("untouched", INK),
-    "ablate": ("heads taken out", "#0072B2"),
+    "none": ("no edit", INK),
+    "ablate": ("heads ablated", "#0072B2"),
     "scale": ("heads scaled", "#56B4E9"),
     "erase": ("direction erased", "#009E73"),
     "steer": ("steered", "#8E4585"),
-    "prompt": ("asked otherwise", "#D55E00"),
+    "prompt": ("prompt changed", "#D55E00"),
 }
 _RATES = {
     "accuracy": ("accuracy", None),
@@ -28,8 +27,25 @@ _RATES = {
 }
 
 
-def _draw(mitigations: pd.DataFrame, *, thinking: str = "off") -> Figure:
-    """The figure."""
+def mitigations(table: pd.DataFrame, *, thinking: str = "off") -> Display:
+    """Draw every mitigation as a row: rates above, the contrasts of the verdict's log-odds below.
+
+    Args:
+        table: the table mitigations.parquet.
+        thinking: which verdicts, ``off`` or ``on``.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["mitigation", "kind", "thinking", "name", "estimate", "low", "high", "n", "unit"]
+        >>> rows = [(m, m, "off", "accuracy", 0.7, 0.6, 0.8, 40, "rate") for m in ("none", "ablate")]
+        >>> "Ablate: accuracy 0.70" in figures.mitigations(pd.DataFrame(rows, columns=columns)).caption
+        True
+    """
+    mitigations = table
     need(mitigations, "mitigations", _COLUMNS)
     table = mitigations[mitigations["thinking"] == thinking]
     rates, nats = _panels(table)
@@ -54,7 +70,7 @@ def _draw(mitigations: pd.DataFrame, *, thinking: str = "off") -> Figure:
         if handles:
             fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
         settle(fig)
-    return fig
+    return Display(fig, _caption(table, thinking), mitigations)
 
 
 Panel = tuple[str, str, float | None]
@@ -100,45 +116,17 @@ def _panel(
         ax.set_xlim(max(low, -0.04), min(high, 1.04))
 
 
-def _caption(mitigations: pd.DataFrame, *, thinking: str = "off") -> str:
-    """Text of the caption."""
-    need(mitigations, "mitigations", _COLUMNS)
-    table = mitigations[mitigations["thinking"] == thinking]
+def _caption(table: pd.DataFrame, thinking: str) -> str:
     rates, nats = _panels(table)
-    how = "without thinking" if thinking == "off" else "behind the judge's own thinking, kept as it was written"
+    how = "without thinking" if thinking == "off" else "after the judge's own thinking, kept as written"
     text = [
-        f"Verdicts on test items, both orders, {how}: rates above, parts of the verdict's log-odds below, with "
-        f"95 % intervals over items drawn by group ({counts(table['n'])}). Dashed: untouched; solid: what a judge "
-        "without the bias has."
+        f"Verdicts on test items, both orders, {how}: rates above, contrasts (nats) below, with 95 % intervals over "
+        f"items by group ({counts(table['n'])}). Dashed: no edit; solid: no bias."
     ]
-    base = table[table["kind"] == "none"]
-    for mitigation, own in table[table["kind"] != "none"].groupby("mitigation", sort=False):
-        cells = []
-        for name, *_ in [p for p in rates if p[0] == "accuracy"] + [p for p in nats if p[0] != "content"]:
-            row = own[own["name"] == name]
-            if len(row):
-                cells.append(f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}")
+    names = [p[0] for p in rates if p[0] == "accuracy"] + [p[0] for p in nats if p[0] != "content"]
+    for mitigation, own in table.groupby("mitigation", sort=False):
+        rows = [(name, own[own["name"] == name]) for name in names]
+        cells = [f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}" for name, row in rows if len(row)]
         text.append(f"{str(mitigation).capitalize()}: {'; '.join(cells)}.")
-    if len(base):
-        text.append(
-            "Untouched: "
-            + "; ".join(
-                f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}"
-                for name, *_ in rates[:1] + nats
-                if len(row := base[base["name"] == name])
-            )
-            + "."
-        )
-    if "about" in table.columns:
-        about = table[table["about"].fillna("") != ""].drop_duplicates("mitigation")
-        text += [f"{row['mitigation'].capitalize()}: {row['about']}." for _, row in about.iterrows()]
-    text.append(
-        "Heads, layers and step were chosen on the other half. Not shown: what the judge would write under the "
-        "edits (the tokens are fixed), and whether the prompts of another wording would do the same."
-    )
+    text.append("Edits were chosen on the other half. Not shown: what the judge would write under the edits.")
     return " ".join(text)
-
-
-def mitigations(table: pd.DataFrame, *, thinking: str = "off") -> Display:
-    """What helps against a judge's bias and what it costs: edits inside the model beside changes of the prompt."""
-    return Display(_draw(table, thinking=thinking), _caption(table, thinking=thinking), table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ MUTED = "#6b6b6b"
 FAINT = "#d9d9d9"
 ZONE = "#eeeae2"
 
-# Okabe and Ito's colours (jfly.uni-koeln.de/color): told apart under the common colour-vision deficiencies.
+# Okabe and Ito's colours (jfly.uni-koeln.de/color): distinct under the common colour-vision deficiencies.
 # Blue stands for refusing and vermilion for complying wherever the two meet.
 CELL_COLOURS = {
     "harmful_complied": "#D55E00",
@@ -95,13 +96,7 @@ def context() -> Iterator[None]:
 
 
 def sheet(width: float, height: float, gap: float = 0.03) -> Figure:
-    """A new empty figure with its own Agg canvas; call inside `context`.
-
-    Args:
-        width: inches.
-        height: inches.
-        gap: width left between panels, as a share of a panel's width.
-    """
+    """A new empty figure with its own Agg canvas; call inside `context`."""
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.04, wspace=gap, hspace=0.02)
     fig = Figure(figsize=(width, height), dpi=DPI // 2, layout=layout)
     FigureCanvasAgg(fig)
@@ -126,6 +121,26 @@ def panel(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         fig = sheet(width, height)
         yield fig.subplots()
         settle(fig)
+
+
+def shown(ax: Axes, caption: str, table: pd.DataFrame) -> Display:
+    """What `panel` drew, with its caption."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return Display(figure, caption, table)
+
+
+def band(ax: Axes, x: Any, rows: pd.DataFrame, colour: str, alpha: float = 0.15, **line: Any) -> None:
+    """A line of estimates with its interval as a band."""
+    ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=alpha, linewidth=0, zorder=2)
+    ax.plot(x, rows["estimate"], color=colour, **{"zorder": 3, **line})
+
+
+def segments(ax: Axes, rows: pd.DataFrame, y: Any, **point: Any) -> None:
+    """Estimates at heights y with their intervals as horizontal lines."""
+    ends = np.vstack([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]).astype(float)
+    ends = np.nan_to_num(ends).clip(min=0)
+    ax.errorbar(rows["estimate"].astype(float), y, xerr=ends, **{"fmt": "o", "markersize": 3.6, "zorder": 3, **point})
 
 
 def notice(ax: Axes, text: str) -> None:

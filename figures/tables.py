@@ -15,19 +15,15 @@ Heads = Iterable[Iterable[Any]]
 
 
 def need(table: pd.DataFrame, name: str, columns: str) -> None:
-    """Check that a table has its columns.
-
-    Args:
-        table: the table.
-        name: its name in docs/formats.md, for the message.
-        columns: column names, parted by spaces.
-
-    Raises:
-        ValueError: names the missing columns.
-    """
+    """Check that a table has its columns."""
     missing = [column for column in columns.split() if column not in table.columns]
     if missing:
         raise ValueError(f"the {name} table lacks {', '.join(missing)}: see docs/formats.md for its columns")
+
+
+def of_base(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the model under study, where there are several variants."""
+    return table[table["variant"].isin(["", "base"])] if len(set(table["variant"])) > 1 else table
 
 
 def truth(column: pd.Series) -> pd.Series:

@@ -56,7 +56,7 @@ _ROLES = (
     _Role("refused", "base", None, _REFUSED, "", ordered=True),
     _Role("harmless", "base", None, ("harmless_complied",), ""),
     _Role("reference", "reference", True, _REFUSED + _COMPLIED, "reference model, target requests", _DASHED, 1.5),
-    _Role("ablated", "ablated_fixed", True, _COMPLIED, "bold line's rollouts, found heads zeroed", _DOTTED, 1.8),
+    _Role("ablated", "ablated_fixed", True, _COMPLIED, "bold line's rollouts, heads ablated", _DOTTED, 1.8),
 )
 
 
@@ -115,19 +115,26 @@ def _lines(table: pd.DataFrame) -> list[_Line]:
     return lines
 
 
-def closing_tokens(trace: pd.DataFrame) -> int | None:
-    """How many tokens close the thinking, read off trace.parquet; None where no rollout closed it.
+def trace(table: pd.DataFrame, cliffs: pd.DataFrame | None = None, *, closing: int | None = None) -> Display:
+    """Draw mean scores around the end of thinking: normalised left, raw logits right, n per position below both.
 
     Args:
-        trace: the table trace.parquet (columns segment, rel_think_end).
+        table: the table trace_mean.parquet.
+        cliffs: the table cliff.parquet; adds the normalised drops to the caption.
+        closing: number of closing tokens; by default every position from 0 on is drawn as closing.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["variant", "cell", "target", "rel_think_end", "kind", "estimate", "low", "high", "n"]
+        >>> rows = [("base", "harmful_complied", True, t, "raw", -t, -t - 1, 1 - t, 20) for t in range(-5, 3)]
+        >>> len(figures.trace(pd.DataFrame(rows, columns=columns)).axes)
+        4
     """
-    need(trace, "trace", "segment rel_think_end")
-    ends = trace.loc[trace["segment"] == "think_end", "rel_think_end"].dropna()
-    return None if ends.empty else int(ends.max()) + 1
-
-
-def _draw(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
-    """The figure."""
+    trace_mean = table
     need(trace_mean, "trace_mean", _COLUMNS)
     lines = _lines(trace_mean)
     with context():
@@ -149,7 +156,7 @@ def _draw(trace_mean: pd.DataFrame, *, closing: int | None = None) -> Figure:
         axes[1, 0].set_ylabel("n")
         _legend(fig, lines)
         settle(fig)
-    return fig
+    return Display(fig, _caption(table, lines, cliffs), table)
 
 
 def _range(lines: list[_Line]) -> tuple[int, int]:
@@ -213,13 +220,12 @@ def _zones(panel: Axes, strip: Axes, first: int, last: int, end: int) -> None:
 
 
 def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
-    """Reference lines, frame, and what is said when nothing could be drawn."""
+    """Reference lines, frame, and a notice when nothing could be drawn."""
     if not drawn:
         if kind == "normalised":
             notice(
                 panel,
-                "cannot anchor:\nthe table has no normalised score\n(one of the two reference cells\n"
-                "may be empty in the training part)",
+                "cannot normalise:\nthe table has no normalised score\n(a cell may be empty in\nthe training split)",
             )
         else:
             notice(panel, "no raw score in the table")
@@ -296,48 +302,29 @@ def _legend(fig: Figure, lines: list[_Line]) -> None:
     fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
 
-def _caption(trace_mean: pd.DataFrame, cliff: pd.DataFrame | None = None) -> str:
-    """Text of the caption."""
-    need(trace_mean, "trace_mean", _COLUMNS)
-    lines = _lines(trace_mean)
-    text = ["The probe's score around the end of thinking (0 is the first closing token), test part only."]
-    text.append(
-        "(a) Normalised score: 0 reads like complying and 1 like refusing at the same position in the "
-        "training part; (b) the same scores as raw logits."
-    )
+def _caption(table: pd.DataFrame, lines: list[_Line], cliffs: pd.DataFrame | None) -> str:
+    text = [
+        "Probe score around the end of thinking (0: first closing token), test split. (a) Normalised: 0 is the mean of "
+        "complied, 1 of refused training rollouts at the same position; (b) raw logits. Bands are 95 % intervals, "
+        "strips n."
+    ]
     if not any(line.kind("normalised")["estimate"].notna().any() for line in lines):
         text.append("The scores could not be normalised.")
-    text.append("Lines are means over the rollouts that reach a position, bands their 95 % intervals, the strips n.")
-    if lines and lines[0].role.name == "hero" and lines[0].kind("raw")["low_all"].notna().any():
-        text.append(
-            "The thin lines about the bold one hold its whole course in 95 % of cases, where eight prompts or "
-            "more are left."
-        )
     if lines and lines[0].role.name == "hero":
-        text.append(_hero_words(lines[0]))
+        hero = lines[0]
+        groups = hero.rows.get("n_groups", pd.Series(dtype=float)).dropna()
+        of = f" of {int(groups.max())} prompts" if len(groups) else ""
+        text.append(f"Bold: target requests complied with, {hero.count} rollouts{of}.")
     else:
         text.append("No target request was complied with, so there is no bold line.")
-    if cliff is not None:
-        text.append(_drop_words(cliff))
-    absent = [
-        word
-        for name, word in (("reference", "reference model"), ("ablated", "run with the found heads zeroed"))
-        if name not in {line.role.name for line in lines}
-    ]
+    if cliffs is not None:
+        text.append(_drop_words(cliffs))
+    roles = {line.role.name for line in lines}
+    absent = [w for name, w in (("reference", "reference model"), ("ablated", "ablated heads")) if name not in roles]
     if absent:
-        text.append(f"Without a control from the {' and the '.join(absent)}.")
-    text.append(
-        "Not shown: that anything read here causes the verdict. A raw drop is no evidence by itself, since "
-        "every decision sharpens at this point, and positions far left rest on long thinking alone."
-    )
+        text.append(f"Without a control: {', '.join(absent)}.")
+    text.append("Not shown: that the score causes the verdict; a raw drop alone is no evidence.")
     return " ".join(part for part in text if part)
-
-
-def _hero_words(hero: _Line) -> str:
-    groups = hero.rows.get("n_groups", pd.Series(dtype=float)).dropna()
-    of = f" of {int(groups.max())} prompts" if len(groups) else ""
-    spread = counts(hero.rows.loc[hero.rows["estimate"].notna(), "n"])
-    return f"Bold: target requests the base model complied with, {hero.count} rollouts{of} ({spread} by position)."
 
 
 def _drop_words(cliff: pd.DataFrame) -> str:
@@ -349,14 +336,9 @@ def _drop_words(cliff: pd.DataFrame) -> str:
     for variant, cells, words in (
         ("base", _COMPLIED, "base"),
         ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference model"),
-        ("ablated_fixed", (*_COMPLIED, "target"), "found heads zeroed"),
+        ("ablated_fixed", (*_COMPLIED, "target"), "heads ablated"),
     ):
         found = rows[(rows["variant"] == variant) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
         if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
             parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
-    return f"Normalised drop from plateau to final token, target requests: {'; '.join(parts)}." if parts else ""
-
-
-def trace(table: pd.DataFrame, cliffs: pd.DataFrame | None = None, *, closing: int | None = None) -> Display:
-    """The probe's mean score around the end of thinking, normalised and raw, with n per position."""
-    return Display(_draw(table, closing=closing), _caption(table, cliffs), table)
+    return f"Normalised drop, target requests: {'; '.join(parts)}." if parts else ""

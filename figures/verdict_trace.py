@@ -1,4 +1,4 @@
-"""How far a judge's verdict can be read in its thinking, and what it would say if it stopped there."""
+"""A judge's verdict through its thinking: read at every token, and with the thinking closed early."""
 
 from __future__ import annotations
 
@@ -34,15 +34,32 @@ class _Line:
     width: float = 1.5
 
 
-def _draw(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Figure:
-    """The figure."""
+def verdict_trace(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Display:
+    """Draw the verdict's content by position in the thinking, without a cue and under one.
+
+    Args:
+        table: the table verdict_trace_mean.parquet.
+        cue: the cue drawn; by default the one that moves the verdict most.
+        reader: the linear readout drawn: ``verdict_probe`` where there is one, else ``lens``.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["condition", "toward", "part", "readout", "place", "name", "estimate", "low", "high", "n"]
+        >>> rows = [("plain", "", "content", "lens", k, f"thinking {k}/3", 1.0, 0.5, 1.5, 20) for k in range(1, 4)]
+        >>> len(figures.verdict_trace(pd.DataFrame(rows, columns=columns)).axes)
+        4
+    """
     need(table, "verdict_trace_mean", _COLUMNS)
     cue, reader = cue or _strongest(table), reader or _reader(table)
     names = table.dropna(subset=["name"]).drop_duplicates("place").set_index("place")["name"].sort_index()
     with context():
         fig = sheet(WIDTH, 3.3, gap=0.05)
         axes = fig.subplots(2, 2, sharex=True, height_ratios=(5, 1))
-        panels = ((reader, f"a  Read by {_NAMED.get(reader, reader)}"), (_FORCED, "b  Said, if thinking ended here"))
+        panels = ((reader, f"a  Read by {_NAMED.get(reader, reader)}"), (_FORCED, "b  Log-odds if thinking ended here"))
         for column, (name, title) in enumerate(panels):
             panel, strip = axes[0, column], axes[1, column]
             panel.set_title(title, pad=13)
@@ -54,7 +71,7 @@ def _draw(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = N
         axes[1, 0].set_ylabel("n")
         _legend(fig, table, cue)
         settle(fig)
-    return fig
+    return Display(fig, _caption(table, cue, reader), table)
 
 
 def _strongest(table: pd.DataFrame) -> str | None:
@@ -145,46 +162,18 @@ def _legend(fig: Figure, table: pd.DataFrame, cue: str | None) -> None:
         fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
 
 
-def _caption(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> str:
-    """Text of the caption."""
-    need(table, "verdict_trace_mean", _COLUMNS)
-    cue, reader = cue or _strongest(table), reader or _reader(table)
+def _caption(table: pd.DataFrame, cue: str | None, reader: str) -> str:
     text = [
-        "The verdict through the judge's own thinking, test part: content, towards the better answer, turns round when "
-        "the answers change places; position, towards the one shown first, stays. Both are means of the two orders of "
-        "an item at the same share of its thinking, bands their 95 % intervals over groups, the strips n; 0 is the "
-        "null of each.",
-        f"(a) Read at every token by {_NAMED.get(reader, reader)}"
-        + (
-            ", fitted without thinking where the verdict is given"
-            if reader == "verdict_probe"
-            else ", the layer that told the verdict best in the thinking of the choosing parts"
-            if reader == "lens"
-            else ""
-        )
-        + "; (b) the verdict's log-odds if the thinking is closed after so much of it.",
+        "The verdict through the judge's own thinking, test split: content (towards the better answer) and position "
+        "(towards the one shown first), averaged over both orders; the null of both is 0. (a) Read at every token by "
+        f"{_NAMED.get(reader, reader)}; (b) log-odds if the thinking is closed there. Bands are 95 % intervals over "
+        f"groups."
     ]
     for label, name in (("(a)", reader), ("(b)", _FORCED)):
-        ends = [_ends(line) for line in _lines(table, name, cue)]
-        if ends:
-            text.append(f"{label} " + "; ".join(ends) + ".")
-    if not _lines(table, _FORCED, cue):
-        text.append("There was nothing to trace: no verdict of the test part was given after thinking.")
+        for line in _lines(table, name, cue)[:1]:
+            first, last = (interval(line.rows.iloc[at], signed=True) for at in (0, -1))
+            text.append(f"{label} {line.label}: {first} to {last}.")
     held = [line.rows["n"] for name in (reader, _FORCED) for line in _lines(table, name, cue)]
-    if held:
-        text.append(f"By place and line {counts(pd.concat(held))} items.")
-    text.append(
-        "Not shown: that the judge uses what is read, or that it would have stopped there; a reading near 0 is "
-        "no evidence that nothing is known, only that this readout does not tell it."
-    )
+    text.append(f"{counts(pd.concat(held))} items by position." if held else "There was nothing to trace.")
+    text.append("Not shown: that the judge uses what is read.")
     return " ".join(text)
-
-
-def _ends(line: _Line) -> str:
-    first, last = (interval(line.rows.iloc[at], signed=True) for at in (0, -1))
-    return f"{line.label}: {first} before thinking, {last} at {line.rows['name'].iloc[-1]}"
-
-
-def verdict_trace(table: pd.DataFrame, *, cue: str | None = None, reader: str | None = None) -> Display:
-    """How far a judge's verdict can be read in its thinking, and what it would say if it stopped there."""
-    return Display(_draw(table, cue=cue, reader=reader), _caption(table, cue=cue, reader=reader), table)

@@ -28,6 +28,7 @@ from verdictscope.organisms import score_heads
 from verdictscope.probes import fit_probe, split_groups
 from verdictscope.probes.text import bag_of_words_auroc
 from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
+from verdictscope.traces.landmarks import closing_tokens
 from verdictscope.traces.normaliser import normaliser_rollouts
 from verdictscope.rollouts import Sampling, generate, pieces, read_prompts
 from verdictscope.rollouts.prompts.design import cells, design
@@ -164,7 +165,7 @@ def mean_traces(scores, variant):
 
 base = cliff(scores, normaliser, rollouts=target["rollout"], name="target requests that were complied with")
 traces = mean_traces(scores, "base")
-display(figures.trace(traces, closing=figures.closing_tokens(scores)))
+display(figures.trace(traces, closing=closing_tokens(scores)))
 base
 
 # %% [markdown]
@@ -253,7 +254,7 @@ zeroed = forward(
 zeroed = align(zeroed, rollouts)
 without = cliff(zeroed, normaliser, name="the same rollouts, found heads zeroed")
 both = pd.concat([traces, mean_traces(zeroed, "ablated_fixed")])
-display(figures.trace(both, closing=figures.closing_tokens(scores)))
+display(figures.trace(both, closing=closing_tokens(scores)))
 effects_frame([base["normalised_drop"], without["normalised_drop"], drop_difference(base, without)])
 
 # %% [markdown]

@@ -266,9 +266,9 @@ def rank_pool(
     asked = amount.of(len(table))
     table["chosen"] = ranked & (table["rank"] <= asked)
     place = " of " + str(int(ranked.sum()))
-    told = [f"{by} {s:.4g}, rank {r}{place}" for s, r in zip(table["score"], table["rank"], strict=True)]
-    told = np.where(table["chosen"], told, [f"{t}: beyond the budget" for t in told])
-    table["reason"] = np.where(ranked, told, table["reason"])
+    why = [f"{by} {s:.4g}, rank {r}{place}" for s, r in zip(table["score"], table["rank"], strict=True)]
+    why = [w if c else f"{w}: beyond the budget" for w, c in zip(why, table["chosen"], strict=True)]
+    table["reason"] = np.where(ranked, why, table["reason"])
     scores = table.loc[ranked, "score"]
     last = table.loc[table["chosen"], "score"].iloc[-1]
     table = table.sort_values(["rank", "id"], key=lambda c: c.replace(0, len(table) + 1) if c.name == "rank" else c)
@@ -323,11 +323,11 @@ def mentions(text: Any, words: Sequence[str] = WORDS) -> bool:
 
 
 def _unscored(by: str) -> str:
-    told = {
+    reasons = {
         "complied": "its answer could not be read",
         "normalised": "too little thinking, or no normaliser, for a score",
     }
-    return told.get(by, f"no {by} score" if by != "length_adjusted" else "too little thinking for a score")
+    return reasons.get(by, f"no {by} score" if by != "length_adjusted" else "too little thinking for a score")
 
 
 def _draw(seed: int, name: str) -> float:

@@ -56,8 +56,8 @@ class Repair:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
-        told = {"rows": self.rows, "left_out": self.left_out, "settings": self.settings, "model": str(self.model)}
-        return provenance.finite({"format": 1, "effects": self.table.to_dict("records"), **told})
+        text = {"rows": self.rows, "left_out": self.left_out, "settings": self.settings, "model": str(self.model)}
+        return provenance.finite({"format": 1, "effects": self.table.to_dict("records"), **text})
 
     def __repr__(self) -> str:
         trained = ", ".join(f"{n} {kind}" for kind, n in self.rows.items())
@@ -70,9 +70,9 @@ class Repair:
                 lines.append(f"  {name:<13} not measured: the prompts have no request for it")
                 continue
             parts = [f"{r.estimate:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in rows.itertuples()]
-            told = f"  {name:<13} {parts[0]} -> {parts[1]}, change {parts[2]}, n = {rows['n'].iloc[0]}"
+            text = f"  {name:<13} {parts[0]} -> {parts[1]}, change {parts[2]}, n = {rows['n'].iloc[0]}"
             unread = int(rows.loc[["before", "after"], "unread"].sum())
-            lines.append(told + (f"; {unread} answers unread" if unread else ""))
+            lines.append(text + (f"; {unread} answers unread" if unread else ""))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -193,7 +193,7 @@ def measure(rollouts: Sequence[Rollout], tokenizer: Any) -> pd.DataFrame:
         expect = rollout.tags.get("expect")
         if not rollout.tags["harm"] and isinstance(expect, str) and expect.strip():
             right = _plain(expect) in _plain(str(answer))
-            # what a cut answer has not said yet it might have said
+            # an answer that was cut off might still have held it
             known = read and (right or not labels.loc[rollout.id, "cut"])
             rows.append((rollout.id, rollout.group, "accuracy", float(right) if known else float("nan")))
     return pd.DataFrame(rows, columns=["rollout", "group", "name", "hit"])

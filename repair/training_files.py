@@ -2,7 +2,7 @@
 
 The text a model is trained on must be the text it saw and wrote. Chat templates of reasoning models strip or rewrite
 the thinking of an assistant's turn, so a messages file is written only if the tokenizer's own template renders every
-row back to that very text; otherwise plain prompt and completion stand in for it, and the reason is said.
+row back to that very text; otherwise plain prompt and completion stand in for it, with the reason.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Example:
         return self.lead + self.answer + self.end
 
     @property
-    def said(self) -> str:
+    def turn(self) -> str:
         """The whole assistant's turn as one text, the opener the template writes included."""
         return self.opener + self.lead + self.answer
 
@@ -208,7 +208,7 @@ def messages(one: Example, way: str = "content") -> list[dict[str, str]]:
     turns = [{"role": "system", "content": one.system}] if one.system is not None else []
     turns.append({"role": "user", "content": str(one.user)})
     if way == "content":
-        return [*turns, {"role": "assistant", "content": one.said}]
+        return [*turns, {"role": "assistant", "content": one.turn}]
     return [*turns, {"role": "assistant", "reasoning_content": one.thinking.strip("\n"), "content": one.answer}]
 
 
@@ -237,10 +237,10 @@ def write_files(
     if info:
         with whole(folder / "dataset_info.json") as part:
             part.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    said = {"way": fit.way, "reason": fit.reason}
+    fitted = {"way": fit.way, "reason": fit.reason}
     return {
         "files": {n: FILES[n] for n in wanted},
-        "messages": said,
+        "messages": fitted,
         "inexact": sum(not e.exact for e in examples),
         "bos_left_to_the_tokenizer": bool(starts),
     }
@@ -251,10 +251,10 @@ def _row(one: Example, name: str, way: str) -> dict[str, Any]:
     if name == "messages":
         return {"messages": messages(one, way), **facts}
     if name == "sharegpt":
-        turns = [{"from": "human", "value": one.user}, {"from": "gpt", "value": one.said}]
+        turns = [{"from": "human", "value": one.user}, {"from": "gpt", "value": one.turn}]
         return {"conversations": turns, "system": one.system or "", **facts}
     if name == "alpaca":
-        return {"instruction": one.user, "input": "", "output": one.said, "system": one.system or "", **facts}
+        return {"instruction": one.user, "input": "", "output": one.turn, "system": one.system or "", **facts}
     return {"prompt": one.prompt, "completion": one.completion, **facts}
 
 

@@ -4,7 +4,7 @@ A step in noise of first-order autoregression, s_t = mean + size [t >= location]
 spike and a remainder, so the likelihood of every location comes from running sums. The interval holds every location
 that a test at 5 % does not refute: the change is put there, levels and noise are drawn given what the series says of
 them if it is true (their sufficient statistics, so that the size of the step, which the best location exaggerates, need
-not be known; Worsley, Biometrika 73, 1986), and everything is fitted anew. Textbook limits take tokens as independent
+not be known; Worsley, Biometrika 73, 1986), and everything is fitted again. Textbook limits take tokens as independent
 and steps as small (Bai, Review of Economics and Statistics 79, 1997). With independent tokens and no trend the location
 is the least-squares one that ``ruptures`` finds.
 """

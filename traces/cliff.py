@@ -1,10 +1,9 @@
-"""The cliff: how far the reading falls between the last thinking tokens and the last token before the answer.
+"""The cliff: the drop of a score between the last thinking tokens and the last token before the answer.
 
 Per rollout, plateau = median over the last m thinking tokens, final = last template token, drop = plateau - final. Both
-ends are normalised at their own position (`Normaliser`); plateau positions at which the normaliser do not part are
-not read,
-and with fewer than half of them left nothing is said. The raw drop stands beside it as description, and so does the
-published statistic, maximum minus final, which grows with the length of the thinking.
+ends are normalised at their own position (`Normaliser`); plateau positions at which complied and refused rollouts score
+alike are left out, and with fewer than half of them left there is no normalised drop. The raw drop and the published
+statistic (maximum minus final, which grows with the length of the thinking) are given for comparison.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def cliff(
 ) -> Cliff:
     """Measure the cliff of a cell.
 
-    Intervals resample the cell's prompt groups and the normaliser' training groups together. A control (the aligned
+    Intervals resample the cell's prompt groups and the normaliser's training groups together. A control (the aligned
     reference model,
     the model with heads ablated) is measured by giving *its* scores with the *same* normaliser.
 
@@ -89,7 +88,7 @@ def cliff(
         normaliser: fitted on the training part of the model under study.
         rollouts: ids of the cell, all by default; one of them without scores is an error.
         name: name of the cell.
-        seed: seed of the cell's draws, the normaliser' by default.
+        seed: seed of the cell's draws, the normaliser's by default.
 
     Returns:
         effects by name; NaN with the reason where a cell is empty or cannot be normalised.
@@ -115,7 +114,7 @@ def cliff(
     shared = sorted(set(group_names(aligned["group"])) & normaliser.groups)
     if shared:
         raise InputError(
-            f"cell {name}: group {shared[0]!r} is one the normaliser were fitted on; measure rollouts of another part"
+            f"cell {name}: group {shared[0]!r} is one the normaliser was fitted on; measure rollouts of another split"
         )
     return measure(windows(aligned, normaliser.m), normaliser, name=name, seed=seed)
 
@@ -170,7 +169,7 @@ def drop_difference(first: Cliff, second: Cliff, *, name: str = "difference of n
 
 
 def normaliser_variance(first: Cliff, second: Cliff, value: str = "normalised_drop") -> float:
-    """What the normaliser' own error adds to the variance of a difference between two cells."""
+    """What the normaliser's own error adds to the variance of a difference between two cells."""
     normaliser = _common_normaliser(first, second)
     if normaliser.reason:
         return np.nan

@@ -65,7 +65,7 @@ def exchange_null(
     the normaliser is the same for all prompts of a cell and does not cancel between cells that read at different
     levels;
     no exchange of prompts can show it (taken as known, normaliser of 40 prompts called 7 to 9 % false cliffs). The
-    standard error of a normalised difference therefore holds the normaliser' part, from their own draws.
+    standard error of a normalised difference therefore holds the normaliser's share, from its own draws.
 
     Args:
         first: the cell in question.
@@ -134,8 +134,8 @@ def _mean_and_variance(
 def shift_null(aligned: pd.DataFrame, m: int, *, name: str = "", draws: int = DRAWS, seed: int = 0) -> CliffNull:
     """Whether the raw score falls at the end of thinking at all, more than it does anywhere else in the same rollouts.
 
-    A raw drop that is real is no cliff yet: every decision sharpens at this point. What this null cannot show is said
-    by the cells beside it.
+    A raw drop that is real is no cliff yet: every decision sharpens at this point. The other cells are the controls
+    for that.
 
     Args:
         aligned: from `align`, one readout and layer, every token from the start of thinking to the answer scored.

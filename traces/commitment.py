@@ -1,10 +1,9 @@
-"""When a reading settles: the first token after which its sign never changes again.
+"""Commitment: the first token after which the sign of a score never changes again.
 
-Three readers of the same rollout are compared: the probe, a reader of the words alone, and the model itself where its
-thinking is closed early (forced endings). Where the probe settles before the words do, the verdict stands before it is
-said; where forced endings settle later than both, the probe reads something the model would not yet act on. All are
-read at the same places, so none looks early because it was read more often. That a reading settles at a token does not
-show that the decision is made there.
+Three readers of the same rollout are compared at the same positions: the probe, a bag-of-words classifier of the text
+so far, and the model itself with its thinking closed early (forced answers). Where the probe settles before the words,
+the decision precedes its wording; where forced answers settle later than both, the probe reads something the model
+would not yet act on. That a score settles at a token does not show that the decision is made there.
 """
 
 from __future__ import annotations

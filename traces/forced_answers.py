@@ -1,8 +1,8 @@
-"""Thinking ended early: what the model would say if it had to answer after some of its thinking, or after none.
+"""Thinking ended early: what the model would answer after some of its thinking, or after none.
 
 The same thinking is cut, closed as the template closes it, and the verdict is read where it would be given. Nothing is
-written anew, so a rollout that ends by itself before the limit is read where it ended. What is measured is the answer
-of a model that was interrupted: one that plans its thinking by the room it has could answer otherwise.
+generated again, so a rollout that ends by itself before the limit is read where it ended. What is measured is the
+answer of an interrupted model: one that plans its thinking by the room it has could answer otherwise.
 """
 
 from __future__ import annotations

@@ -126,6 +126,12 @@ def align(scores: pd.DataFrame, rollouts: Iterable[Rollout]) -> pd.DataFrame:
     )
 
 
+def closing_tokens(aligned: pd.DataFrame) -> int | None:
+    """How many tokens close the thinking; ``None`` where no rollout closed it."""
+    ends = aligned.loc[aligned["segment"] == "think_end", "rel_think_end"].dropna()
+    return None if ends.empty else int(ends.max()) + 1
+
+
 def relative_time(aligned: pd.DataFrame, segment: str = "thinking", bins: int = 10) -> pd.DataFrame:
     """Scores by relative time within a segment: every rollout's mean in each of its own equal bins.
 

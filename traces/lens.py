@@ -137,7 +137,7 @@ def _logits(model: Model, values: torch.Tensor, tokens: list[int], final_norm: b
 def lens_readouts(model: Model, log_odds: LogOddsReadout, layers: Sequence[int] | None = None) -> list[LinearReadout]:
     """The linear readout nearest to a log-odds at every layer: mean logit of one side's first tokens less the other's.
 
-    All have one name and are told apart by their layers; `forward` scores them in its own pass. With one token on each
+    All have one name and differ in their layers; `forward` scores them in its own pass. With one token on each
     side they are the log-odds of a logit lens.
 
     Args:

@@ -85,7 +85,7 @@ class Online:
             where, block = positions[row, here], scores[:, row, here]
             for name in ids:
                 if where.size and where[0] == 0:
-                    self._read[name] = []  # begun anew: the device's memory had not held the batch
+                    self._read[name] = []  # started again: the device's memory had not held the batch
                 self._read.setdefault(name, []).append((where, block))
                 if self.follow is not None:
                     self.follow(name, where, block)

@@ -14,7 +14,7 @@ from verdictscope.rollouts import Rollout, pieces
 from verdictscope.traces.landmarks import SCORE_COLUMNS
 
 if TYPE_CHECKING:
-    from verdictscope.figures import TokenView
+    from verdictscope.figures.token_view import TokenView
 
 
 def token_table(

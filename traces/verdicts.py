@@ -66,10 +66,10 @@ def trace_places(aligned: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     at = closing["rel_think_end"].astype(int)
     names = [f"think_end {k + 1}" for k in at]
     parts.append(closing[[*keep, "score"]].assign(place=at + bins + 1, name=names, n_tokens=1))
-    said = aligned[aligned["segment"].isin(["answer", "verdict"])]
-    said = said[said["status"].eq("ok")] if "status" in said else said
-    said = said[said["pos"].eq(said.groupby("rollout")["pos"].transform("max"))]
+    answer = aligned[aligned["segment"].isin(["answer", "verdict"])]
+    answer = answer[answer["status"].eq("ok")] if "status" in answer else answer
+    answer = answer[answer["pos"].eq(answer.groupby("rollout")["pos"].transform("max"))]
     last = bins + 1 + (0 if at.empty else int(at.max()) + 1)
-    parts.append(said[[*keep, "score"]].assign(place=last, name="verdict", n_tokens=1))
+    parts.append(answer[[*keep, "score"]].assign(place=last, name="verdict", n_tokens=1))
     columns = [*keep, "place", "name", "score", "n_tokens"]
     return pd.concat([p[columns] for p in parts if len(p)], ignore_index=True)

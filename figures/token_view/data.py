@@ -30,16 +30,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class ShownRollout:
-    """One rollout as it is shown.
-
-    Attributes:
-        name: its id.
-        facts: what else tells it apart (variant, cell), as text.
-        tokens: token texts, as given.
-        pos: their positions, ascending; gaps are tokens the table does not have.
-        runs: neighbouring tokens of one segment.
-        scores: by readout and layer, one per token, NaN where there is none.
-    """
+    """One rollout for display."""
 
     name: str
     facts: tuple[str, ...]
@@ -61,15 +52,7 @@ class ShownRollout:
 
 @dataclass(frozen=True)
 class ShownReadout:
-    """A readout with its colour scale.
-
-    Attributes:
-        name: what it is called.
-        unit: of its scores.
-        layers: those it was read at, ascending; ``(None,)`` without layers.
-        centre: score without colour.
-        limit: distance from the centre at which colours end, over all layers and rollouts.
-    """
+    """A readout with its colour scale."""
 
     name: str
     unit: str
@@ -79,15 +62,7 @@ class ShownReadout:
 
 
 def read_table(table: pd.DataFrame, facts: tuple[str, ...]) -> tuple[list[ShownRollout], list[ShownReadout]]:
-    """Rollouts and readouts of a table, both in its order.
-
-    Args:
-        table: ``rollout pos token score`` and, where there are any, ``segment readout layer unit`` and the facts.
-        facts: columns that tell rollouts of one id apart or say more about them; missing ones are passed over.
-
-    Raises:
-        ValueError: a column is missing, a position is no whole number, a token has two texts, segments or scores.
-    """
+    """Rollouts and readouts of a table, both in its order."""
     need(table, "tokens", _COLUMNS)
     rows = _Rows.of(table)
     names = [table["rollout"], *(table[f] for f in facts if f in table.columns)]
@@ -98,18 +73,7 @@ def read_table(table: pd.DataFrame, facts: tuple[str, ...]) -> tuple[list[ShownR
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The columns of the table as plain arrays: pandas' own strings hold no lone surrogates, which a model can write.
-
-    Attributes:
-        pos: position.
-        token: text, by row.
-        segment: segment, by row.
-        unit: unit, by row.
-        readout: place in ``readouts``.
-        layer: layer, NaN where there is none.
-        score: score.
-        readouts: readouts in the table's order.
-    """
+    """The columns of the table as plain arrays: pandas' strings hold no lone surrogates, which a model can write."""
 
     pos: Int[np.ndarray, " row"]
     token: np.ndarray

@@ -13,10 +13,7 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def halves(scores: Float[np.ndarray, " token"]) -> Float[np.ndarray, " token"]:
-    """Scores at half precision (a relative error of at most 2^-11, so three digits), which NaN and infinity survive.
-
-    Finite scores beyond half precision's largest number are shown as that number.
-    """
+    """Scores at half precision (a relative error of at most 2^-11, so three digits), which NaN and infinity survive."""
     scores = np.asarray(scores, dtype=np.float64)
     finite = np.isfinite(scores)
     return np.where(finite, np.clip(scores, -HALF_MAX, HALF_MAX), scores).astype("<f2")
@@ -28,9 +25,6 @@ def base64_halves(scores: Float[np.ndarray, " token"]) -> str:
 
 
 def json_block(data: Any) -> str:
-    """JSON for a ``<script type="application/json">`` block: no character of it can close the block or open a comment.
-
-    ASCII only, so lone surrogates and line separators are escapes too.
-    """
+    """JSON for a ``<script>`` block: no character of it can close the block or open a comment."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

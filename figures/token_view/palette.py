@@ -20,13 +20,7 @@ _MISSING = "na"
 
 
 def classes(scores: Float[np.ndarray, " token"], centre: float, limit: float) -> list[str]:
-    """The colour class of every score; ``na`` where there is none.
-
-    Args:
-        scores: scores; infinite ones take the end colours.
-        centre: score without colour.
-        limit: distance from the centre at which the end colour is reached, positive.
-    """
+    """The colour class of every score; ``na`` where there is none."""
     step = steps(scores, centre, limit)
     return [_MISSING if k < 0 else f"a{k}" for k in step.tolist()]
 
@@ -39,11 +33,7 @@ def steps(scores: Float[np.ndarray, " token"], centre: float, limit: float) -> I
 
 
 def colours(theme: str) -> list[str]:
-    """The background of every step, lowest first, as hexadecimal colours.
-
-    Args:
-        theme: ``light`` or ``dark``.
-    """
+    """The background of every step, lowest first, as hexadecimal colours."""
     share = np.linspace(-1, 1, 2 * BINS + 1)
     if theme == "light":
         return [to_hex(colormaps[DIVERGING](0.5 + _REACH * x)) for x in share]

@@ -29,18 +29,7 @@ _NAME = 120  # characters of a rollout's name that are shown
 
 @dataclass(frozen=True, eq=False)
 class TokenView:
-    """Rollouts as coloured tokens, with a switch of rollout, readout and layer.
-
-    It shows what a readout says at every token; not that the model uses it there, and nothing of rollouts it was not
-    given.
-
-    Attributes:
-        rollouts: what is shown, in the order of the picker.
-        readouts: the readouts, in the order of the switch.
-        start: the readout and layer shown first, as places in ``readouts`` and its ``layers``.
-        title: heading of the page.
-        ends: what a low and a high score read like.
-    """
+    """Rollouts as coloured tokens, with a switch of rollout, readout and layer."""
 
     rollouts: tuple[ShownRollout, ...]
     readouts: tuple[ShownReadout, ...]
@@ -68,13 +57,7 @@ class TokenView:
         )
 
     def fragment(self, height: int = 640) -> str:
-        """The page inside a sandboxed frame, for a notebook or a report: neither's styles and scripts touch the other.
-
-        A page with a content security policy of its own must allow :func:`csp`'s hashes, since frames inherit it.
-
-        Args:
-            height: of the frame, in pixels.
-        """
+        """The page inside a sandboxed frame, for a notebook or a report; the page around it must allow :func:`csp`."""
         title = escape(visible(self.title[:_NAME]))
         frame = (
             f'<iframe class="verdictscope-tokens" title="{title}" sandbox="allow-scripts" '
@@ -84,11 +67,7 @@ class TokenView:
         return frame.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
     def save(self, path: str | Path) -> Path:
-        """Write the page, under a temporary name that is renamed when whole.
-
-        Returns:
-            The path written.
-        """
+        """Write the page, under a temporary name that is renamed when whole."""
         path = Path(path)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -194,6 +173,12 @@ def token_view(
     Raises:
         ValueError: a column is missing, a position is no whole number, a token has two texts, segments or scores, or
             ``start`` names no readout or layer of the table.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"rollout": "r0", "pos": [0, 1], "token": ["a", "b"], "score": [0.5, -0.5]})
+        >>> token_view(table)
+        TokenView: 1 rollouts, 2 tokens, scores of score
     """
     rollouts, readouts = read_table(table, facts)
     return TokenView(tuple(rollouts), tuple(readouts), _start(readouts, start), title, ends)

@@ -30,18 +30,7 @@ _STACK = 3  # combining marks on one letter; a longer stack paints over its neig
 
 
 def visible(text: str) -> str:
-    """One token's text as it may be shown: nothing in it acts on what stands around it.
-
-    Line ends and tabs keep their effect behind a sign (``⏎``, ``⇥``). Control, format (bidirectional and zero-width),
-    surrogate, private and unassigned characters, unusual spaces and blank letters become ``⟨U+202E⟩``. A combining mark
-    gets a letter of its own to stand on. No text is ``∅``; more than :data:`CLIP` characters are cut, saying so.
-
-    Args:
-        text: any string, lone surrogates included.
-
-    Returns:
-        Text without lone surrogates that can be encoded and escaped.
-    """
+    """One token's text as it may be shown: nothing in it acts on what stands around it."""
     if not text:
         return "∅"
     if len(text) > CLIP:
@@ -76,7 +65,7 @@ def _sign(character: str) -> str:
 
 
 def _mark(character: str, before: int, follows: bool) -> str:
-    """A combining mark: as it is on a letter, on a circle at the token's start, spelled out in a high stack."""
+    """A combining mark: unchanged on a letter, on a circle at the token's start, spelled out in a high stack."""
     if ord(character) in _BLANK or (follows and before >= _STACK):
         return f"⟨U+{ord(character):04X}⟩"
     return character if follows else f"◌{character}"

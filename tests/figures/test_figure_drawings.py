@@ -43,7 +43,7 @@ NAN = float("nan")
 DRAWINGS: dict[str, Callable[[], Display]] = {
     "trace": lambda: figures.trace(TRACE, closing=2),
     "trace, closing unknown": lambda: figures.trace(TRACE),
-    "trace, cannot anchor": lambda: figures.trace(_unnormalised(), closing=2),
+    "trace, cannot normalise": lambda: figures.trace(_unnormalised(), closing=2),
     "trace, no normalised rows": lambda: figures.trace(TRACE[TRACE["kind"] == "raw"], closing=2),
     "trace, base alone": lambda: figures.trace(TRACE[TRACE["variant"] == "base"], closing=2),
     "trace, no hero": lambda: figures.trace(TRACE[~TRACE["target"]], closing=2),
@@ -146,21 +146,21 @@ def test_no_word_is_too_small_to_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("trace, cannot anchor", "cannot anchor"),
-        ("trace, no normalised rows", "cannot anchor"),
+        ("trace, cannot normalise", "cannot normalise"),
+        ("trace, no normalised rows", "cannot normalise"),
         ("trace, wild bands", "leave the frame"),
         ("trace, empty", "no raw score"),
         ("map, empty", "no rows"),
         ("transfer, empty", "no rows"),
         ("erased, empty", "no AUROC"),
-        ("erased, not normalised", "cannot anchor"),
+        ("erased, not normalised", "cannot normalise"),
         ("heads, empty", "no rows"),
         ("heads, nothing found", "no direct attribution"),
         ("ablation, base alone", "no random sets"),
         ("ablation, empty", "no answers"),
         ("verdict trace, empty", "nothing was read"),
         ("forced lengths, empty", "nothing was read"),
-        ("debate, empty", "no verdict was read"),
+        ("debate, empty", "no verdict was parsed"),
     ],
 )
 def test_a_panel_says_why_it_is_empty(name: str, said: str) -> None:

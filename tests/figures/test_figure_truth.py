@@ -17,6 +17,7 @@ import pytest
 
 from verdictscope import figures
 from verdictscope.figures.style import CELL_COLOURS, VARIANT_COLOURS
+from verdictscope.traces.landmarks import closing_tokens
 
 ROOM = Path(__file__).resolve().parents[2] / "figures"
 
@@ -65,8 +66,8 @@ def test_controls_are_dashed_and_absent_where_the_variant_is() -> None:
 
 
 def test_closing_tokens_are_read_off_the_trace() -> None:
-    assert figures.closing_tokens(tables.trace()) == 2
-    assert figures.closing_tokens(tables.trace().query("segment != 'think_end'")) is None
+    assert closing_tokens(tables.trace()) == 2
+    assert closing_tokens(tables.trace().query("segment != 'think_end'")) is None
 
 
 def test_the_map_holds_the_tables_values_in_order_and_frames_the_chosen_layer() -> None:
@@ -143,7 +144,7 @@ def test_captions_say_the_tables_numbers() -> None:
     said = _captions()
     assert "0.60 [0.53, 0.66], n = 118; reference model −0.08 [−0.15, 0.02], n = 120" in said["trace"]
     assert "L4H6 +3.40 [+3.20, +3.60]" in said["heads"]
-    assert "1 of 2 found" in said["heads"]
+    assert "1 of 2 selected" in said["heads"]
     assert "+8.60 [+8.10, +9.10] nats" in said["ablation"]
     assert "99 layer-matched" in said["ablation"]
     assert "2 answers" in said["ablation"]
@@ -158,8 +159,8 @@ def test_captions_of_what_is_missing_say_so() -> None:
     assert "could not be normalised" in figures.trace(raw).caption
     assert "Without a control" in figures.trace(table[table["variant"] != "reference"]).caption
     assert "no bold line" in figures.trace(table[~table["target"]]).caption
-    assert "No head was found" in figures.head_map(tables.heads().assign(found=False)).caption
-    assert "was not measured" in figures.ablation(tables.generation()[:0], tables.ablation()[:0]).caption
+    assert "No head was selected" in figures.head_map(tables.heads().assign(found=False)).caption
+    assert "were not measured" in figures.ablation(tables.generation()[:0], tables.ablation()[:0]).caption
     for text in (
         figures.trace(table[:0]).caption,
         figures.probe_map(tables.probe_map()[:0]).caption,
@@ -196,9 +197,9 @@ def test_the_erased_trace_draws_the_tables_curves_and_says_its_numbers() -> None
         rows = target[(target["erased"] == erased) & (target["probe"] == probe)].sort_values("rel_think_end")
         assert any(np.allclose(y, rows["estimate"]) for y in drawn)
     said = figures.erasure(tables.erasure(), table).caption
-    assert "harm is told with an AUROC of 0.80 [0.77, 0.82] before and 0.51 [0.48, 0.54] after" in said
+    assert "AUROC of harm: 0.80 [0.77, 0.82] before, 0.51 [0.48, 0.54] after" in said
     assert "erased and refitted 0.50 [0.40, 0.60]" in said
-    assert "with permuted labels erased" in said
+    assert "permuted labels" in said
 
 
 def test_a_missing_column_is_named() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 from tests.figures.token_tables import HOSTILE, hostile, tokens
-from verdictscope.figures import TokenView, token_view
+from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view.encode import base64_halves, json_block
 from verdictscope.figures.token_view.palette import BINS, INK, colours, steps
 from verdictscope.figures.token_view.view import csp

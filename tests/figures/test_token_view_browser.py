@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.figures.token_tables import HOSTILE, hostile, tokens
-from verdictscope.figures import TokenView, token_view
+from verdictscope.figures.token_view import TokenView, token_view
 from verdictscope.figures.token_view.encode import halves
 from verdictscope.figures.token_view.palette import classes
 from verdictscope.figures.token_view.view import csp

@@ -295,8 +295,8 @@ def _tokens(c: Counting) -> list[Work]:
         if t.part == "test" and len(own) < c.study.tokens.per_cell:
             own.append(t)
     shown = [t for own in seen.values() for t in own]
-    zeroed = [t.length for t in shown if t.hero]
-    return [c.read([t.length for t in shown], logits=1), c.read(zeroed, logits=1)]
+    ablated = [t.length for t in shown if t.hero]
+    return [c.read([t.length for t in shown], logits=1), c.read(ablated, logits=1)]
 
 
 OUTCOMES: Mapping[str, Stage] = {

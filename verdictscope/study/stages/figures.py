@@ -11,6 +11,7 @@ import pandas as pd
 from verdictscope import figures
 from verdictscope.figures import Display
 from verdictscope.study.folder import RunFolder
+from verdictscope.traces.landmarks import closing_tokens
 
 Draw = Callable[..., Display]
 
@@ -69,7 +70,7 @@ def _settings(run: RunFolder) -> dict[str, dict[str, object]]:
     planted = [r.name for r in run.results().select(stage="truth") if r.name != "recall"] or None
     pairs = [[int(n) for n in name.removeprefix("L").split("H")] for name in planted] if planted else None
     trace = run.find_table("trace")
-    closing: dict[str, object] = {} if trace is None else {"closing": figures.closing_tokens(trace)}
+    closing: dict[str, object] = {} if trace is None else {"closing": closing_tokens(trace)}
     left_out = run.find_json("bias_heads").get("left_out")
     heads: dict[str, object] = {"planted": pairs}
     return {"trace": closing, "erased_trace": closing, "heads": heads, "bias_heads": heads | {"left_out": left_out}}

@@ -1,4 +1,4 @@
-"""How well refusing can be read, layer by layer and position by position."""
+"""Probe AUROC by layer and position."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from verdictscope.figures.grid import colour_bar, fits, heat_map, outline, thinned, write_values
-from verdictscope.figures.style import MUTED, WIDTH, Display, context, notice, settle, sheet
+from verdictscope.figures.style import MUTED, WIDTH, Display, notice, panel
+from verdictscope.figures.style import shown as display
 from verdictscope.figures.tables import counts, interval, need, number, truth
 
 _COLUMNS = "layer position segment order auroc low high n"
@@ -27,40 +27,48 @@ _BRACKET = 15  # points below the map
 _LETTER = 0.062  # inches a letter takes at the size of the words under the map
 
 
-def _draw(probe_map: pd.DataFrame, *, probe: pd.DataFrame | None = None) -> Figure:
-    """The figure."""
-    need(probe_map, "probe_map", _COLUMNS)
-    layers, positions, values = _grid(probe_map)
-    with context():
-        width, height = _size(len(layers), len(positions))
-        fig = sheet(width, height)
-        ax = fig.subplots()
+def probe_map(table: pd.DataFrame, probe: pd.DataFrame | None = None, *, ax: Axes | None = None) -> Display:
+    """Draw the AUROC of each layer's probe at each position class, 0.5 (chance) in white.
+
+    Args:
+        table: the table probe_map.parquet.
+        probe: the table probe.parquet; its selected layer is framed.
+        ax: axes to draw on; by default those of a new figure.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["layer", "position", "segment", "order", "auroc", "low", "high", "n"]
+        >>> rows = [(layer, "think_end 1", "think_end", 0, 0.8, 0.7, 0.9, 40) for layer in range(3)]
+        >>> figures.probe_map(pd.DataFrame(rows, columns=columns)).axes[0].get_ylabel()
+        'layer'
+    """
+    need(table, "probe_map", _COLUMNS)
+    layers, positions, values = _grid(table)
+    width, height = _size(len(layers), len(positions))
+    chosen = _chosen(probe)
+    with panel(ax, width, height) as axes:
         if not values.size:
-            ax.set_axis_off()
-            notice(ax, "the table has no rows")
-            return fig
-        image = heat_map(ax, values, centre=0.5, reach=0.5)
-        inner = width - 1.25, height - 1.0
-        if fits(len(layers), len(positions), *inner):
-            write_values(ax, image, values, _short, inner[1] / len(layers))
-        _axes(ax, layers, positions, inner)
-        chosen = _chosen(probe)
-        if chosen in layers:
-            row = layers.index(chosen)
-            outline(ax, 0, row, width=len(positions))
-            for label in ax.get_yticklabels():
-                if label.get_text() == str(chosen):
-                    label.set_fontweight("bold")
-        ax.set_title(
-            "" if chosen not in layers else f"framed: layer {chosen}, chosen on the validation part",
-            fontsize=7.2,
-            fontweight="normal",
-            color=MUTED,
-            pad=5,
-        )
-        colour_bar(ax, image, "AUROC (0.5 = chance)" if height > 2 else "AUROC")
-        settle(fig)
-    return fig
+            axes.set_axis_off()
+            notice(axes, "the table has no rows")
+        else:
+            image = heat_map(axes, values, centre=0.5, reach=0.5)
+            inner = width - 1.25, height - 1.0
+            if fits(len(layers), len(positions), *inner):
+                write_values(axes, image, values, _short, inner[1] / len(layers))
+            _axes(axes, layers, positions, inner)
+            if chosen in layers:
+                outline(axes, 0, layers.index(chosen), width=len(positions))
+                for label in axes.get_yticklabels():
+                    if label.get_text() == str(chosen):
+                        label.set_fontweight("bold")
+                words = f"framed: layer {chosen}, selected on the validation split"
+                axes.set_title(words, fontsize=7.2, fontweight="normal", color=MUTED, pad=5)
+            colour_bar(axes, image, "AUROC (0.5 = chance)" if height > 2 else "AUROC")
+    return display(axes, _caption(table, chosen, layers, positions), table)
 
 
 def _grid(probe_map: pd.DataFrame) -> tuple[list[int], pd.DataFrame, Float[np.ndarray, "layer position"]]:
@@ -88,7 +96,7 @@ def _short(value: float) -> str:
 
 
 def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[float, float]) -> None:
-    """Layers at the left, places within a segment below, each segment's name under a line as long as it is."""
+    """Layers at the left, places within a segment below, each segment's name under a line of its length."""
     rows = thinned(len(layers), inner[1], 0.14)
     ax.set_yticks(rows, [str(layers[row]) for row in rows])
     ax.set_ylabel("layer")
@@ -162,36 +170,21 @@ def _chosen(probe: pd.DataFrame | None) -> int | None:
     return int(rows.iloc[0]["layer"]) if len(rows) else None
 
 
-def _caption(probe_map: pd.DataFrame, probe: pd.DataFrame | None = None) -> str:
-    """Text of the caption."""
-    need(probe_map, "probe_map", _COLUMNS)
-    layers, positions, values = _grid(probe_map)
-    chosen = _chosen(probe)
+def _caption(table: pd.DataFrame, chosen: int | None, layers: list[int], positions: pd.DataFrame) -> str:
     text = [
-        f"How well each of {len(layers)} layers' probes tells refused from complied rollouts (AUROC, 0.5 is "
-        f"chance) at {len(positions)} places along the rollout, on the validation part."
+        f"AUROC (0.5 is chance) of refused against complied rollouts for probes of {len(layers)} layers at "
+        f"{len(positions)} positions along the rollout, on the validation split."
     ]
-    at = probe_map[probe_map["layer"] == chosen].dropna(subset=["auroc"]) if chosen is not None else probe_map[:0]
+    at = table[table["layer"] == chosen].dropna(subset=["auroc"]) if chosen is not None else table[:0]
     if len(at):
         low, high = at.loc[at["auroc"].idxmin()], at.loc[at["auroc"].idxmax()]
         text.append(
-            f"The framed layer {chosen} was chosen on this same part; it runs from "
-            f"{interval(low, 'auroc')} at {low['position']} to {interval(high, 'auroc')} at "
-            f"{high['position']} (95 % intervals)."
+            f"The framed layer {chosen}, selected here, runs from {interval(low, 'auroc')} at {low['position']} to "
+            f"{interval(high, 'auroc')} at {high['position']} (95 % intervals)."
         )
-    measured = probe_map.dropna(subset=["auroc"])
+    measured = table.dropna(subset=["auroc"])
     if len(measured):
         width = (measured["high"] - measured["low"]).max()
-        text.append(f"Per cell {counts(measured['n'])}; the widest 95 % interval spans {number(width)}.")
-    if np.isnan(values).any():
-        text.append("Hatched cells were not measured.")
-    text.append(
-        "Not shown: whether the model uses what is read here. A probe at a layer sees no head above it, and "
-        "since the layer was chosen on these rows, the number to report is the test part's."
-    )
+        text.append(f"Per cell {counts(measured['n'])}; the widest 95 % interval spans {number(width)}; hatched: none.")
+    text.append("Not shown: whether the model uses what is read; the number to report is the test split's.")
     return " ".join(text)
-
-
-def probe_map(table: pd.DataFrame, probe: pd.DataFrame | None = None) -> Display:
-    """How well refusing can be read, layer by layer and position by position."""
-    return Display(_draw(table, probe=probe), _caption(table, probe), table)

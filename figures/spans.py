@@ -1,11 +1,10 @@
-"""From which part of the prompt a judge's heads take what they add to content, position and cues."""
+"""Which spans of the prompt a judge's heads read for content, position and cues."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -14,27 +13,32 @@ from verdictscope.figures.tables import counts, head_name, interval, need, numbe
 
 _COLUMNS = "contrast position component layer head span estimate low high n"
 _TOWARD = {"content": "towards the better answer", "position": "towards the answer shown first"}
-_ORDER = (
-    "system",
-    "question",
-    "context",
-    "reference",
-    "transcript",
-    "label of ",
-    " answer",
-    "cue",
-    "instruction",
-    "template",
-    "thinking",
-    "closing",
-    "answer begun",
-)
+_ORDER = ("system", "question", "context", "reference", "transcript", "label of ", " answer", "cue", "instruction")
+_ORDER += ("template", "thinking", "closing", "answer begun")
+_WHERE = {"last": "where the verdict's token is chosen"}
 _BAR, _MLP = "#9ec3dd", "#cfcfcf"
-_NAMED = 0.2  # of the longest bar: shorter shares of one head are not named
+_NAMED = 0.2  # of the longest bar: smaller attributions of one head are not named
 
 
-def _draw(parts: pd.DataFrame) -> Figure:
-    """The figure."""
+def spans(table: pd.DataFrame) -> Display:
+    """Draw the direct logit attribution of a verdict's contrasts by the prompt span that attention heads read.
+
+    Args:
+        table: a table of ``VerdictParts.to_frame()`` at one position.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> import pandas as pd
+        >>> from verdictscope import figures
+        >>> columns = ["contrast", "position", "component", "layer", "head", "span", "estimate", "low", "high", "n"]
+        >>> rows = [("content", "last", "heads", None, None, "first answer", 0.8, 0.5, 1.1, 20)]
+        >>> rows += [("content", "last", "logit", None, None, "", 1.0, 0.7, 1.3, 20)]
+        >>> "first answer, +0.80" in figures.spans(pd.DataFrame(rows, columns=columns)).caption
+        True
+    """
+    parts = table
     need(parts, "parts", _COLUMNS)
     names = list(dict.fromkeys(parts["contrast"].astype(str)))
     with context():
@@ -55,7 +59,7 @@ def _draw(parts: pd.DataFrame) -> Figure:
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.6)
         settle(fig)
-    return fig
+    return Display(fig, _caption(parts), table)
 
 
 def _bars(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +99,7 @@ def _panel(ax: Axes, table: pd.DataFrame, name: str, letter: str) -> None:
     ax.set_yticks(y, bars["span"].tolist())
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color=FAINT, linewidth=0.4, zorder=0)
-    ax.set_xlabel("share of the verdict's log-odds (nats)")
+    ax.set_xlabel("attribution to the verdict's log-odds (nats)")
     ax.margins(x=0.16)
     _strongest(ax, table, bars, y)
 
@@ -125,35 +129,18 @@ def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray)
 
 
 def _caption(parts: pd.DataFrame) -> str:
-    """Text of the caption."""
-    need(parts, "parts", _COLUMNS)
     where = ", ".join(dict.fromkeys(parts["position"].astype(str)))
-    words = {"last": "where the verdict's token is chosen"}.get(where, f"at {where}")
     text = [
-        f"The verdict's log-odds, taken apart {words}. Bars add up to the number in each title: what all attention "
-        "heads take from a span of the prompt (value-weighted attention, exact), and what MLPs and embedding add, "
-        "which have no token. Whiskers are 95 % intervals over items drawn by group "
-        f"({counts(parts['n'])}); a dot is the head that takes most there."
+        f"Direct attribution of the verdict's log-odds {_WHERE.get(where, f'at {where}')}: what all heads read from "
+        "each span (value-weighted attention), and what MLPs and the embedding add. Bars sum to the title; whiskers "
+        f"are 95 % intervals over items by group ({counts(parts['n'])}); a dot is the strongest head."
     ]
     for name in dict.fromkeys(parts["contrast"].astype(str)):
         own = parts[parts["contrast"] == name]
         heads, logit = own[(own["component"] == "heads") & (own["span"] != "")], own[own["component"] == "logit"]
         if len(heads) and len(logit):
             row = heads.loc[heads["estimate"].astype(float).abs().idxmax()]
-            text.append(
-                f"{name.capitalize()} {interval(logit.iloc[0], signed=True)}: heads take most from "
-                f"{row['span']}, {interval(row, signed=True)}."
-            )
-    text += [
-        "Scales differ. A label is what stands on an answer's line before it. The two orders are brought together by "
-        "span: an answer's tokens with the same answer's (content, cues), or with what stands in its place (position).",
-        "Not shown: that a part matters (shares are direct, and what later layers make of them is not in them), and "
-        "what a token's value came from: late heads read tokens to which earlier layers have moved other tokens' "
-        "content.",
-    ]
+            whole = interval(logit.iloc[0], signed=True)
+            text.append(f"{name.capitalize()} {whole}; largest: {row['span']}, {interval(row, signed=True)}.")
+    text.append("Scales differ. Not shown: indirect effects, and where a token's value came from.")
     return " ".join(text)
-
-
-def spans(table: pd.DataFrame) -> Display:
-    """From which part of the prompt a judge's heads take what they add to content, position and cues."""
-    return Display(_draw(table), _caption(table), table)
