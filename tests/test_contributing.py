@@ -106,7 +106,7 @@ def test_a_probe() -> None:
 
 
 def test_an_edit(model: Model, rollouts: list[Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
-    edit = module("# interventions/swaps.py").SwapEdit
+    edit = module("# interventions/edits/swaps.py").SwapEdit
     swap = edit(0, 0, 1)
     assert isinstance(swap, Edit)
     readout = LinearReadout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import typer
 
+import verdictscope
 from benchmarks.__main__ import names
 from verdictscope.commands.main import DEMOS, app
 from verdictscope.study.load import read_study
@@ -26,11 +28,17 @@ SPAN = re.compile(r"`((?:verdictscope|make|python|pip) [^`\n]+)`")
 COMMAND = typer.main.get_command(app)
 
 NOT_RUN = {
-    "make demo": "installs, then takes minutes; its study runs in tests/study/test_demo.py",
     "make test": "is this test run",
-    "verdictscope demo judge": "takes an hour; its study runs small in tests/study/test_judge_demo.py",
+    "make install-dev": "comes before this test run",
+    "pip install verdictscope": "installs",
+    "pip install pre-commit && pre-commit install": "installs",
+    "verdictscope demo": "takes minutes; its study runs in tests/study/test_demo.py",
+    "verdictscope demo judge": "takes minutes; its study runs small in tests/study/test_judge_demo.py",
+    "verdictscope doctor MODEL": "tests/activations have the doctor",
     "verdictscope plan r1_distill_llama_8b": "needs the hub; tests/study/test_plan.py plans the bundled model",
+    "verdictscope plan r1_distill_llama_8b --device h100": "needs the hub",
     "verdictscope run r1_distill_llama_8b --out runs/r1-8b": "needs the hub and a GPU",
+    "verdictscope report runs/r1-8b": "needs that run",
     "verdictscope run r1_distill_llama_8b --out runs/mine --set model=DIR --set prompts.file=my_prompts.csv "
     "--set 'transfer.by=[]'": "needs a model and prompts of the reader's",
 }
@@ -60,7 +68,11 @@ def told() -> list[tuple[str, str]]:
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
-    assert {kind for page in PAGES for kind, _ in FENCE.findall(page.read_text(encoding="utf-8"))} <= {"sh", "python"}
+    assert {kind for page in PAGES for kind, _ in FENCE.findall(page.read_text(encoding="utf-8"))} <= {
+        "sh",
+        "python",
+        "bibtex",
+    }
     shell = {line for page in PAGES for line in lines(page)}
     assert shell == set(NOT_RUN)
 
@@ -109,6 +121,8 @@ def check_make(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     if words[:2] == ["-m", "benchmarks"]:
         assert words[2] in names(), words
+    elif words[0] == "-m":
+        assert importlib.util.find_spec(words[1]) is not None, words
     else:
         assert (ROOT / words[0]).is_file(), words
 
@@ -139,6 +153,23 @@ def test_the_checks_would_notice() -> None:
         check_python(["-m", "benchmarks", "no_such"])
     with pytest.raises(AssertionError):
         check_pip(["install", "verdictscope[nosuch]"])
+
+
+def test_names_in_the_guide_are_there() -> None:
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`vs\.([\w.]+)", text)) | set(
+        re.findall(r"`vs\.([\w.]+)", PAGES[0].read_text(encoding="utf-8"))
+    )
+    assert len(names) > 30
+    absent = {"fit_probe"}
+    assert not {name for name in names - absent if not resolves(name)}
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is public, at the top or in a room."""
+    *room, last = name.split(".")
+    holder = getattr(verdictscope, room[0]) if room else verdictscope
+    return last in holder.__all__ or (not room and last in dir(verdictscope))
 
 
 PROBES = {re.findall(r"import (\w+)", code)[0]: code for code in blocks(ROOT / "docs" / "probes.md", "python")}

@@ -115,13 +115,13 @@ def examples(name: str) -> list[doctest.DocTest]:
 @pytest.fixture(scope="module", autouse=True)
 def _loaded_once() -> Iterator[None]:
     """Examples share their models: each loads the model it speaks of, here the same one."""
-    from verdictscope import activations
-    from verdictscope.activations import model
+    from verdictscope.activations import load_model
 
-    load: Callable[..., Any] = functools.cache(model.load_model)
+    cached: Callable[..., Any] = functools.cache(load_model)
+    holders = {"verdictscope", "verdictscope.activations", load_model.__module__}
     with pytest.MonkeyPatch.context() as patch:
-        for holder in (activations, model, verdictscope):
-            patch.setattr(holder, "load_model", load)
+        for holder in holders:
+            patch.setattr(importlib.import_module(holder), "load_model", cached)
         yield
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
-from tools.docs.update import block, with_block
+from tools.docs.update import DEMO, PAGES, with_block
 from verdictscope.sources import models_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,13 +24,22 @@ def test_the_notebook_example_runs(tmp_path: Path) -> None:
     assert {tuple(head) for head in seen["top"]} == {tuple(head) for head in planted}
 
 
-def test_the_numbers_are_those_of_the_stored_run() -> None:
-    assert with_block(README, block(ROOT / "docs" / "demo")) == README
-    for name in json.loads((ROOT / "docs" / "demo" / "captions.json").read_text()):
-        assert (ROOT / "docs" / "demo" / f"{name}.png").is_file()
+@pytest.mark.xfail(not (DEMO / "results.parquet").exists(), reason="`make readme` stores the results of a run")
+@pytest.mark.parametrize("name", PAGES)
+def test_the_numbers_are_those_of_the_stored_run(name: str) -> None:
+    page = PAGES[name].read_text(encoding="utf-8")
+    assert with_block(name, page, DEMO) == page
+    assert len(page.partition(f"<!-- {name}:begin")[2].partition(f"<!-- {name}:end")[0].splitlines()) > 6
 
 
-@pytest.mark.parametrize("command", ["make demo", "make test"])
-def test_the_two_commands_are_targets(command: str) -> None:
-    assert command in README
-    assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text()
+def test_its_pictures_and_pages_are_there() -> None:
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link}
+    assert not [link for link in links if not (ROOT / link).exists()]
+    captions = json.loads((DEMO / "captions.json").read_text())
+    assert not [name for name in captions if not (DEMO / f"{name}.png").is_file()]
+
+
+def test_it_is_short_and_imports_from_one_place() -> None:
+    assert len(README.splitlines()) <= 120
+    code = README.split("```python\n")[1].split("```")[0]
+    assert re.findall(r"^(?:import|from) .*", code, re.MULTILINE) == ["import verdictscope as vs"]

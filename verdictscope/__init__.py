@@ -1,7 +1,7 @@
 """Why language models refuse, comply and judge as they do: hooks, probes, traces, head ablation.
 
 The names below are imported when they are first used, so that ``import verdictscope`` loads neither torch nor anything
-else. Each belongs to a room (``verdictscope.rollouts``, ``verdictscope.activations``, …), whose face has the rest.
+else. Each belongs to a subpackage (``vs.rollouts``, ``vs.activations``, …), which has the rest and is loaded likewise.
 
 Example:
     >>> import verdictscope as vs
@@ -16,15 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verdictscope.activations import Site, collect, forward, load_model
-    from verdictscope.interventions import HeadEdit, attribute, sweep_heads
+    from verdictscope.interventions import HeadEdit, attribute, edited, sweep_heads
     from verdictscope.interventions.effects import effects
     from verdictscope.judgments import judge
     from verdictscope.rollouts import Rollout, generate, read_prompts
     from verdictscope.study.folder import open_run
     from verdictscope.study.run import run_study
+    from verdictscope.traces import trace
 
     __version__: str
 
+_ROOMS = {
+    "rollouts",
+    "activations",
+    "judgments",
+    "probes",
+    "traces",
+    "interventions",
+    "repair",
+    "figures",
+    "organisms",
+    "stats",
+}
 _HOME = {
     "load_model": "activations",
     "read_prompts": "rollouts",
@@ -34,7 +47,9 @@ _HOME = {
     "Site": "activations",
     "forward": "activations",
     "collect": "activations",
+    "trace": "traces",
     "HeadEdit": "interventions",
+    "edited": "interventions",
     "effects": "interventions",
     "sweep_heads": "interventions",
     "attribute": "interventions",
@@ -49,6 +64,7 @@ __all__ = [
     "__version__",
     "attribute",
     "collect",
+    "edited",
     "effects",
     "forward",
     "generate",
@@ -58,6 +74,7 @@ __all__ = [
     "read_prompts",
     "run_study",
     "sweep_heads",
+    "trace",
 ]
 
 
@@ -66,6 +83,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("verdictscope")
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -74,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

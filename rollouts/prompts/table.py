@@ -12,6 +12,7 @@ import pandas as pd
 
 from verdictscope.errors import InputError
 from verdictscope.rows import ending, read_frame
+from verdictscope.sources import locate
 from verdictscope.values import identity, text, truths
 
 COLUMNS = ("id", "group", "system", "user", "harm")
@@ -28,7 +29,8 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     reads as such. See :func:`verdictscope.rows.read_rows` for how strictly each kind of file is read.
 
     Args:
-        path: file ending in .csv, .tsv, .json (a list of objects), .jsonl (or .ndjson) or .parquet.
+        path: a file, also a bundled one (``organism:cliff/prompts.csv``), ending in .csv, .tsv, .json (a list of
+            objects), .jsonl (or .ndjson) or .parquet.
 
     Returns:
         One row per prompt, columns id, group, system (``None`` where there is none), user, harm (nullable
@@ -44,7 +46,7 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
         >>> read_prompts("prompts.csv")[["id", "group", "user", "harm"]].values.tolist()
         [['p1', 'p1', 'How do magnets work?', False]]
     """
-    path = Path(path)
+    path = Path(locate(str(path)))
     return checked(read_frame(path), path)
 
 

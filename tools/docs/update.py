@@ -1,7 +1,7 @@
 """Put the numbers and figures of the demo runs into README and docs: ``make readme``, ``make judge``.
 
-``python -m tools.docs.update RUN`` renders from a run's results table: of a refusal study the demo block of the README,
-of a judge study ``docs/judge.md``.
+``python -m tools.docs.update RUN`` renders from a run's results table: of a refusal study the table of the README
+and ``docs/demo.md``, of a judge study ``docs/judge.md``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from verdictscope.study.results import Result, Results
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 DEMO, JUDGE = DOCS / "demo", DOCS / "demo_judge"
-BEGIN = "<!-- demo:begin (written by `make readme` from a run of `make demo`) -->"
-END = "<!-- demo:end -->"
+PAGES = {"headline": ROOT / "README.md", "demo": DOCS / "demo.md"}
+"""Name of each block that is written, and its page."""
+MARK = "<!-- {}:{} (written by `make readme` from a run of `make demo`) -->"
 SHOWN = ("bias_parts", "bias_heads", "mitigations", "verdict_trace")
 """Figures of ``docs/judge.md``; the report has all."""
 
@@ -42,8 +43,8 @@ def main(folder: Path) -> None:
         (DOCS / "judge.md").write_text("\n".join(judge_page(JUDGE)) + "\n", encoding="utf-8")
         return
     keep(run, DEMO, tuple(run.figure_files()))
-    readme = ROOT / "README.md"
-    readme.write_text(with_block(readme.read_text(encoding="utf-8"), block(DEMO)), encoding="utf-8")
+    for name, page in PAGES.items():
+        page.write_text(with_block(name, page.read_text(encoding="utf-8"), DEMO), encoding="utf-8")
 
 
 def keep(run: RunFolder, to: Path, figures: Sequence[str]) -> None:
@@ -65,19 +66,20 @@ def kept(folder: Path) -> tuple[Results, Mapping[str, str], Mapping[str, Any]]:
     return Results.read(folder / "results.parquet"), captions, ran
 
 
-def with_block(readme: str, text: str) -> str:
-    """The README with its demo block replaced."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+def with_block(name: str, page: str, folder: Path) -> str:
+    """A page with its block replaced by what a stored run gives."""
+    begin, end = MARK.format(name, "begin"), f"<!-- {name}:end -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{block(folder, figures=name == 'demo')}\n{end}{after}"
 
 
-def block(folder: Path) -> str:
-    """The demo block: headline numbers of the stored results, figures and captions."""
+def block(folder: Path, figures: bool) -> str:
+    """Headline numbers of the stored results; on the page of results also figures and captions."""
     results, captions, ran = kept(folder)
     lines = [*table(wording_of(ran["task"]).headline(results)), "", where(ran)]
-    for name, caption in captions.items():
-        lines += ["", f"![{name.replace('_', ' ')}](docs/{folder.name}/{name}.png)", "", f"*{caption}*"]
+    for name, caption in captions.items() if figures else ():
+        lines += ["", f"![{name.replace('_', ' ')}]({folder.name}/{name}.png)", "", f"*{caption}*"]
     return "\n".join(lines)
 
 
