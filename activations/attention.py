@@ -71,7 +71,7 @@ class AttentionCall:
 
 
 class Pattern:
-    """Attention weights of one layer that exist only where they are asked for.
+    """Attention weights of one layer, computed only for the requested rows.
 
     ``pattern[rows, tokens]`` gives ``[row head key]``; keys after a row's own token, in its padding or outside its
     window are zero. A sink (gpt-oss) takes its share, so that rows may sum to less than one.
@@ -123,7 +123,7 @@ def listen(
 ) -> Handle:
     """Calls ``before`` with what enters the module's attention product and ``after`` with that and its output.
 
-    What ``before`` returns, if anything, takes the place of the call. Several listeners on a module act in the order
+    What ``before`` returns, if anything, replaces the call. Several listeners on a module act in the order
     in which they were put on.
     """
     shim = module.config if isinstance(module.config, _Shim) else _Shim(module)
@@ -145,7 +145,7 @@ class _Shim:
         self.eager: Callable = _globals(module)["eager_attention_forward"]
         self.stock: str | None = self.config._attn_implementation
         # The stock name stays inside: some modules look for "flash" in it.
-        self._attn_implementation = f"{self.stock or 'eager'} (heard {next(_serial)})"
+        self._attn_implementation = f"{self.stock or 'eager'} (observed {next(_serial)})"
         self.listeners: dict[int, tuple[Before | None, After | None]] = {}
         self.final: dict[int, tuple[Before | None, After | None]] = {}
         self.interface[self._attn_implementation] = self.run
@@ -206,7 +206,7 @@ class _Shim:
             key, value = call.key[row : row + 1], call.value[row : row + 1]
             out, weights = self.eager(module, query, key, value, mask, *args, **sliced)[:2]
         if weights is None or weights.shape[-1] < n_keys:
-            raise InputError(f"{type(module).__name__} does not tell its attention weights; site pattern is not there")
+            raise InputError(f"{type(module).__name__} does not return attention weights: no site pattern")
         return weights[0, :, :, :n_keys], out[0]
 
 

@@ -2,7 +2,7 @@
 
 Such modules call PyTorch directly: ``scaled_dot_product_attention``, or a product of queries and keys, a softmax, and a
 product with the values. A ``TorchFunctionMode`` sees these calls while one of the modules runs. Values are read, not
-written: when the first product is seen nothing says yet that a softmax will follow.
+written: when the first product is seen it is not known yet that a softmax will follow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ After = Callable[[AttentionCall, Tensor], None]
 PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm"}
 
 
-class Ear(TorchFunctionMode):
+class ProductRecorder(TorchFunctionMode):
     """Hears the attention products of some modules; to be entered around the forward passes."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Ear(TorchFunctionMode):
             return out
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
-            self._tell(_fused(*args, **kwargs), out)
+            self._emit(_fused(*args, **kwargs), out)
         elif name == "softmax":
             self._weights = out if self._scores is not None else None
         elif name in PRODUCTS:
@@ -85,9 +85,9 @@ class Ear(TorchFunctionMode):
         def rows(row: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
             return weights[row][:, tokens], out[row][:, tokens].transpose(0, 1)
 
-        self._tell(AttentionCall(query, key, value, rows), out)
+        self._emit(AttentionCall(query, key, value, rows), out)
 
-    def _tell(self, call: AttentionCall, out: Tensor) -> None:
+    def _emit(self, call: AttentionCall, out: Tensor) -> None:
         """Hands over a call with one key and value per group of query heads that share them."""
         for after in list(self._listeners.get(self._inside[-1][0], ())):
             after(call, out.transpose(1, 2))

@@ -73,9 +73,9 @@ class Backend(ABC):
 
 
 class TransformerLensBackend(Backend):
-    """A ``TransformerBridge``, which puts its own modules in the places of the Hugging Face ones and keeps these.
+    """A ``TransformerBridge``, which replaces the Hugging Face modules by its own and keeps them inside.
 
-    The model handed out is a second tree of module shells with the originals back in their places; parameters are
+    The model handed out is a second tree of module shells with the originals put back; parameters are
     shared, the bridge is unchanged, and attention runs on the model's own kernel again.
     """
 

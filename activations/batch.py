@@ -1,7 +1,7 @@
 """Rollouts laid out for one call of the model, and that call.
 
 Batches are right-padded with explicit position ids; the model keeps its own attention kernels. No mask is given:
-padding stands after every real token, and a causal model never looks ahead, so the kernels stay on their fastest path
+padding comes after every real token, and a causal model never looks ahead, so the kernels stay on their fastest path
 and nothing of the size tokens x tokens is made. Without logits the head is not called and the pass ends after the
 deepest wanted site; with logits the head sees only the wanted rows.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Laid(Protocol):
+class LaidOut(Protocol):
     """Tokens laid out for one call of the model."""
 
     @property
@@ -94,7 +94,7 @@ class Listener(Protocol):
         """Called once, before the first batch."""
 
     def taps(self, model: Model, batch: Batch) -> list[Tap]:
-        """The hooks of one batch; called anew for its halves where it was too large for the memory."""
+        """The hooks of one batch; called again for each half of a batch that did not fit into memory."""
 
 
 class Where:
@@ -184,7 +184,7 @@ def _head(model: Model) -> torch.nn.Module:
 
 
 def execute(
-    model: Model, batch: Laid, taps: Sequence[Tap], write: Mapping[Site, WriteFn] | None, logits: Where | None = None
+    model: Model, batch: LaidOut, taps: Sequence[Tap], write: Mapping[Site, WriteFn] | None, logits: Where | None = None
 ) -> Tensor | None:
     """One call of the model; returns ``[row vocab]`` logits on the device if rows of them are wanted."""
     if not taps and not write and logits is None:

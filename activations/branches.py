@@ -2,7 +2,7 @@
 
 Decided by what was measured in one short random pass, never by family: a block may be sequential, parallel, or have one
 branch only. Where no module's output times one number is what the stream gains, the layer goes without ``attn_out`` or
-``mlp_out`` and says why; its residual sites stay.
+``mlp_out`` and gives the reason; its residual sites stay.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def decompose(values: Values, roles: Sequence[str], given: frozenset[str], dtype
 
 
 def _as_told(attns: Sequence[str], mlps: Sequence[str], mids: Sequence[str]) -> Found:
-    """What the user named, though it does not add up: the identities tell by how much."""
+    """What the user named, although it does not sum to the block's output; the identities report the error."""
     attn, mlp = ((names[0], 1.0) if names else None for names in (attns, mlps))
     found = {"attn_out": attn, "mlp_out": mlp}
     missing = {site: UNKNOWN[site] for site, carrier in found.items() if carrier is None}
@@ -80,7 +80,7 @@ def _as_told(attns: Sequence[str], mlps: Sequence[str], mids: Sequence[str]) -> 
 
 
 def _outermost(order: Sequence[str], others: Sequence[str], roles: Sequence[str], given: frozenset[str]) -> list[str]:
-    """Roles that may carry a branch, the outermost first; only the first if the user had a say in it.
+    """Roles that may carry a branch, the outermost first; only the first if the user named one.
 
     ``others`` come last: norms that a family puts behind its branch under the name of one before.
     """
@@ -95,7 +95,7 @@ def fit(values: Values, among: Sequence[str], gained: Tensor, total: Tensor, dty
     for role in among:
         out = values[role, "out"]
         if out.shape != gained.shape or bool(out.any()) != bool(gained.any()):
-            continue  # what gains nothing from a branch that says something is not its sum: a parallel block
+            continue  # a stream that gains nothing from a nonzero branch is not its sum: a parallel block
         if not out.any():
             return role, 1.0
         gain = float((out * gained).sum() / out.pow(2).sum())
@@ -107,7 +107,7 @@ def fit(values: Values, among: Sequence[str], gained: Tensor, total: Tensor, dty
 def _mlp_reads_block_input(values: Values) -> bool:
     """Whether the MLP is fed by a norm of the block's own input: a parallel block.
 
-    The sum of branches alone cannot tell: it is the same in a sequential block.
+    The sum of branches does not decide this: it is the same in a sequential block.
     """
     fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
     norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
@@ -132,7 +132,7 @@ def _fit_two(
 
 
 def snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
-    """The measured gain, or the number in the model's config it cannot be told from.
+    """The measured gain, or the number in the model's config it is not distinguishable from.
 
     A gain measured in bf16 carries that type's rounding (a few 1e-4); the config's number does not.
     """
@@ -141,7 +141,7 @@ def snap(gain: float, numbers: Sequence[float], dtype: torch.dtype) -> float:
 
 
 def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: torch.dtype) -> None:
-    """Refuses norms and MLP projections that the user named if they do not read or write what their role says.
+    """Refuses norms and MLP projections that the user named if they do not read or write what their role requires.
 
     What the residual stream gains decides about the other roles. These carry nothing that an identity would miss, or
     lie where a wrong module still has numbers of the right shape in it.
@@ -167,7 +167,7 @@ def check_block_roles(given: frozenset[str], values: Values, layer: int, dtype: 
 
 
 def check_global_roles(hf: PreTrainedModel, modules: Modules) -> None:
-    """Refuses a final norm or head that the user named if it does not read or write what its role says."""
+    """Refuses a final norm or head that the user named if it does not read or write what its role requires."""
     roles = {"ln_final": modules.ln_final, "unembed": modules.unembed}
     wanted = {role: module for role, module in roles.items() if role in modules.given and module is not None}
     if not wanted:

@@ -68,7 +68,7 @@ def read_checkpoint(
         what = "folder" if looks_local else "folder or hub model"
         raise InputError(f"cannot load model {name!r}: {_first_line(error)}; give a checkpoint {what}") from error
     if missing := sorted(found["missing_keys"]):
-        # transformers would go on with random numbers in their place
+        # transformers would go on with random numbers instead
         raise InputError(f"the checkpoint of {name!r} lacks {len(missing)} weights, first {missing[0]}: fetch it again")
     return hf, _tokenizer(name, common)
 
@@ -88,7 +88,7 @@ def adapter_config(name: str, revision: str | None = None) -> dict[str, Any] | N
         file = find_adapter_config_file(name, revision=revision)
         return None if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
     except (OSError, HFValidationError):
-        return None  # not there at all, which loading it will say
+        return None  # it does not exist, which is reported when it is loaded
     except ValueError as error:
         raise InputError(f"{name!r}: adapter_config.json is no JSON: {_first_line(error)}; fetch it again") from error
 
@@ -119,10 +119,10 @@ def _with_adapter(
     except InputError as error:
         raise InputError(f"{name!r} is an adapter of {base!r}: {error}") from error
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             held = PeftModel.from_pretrained(hf, name, revision=common["revision"])
-        if lacking := [str(w.message) for w in said if "missing adapter keys" in str(w.message)]:
+        if lacking := [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]:
             raise InputError(f"the adapter {name!r} lacks weights: {lacking[0][:200]}; fetch it again")
         bare(held)  # refuses what changes the input
         hf = held.merge_and_unload()
@@ -144,7 +144,7 @@ def no_such_folder(name: str) -> str | None:
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
-    """Reward models say in their config that they end in a classification head; everything else is a language model."""
+    """The config of a reward model names a classification head; everything else is a language model."""
     named = getattr(config, "architectures", None) or []
     classifies = any(n.endswith("ForSequenceClassification") for n in named)
     return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
@@ -164,5 +164,5 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines or isinstance(error, KeyError):
         return reason(error)
-    # "Validation error for field X:" says what only on its next line
+    # "Validation error for field X:" names the problem on the next line
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")[:200]

@@ -24,7 +24,7 @@ from verdictscope.activations.readouts import LinearReadout, Readout
 from verdictscope.activations.sites import Read, Site
 from verdictscope.activations.states import States
 from verdictscope.activations.store import Store
-from verdictscope.activations.writing import Behind, StoreWriter
+from verdictscope.activations.writing import BackgroundWriter, StoreWriter
 from verdictscope.errors import InputError
 from verdictscope.kept import check_same, model_facts, tokenizer_facts
 from verdictscope.rollouts.engines.state import kept_again
@@ -159,7 +159,7 @@ def as_rollouts(model: Model, given: Sequence[Rollout] | Sequence[str]) -> list[
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What is asked for, with positions that need the text made explicit."""
+    """The request, with positions that need the text made explicit."""
 
     model: Model
     rollouts: list[Rollout]
@@ -173,12 +173,12 @@ class Wanted:
             if not any(len(resolve(asked.positions, rollout)) for rollout in rollouts):
                 held = sorted({span.segment for rollout in rollouts for span in rollout.spans})
                 what = asked.positions if isinstance(asked.positions, str) else "the positions asked for"
-                said = f"no rollout has {what}, so no row is stored for it: they hold {', '.join(held)}"
-                warnings.warn(said, stacklevel=3)
+                message = f"no rollout has {what}, so no row is stored for it: they hold {', '.join(held)}"
+                warnings.warn(message, stacklevel=3)
         return cls(model, rollouts, dict(job.reads), job.score)
 
     def job(self, budget: int, moments: Sequence[MomentFitter]) -> Job:
-        """What every batch is asked for."""
+        """The job of every batch."""
         return Job(self.model, self.reads, None, self.score, None, tuple(moments), budget)
 
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -215,7 +215,7 @@ class Wanted:
             sites[read.site.name] = {"layers": read.site.at(model.n_layers), "positions": _json(read.positions)}
             sites[read.site.name]["modules"] = self._modules(read.site)
             if asked.positions != read.positions:
-                sites[read.site.name]["asked"] = _json(asked.positions)
+                sites[read.site.name]["requested"] = _json(asked.positions)
         header = {
             "model": {
                 "name": model.name,
@@ -233,7 +233,7 @@ class Wanted:
     def _modules(self, site: Site) -> list[str]:
         """Where the site is read, layer by layer: overrides of the site map make other rows."""
         names = {id(module): name for name, module in self.model.hf.named_modules()}
-        places = [self.model.sites.place(site.name, layer) for layer in site.at(self.model.n_layers)]
+        places = [self.model.sites.hook_point(site.name, layer) for layer in site.at(self.model.n_layers)]
         return [f"{names.get(id(p.module))} {p.side} {p.index} {p.heads} {p.gain:g}" for p in places]
 
 
@@ -273,9 +273,9 @@ def _fill(store: StoreWriter, wanted: Wanted, progress: Progress | None, moments
         store.append(rows, values, len(result.batch))
         committed.append(batch)
 
-    with Behind(write) as behind:
+    with BackgroundWriter(write) as writer:
         for item in flights(wanted.job(plan.token_budget, moments), rollouts, plan, skip):
-            behind.put(item)
+            writer.put(item)
             report()
     report()
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def in_order(frames: Sequence[pd.DataFrame], at: Mapping[str, int]) -> tuple[pd.DataFrame, Int[Tensor, " row"]]:
-    """Rows of several batches in the order of their rollouts, and where each stood."""
+    """Rows of several batches in the order of their rollouts, and the row each came from."""
     frame = pd.concat(frames, ignore_index=True)
     order = np.argsort(frame["rollout"].map(at).to_numpy(dtype=np.int64), kind="stable")
     return frame.iloc[order].reset_index(drop=True), torch.from_numpy(order)
 
 
 def placed(parts: Sequence[Tensor], order: Int[Tensor, " row"]) -> Tensor:
-    """Joins parts along their rows so that row ``i`` is what stood at ``order[i]``, with one copy at most.
+    """Joins parts along their rows so that row ``i`` is row ``order[i]`` of the parts, with one copy at most.
 
     Keys of attention patterns are as many as the longest rollout of a batch: narrower parts get zeros, which is what
     a causal model attends to them with.
@@ -49,7 +49,7 @@ def widened(values: Tensor, tail: Sequence[int]) -> Tensor:
 def sorted_scores(
     frames: Sequence[pd.DataFrame], at: Mapping[str, int], keys: Sequence[tuple[str, int | None]]
 ) -> pd.DataFrame:
-    """Scores of several batches: readout by readout as asked, rollout by rollout as given."""
+    """Scores of several batches: sorted by the order of readouts, then of rollouts."""
     frames = [f for f in frames if len(f)] or list(frames[:1])
     frame = pd.concat(frames, ignore_index=True)
     names = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in keys))}

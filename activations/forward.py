@@ -78,12 +78,12 @@ class Pass:
             [f"{len(self.scores)} scores of {', '.join(self.scores['readout'].unique())}"] if len(self.scores) else []
         )
         parts += [] if self.logits is None else [f"logits: {self.logits.shape[0]} rows x {self.logits.shape[1]}"]
-        return f"Pass({'; '.join(filter(None, parts)) or 'nothing was asked for'})"
+        return f"Pass({'; '.join(filter(None, parts)) or 'nothing requested'})"
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is asked of every batch, looked up once."""
+    """What is computed for every batch, prepared once."""
 
     model: Model
     reads: Mapping[Read, Read]
@@ -282,12 +282,12 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
     check_lengths(model.hf, ((r.id, len(r)) for r in rollouts))
     check_ids(model.hf, ((f"rollout {r.id}", r.ids) for r in rollouts), model.optional_tokenizer)
     if len(set(read)) != len(read):
-        raise InputError("the same read is asked for twice")
+        raise InputError("the same read is requested twice")
     if len({readout_key(s, model.n_layers) for s in score}) != len(score):
         raise InputError("two readouts have the same name (and layer)")
     for r in read:
         for layer in r.site.at(model.n_layers):
-            model.sites.place(r.site.name, layer)
+            model.sites.hook_point(r.site.name, layer)
 
 
 def forward(
@@ -310,7 +310,7 @@ def forward(
         rollouts: what it is run on; ids must be unique.
         read: sites and positions to return, for example ``[Site("resid_post") @ "thinking:8,think_end"]``.
         write: site to ``fn(value, view) -> new value``, see ``hooks.writing``.
-        score: readouts to evaluate; several of one name are told apart by their layers.
+        score: readouts to evaluate; several of one name are distinguished by their layers.
         plan: which rollouts share a batch; made from the lengths if not given.
         logits_at: positions whose full logits are returned.
         moments: listeners that see every batch, such as the fitters of ``moments.py``.

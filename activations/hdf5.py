@@ -1,6 +1,6 @@
 """How the activation store lies in HDF5: datasets allocated at once, bit-exact types, checksums, raw reads and writes.
 
-A store's chunks are allocated when it is created, uncompressed, and never move. So their places in the file are looked
+A store's chunks are allocated when it is created, uncompressed, and never move. So their offsets in the file are looked
 up once, and rows are read and written there with the operating system's positioned reads and writes: no copy, no chunk
 cache, and Python's lock is free meanwhile. What lies in the file is what HDF5 would write.
 """
@@ -25,7 +25,7 @@ from verdictscope.errors import InputError
 
 CHUNK_ROWS = 1024
 _RUN = 1 << 15
-"""Bytes from which a run of neighbours is worth a read of its own, straight into place."""
+"""Bytes from which a run of neighbours is worth a read of its own, straight into the output."""
 Span = tuple[int, int, int]
 """First row, row after the last, and where the first lies in the file (in bytes)."""
 STORED = {"bfloat16": np.uint16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
@@ -114,7 +114,7 @@ def row_bytes(spec: Mapping[str, Any]) -> int:
 def structure_bytes(
     header: Mapping[str, Any], rollout_ids: Sequence[str], sites: Mapping[str, Mapping[str, Any]]
 ) -> int:
-    """Bytes of a store beside its values, from above: header, ids, row columns, commits and HDF5's own bookkeeping."""
+    """Upper bound of the bytes of a store besides its values: header, ids, columns, commits and HDF5's structures."""
     columns = sum(np.dtype(kind).itemsize for kind in ROW_TYPES.values())
     names = len(rollout_ids) * (max((len(name.encode()) for name in rollout_ids), default=0) + 64)
     chunks = sum(len(spec["layers"]) * (spec["rows"] // CHUNK_ROWS + 1) for spec in sites.values())
@@ -134,7 +134,7 @@ def reserve(path: Path, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        # A file system that cannot reserve says so; writing then has to tell by itself.
+        # A file system that cannot reserve says so; an error then comes from the write itself.
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
     finally:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from verdictscope.activations.attention import AttentionCall, Handle, listen
-from verdictscope.activations.attention_torch import Ear
-from verdictscope.activations.sitemap import Place
+from verdictscope.activations.attention_torch import ProductRecorder
+from verdictscope.activations.sitemap import HookPoint
 from verdictscope.activations.sites import FLOW, Site
 from verdictscope.activations.views import BatchView, mask_of_call, view_of_call
 from verdictscope.errors import InputError
@@ -59,7 +59,7 @@ def attach(
     return module.register_forward_hook(partial(_after, fn, index))
 
 
-# Partials of plain functions and not closures, here and below: the type checks of the tests compile a function anew
+# Partials of plain functions and not closures, here and below: the type checks of the tests compile a function again
 # whenever it is defined, and hooks are made by the thousand.
 def _before(fn: Callable[[Tensor], Tensor | None], _: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
     if args:
@@ -79,7 +79,7 @@ def _after(fn: Callable[[Tensor], Tensor | None], index: int, _: nn.Module, __: 
     return new if isinstance(output, Tensor) else (*output[:index], new, *output[index + 1 :])
 
 
-def _hear(
+def _inside_attention(
     fn: Callable[[Any], Tensor | None], name: str, shared: int, writes: bool, call: AttentionCall, *_: Tensor
 ) -> Any:
     # Written are cached keys and values too: the cache keeps them as they were before the write.
@@ -106,7 +106,7 @@ class _Session:
         self.kept: Tensor | None = None
         self.may_stop = False
         self.handles: list[RemovableHandle | Handle] = []
-        self.ear: Ear | None = None
+        self.recorder: ProductRecorder | None = None
         self.fired: dict[str, int] = {}
         self.runs: dict[str, int] = {}
         self.passes = 0
@@ -136,7 +136,7 @@ class _Session:
         self.base = view_of_call(args, kwargs)
         self.kept = mask_of_call(kwargs)
 
-    def add(self, key: str, place: Place, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool) -> None:
+    def add(self, key: str, place: HookPoint, fn: Callable[[Tensor, BatchView], Any], layer: int, writes: bool) -> None:
         if key in self.fired:
             key = f"{key} #{len(self.fired)}"
         self.fired[key] = 0
@@ -144,17 +144,17 @@ class _Session:
         fire = partial(self._fire, key, place, fn, layer, writes)
         self.handles.append(self._attach(place, fire, writes))
 
-    def _attach(self, place: Place, fire: Callable[[Any], Tensor | None], writes: bool) -> RemovableHandle | Handle:
+    def _attach(self, place: HookPoint, fire: Callable[[Any], Tensor | None], writes: bool) -> RemovableHandle | Handle:
         if place.attention is None:
             return attach(place.module, place.side, fire, place.index)
-        hear = partial(_hear, fire, place.site, place.attention.shared, writes)
+        inside = partial(_inside_attention, fire, place.site, place.attention.shared, writes)
         if place.attention.interface:
-            return listen(place.module, before=hear)
-        self.ear = self.ear or Ear()
-        return self.ear.listen(place.module, hear)
+            return listen(place.module, before=inside)
+        self.recorder = self.recorder or ProductRecorder()
+        return self.recorder.listen(place.module, inside)
 
     def _fire(
-        self, key: str, place: Place, fn: Callable[[Any, BatchView], Any], layer: int, writes: bool, raw: Any
+        self, key: str, place: HookPoint, fn: Callable[[Any, BatchView], Any], layer: int, writes: bool, raw: Any
     ) -> Tensor | None:
         self.runs[key] = self.runs.get(key, 0) + 1
         if self.runs[key] % place.calls:
@@ -174,7 +174,7 @@ class _Session:
         self.pre[layer] = value
 
     def write_middle(self, fn: WriteFn, key: str, layer: int, branch: Tensor, view: BatchView) -> Tensor | None:
-        """The attention branch that makes ``resid_mid`` what ``fn`` says."""
+        """The attention branch with which ``resid_mid`` becomes what ``fn`` returns."""
         middle = self.pre.pop(layer) + branch
         new = _write(fn, key, middle, view)
         return None if new is None else branch + (new - middle)
@@ -192,7 +192,7 @@ class _Session:
     def check(self, exact: bool) -> None:
         for key, count in self.fired.items():
             if self.may_stop and count <= self.passes:
-                continue  # a pass inside the block ended at the deepest site that it was asked for
+                continue  # a pass inside the block ended at the deepest requested site
             if count != self.passes or (exact and count != 1) or count == 0:
                 raise InputError(
                     f"site {key} fired {count} times in {self.passes} forward passes; the site map does not fit "
@@ -200,10 +200,10 @@ class _Session:
                 )
 
 
-def to_site(raw: Any, place: Place, shape: Sequence[int]) -> Any:
+def to_site(raw: Any, place: HookPoint, shape: Sequence[int]) -> Any:
     """A module's tensor as the site's value, ``[batch pos d_model]`` or ``[batch pos head d_head]``.
 
-    What is heard inside the attention product already has that form (``pattern`` is lazy, see ``attention.py``).
+    A value from inside the attention product already has that form (``pattern`` is lazy, see ``attention.py``).
     """
     if place.attention is not None:
         return raw
@@ -214,7 +214,7 @@ def to_site(raw: Any, place: Place, shape: Sequence[int]) -> Any:
     return value if place.gain == 1.0 else value * place.gain
 
 
-def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
+def from_site(value: Tensor, place: HookPoint, raw: Tensor) -> Tensor:
     """The inverse of ``to_site``."""
     if place.attention is not None:
         return value.to(raw.dtype)
@@ -224,12 +224,12 @@ def from_site(value: Tensor, place: Place, raw: Tensor) -> Tensor:
 
 
 def _version(value: Tensor) -> int:
-    """How often a tensor was changed in place; inference tensors do not count, and then nothing can be said."""
+    """How often a tensor was changed in place; inference tensors do not count, so that nothing is known then."""
     return 0 if value.is_inference() else value._version
 
 
 def _write(fn: WriteFn, key: str, value: Tensor, view: BatchView) -> Tensor | None:
-    """Runs a write function and holds it to its contract; ``None`` if it changed nothing."""
+    """Runs a write function and checks its contract; ``None`` if it changed nothing."""
     version = _version(value)
     new = fn(value, view)
     if _version(value) != version:
@@ -242,12 +242,12 @@ def _write(fn: WriteFn, key: str, value: Tensor, view: BatchView) -> Tensor | No
 
 def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
     sites, key = session.model.sites, f"{site.name}[{layer}] (write)"
-    place = sites.writable_place(site.name, layer)
+    place = sites.writable_hook_point(site.name, layer)
     if site.name != "resid_mid":
         session.add(key, place, partial(_write, fn, key), layer, True)
         return
     # The input of the pre-MLP norm is only a copy of the residual stream: the change goes into the attention branch.
-    pre, attn = sites.place("resid_pre", layer), sites.place("attn_out", layer)
+    pre, attn = sites.hook_point("resid_pre", layer), sites.hook_point("attn_out", layer)
     session.add(f"resid_pre[{layer}] (for {key})", pre, partial(session.keep_pre, layer), layer, False)
     session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
 
@@ -283,11 +283,14 @@ def hooked(
         for site, layer, fn in pairs:
             _add_write(session, site, layer, fn)
         for tap in reads:  # after the writes: a read sees what was written
-            place = model.sites.place(tap.name, tap.layer)
+            place = model.sites.hook_point(tap.name, tap.layer)
             session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)
         token = _running.set(session) if session.known else None
         try:
-            with session.ear or nullcontext(), acting(model.sites.parent, about or writes) if writes else nullcontext():
+            with (
+                session.recorder or nullcontext(),
+                acting(model.sites.parent, about or writes) if writes else nullcontext(),
+            ):
                 yield
         except Stop:
             session.check(exact=True)

@@ -1,13 +1,13 @@
 """Is the site map right? Measured and checked on a short random pass whenever a model is loaded.
 
-A wrong place fails silently: a head sliced after the output projection still has numbers in it. So the map
+A wrong hook point fails silently: a head sliced after the output projection still has numbers in it. So the map
 must reproduce what the model computes (DESIGN 3.4), to within rounding:
 
     resid_pre + attn_out = resid_mid,  resid_mid + mlp_out = resid_post
     (parallel blocks: resid_pre + attn_out + mlp_out = resid_post)
     resid_post[l] = resid_pre[l + 1] = hidden_states[l + 1],  final_norm = hidden_states[-1]
     sum over heads of W_O z + bias = output of the output projection = output of the attention module
-    softmax(q k) v, recomputed from what was heard = output of the attention product
+    softmax(q k) v, recomputed from what entered it = output of the attention product
     head applied to gathered rows = the stock logits
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import AttentionCall, listen
-from verdictscope.activations.attention_torch import Ear
+from verdictscope.activations.attention_torch import ProductRecorder
 from verdictscope.activations.batch import gathered_logits, still
 from verdictscope.activations.capture import Check, Hookable, Values, captured, compare, probe_ids
 from verdictscope.activations.sitemap import SiteMap
@@ -56,7 +56,7 @@ def raise_first(checks: Sequence[Check]) -> None:
         if not c.ok:
             where = "" if c.layer is None else f" of layer {c.layer}"
             raise InputError(
-                f"site {c.site}{where} is not where the map says: {c.name} is off by {c.relative:.2g} "
+                f"site {c.site}{where} is not where the site map places it: {c.name} is off by {c.relative:.2g} "
                 f"(relative; rounding explains {c.allowed:.1g}); name the right modules with overrides"
             )
 
@@ -119,7 +119,7 @@ def check(model: Model) -> tuple[Check, ...]:
 def by_layer(hidden: Sequence[Tensor], first_post: Tensor) -> tuple[list[Tensor | None], Tensor]:
     """Hugging Face's ``hidden_states`` as what enters each layer, and what leaves the final norm.
 
-    State-space models begin theirs behind the first block and not before it, so that what enters that is not told.
+    State-space models begin theirs after the first block, so that its input is not among them.
     """
     states: list[Tensor | None] = list(hidden[:-1])
     if len(hidden) > 1 and hidden[0].shape == first_post.shape:
@@ -129,7 +129,7 @@ def by_layer(hidden: Sequence[Tensor], first_post: Tensor) -> tuple[list[Tensor 
 
 
 def _target(sites: SiteMap, name: str, layer: int) -> Hookable:
-    place = sites.place(name, layer)
+    place = sites.hook_point(name, layer)
     return place.module, place.side
 
 
@@ -139,13 +139,15 @@ def _layer_checks(
     block = model.sites.blocks[layer]
     pre, post = values["resid_pre", layer], values["resid_post", layer]
     adds = {
-        name: values[name, layer] * model.sites.place(name, layer).gain for name in BRANCHES if (name, layer) in values
+        name: values[name, layer] * model.sites.hook_point(name, layer).gain
+        for name in BRANCHES
+        if (name, layer) in values
     }
-    if (told := hidden[layer]) is not None:
-        yield compare("resid_pre = hidden_states", "resid_pre", layer, [pre], told, dtype)
+    if (stock := hidden[layer]) is not None:
+        yield compare("resid_pre = hidden_states", "resid_pre", layer, [pre], stock, dtype)
     if layer + 1 < len(model.sites):
-        if (told := hidden[layer + 1]) is not None:
-            yield compare("resid_post = hidden_states", "resid_post", layer, [post], told, dtype)
+        if (stock := hidden[layer + 1]) is not None:
+            yield compare("resid_post = hidden_states", "resid_post", layer, [post], stock, dtype)
         next_pre = values["resid_pre", layer + 1]
         yield compare("resid_post = next resid_pre", "resid_post", layer, [post], next_pre, dtype)
     if block.mid is None and adds:
@@ -198,15 +200,15 @@ def products_checked(model: Model, values: Values) -> Iterator[dict[int, list[Ch
     The product itself goes into ``values`` as ``("product", layer)``.
     """
     found: dict[int, list[Check]] = {}
-    ear = Ear()
+    recorder = ProductRecorder()
     with ExitStack() as stack:
         for layer, block in enumerate(model.sites.blocks):
             if block.attention is not None:
                 check_it = partial(_check_product, found.setdefault(layer, []), values, layer, model.dtype)
-                heard, module = block.attention, block.attention.module
-                handle = listen(module, after=check_it) if heard.interface else ear.listen(module, check_it)
+                recorded, module = block.attention, block.attention.module
+                handle = listen(module, after=check_it) if recorded.interface else recorder.listen(module, check_it)
                 stack.callback(handle.remove)
-        stack.enter_context(ear)
+        stack.enter_context(recorder)
         yield found
 
 
@@ -226,7 +228,7 @@ def _check_product(
 
 
 def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) -> Check:
-    if scales_by_batch(model.sites.unembed):  # then a row's logits depend on the rows beside it
+    if scales_by_batch(model.sites.unembed):  # then a row's logits depend on the other rows of the batch
         return Check("gathered logits = stock logits (not on packed weights)", "logits", None, 0.0, 0.0, True)
     where = torch.arange(0, ids.shape[1], 3, device=ids.device)
     with still(model.hf), gathered_logits(model, torch.zeros_like(where), where):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import AttentionCall, listen, uses_interface
-from verdictscope.activations.attention_torch import Ear
+from verdictscope.activations.attention_torch import ProductRecorder
 from verdictscope.activations.branches import SINGLE, Found, check_block_roles, check_global_roles, decompose, snap
 from verdictscope.activations.capture import N_TOKENS, Hookable, captured, probe_ids
 from verdictscope.activations.hooks import attach
@@ -42,8 +42,8 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
     with (
         captured(wanted) as values,
         ExitStack() as stack,
-        attention_heard(modules) as heard,
-        routers_heard(routers) as gates,
+        attention_recorded(modules) as recorded,
+        routers_recorded(routers) as gates,
         torch.no_grad(),
     ):
         if modules.ln_final is not None:
@@ -59,7 +59,7 @@ def measure(hf: PreTrainedModel, modules: Modules, n_heads: int) -> SiteMap:
         roles = {role: module for role, module in roles.items() if role not in idle}
         if here["block", "in"].shape[0] != N_TOKENS or here["block", "out"].shape[0] != N_TOKENS:
             raise InputError(f"layer {layer} does not hand on one residual stream of one vector a token; not read here")
-        product = heard[layer][0] if len(heard[layer]) == 1 else None
+        product = recorded[layer][0] if len(recorded[layer]) == 1 else None
         attention = product.attention() if product else None
         heads = attention.n_heads if attention else n_heads
         check_block_roles(modules.given, here, layer, hf.dtype)
@@ -112,7 +112,7 @@ def _measure_block(
 
 
 def _name_single(hf: PreTrainedModel, roles: dict[str, nn.Module], found: Found) -> Found:
-    """Says which branch a block of one branch has: what moves numbers between tokens stands for attention."""
+    """Which branch a block of one branch has: a module that mixes tokens counts as attention."""
     assert found.single is not None
     mixing = mixes_tokens(hf, roles[found.single[0]])
     absent = ("resid_mid", "mlp_out" if mixing else "attn_out")
@@ -159,7 +159,7 @@ def sees_later(hf: PreTrainedModel) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class AttentionProduct:
     """One attention product of a layer: who made it, and what entered."""
 
     module: nn.Module
@@ -192,24 +192,24 @@ def _repeats(x: Tensor, times: int) -> bool:
 
 
 @contextmanager
-def attention_heard(modules: Modules) -> Iterator[dict[int, list[Heard]]]:
+def attention_recorded(modules: Modules) -> Iterator[dict[int, list[AttentionProduct]]]:
     """Every attention product made inside the blocks during the ``with`` block, by layer."""
-    heard: dict[int, list[Heard]] = {layer: [] for layer in range(len(modules.blocks))}
-    ear = Ear()
+    recorded: dict[int, list[AttentionProduct]] = {layer: [] for layer in range(len(modules.blocks))}
+    recorder = ProductRecorder()
     with ExitStack() as stack:
         for layer, roles in enumerate(modules.blocks):
             able = [m for m in roles["block"].modules() if uses_interface(m)]
             for module in able:
-                stack.callback(listen(module, before=partial(_note, heard[layer], module, True)).remove)
+                stack.callback(listen(module, before=partial(_note, recorded[layer], module, True)).remove)
             if not able:
                 module = roles.get("attn", roles["block"])
-                stack.callback(ear.listen(module, partial(_note, heard[layer], module, False)).remove)
-        stack.enter_context(ear)
-        yield heard
+                stack.callback(recorder.listen(module, partial(_note, recorded[layer], module, False)).remove)
+        stack.enter_context(recorder)
+        yield recorded
 
 
-def _note(into: list[Heard], module: nn.Module, interface: bool, call: AttentionCall, *_: Tensor) -> None:
-    into.append(Heard(module, interface, call))
+def _note(into: list[AttentionProduct], module: nn.Module, interface: bool, call: AttentionCall, *_: Tensor) -> None:
+    into.append(AttentionProduct(module, interface, call))
 
 
 def find_routers(hf: PreTrainedModel, modules: Modules) -> dict[int, Router]:
@@ -250,7 +250,7 @@ def _is_gate(name: str, module: nn.Module, sizes: set[int]) -> bool:
 
 
 @contextmanager
-def routers_heard(routers: dict[int, Router]) -> Iterator[dict[int, Form]]:
+def routers_recorded(routers: dict[int, Router]) -> Iterator[dict[int, Form]]:
     """Shape and dtype of every router's output during the ``with`` block; routers that do not run are left out."""
     forms: dict[int, Form] = {}
 

@@ -36,7 +36,7 @@ def load_model(
     Args:
         name: a bundled model (``organism:NAME``), a checkpoint folder or a hub name; of an adapter the base model is
             loaded and the adapter merged into it.
-        dtype: ``"auto"`` (as stored; float32 on a CPU that is slow in the stored type, which is said in a warning),
+        dtype: ``"auto"`` (as stored; float32 on a CPU that is slow in the stored type, with a warning),
             or a torch dtype or its name.
         device: where to run; CUDA if there is any, else the CPU.
         revision: hub branch, tag or commit.
@@ -92,7 +92,7 @@ def wrap(
 ) -> Model:
     """Finds and checks the sites of a model that is already in memory, and leaves it as it is.
 
-    Train mode, autocast and ``torch.compile`` (of the model, its ``forward`` or its layers) do not touch what is read:
+    Train mode, autocast and ``torch.compile`` (of the model, its ``forward`` or its layers) do not affect what is read:
     every pass is made in evaluation mode, in the dtype of the weights and uncompiled, and edits act in any call of the
     model inside their block. Adapters that are not merged are part of the model.
 
@@ -153,8 +153,8 @@ def unchecked(
         sites = measure(hf, find_modules(hf, overrides), int(stated) if isinstance(stated, int) else 1)
     heads = next((block for block in sites.blocks if block.o is not None), None)
     n_heads = heads.n_heads if heads else 0
-    heard = next((block.attention for block in sites.blocks if block.attention is not None), None)
-    kv_heads = heard.n_kv_heads if heard else int(getattr(config, "num_key_value_heads", None) or n_heads)
+    recorded = next((block.attention for block in sites.blocks if block.attention is not None), None)
+    kv_heads = recorded.n_kv_heads if recorded else int(getattr(config, "num_key_value_heads", None) or n_heads)
     return Model(
         hf=hf,
         optional_tokenizer=tokenizer,

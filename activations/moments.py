@@ -142,7 +142,7 @@ class MomentFitter:
         if self._begun:
             raise InputError("this moment fitter has served another run; make a new one")
         for layer in self.read.site.at(model.n_layers):
-            model.sites.place(self.read.site.name, layer)
+            model.sites.hook_point(self.read.site.name, layer)
         self._where = explicit(self.read.positions, rollouts, model.optional_tokenizer)
         self._begun = True
 

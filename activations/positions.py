@@ -122,7 +122,7 @@ def resolve(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.
     if isinstance(parsed, dict):
         found = np.asarray(parsed.get(rollout.id, ()), dtype=np.int64)
         if found.size and (found.min() < -len(rollout) or found.max() >= len(rollout)):
-            raise InputError(f"rollout {rollout.id} has {len(rollout)} tokens; a position outside was asked for")
+            raise InputError(f"rollout {rollout.id} has {len(rollout)} tokens; a requested position lies outside")
         return np.unique(found % len(rollout)) if found.size else found
     if needs_text(parsed):
         raise InputError(f"positions {positions!r} are found in the text; make them explicit first, with a tokenizer")
@@ -164,7 +164,7 @@ def of_base(base: str, rollout: Rollout) -> Int[np.ndarray, " pos"]:
 
 
 def _answer_run(rollout: Rollout) -> list[Span]:
-    """The last unbroken run of answer and verdict spans: a verdict token may stand inside the answer."""
+    """The last unbroken run of answer and verdict spans: a verdict token may lie inside the answer."""
     run: list[Span] = []
     for span in reversed(rollout.turn):
         if span.segment in ("answer", "verdict"):
@@ -205,7 +205,7 @@ _LONGEST = 12
 
 @dataclass(frozen=True)
 class Spelling:
-    """Token ids as text, and which characters each token stands for."""
+    """Token ids as text, and the characters of each token."""
 
     text: str
     starts: Int[np.ndarray, " pos"]

@@ -37,7 +37,7 @@ def _seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
 
 
 def dtype_here(asked: str | torch.dtype, stored: torch.dtype | None, device: torch.device) -> str | torch.dtype:
-    """The floating type to load in; what is not as asked or slow is said in a warning."""
+    """The floating type to load in; a type that is slow here gives a warning."""
     wanted = stored if asked == "auto" else getattr(torch, asked) if isinstance(asked, str) else asked
     if device.type != "cpu" or wanted not in HALVES or (ratio := slowdown(wanted)) < SLOW:
         return asked

@@ -1,6 +1,6 @@
 """A readout is a scalar per rollout and position, given as data: a probe, a verdict, a refusal log-odds.
 
-It never says what its number means; whoever made it knows.
+It does not define what its number means; that is known to the code that made it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def reward_readout(
 ) -> LinearReadout:
     """The head of a ``…ForSequenceClassification`` model: ``final_norm(resid_post of the last layer) · w + b``.
 
-    At ``last`` it is the model's own score of the rollout. Elsewhere it is what the model would say of the text so far:
+    At ``last`` it is the model's own score of the rollout. Elsewhere it is the model's score of the text so far:
     the head was trained on last tokens only. Hugging Face looks for the last token by the pad token's id, so that a
     rollout that itself ends with that id is scored one token earlier there.
 
@@ -83,7 +83,7 @@ def _head(model: Model) -> nn.Linear:
     found = [m for m in hf.modules() if isinstance(m, nn.Linear) and m not in inside and m.out_features == n]
     if not type(hf).__name__.endswith("ForSequenceClassification") or len(found) != 1:
         raise InputError(f"{type(hf).__name__} has no one linear head that scores a sequence; use a reward model")
-    final = model.sites.place("final_norm", model.n_layers - 1)
+    final = model.sites.hook_point("final_norm", model.n_layers - 1)
     with captured({("norm",): (final.module, final.side), ("head",): (found[0], "in")}) as values, still(hf):
         hf(input_ids=probe_ids(hf, 8), use_cache=False)
     if ("head",) not in values:

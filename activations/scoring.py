@@ -40,7 +40,7 @@ CHUNK = 4096
 
 
 def readout_key(readout: LinearReadout | LogOddsReadout, n_layers: int) -> tuple[str, int | None]:
-    """What tells a readout's lines apart: its name and layer, so that one name may be read at several layers."""
+    """Key of a readout's rows in the score table: one name may be read at several layers."""
     if isinstance(readout, LogOddsReadout):
         return readout.name, None
     return readout.name, Site(readout.site, readout.layer).at(n_layers)[0]
@@ -57,7 +57,7 @@ def score_frame(where: Where, batch: Batch, name: str, layer: int | None, scores
 
 @dataclass(eq=False)
 class LinearGroup:
-    """Linear readouts at the same place, evaluated together: the rows are gathered (and normed) once."""
+    """Linear readouts at the same site and positions, evaluated together: the rows are gathered (and normed) once."""
 
     site: str
     layer: int
@@ -109,7 +109,7 @@ class ScoredRows:
 
 
 def linear_groups(model: Model, readouts: Sequence[LinearReadout]) -> list[LinearGroup]:
-    """Linear readouts by place."""
+    """Linear readouts grouped by site, layer and positions."""
     groups: dict[tuple, LinearGroup] = {}
     for readout in readouts:
         layer = Site(readout.site, readout.layer).at(model.n_layers)[0]
@@ -168,7 +168,7 @@ def _continuations(
     it.
 
     One sequence per row and distinct ``string[:-1]``: prefix with these tokens appended. Nothing after the
-    row's own token is kept, so the score cannot depend on what the rollout says later. Where position embeddings
+    row's own token is kept, so the score cannot depend on later tokens of the rollout. Where position embeddings
     depend on the length, every token has a sequence of its own: the one that the model would go on from.
     """
     each = bool(changing(model.hf))
@@ -184,7 +184,7 @@ def _continuations(
             batch.device,
             tuple((batch.rollouts[rows.rows[jobs[j][0]]], int(rows.tokens[jobs[j][0]]) + 1) for j in chosen),
         )
-        # The logits that predict token k of the string stand at token k - 1 of it.
+        # The logits that predict token k of the string are at token k - 1 of it.
         tokens = [np.arange(len(sequences[j]) - (1 if each else len(jobs[j][1])), len(sequences[j])) for j in chosen]
         where = Where(np.repeat(np.arange(len(chosen)), [len(t) for t in tokens]), np.concatenate(tokens), batch.device)
         logits = execute(model, part, (), write, where)

@@ -36,7 +36,7 @@ class Selected:
 
 
 def with_tags(rows: pd.DataFrame, tags: pd.DataFrame | pd.Series | None) -> pd.DataFrame:
-    """The rows with the caller's columns beside them; a rollout the table does not know has gaps."""
+    """The rows with the caller's columns added; a rollout that is not in the table gets missing values."""
     if tags is None:
         return rows
     table = tags.to_frame() if isinstance(tags, pd.Series) else tags

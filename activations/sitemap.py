@@ -135,7 +135,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Place:
+class HookPoint:
     """Where a hook goes: a module's input or output, times ``gain``, cut into ``heads`` if there are any.
 
     Of an output with several parts ``index`` is the one meant. With ``attention`` the place is not a module's input
@@ -166,13 +166,13 @@ class SiteMap:
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def place(self, name: str, layer: int) -> Place:
+    def hook_point(self, name: str, layer: int) -> HookPoint:
         """Where the site is hooked."""
         block = self.blocks[layer]
         if name == "resid_pre":
-            return Place(block.block, "in")
+            return HookPoint(block.block, "in")
         if name == "resid_post":
-            return Place(block.block, "out")
+            return HookPoint(block.block, "out")
         if name in block.missing:
             raise InputError(f"layer {layer} has no site {name}: {block.missing[name]}; use resid_pre or resid_post")
         if name == "resid_mid":
@@ -181,42 +181,42 @@ class SiteMap:
                     f"layer {layer} is a parallel block: attention and MLP read the same input, so there is no "
                     "resid_mid; use resid_pre or resid_post"
                 )
-            return Place(block.mid, "in")
+            return HookPoint(block.mid, "in")
         if name in ("attn_out", "mlp_out"):
             branch = block.attn if name == "attn_out" else block.mlp
             assert branch is not None
-            return Place(branch.module, "out", branch.gain)
+            return HookPoint(branch.module, "out", branch.gain)
         if name == "z":
             if block.o is None:
                 raise InputError(no_heads(block, layer) + "; choose other layers for site z")
-            return Place(block.o, "in", heads=block.n_heads)
+            return HookPoint(block.o, "in", heads=block.n_heads)
         if name == "final_norm":
             # A model without a final norm hands the last block's output to the head as it is.
             if self.ln_final is None:
-                return Place(self.blocks[-1].block, "out")
-            return Place(self.ln_final, "out", calls=self.final_calls)
+                return HookPoint(self.blocks[-1].block, "out")
+            return HookPoint(self.ln_final, "out", calls=self.final_calls)
         if name == "router":
             if block.router is None:
                 raise InputError(f"layer {layer} has no mixture of experts, so no router; choose other layers")
-            return Place(block.router.module, "out", index=block.router.index)
+            return HookPoint(block.router.module, "out", index=block.router.index)
         if block.attention is None:
             raise InputError(
                 f"layer {layer} has no softmax attention that could be listened to, so no site {name}; "
                 "choose other layers"
             )
-        return Place(block.attention.module, "in", attention=block.attention, site=name)
+        return HookPoint(block.attention.module, "in", attention=block.attention, site=name)
 
     def has(self, name: str, layer: int) -> bool:
         """Whether the layer has the site."""
         try:
-            self.place(name, layer)
+            self.hook_point(name, layer)
         except InputError:
             return False
         return True
 
-    def writable_place(self, name: str, layer: int) -> Place:
+    def writable_hook_point(self, name: str, layer: int) -> HookPoint:
         """Where the site is written."""
-        place = self.place(name, layer)
+        place = self.hook_point(name, layer)
         if name not in WRITABLE:
             raise InputError(f"site {name} is only read; write one of {', '.join(WRITABLE)}")
         if place.attention is not None and not place.attention.interface:
@@ -235,7 +235,7 @@ class SiteMap:
         return self._form(name, layer).dtype
 
     def _form(self, name: str, layer: int) -> Form:
-        self.place(name, layer)
+        self.hook_point(name, layer)
         return self.blocks[layer].forms[name]
 
 
@@ -290,13 +290,13 @@ def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
         inner = (parts[owner].submodules or {}) if owner in parts else {}
         if end in inner and inner[end].name:
             paths[role] = _join(parts[owner].name, str(inner[end].name))
-    # A hybrid model's other mixers (linear attention, state space) stand beside attn in its blocks.
+    # A hybrid model's other mixers (linear attention, state space) are siblings of attn in its blocks.
     paths["mixers"] = ",".join(p.name for r, p in parts.items() if p.name and r.endswith(("attn", "mixer", "ssm")))
     return paths
 
 
 def _usual_paths(hf: PreTrainedModel) -> dict[str, str | None] | None:
-    """Paths of the layout that most decoders share, where this one has it: what is taken is measured and checked."""
+    """Paths of the layout that most decoders share, if this model has it; what is found is measured and checked."""
     decoder = hf.get_decoder()
     root = next((path for path, module in hf.named_modules() if module is decoder), None)
     layers = getattr(decoder, "layers", None)
@@ -370,7 +370,7 @@ def _get(root: nn.Module, path: str | None, role: str) -> nn.Module | None:
         return None
     module = _find(root, path)
     if module is None:
-        with suppress(AttributeError):  # not even a name: the error below says so
+        with suppress(AttributeError):  # not even a name: the error below reports it
             if attrgetter(path)(root) is None:  # there in name only, such as the final norm of a post-norm OPT
                 return None
         raise InputError(f"the model has no module {path!r} for {role}; name it with overrides={{{role!r}: PATH}}")

@@ -1,6 +1,6 @@
-"""Names of the places inside a transformer, and what to read where.
+"""Names of the hook points inside a transformer, and at which positions to read them.
 
-A *site* says which tensor, a *read* says at which positions of a rollout:
+A *site* names the tensor, a *read* the positions of a rollout:
 
     Site("resid_post") @ "thinking:8,think_end"      # every layer
     Site("z", layers=(3, 4)) @ "before_answer"       # two layers
@@ -61,12 +61,12 @@ FLOW = {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place in the model.
+    """A hook point in the model, in some or all layers.
 
     Attributes:
         name: one of ``SITES``.
         layers: ``None`` for every layer, one layer, or several; negative numbers count from the last layer.
-            ``final_norm`` has one value, which stands under the last layer.
+            ``final_norm`` has one value, which counts as the last layer's.
 
     Raises:
         InputError: the name is unknown.

@@ -41,7 +41,7 @@ class StateTable(ABC):
         """Values of one layer in the model's dtype."""
 
     def close(self) -> None:  # noqa: B027
-        """Gives back what is held open; states in memory hold nothing."""
+        """Releases what is open; states in memory hold nothing open."""
 
     def __enter__(self: S) -> S:
         return self
@@ -78,7 +78,7 @@ class States(StateTable):
         tables: per site the rollout, position, token id and segment of each row.
         values: per site ``[layer row d_model]`` (``[layer row head d_head]`` for z) in the model's dtype on the CPU.
         layer_numbers: per site the layers, in the order of their axis.
-        scored: scores of the readouts that were asked for.
+        scored: scores of the requested readouts.
 
     Example:
         >>> from verdictscope.activations import collect, load_model

@@ -11,8 +11,8 @@ Layout::
                       cuts: where a batch begins in the plan's order
 
 Rows lie in the file in the plan's order, as they were made, and are read in the order of the rollouts that were given
-to ``collect``: the plan in the header holds the place of each. ``writing.py`` says how a store is written and why a
-kill does no harm. bfloat16 is kept bit for bit as uint16; float16 would overflow on massive activations.
+to ``collect``: the plan in the header has the position of each. ``writing.py`` describes how a store is written and why
+a kill loses at most one batch. bfloat16 is kept bit for bit as uint16; float16 would overflow on massive activations.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Store(StateTable):
             advice = "close the process that writes it" if locked else "restore it, or collect again"
             raise InputError(f"cannot open {path}: {reason(error)}; {advice}") from error
         try:
-            with _damage_named(path):
+            with damage_named(path):
                 header = read_header(file)
                 if header.get("format") != FORMAT:
                     raise InputError(f"{path} is no activation store: choose another file")
@@ -208,7 +208,7 @@ class Store(StateTable):
             if (place[1:] > place[:-1]).all():
                 self._orders[site] = None
             else:
-                with _damage_named(self.path):
+                with damage_named(self.path):
                     rollout = self._file[site]["rows/rollout"][: self.n_rows(site)]
                     self._orders[site] = np.argsort(place[rollout], kind="stable")
         return self._orders[site]
@@ -222,7 +222,7 @@ class Store(StateTable):
         Args:
             site: may be left out when every site was read at the same positions.
             tags: the caller's columns, one line a rollout (the id is the index or a column ``rollout``); they are
-                put beside the rows.
+                added to the rows.
 
         Raises:
             InputError: the sites differ in their rows and none is named, or the tags do not fit.
@@ -232,7 +232,7 @@ class Store(StateTable):
                 raise InputError(f"the sites of {self.path} were read at different positions; name one")
             site = self._columns[0]
         n, order = self.n_rows(site), self._order(site)
-        with _damage_named(self.path):
+        with damage_named(self.path):
             stored = {name: self._file[site]["rows"][name][:n] for name in ROW_TYPES}
             if order is not None:
                 stored = {name: column[order] for name, column in stored.items()}
@@ -268,7 +268,7 @@ class Store(StateTable):
         unbroken = order is None and isinstance(index, slice) and step == 1
         places = np.arange(n) if order is None else order
         wanted = None if unbroken else places[index if isinstance(index, slice) else np.asarray(index)]
-        with _damage_named(self.path):
+        with damage_named(self.path):
             part = raw.read(at, start, max(start, stop)) if wanted is None else raw.pick(at, wanted)
         return from_stored(part, self._kind(site)[1])
 
@@ -302,7 +302,7 @@ class Store(StateTable):
         """What a checksum is over: the four columns of the rows, then the values layer by layer."""
         raw = self._raw(site)
         step = max(1, _BLOCK // max(1, raw.row_bytes))
-        with _damage_named(self.path):
+        with damage_named(self.path):
             for name in ROW_TYPES:
                 yield self._file[site]["rows"][name][start:stop]
             for at in range(len(self.layers(site))):
@@ -315,7 +315,7 @@ class Store(StateTable):
         for site in self.sites:
             data, layers, n = self._values(site), self.layers(site), self.n_rows(site)
             where = self.header["sites"][site]
-            text = where.get("asked") or where["positions"]
+            text = where.get("requested") or where["positions"]
             size = n * len(layers) * self._raw(site).row_bytes
             text = text if isinstance(text, str) else "explicit positions"
             lines.append((site, len(layers), n, data.shape[2:], self._kind(site)[1], size, text))
@@ -339,7 +339,7 @@ class Store(StateTable):
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """What HDF5 and the disk raise on a damaged file, as one line that says what to do."""
     try:
         yield

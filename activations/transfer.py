@@ -1,6 +1,6 @@
 """Rows on their way from the device to the host, while the device goes on computing.
 
-On a GPU the copies run on a stream of their own into pinned memory; whoever wants the rows waits for them, which may be
+On a GPU the copies run on a stream of their own into pinned memory; the consumer waits for them, which may be
 another thread. On the CPU a row is written straight to where it stays.
 """
 
@@ -53,7 +53,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the host, had no memory left for a tensor."""
+    """Whether an error means that a device, or the host, had no memory left for a tensor."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)

@@ -1,7 +1,7 @@
 """Many variants of the same last tokens in one pass: they ride as extra tokens behind one remembered prefix.
 
 Every variant repeats the token and position ids of the window; a mask of blocks lets its tokens see the prefix and
-each other, as the clean pass's own mask says, and nothing of other variants. So windows, soft caps and sinks are the
+each other, following the clean pass's own mask, and nothing of other variants. So windows, soft caps and sinks are the
 model's, and its own kernel shares the prefix's keys and values among all variants.
 
 A row of the batch is one sequence with some variants behind each other; several rows a sequence keep the part of the
@@ -38,7 +38,7 @@ Writes = Mapping[Site, WriteFn]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where every token of every variant stands.
+    """The position of every token of every variant.
 
     Variant ``m`` of sequence ``b`` is in row ``b * rows + m // per_row``, at tokens ``(m % per_row) * width`` on.
     """
@@ -158,7 +158,7 @@ class Layout:
 
 
 def _barred(mask: Tensor, seen: Bool[Tensor, ...]) -> Tensor:
-    """The mask, closed where ``seen`` is false; true stands for open, or zero in an additive mask."""
+    """The mask, closed where ``seen`` is false; true means open, as does zero in an additive mask."""
     if mask.dtype == torch.bool:
         return mask & seen
     return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)

@@ -1,4 +1,4 @@
-"""What a hook is told about the tokens in front of it."""
+"""What a hook knows about the batch whose values it receives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from verdictscope.rollouts.rollout import Rollout
 
 @dataclass(frozen=True, eq=False)
 class BatchView:
-    """What a write function is told about the batch it is handed.
+    """What a write function knows about the batch whose values it receives.
 
     Attributes:
         layer: the layer that fired.
@@ -110,6 +110,6 @@ def view_of_call(args: tuple, kwargs: dict) -> BatchView:
 
 
 def mask_of_call(kwargs: dict) -> Tensor | None:
-    """Which tokens are no padding, cached ones included, where a call says so."""
+    """Which tokens are no padding, cached ones included, where a call gives them."""
     given = kwargs.get("attention_mask")
-    return given if isinstance(given, Tensor) and given.ndim == 2 else None  # a ready 4-D mask says nothing of padding
+    return given if isinstance(given, Tensor) and given.ndim == 2 else None  # a 4-D mask does not distinguish padding

@@ -109,7 +109,7 @@ def _measured(module: nn.Module, n_in: int) -> tuple[Float[Tensor, "in out"], Fl
 
 
 def refuse_adapters(model: Model, what: str, modules: list[nn.Module] | None = None) -> None:
-    """Raises ``InputError`` where an adapter acts beside the weights."""
+    """Raises ``InputError`` where an adapter acts in addition to the weights."""
     if names := adapters(model.hf, modules):
         raise InputError(
             f"the model carries the adapter {', '.join(map(repr, names))}, and {what} needs plain weights: call "
@@ -247,8 +247,8 @@ def unembedding(model: Model) -> Unembedding:
 
 
 def _check_head_input(model: Model) -> None:
-    """Raises ``InputError`` unless the head reads the final norm's output and nothing stands between."""
-    final, head = model.sites.place("final_norm", model.n_layers - 1), model.sites.unembed
+    """Raises ``InputError`` unless the head reads the final norm's output and nothing lies between."""
+    final, head = model.sites.hook_point("final_norm", model.n_layers - 1), model.sites.unembed
     assert head is not None
     wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}
     with still(model.hf), captured(wanted) as values:  # type: ignore[arg-type]

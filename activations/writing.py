@@ -76,7 +76,7 @@ class StoreWriter(Store):
         except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 part.unlink()
-            raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another place") from error
+            raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another path") from error
         return cls.resume(path)
 
     @classmethod
@@ -88,22 +88,22 @@ class StoreWriter(Store):
         """Writes one batch and commits it."""
         if self.finished:
             raise InputError(f"{self.path} is finished; nothing can be added")
-        with self._disk_told():
+        with self._disk_errors_named():
             written = [self._write(site, rows[site], values[site]) for site in self._columns]
-            self._file.flush()  # the numbers are on their way to disk before anything says that they are there
+            self._file.flush()  # the numbers are on their way to disk before the commit count includes them
             self._commit([stop for stop, _ in written], [total for _, total in written], n_rollouts)
 
     def replan(self, plan: BatchPlan) -> None:
         """Stores that batches not yet written were split."""
         if plan.order != self._planned.order:
             raise InputError(f"{self.path} was planned in another order; only a split may change a plan")
-        with self._disk_told():
+        with self._disk_errors_named():
             self._file["commits/cuts"][:] = cuts(plan.batches, len(self._ids))
             self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        with self._disk_told():
+        with self._disk_errors_named():
             super().close()
 
     def _write(self, site: str, frame: pd.DataFrame, values: Tensor) -> tuple[int, int]:
@@ -163,7 +163,7 @@ class StoreWriter(Store):
         self._note_commits()
 
     @contextmanager
-    def _disk_told(self) -> Iterator[None]:
+    def _disk_errors_named(self) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -175,7 +175,7 @@ class StoreWriter(Store):
 T = TypeVar("T")
 
 
-class Behind:
+class BackgroundWriter:
     """Calls a function on one item after another, in another thread, a few items behind the caller.
 
     Used as a context manager: leaving it waits for what was handed over. The first error is raised in the caller, at
@@ -209,7 +209,7 @@ class Behind:
             self._error = None
             raise error
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         self._thread.start()
         return self
 

@@ -101,7 +101,7 @@ def _on_cpu(norm: FinalNorm) -> FinalNorm:
 
 def value_weight(model: Model, layer: int, head: int) -> Float[Tensor, "d_in d_head"]:
     """The matrix from what a layer's attention reads (behind its norm) to a query head's values, measured."""
-    place = model.sites.place("v", layer)
+    place = model.sites.hook_point("v", layer)
     width = model.d_model
     rng = torch.Generator().manual_seed(0)
     x, y = (torch.randn(1, width, generator=rng) for _ in range(2))
@@ -118,7 +118,7 @@ def value_weight(model: Model, layer: int, head: int) -> Float[Tensor, "d_in d_h
 
 def _values(model: Model, layer: int, inputs: Float[Tensor, "token d_in"]) -> Float[Tensor, "token kv_head d_v"]:
     """The values a layer makes of given inputs of its attention module."""
-    module = model.sites.place("v", layer).module
+    module = model.sites.hook_point("v", layer).module
     found: list[Tensor] = []
     n = len(inputs)
     ids = probe_ids(model.hf, n)

@@ -94,7 +94,7 @@ class SourceShares:
                 )
             self.by_layer.setdefault(layer, []).append(head)
         for layer in self.by_layer:
-            model.sites.place("pattern", layer)
+            model.sites.hook_point("pattern", layer)
 
     def begin(self, model: Model, rollouts: Sequence[Rollout]) -> None:
         """Nothing: the positions are those of the components."""

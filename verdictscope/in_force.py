@@ -1,5 +1,5 @@
-"""What acts on a model beside its weights: edits of this package, which say what they are, and hooks of others, which
-do not. A result that is kept in a file must name the first, and cannot be kept under the second.
+"""What acts on a model in addition to its weights: edits of this package, which describe themselves, and foreign hooks,
+which do not. A result that is kept in a file must name the first, and cannot be kept under the second.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from verdictscope.hook_owners import packages_of
 from verdictscope.weights_digest import bytes_digest
 
 _HARMLESS = frozenset({"verdictscope", "transformers", "accelerate", "torch", "peft", "kernels"})
-"""Packages whose hooks change nothing that the weights, the settings and our own record do not tell."""
+"""Packages whose hooks change nothing that the weights, the settings and our own record do not contain."""
 
 _acting: list[tuple[nn.Module, Any]] = []
 _lock = threading.Lock()
 
 
 class Undescribed(Exception):
-    """Something cannot be told from another of its kind; the text names it."""
+    """Something cannot be distinguished from others of its kind; the text names it."""
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def edits_in_force(model: nn.Module) -> list[dict[str, str]]:
                 whole = xxhash.xxh3_128_hexdigest(identity(what).encode())
             except Undescribed as error:
                 raise InputError(
-                    f"an edit in force cannot be told from others ({error}), so nothing made under it can be kept: use "
-                    "an edit of verdictscope.interventions or a dataclass with describe(), or leave the path out"
+                    f"an edit in force cannot be described ({error}), so no result under it can be kept: "
+                    "use an edit of verdictscope.interventions or a dataclass with describe(), or leave the path out"
                 ) from None
             found.append({"edit": _words(what), "digest": whole})
     return found
@@ -95,7 +95,7 @@ def _allow(fn: Any, where: str) -> None:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         raise InputError(
             f"{where} ({name}) changes what the model computes in a way that cannot be described, so its results "
-            "cannot be told from others: take it off, use an edit of verdictscope.interventions, or leave the path out"
+            "cannot be kept: remove it, use an edit of verdictscope.interventions, or leave the path out"
         )
 
 

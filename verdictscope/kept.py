@@ -26,9 +26,9 @@ NAMES = {
 }
 
 
-def model_facts(model: nn.Module, *, told: bool = False, like: str | None = None) -> Facts:
+def model_facts(model: nn.Module, *, described: bool = False, like: str | None = None) -> Facts:
     """What fixes a model's outputs, read now."""
-    if not told:
+    if not described:
         check_hooks(model)
     config = getattr(model, "config", None)
     return {
@@ -100,14 +100,14 @@ def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str =
 
 
 def check_same(what: str, found: Any, wanted: Mapping[str, Any], repair: str) -> None:
-    """Refuse a kept result that was asked for otherwise."""
+    """Refuse a kept result of another request."""
     if not isinstance(found, Mapping):
         raise InputError(f"{what} made by an earlier version, which kept no digest of weights and edits: {repair}")
     if names := differing(found, json.loads(json.dumps(wanted))):
-        raise InputError(f"{what} made with {_told(names, found, wanted)}: {repair}")
+        raise InputError(f"{what} made with {_differences(names, found, wanted)}: {repair}")
 
 
-def _told(names: list[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _differences(names: list[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     words = list(dict.fromkeys(NAMES.get(name.rpartition(".")[2], name.replace("_", " ")) for name in names))
     if words == ["configuration", "weights"] or words == ["weights", "configuration"]:
         words = ["weights"]  # the digest of the weights is over the settings too

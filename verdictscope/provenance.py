@@ -63,7 +63,7 @@ def commit() -> str | None:
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # no git on this machine: provenance says so by holding none
+        return None  # no git on this machine: provenance then has no commit
     return head + ("+" if changed else "")
 
 
@@ -80,7 +80,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file: what is written there takes the file's place when it is whole, or never does."""
+    """A temporary name beside a file: what is written there replaces the file when it is whole, or never does."""
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         yield part
@@ -88,9 +88,9 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):  # on a read-only disk there is nothing to take away
             part.unlink(missing_ok=True)
-        told = disk_error(error, path) if isinstance(error, OSError) else None
-        if told is not None:
-            raise told from error
+        found = disk_error(error, path) if isinstance(error, OSError) else None
+        if found is not None:
+            raise found from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Names in a study that stand for something shipped with the package."""
+"""Names of models and files that are shipped with the package."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from verdictscope.rope_types import depends_on_length, rope_types
 
 BYTES, WORDS = "xxh3", "sum64"
 """How the contents of a tensor become a number: XXH3-128 over its bytes on a CPU; elsewhere, so that no weight is
-copied to the host, a sum of its 64-bit words modulo 2**64, each mixed and times an odd random number of its place."""
+copied to the host, a sum of its 64-bit words modulo 2**64, each mixed and multiplied by a random odd number."""
 
 _ROW, _BLOCK = 1 << 15, 1 << 22
 _PASSING = frozenset({"training", "gradient_checkpointing", "name_or_path", "layers_are_rescaled"})
@@ -65,14 +65,14 @@ def _said(data: Any) -> Any:
 def structure_digest(model: nn.Module) -> str:
     """Names, kinds and plain settings of all modules, and shapes and types of their tensors, without the contents.
 
-    Cheap; it tells whether what was found out about a model's build still holds.
+    Cheap; it shows whether a model still has the structure that was measured.
     """
     shapes = [(name, str(t.dtype), tuple(t.shape)) for name, t in model.named_parameters(remove_duplicate=False)]
     return xxhash.xxh3_128_hexdigest(repr((shapes, _modules(model))).encode())
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer by name; what is offloaded from where it lies."""
+    """Every parameter and buffer by name; offloaded weights from where they are stored."""
     for path, module in model.named_modules(remove_duplicate=False):
         passing = _own_frequencies(module)
         for name, value in [*module._parameters.items(), *module._buffers.items()]:
@@ -196,7 +196,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         return {}  # lengths seen so far
     held = vars(module).items()
     kept = {k: v for k, v in held if k not in _PASSING and (k[0] != "_" or k in _ADAPTERS) and _is_plain(v)}
-    return {k: v for k, v in kept.items() if v is not None}  # a place for a state, empty so far
+    return {k: v for k, v in kept.items() if v is not None}  # room for a state, empty so far
 
 
 def _is_plain(value: Any) -> bool:

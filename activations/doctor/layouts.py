@@ -75,7 +75,7 @@ def in_one_batch(model: Model, sequences: Sequence[Ids]) -> Values:
 
 
 def laid_out(model: Model, sequences: Sequence[Ids], layout: Layout) -> Values:
-    """All sequences in one call of the model, laid out as asked."""
+    """All sequences in one call of the model, laid out as given."""
     longest = max(len(ids) for ids in sequences)
     ids = torch.full((len(sequences), longest), layout.pad)
     mask = torch.zeros_like(ids)

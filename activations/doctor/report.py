@@ -90,7 +90,7 @@ class Finding:
     Attributes:
         check: what was checked.
         status: one of :data:`STATUSES`.
-        measured: the number that decided, relative unless the detail says otherwise; ``None`` where there is none.
+        measured: the measured number, relative unless the detail gives another unit; ``None`` where there is none.
         allowed: what it may be.
         layer: where the worst was seen, ``None`` for the model as a whole.
         detail: in words.

@@ -121,7 +121,7 @@ class KVEdit:
         for layer, group in self.groups:
             if not 0 <= layer < model.n_layers:
                 raise InputError(f"no key-value group L{layer}G{group}: {model.name} has layers 0-{model.n_layers - 1}")
-            model.sites.writable_place(self.site, layer)
+            model.sites.writable_hook_point(self.site, layer)
             attention = model.sites.blocks[layer].attention
             assert attention is not None
             if not 0 <= group < attention.n_kv_heads:
@@ -136,7 +136,7 @@ class KVEdit:
 
 
 def _heads_of(model: Model, layer: int, site: str) -> int:
-    model.sites.writable_place(site, layer)  # says why a layer has none
+    model.sites.writable_hook_point(site, layer)  # says why a layer has none
     block = model.sites.blocks[layer]
     return block.n_heads if site == "z" or block.attention is None else block.attention.n_heads
 

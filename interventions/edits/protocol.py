@@ -123,7 +123,7 @@ def compile_edits(model: Model, edits: Iterable[Edit]) -> dict[Site, WriteFn]:
             chains.setdefault(site, []).append(write)
     for site in chains:
         for layer in site.at(model.n_layers):
-            model.sites.writable_place(site.name, layer)  # a site the model lacks is an error before anything runs
+            model.sites.writable_hook_point(site.name, layer)  # a site the model lacks is an error before anything runs
     return {site: w[0] if len(w) == 1 else partial(_one_after_the_other, tuple(w)) for site, w in chains.items()}
 
 

@@ -30,7 +30,7 @@ def sites_of(model: Model, site: str, layers: Sequence[int]) -> list[Site]:
     for layer in layers:
         if not 0 <= layer < model.n_layers:
             raise InputError(f"no layer {layer}: {model.name} has layers 0-{model.n_layers - 1}")
-        model.sites.writable_place(site, layer)
+        model.sites.writable_hook_point(site, layer)
     if site == "final_norm" and tuple(layers) != (model.n_layers - 1,):
         raise InputError(f"final_norm follows the last layer, {model.n_layers - 1}, not {list(layers)}")
     return [Site(site, layer) for layer in layers]

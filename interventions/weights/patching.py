@@ -84,7 +84,7 @@ def known_feeds(model: Model, layer: int) -> list[Feed]:
 def feeds(model: Model, layer: int) -> list[Feed]:
     """What every parameter of a layer's attention module feeds, biases and norms included."""
     refuse_adapters(model, "finding the rows of a head's weights")
-    model.sites.place("q", layer)
+    model.sites.hook_point("q", layer)
     attention = model.sites.blocks[layer].attention
     assert attention is not None
     names = parameter_names(model, attention.module)

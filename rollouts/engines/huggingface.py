@@ -59,7 +59,7 @@ class HuggingFace:
 
     def describe(self, like: str | None = None) -> dict[str, Any]:
         """The architecture, its settings, every weight as it is now, and the edits in force."""
-        found = model_facts(self.model, told=True, like=like)
+        found = model_facts(self.model, described=True, like=like)
         # elsewhere the batches are part of what is drawn
         return found if self.independent else {**found, "batch_tokens": self.batch_tokens}
 

@@ -111,7 +111,7 @@ def _sites(model: Any) -> dict[str, list[int]]:
         layers = []
         for layer in Site(site).at(model.n_layers):
             try:
-                model.sites.place(site, layer)
+                model.sites.hook_point(site, layer)
             except InputError:
                 continue
             layers.append(layer)

@@ -14,7 +14,7 @@ from verdictscope.activations import Model, infer_sites
 from verdictscope.activations.capture import captured, probe_ids
 from verdictscope.activations.doctor import CHECKS, STATUSES, Diagnosis, Layout, check_model
 from verdictscope.activations.loading import unchecked
-from verdictscope.activations.sitemap import BLOCK_ROLES, Place, SiteMap, find_modules
+from verdictscope.activations.sitemap import BLOCK_ROLES, HookPoint, SiteMap, find_modules
 from verdictscope.weights_digest import weights_digest
 
 MATRIX = [
@@ -67,8 +67,8 @@ def test_bf16_passes_within_its_own_noise():
 class _Faulty(SiteMap):
     """A site map that hooks one kind of site somewhere else."""
 
-    def place(self, name: str, layer: int) -> Place:
-        place = super().place(name, layer)
+    def place(self, name: str, layer: int) -> HookPoint:
+        place = super().hook_point(name, layer)
         fault = self.fault.get(name)  # type: ignore[attr-defined]
         return dataclasses.replace(place, **fault(self.blocks[layer])) if fault else place
 
@@ -182,7 +182,7 @@ def _place_with(site: str, **changes):
     """The site map's own method, one site moved."""
     stock = SiteMap.place
 
-    def place(self, name: str, layer: int) -> Place:
+    def place(self, name: str, layer: int) -> HookPoint:
         found = stock(self, name, layer)
         return dataclasses.replace(found, **changes) if name == site else found
 
@@ -226,7 +226,7 @@ def _in_place(model: Model, role: str, layer: int) -> list[tuple]:
     block, sites = model.sites.blocks[layer], model.sites
     read = {"ln1": ["resid_pre"], "ln2": ["resid_mid" if block.mid is not None else "resid_pre"]}
     if role in read:
-        return [(sites.place(name, layer).module, "in") for name in read[role]]
+        return [(sites.hook_point(name, layer).module, "in") for name in read[role]]
     if role == "mlp_in":
         return [(model.hf.get_submodule(path), "in") for path in _paths(model, layer, "mlp", "mlp_in")]
     branch = block.attn if role in ("attn", "ln1_post", "o") else block.mlp

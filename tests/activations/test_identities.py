@@ -162,9 +162,9 @@ def test_blocks_of_one_branch_say_which():
     mamba = wrap(build("MambaForCausalLM"))
     assert all(block.attn and not block.mlp and block.whole for block in mamba.sites.blocks)
     with pytest.raises(InputError, match="one branch only"):
-        mamba.sites.place("resid_mid", 1)
+        mamba.sites.hook_point("resid_mid", 1)
     with pytest.raises(InputError, match="no softmax attention"):
-        mamba.sites.place("z", 1)
+        mamba.sites.hook_point("z", 1)
 
 
 def test_a_norm_that_runs_twice_is_read_the_last_time(rollouts):

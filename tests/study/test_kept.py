@@ -227,7 +227,7 @@ CHANGES = {
 }
 NAMED = {
     "under_edit": "edits in force",
-    "raw_write": "edit in force cannot be told",
+    "raw_write": "edit in force cannot be described",
     "foreign_hook": "_steer",
     "foreign_forward": "changed forward",
     "other_template": "chat template",
