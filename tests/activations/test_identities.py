@@ -92,7 +92,7 @@ def test_parallel_blocks_have_no_middle(family, rollouts):
     ],
 )
 def test_wrong_places_are_caught(family, overrides):
-    with pytest.raises(InputError, match=r"not where the map says|not a|do not|does not|no module|are not"):
+    with pytest.raises(InputError, match=r"not where the site map places it|not a|do not|does not|no module|are not"):
         wrap(hf_model(family), overrides=overrides)
 
 
