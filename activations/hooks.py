@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -210,7 +211,7 @@ def to_site(raw: Any, place: HookPoint, shape: Sequence[int]) -> Any:
     # Some families flatten batch and position.
     value = raw if raw.ndim == 3 else raw.reshape(*shape, raw.shape[-1])
     if place.heads is not None:
-        value = value.reshape(*value.shape[:2], place.heads, -1)
+        value = rearrange(value, "batch pos (head d_head) -> batch pos head d_head", head=place.heads)
     return value if place.gain == 1.0 else value * place.gain
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from einops import einsum, rearrange
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -188,8 +189,8 @@ def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:
         weight = bias = torch.zeros(0)
     if z.shape[-1] != weight.shape[:2].numel():
         return Check(f"{name} = output projection", "z", layer, float("inf"), 0.0, False)
-    z = z.reshape(z.shape[0], *weight.shape[:2])
-    total = torch.einsum("phd,hdm->pm", z, weight) + bias
+    z = rearrange(z, "pos (head d_head) -> pos head d_head", head=weight.shape[0])
+    total = einsum(z, weight, "pos head d_head, head d_head d_model -> pos d_model") + bias
     return compare(f"{name} = output projection", "z", layer, [total], values["o", layer], model.dtype)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from einops import repeat
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -87,8 +88,7 @@ class Layout:
         """``[sequence pos ...]`` at the windows, once for every variant: ``[row token ...]``."""
         at = torch.arange(len(value), device=value.device)[:, None]
         cut = value[at, self.window.to(value.device)]
-        again = cut[:, None, None].expand(len(cut), self.rows, self.per_row, *cut.shape[1:])
-        return again.reshape(len(cut) * self.rows, self.per_row * cut.shape[1], *cut.shape[2:])
+        return repeat(cut, "seq pos ... -> (seq rows) (variant pos) ...", rows=self.rows, variant=self.per_row)
 
     def behind(self, old: Tensor, new: Tensor) -> Tensor:
         """Keys or values of the prefix ``[sequence head pos d]`` and of the rows ``[row head token d]`` as one."""

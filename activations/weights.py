@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -37,7 +38,7 @@ def head_output_weight(model: Model, layer: int) -> Float[Tensor, "head d_head d
         raise InputError(no_heads(block, layer))
     model.unchanged()
     weight = _weight(block.o, block.n_heads * block.d_head)
-    return weight.detach().reshape(block.n_heads, block.d_head, -1)
+    return rearrange(weight.detach(), "(head d_head) d_model -> head d_head d_model", head=block.n_heads)
 
 
 def head_output_bias(model: Model, layer: int) -> Float[Tensor, " d_model"]:

@@ -17,22 +17,30 @@ BLOCK_ORDER = ("supported", "degraded", "unsupported", "not built", "silently wr
 LENGTHS = (
     "## Lengths",
     "",
-    "LongRoPE and dynamic NTK scaling give a row other position embeddings beyond a length (the *switch*). "
-    "transformers chooses them once a call, by the longest row of the batch; dynamic NTK keeps them for later ones. "
-    "Here every row has those of its own length, in whatever batch and after whatever call, so *read alone* means one "
-    "pass over the whole rollout, prompt and all that was written, as transformers makes it with a fresh model. "
-    "A label is scored token by token, each as after the tokens before it.",
+    "With LongRoPE and dynamic NTK scaling a row gets other position embeddings beyond a length (the *switch*). "
+    "transformers chooses them once per call, by the longest row of the batch; dynamic NTK keeps them for later calls. "
+    "Here every row gets those of its own length, in any batch and after any call. *Alone* therefore means one pass "
+    "over the whole rollout, prompt and generated tokens, as transformers makes it with a freshly loaded model. Labels "
+    "are scored token by token, each given the tokens before it.",
     "",
-    "A rollout that was written across the switch was not read like that while it was written. `generate` gives the "
-    "tokens of transformers' own cached `generate`: Phi-3, PhiMoE and Phi-4 multimodal read the whole row again at the "
-    "switch; all others go on from the keys of a shorter row, and `generate` warns that what it wrote beyond the "
-    "switch is read otherwise than it was written. To read a rollout as it was before the switch, cut it there.",
+    "A rollout that was generated across the switch was generated with other position embeddings than it is read. "
+    "`generate` gives the tokens of transformers' own cached `generate`: Phi-3, PhiMoE and Phi-4 multimodal compute "
+    "the whole row again at the switch; all other families continue from the keys of a shorter row, and `generate` warns. "
+    "To read such a rollout as it was before the switch, truncate it there.",
     "",
-    "A rollout that is longer than the model's positions is an error in every pass, and a prompt that does not fit "
-    "with its new tokens is one in `generate`. The limit is the length of a table of learned positions, else "
+    "A rollout longer than the model's positions is an error in every pass, and a prompt that does not fit together "
+    "with its new tokens is an error in `generate`. The limit is the length of a table of learned positions, otherwise "
     "`max_position_embeddings` (for LongRoPE, Llama 3 and YaRN the length after scaling), times the factor of a linear "
-    "or dynamic scaling, or YaRN's factor times its original length where that is more. To read a rope model further, "
-    "set `model.hf.config.max_position_embeddings`.",
+    "or dynamic scaling, or YaRN's factor times its original length where that is larger. To read a rope model beyond "
+    "it, set `model.hf.config.max_position_embeddings`.",
+    "",
+)
+OUR_CODE = (
+    "## Checks of this package's own code",
+    "",
+    "The tests also change weights in ways whose consequences are known (`tests/activations/metamorphic.py`: swapping "
+    "query heads of a group, rotating the basis of a value head, swapping MLP neurons) and compare values with "
+    "TransformerLens and nnsight (`tests/activations/references.py`), in every family of the table below.",
     "",
 )
 
@@ -46,13 +54,14 @@ def main() -> None:
 def page(found: dict[str, Any] | None) -> str:
     """The page as text; without evidence it says that the families were not measured."""
     lines = [
-        "# Is this model read rightly?",
+        "# Model compatibility checks",
         "",
-        "`verdictscope doctor MODEL` runs a model on short random sequences and holds what is read against what the "
-        "model computes. Written by `make families` (`tools/docs/doctor.py`).",
+        "`verdictscope doctor MODEL` runs a model on short random sequences and compares the values this package reads "
+        "with what the model computes. `check_model` does the same in Python. This page is written by `make families` "
+        "(`tools/docs/doctor.py`).",
         "",
-        "Exit code 0: the model is read, nothing is silently wrong and every check was finished; 1 otherwise; 2 if "
-        "there is no such model or an override names no module; 128 + n if signal n stopped it. "
+        "Exit code 0: every check was completed and none found a silent error; 1 otherwise; 2 if there is no such "
+        "model or an override names no module; 128 + n if signal n stopped it. "
         "`--override ROLE=PATH` names a module, `--padding left --no-position-ids` checks the layout of your own "
         "batches, `--json` prints one object ([formats](formats.md#doctor---json)).",
         "",
@@ -66,10 +75,11 @@ def page(found: dict[str, Any] | None) -> str:
         "|---|---|",
         *(f"| {check} | {meaning} |" for check, meaning in CHECKS.items()),
         "",
-        "What this does not show: that a model is any good, that a chat template is right, or that a site means what a "
-        "study takes it to mean.",
+        "What the checks do not show: that a model is good, that a chat template is right, or that a site has the "
+        "meaning a study assumes.",
         "",
         *LENGTHS,
+        *OUR_CODE,
         "## Families",
         "",
         *(families(found) if found else ["Not measured yet: `make families`."]),
@@ -92,28 +102,28 @@ def families(found: dict[str, Any]) -> list[str]:
         "",
         "| family | status | worst identity | beyond a rope switch | sites not there | remark |",
         "|---|---|---|---|---|---|",
-        *(line(name, told) for name, told in rows),
+        *(line(name, about) for name, about in rows),
     ]
 
 
-def line(name: str, told: dict[str, Any]) -> str:
+def line(name: str, found: dict[str, Any]) -> str:
     """A family's line."""
-    worst = told.get("worst_identity")
+    worst = found.get("worst_identity")
     number = "" if worst is None else f"{worst:.1e}"
-    remark = told["reason"].replace("|", "\\|")
-    return f"| {name} | {told['status']} | {number} | {beyond(told)} | {lacking(told)} | {remark} |"
+    remark = found["reason"].replace("|", "\\|")
+    return f"| {name} | {found['status']} | {number} | {beyond(found)} | {lacking(found)} | {remark} |"
 
 
-def beyond(told: dict[str, Any]) -> str:
+def beyond(found: dict[str, Any]) -> str:
     """What the checks of lengths say under each rope scaling that depends on the length."""
-    said = {k: v.split(":")[0] for k, v in (told.get("beyond_a_switch") or {}).items() if v != "none"}
-    alike = set(said.values()) == {"supported"}
-    return "supported" if alike else ", ".join(f"{kind}: {status}" for kind, status in said.items())
+    statuses = {k: v.split(":")[0] for k, v in (found.get("beyond_a_switch") or {}).items() if v != "none"}
+    alike = set(statuses.values()) == {"supported"}
+    return "supported" if alike else ", ".join(f"{kind}: {status}" for kind, status in statuses.items())
 
 
-def lacking(told: dict[str, Any]) -> str:
+def lacking(found: dict[str, Any]) -> str:
     """Sites that a family lacks, and those that some of its layers lack."""
-    sites, layers = told.get("sites") or {}, int(told.get("layers") or 0)
+    sites, layers = found.get("sites") or {}, int(found.get("layers") or 0)
     if not sites:
         return ""
     text = []
