@@ -67,7 +67,7 @@ def test_bf16_passes_within_its_own_noise():
 class _Faulty(SiteMap):
     """A site map that hooks one kind of site somewhere else."""
 
-    def place(self, name: str, layer: int) -> HookPoint:
+    def hook_point(self, name: str, layer: int) -> HookPoint:
         place = super().hook_point(name, layer)
         fault = self.fault.get(name)  # type: ignore[attr-defined]
         return dataclasses.replace(place, **fault(self.blocks[layer])) if fault else place
@@ -180,13 +180,13 @@ def test_the_command_says_it_with_its_exit_code(tmp_path, call):
 
 def _place_with(site: str, **changes):
     """The site map's own method, one site moved."""
-    stock = SiteMap.place
+    stock = SiteMap.hook_point
 
-    def place(self, name: str, layer: int) -> HookPoint:
+    def hook_point(self, name: str, layer: int) -> HookPoint:
         found = stock(self, name, layer)
         return dataclasses.replace(found, **changes) if name == site else found
 
-    return place
+    return hook_point
 
 
 COMMANDED = {  # family, arguments, what is broken inside
@@ -197,10 +197,10 @@ COMMANDED = {  # family, arguments, what is broken inside
     "heads sliced after the output projection, in code": (
         "llama",
         [],
-        (SiteMap, "place", _place_with("z", side="out")),
+        (SiteMap, "hook_point", _place_with("z", side="out")),
     ),
     "the norm side swapped": ("llama", ["--override", "ln2=input_layernorm"], None),
-    "the norm side swapped, final": ("llama", [], (SiteMap, "place", _place_with("final_norm", side="in"))),
+    "the norm side swapped, final": ("llama", [], (SiteMap, "hook_point", _place_with("final_norm", side="in"))),
     "the norm side swapped, post-norm": ("gemma2", ["--override", "ln1_post="], None),
     "left padding without position ids": ("gpt2", ["--padding", "left", "--no-position-ids"], None),
     "a branch gain ignored": ("granite", [], (infer_sites, "snap", lambda gain, numbers, dtype: 1.0)),

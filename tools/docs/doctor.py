@@ -25,7 +25,7 @@ LENGTHS = (
     "",
     "A rollout that was generated across the switch was generated with other position embeddings than it is read. "
     "`generate` gives the tokens of transformers' own cached `generate`: Phi-3, PhiMoE and Phi-4 multimodal compute "
-    "the whole row again at the switch; all other families continue from the keys of a shorter row, and `generate` warns. "
+    "the whole row again at the switch; others continue from the keys of a shorter row, and `generate` warns. "
     "To read such a rollout as it was before the switch, truncate it there.",
     "",
     "A rollout longer than the model's positions is an error in every pass, and a prompt that does not fit together "
