@@ -76,9 +76,9 @@ def test_what_is_read_and_edited_is_the_model_with_its_adapter(family, how):
     model = as_model(hf) if how == "bare" else wrap(held if how == "PeftModel" else hf)
     assert not close(values(plain), values(wrap(fresh(family))))
     assert close(values(model), values(plain))
-    edited = values(plain, compile_edits(plain, [EDIT]))
-    assert not close(edited, values(plain))
-    assert close(values(model, compile_edits(model, [EDIT])), edited)
+    changed = values(plain, compile_edits(plain, [EDIT]))
+    assert not close(changed, values(plain))
+    assert close(values(model, compile_edits(model, [EDIT])), changed)
     with edited(plain, EDIT):
         tokens = written(plain.hf)
     with edited(model, EDIT):
