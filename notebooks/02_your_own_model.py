@@ -215,5 +215,5 @@ with Store.open("activations.h5") as again:  # later, elsewhere, without the mod
 # ```
 #
 # `docs/formats.md` lists every key of a study and every file of a run; `verdictscope report RUN RUN2` sets two runs
-# side by side. A stage alone has a command of its own (`verdictscope rollouts`, `collect`, `probe`, `trace`, `heads`,
+# side by side. A stage alone has a command of its own (`verdictscope generate`, `collect`, `probe`, `trace`, `heads`,
 # `ablate`).

@@ -30,7 +30,7 @@ def planted() -> dict[str, set[tuple[int, int]]]:
 def done(out: Path, until: str, **changes: Any) -> RunFolder:
     """The shipped study without thinking, parts taken out at every token, as far as a stage."""
     data = tomllib.loads((STUDIES / "judge_bias.toml").read_text())
-    data["verdicts"] = {"thinking": False}
+    data["verdicts"], data["probe"] = {"thinking": False}, {"C": [0.01], "permutations": 50}
     data["heads"] = data["heads"] | {"positions": "all", "items": 14}
     for key, value in changes.items():
         data.pop(key) if value is None else data.update({key: value})
@@ -89,11 +89,9 @@ def removed(sets: pd.DataFrame, contrast: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path: Path) -> None:
     known = planted()
-    run = done(tmp_path / "judge", "mitigations")
+    run = done(tmp_path / "judge", "mitigate")
     here = found(run)
-    moved = found(
-        done(tmp_path / "moved", "bias_heads", model=str(swapped("judge", tmp_path / "swapped")), reference=None)
-    )
+    moved = found(done(tmp_path / "moved", "heads", model=str(swapped("judge", tmp_path / "swapped")), reference=None))
     told = run.read_json("bias_heads")
     sets, table = run.table("bias_sets"), run.table("mitigations")
     values = table[table["thinking"] == "off"].set_index(["mitigation", "name"])

@@ -154,7 +154,7 @@ def test_a_model_whose_files_are_damaged(call: Call, tmp_path: Path, wrong: str)
         (model / file.name).write_bytes(file.read_bytes())
     (model / wrong).write_bytes(b"\x08\x00")
     sets = ("--set", f"model={model}", "--set", "reference=")
-    told(call("rollouts", "refusal_cliff", "--out", tmp_path / "run", *sets), str(model))
+    told(call("generate", "refusal_cliff", "--out", tmp_path / "run", *sets), str(model))
 
 
 # -- the run folder
@@ -234,7 +234,7 @@ def test_a_full_disk_and_a_damaged_table_lose_nothing(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_stop_ends_in_one_line(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "verdictscope", "rollouts", "refusal_cliff", "--out", str(out)]
+    command = [sys.executable, "-m", "verdictscope", "generate", "refusal_cliff", "--out", str(out)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     until = time.monotonic() + 200
     while not (out / "study.toml").exists() and time.monotonic() < until:

@@ -13,13 +13,21 @@ from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
 from verdictscope.study.stages.bias_heads import half_items, left_out
 
-SMALL = ("items.limit=24", "verdicts.thinking=false", "heads.items=8", "heads.positions=last", "heads.k=2")
+SMALL = (
+    "items.limit=24",
+    "verdicts.thinking=false",
+    "heads.items=8",
+    "heads.positions=last",
+    "heads.k=2",
+    "probe.C=[0.01]",
+    "probe.permutations=50",
+)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("judge") / "run"
-    run_study(read_study("judge_bias", SMALL), out, until="mitigations")
+    run_study(read_study("judge_bias", SMALL), out, until="mitigate")
     return open_run(out)
 
 
@@ -109,5 +117,5 @@ def test_figures_are_drawn_and_tell_what_they_show(run: RunFolder) -> None:
 def test_a_second_start_does_nothing_again(run: RunFolder) -> None:
     before = run.state()["seconds"]
     out: Path = run.out
-    run_study(read_study("judge_bias", SMALL), out, until="mitigations")
+    run_study(read_study("judge_bias", SMALL), out, until="mitigate")
     assert open_run(out).state()["seconds"] == before

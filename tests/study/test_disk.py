@@ -29,7 +29,7 @@ def test_collect_on_a_full_disk_and_then_on_one_with_room(tmp_path: Path, call: 
     sets = ("--set", f"prompts.file={file}", "--set", "sampling.max_new_tokens=48")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert call("collect", "refusal_cliff", *sets, "--out", whole).code == 0
-    assert call("rollouts", "refusal_cliff", *sets, "--out", cut).code == 0
+    assert call("generate", "refusal_cliff", *sets, "--out", cut).code == 0
     saved = {path.name: path.read_bytes() for path in cut.glob("*.parquet")}
     size = (whole / "activations.h5").stat().st_size
     with largest_file(size // 2):

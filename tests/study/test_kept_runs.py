@@ -26,8 +26,9 @@ def study(tmp_path: Path) -> Study:
     byte_tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "prompts.csv").write_text("id,user,harm\na,hello,true\n")
     shipped = read_study("refusal_cliff")
-    section = shipped.prompts.model_copy(update={"file": str(tmp_path / "prompts.csv")})
-    changed = {"model": str(tmp_path / "model"), "reference": None, "prompts": section}
+    section = shipped.data.prompts.model_copy(update={"file": str(tmp_path / "prompts.csv")})
+    data = shipped.data.model_copy(update={"prompts": section})
+    changed = {"model": str(tmp_path / "model"), "reference": None, "data": data}
     return shipped.model_copy(update=changed)
 
 

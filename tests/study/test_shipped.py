@@ -41,13 +41,13 @@ def test_every_shipped_study_is_looked_at_here() -> None:
 
 def test_its_prompt_sets_are_known_and_have_both_kinds(shipped: tuple[str, Study]) -> None:
     known = known_sets().set_index("name")
-    sources = [file.partition(":") for file in shipped[1].prompts.files]
+    sources = [file.partition(":") for file in shipped[1].data.prompts.files]
     for name, _, part in sources:
         assert name in known.index
         assert not known.loc[name, "gated"]
         assert not part or part in known.loc[name, "parts"].split(", ")
-    assert shipped[1].prompts.target == {"harm": True}
-    assert shipped[1].prompts.control == {"harm": False}
+    assert shipped[1].data.prompts.target == {"harm": True}
+    assert shipped[1].data.prompts.control == {"harm": False}
 
 
 def test_its_heads_are_about_three_in_a_hundred(shipped: tuple[str, Study]) -> None:
@@ -58,7 +58,7 @@ def test_its_heads_are_about_three_in_a_hundred(shipped: tuple[str, Study]) -> N
 def test_its_labels_are_single_tokens_of_the_real_vocabulary(shipped: tuple[str, Study]) -> None:
     chat, base, eos = REAL[shipped[0]]
     real = tokenizer(chat, base, eos, "<｜begin▁of▁sentence｜>" if base == "llama3" else None, WHOLE)
-    readout = refusal_readout(real, shipped[1].labels.refuse, shipped[1].labels.comply)
+    readout = refusal_readout(real, shipped[1].data.labels.refuse, shipped[1].data.labels.comply)
     assert [len(string) for string in readout.strings] == [1] * len(readout.strings)
 
 

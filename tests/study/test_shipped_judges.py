@@ -40,7 +40,7 @@ def test_every_shipped_judge_is_looked_at_here() -> None:
 
 
 def test_its_items_come_from_a_known_benchmark(shipped: tuple[str, Study]) -> None:
-    items = shipped[1].items
+    items = shipped[1].data.items
     known = known_loaders().set_index("name").loc[items.reader]
     assert items.file == "hub"
     assert known["hub"]
@@ -62,7 +62,7 @@ def test_cues_and_control_name_a_side(shipped: tuple[str, Study]) -> None:
 def test_its_labels_part_at_their_first_token(shipped: tuple[str, Study]) -> None:
     chat, base, eos = REAL[shipped[0]]
     real = tokenizer(chat, base, eos, "<｜begin▁of▁sentence｜>" if base == "llama3" else None)
-    form = load_format(shipped[1].items.format)
+    form = load_format(shipped[1].data.items.format)
     labels = form.labels(PairItem(id="x", question="x", a="x", b="x"))
     encoded = encode_labels(real, [label.text for label in labels], form.lead)
     assert {label.verdict for label in labels} == {"first", "second"}
