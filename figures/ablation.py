@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -27,7 +29,7 @@ from verdictscope.figures.tables import counts, interval, need, number, p_text
 _GENERATION = "variant cell_kind refused low high n unread"
 _SETS = "set kind estimate low high n unit p"
 _KINDS = (("target", "target requests"), ("control", "control requests"))
-_DOT = {"linestyle": "none", "marker": "o", "markeredgecolor": "white", "markeredgewidth": 0.4}
+_DOT: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white", "markeredgewidth": 0.4}
 _VARIANTS = (
     ("base", "base\n"),
     ("ablated", "heads\nablated"),
@@ -155,7 +157,7 @@ def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
         ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
         return
     heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=variant_colour("random"), zorder=2)[0]
-    tick = {"linestyle": "none", "marker": "|", "markersize": 5, "markeredgewidth": 0.5, "color": INK}
+    tick: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 5, "markeredgewidth": 0.5, "color": INK}
     ax.plot(random, np.zeros(len(random)), zorder=3, clip_on=False, **tick)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")

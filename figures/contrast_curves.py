@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -124,12 +126,18 @@ def _lengths(top: Axes, strip: Axes, rows: pd.DataFrame, names: list[str]) -> No
         own = rows[(rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
         x = own["step"].to_numpy(dtype=float) + (at - (len(names) - 1) / 2) * 0.07
         ends = [(own["estimate"] - own["low"]).clip(lower=0), (own["high"] - own["estimate"]).clip(lower=0)]
-        line = {"color": _COLOURS[at % len(_COLOURS)], "marker": "o", "markersize": 3.2, "linewidth": 1.3, "zorder": 3}
+        line: dict[str, Any] = {
+            "color": _COLOURS[at % len(_COLOURS)],
+            "marker": "o",
+            "markersize": 3.2,
+            "linewidth": 1.3,
+            "zorder": 3,
+        }
         top.errorbar(x, own["estimate"], yerr=ends, elinewidth=1.0, label=name, **line)
     ended = rows[rows["condition"] == "plain"].drop_duplicates("step").sort_values("step")
     strip.bar(ended["step"], ended["ended"], color="#bdbdbd", width=0.6)
     for step, share in zip(ended["step"], ended["ended"], strict=True):
-        above = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        above: dict[str, Any] = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         strip.annotate(f"{share:.0%}", (step, share), fontsize=6.2, color=MUTED, **above)
     strip.set_ylim(0, 1.55)
     strip.set_yticks([0, 1], ["0", "1"])
@@ -144,7 +152,7 @@ def _caption(rows: pd.DataFrame, names: list[str]) -> str:
         f"names, above the control sentence; the null is 0. Bars are 95 % intervals over groups, {counts(rows['n'])} "
         f"items."
     ]
-    for name in names:
+    for name in names[:3]:
         own = rows[(rows["variant"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
         if len(own):
             first, last = own.iloc[0], interval(own.iloc[-1], signed=True)

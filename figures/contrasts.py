@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -61,8 +63,7 @@ def contrasts(table: pd.DataFrame) -> Display:
             axes[0].margins(x=0.14)
         handles = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         if handles:
-            corner = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-            axes[-1].legend(handles.values(), handles.keys(), ncols=2, handlelength=1.2, **corner)
+            fig.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2, handlelength=1.2)
         settle(fig)
     return Display(fig, _caption(table, ways), table)
 
@@ -80,10 +81,16 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
         label, colour, marker, fill = _VARIANTS[variant]
         own = rows[(rows["variant"] == variant) & rows["estimate"].notna()]
         y = own["name"].map(names.index) + (place - (len(variants) - 1) / 2) * 0.3
-        look = {"fmt": marker, "color": colour, "markerfacecolor": fill, "markersize": 4.2, "elinewidth": 1.2}
+        look: dict[str, Any] = {
+            "fmt": marker,
+            "color": colour,
+            "markerfacecolor": fill,
+            "markersize": 4.2,
+            "elinewidth": 1.2,
+        }
         segments(ax, own, y, label=label, **look)
         for at, (value, high) in zip(y, own[["estimate", "high"]].to_numpy(dtype=float), strict=True):
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 6.4}
+            beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 6.4}
             text = number(value, signed=True)
             ax.annotate(text, (high, at), color=colour if variant == "reference" else MUTED, **beside)
 
@@ -94,7 +101,7 @@ def _caption(table: pd.DataFrame, ways: list[str]) -> str:
         "first), and each cue (towards the answer it names, above a length-matched control sentence); the null is 0. "
         f"Lines are 95 % intervals over groups of items, {counts(table['n'])}."
     ]
-    for way in ways:
+    for way in ways[:1]:
         for variant, (label, *_) in _VARIANTS.items():
             rows = table[(table["thinking"] == way) & (table["variant"] == variant) & table["estimate"].notna()]
             each = ", ".join(f"{r['name']} {interval(r, signed=True)}" for _, r in rows.iterrows())

@@ -162,14 +162,16 @@ def _scatter(ax: Axes, table: pd.DataFrame, planted: list[tuple[int, int]] | Non
     ax.axhline(0, color=FAINT, linewidth=0.7, zorder=0)
     ax.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
     many = len(table) > 150  # the intervals of a thousand heads would hide the points
-    small = {"markersize": 2.0, "alpha": 0.6, "markeredgecolor": "none"} if many else {"markersize": 3.2}
-    plain = {"fmt": "o", "color": "#9a9a9a", "zorder": 3} | small
-    selected = {"fmt": "s", "color": FOUND, "zorder": 4, "markersize": 5.0}
+    small: dict[str, Any] = (
+        {"markersize": 2.0, "alpha": 0.6, "markeredgecolor": "none"} if many else {"markersize": 3.2}
+    )
+    plain: dict[str, Any] = {"fmt": "o", "color": "#9a9a9a", "zorder": 3} | small
+    selected: dict[str, Any] = {"fmt": "s", "color": FOUND, "zorder": 4, "markersize": 5.0}
     for rows, look in ((table[~table["found"]], plain), (table[table["found"]], selected)):
         x, y = rows[name].astype(float), rows["effect"].astype(float)
         ends = np.vstack([y - rows["low"].astype(float), rows["high"].astype(float) - y]).clip(0)
         hidden = many and look["fmt"] == "o"
-        edge = {"markeredgecolor": "white", "markeredgewidth": 0.4, "elinewidth": 0.7}
+        edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "elinewidth": 0.7}
         ax.errorbar(x, y, yerr=None if hidden else ends, **(edge | look))
     known = table[_among(table, planted)]
     ax.plot(known[name].astype(float), known["effect"].astype(float), markersize=3.0, zorder=5, **_PLANTED)

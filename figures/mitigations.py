@@ -20,6 +20,7 @@ _KINDS = {
     "steer": ("steered", "#8E4585"),
     "prompt": ("prompt changed", "#D55E00"),
 }
+_NAMED = 3  # mitigations whose numbers the caption repeats
 _RATES = {
     "accuracy": ("accuracy", None),
     "consistency": ("same verdict\nin both orders", None),
@@ -124,7 +125,7 @@ def _caption(table: pd.DataFrame, thinking: str) -> str:
         f"items by group ({counts(table['n'])}). Dashed: no edit; solid: no bias."
     ]
     names = [p[0] for p in rates if p[0] == "accuracy"] + [p[0] for p in nats if p[0] != "content"]
-    for mitigation, own in table.groupby("mitigation", sort=False):
+    for mitigation, own in list(table.groupby("mitigation", sort=False))[:_NAMED]:
         rows = [(name, own[own["name"] == name]) for name in names]
         cells = [f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}" for name, row in rows if len(row)]
         text.append(f"{str(mitigation).capitalize()}: {'; '.join(cells)}.")

@@ -13,7 +13,17 @@ from verdictscope.figures.tables import counts, head_name, interval, need, numbe
 
 _COLUMNS = "contrast position component layer head span estimate low high n"
 _TOWARD = {"content": "towards the better answer", "position": "towards the answer shown first"}
-_ORDER = ("system", "question", "context", "reference", "transcript", "label of ", " answer", "cue", "instruction")
+_ORDER: tuple[str, ...] = (
+    "system",
+    "question",
+    "context",
+    "reference",
+    "transcript",
+    "label of ",
+    " answer",
+    "cue",
+    "instruction",
+)
 _ORDER += ("template", "thinking", "closing", "answer begun")
 _WHERE = {"last": "where the verdict's token is chosen"}
 _BAR, _MLP = "#9ec3dd", "#cfcfcf"

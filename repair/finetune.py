@@ -142,7 +142,8 @@ def train(
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    trained = trainer.model.merge_and_unload() if how.lora_rank else trainer.model
+    trained: Any = trainer.model
+    trained = trained.merge_and_unload() if how.lora_rank else trained
     return trained.to(device).train(mode)
 
 

@@ -123,7 +123,7 @@ def repair_model(
     hf, tokenizer = read_checkpoint(model, device=device)
     if tokenizer is None:
         raise InputError(f"{model} has no tokenizer: give a checkpoint that holds one")
-    settings = {"model": str(model), "data": provenance.digest(Path(data).read_bytes())}
+    settings: dict[str, Any] = {"model": str(model), "data": provenance.digest(Path(data).read_bytes())}
     settings |= {"training": asdict(training), "sampling": asdict(sampling), "samples": samples}
     settings |= {"prompts": provenance.digest(measured.to_json(orient="records"))}
     _claim(out, settings, hf, tokenizer)

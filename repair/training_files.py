@@ -31,7 +31,7 @@ FILES = {
     "sharegpt": "sharegpt.jsonl",
     "alpaca": "alpaca.jsonl",
 }
-DATASET_INFO = {
+DATASET_INFO: dict[str, dict[str, Any]] = {
     "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}},
     "alpaca": {"columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}},
 }

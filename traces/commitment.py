@@ -100,7 +100,9 @@ def text_readings(
         texts, facts = [], []
         for i in ids:
             r, start = by_id[i], landmarks(by_id[i]).thinking
-            for p in places(r, points) if start is not None else []:
+            if start is None:
+                continue
+            for p in places(r, points):
                 texts.append(str(tokenizer.decode(list(r.ids[: start + p]), skip_special_tokens=False)))
                 facts.append((i, r.group, "text", p))
         return texts, facts

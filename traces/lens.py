@@ -110,7 +110,8 @@ def lens_logits(
         True
     """
     tokens = tuple(dict.fromkeys(int(t) for t in tokens))
-    vocab = int(model.hf.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.hf.get_input_embeddings()
+    vocab = int(embedding.weight.shape[0])
     if not tokens or not all(0 <= t < vocab for t in tokens):
         raise InputError(f"give token ids from 0 to {vocab - 1}, at least one")
     read = Site("resid_post", None if layers is None else tuple(layers)) @ positions

@@ -27,7 +27,7 @@ WINDOW = "rel_think_end"
 
 KINDS = ("complied", "refused")
 
-_NUMBERS = {"rel": int, "n_complied": int, "n_refused": int}
+_NUMBERS: dict[str, type] = {"rel": int, "n_complied": int, "n_refused": int}
 _NUMBERS |= dict.fromkeys(("complied", "refused", "gap", "low", "high"), float)
 _COLUMNS = ("on", "rel", "complied", "refused", "gap", "low", "high", "n_complied", "n_refused", "reason")
 

@@ -37,7 +37,8 @@ def visible(text: str) -> str:
         return f"{visible(text[:CLIP])}⟨… the first {CLIP} of {len(text):,} characters⟩"
     if _PLAIN.fullmatch(text):
         return text
-    shown, marks = [], _STACK
+    shown: list[str] = []
+    marks = _STACK
     for character in text:
         if unicodedata.category(character) in _MARKS:
             shown.append(_mark(character, marks, bool(shown)))

@@ -264,9 +264,9 @@ Stage = Callable[[Counting], Sequence[Work]]
 
 
 def _heads(c: Counting) -> list[Work]:
-    most, report, cells = c.study.heads.rollouts, c.complied("report"), []
-    for end in ("refused", "complied"):
-        cells += c.until(lambda t, end=end: t.part != "test" and t.cell.endswith(end), most=most)
+    most, report = c.study.heads.rollouts, c.complied("report")
+    cells = c.until(lambda t: t.part != "test" and t.cell.endswith("refused"), most=most)
+    cells += c.until(lambda t: t.part != "test" and t.cell.endswith("complied"), most=most)
     sweeps = [c.sweep(c.complied(h), sublayers=h == "report", kinds=1 + (h == "report")) for h in ("explore", "report")]
     both = [c.read(cells, budget=c.budget, logits=1), c.read(cells, budget=c.budget)]
     # direct path, writers, and the attribution of two readouts; eight short passes look at the output head
