@@ -9,14 +9,14 @@ OUT    ?= runs/demo
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
 
-# One thread a worker: two workers with two threads each fight over two cores and lose.
+# A file is one worker's, heavy files first (tests/conftest.py). One thread a worker: two workers with two threads each fight over two cores and lose.
 test: install-dev lint ## every fast test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 evidence: install-dev  ## simulations, kills and many-seed runs
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
 
-notebooks: install-dev ## run the notebooks anew in a clean kernel and store them with their outputs
+notebooks: install-dev ## run the notebooks in a clean kernel and store them with their outputs
 	$(BIN)/python notebooks/build.py
 
 probes: install-dev    ## put what `make evidence` measured into docs/probes.md
@@ -55,7 +55,7 @@ lint: install-dev      ## style and format
 types: install-dev     ## static types
 	$(BIN)/mypy
 
-organisms: install-dev ## train the bundled models anew
+organisms: install-dev ## train the bundled models again
 	$(BIN)/python -m tools.organisms train cliff
 	$(BIN)/python -m tools.organisms train judge
 

@@ -126,6 +126,7 @@ def test_silencing_is_an_edit_of_the_output_columns(opened: Opened) -> None:
     assert not torch.equal(off, before)
 
 
+@pytest.mark.slow
 def test_smoke_training_is_deterministic(tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=1, decide_steps=1, plant_steps=2, batch=8, plant_batch=8)
     seen: list[tuple[str, int, int]] = []

@@ -145,7 +145,7 @@ def campaign(folder: Path, dtype: torch.dtype, kills: int, seed: int) -> dict[st
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_few_kills(tmp_path: Path, dtype: torch.dtype) -> None:
     found = campaign(tmp_path / "runs", dtype, 4, 3)
     assert found["files_that_differ"] == 0

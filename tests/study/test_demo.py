@@ -253,6 +253,7 @@ def heads_of(study: Study, folder: Path) -> list[tuple[int, int]]:
     return [tuple(h) for h in table.sort_values("rank")[["layer", "head"]].head(3).to_numpy().tolist()]
 
 
+@pytest.mark.slow
 def test_without_the_truth_the_same_heads_are_found(results: Results, prompts: Path, tmp_path: Path) -> None:
     model = tmp_path / "cliff"
     shutil.copytree(models_folder() / "cliff", model)
@@ -261,6 +262,7 @@ def test_without_the_truth_the_same_heads_are_found(results: Results, prompts: P
     assert found == selected(results)
 
 
+@pytest.mark.slow
 def test_after_a_swap_the_swapped_heads_are_named(results: Results, prompts: Path, tmp_path: Path) -> None:
     model = swapped_cliff(tmp_path / "swapped")
     found = heads_of(small(prompts, f"model={model}"), tmp_path / "run")

@@ -26,6 +26,7 @@ def killed(folder: Path, *arguments: object, timeout: float) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_two_kills_of_a_small_run(tmp_path: Path) -> None:
     some_prompts(file := tmp_path / "prompts.csv", 4)
     sets = ("--set", f"prompts.file={file}", "--set", "sampling.max_new_tokens=96")

@@ -47,7 +47,7 @@ def test_a_smoke_test_ends_with_its_rollouts_and_a_line(
     assert f"0 of {n} answers" in last
 
 
-@pytest.mark.parametrize("tokens", [22, 36])
+@pytest.mark.parametrize("tokens", [22, pytest.param(36, marks=pytest.mark.slow)])
 def test_too_few_of_a_class_are_one_line_too(
     prompts: Path, call: Callable[..., Any], tmp_path: Path, tokens: int
 ) -> None:

@@ -169,6 +169,7 @@ def flat(rho: float, drift: float, sims: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_constant_readings_are_rarely_called_a_cliff() -> None:
     found = called(0.5, 0.5, 25)
     assert all(found[k] <= 0.24 for k in TESTS)
