@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from verdictscope.report import words
 from verdictscope.study.results import ALL, Result, Results
+from verdictscope.study.tasks import SHIPPED, task_named
 
 if TYPE_CHECKING:
     from verdictscope.study.folder import RunFolder
@@ -91,12 +92,38 @@ class Wording:
     about_examples: str = ""
 
 
-def wording_of(kind: str) -> Wording:
-    """The wording of a kind of study: module ``verdictscope.report.tasks.KIND``, or plain defaults."""
-    try:
-        return import_module(f"verdictscope.report.tasks.{kind}").WORDING
-    except ModuleNotFoundError:
-        return Wording()
+def wording_of(task: str) -> Wording:
+    """The wording of a task: of module ``verdictscope.report.tasks.TASK``, else that of refusal in the task's nouns."""
+    module = task if task in SHIPPED else "refusal"
+    wording: Wording = import_module(f"verdictscope.report.tasks.{module}").WORDING
+    return wording if module == task else _in_nouns(wording, task_named(task).wording)
+
+
+def _in_nouns(wording: Wording, nouns: Mapping[str, str]) -> Wording:
+    """Labels, groups and figures of a wording with a task's own nouns; without the summary, whose sentences are not."""
+    yes = nouns.get("yes", "the outcome")
+    others = {
+        "refusal rate": f"rate of “{yes}”",
+        "of refusal": f"of “{yes}”",
+        "Refusal": "Outcome",
+        "refusal": "outcome",
+    }
+
+    def swap(text: str) -> str:
+        for old, new in others.items():
+            text = text.replace(old, new)
+        return text
+
+    groups = tuple(replace(g, title=swap(g.title), note=swap(g.note), label=swap(g.label)) for g in wording.groups)
+    figures = {name: swap(title) for name, title in wording.figures.items()}
+    return replace(
+        wording,
+        summary=lambda results: [],
+        headline=lambda results: [(swap(label), row) for label, row in wording.headline(results)],
+        groups=groups,
+        figures=figures,
+        scale=(f"as where {nouns.get('no', 'not')}", f"as where {yes}"),
+    )
 
 
 class Shown:
