@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import verdictscope.report.words as words
 from verdictscope.errors import InputError
-from verdictscope.report import words
 from verdictscope.report.provenance import leaves, plain_value
 from verdictscope.report.wording import wording_of
 from verdictscope.stats import independent_difference

@@ -12,9 +12,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+import verdictscope.report.compare as compare
+import verdictscope.report.provenance as origin
+import verdictscope.report.tables as tables
+import verdictscope.report.words as words
 from verdictscope import provenance
-from verdictscope.report import compare, tables, words
-from verdictscope.report import provenance as origin
 from verdictscope.report.glossary import TERMS
 from verdictscope.report.marks import mark
 from verdictscope.report.terminal import warnings

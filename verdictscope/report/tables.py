@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verdictscope.report import words
+import verdictscope.report.words as words
 from verdictscope.report.wording import Group
 from verdictscope.study.results import ALL, Result, Results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from verdictscope.report import words
+import verdictscope.report.words as words
 from verdictscope.report.wording import heads_found, wording_of
 from verdictscope.study.criteria import assess
 from verdictscope.study.folder import open_run

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from verdictscope.report import words
+import verdictscope.report.words as words
 from verdictscope.study.results import ALL, Result, Results
 from verdictscope.study.tasks import SHIPPED, task_named
 

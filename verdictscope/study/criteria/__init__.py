@@ -1,6 +1,7 @@
 """The evidence ladder: criteria evaluated on a run's results, each with its rule and what it does not show."""
 
-from verdictscope.study.criteria import bias, heads
+import verdictscope.study.criteria.bias as bias
+import verdictscope.study.criteria.heads as heads
 from verdictscope.study.criteria.criterion import Assessment, Criterion, Evidence
 from verdictscope.study.criteria.probing import BASELINES, TRANSFERS, readable
 from verdictscope.study.criteria.replicated import REPLICATED, replicated
