@@ -277,18 +277,20 @@ def fit_probe(
             without rollout ids, whose tokens are not independent.
 
     Example:
-        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from verdictscope.activations import collect, load_model
         >>> from verdictscope.probes import fit_probe
-        >>> rng = np.random.default_rng(0)
-        >>> true = np.arange(200) % 2
-        >>> states = rng.normal(size=(3, 200, 8)) + 3 * true[:, None] * np.eye(8)[0]
-        >>> states[0] = rng.normal(size=(200, 8))  # layer 0 holds nothing
-        >>> result = fit_probe(states, true, permutations=39)
-        >>> result.to_frame()[["layer", "auroc", "null_high", "p", "chosen"]].round(2)
-           layer  auroc  null_high     p  chosen
+        >>> from verdictscope.sources import locate
+        >>> model = load_model("organism:cliff")
+        >>> table = pd.read_csv(locate("organism:cliff/prompts.csv")).query("mode == 'normal'")
+        >>> first, second = table[::2], table[1::2]  # any table of labelled texts
+        >>> states = collect(model, first["user"].to_list(), "resid_post", positions="last")
+        >>> result = fit_probe(states, first["object_category"].to_numpy(), permutations=39)
+        >>> result.to_frame()[["layer", "auroc", "low", "high", "n", "null_high", "p", "chosen"]]
+           layer  auroc  low  high  n  null_high  p  chosen
         ...
-        >>> other = rng.normal(size=(3, 60, 8)) + 3 * true[:60, None] * np.eye(8)[0]
-        >>> result.transfer(other, true[:60]).estimate > 0.9
+        >>> other = collect(model, second["user"].to_list(), "resid_post", positions="last")
+        >>> result.transfer(other, second["object_category"].to_numpy()).low > result.null.high
         True
     """
     given = prepare(states, labels, groups, texts, balance_on, split, seed)

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from verdictscope.activations import collect, load_model
 from verdictscope.errors import InputError
 from verdictscope.probes import ProbeResult, fit_probe
+from verdictscope.sources import locate
 
 PROMPTS, SAMPLES = 90, 2
 GROUPS = np.repeat([f"p{i}" for i in range(PROMPTS)], SAMPLES)
@@ -230,3 +232,21 @@ def test_rows_of_both_labels_in_a_prompt_need_their_rollouts() -> None:
         fit_probe(X, y, groups=prompts, permutations=0)
     found = fit_probe(X, pd.DataFrame({"label": y, "group": prompts, "rollout": samples}), permutations=39)
     assert found.null.p > 0.05
+
+
+def test_a_table_of_labelled_texts_takes_five_lines() -> None:
+    """Texts -> states -> probe, without chat template, harm or cells; rows in the caller's order."""
+    table = pd.read_csv(locate("organism:cliff/prompts.csv")).query("mode == 'normal'").sample(frac=1, random_state=0)
+    model, kinds = load_model("organism:cliff", device="cpu"), table["object_category"].to_numpy()
+    states = [collect(model, table["user"][k::2].to_list(), "resid_post", positions="last") for k in (0, 1)]
+    result = fit_probe(states[0], kinds[::2], texts=table["user"][::2].to_list(), Cs=[0.1], permutations=39)
+    assert result.classes == ("dangerous", "useful")
+    shown = result.to_frame()
+    assert shown["layer"].to_list() == list(range(model.n_layers))
+    assert shown["chosen"].sum() == 1
+    assert result.test.low > result.null.high
+    moved = result.transfer(states[1], kinds[1::2])
+    assert moved.n == len(kinds) // 2
+    assert moved.low > 0.7
+    assert len(result.baselines) == 3
+    assert result.readout().site == "resid_post"
