@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from verdictscope.interventions import HeadEdit, attribute, edited, sweep_heads
     from verdictscope.interventions.effects import effects
     from verdictscope.judgments import judge
+    from verdictscope.probes import fit_probe
     from verdictscope.rollouts import Rollout, generate, read_prompts
     from verdictscope.study.folder import open_run
     from verdictscope.study.run import run_study
@@ -47,6 +48,7 @@ _HOME = {
     "Site": "activations",
     "forward": "activations",
     "collect": "activations",
+    "fit_probe": "probes",
     "trace": "traces",
     "HeadEdit": "interventions",
     "edited": "interventions",
@@ -66,6 +68,7 @@ __all__ = [
     "collect",
     "edited",
     "effects",
+    "fit_probe",
     "forward",
     "generate",
     "judge",
