@@ -43,7 +43,7 @@ def test_a_smoke_test_ends_with_its_rollouts_and_a_line(
     done = call(*asked)
     assert done.code == 2
     last = done.err.strip().splitlines()[-1]
-    assert "no refused rollout in the train part" in last
+    assert "no refused rollout in the train split" in last
     assert f"0 of {n} answers" in last
 
 

@@ -1,5 +1,4 @@
-"""What stands beside the cliff: nulls, other normaliser, the published statistic, when it falls, and who is left
-out."""
+"""Controls of the cliff: nulls, other normalisers, the published statistic, change points, and exclusions."""
 
 from __future__ import annotations
 
@@ -99,35 +98,35 @@ def _exchanged(base: pd.DataFrame, hero: pd.DataFrame, normaliser: Normaliser, s
     asked = cliff(hero, normaliser, name="headline")
     others = base[~base["rollout"].isin(set(hero["rollout"]))]
     for cell, own in others.groupby("cell", sort=True):
-        beside = cliff(own, normaliser, name=str(cell))
-        shared = set(asked.table["group"]) & set(beside.table["group"])
+        other = cliff(own, normaliser, name=str(cell))
+        shared = set(asked.table["group"]) & set(other.table["group"])
         if shared:
             name = f"normalised drop minus that of {cell}, paired by prompt"
-            difference = drop_difference(asked, beside, name=name)
+            difference = drop_difference(asked, other, name=name)
             yield _effect("paired", str(cell), difference, f"{len(shared)} prompts stand in both")
             continue
         for kind, unit in (("normalised", "normalised"), ("raw", "logit")):
             name = f"{kind} drop minus that of {cell}"
             try:
-                found = exchange_null(asked, beside, value=f"{kind}_drop", name=name, seed=seed)
+                found = exchange_null(asked, other, value=f"{kind}_drop", name=name, seed=seed)
             except InputError as error:
                 yield _row("exchange", str(cell), name, np.nan, 0, unit, about=str(error))
                 continue
-            told = found.to_row()
-            about = f"null {told['null_low']:.3g} to {told['null_high']:.3g}"
+            null = found.to_row()
+            about = f"null {null['null_low']:.3g} to {null['null_high']:.3g}"
             yield _row("exchange", str(cell), found.name, found.estimate, found.n, unit, p=found.p, about=about)
 
 
 def _turned(hero: pd.DataFrame, m: int, seed: int) -> Iterator[Row]:
-    """The headline's raw drop against that at other places of the same rollouts."""
+    """The headline's raw drop against that at other positions of the same rollouts."""
     name, cell = "raw drop against other places", str(hero["cell"].iloc[0])
     try:
         found = shift_null(hero, m, name=name, seed=seed)
     except InputError as error:
         yield _row("shift", cell, name, np.nan, 0, "logit", about=str(error))
         return
-    told = found.to_row()
-    about = f"null {told['null_low']:.3g} to {told['null_high']:.3g}; a raw drop alone is no cliff"
+    null = found.to_row()
+    about = f"null {null['null_low']:.3g} to {null['null_high']:.3g}; a raw drop alone is no cliff"
     yield _row("shift", cell, found.name, found.estimate, found.n, "logit", p=found.p, about=about)
 
 
@@ -200,13 +199,13 @@ def _change_rows(changes: pd.DataFrame, rollouts: list[Rollout], seed: int) -> I
 def _settled(
     run: RunFolder, hero: pd.DataFrame, some: list[Rollout], rollouts: dict[str, Rollout]
 ) -> tuple[pd.DataFrame, list[Row]]:
-    """When the probe, a reader of the words and the model itself, its thinking closed early, settle; and the gaps."""
+    """When the probe, a text classifier and the model itself (its thinking closed early) settle; and the gaps."""
     readings: list[pd.DataFrame] = [probe_readings(hero, some)]
     why: dict[str, str] = {}
     for reader, read in (("text", _read_text), ("forced", _read_forced)):
         try:
             readings.append(read(run, some, rollouts))
-        except InputError as error:  # one outcome to train on, no thinking to close: said, and the run goes on
+        except InputError as error:  # one outcome to train on, no thinking to close: noted, and the run goes on
             why[reader] = str(error)
     times = commitment(pd.concat(readings, ignore_index=True), some)
     seed, rows = run.study.seed, []
@@ -223,7 +222,7 @@ def _settled(
 
 
 def _read_text(run: RunFolder, some: list[Rollout], rollouts: dict[str, Rollout]) -> pd.DataFrame:
-    """A reader of the words, fitted on the training part."""
+    """A text classifier, fitted on the training split."""
     labels = run.labels()
     train = labels[(labels["part"] == "train") & labels["outcome"].notna()]
     outcome = {str(i): bool(v) for i, v in zip(train["rollout"], train["outcome"], strict=True)}

@@ -1,4 +1,4 @@
-"""Were enough answers parsed for what follows? Said as soon as they are written, with what to change."""
+"""Were enough answers parsed for what follows? Reported as soon as they are written, with what to change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from verdictscope.study.tasks import task_of
 from verdictscope.study.tasks.outcome import UNREAD
 
 FEW = 0.5
-"""Share of parsed answers below which a run says so when it has written them."""
+"""Share of parsed answers below which a run warns when it has written them."""
 
 
 def told(what: str, labels: pd.DataFrame) -> str:
@@ -33,8 +33,7 @@ def told(what: str, labels: pd.DataFrame) -> str:
 
 
 def warn(labels: pd.DataFrame) -> None:
-    """Say on standard error of which variant most answers were lost; the stage has ended, and its rollouts can be
-    read."""
+    """Warn on standard error where most answers of a variant could not be parsed; its rollouts are kept."""
     for variant, own in labels.groupby("variant", sort=False):
         if own["cell"].ne(UNREAD).mean() < FEW:
             print(f"verdictscope: {told(str(variant), own)}", file=sys.stderr)
@@ -44,7 +43,7 @@ def need_answers(run: RunFolder) -> None:
     """Refuse to go on where a probe could not be fitted: before hidden states are read, which takes longest.
 
     Raises:
-        InputError: a part of the split holds no refused or no complied rollout of the model under study.
+        InputError: one of the splits lacks an outcome.
     """
     base, wording = run.labels(), task_of(run.study).wording
     for part in ("train", "validation", "test"):
@@ -52,7 +51,7 @@ def need_answers(run: RunFolder) -> None:
         for outcome, word in ((True, wording["yes"]), (False, wording["no"])):
             if outcome not in found:
                 raise InputError(
-                    f"no {word} rollout in the {part} part, so no probe can be fitted. "
+                    f"no {word} rollout in the {part} split, so no probe can be fitted. "
                     f"{told('base', base)}; or add prompts or samples"
                 )
 

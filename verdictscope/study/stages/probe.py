@@ -1,4 +1,4 @@
-"""Stage ``probe``: a probe of refusing against complying at every layer, chosen, tested and doubted."""
+"""Stage ``probe``: a probe of the outcome at every layer; layer and penalty are selected, then tested with controls."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run_probe(run: RunFolder) -> None:
 
 
 def probe_rows(run: RunFolder, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
-    """The stored rows that have a label, with their place in the store.
+    """The stored rows that have a label, with their index in the store.
 
     The label is what the model under study did, never what it was asked. The answer's own tokens are not among the
     positions; a study that asks for them is refused.
@@ -79,14 +79,14 @@ def probe_rows(run: RunFolder, store: Store) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def position_classes(rows: pd.DataFrame) -> pd.Series:
-    """A name for the place of each row within its segment, for example ``thinking 3/8`` or ``think_end 2``."""
+    """The position bin of each row within its segment, for example ``thinking 3/8`` or ``think_end 2``."""
     grouped = rows.groupby(["rollout", "segment"], sort=False)["pos"]
-    place, size = grouped.rank(method="first").astype(int), grouped.transform("size")
+    rank, size = grouped.rank(method="first").astype(int), grouped.transform("size")
     thinking = rows["segment"] == "thinking"
     # Short thinking has fewer rows than asked for: its tokens are spread over the same classes by their share.
     largest = int(size[thinking].max()) if thinking.any() else 1
-    share = np.ceil((place - 0.5) / size * largest).astype(int)
-    names = rows["segment"] + " " + place.astype(str)
+    share = np.ceil((rank - 0.5) / size * largest).astype(int)
+    names = rows["segment"] + " " + rank.astype(str)
     return names.where(~thinking, "thinking " + share.astype(str) + f"/{largest}")
 
 
@@ -103,13 +103,13 @@ def probe_map(
     for layer, probe in sorted(probes.items()):
         scores = probe.decision_function(read_layer(layer)[validation])
         held = rows[validation]
-        for place, (name, segment) in enumerate(zip(order["position"], order["segment"], strict=True)):
+        for at, (name, segment) in enumerate(zip(order["position"], order["segment"], strict=True)):
             here = (held["position"] == name).to_numpy()
             if held["label"][here].nunique() < 2:
                 continue
             effect = auroc_effect(name, held["label"][here].to_numpy(), scores[here], held["group"][here].to_numpy())
             found.append(
-                {"layer": layer, "position": name, "segment": segment, "order": place}
+                {"layer": layer, "position": name, "segment": segment, "order": at}
                 | {"auroc": effect.estimate, "low": effect.low, "high": effect.high, "n": effect.n}
             )
     return pd.DataFrame(found)

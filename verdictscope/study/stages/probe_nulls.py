@@ -1,4 +1,4 @@
-"""What stands beside the probe's number: text, length, position and token alone, control tasks, random directions."""
+"""Baselines and controls of the probe: text, length, position, token, control tasks and random directions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_TYPES = 3
 
 
 def text_baselines(run: RunFolder) -> dict[str, Effect]:
-    """What the words alone tell: harm from the request, refusal from the whole prompt and from the thinking as well."""
+    """Text baselines: the factor from the request, the outcome from the whole prompt, and from the thinking as well."""
     labels = _read_labels(run)
     prompts = run.prompts().set_index("id").loc[labels["prompt"]]
     rollouts, tokenizer = run.rollouts(), run.model().tokenizer
@@ -47,8 +47,8 @@ def text_baselines(run: RunFolder) -> dict[str, Effect]:
         "tfidf_thinking": (tfidf_auroc, read, labels["outcome"]),
     }
     return {
-        key: reader(texts, label.astype(int), labels["group"], labels["part"], name=WORDS.get(key, key))
-        for key, (reader, texts, label) in asked.items()
+        key: baseline(texts, label.astype(int), labels["group"], labels["part"], name=WORDS.get(key, key))
+        for key, (baseline, texts, label) in asked.items()
     }
 
 

@@ -32,10 +32,10 @@ def run_tokens(run: RunFolder) -> None:
     """Write ``tokens.parquet``: chosen rollouts, and the target ones that were complied with also without the heads."""
     labels = chosen(run.labels(), run.study.tokens.per_cell)
     by_id = run.rollouts()
-    zeroed = labels[labels["target"] & labels["outcome"].eq(False).fillna(False).astype(bool)]
+    ablated = labels[labels["target"] & labels["outcome"].eq(False).fillna(False).astype(bool)]
     tables = []
     with run.ticking("tokens: every layer's probe") as tick:
-        variants = (("base", labels, ()), ("ablated_fixed", zeroed, found_heads(run)))
+        variants = (("base", labels, ()), ("ablated_fixed", ablated, found_heads(run)))
         for variant, of_variant, heads in variants:
             rollouts = [by_id[i] for i in of_variant["rollout"]]
             if rollouts:

@@ -1,4 +1,4 @@
-"""Stage ``transfer``: the probe fitted at every place and read at every other, and across sets of prompts.
+"""Stage ``transfer``: the probe fitted at each position bin and scored at every other, and across sets of prompts.
 
 With these numbers the probe has everything its probe card asks for, so the stage writes that too.
 """
@@ -32,7 +32,9 @@ def run_transfer(run: RunFolder) -> None:
         X = store.numpy(probe["site"], probe["layer"])[keep]
     given: dict[str, Any] = {"balance_on": (task.factor,), "permutations": section.relabellings, "seed": run.study.seed}
     with run.ticking("transfer: positions") as tick:
-        found = transfer_matrix(X, rows, probe["C"], "position", values=places(run, rows), progress=tick, **given)
+        found = transfer_matrix(
+            X, rows, probe["C"], "position", values=position_bins(run, rows), progress=tick, **given
+        )
     run.write("position_transfer", found.to_frame())
     tables = across_sets(run, X, rows, probe["C"], given) if section.by else []
     if tables:
@@ -86,7 +88,7 @@ def write_card(run: RunFolder, X: np.ndarray, rows: pd.DataFrame, sets: list[pd.
         run.made(file.name)
 
 
-def places(run: RunFolder, rows: pd.DataFrame) -> list[str]:
+def position_bins(run: RunFolder, rows: pd.DataFrame) -> list[str]:
     """The position classes in the order of the probe map; those it does not have come last."""
     order = run.table("probe_map").sort_values("order")["position"].drop_duplicates().to_list()
     there = set(rows["position"])

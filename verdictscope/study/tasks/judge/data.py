@@ -50,11 +50,11 @@ class CueSection(Section):
 
 
 class Verdicts(Section):
-    """How verdicts are read.
+    """How verdicts are given.
 
     Attributes:
-        thinking: judge with the judge's own thinking too, beside the reading without it.
-        thinking_items: how many items are judged with thinking, evenly spaced over every part; all by default.
+        thinking: judge after the judge's own thinking too, not only without it.
+        thinking_items: how many items are judged with thinking, evenly spaced over every split; all by default.
     """
 
     thinking: bool = True

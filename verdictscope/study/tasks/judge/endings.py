@@ -1,4 +1,4 @@
-"""What a judge would say if its thinking stopped, and what its verdict is made of there: parts by place and length."""
+"""The verdict a judge would give if its thinking stopped: contrasts by position of the stop and by allowed length."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def curves(scores: pd.DataFrame, found: list[Line], on: str, by: tuple[str, ...]
 
 
 def endings(run: RunFolder, ending: Ending, found: Mapping[str, Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The verdict where thinking is closed early: by rollout at every place, and by allowed length as curves.
+    """The verdict where thinking is closed early: by rollout at every position, and by allowed length as curves.
 
     Returns:
         ``rollout group place score``: after each quarter of the thinking, and in plain rollouts after every sentence;
@@ -116,7 +116,7 @@ def allowed(run: RunFolder, ending: Ending, variant: str, found: Mapping[str, Ju
 def length_curves(
     run: RunFolder, ending: Ending, variant: str, found: Mapping[str, Judged], read: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Parts of the verdict by allowed length: ``variant condition toward part step allowed estimate ... ended``.
+    """Contrasts of the verdict by allowed length: ``variant condition toward part step allowed estimate ... ended``.
 
     ``step`` counts the lengths and ``allowed`` says them, missing for the own end; ``ended`` is the share of the
     rollouts behind a row that had ended by themselves.

@@ -80,7 +80,7 @@ def judge_condition(
 
 
 def design(asked: Sequence[PairItem], shares: Sequence[float], seed: int) -> pd.DataFrame:
-    """Part and named side of every item: ``item group label part target``.
+    """Split and named side of every item: ``item group label part target``.
 
     Groups are split whole, stratified by their labels. Within each label the named side takes turns in shuffled order,
     so it is the better answer as often as the worse one.
@@ -111,7 +111,7 @@ def thinkings(run: RunFolder) -> tuple[str, ...]:
 
 
 def judged_items(run: RunFolder, thinking: str) -> list[PairItem]:
-    """The items judged with thinking on or off: with it, ``thinking_items`` of them, evenly spaced over every part."""
+    """The items judged with thinking on or off: with it, ``thinking_items`` of them, evenly spaced over every split."""
     most, found = run.study.data.verdicts.thinking_items, run.items()
     if thinking == "off" or most is None or most >= len(found):
         return found
@@ -124,7 +124,7 @@ def judged_items(run: RunFolder, thinking: str) -> list[PairItem]:
 
 
 def part_of(run: RunFolder) -> dict[str, str]:
-    """The part of the split that an item is in: ``train``, ``validation`` or ``test``."""
+    """The split that an item is in: ``train``, ``validation`` or ``test``."""
     table = run.table("items")
     return dict(zip(table["item"], table["part"], strict=True))
 
@@ -136,7 +136,7 @@ def targets(run: RunFolder) -> dict[str, str]:
 
 
 def cue_texts(run: RunFolder, condition: str) -> list[Insertion]:
-    """The sentences of a condition, ``{target}`` still open; none where nothing is said.
+    """The sentences of a condition with ``{target}`` unfilled; none in the plain condition.
 
     Raises:
         InputError: the study names a shipped cue that is no text.
@@ -165,7 +165,7 @@ def inserted(said: Sequence[Insertion], named: Mapping[str, str]) -> Callable[[I
 
 
 def bias_parts(run: RunFolder) -> pd.DataFrame:
-    """Content, position and cue parts of the verdict log-odds, in nats, of every variant with and without thinking."""
+    """Contrasts of the verdict log-odds, in nats, of every variant with and without thinking."""
     rows = []
     for variant in variants(run):
         for thinking in thinkings(run):

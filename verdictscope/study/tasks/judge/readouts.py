@@ -171,7 +171,7 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def probes_of(run: RunFolder) -> list[LinearReadout]:
-    """The probes of stage ``verdict_probes``, read at every token; none where that stage did not fit any.
+    """The probes of stage ``probe``, scored at every token; none where that stage did not fit any.
 
     They were fitted without thinking, where the verdict is read; before that they are read where they never were.
     """
