@@ -34,13 +34,13 @@ def head_map(
 ) -> Display:
     """Draw the effect of zero-ablating each head alone, as a layer × head map.
 
-    A table with a column ``contrast`` gets a map per contrast with the MLPs as a column of their own; one without it a
-    map and the effects against direct logit attribution.
+    A table of several contrasts gets a map per contrast with the MLPs as a column of their own; one of a single
+    contrast a map and the effects against direct logit attribution.
 
     Args:
-        table: the table heads.parquet or bias_heads.parquet.
+        table: the table heads.parquet.
         planted: (layer, head) pairs known to carry the mechanism; marked with an open dot.
-        variant: which model's rows of bias_heads.parquet.
+        variant: which model's rows, where there are several contrasts.
         left_out: what the positions of the ablation leave out, for the caption.
 
     Raises:
@@ -49,21 +49,22 @@ def head_map(
     Example:
         >>> import pandas as pd
         >>> from verdictscope import figures
-        >>> columns = ["layer", "head", "effect", "low", "high", "n"]
-        >>> columns += ["attribution_log_odds", "attribution_probe", "rank", "found"]
+        >>> columns = ["layer", "head", "estimate", "low", "high", "n"]
+        >>> columns += ["attribution", "attribution_probe", "rank", "found"]
         >>> rows = [(0, h, 0.1 * h, 0.0, 0.5, 20, -0.1 * h, None, 3 - h, h == 3) for h in range(4)]
         >>> "L0H3" in figures.head_map(pd.DataFrame(rows, columns=columns)).caption
         True
     """
     known = pairs(planted) if planted is not None else None
-    if "contrast" in table.columns:
-        need(table, "bias_heads", _SEVERAL)
+    if "contrast" in table.columns and table["contrast"].nunique() > 1:
+        need(table, "heads", _SEVERAL)
         rows = table[table["variant"] == variant] if "variant" in table.columns else table
         rows = rows.dropna(subset=["layer"]).astype({"layer": int, "head": int})
         rows = rows.assign(found=truth(rows["found"]), declared=truth(rows["declared"]))
         return Display(_contrast_maps(rows, known), _contrast_caption(rows, known, left_out), table)
-    need(table, "heads", _ONE)
-    rows = table.dropna(subset=["layer", "head"]).astype({"layer": int, "head": int})
+    one = table.rename(columns={"estimate": "effect", "attribution": "attribution_log_odds"})
+    need(one, "heads", _ONE)
+    rows = one.dropna(subset=["layer", "head"]).astype({"layer": int, "head": int})
     rows = rows[rows["head"] >= 0]  # whole sublayers are in the table, not in the map
     rows = rows.drop_duplicates(["layer", "head"]).assign(found=truth(rows["found"])).sort_values("rank")
     return Display(_single_map(rows, known), _single_caption(rows, known), table)

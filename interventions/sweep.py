@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from verdictscope.activations import BatchPlan, LogOddsReadout, Model, Readout
+from verdictscope.activations import BatchPlan, Model, Readout
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Component
 from verdictscope.interventions.edits.heads import HeadEdit
@@ -25,7 +25,6 @@ from verdictscope.interventions.edits.sublayers import SublayerEdit
 from verdictscope.interventions.effects import Effects, effects, sorted_by_size
 from verdictscope.judgments import Contrast, mean_contrast
 from verdictscope.judgments.contrasts import CONTENT
-from verdictscope.judgments.labels import at_first_difference
 from verdictscope.rollouts import Rollout
 from verdictscope.stats import (
     Effect,
@@ -301,7 +300,7 @@ def sweep_heads(
         model: a wrapped model.
         rollouts: teacher-forced ids; with contrasts all those that they weigh.
         readout: for example the refusal log-odds before the answer, or a judge's log-odds of the answer shown first
-            against the second, which with contrasts is read where its labels first differ.
+            against the second (:func:`~verdictscope.judgments.verdict_readout`).
         contrasts: by name (:func:`~verdictscope.judgments.order_contrasts`); by default the mean over rollouts.
         heads: which heads; all by default.
         sublayers: sites that are ablated as a whole too, layer by layer: ``attn_out``, ``mlp_out``.
@@ -340,8 +339,6 @@ def sweep_heads(
     edits += [SublayerEdit(site, (layer,), positions=positions) for site, layer in whole]
     components = tuple(("head", layer, head) for layer, head in chosen)
     components += tuple((site.removesuffix("_out"), layer, -1) for site, layer in whole)
-    if contrasts is not None and isinstance(readout, LogOddsReadout):
-        readout = at_first_difference(readout)
     swept = effects(model, rollouts, readout, edits, plan=plan, seed=seed, progress=progress)
     if contrasts is None:
         return HeadSweep.of(components, swept.on(mean_contrast(rollouts)), delta)

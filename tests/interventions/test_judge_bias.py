@@ -30,7 +30,7 @@ def planted() -> dict[str, set[tuple[int, int]]]:
 def done(out: Path, until: str, **changes: Any) -> RunFolder:
     """The shipped study without thinking, parts taken out at every token, as far as a stage."""
     data = tomllib.loads((STUDIES / "judge_bias.toml").read_text())
-    data["verdicts"], data["probe"] = {"thinking": False}, {"C": [0.01], "permutations": 50}
+    data["verdicts"] = {"thinking": False}
     data["heads"] = data["heads"] | {"positions": "all", "items": 14}
     for key, value in changes.items():
         data.pop(key) if value is None else data.update({key: value})
@@ -39,15 +39,15 @@ def done(out: Path, until: str, **changes: Any) -> RunFolder:
 
 
 def found(run: RunFolder) -> dict[str, set[tuple[int, int]]]:
-    biases = run.read_json("bias_heads")["biases"]
+    biases = run.read_json("heads")["contrasts"]
     return {bias: {(a, b) for a, b in facts["found"]} for bias, facts in biases.items()}
 
 
 def parts_of(run: RunFolder, variant: str) -> dict[str, Any]:
     """What a variant's sweep says of every bias: size, what the test declares, the strongest parts."""
-    told = run.read_json("bias_heads")
-    biases = (told if variant == "base" else told["reference"])["biases"]
-    table = run.table("bias_heads")
+    told = run.read_json("heads")
+    biases = (told if variant == "base" else told["reference"])["contrasts"]
+    table = run.table("heads")
     rows = {}
     for bias, facts in biases.items():
         own = table[(table["variant"] == variant) & (table["contrast"] == bias)].nlargest(6, "estimate")
@@ -92,8 +92,8 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
     run = done(tmp_path / "judge", "mitigate")
     here = found(run)
     moved = found(done(tmp_path / "moved", "heads", model=str(swapped("judge", tmp_path / "swapped")), reference=None))
-    told = run.read_json("bias_heads")
-    sets, table = run.table("bias_sets"), run.table("mitigations")
+    told = run.read_json("heads")
+    sets, table = run.table("ablation"), run.table("mitigations")
     values = table[table["thinking"] == "off"].set_index(["mitigation", "name"])
     gone, accuracy = {}, {}
     for bias in known:
@@ -109,7 +109,7 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
             "every token",
             "planted": {bias: sorted(map(list, heads)) for bias, heads in known.items()},
             "found": {bias: sorted(map(list, heads)) for bias, heads in here.items()},
-            "declared": {bias: told["biases"][bias]["selected"] for bias in known},
+            "declared": {bias: told["contrasts"][bias]["selected"] for bias in known},
             "found_after_swap": {bias: sorted(map(list, heads)) for bias, heads in moved.items()},
             "delta": told["delta"],
             "delta_is": told["delta_is"],
@@ -125,9 +125,9 @@ def test_planted_biases_are_found_move_with_a_swap_and_can_be_taken_out(tmp_path
     for bias, heads in known.items():
         # Named on one half, declared by the test on the other; what is named and not declared is in the evidence.
         assert here[bias] >= heads, bias
-        assert {tuple(head) for head in told["biases"][bias]["selected"]} >= heads, bias
+        assert {tuple(head) for head in told["contrasts"][bias]["selected"]} >= heads, bias
         assert {(layer, head ^ 1) for layer, head in moved[bias]} == here[bias], bias
         assert gone[bias]["removed"] >= 0.8, bias
         assert removed(sets, bias)["random_left"][0] > 0.2, bias
     assert accuracy["none"][0] - accuracy["found heads zeroed"][0] <= 0.02
-    assert not any(facts["selected"] or facts["found"] for facts in told["reference"]["biases"].values())
+    assert not any(facts["selected"] or facts["found"] for facts in told["reference"]["contrasts"].values())

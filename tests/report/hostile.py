@@ -76,7 +76,7 @@ def _fill_judge(made: dict[str, Any], text: str) -> None:
     data = study.data.model_copy(update={"items": items, "control": said, "cues": {word: said, "b": said}})
     made["study"] = study.model_copy(update=words | {"data": data})
     renamed = {"bandwagon": word, "authority": "b"}
-    for name in ("verdicts", "verdict_rates", "bias_parts", "bias_heads", "bias_sets", "mitigations"):
+    for name in ("verdicts", "verdict_rates", "bias_parts", "heads", "ablation", "mitigations"):
         made[name] = made[name].replace(renamed)
     verdicts = made["verdicts"]
     more = text[:2000]

@@ -35,8 +35,8 @@ def parts() -> dict[str, Any]:
         "verdicts": verdicts(),
         "verdict_rates": verdict_rates(),
         "bias_parts": bias_parts(),
-        "bias_heads": bias_heads(),
-        "bias_sets": bias_sets(),
+        "heads": heads(),
+        "ablation": ablation(),
         "mitigations": mitigations(),
         "verdict_probe": verdict_probe(),
         "correctness": correctness(),
@@ -152,7 +152,7 @@ def bias_parts() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bias_heads() -> pd.DataFrame:
+def heads() -> pd.DataFrame:
     """Every head and MLP of a model of six layers and eight heads, in both variants."""
     carriers = {"position": POSITION, "bandwagon": BANDWAGON, "authority": (), "content": ()}
     rows = []
@@ -171,7 +171,7 @@ def bias_heads() -> pd.DataFrame:
                     "declared": carries,
                     "content_loss": 0.0,
                     "effect_explore": value,
-                    "rank": rank[layer, head] + 1,
+                    "rank": rank[layer, head],
                     "attribution": 0.1,
                     "size": SIZES[contrast],
                     "found": component == "head" and rank[layer, head] < len(named),
@@ -181,7 +181,7 @@ def bias_heads() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bias_sets() -> pd.DataFrame:
+def ablation() -> pd.DataFrame:
     """Without the found heads the biases are gone; everything else stays."""
     rows = []
     for contrast, size in {**SIZES, "accuracy": 0.95}.items():

@@ -53,7 +53,7 @@ def parts() -> dict[str, Any]:
         "attribution": attribution(),
         "ablation": ablation(),
         "generation": generation(),
-        "transplant": transplant(),
+        "patched": patched(),
         "provenance": {
             "format": 2,
             "commit": "0" * 40,
@@ -167,8 +167,8 @@ def heads() -> pd.DataFrame:
     for place, (layer, head) in enumerate([*FOUND, *((a, b) for a in range(6) for b in range(3) if (a, b) != (3, 1))]):
         value = 3.0 - place if place < len(FOUND) else 0.1
         rows.append(
-            {"layer": layer, "head": head, "effect": value, "rank": place, "found": place < len(FOUND)}
-            | {"selected": place < len(FOUND)}
+            {"variant": "base", "contrast": "refusal", "component": "head", "layer": layer, "head": head, "rank": place}
+            | dict.fromkeys(("found", "selected", "declared"), place < len(FOUND))
             | effect(value, value - 0.1, value + 0.1, "nats")
         )
     return pd.DataFrame(rows)
@@ -194,10 +194,10 @@ def ablation() -> pd.DataFrame:
         {"set": f"random_{i}", "kind": "random", "heads": ""} | effect(x, x - 0.1, x + 0.1, "nats")
         for i, x in enumerate(rng.normal(0, 0.05, 99))
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(contrast="refusal", left=None)
 
 
-def transplant() -> pd.DataFrame:
+def patched() -> pd.DataFrame:
     rows = [
         {"set": "base", "kind": "base", "same_weights": False} | effect(6.0, 5.9, 6.1, "nats"),
         {"set": "found", "kind": "found", "same_weights": False} | effect(-9.0, -9.5, -8.5, "nats", p=0.01),
@@ -206,13 +206,13 @@ def transplant() -> pd.DataFrame:
         {"set": f"random_{i}", "kind": "random", "same_weights": i % 2 == 0} | effect(x, x - 0.1, x + 0.1, "nats")
         for i, x in enumerate(np.linspace(-0.2, 0.1, 99))
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(contrast="refusal", left=None)
 
 
 def generation() -> pd.DataFrame:
     rows = []
     for kind, rates in (
-        ("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "reference": 0.95, "transplanted": 0.1}),
+        ("target", {"base": 0.1, "ablated": 0.9, "random_0": 0.1, "reference": 0.95, "patched": 0.1}),
         ("control", {"base": 0.05, "ablated": 0.05, "random_0": 0.05, "reference": 0.05}),
     ):
         for variant, rate in rates.items():

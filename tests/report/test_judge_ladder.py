@@ -86,23 +86,19 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
         (drop("correctness"), "readable", "partly met"),
         # located: every named head, by the test on the other half
         (
-            rows(
-                "bias_heads",
-                "contrast == 'position' and layer == 2 and head == 5 and variant == 'base'",
-                declared=False,
-            ),
+            rows("heads", "contrast == 'position' and layer == 2 and head == 5 and variant == 'base'", declared=False),
             "located",
             "partly met",
         ),
-        (rows("bias_heads", "variant == 'base'", declared=False), "located", "not met"),
-        (drop("bias_heads"), "located", "not tested"),
+        (rows("heads", "variant == 'base'", declared=False), "located", "not met"),
+        (drop("heads"), "located", "not tested"),
         # necessary: a fifth left at most, interval and all; below every random set; p
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", high=0.61), "necessary", "partly met"),
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", low=-0.61), "necessary", "partly met"),
-        (rows("bias_sets", "contrast == 'position' and kind == 'found'", p=0.06), "necessary", "partly met"),
-        (rows("bias_sets", "contrast == 'position' and set == 'random_3'", estimate=0.05), "necessary", "partly met"),
-        (rows("bias_sets", "kind == 'found'", estimate=9.0, low=8.0, high=10.0), "necessary", "not met"),
-        (drop("bias_sets"), "necessary", "not tested"),
+        (rows("ablation", "contrast == 'position' and kind == 'found'", high=0.61), "necessary", "partly met"),
+        (rows("ablation", "contrast == 'position' and kind == 'found'", low=-0.61), "necessary", "partly met"),
+        (rows("ablation", "contrast == 'position' and kind == 'found'", p=0.06), "necessary", "partly met"),
+        (rows("ablation", "contrast == 'position' and set == 'random_3'", estimate=0.05), "necessary", "partly met"),
+        (rows("ablation", "kind == 'found'", estimate=9.0, low=8.0, high=10.0), "necessary", "not met"),
+        (drop("ablation"), "necessary", "not tested"),
         # specific: four fifths of everything else, two points of accuracy, with one bias's heads out at a time
         (
             rows("mitigations", "mitigation == 'position heads zeroed' and name == 'content'", low=3.99),
@@ -122,11 +118,11 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
         (rows("mitigations", "kind == 'ablate' and name == 'accuracy'", estimate=0.93), "specific", "met"),
         # without mitigations all found heads are out at once, and no other bias should stay
         (drop("mitigations"), "specific", "partly met"),
-        (lambda made: made.update(mitigations=None, bias_sets=None), "specific", "not tested"),
+        (lambda made: made.update(mitigations=None, ablation=None), "specific", "not tested"),
         # reference model: within what counts, and no head named
         (rows("bias_parts", "variant == 'reference' and name == 'position'", high=0.51), "reference", "partly met"),
         (
-            rows("bias_heads", "variant == 'reference' and contrast == 'bandwagon' and layer == 1", declared=True),
+            rows("heads", "variant == 'reference' and contrast == 'bandwagon' and layer == 1", declared=True),
             "reference",
             "partly met",
         ),
@@ -134,7 +130,7 @@ def test_of_a_judge_without_a_bias_nothing_is_asked_further(tmp_path: Path) -> N
             lambda made: made.update(
                 study=made["study"].model_copy(update={"reference": None}),
                 bias_parts=made["bias_parts"].query("variant == 'base'"),
-                bias_heads=made["bias_heads"].query("variant == 'base'"),
+                heads=made["heads"].query("variant == 'base'"),
             ),
             "reference",
             "not tested",

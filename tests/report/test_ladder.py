@@ -130,16 +130,16 @@ def drop(part: str) -> Change:
         (drop("generation"), "necessary", "partly met"),
         (drop("ablation"), "necessary", "partly met"),
         # sufficient: the smallest effect, the random sets, p, and both tests
-        (rows("transplant", "kind == 'found'", high=-MINIMUM["nats"] + 0.01), "sufficient", "partly met"),
-        (rows("transplant", "kind == 'found'", delta=8.6), "sufficient", "partly met"),
-        (rows("transplant", "kind == 'found'", p=0.06), "sufficient", "partly met"),
-        (rows("transplant", "set == 'random_3'", estimate=-8.6), "sufficient", "partly met"),
+        (rows("patched", "kind == 'found'", high=-MINIMUM["nats"] + 0.01), "sufficient", "partly met"),
+        (rows("patched", "kind == 'found'", delta=8.6), "sufficient", "partly met"),
+        (rows("patched", "kind == 'found'", p=0.06), "sufficient", "partly met"),
+        (rows("patched", "set == 'random_3'", estimate=-8.6), "sufficient", "partly met"),
         (
-            rows("generation", "variant == 'transplanted' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
+            rows("generation", "variant == 'patched' and cell_kind == 'target'", low=0.8, refused=0.9, high=0.95),
             "sufficient",
             "partly met",
         ),
-        (drop("transplant"), "sufficient", "partly met"),
+        (drop("patched"), "sufficient", "partly met"),
         (drop("generation"), "sufficient", "partly met"),
     ],
 )
@@ -150,8 +150,8 @@ def test_each_rule_at_its_edge(tmp_path: Path, alter: Change, key: str, status: 
 def test_without_a_reference_sufficiency_is_not_tested(tmp_path: Path) -> None:
     def alone(made: dict[str, Any]) -> None:
         made["study"] = made["study"].model_copy(update={"reference": None})
-        made["transplant"] = None
-        made["generation"] = made["generation"].query("variant != 'transplanted'")
+        made["patched"] = None
+        made["generation"] = made["generation"].query("variant != 'patched'")
 
     assert rungs(tmp_path, alone)["sufficient"].status == "not tested"
 

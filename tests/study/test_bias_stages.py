@@ -1,4 +1,4 @@
-"""Stages ``bias_heads`` and ``mitigations`` of a small judge study, on the bundled judge, from verdicts to figures."""
+"""Stages ``heads``, ``ablate`` and ``mitigate`` of a small judge study on the bundled judge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from verdictscope.figures import mitigations as draw_mitigations
 from verdictscope.study.folder import RunFolder, open_run
 from verdictscope.study.load import read_study
 from verdictscope.study.run import run_study
-from verdictscope.study.stages.bias_heads import half_items, left_out
+from verdictscope.study.stages.heads import left_out
+from verdictscope.study.tasks.judge import split_items
 
 SMALL = (
     "items.limit=24",
@@ -32,21 +33,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_the_table_of_heads_holds_both_variants_and_every_part(run: RunFolder) -> None:
-    table, model = run.table("bias_heads"), run.model()
+    table, model = run.table("heads"), run.model()
     assert set(table["variant"]) == {"base", "reference"}
     assert set(table["contrast"]) == {"content", "position", "bandwagon", "authority"}
     assert len(table) == 2 * 4 * (model.n_layers * model.n_heads + model.n_layers)
     heads = table[table["component"] == "head"]
     ranks = heads.groupby(["variant", "contrast"])["rank"].agg(sorted)
-    assert all(rank == list(range(1, model.n_layers * model.n_heads + 1)) for rank in ranks)
+    assert all(rank == list(range(model.n_layers * model.n_heads)) for rank in ranks)
     assert not table.loc[table["contrast"] == "content", "found"].any()
     assert table["attribution"].notna().all()
 
 
 def test_found_heads_are_those_of_the_exploring_half(run: RunFolder) -> None:
-    table, told = run.table("bias_heads"), run.read_json("bias_heads")
+    table, told = run.table("heads"), run.read_json("heads")
     base = table[table["variant"] == "base"]
-    for bias, facts in told["biases"].items():
+    for bias, facts in told["contrasts"].items():
         own = base[(base["contrast"] == bias) & base["found"]].sort_values("effect_explore", ascending=False)
         assert [[layer, head] for layer, head in zip(own["layer"], own["head"], strict=True)] == facts["found"]
         assert (own["content_loss_explore"] < told["delta"]).all()
@@ -56,13 +57,13 @@ def test_found_heads_are_those_of_the_exploring_half(run: RunFolder) -> None:
     assert told["items"] == {"explore": 8, "report": 8}
     assert "last only" in told["left_out"]
     assert left_out("all").startswith("nothing")
-    assert len(half_items(run, "explore", None) & half_items(run, "report", None)) == 0
+    assert len(split_items(run, "explore", None) & split_items(run, "report", None)) == 0
     assert "delta" in told
-    assert set(told["reference"]["biases"]) == set(told["biases"])
+    assert set(told["reference"]["contrasts"]) == set(told["contrasts"])
 
 
 def test_found_set_and_random_sets_stand_side_by_side(run: RunFolder) -> None:
-    sets = run.table("bias_sets")
+    sets = run.table("ablation")
     assert set(sets["contrast"]) == {"content", "position", "bandwagon", "authority", "accuracy"}
     for _, own in sets.groupby("contrast"):
         assert own["kind"].value_counts()[["base", "found"]].tolist() == [1, 1]
@@ -103,8 +104,8 @@ def test_mitigations_have_every_figure_with_its_interval(run: RunFolder) -> None
 
 
 def test_figures_are_drawn_and_tell_what_they_show(run: RunFolder) -> None:
-    heads, mitigations = run.table("bias_heads"), run.table("mitigations")
-    told = run.read_json("bias_heads")
+    heads, mitigations = run.table("heads"), run.table("mitigations")
+    told = run.read_json("heads")
     for variant in ("base", "reference"):
         caption = head_map(heads, variant=variant, left_out=told["left_out"]).caption
         assert "position" in caption.lower()

@@ -86,14 +86,12 @@ def test_the_planted_heads_exceed_the_smallest_effect_and_no_other_does(results:
 
 
 def test_put_into_the_reference_they_make_it_comply_and_random_heads_do_not(results: Results) -> None:
-    moved = results.get("ablate", "change of the log-odds", variant="transplanted", condition="refusal")
+    moved = results.get("ablate", "change of the log-odds", variant="patched", condition="refusal")
     assert moved.high < -moved.delta
     assert moved.null_low > moved.estimate / 10
-    rates = {
-        v: results.get("ablate", "refusal rate", variant=v, condition="target") for v in ("reference", "transplanted")
-    }
+    rates = {v: results.get("ablate", "refusal rate", variant=v, condition="target") for v in ("reference", "patched")}
     assert rates["reference"].estimate >= 0.9
-    assert rates["transplanted"].estimate <= 0.1
+    assert rates["patched"].estimate <= 0.1
 
 
 def test_the_curve_rises_with_the_found_heads_alone(run: Path) -> None:

@@ -47,7 +47,7 @@ def test_every_stage_ends_and_the_page_misses_nothing(run: tuple[Path, dict[str,
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "not finished" not in page
     captions = json.loads((folder / "figures" / "captions.json").read_text(encoding="utf-8"))
-    assert {"bias_parts", "bias_heads", "mitigations", "verdict_probe", "verdict_trace"} <= set(captions)
+    assert {"bias_parts", "heads", "mitigations", "verdict_probe", "verdict_trace"} <= set(captions)
     for title in ("Contrasts of the verdict", "Mitigations"):
         assert page.count(f"<h3>{title}</h3>") == 1
 

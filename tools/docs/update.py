@@ -25,7 +25,7 @@ DEMO, JUDGE = DOCS / "demo", DOCS / "demo_judge"
 PAGES = {"headline": ROOT / "README.md", "demo": DOCS / "demo.md"}
 """Name of each block that is written, and its page."""
 MARK = "<!-- {}:{} (written by `make readme` from a run of `make demo`) -->"
-SHOWN = ("bias_parts", "bias_heads", "mitigations", "verdict_trace")
+SHOWN = ("bias_parts", "heads", "mitigations", "verdict_trace")
 """Figures of ``docs/judge.md``; the report has all."""
 
 

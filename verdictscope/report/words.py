@@ -27,7 +27,7 @@ VARIANTS = {
     "reference": "reference model",
     "ablated": "selected heads ablated",
     "ablated_fixed": "selected heads ablated, same tokens",
-    "transplanted": "selected heads patched into the reference model",
+    "patched": "selected heads patched into the reference model",
 }
 """Names of the variants; others keep theirs."""
 

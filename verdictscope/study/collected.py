@@ -256,9 +256,10 @@ def _checks(run: RunFolder) -> Iterator[Result]:
 
 def _heads(run: RunFolder) -> Iterator[Result]:
     """Every head and sublayer of the sweeps, with the smallest effect that counts, and direct logit attribution."""
-    settings = run.find_json("heads") | run.find_json("bias_heads")
-    nats, n = settings.get("unit", "nats"), settings.get("n")
-    file = "heads.json" if run.has("heads.json") else "bias_heads.json"
+    settings, file = run.find_json("heads"), "heads.json"
+    if len(only := settings.get("contrasts", {})) == 1:
+        settings = next(iter(only.values())) | settings
+    nats, n = settings.get("unit", "nats"), settings.get("groups")
     for key, name, unit, of in (
         ("delta", "delta", nats, n),
         ("gap", "gap", nats, settings.get("gap_n")),
@@ -269,22 +270,18 @@ def _heads(run: RunFolder) -> Iterator[Result]:
             ends = {"estimate": settings[key], "low": settings.get(f"{key}_low"), "high": settings.get(f"{key}_high")}
             about = settings.get("delta_is") if key == "delta" else None
             yield Result.made("heads", "base", ALL, name, ends, unit=unit, n=of, about=about, file=file)
-    refusal = _rows(run, "heads")
-    yield from (_head(row, "refusal", "selected", "heads", estimate=row["effect"]) for row in refusal)
-    yield from (_head(row, row["contrast"], "declared", "bias_heads", **ITEMS) for row in _rows(run, "bias_heads"))
-    selected = {component_name(row) for row in refusal if row["found"]}
-    for row in _rows(run, "attribution", "readout in ['log_odds', 'decision'] and component == 'head'"):
+    rows = _rows(run, "heads")
+    more = ITEMS if any(row["contrast"] == "content" for row in rows) else {}
+    for row in rows:
+        flags = {"selected": row["found"], "confirmed": row["declared"], "p": row["p_adjusted"], "unit": "nats"}
+        null = {"null": "smallest effect that counts", "null_high": row["delta"], "kind": row["component"]}
+        name, file = component_name(row), "heads.parquet"
+        yield Result.made("heads", row["variant"], row["contrast"], name, row, file=file, **(flags | null | more))
+    selected = {component_name(row) for row in rows if row["found"]}
+    for row in _rows(run, "attribution", "readout == 'log_odds' and component == 'head'"):
         more = {"kind": "head", "unit": "nats", "file": "attribution.parquet"}
         name = component_name(row)
         yield Result.made("heads", "base", "attribution of the log-odds", name, row, selected=name in selected, **more)
-
-
-def _head(row: dict[str, Any], contrast: str, confirmed: str, file: str, **more: Any) -> Result:
-    flags = {"selected": row.get("found"), "confirmed": row.get(confirmed), "p": row.get("p_adjusted")}
-    null = {"null": "smallest effect that counts", "null_high": row.get("delta"), "unit": "nats"}
-    kind = {"kind": row.get("component", "head"), "file": f"{file}.parquet"}
-    variant = row.get("variant", "base")
-    return Result.made("heads", variant, contrast, component_name(row), row, **(flags | null | kind | more))
 
 
 def component_name(row: Mapping[str, Any]) -> str:
@@ -295,15 +292,16 @@ def component_name(row: Mapping[str, Any]) -> str:
 
 def _sets(run: RunFolder) -> Iterator[Result]:
     """The selected heads ablated, or patched into the reference model, against the range of the random sets."""
-    for table, variant in (("ablation", "ablated"), ("transplant", "transplanted")):
-        frame = run.find_table(table)
-        if frame is not None:
-            yield from _set(frame, variant, "refusal", "change of the log-odds", table, about=_same_weights(frame))
-    sets = run.find_table("bias_sets")
-    for contrast, own in sets.groupby("contrast", sort=False) if sets is not None else ():
-        for row in own[own["kind"] == "base"].to_dict("records"):
-            yield Result.made("ablate", "base", str(contrast), "size", row, about="", file="bias_sets.parquet", **ITEMS)
-        yield from _set(own, "ablated", str(contrast), "size", "bias_sets", about="", **ITEMS)
+    for table, variant in (("ablation", "ablated"), ("patched", "patched")):
+        sets = run.find_table(table)
+        for contrast, own in sets.groupby("contrast", sort=False) if sets is not None else ():
+            if own["left"].isna().all():  # the rows are changes of the unedited mean
+                yield from _set(own, variant, str(contrast), "change of the log-odds", table, about=_same_weights(own))
+                continue
+            for row in own[own["kind"] == "base"].to_dict("records"):
+                given = {"about": "", "file": f"{table}.parquet"}
+                yield Result.made("ablate", "base", str(contrast), "size", row, **given, **ITEMS)
+            yield from _set(own, variant, str(contrast), "size", table, about="", **ITEMS)
 
 
 def _same_weights(frame: pd.DataFrame) -> str:
@@ -343,8 +341,8 @@ def _rates(run: RunFolder) -> Iterator[Result]:
             null = {"null": f"{len(random)} random sets of heads", "null_low": min(0.0, rise), "null_high": rise}
         if {"ablated", "base"} <= set(made):
             yield _change("rise of the refusal rate", "ablated", made["ablated"], made["base"], **null)
-        if {"reference", "transplanted"} <= set(made):
-            yield _change("fall of the refusal rate", "transplanted", made["reference"], made["transplanted"])
+        if {"reference", "patched"} <= set(made):
+            yield _change("fall of the refusal rate", "patched", made["reference"], made["patched"])
 
 
 def _change(name: str, variant: str, upper: Result, lower: Result, **null: Any) -> Result:

@@ -522,7 +522,7 @@ def assumed_texts(study: Study, written: int) -> tuple[dict[str, list[Text]], li
     texts = {"base": base, "ablated": test}
     texts |= {f"random_{i}": [t for t in test if t.target or t.control] for i in range(study.ablation.generated_sets)}
     if study.reference:
-        texts |= {"reference": base, "transplanted": [t for t in test if t.target]}
+        texts |= {"reference": base, "patched": [t for t in test if t.target]}
     return texts, notes
 
 

@@ -327,27 +327,37 @@ TABLES: dict[str, Table] = {
     ),
     "heads": _t(
         "heads",
-        "a head or sublayer",
-        "component layer head name effect low high n unit seed delta p p_adjusted q selected effect_explore "
-        "found_again rank found attribution_log_odds attribution_probe direct direct_low direct_high compensated "
-        "compensated_low compensated_high",
-        found_again=_f("share of resamples of the exploring half in which it is selected"),
-        attribution_log_odds=_f("direct attribution to the decision's log-odds", "nats"),
-        attribution_probe=_f("direct attribution to the probe", "logit"),
-        direct=_f("change of the log-odds when only its write to the last stream is removed", "nats"),
+        "a head or sublayer and a contrast of the decision",
+        f"variant contrast size component layer head {INTERVAL} unit seed delta p p_adjusted q selected content_loss "
+        "declared effect_explore content_loss_explore rank found found_again attribution attribution_probe direct "
+        "direct_low direct_high compensated compensated_low compensated_high",
+        size=_f("the contrast unedited", "nats"),
+        estimate=_f(
+            "change of the contrast when the component alone is zero-ablated, report split; of a judge how much "
+            "smaller it is",
+            "nats",
+        ),
+        content_loss=_f("how much smaller content is (of a judge)", "nats"),
+        content_loss_explore=_f("the same on the explore split", "nats"),
+        found_again=_f("share of resamples of the explore split in which it is selected"),
+        attribution=_f("direct logit attribution to the contrast of the decision", "nats"),
+        attribution_probe=_f("direct logit attribution to the probe (of outcomes)", "logit"),
+        direct=_f("change of the log-odds when only its output is removed from the last residual stream", "nats"),
         direct_low=_f("lower end", "nats"),
         direct_high=_f("upper end", "nats"),
-        compensated=_f("`direct` minus `effect`: what later layers restore", "nats"),
+        compensated=_f("`direct` minus `estimate`: what later layers restore", "nats"),
         compensated_low=_f("lower end", "nats"),
         compensated_high=_f("upper end", "nats"),
     ),
     "attribution": _t(
-        "heads", "a component's direct attribution to a readout", f"readout component layer head {INTERVAL}"
+        "heads",
+        "a component's direct logit attribution to a contrast of a readout",
+        f"component layer head {INTERVAL} readout contrast variant",
     ),
     "writers": _t(
         "heads",
         "a null of the concentration of the probe's attribution",
-        "readout layer head kind n top null_mean null_low null_high p same_head",
+        "layer head kind n top null_mean null_low null_high p same_head readout",
         kind=_s("`random` directions or `permuted` probes"),
         n=_i("draws"),
         top=_f("largest head's share of all heads' absolute attribution"),
@@ -355,9 +365,11 @@ TABLES: dict[str, Table] = {
     ),
     "ablation": _t(
         "ablate",
-        "a set of heads ablated on the base model's tokens",
-        f"set kind heads name {EFFECT} norm about",
-        norm=_f("norm of what the set writes over that of the selected heads"),
+        "a contrast of the decision, or a rate, under a set of heads zero-ablated on the base model's tokens",
+        f"contrast set kind heads {INTERVAL} unit left p delta about norm",
+        estimate=_f("its mean; of outcomes the change of the unedited mean"),
+        left=_f("share of the unedited value that remains (of a judge)"),
+        norm=_f("output norm of the set over that of the selected heads"),
         **_SETS,
     ),
     "curve": _t(
@@ -368,10 +380,11 @@ TABLES: dict[str, Table] = {
         share=_f("share of all heads"),
         kind=_s("`top` or `random`"),
     ),
-    "transplant": _t(
+    "patched": _t(
         "ablate",
-        "a set of heads patched into the reference model",
-        f"set kind name {EFFECT} same_weights",
+        "the decision of the reference model with a set of heads patched in",
+        f"contrast set kind heads {INTERVAL} unit left p same_weights delta",
+        estimate=_f("change of the unedited mean", "nats"),
         same_weights=_b("both models have the same weights there"),
         **_SETS,
     ),
@@ -424,17 +437,6 @@ TABLES: dict[str, Table] = {
         verdicts=_i("verdicts behind the rate"),
         missing=_i("groups without one"),
     ),
-    "bias_heads": _t(
-        "heads",
-        "a head or sublayer and a contrast",
-        f"variant contrast size component layer head name {EFFECT} q selected content_loss declared effect_explore "
-        "content_loss_explore rank found attribution",
-        size=_f("the contrast unablated", "nats"),
-        estimate=_f("how much smaller the contrast is when the component alone is ablated, reporting half", "nats"),
-        content_loss=_f("how much smaller content is", "nats"),
-        content_loss_explore=_f("the same on the exploring half", "nats"),
-        attribution=_f("direct attribution to the contrast", "nats"),
-    ),
     "verdict_tokens": _t(
         "heads",
         "a component, a contrast and a span of the prompt",
@@ -443,13 +445,6 @@ TABLES: dict[str, Table] = {
         span=_s("span attended to: an answer, the cue, the instruction …"),
         estimate=_f("attribution through the span", "nats"),
         tokens=_f("mean length of the span", "tokens"),
-    ),
-    "bias_sets": _t(
-        "ablate",
-        "a contrast, or accuracy, under a set of heads",
-        f"contrast set kind heads about {INTERVAL} unit left p",
-        left=_f("share of the unablated value that remains"),
-        **_SETS,
     ),
     "mitigations": _t(
         "mitigate",

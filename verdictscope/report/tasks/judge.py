@@ -80,7 +80,7 @@ def _heads(results: Results) -> list[Point]:
             )
         )
     first = "Selected on one half of the items and confirmed on the other (nats by which the bias shrinks):"
-    files = ["bias_heads.parquet", "bias_sets.parquet"]
+    files = ["heads.parquet", "ablation.parquet"]
     return point("Heads", first, *sentences, truth(results), files=files) if sentences else []
 
 
@@ -298,7 +298,7 @@ WORDING = Wording(
     prompts=prompts,
     figures={
         "bias_parts": "Contrasts of the verdict",
-        "bias_heads": "The heads that carry each bias",
+        "heads": "The heads that carry each bias",
         "verdict_spans": "The spans that heads attend to",
         "mitigations": "Mitigations",
         "verdict_probe": "Where the verdict can be read",

@@ -22,7 +22,7 @@ def summary(results: Results) -> list[Point]:
     clear = drop is not None and drop.low is not None and drop.low > 0
     why = results.select(stage="trace", variant="base", condition="target", name="normalised_drop")
     failed = f"The drop could not be measured: {why[0].about}." if why and drop is None and why[0].about else ""
-    rates = {v: find("ablate", "refusal rate", v) for v in ("base", "ablated", "reference", "transplanted")}
+    rates = {v: find("ablate", "refusal rate", v) for v in ("base", "ablated", "reference", "patched")}
     control = {v: find("ablate", "refusal rate", v, "control") for v in ("base", "ablated")}
     probe, log_odds = results.find("probe", "AUROC"), find("ablate", "change of the log-odds", "ablated", "refusal")
     text = results.find("probe", "words of prompt and thinking", condition="baseline")
@@ -94,7 +94,7 @@ def summary(results: Results) -> list[Point]:
                 "Patching the heads' weights into the reference model changes its refusal rate from {reference} to "
                 "{transplanted}.",
                 reference=rates["reference"],
-                transplanted=rates["transplanted"],
+                transplanted=rates["patched"],
             ),
             files=["ablation.parquet", "generation.parquet"],
         ),
@@ -149,7 +149,7 @@ def headline(results: Results) -> list[tuple[str, Result]]:
             "change of the log-odds, heads patched into reference",
             "ablate",
             "change of the log-odds",
-            "transplanted",
+            "patched",
             "refusal",
         ),
         ("refusal rate, target requests", "ablate", "refusal rate", *TARGET),
@@ -158,7 +158,7 @@ def headline(results: Results) -> list[tuple[str, Result]]:
         ("refusal rate, control requests", "ablate", "refusal rate", "base", "control"),
         ("refusal rate, control, heads ablated", "ablate", "refusal rate", "ablated", "control"),
         ("refusal rate, target, reference model", "ablate", "refusal rate", "reference", "target"),
-        ("refusal rate, target, heads patched into reference", "ablate", "refusal rate", "transplanted", "target"),
+        ("refusal rate, target, heads patched into reference", "ablate", "refusal rate", "patched", "target"),
     )
 
 

@@ -160,8 +160,8 @@ SPECIFIC = Criterion(
 
 
 def _sufficient(results: Results) -> list[Evidence]:
-    moved = results.find("ablate", "change of the log-odds", variant="transplanted", condition="refusal")
-    rate = results.find("ablate", "fall of the refusal rate", variant="transplanted", condition="target")
+    moved = results.find("ablate", "change of the log-odds", variant="patched", condition="refusal")
+    rate = results.find("ablate", "fall of the refusal rate", variant="patched", condition="target")
     return [
         beyond("fall of the reference model's refusal log-odds, same tokens", moved, tested=True, sign=-1.0),
         beyond("fall of the reference model's refusal rate in free generation", rate),

@@ -23,7 +23,6 @@ DRAWN: tuple[tuple[str, tuple[str, ...], Draw], ...] = (
     ("position_transfer", ("position_transfer",), figures.transfer),
     ("erased_trace", ("erasure", "erased_trace"), figures.erasure),
     ("bias_parts", ("bias_parts",), figures.contrasts),
-    ("bias_heads", ("bias_heads",), figures.head_map),
     ("verdict_spans", ("verdict_tokens",), figures.spans),
     ("mitigations", ("mitigations",), figures.mitigations),
     ("verdict_probe", ("verdict_probe",), figures.verdict_probe),
@@ -71,6 +70,5 @@ def _settings(run: RunFolder) -> dict[str, dict[str, object]]:
     pairs = [[int(n) for n in name.removeprefix("L").split("H")] for name in planted] if planted else None
     trace = run.find_table("trace")
     closing: dict[str, object] = {} if trace is None else {"closing": closing_tokens(trace)}
-    left_out = run.find_json("bias_heads").get("left_out")
-    heads: dict[str, object] = {"planted": pairs}
-    return {"trace": closing, "erased_trace": closing, "heads": heads, "bias_heads": heads | {"left_out": left_out}}
+    heads: dict[str, object] = {"planted": pairs, "left_out": run.find_json("heads").get("left_out")}
+    return {"trace": closing, "erased_trace": closing, "heads": heads}

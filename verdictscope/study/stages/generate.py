@@ -15,7 +15,7 @@ from verdictscope.study.folder import RunFolder
 from verdictscope.study.stages.parsed import warn
 from verdictscope.study.tasks.outcome import UNREAD, matches, outcome_task
 
-TRANSPLANTED = "transplanted"
+PATCHED = "patched"
 """Variant of what the reference model writes with the found heads of the model under study in it."""
 
 
@@ -60,7 +60,7 @@ def engine(run: RunFolder, variant: str) -> str | Server:
 
 def sample(run: RunFolder, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
     """Generate with the variant's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
-    model = run.pair()[1] if variant == TRANSPLANTED else run.model(variant)
+    model = run.pair()[1] if variant == PATCHED else run.model(variant)
     with run.ticking(f"rollouts: {variant}") as tick:
         rollouts = generate(
             model,

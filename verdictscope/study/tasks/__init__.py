@@ -6,7 +6,7 @@ rollout has one of two outcomes) and :func:`register` an instance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +14,11 @@ from verdictscope.errors import InputError
 from verdictscope.study.schema import Data, Study
 
 if TYPE_CHECKING:
+    from numpy import ndarray
+
     from verdictscope.activations import Model, Readout
     from verdictscope.judgments import Contrast
+    from verdictscope.rollouts import Rollout
     from verdictscope.study.folder import RunFolder
 
 STAGES = (
@@ -51,6 +54,9 @@ class Task:
         computed_by: ``module:function`` of stages that compute something else than ``stages/NAME.py`` does.
         wording: nouns for reports: ``yes`` and ``no`` (the outcomes), ``unit`` (what is shown), ``target`` and
             ``control`` (the two sets of them).
+        sublayers: sites that are ablated whole too, by split.
+        signs: signs of the contrasts, where they are known beforehand; by default those of the explore split.
+        read_at: the position at which the decision is read.
     """
 
     name: ClassVar[str]
@@ -58,6 +64,9 @@ class Task:
     stages: ClassVar[tuple[str, ...]] = STAGES
     computed_by: ClassVar[Mapping[str, str]] = {}
     wording: ClassVar[Mapping[str, str]] = {}
+    sublayers: ClassVar[Mapping[str, tuple[str, ...]]] = {"explore": (), "report": ("attn_out", "mlp_out")}
+    signs: Mapping[str, float] | None = None
+    read_at: ClassVar[str] = "before_answer"
 
     def files(self, study: Study) -> list[str]:
         """Files outside the run folder that the study's prompts or items come from, as the study names them."""
@@ -74,6 +83,39 @@ class Task:
     def contrasts(self, run: RunFolder, variant: str, thinking: str) -> dict[str, Contrast]:
         """The contrasts over a variant's rollouts, by name."""
         raise NotImplementedError
+
+    def swept(self, study: Study) -> list[str]:
+        """Variants whose heads are swept."""
+        return ["base"]
+
+    def positions(self, study: Study) -> str:
+        """Where components are ablated in the sweep."""
+        return "all"
+
+    def random_sets(self, study: Study) -> int:
+        """How many random sets the selected heads are compared with."""
+        return study.ablation.random_sets
+
+    def decision_at(self, run: RunFolder) -> Readout:
+        """The decision as the sweeps read it."""
+        return run.decision()
+
+    def decided(
+        self, run: RunFolder, variant: str, split: str, *, every: bool = False, thinking: str = "off"
+    ) -> tuple[list[Rollout], dict[str, Contrast]]:
+        """Rollouts of the ``explore`` split (train and validation) or the ``report`` split (test), up to the decision,
+        as many as the sweep takes or ``every`` one, and the contrasts over them."""
+        raise NotImplementedError
+
+    def linear_readouts(self, run: RunFolder, variant: str) -> dict[str, tuple[Readout, str]]:
+        """Readouts that are attributed to components, by name, and the position at which each is read."""
+        raise NotImplementedError
+
+    def rates(
+        self, contrasts: Mapping[str, Contrast], values: ndarray, rollouts: Sequence[str]
+    ) -> dict[str, tuple[ndarray, tuple[str, ...]]]:
+        """Rates that follow from decisions ``[line rollout]``, by name: per line and item, and the items' groups."""
+        return {}
 
     def stage(self, name: str) -> Callable[[RunFolder], None]:
         """What does a stage of this task."""

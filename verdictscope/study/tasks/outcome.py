@@ -19,7 +19,7 @@ from verdictscope.study.tasks import Task, task_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from verdictscope.activations import Model
+    from verdictscope.activations import Model, Readout
     from verdictscope.judgments import Contrast
     from verdictscope.rollouts import Rollout
     from verdictscope.study.folder import RunFolder
@@ -97,6 +97,48 @@ class OutcomeTask(Task):
     def neutral(self, labels: pd.DataFrame) -> pd.DataFrame:
         """Labels with ``factor`` and ``outcome``: this task's two columns under names that are the same for all."""
         return labels.assign(factor=labels[self.factor], outcome=labels[self.outcome])
+
+    @property
+    def signs(self) -> dict[str, float]:  # type: ignore[override]
+        """A component without which the outcome becomes more likely has a positive effect."""
+        return {self.name: -1.0}
+
+    def decided(
+        self, run: RunFolder, variant: str, split: str, *, every: bool = False, thinking: str = "off"
+    ) -> tuple[list[Rollout], dict[str, Contrast]]:
+        """Target prompts without the outcome: those heads might have suppressed it in."""
+        from verdictscope.judgments import mean_contrast
+
+        labels, rollouts = run.labels(variant), run.rollouts(variant)
+        chosen = labels["target"] & labels["outcome"].eq(False) & ((labels["part"] == "test") == (split == "report"))
+        cut = [rollouts[i].until_answer() for i in labels.loc[chosen.fillna(False), "rollout"]]
+        found = [r for r in cut if r is not None][: None if every else run.study.heads.rollouts]
+        if (n := len({r.group for r in found})) < 2:
+            from verdictscope.study.stages.parsed import told
+
+            raise InputError(
+                f"{n or 'no'} group of {self.wording['target']} of the {split} split {self.wording['no']}, and a test "
+                f"of heads takes two. {told(self.wording['target'], labels[labels['target']])}; or add prompts to "
+                "prompts.target, or take others"
+            )
+        return found, {self.name: mean_contrast(found, self.name)}
+
+    def by_outcome(self, run: RunFolder) -> tuple[list[Rollout], list[Rollout]]:
+        """The explore split's rollouts with and without the outcome, up to the answer."""
+        labels, rollouts = run.labels(), run.rollouts()
+        explore = labels[labels["part"] != "test"]
+        kinds = []
+        for outcome in (True, False):
+            chosen = explore.loc[explore["outcome"].eq(outcome).fillna(False), "rollout"]
+            cut = [rollouts[i].until_answer() for i in chosen]
+            kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
+        return kinds[0], kinds[1]
+
+    def linear_readouts(self, run: RunFolder, variant: str) -> dict[str, tuple[Readout, str]]:
+        from verdictscope.activations import logit_difference
+
+        linear = {"log_odds": logit_difference(run.model(variant), run.decision()), "probe": run.probe()}
+        return {name: (readout, self.read_at) for name, readout in linear.items()}
 
     def label(self, model: Model, study: Study, rollouts: Sequence[Rollout]) -> pd.DataFrame:
         """``rollout``, the outcome's column, and ``reason`` where it is missing."""
