@@ -58,7 +58,7 @@ def _moved(results: Results) -> list[Point]:
     content, rows = results.find("contrasts", CONTENT, condition=SHOWN), biases(results)
     if not rows:
         return []
-    large = {row.name for row in moving(results)}
+    large = [row.name for row in moving(results)]
     parts = [f"{clip(row.name, 60)} {estimate(row)}" for row in ([content] if content else []) + rows if row]
     beyond = listed([clip(name, 60) for name in large]) or "none of the biases"
     text = f"Contrasts of the verdict's log-odds, in nats: {listed(parts)}."
