@@ -46,32 +46,9 @@ WORDS = {
     "yield": ("verdicts that held", "verdicts that gave in"),
 }
 """The two classes of every label."""
-COLUMNS = (
-    "label",
-    "fit",
-    "read",
-    "kind",
-    "auroc",
-    "low",
-    "high",
-    "n",
-    "n_fit",
-    "positive",
-    "null_mean",
-    "null_low",
-    "null_high",
-    "selectivity",
-    "p",
-    "layer",
-    "C",
-    "words",
-    "words_low",
-    "words_high",
-    "odds",
-    "odds_low",
-    "odds_high",
-    "reason",
-)
+_CELL = "label fit read kind auroc low high n n_fit positive null_mean null_low null_high selectivity p layer C"
+_BASELINES = "words words_low words_high odds odds_low odds_high reason"
+COLUMNS = (*_CELL.split(), *_BASELINES.split())
 """Columns of a detector's matrix, one row per label and cell."""
 
 
@@ -86,7 +63,7 @@ class BiasDetector:
         table: ``COLUMNS``: ``kind`` is ``within`` (new items of the kind it was fitted on), ``transfer`` or ``left
             out`` (fitted on all other kinds); intervals over item groups, ``n`` of them read, ``n_fit`` verdicts fitted
             on, ``positive`` verdicts among those read; ``null_*`` over refits with labels permuted between items
-            (``cued``: within items), each choosing layer and penalty anew (``within`` against permuted labels,
+            (``cued``: within items), each selecting layer and penalty again (``within`` against permuted labels,
             elsewhere against the real ones: what directions read there that were learned from nothing); ``words`` reads
             the prompt alone, ``odds`` the verdict's log-odds and their square alone, both fitted as the detector is;
             ``reason`` says why a cell holds no number.
@@ -273,7 +250,7 @@ class _Fit:
         """A row per kind that is read."""
         left = self.name.startswith("all but ")
         reads = [k for k in kinds if k == self.name.removeprefix("all but ")] if left else kinds
-        blank = [
+        blank: list[dict[str, Any]] = [
             {
                 "label": self.label,
                 "fit": self.name,
@@ -309,7 +286,7 @@ class _Fit:
         return ""
 
     def _fill(self, cells: list[dict[str, Any]], used: pd.DataFrame) -> None:
-        """Fit, choose, test; the null does all three anew."""
+        """Fit, select, test; the null repeats all three."""
         rows = used.assign(rollout=used["type"] + "/" + used["rollout"], unit=used["type"] + "/" + used["item"])
         at = used["at"].to_numpy()
 
@@ -324,7 +301,7 @@ class _Fit:
         same = [cell["kind"] == "within" for cell in cells]
 
         def measure(labels: ndarray, scores: ndarray) -> ndarray:
-            # Elsewhere a direction learned from nothing may read the label too, rightly or the wrong way round: there
+            # Elsewhere a direction learned from noise may separate the label too, in either direction: there
             # only the labels fitted on are permuted.
             against = [labels if own else np.broadcast_to(real, labels.shape) for own in same]
             return np.stack([auroc_many(y[:, at], scores[:, at]) for y, at in zip(against, where, strict=True)])

@@ -43,7 +43,7 @@ IDENTITY = {
 }
 """Fields of a model that must agree, and what they are called. The name is not among them: a folder may be moved, its
 weights say whether it is the same."""
-TWIN = frozenset({"weights", "config", "revision"})
+REFERENCE = frozenset({"weights", "config", "revision"})
 """What reference model checkpoints (aligned and cliff, base and distilled, an adapter on and off) may differ in."""
 _NEVER = frozenset({"layers", "d_model", "architecture"})
 
@@ -62,7 +62,7 @@ class ProbeCard:
         trained: groups of prompts by part of the split, ``{"train": [...], "validation": [...], "test": [...]}``.
         split: how the parts were made: shares and seed.
         fit: penalty, balance, columns held fixed.
-        threshold: score above which the label is said, chosen on the validation part.
+        threshold: score above which the label is predicted, selected on the validation split.
         test: its number on the test part: estimate, low, high, n, unit.
         nulls: rows of nulls and baselines that stand beside that number.
         transfer: rows of the out-of-distribution matrix, empty where there is none.
@@ -114,10 +114,9 @@ class ProbeCard:
 
         Args:
             model: the model it is to read, as `load` gives it, or its identity as a mapping.
-            reference model: the model is a reference model of the one the probe was made on: ``True`` lets `TWIN`
-            differ, a collection names
-                the fields that may (``{"weights", "template"}`` for a base model and its distilled form). Width, layers
-                and architecture may never differ.
+            reference: the model is a reference model of the one the probe is from: ``True`` lets `REFERENCE` differ,
+                a collection names the fields that may (``{"weights", "template"}`` for a base model and its distilled
+                form). Width, layers and architecture may never differ.
             site: where the caller is about to read, checked where given.
             layer: likewise.
             norm: likewise, ``pre`` or ``final``.
@@ -130,7 +129,7 @@ class ProbeCard:
         if model is not None:
             known = isinstance(model, Mapping)
             found = model if known else describe_model(model, like=self.model.get("weights"))
-            self._check_model(found, TWIN if reference is True else frozenset(reference or ()))
+            self._check_model(found, REFERENCE if reference is True else frozenset(reference or ()))
         stated = {"site": site, "layer": layer, "norm": norm, "positions": positions}
         for name, value in stated.items():
             if value is not None and value != getattr(self, name):
@@ -163,7 +162,7 @@ class ProbeCard:
             if mine == theirs or key in may or (key == "revision" and None in (mine, theirs)):
                 continue
             hint = "" if key in _NEVER else "; a reference model checkpoint is read with reference=True"
-            if key not in TWIN | _NEVER:
+            if key not in REFERENCE | _NEVER:
                 hint = f"; a reference model that differs there is read with reference={{{key!r}, …}}"
             raise InputError(
                 f"this probe was made on {self.model.get('name')!r} and {found.get('name')!r} has another {words} "
@@ -188,16 +187,16 @@ class ProbeCard:
         return provenance.finite(asdict(self))
 
     def __repr__(self) -> str:
-        numbers = [self.test.get(key) for key in ("estimate", "low", "high")]
-        told = "not tested" if None in numbers else "{:.3f} [{:.3f}, {:.3f}]".format(*numbers)
+        known = all(self.test.get(key) is not None for key in ("estimate", "low", "high"))
+        tested = "{estimate:.3f} [{low:.3f}, {high:.3f}]".format(**self.test) if known else "not tested"
         return (
-            f"ProbeCard: {self.label} at {self.site} layer {self.layer} of {self.model.get('name')}, {told}; "
-            f"fitted on {len(self.trained.get('train', ()))} prompt groups, {len(self.nulls)} nulls beside it"
+            f"ProbeCard: {self.label} at {self.site} layer {self.layer} of {self.model.get('name')}, {tested}; "
+            f"fitted on {len(self.trained.get('train', ()))} prompt groups, {len(self.nulls)} nulls and controls"
         )
 
 
 def save_probe(folder: str | Path, readout: LinearReadout, card: ProbeCard) -> tuple[Path, Path]:
-    """Write ``probe.safetensors`` and ``probe card.json`` into a folder.
+    """Write ``probe.safetensors`` and ``card.json`` into a folder.
 
     Args:
         folder: made if missing.

@@ -33,23 +33,8 @@ from verdictscope.probes.verdict_states import Pairs, VerdictStates, item_parts,
 if TYPE_CHECKING:
     from verdictscope.figures import Display
 
-COLUMNS = (
-    "kind",
-    "condition",
-    "name",
-    "layer",
-    "estimate",
-    "low",
-    "high",
-    "n",
-    "groups",
-    "unit",
-    "null_mean",
-    "null_low",
-    "null_high",
-    "p",
-    "about",
-)
+_COLUMNS = "kind condition name layer estimate low high n groups unit null_mean null_low null_high p about"
+COLUMNS = tuple(_COLUMNS.split())
 """Columns of the table of correctness."""
 _ORDER = ("test", "permuted", "control", "baseline", "layer")
 

@@ -35,7 +35,7 @@ class Eraser:
     Attributes:
         left: what is taken away, ``[d rank]``.
         right: what it is measured by, ``[rank d]``.
-        mean: what stays as it is, ``[d]``.
+        mean: the point that is unchanged, ``[d]``.
         n: rows it was fitted on.
     """
 
@@ -46,7 +46,7 @@ class Eraser:
 
     @property
     def rank(self) -> int:
-        """Dimensions taken away; 0 where nothing told the concept."""
+        """Dimensions taken away; 0 where nothing predicted the concept."""
         return self.left.shape[1]
 
     def __call__(self, X: Any) -> Any:

@@ -27,7 +27,7 @@ FEWEST = 19
 NULLS = ("random", "permuted")
 """A random direction erased; the concept's labels exchanged between prompts and erased."""
 PROBES = ("old", "refitted")
-"""The probe as it was, read on erased states; the probe fitted anew on erased states."""
+"""The probe as fitted before, evaluated on erased states; the probe refitted on erased states."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class Erasure:
         return rows.iloc[0].to_dict()
 
     def __repr__(self) -> str:
-        told = [f"Erasure of {self.concept} ({self.eraser}), C {self.C:g}, {self.draws} draws a null; new prompts:"]
+        lines = [f"Erasure of {self.concept} ({self.eraser}), C {self.C:g}, {self.draws} draws a null; new prompts:"]
         for read in (self.concept, self.label):
             before, after = self.number(read, "old", "none"), self.number(read, "refitted", "concept")
-            told.append(
+            lines.append(
                 f"  {read}: {before['estimate']:.3f} [{before['low']:.3f}, {before['high']:.3f}], erased and refitted "
                 f"{after['estimate']:.3f} [{after['low']:.3f}, {after['high']:.3f}]"
             )
-        return "\n".join(told)
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         shown = self.table[self.table["erased"].isin(["none", "concept"])]
@@ -190,7 +190,8 @@ def erasure_control(
     eraser = fit_eraser(data.X[train], data.concept[train], data.weight, classes=2)
     erasers = [("none", None), ("concept", eraser), *_nulls(data, rows, eraser, unit, draws, seed)]
     old = data.fit(None)
-    table, lines = [], {}
+    table: list[pd.DataFrame] = []
+    lines: dict[tuple[str, str], list[Lines]] = {}
     for done, (kind, erased) in enumerate(erasers, start=1):
         probes = {"old": old} if erased is None else {"old": old, "refitted": data.fit(erased)}
         for probe, of in probes.items():

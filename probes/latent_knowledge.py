@@ -158,7 +158,7 @@ def tested(case: Case, result: ProbeResult, mirror: ProbeResult, view: ProbeResu
             ]
         )
         tables.append(pd.concat([first, table, _stated_wrong(case, probe, at, seed)]).assign(condition=scope))
-    return _told(pd.concat(tables, ignore_index=True), "test")
+    return _renamed(pd.concat(tables, ignore_index=True), "test")
 
 
 def level(name: str, hits: ndarray, one: ndarray, two: ndarray) -> Measure:
@@ -219,7 +219,7 @@ def add_nulls(table: pd.DataFrame, case: Case, measures: ndarray) -> None:
 def permuted(table: pd.DataFrame, refits: int) -> pd.DataFrame:
     """The null of every AUROC as rows of their own."""
     rows = table[table["name"] == "AUROC"]
-    about = "mean and range over refits with labels permuted between items, each choosing layer and penalty anew"
+    about = "mean and range over refits with labels permuted between items, each selecting layer and penalty again"
     null = rows.assign(
         kind="permuted",
         name="labels permuted between items",
@@ -236,14 +236,14 @@ def solving(case: Case, result: ProbeResult, solved: Mapping[str, bool], conditi
     """S2J's gap (arXiv 2509.22099) for the stated verdict, and the same with the probe in its place."""
     at = case.scopes[condition]
     own = [solved.get(item) for item in case.pairs.table["item"][at]]
-    told = {"stated, orders averaged": case.averaged[at], "probe": case.correct(result)[at]}
+    judged = {"stated, orders averaged": case.averaged[at], "probe": case.correct(result)[at]}
     found = [
         solve_to_judge(own, hits.astype(float), case.groups[at], seed=seed)
         .query("name == 'solve_judge_gap'")
         .assign(name=f"wrong though solved, {name}")
-        for name, hits in told.items()
+        for name, hits in judged.items()
     ]
-    return _told(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
+    return _renamed(pd.concat(found, ignore_index=True).assign(condition=condition), "test")
 
 
 def layers(case: Case, result: ProbeResult, mirror: ProbeResult, seed: int) -> pd.DataFrame:
@@ -260,8 +260,8 @@ def layers(case: Case, result: ProbeResult, mirror: ProbeResult, seed: int) -> p
                 share(f"{name}, {MIRROR}", shown, wrong, "validation items"),
             ]
             tables.append(measured(made, case.groups, seed=seed).assign(condition=scope, layer=layer))
-    return _told(pd.concat(tables, ignore_index=True), "layer")
+    return _renamed(pd.concat(tables, ignore_index=True), "layer")
 
 
-def _told(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+def _renamed(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return table.rename(columns={"definition": "about"}).assign(kind=kind)

@@ -1,4 +1,4 @@
-"""Figures of merit of scores in one call: AUROC, TPR at a FPR, accuracy, Brier score, ECE, reliability.
+"""Classification metrics of scores in one call: AUROC, TPR at a FPR, accuracy, Brier score, ECE, reliability.
 
 Thresholds and probabilities come from other rows than those that are judged; where they do not, the result says so.
 """
@@ -80,7 +80,7 @@ class ClassificationMetrics:
         tpr = f"{self.tpr}, above {self.threshold:.3g}" if self.tpr else f"TPR: not estimable, {self.not_estimable}"
         lines = [str(self.auroc), tpr, f"{self.accuracy}, cut at {self.cut:.3g}", str(self.brier)]
         lines.append(f"ECE {self.ece:.3f} over {self.bins} bins of equal mass")
-        return "Merit: " + "; ".join(lines) + ("; cut and calibration in sample" if self.in_sample else "")
+        return "Metrics: " + "; ".join(lines) + ("; cut and calibration in sample" if self.in_sample else "")
 
     def _repr_html_(self) -> str:
         table = self.to_frame()[["name", "estimate", "low", "high", "n"]]
@@ -97,7 +97,7 @@ def classification_metrics(
     fpr: float = 0.01,
     bins: int = BINS,
 ) -> ClassificationMetrics:
-    """Every figure of merit of scores.
+    """Every classification metric of scores.
 
     Args:
         labels: 0 or 1 per row.
@@ -105,8 +105,8 @@ def classification_metrics(
         groups: the prompt group of every row.
         fitted_on: labels and scores of other rows (validation), which set the cut of the accuracy (the best there) and
             the calibration (Platt's). ``None`` fits them on the rows judged here and says so.
-        fpr: false-positive rate at which the true-positive rate is told. Its threshold is the smallest score that at
-            most this share of the judged negatives exceeds: a point of the ROC curve.
+        fpr: false-positive rate at which the true-positive rate is reported. Its threshold is the smallest score that
+            at most this share of the judged negatives exceeds: a point of the ROC curve.
         bins: most bins of equal mass.
 
     Returns:
@@ -127,7 +127,7 @@ def classification_metrics(
     number(fpr, "fpr", 0, 1, above=True), whole_number(bins, "bins", 1)
     y, s = check_scores(labels, scores)
     if len(set(y)) < 2:
-        raise InputError("figures of merit need rows of two classes")
+        raise InputError("classification metrics need rows of two classes")
     g = _groups(groups, len(y))
     other_y, other_s = (y, s) if fitted_on is None else check_scores(*fitted_on)
     calibration = calibrate(other_y, other_s)

@@ -108,11 +108,10 @@ def prepare(
 ) -> Prepared:
     """Bring labels and columns into the order of the states, and split the rows that have no split."""
     layers = Layers.of(states)
-    named = isinstance(balance_on, Mapping | pd.DataFrame)
-    beside: dict[str, Any] = dict(balance_on) if named else {}
+    beside: dict[str, Any] = dict(balance_on) if isinstance(balance_on, Mapping | pd.DataFrame) else {}
     if isinstance(labels, pd.DataFrame):
         return _of_table(layers.of_rows(labels), labels, groups, texts, balance_on, split, seed)
-    if not named and len(balance_on):
+    if len(balance_on) and not beside:
         raise InputError("balance_on names columns of a prepared table: give them by name, {'harm': harm}")
     taken = [name for name in beside if name in ("rollout", "group", "label", "part", "given_group")]
     if taken:

@@ -36,7 +36,7 @@ def bag_of_words_auroc(
     Cs: Sequence[float | int] = TEXT_CS,
     ngrams: int = 1,
 ) -> Effect:
-    """AUROC of a logistic regression on word counts: fitted on train, C from validation, told on test."""
+    """AUROC of a logistic regression on word counts: fitted on train, C from validation, evaluated on test."""
     same_order(texts=texts, labels=labels, groups=groups, part=part)
     counter = CountVectorizer(token_pattern=_WORD, ngram_range=(1, ngrams))
     return _baseline(name, np.asarray(texts, dtype=object), labels, groups, part, _fit_text(counter), Cs)

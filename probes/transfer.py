@@ -1,7 +1,7 @@
 """Whether a probe reads where it was not fitted: at another place of the rollout, on another set of prompts.
 
 Each cell of a matrix is a probe fitted on training rows of one kind and read on test rows of another. Beside it stands
-its own null: the same fit and the same reading after labels were permuted between prompts, every relabelling used for
+its own null: the same fit and evaluation after labels were permuted between prompts, every permutation used for
 all cells, so that a p-value can also be corrected for how many cells there are.
 """
 
@@ -28,53 +28,35 @@ if TYPE_CHECKING:
     from verdictscope.figures import Display
 
 FEWEST = 200
-"""Fewest relabellings behind the range that stands beside a cell."""
+"""Fewest permutations behind the range of a cell."""
 
-COLUMNS = (
-    "fit",
-    "read",
-    "kind",
-    "auroc",
-    "low",
-    "high",
-    "n",
-    "n_fit",
-    "null_mean",
-    "null_low",
-    "null_high",
-    "selectivity",
-    "p",
-    "p_adjusted",
-    "held",
-    "held_low",
-    "held_high",
-    "reason",
-)
+_CELL = "fit read kind auroc low high n n_fit null_mean null_low null_high selectivity p p_adjusted"
+COLUMNS = (*_CELL.split(), "held", "held_low", "held_high", "reason")
 """Columns of a matrix's table, one row per cell."""
 
 NOT_SHOWN = (
-    "An AUROC is blind to shift and scale: a probe can order rows rightly where its zero means nothing. Reading "
+    "An AUROC is blind to shift and scale: a probe can order rows correctly where its zero means nothing. Reading "
     "elsewhere does not show that the direction means the same there, nor that the model uses it."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class TransferMatrix:
-    """AUROCs of probes fitted at one place and read at another, each with the range of its own null.
+    """AUROCs of probes fitted on one kind of rows and evaluated on another, each with the range of its own null.
 
     Attributes:
-        table: a row per cell, columns ``COLUMNS``: ``kind`` is ``within`` (new prompts of the place it was fitted at),
-            ``transfer`` or ``left out`` (fitted on all other places); ``low`` and ``high`` are a 95 % interval over
-            prompt groups, ``n`` counts those read and ``n_fit`` the rollouts fitted on; ``null_*`` are mean and range
-            over the relabellings, ``selectivity`` is ``auroc - null_mean``; ``p`` is one-sided, ``p_adjusted``
-            corrects it for all cells that are no ``within``; ``held`` compares only rows with equal held columns;
+        table: a row per cell, columns ``COLUMNS``: ``kind`` is ``within`` (new prompts of the kind it was fitted on),
+            ``transfer`` or ``left out`` (fitted on all other kinds); ``low`` and ``high`` are a 95 % interval over
+            prompt groups, ``n`` counts those evaluated and ``n_fit`` the rollouts fitted on; ``null_*`` mean and range
+            over the permutations, ``selectivity`` is ``auroc - null_mean``; ``p`` is one-sided, ``p_adjusted``
+            corrects it for all cells that are no ``within``; ``held`` compares only rows with equal balance columns;
             ``reason`` says why a cell could not be filled.
-        nulls: AUROC of every relabelling in every cell, in the order of the table.
-        over: what the places are: a column of the rows.
+        nulls: AUROC of every permutation in every cell, in the order of the table.
+        over: the column of the rows that names the kinds.
         C: penalty of every fit.
         how: how labels were permuted.
         balance_on: columns whose values are equal in ``held``.
-        seed: seed of the relabellings.
+        seed: seed of the permutations.
     """
 
     table: pd.DataFrame
@@ -85,14 +67,9 @@ class TransferMatrix:
     balance_on: tuple[str, ...]
     seed: int
 
-    @property
-    def relabellings(self) -> int:
-        """How many relabellings stand behind each null."""
-        return len(self.nulls)
-
     @cached_property
     def transfers(self) -> pd.DataFrame:
-        """The cells that were filled and read elsewhere than where they were fitted."""
+        """The filled cells that were evaluated on another kind than they were fitted on."""
         return self.table[(self.table["kind"] != "within") & self.table["auroc"].notna()]
 
     def to_frame(self) -> pd.DataFrame:
@@ -107,13 +84,13 @@ class TransferMatrix:
 
     def __repr__(self) -> str:
         rows, empty = self.transfers, int(self.table["auroc"].isna().sum())
-        head = f"TransferMatrix over {self.over}, C {self.C:g}, {self.relabellings} relabellings"
+        head = f"TransferMatrix over {self.over}, C {self.C:g}, {len(self.nulls)} permutations"
         if rows.empty:
             return f"{head}: no cell could be filled ({self.table['reason'].iloc[0]})"
         above = int((rows["low"] > rows["null_high"].clip(lower=0.5)).sum())
         worst = rows.loc[(rows["low"] - rows["null_high"]).idxmin()]
         return (
-            f"{head}: {above} of {len(rows)} transfers read above chance and every relabelling; weakest "
+            f"{head}: {above} of {len(rows)} transfers read above chance and every permutation; weakest "
             f"{worst['fit']} -> {worst['read']} {worst['auroc']:.3f} [{worst['low']:.3f}, {worst['high']:.3f}], null "
             f"{worst['null_low']:.3f} to {worst['null_high']:.3f}" + (f"; {empty} cells not filled" if empty else "")
         )
@@ -164,8 +141,8 @@ def transfer_matrix(
             where there is no such column.
         leave_one_out: also fit on all kinds but one and evaluate there, with three kinds or more.
         balance_on: columns that must not stand in for the label, as in `fit_probe`.
-        permutations: relabellings of every cell's null, at least 200; or how they are made.
-        seed: seed of the relabellings.
+        permutations: permutations of every cell's null, at least 200; or how they are made.
+        seed: seed of the permutations.
         progress: called with fits done and fits in all.
 
     Raises:
@@ -229,7 +206,7 @@ def transfer_matrix(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """One place's probe under the real labels (first) and every relabelling; rows of NaN where a class was missing."""
+    """One place's probe under the real labels (first) and every permutation; rows of NaN where a class was missing."""
 
     direction: Float[ndarray, "refit d"]
     bias: Float[ndarray, " refit"]
@@ -261,7 +238,7 @@ def _fit(given: _Given, where: Bool[ndarray, " row"]) -> _Fitted:
 
 
 def _evaluate(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tuple[dict[str, Any], ndarray]:
-    """One cell: the effect, its null, and the AUROC of every relabelling."""
+    """One cell: the effect, its null, and the AUROC of every permutation."""
     checked = given.checked
     test = checked.at("test") & where
     label = given.labels[:, checked.rollout[test]]
@@ -289,9 +266,9 @@ def _evaluate(given: _Given, probe: _Fitted, where: Bool[ndarray, " row"]) -> tu
 
 
 def _adjusted(table: pd.DataFrame, null: Float[ndarray, "refit cell"]) -> ndarray:
-    """Each transfer's p among all of them, from the largest standardised excess of every relabelling.
+    """Each transfer's p among all of them, from the largest standardised excess of every permutation.
 
-    Westfall and Young's single-step maximum (Resampling-Based Multiple Testing, 1993): the same relabelling stands in
+    Westfall and Young's single-step maximum (Resampling-Based Multiple Testing, 1993): the same permutation stands in
     all cells, so their dependence is kept.
     """
     of = (table["kind"] != "within").to_numpy() & table["auroc"].notna().to_numpy()

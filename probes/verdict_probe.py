@@ -133,8 +133,8 @@ def verdict_probe(
     where = condition or states.conditions[0]
     every = states.pairs(where)
     split = item_parts(states, seed) if split is None else split
-    used = every.where(every.table["said"].isin(["A", "B"]))
-    rows = mirrored_rows(used, used.table["said"] == "A", split)
+    used = every.where(every.table["agreed"].isin(["A", "B"]))
+    rows = mirrored_rows(used, used.table["agreed"] == "A", split)
     check_sides(rows, f"verdicts in {where} that both orders gave")
     given: dict[str, Any] = {"Cs": Cs, "permutations": permutations, "seed": seed}
     result = fit_probe(Layers(states.layers, used.mirrored, states.site), rows, progress=progress, **given)

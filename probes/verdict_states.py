@@ -1,7 +1,7 @@
 """Hidden states where a judge's verdicts are read, and the frame in which a pair's two orders are one item.
 
 An item shown in the orders AB and BA gives two states. Half their difference turns its sign when the answers are
-exchanged: it holds *content*. Half their sum stays as it is: it holds *position* (and format, and the question). A
+exchanged: it holds *content*. Half their sum is unchanged: it holds *position* (and format, and the question). A
 score that is linear in the first half alone, without an offset, is antisymmetric by construction: exchanging the sides
 negates it exactly, and no preference for a place can enter it.
 """
@@ -71,7 +71,7 @@ class VerdictStates:
         ab, ba = rows.loc[both["AB"]].reset_index(drop=True), rows.loc[both["BA"]].reset_index(drop=True)
         content, position = split_orders(ab["log_odds"], ba["log_odds"])
         table = ab[["condition", "item", "group", "label"]].assign(
-            said=ab["verdict"].where(ab["verdict"] == ba["verdict"], None),
+            agreed=ab["verdict"].where(ab["verdict"] == ba["verdict"], None),
             verdict_ab=ab["verdict"],
             verdict_ba=ba["verdict"],
             content=content,
@@ -85,8 +85,8 @@ class Pairs:
     """Items in both orders.
 
     Attributes:
-        table: per pair ``condition item group label said verdict_ab verdict_ba content position``: ``said`` is what the
-            judge said in both orders, missing where the order changed it; ``content`` the verdict's log-odds for A
+        table: per pair ``condition item group label agreed verdict_ab verdict_ba content position``: ``agreed`` is the
+            verdict of both orders, missing where the order changed it; ``content`` the verdict's log-odds for A
             averaged over the orders, ``position`` for the answer shown first, nats.
         ab: row of the order AB.
         ba: row of the order BA.
@@ -128,7 +128,7 @@ class Pairs:
 
 
 def mirrored_rows(pairs: Pairs, label: Any, part: Mapping[str, str]) -> pd.DataFrame:
-    """The table for a probe in the antisymmetric frame: each pair twice, as it is and with its sides exchanged.
+    """The table for a probe in the antisymmetric frame: each pair twice, unchanged and with its sides exchanged.
 
     On such rows the offset of a fit vanishes, a constant score has AUROC 1/2, and every null of the room applies: a
     unit's two rows move together.

@@ -50,7 +50,7 @@ def truths(values: Iterable[Any], what: str, names: Iterable[str] | None = None,
 
 
 def id_text(value: Any, *, whole_floats: bool = False) -> str | None:
-    """The rule of ids and groups: text as it is, a whole number by its digits; ``None`` for everything else.
+    """The rule of ids and groups: text unchanged, a whole number by its digits; ``None`` for everything else.
 
     ``whole_floats`` counts 1.0 as 1, for groups in a table, since pandas turns whole numbers with a gap to floats; in
     a user's file 1.0 could be ``1`` or ``1.0``.
@@ -78,7 +78,7 @@ def identity(value: Any, where: str) -> str | None:
 
 
 def text(value: Any, where: str) -> str | None:
-    """A text as it is; ``None`` for a gap."""
+    """A text, unchanged; ``None`` for a gap."""
     if missing(value):
         return None
     if not isinstance(value, str):
@@ -118,9 +118,9 @@ def probabilities(
     if len(wrong):
         at = int(wrong[0])
         value = given.iloc[at]
-        said = shown(value.item() if isinstance(value, np.generic) else value)
+        seen = shown(value.item() if isinstance(value, np.generic) else value)
         row = f"row {at + 1}" if names is None else names[at]
-        raise InputError(f"{what} of {row} is {said}: a probability lies between 0 and 1 (no percent)")
+        raise InputError(f"{what} of {row} is {seen}: a probability lies between 0 and 1 (no percent)")
     return found.to_numpy(dtype=float, na_value=np.nan)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -88,7 +89,7 @@ class DifferenceProbe(BinaryProbe):
             self.direction_, self.bias_ = _discriminant(X, y, weight, self.shrinkage, priors=False)
             return
         means = [np.average(X[y == k], axis=0, weights=weight[y == k]) for k in (0, 1)]
-        self.direction_, self.bias_ = _midway(means[1] - means[0], *means)
+        self.direction_, self.bias_ = _midway(means[1] - means[0], means)
 
     def fit_moments(self, n: Any, mean: Any, cov: Any = None) -> DifferenceProbe:
         """Fit from streamed moments.
@@ -170,7 +171,7 @@ def _discriminant(X: ndarray, y: ndarray, weight: ndarray, shrinkage: Any, *, pr
     n = np.bincount(y, weights=weight)
     offset = float(np.log(n[1] / n[0])) if priors else 0.0
     if not Z.any():  # every class is one point: only the direction between them is left
-        return _midway(delta / scale, *means, offset=offset)
+        return _midway(delta / scale, means, offset)
     if level <= 0 and len(Z) < Z.shape[1]:
         raise InputError("the covariance of fewer rows than features is singular; give shrinkage > 0")
     if len(Z) < Z.shape[1]:
@@ -178,7 +179,7 @@ def _discriminant(X: ndarray, y: ndarray, weight: ndarray, shrinkage: Any, *, pr
         w = (delta - rows.T @ np.linalg.solve(inner, rows @ delta)) / level
     else:
         w = _solve_shrunk(rows.T @ rows + level * np.eye(Z.shape[1]), delta)
-    return _midway(w / scale, *means, offset=offset)
+    return _midway(w / scale, means, offset)
 
 
 def _fit_moments(probe: Any, n: Any, mean: Any, cov: Any, *, priors: bool) -> None:
@@ -201,7 +202,7 @@ def _fit_moments(probe: Any, n: Any, mean: Any, cov: Any, *, priors: bool) -> No
         within = cov / scale / scale[:, None]
         w = _solve_shrunk((1 - share) * within + share * np.trace(within) / d * np.eye(d), w / scale) / scale
     offset = float(np.log(n[1] / n[0])) if priors else 0.0
-    probe.direction_, probe.bias_ = _midway(w, *mean, offset=offset)
+    probe.direction_, probe.bias_ = _midway(w, mean, offset)
     probe.classes_, probe.n_features_in_ = np.array([0, 1]), d
 
 
@@ -210,8 +211,8 @@ def _solve_shrunk(matrix: ndarray, delta: ndarray) -> ndarray:
     return np.linalg.lstsq(matrix, delta, rcond=None)[0]
 
 
-def _midway(w: ndarray, low: ndarray, high: ndarray, offset: float = 0.0) -> tuple[ndarray, float]:
-    return w, offset - float(w @ (low + high)) / 2
+def _midway(w: ndarray, means: Sequence[ndarray] | ndarray, offset: float = 0.0) -> tuple[ndarray, float]:
+    return w, offset - float(w @ (means[0] + means[1])) / 2
 
 
 def _number(shrinkage: Any) -> float:

@@ -1,4 +1,4 @@
-"""Logistic probes in bulk: every fold, penalty and relabelling of a layer from one decomposition.
+"""Logistic probes in bulk: every fold, penalty and labelling of a layer from one decomposition.
 
 ``features`` standardises within each training fold, ``newton`` and ``span`` minimise, ``fits`` holds the result, and
 ``solve`` puts them together.

@@ -16,7 +16,7 @@ from numpy import ndarray
 from verdictscope.errors import InputError
 
 _SUSPECT = 1e-8
-"""Share of a feature's mean square below which its variance is computed anew from deviations."""
+"""Share of a feature's mean square below which its variance is computed again from deviations."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from verdictscope.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class LogisticFits:
-    """Fitted probes by fold, penalty and relabelling.
+    """Fitted probes by fold, penalty and labelling.
 
     Attributes:
         Cs: the penalties, in the caller's order.

@@ -1,4 +1,4 @@
-"""All folds, penalties and relabellings of one layer, or of many, each fit certified."""
+"""All folds, penalties and labellings of one layer, or of many, each fit certified."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class ClusteredAuroc:
         """Interval ``logit(A) ± t * se(A) / (A (1 - A))``.
 
         With perfect separation (or its reverse) no spread is seen; then the bound is Clopper and Pearson's for k
-        disjoint pairs of groups that were all ordered rightly (P <= AUROC ** k), k the smaller of the numbers of
+        disjoint pairs of groups that were all ordered correctly (P <= AUROC ** k), k the smaller of the numbers of
         positive and negative groups.
         """
         check_confidence(confidence)

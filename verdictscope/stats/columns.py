@@ -12,7 +12,7 @@ from verdictscope.values import id_text
 
 
 def group_names(groups: Any, what: str = "group") -> np.ndarray:
-    """The name of every row's group as text, by one rule: text as it is, a whole number by its digits.
+    """The name of every row's group as text, by one rule: text unchanged, a whole number by its digits.
 
     1 and 1.0 are one group: a merge with a gap turns whole numbers to floats. ``"1"`` is the same one, as in files.
     """
@@ -62,7 +62,7 @@ def _risen(index: pd.Index) -> bool:
 
 
 def joined(column: Any, rows: pd.Index, name: str) -> Any:
-    """A column in the order of rows that have names: joined by its index where it has one, else as it is."""
+    """A column in the order of rows that have names: joined by its index where it has one, else unchanged."""
     index = index_of(column)
     if index is None:
         return column
