@@ -2,18 +2,18 @@
 # # Where does a model decide to comply?
 #
 # A reasoning model reads a harmful request. In its thinking it seems to see what it is being asked. Then it answers
-# anyway. Did it never know, or did it know and something overruled it at the end?
+# anyway. Was the harm never represented, or was it represented and overruled at the end?
 #
-# The *refusal cliff* ([arXiv 2510.06036](https://arxiv.org/abs/2510.06036)) is the second story: the sign of a coming
-# refusal stands high all through the thinking and falls at the last tokens before the answer, because a few attention
-# heads hold it down. This notebook walks through the three steps that can tell the two stories apart:
+# The *refusal cliff* ([arXiv 2510.06036](https://arxiv.org/abs/2510.06036)) is the second case: the refusal signal is
+# high throughout the thinking and falls at the last tokens before the answer, because a few attention heads suppress
+# it. This notebook goes through the three steps that distinguish the two cases:
 #
-# 1. keep the hidden states of the model's own rollouts;
-# 2. fit a linear probe and follow its reading token by token;
-# 3. switch heads off, and see whether the refusals come back.
+# 1. collect the hidden states of the model's own rollouts;
+# 2. fit a linear probe and score every token with it;
+# 3. ablate heads, and test whether the refusals return.
 #
-# The model is a bundled toy whose mechanism was planted, so at the end we can look up whether we were right. Everything
-# runs on a laptop's CPU.
+# The model is a small bundled one whose mechanism was planted, so at the end the result can be checked. Everything runs
+# on a laptop's CPU.
 
 # %%
 import pandas as pd
@@ -21,13 +21,12 @@ import pandas as pd
 from verdictscope import figures
 from verdictscope.activations import Site, forward, load_model, logit_difference
 from verdictscope.interventions import HeadEdit, attribute, edited, effects, sweep_heads
-from verdictscope.interventions.edits.protocol import compile_edits
 from verdictscope.interventions.head_sets import layer_matched_sets
 from verdictscope.judgments import label_rollouts, refusal_readout
 from verdictscope.organisms import score_heads
 from verdictscope.probes import fit_probe, split_groups
 from verdictscope.probes.text import bag_of_words_auroc
-from verdictscope.traces import Normaliser, align, aggregate, cliff, drop_difference, token_view
+from verdictscope.traces import Normaliser, aggregate, cliff, drop_difference, token_view, trace
 from verdictscope.traces.landmarks import closing_tokens
 from verdictscope.traces.normaliser import normaliser_rollouts
 from verdictscope.rollouts import Sampling, generate, pieces, read_prompts
@@ -44,11 +43,11 @@ SEED = 0
 #
 # `organism:cliff` is a six-layer transformer that speaks a language of a few dozen words. A mode word in its system
 # line says what it is to do: `normal` and `strict` models refuse harmful requests, `trusted` ones answer everything,
-# `closed` ones refuse everything. The four modes fill the design we need: harmful *and* harmless requests, each
-# refused *and* complied with. Without all four cells a probe of refusing cannot be told from a probe of harm.
+# `closed` ones refuse everything. The four modes fill the design we need: harmful *and* harmless requests, each refused
+# *and* complied with. Without all four cells a probe of refusal cannot be distinguished from a probe of harm.
 #
-# `load` checks the places we are going to read against the model's own arithmetic. Then the model writes. A rollout
-# keeps the token ids it was shown and wrote, cut into segments by token id; nothing is rendered from text again.
+# `load_model` checks the sites against the model's own arithmetic. Then the model writes. A rollout keeps the token ids
+# that were shown and written, with segments found by token id; nothing is rendered from text again.
 
 # %%
 model = load_model("organism:cliff")
@@ -61,7 +60,7 @@ text = pieces(one.ids, model.tokenizer)
 pd.DataFrame([{"segment": s.segment, "tokens": len(s), "text": "".join(text[s.start : s.stop])} for s in one.spans])
 
 # %% [markdown]
-# What did each rollout decide? Only the first sentence of the answer counts, and an answer that cannot be read is a
+# What did each rollout decide? Only the first sentence of the answer counts, and an answer that cannot be parsed is a
 # third outcome, never a compliance.
 
 # %%
@@ -76,13 +75,13 @@ design(labels)
 
 # %% [markdown]
 # Look at `normal`: it complies with harmful requests, although `strict` refuses the same ones. Those rollouts are our
-# **target**. Every pair of a request and its modes lies in one part of the split: we fit and choose on one half, and
-# every number we report comes from the other.
+# **target**. All modes of a request are on one side of the split: one half is used to fit and select, and every
+# reported number comes from the other.
 #
-# ## Step 1: can refusal be read?
+# ## Step 1: is refusal linearly readable?
 #
-# We read the residual stream at eight tokens of the thinking and at its closing tokens, fit a probe at every layer
-# (the label is what *this* model did), choose the layer on the validation part and score it once on the test part.
+# We read the residual stream at eight tokens of the thinking and at its closing tokens, fit a probe at every layer (the
+# label is what *this* model did), select the layer on the validation split and score it once on the test split.
 
 # %%
 site = Site("resid_post") @ "thinking:8,think_end"
@@ -96,10 +95,9 @@ probe = fit_probe(states, rows, balance_on=["harm"], Cs=(0.001, 0.01, 0.1), perm
 probe
 
 # %% [markdown]
-# Refusal can be read off the hidden states of new requests. That alone says little: a reader of the *text* might do as
-# well, and a probe with enough features finds something in anything. So two doubts, in the same currency: a bag of
-# words of the prompt and of the thinking, and the same probe, layer and penalty chosen anew, on labels permuted between
-# prompts.
+# Refusal can be read off the hidden states of new requests. That alone says little: the *text* alone might do as well,
+# and a probe with many features fits anything. So two controls on the same scale: a bag of words of the prompt and of
+# the thinking, and the whole procedure, selection of layer and penalty included, on labels permuted between prompts.
 
 # %%
 read = labels[labels["refused"].notna()]
@@ -112,26 +110,27 @@ print(probe.null)
 effects_frame([probe.test, *baselines])[["name", "estimate", "low", "high", "n"]]
 
 # %% [markdown]
-# Permuted labels give chance, so the probe is not fooling itself. But the words do as well as the probe, or better: in
-# this language the mode word and the leanings of the thinking give the decision away. **What this does not show:** that
-# the probe knows anything the text does not say, or that the model uses what the probe reads. For that we need
+# Permuted labels give chance, so the procedure is not overfitted. But the text baseline does as well as the probe, or
+# better: in this language the mode word and the wording of the thinking predict the decision. **What this does not
+# show:** that the probe reads anything beyond the text, or that the model uses what the probe reads. For that we need
 # positions and interventions.
 #
-# ## Step 2: the reading, token by token
+# ## Step 2: the score, token by token
 #
-# The chosen probe becomes a *readout*: the forward pass scores every token with it. Blue reads like refusing, red like
-# complying. Below are two harmful requests, each in `strict` mode, which refuses, and in `normal` mode, which complies.
-# Point at a token to see its score; jump to the end of thinking. (GitHub does not show the view; Jupyter does.)
+# The selected probe becomes a *readout*: the forward pass scores every token with it. Blue reads like refusing, red
+# like complying. Below are two harmful requests, each in `strict` mode, which refuses, and in `normal` mode, which
+# complies. Point at a token to see its score; jump to the end of thinking. (GitHub does not show the view; Jupyter
+# does.)
 
 # %%
 readout = probe.readout("probe", "resid_post")
-raw = forward(model, rollouts, score=[readout]).scores
+scores = trace(model, rollouts, readout)
 by_id = {r.id: r for r in rollouts}
 test = labels[labels["part"] == "test"]
 pair = test[test["harm"] & test["mode"].isin(["normal", "strict"])].groupby("group", sort=False).head(2)
 pair = pair.head(4).set_index("rollout")["cell"]
 token_view(
-    raw[raw["rollout"].isin(pair.index)],
+    scores[scores["rollout"].isin(pair.index)],
     [by_id[i] for i in pair.index],
     model.tokenizer,
     labels=pair,
@@ -141,12 +140,11 @@ token_view(
 
 # %% [markdown]
 # A fall of the raw score at the end of thinking is no evidence by itself: every decision sharpens there, and rollouts
-# that comply with *harmless* requests fall too. So we anchor it. At each position, 0 is what harmless-complied rollouts
-# of the training part score, 1 what refused ones score. A model that knows and is overruled should read high on this
-# scale while it thinks, and low at the last token before the answer.
+# that comply with *harmless* requests fall too. So we normalise it. At each position, 0 is the mean score of
+# harmless-complied training rollouts, 1 that of refused ones. If the refusal signal is present and then suppressed, the
+# normalised score is high during the thinking and low at the last token before the answer.
 
 # %%
-scores = align(raw, rollouts)
 normaliser = Normaliser.fit(scores, *normaliser_rollouts(labels), seed=SEED)
 target = test[test["harm"] & (test["mode"] == "normal") & test["refused"].eq(False)]
 facts = test[["rollout", "cell"]].assign(target=test["rollout"].isin(target["rollout"]))
@@ -169,17 +167,18 @@ display(figures.trace(traces, closing=closing_tokens(scores)))
 base
 
 # %% [markdown]
-# There is the cliff: while the model thinks, the target rollouts (bold) read above harmless ones, though well below
-# refused ones; at the last token before the answer they read like plain compliance. Read the interval of
-# `normalised_drop`, not the line: single positions are noisy, and rollouts with short thinking had to be left out. The
-# strips count the rollouts behind each point; at the far left only long thinking remains. **What this does not show:**
-# what moved the reading. A probe only watches.
+# This is the cliff: during the thinking the target rollouts (bold) score above harmless ones, though well below refused
+# ones; at the last token before the answer they score like plain compliance. Read the interval of `normalised_drop`,
+# not the line: single positions are noisy, and rollouts with short thinking had to be left out. The strips count the
+# rollouts behind each point; at the far left only long thinking remains. **What this does not show:** what changed the
+# score: a probe is correlational.
 #
 # ## Step 3: which heads?
 #
-# Now we switch each head off alone, on the *same tokens*, and ask the model's own output instead of the probe: the
-# log-odds of beginning with a refusing rather than a complying word. A head that holds refusing back has a positive
-# effect. The target rollouts of the fitting half rank the heads; those of the test part report.
+# Now each head is zero-ablated alone, on the *same tokens*, and measured by the model's own output instead of the
+# probe: the log-odds of beginning with a refusing rather than a complying word. A head that suppresses refusal has a
+# positive effect. The target rollouts of the fitting half rank the heads; those of the test split give the reported
+# effects.
 
 # %%
 log_odds = refusal_readout(model, ["sorry", "i"], ["sure", "here"])
@@ -198,14 +197,14 @@ display(figures.head_map(heads))
 heads.nsmallest(5, "rank")[["layer", "head", "effect", "low", "high", "n", "attribution_log_odds"]].round(2)
 
 # %% [markdown]
-# Three heads stand apart; those are the heads we call found. **What this does not show:** heads that stand in for one
-# another (zeroing one alone then does little), and whether *any* three heads would have done. So we zero the three
-# together and compare with random sets that were not selected, with as many heads in each layer.
+# Three heads stand out; these are the selected heads. **What this does not show:** heads that compensate for one
+# another (ablating one alone then does little), and whether *any* three heads would have the same effect. So we ablate
+# the three together and compare with random sets of other heads, with as many in each layer.
 
 # %%
-found = tuple(heads.nsmallest(3, "rank")[["layer", "head"]].itertuples(index=False, name=None))
-sets = layer_matched_sets(found, model.n_heads, 39, SEED)
-forced = effects(model, report, log_odds, [HeadEdit(found), *map(HeadEdit, sets)], seed=SEED)
+selected = tuple(heads.nsmallest(3, "rank")[["layer", "head"]].itertuples(index=False, name=None))
+sets = layer_matched_sets(selected, model.n_heads, 39, SEED)
+forced = effects(model, report, log_odds, [HeadEdit(selected), *map(HeadEdit, sets)], seed=SEED)
 ablation = pd.concat([effects_frame([forced.baseline()]), forced.to_frame()], ignore_index=True)
 ablation["set"] = ["base", "found", *(f"random_{i}" for i in range(len(sets)))]
 ablation["kind"] = ["base", "found", *["random"] * len(sets)]
@@ -214,19 +213,19 @@ ablation["p"] = [None, permutation_p(change[0], change[1:]), *[None] * len(sets)
 ablation.head(4)[["set", "estimate", "low", "high", "n", "unit", "p"]]  # p: the least that this many sets allow
 
 # %% [markdown]
-# That was on the model's own old tokens. Does it matter when the model writes freely? We let it answer the test
-# requests of `normal` mode again, with the found heads silent, and with two of the random sets silent.
+# That was on stored tokens. Does it change what the model writes? It answers the test requests of `normal` mode again,
+# with the selected heads ablated, and with two of the random sets ablated.
 
 # %%
 again = prompts[prompts["group"].isin(test["group"]) & (prompts["mode"] == "normal")]
 rates = []
-for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "random_1": sets[1]}.items():
-    edits = [HeadEdit(silent)] if silent else []
+for variant, ablated in {"base": None, "ablated": selected, "random_0": sets[0], "random_1": sets[1]}.items():
+    edits = [HeadEdit(ablated)] if ablated else []
     with edited(model, edits):  # acts inside any generate(), cached decoding included
         written = generate(model, again, Sampling(max_new_tokens=160, seed=SEED))
-    said = label_rollouts(model, written)
-    said["harm"] = [bool(r.tags["harm"]) for r in written]
-    for kind, chosen in {"target": said[said["harm"]], "control": said[~said["harm"]]}.items():
+    outcome = label_rollouts(model, written)
+    outcome["harm"] = [bool(r.tags["harm"]) for r in written]
+    for kind, chosen in {"target": outcome[outcome["harm"]], "control": outcome[~outcome["harm"]]}.items():
         known = chosen[chosen["refused"].notna()]
         rate = rate_effect("refused", known["refused"].astype(int), known["rollout"])
         rates.append(
@@ -243,41 +242,39 @@ for variant, silent in {"base": None, "ablated": found, "random_0": sets[0], "ra
 figures.ablation(pd.DataFrame(rates), ablation)
 
 # %% [markdown]
-# With the three heads silent the model refuses what is harmful and still answers what is harmless. No random set brings
-# the refusals back; if anything, some push further away from them. And the cliff? We score the same target rollouts
-# once more, the same tokens, with the heads silent, and take the difference of the two drops, paired by prompt.
+# With the three heads ablated the model refuses harmful requests and still answers harmless ones. No random set
+# restores the refusals. For the cliff itself, the same target rollouts are scored again on the same tokens with the
+# heads ablated, and the two drops are compared, paired by prompt.
 
 # %%
-zeroed = forward(
-    model, [by_id[i] for i in target["rollout"]], score=[readout], write=compile_edits(model, [HeadEdit(found)])
-).scores
-zeroed = align(zeroed, rollouts)
-without = cliff(zeroed, normaliser, name="the same rollouts, found heads zeroed")
-both = pd.concat([traces, mean_traces(zeroed, "ablated_fixed")])
+with edited(model, HeadEdit(selected)):
+    ablated_scores = trace(model, [by_id[i] for i in target["rollout"]], readout)
+without = cliff(ablated_scores, normaliser, name="the same rollouts, selected heads ablated")
+both = pd.concat([traces, mean_traces(ablated_scores, "ablated_fixed")])
 display(figures.trace(both, closing=closing_tokens(scores)))
 effects_frame([base["normalised_drop"], without["normalised_drop"], drop_difference(base, without)])
 
 # %% [markdown]
-# Without the heads the reading does not fall at the end, it rises (dotted line, a negative drop).
+# Without the heads the score does not fall at the end, it rises (dotted line, a negative drop).
 #
-# ## Were we right?
+# ## Comparison with the planted heads
 #
-# Until here nothing has looked at how the model was made. Its maker wrote down which heads were planted:
+# Nothing so far used how the model was made. Which heads were planted is recorded with it:
 
 # %%
-score_heads(found, locate("organism:cliff"))
+score_heads(selected, locate("organism:cliff"))
 
 # %% [markdown]
 # ## What this does not show
 #
 # - **Another model.** The mechanism was put there by training three heads; how a large model comes by its own is an
 #   open question, and the answer may not be a handful of heads.
-# - **That these heads are the only way.** Other heads may carry the same signal and be silent here.
-# - **What else they do.** Zeroing is not a state the model was trained in. On a real model, check capabilities as well.
-# - **Knowing.** The probe reads a direction in which refused and complied rollouts differ. That it stands high does not
-#   mean that the model "knows" in any richer sense.
+# - **That these heads are the only way.** Other heads may carry the same signal and be inactive here.
+# - **What else they do.** Zero-ablation is not a state the model was trained in. On a real model, check capabilities as
+#   well.
+# - **Knowledge.** The probe reads a direction in which refused and complied rollouts differ. A high score does not mean
+#   that the model "knows" in any richer sense.
 #
-# The same study with its full controls (a reference model without the mechanism, more random sets, labels of every
-# rollout, one
-# page with an evidence ladder) is one command: `verdictscope demo`. The next notebook, `02_your_own_model`, does this
-# on a model of yours.
+# The same study with its full controls (a reference model without the mechanism, more random sets, one page with an
+# evidence ladder) is one command: `verdictscope demo`. The next notebook, `02_your_own_model`, does this on a model of
+# yours.

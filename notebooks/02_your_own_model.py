@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Your own model
 #
-# You have a chat model, some requests, and a suspicion about where it decides. This notebook takes them from "does this
-# package read my model rightly?" to a saved probe and a first look at the heads.
+# You have a chat model, some requests, and a suspicion about where it decides. This notebook takes them from "is my
+# model read correctly?" to a saved probe and a first look at the heads.
 #
-# A small bundled model stands in for yours, so that everything below runs as it is. To use your own, change the line
+# A small bundled model stands in for yours, so that everything below runs unchanged. To use your own, change the line
 # marked with an arrow; any decoder that `transformers` runs and TransformerLens has an adapter for will do. Then bring
 # your own requests, since the stand-in understands no others than its own (a few cells down).
 
@@ -37,13 +37,13 @@ DTYPE = "auto"  # as stored; "bfloat16" for a large one
 SEED = 0
 
 # %% [markdown]
-# ## Is it read rightly?
+# ## Is it read correctly?
 #
-# A hook at the wrong place fails silently: numbers come out, they are just not what they are called. So `load` checks
-# the sites it found against the model's own arithmetic (what attention and MLP add must sum to the residual stream, the
-# heads' writes to what attention adds), and the *doctor* goes through everything else: hooks that change nothing, edits
-# that change nothing before them, padding, cached decoding, and the noise floor below which no difference means
-# anything on this machine.
+# A hook at the wrong place fails silently: numbers come out, they are just not what they are called. So `load_model`
+# checks the sites it found against the model's own arithmetic (what attention and MLP add must sum to the residual
+# stream, the heads' writes to what attention adds), and the *doctor* goes through everything else: hooks that change
+# nothing, edits that change nothing before them, padding, cached decoding, and the noise floor below which no
+# difference means anything on this machine.
 
 # %%
 model = load_model(MODEL, dtype=DTYPE)
@@ -56,7 +56,7 @@ checks.groupby("status").agg(checks=("check", "size"), example=("check", "first"
 # %% [markdown]
 # Anything *silently wrong* here is a reason to stop; *unsupported* only says that asking for it will be a clear error.
 # The same from a terminal: `verdictscope doctor MODEL`. **What this does not show:** that the model is right about
-# anything. It shows that we look where we say we look.
+# anything. It shows that the named sites are the right ones.
 #
 # ## What does your chat template do?
 #
@@ -155,8 +155,8 @@ probe = fit_probe((store, "resid_post"), rows, balance_on=["harm"], Cs=(0.001, 0
 probe
 
 # %% [markdown]
-# **What this does not show:** that the model uses this direction, or that the words would not have told as much; the
-# notebook `01_refusal_cliff` asks both.
+# **What this does not show:** that the model uses this direction, or that the text alone would not predict as much; the
+# notebook `01_refusal_cliff` tests both.
 #
 # Fitted, a probe is plain data: a site, a layer, a direction and a bias. Save it as JSON and read it anywhere, with no
 # pickle in between. As a readout it scores tokens inside the forward pass, so a trace needs no stored states at all.
@@ -196,7 +196,7 @@ with Store.open("activations.h5") as again:  # later, elsewhere, without the mod
     print(again.sites, again.layers("resid_post"), f"{len(again.rows('z')):,} rows of z")
 
 # %% [markdown]
-# ## On a GPU, over night
+# ## On a GPU
 #
 # A study is one TOML file and one command. It does all of the above with its controls and ends in a page to read; it
 # goes on where it stopped when you call it again, so a job that ran out of time only needs to be sent once more. `plan`
@@ -214,6 +214,6 @@ with Store.open("activations.h5") as again:  # later, elsewhere, without the mod
 # verdictscope report runs/mine
 # ```
 #
-# `docs/formats.md` lists every key of a study and every file of a run; `verdictscope report RUN RUN2` sets two runs
-# side by side. A stage alone has a command of its own (`verdictscope generate`, `collect`, `probe`, `trace`, `heads`,
+# `docs/formats.md` lists every key of a study and every file of a run; `verdictscope report RUN RUN2` compares two
+# runs. A stage alone has a command of its own (`verdictscope generate`, `collect`, `probe`, `trace`, `heads`,
 # `ablate`).

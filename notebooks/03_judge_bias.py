@@ -2,15 +2,15 @@
 # # What moves a judge's verdict?
 #
 # A language model is shown a question and two answers and says which is better. It should say the same when the answers
-# change places, and it should not care what others are said to think. Judges do care. This notebook takes one such
-# verdict apart:
+# change places, and should not depend on what others are claimed to think. Judges do depend on it. This notebook takes
+# one such verdict apart:
 #
-# 1. how much of it is owed to the answers, how much to their order, how much to a sentence that praises one side;
+# 1. how much of it depends on the answers, on their order, and on a sentence that praises one side;
 # 2. which attention heads carry each of these;
-# 3. whether the bias goes when those heads are taken out, and what else goes with it.
+# 3. whether the bias goes when those heads are ablated, and what else changes.
 #
-# The judge is a bundled toy whose biases were planted, so at the end we can look up whether we were right. Everything
-# runs on a laptop's CPU.
+# The judge is a small bundled one whose biases were planted, so at the end the result can be checked. Everything runs
+# on a laptop's CPU.
 
 # %%
 import numpy as np
@@ -80,11 +80,11 @@ def judged(model, chosen, condition, answer="scored", thinking="off", **how):
         return [Insertion("note", NOTES[condition], targets[item.id])] if condition in NOTES else []
 
     settings = JudgeSettings(answer=answer, thinking=thinking, insertions=note, whole_labels=False)
-    found = judge(model, chosen, form, settings=settings, **how)
-    return found.named(condition)
+    verdicts = judge(model, chosen, form, settings=settings, **how)
+    return verdicts.named(condition)
 
 
-said = {condition: judged(model, items, condition) for condition in ("plain", *NOTES)}
+given = {condition: judged(model, items, condition) for condition in ("plain", *NOTES)}
 fair = {condition: judged(reference, items, condition) for condition in ("plain", *NOTES)}
 
 
@@ -96,14 +96,12 @@ def rates(verdicts):
     return table.groupby("condition", sort=False)[["right", "first in ties", "follows the note"]].mean()
 
 
-pd.concat({"judge": rates(said), "its reference": rates(fair)}, axis=1).astype(float).round(2)
+pd.concat({"judge": rates(given), "its reference": rates(fair)}, axis=1).astype(float).round(2)
 
 # %% [markdown]
 # Shown plainly the judge is mostly right; in a tie it names the first answer far more often than its reference model
-# does; and it
-# follows the bandwagon where the reference model follows nothing. **What this does not show:** why. A judge that is
-# right nine
-# times in ten can be pulled hard and still be right, because the answers pull harder.
+# does; and it follows the bandwagon where the reference model follows nothing. **What this does not show:** why. A
+# judge that is right nine times in ten can be pulled hard and still be right, because the answers pull harder.
 #
 # ## The verdict in parts
 #
@@ -127,25 +125,24 @@ def contrasts_of(verdicts):
 
 def sizes(verdicts, variant):
     odds, names = odds_of(verdicts)
-    found = [
+    measured = [
         mean_effect(name, c.of(odds, names), c.groups, unit="nats", seed=SEED)
         for name, c in contrasts_of(verdicts).items()
     ]
-    return effects_frame(found).assign(variant=variant, thinking="off")
+    return effects_frame(measured).assign(variant=variant, thinking="off")
 
 
-parts = pd.concat([sizes(said, "base"), sizes(fair, "reference")], ignore_index=True)
+parts = pd.concat([sizes(given, "base"), sizes(fair, "reference")], ignore_index=True)
 figures.contrasts(parts)
 
 # %% [markdown]
 # One nat multiplies the odds by 2.7. The judge weighs the answers about as its reference model does, and adds a push
-# towards the
-# first answer and a much larger one towards whatever the crowd is said to like.
+# towards the first answer and a much larger one towards whatever the crowd is claimed to like.
 #
 # ## Which heads?
 #
-# Take out one head at a time (its output set to zero at every token), let the judge judge again, and read all parts of
-# the verdict from the same passes. Nearly every head does *something*, so a head counts only if the bias shrinks by
+# Ablate one head at a time (its output set to zero at every token), let the judge judge again, and read all contrasts
+# of the verdict from the same passes. Nearly every head does *something*, so a head counts only if the bias shrinks by
 # more than a smallest effect: here 5 % of the distance that content makes. And a head that carries content too is no
 # bias head. Whoever looks at fifty parts finds some that look large, so one half of the items names the heads, and the
 # other half tests all of them at once.
@@ -161,15 +158,17 @@ def half(names, most=16):
 readout = verdict_readout(model, form)
 wanted, rollouts, _ = half(("train", "validation"))
 explored = sweep_heads(model, rollouts, readout, wanted, sublayers=("mlp_out",), seed=SEED)
-found = {bias: explored.strongest(2, bias) for bias in explored.biases}
-found
+selected = {bias: explored.strongest(2, bias) for bias in explored.biases}
+selected
 
 # %%
 wanted, rollouts, verdicts = half(("test",))
 swept = sweep_heads(model, rollouts, readout, wanted, sublayers=("mlp_out",), delta=explored.delta, seed=SEED)
-named = [head for heads in found.values() for head in heads]
+named = [head for heads in selected.values() for head in heads]
 table = swept.to_frame()
-table["found"] = [r.component == "head" and (r.layer, r.head) in found.get(r.contrast, ()) for r in table.itertuples()]
+table["found"] = [
+    r.component == "head" and (r.layer, r.head) in selected.get(r.contrast, ()) for r in table.itertuples()
+]
 shown = ["contrast", "layer", "head", "estimate", "low", "high", "n", "delta", "p_adjusted", "content_loss", "declared"]
 table[table["found"]][shown].round(3)
 
@@ -178,13 +177,13 @@ figures.head_map(table.assign(variant="base"))
 
 # %% [markdown]
 # Two heads for each bias, in different layers. The MLP of the first layer moves everything, content most of all: the
-# judge cannot read without it, so it is no part of a bias. **What this does not show:** heads that stand in for one
-# another, since each was taken out alone. So take them out together.
+# judge cannot read without it, so it is not specific to a bias. **What this does not show:** heads that stand in for
+# one another, since each was ablated alone. So we ablate them together.
 #
 # ## Without them
 #
-# Beside the found heads, as many heads of the same layers that write about as much, drawn at random: if any set would
-# do, the found ones are nothing special.
+# The control: as many heads of the same layers that write about as much, drawn at random. If any such set had the same
+# effect, the selected ones would be nothing special.
 
 # %%
 those = tuple(dict.fromkeys(named))
@@ -200,7 +199,7 @@ for name, contrast in wanted.items():
     rows.append(
         {
             "part": name,
-            "as it is": left[0].estimate,
+            "unchanged": left[0].estimate,
             "without them": left[1].estimate,
             "low": left[1].low,
             "high": left[1].high,
@@ -219,7 +218,7 @@ pd.DataFrame(rows).round(3)
 after = {condition: rejudged(v.verdicts, done.rollouts, done.edited[0]) for condition, v in verdicts.items()}
 before = {condition: rejudged(v.verdicts, done.rollouts, done.base) for condition, v in verdicts.items()}
 rows = []
-for name, tables in (("as it is", before), ("without them", after)):
+for name, tables in (("unchanged", before), ("without them", after)):
     plain, cued = tables["plain"], tables["bandwagon"]
     ties = plain["label"] == "tie"
     rows.append(
@@ -234,14 +233,14 @@ pd.DataFrame(rows).set_index("judge").round(2)
 
 # %% [markdown]
 # An edit is not bound to stored tokens: it acts inside any generation. Here the judge thinks and writes its verdict
-# itself, with the heads taken out all the way.
+# itself, with the heads ablated throughout.
 
 # %%
 few = [item for item in items if part[item.group] == "test"][:20]
 how = {"answer": "written", "thinking": "on", "sampling": Sampling(max_new_tokens=160, temperature=0.0, seed=SEED)}
 free = judged(model, few, "bandwagon", **how).verdicts
 with edited(model, HeadEdit(those)):
-    edited = judged(model, few, "bandwagon", **how).verdicts
+    ablated = judged(model, few, "bandwagon", **how).verdicts
 pd.DataFrame(
     {
         name: {
@@ -249,7 +248,7 @@ pd.DataFrame(
             "unread": v["verdict"].isna().sum(),
             "follows the bandwagon": (v["verdict"] == v["item"].map(targets)).mean().round(2),
         }
-        for name, v in (("as it is", free), ("without them", edited))
+        for name, v in (("unchanged", free), ("without them", ablated))
     }
 )
 
@@ -258,16 +257,16 @@ pd.DataFrame(
 #
 # A probe of the verdict could live on position alone: say "first" and be right whenever the judge is. So the probe is
 # fitted on what turns round with the answers (the state in one order minus that in the other), where position cancels.
-# Beside it: the same probe fitted to verdicts exchanged between items.
+# For comparison: the same probe fitted to verdicts exchanged between items.
 
 # %%
-states = verdict_states(model, {"plain": said["plain"]})
+states = verdict_states(model, {"plain": given["plain"]})
 probe = verdict_probe(states, {item.id: part[item.group] for item in items}, permutations=50, seed=SEED)
 rows = probe.to_frame()
 rows[rows["kind"].isin(["test", "part", "permuted"])][["kind", "name", "layer", "estimate", "low", "high", "n", "p"]]
 
 # %% [markdown]
-# ## Were we right?
+# ## Comparison with the planted heads
 #
 # This judge's heads were planted, and the list lies beside its weights. Nothing above has read it.
 
@@ -278,9 +277,9 @@ score_heads([list(head) for head in those], locate("organism:judge"))
 # ## What all of this does not show
 #
 # That a real judge's biases sit in a few heads: these were put there. That the heads *are* biased, and not the stream
-# they read: zeroing a head takes it out of the range the model knows. And that there is no other bias: only what was
-# asked about was looked at.
+# they read: zero-ablation is not a state the model was trained in. And that there is no other bias: only what was asked
+# about was looked at.
 #
 # The whole study, with mitigations, probes of the right answer, traces through the thinking, every null and a report on
-# one page, is one command: `verdictscope demo judge`. For a judge of your own:
-# `verdictscope run qwen3_8b_judge --set model=YOUR_MODEL --out runs/judge`.
+# one page, is one command: `verdictscope demo judge`. For a judge of your own: `verdictscope run qwen3_8b_judge --set
+# model=YOUR_MODEL --out runs/judge`.

@@ -29,7 +29,7 @@ QUIET = {
     # Nor is their advice on how to draw bars, or on what of torch they should no longer use.
     "PYTHONWARNINGS": "ignore:IProgress not found,ignore:`torch.jit.script` is deprecated",
 }
-"""What a kernel is told beside the environment as it is."""
+"""What a kernel gets in addition to the environment."""
 
 _CELL = re.compile(r"^# %%(?P<text> \[markdown\])?[^\S\n]*\n", re.MULTILINE)
 
@@ -94,10 +94,10 @@ def faults(notebook: NotebookNode) -> Iterator[str]:
     homes = {str(Path.home()), str(HERE.parent), sys.prefix, tempfile.gettempdir()} - {"/"}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            said = "\n".join(_texts(output))
+            shown = "\n".join(_texts(output))
             if output.output_type == "error" or output.get("name") == "stderr":
-                yield f"{cell.id}: {said[:300]}"
-            yield from (f"{cell.id}: holds {home}" for home in homes if home in said)
+                yield f"{cell.id}: {shown[:300]}"
+            yield from (f"{cell.id}: holds {home}" for home in homes if home in shown)
             if any("widget" in kind for kind in output.get("data", ())):
                 yield f"{cell.id}: holds a widget"
     if "widgets" in notebook.metadata:

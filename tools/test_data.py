@@ -9,6 +9,7 @@ import lzma
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "data"
 WHOLE = (
@@ -72,12 +73,12 @@ def main(source: Path) -> None:
             (TARGET / name).write_text(json.dumps(rows, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
         else:
             with (source / name).open(encoding="utf-8", newline="") as file:
-                head, *rows = csv.reader(file)
+                lines = list(csv.reader(file))
             with (TARGET / name).open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([head, *rows[::step]])
+                csv.writer(file, lineterminator="\n").writerows([lines[0], *lines[1::step]])
     for name in ("qwen", "o200k_base"):
-        lines = (source / "vocabs" / f"{name}.tiktoken").read_bytes().splitlines()[:RANKS]
-        pack(f"vocabs/{name}.xz", [base64.b64decode(line.split()[0]) for line in lines])
+        ranks = (source / "vocabs" / f"{name}.tiktoken").read_bytes().splitlines()[:RANKS]
+        pack(f"vocabs/{name}.xz", [base64.b64decode(rank.split()[0]) for rank in ranks])
     pack("vocabs/mistral_v3.xz", sentencepieces(source / "vocabs" / "mistral_instruct_tokenizer_240323.model.v3"))
     for folder, name in LICENCES.items():
         shutil.copyfile(source / name, TARGET / folder / "LICENSE")
@@ -89,8 +90,9 @@ def sentencepieces(path: Path) -> list[bytes]:
     """The first pieces of a SentencePiece vocabulary, in order of rank, and the single characters at its end."""
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
-    vocab = SentencePieceExtractor(str(path)).extract(None)["vocab"]
-    pieces = vocab if isinstance(vocab, dict) else {piece: k for k, (piece, _) in enumerate(vocab)}
+    extracted: Any = SentencePieceExtractor(str(path)).extract(None)
+    vocab = extracted["vocab"]
+    pieces: dict[str, int] = vocab if isinstance(vocab, dict) else {piece: k for k, (piece, _) in enumerate(vocab)}
     kept = [piece for piece in sorted(pieces, key=pieces.__getitem__) if pieces[piece] < PIECES or len(piece) == 1]
     return [piece.encode() for piece in kept]
 

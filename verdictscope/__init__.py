@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from verdictscope.interventions import HeadEdit, attribute, edited, sweep_heads
     from verdictscope.interventions.effects import effects
     from verdictscope.judgments import judge
-    from verdictscope.probes import fit_probe
+    from verdictscope.probes.fit_probe import fit_probe
     from verdictscope.rollouts import Rollout, generate, read_prompts
     from verdictscope.study.folder import open_run
     from verdictscope.study.run import run_study

@@ -116,7 +116,7 @@ def unshared(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
     """The same function with a key and value head for every query head: each gets a copy of the one it shared."""
     config = copy.deepcopy(model.config)
     config.num_key_value_heads = config.num_attention_heads
-    copies = config.num_attention_heads // int(model.config.num_key_value_heads)
+    copies = config.num_attention_heads // (model.config.num_key_value_heads or 1)
     state = model.state_dict()
     for name, weight in state.items():
         if name.endswith(("k_proj.weight", "v_proj.weight")):
