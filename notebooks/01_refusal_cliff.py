@@ -186,7 +186,8 @@ asked = labels[labels["harm"] & (labels["mode"] == "normal") & labels["refused"]
 explore = [by_id[i].until_answer() for i in asked.loc[asked["part"] != "test", "rollout"]]
 report = [by_id[i].until_answer() for i in target["rollout"]]
 ranked = sweep_heads(model, explore, log_odds, seed=SEED).table()
-heads = sweep_heads(model, report, log_odds, seed=SEED).table().rename(columns={"estimate": "effect"})
+heads = sweep_heads(model, report, log_odds, seed=SEED).table().drop(columns="contrast", errors="ignore")
+heads = heads.rename(columns={"estimate": "effect"})
 heads["rank"] = ranked["estimate"].rank(ascending=False, method="first").astype(int) - 1
 heads["found"] = heads["rank"] < 3
 for name, linear in {"log_odds": logit_difference(model, log_odds), "probe": readout}.items():
