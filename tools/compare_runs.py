@@ -19,18 +19,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-RENAMED: dict[str, str] = {"passport.json": "card.json"}
+RENAMED: dict[str, str] = {
+    "passport.json": "card.json",
+    "transplant.parquet": "patched.parquet",
+    "bias_heads.parquet": "heads.parquet",
+    "bias_heads.json": "heads.json",
+    "bias_sets.parquet": "ablation.parquet",
+    "heads.parquet:effect": "estimate",
+    "heads.parquet:attribution_log_odds": "attribution",
+}
 """Names in A to names in B: a table or JSON file (``trace.parquet``), a column (``trace.parquet:anchored``) or the path
 of a value (``summary.json:cliff.anchored_drop``)."""
 
 WORDS: dict[str, str] = {
     r"^twin$|(?<![a-z])twin(?=[._]|$)": "reference",
     r"^arm$": "variant",
+    r"^transplanted$": "patched",
+    r" set to zero at ": " zero-ablated at ",
     r"(?<![a-z])anchored": "normalised",
     r"^anchors(?= from )": "normaliser",
     r"^(log_odds|verdict)(?=\.(kind|name|positive|negative|positions)\b)": "decision",
 }
 """Words of A to words of B, as regular expressions: applied to columns, to keys, and to the values of text columns."""
+
+KEYS: dict[str, tuple[tuple[str, str], ...]] = {
+    "heads.json": (
+        (r"^n$", "contrasts.refusal.groups"),
+        (r"^(flips|every_flip|above_zero|jaccard|jaccard_low|jaccard_high|selected\..*)$", r"contrasts.refusal.\1"),
+    ),
+    "bias_heads.json": ((r"^((?:twin\.|reference\.)?)biases\.", r"\1contrasts."),),
+}
+"""Paths of values in JSON files of A and where B has them, as regular expressions."""
 
 SPLIT = {name: (f"{name}.parquet", f"{name}_ablated.parquet") for name in ("trace", "trace_mean", "cliff")}
 """Tables of A whose rows lie in several files of B."""
@@ -57,9 +76,11 @@ SUMMARY: tuple[tuple[str, str], ...] = (
     (r"^ablation\.effect_(low|high)$", r"ablate.ablated.refusal.change of the log-odds.\1"),
     (r"^ablation\.p_value$", "ablate.ablated.refusal.change of the log-odds.p"),
     (r"^ablation\.random_effect_max$", "ablate.ablated.refusal.change of the log-odds.null_high"),
-    (r"^ablation\.transplant_effect$", "ablate.transplanted.refusal.change of the log-odds.estimate"),
-    (r"^ablation\.refusal_(base|ablated|transplanted)$", r"ablate.\1.target.refusal rate.estimate"),
-    (r"^ablation\.refusal_(base|ablated|transplanted)_(low|high|n)$", r"ablate.\1.target.refusal rate.\2"),
+    (r"^ablation\.transplant_effect$", "ablate.patched.refusal.change of the log-odds.estimate"),
+    (r"^ablation\.refusal_(base|ablated)$", r"ablate.\1.target.refusal rate.estimate"),
+    (r"^ablation\.refusal_(base|ablated)_(low|high|n)$", r"ablate.\1.target.refusal rate.\2"),
+    (r"^ablation\.refusal_transplanted$", "ablate.patched.target.refusal rate.estimate"),
+    (r"^ablation\.refusal_transplanted_(low|high|n)$", r"ablate.patched.target.refusal rate.\1"),
     (r"^ablation\.refusal_harmless_(base|ablated)$", r"ablate.\1.control.refusal rate.estimate"),
     (r"^ablation\.refusal_twin$", "ablate.reference.target.refusal rate.estimate"),
     (r"^ablation\.refusal_random$", "ablate.random sets.target.refusal rate.estimate"),
@@ -82,11 +103,13 @@ IGNORED = (
     "normaliser.json",
     "results.parquet",
     "passport.json:weights_sha256",
+    "bias_heads.parquet:rank",
     "summary.json:seconds",
     "summary.json:machine",
 )
 """What two runs of the same study may differ in: times, commit and machine; the digest of a file that names its own
-format; and the normaliser and the results table, which earlier formats did not keep."""
+format; the normaliser and the results table, which earlier formats did not keep; and the ranks of a judge's heads,
+which now begin at 0, its MLPs after them."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +207,8 @@ def _summary(a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> Iterator
 
 def _json(name: str, a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> Iterator[Difference]:
     named = {key: RENAMED.get(f"{name}:{key}", key) for key in a}
+    for old, new in KEYS.get(name, ()):
+        named = {key: re.sub(old, new, other) for key, other in named.items()}
     names = {key: other if other in b else _translated(other) for key, other in named.items()}
     skipped = tuple(s.partition(":")[2] for s in IGNORED if s.startswith(f"{name}:"))
     alone += [f"only in B: {name}:{key}" for key in b if key not in names.values() and not key.startswith(skipped)]
@@ -199,7 +224,8 @@ def _json(name: str, a: dict[str, Any], b: dict[str, Any], alone: list[str]) -> 
 def _tables(name: str, a: pd.DataFrame, b: pd.DataFrame, alone: list[str]) -> Iterator[Difference]:
     named = {c: RENAMED.get(f"{name}:{c}", c) for c in a.columns}
     a = a.rename(columns={c: other if other in b.columns else _translated(other) for c, other in named.items()})
-    a, b = (table.drop(columns=[c for c in PROSE if c in table]) for table in (a, b))
+    skipped = (*PROSE, *(s.partition(":")[2] for s in IGNORED if s.startswith(f"{name}:")))
+    a, b = (table.drop(columns=[c for c in skipped if c in table]) for table in (a, b))
     for column in a.columns:
         texts = [v for v in a[column].dropna().unique() if isinstance(v, str)] if a[column].map(_scalar).all() else []
         if changed := {v: _translated(v) for v in texts if v != _translated(v)}:

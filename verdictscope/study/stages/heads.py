@@ -124,7 +124,9 @@ def with_attribution(
         column = "attribution" if name == "log_odds" else f"attribution_{name}"
         # A component above the readout's layer has none: that is a zero, not a missing number.
         values = own.set_index(keys)["estimate"].reindex(pd.MultiIndex.from_frame(table[keys])).fillna(0.0)
-        table[column] = values.to_numpy()
+        # Of attention as a whole it is that of its heads; of outcomes only heads are ranked by it.
+        shown = table["component"].eq("head") | (not isinstance(task, OutcomeTask))
+        table[column] = np.where(shown, values.to_numpy(), np.nan)
     return table, found
 
 
