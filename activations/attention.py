@@ -139,11 +139,12 @@ class _Shim:
     """Stands for an attention module's config while it is listened to: all is the config's, but which function runs."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.config: Any = module.config
+        config: Any = module.config
+        self.config = config
         self.module = module
         self.interface: MutableMapping[str, Any] = _globals(module)["ALL_ATTENTION_FUNCTIONS"]
         self.eager: Callable = _globals(module)["eager_attention_forward"]
-        self.stock: str | None = self.config._attn_implementation
+        self.stock: str | None = config._attn_implementation
         # The stock name stays inside: some modules look for "flash" in it.
         self._attn_implementation = f"{self.stock or 'eager'} (observed {next(_serial)})"
         self.listeners: dict[int, tuple[Before | None, After | None]] = {}

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from torch import Tensor
@@ -25,12 +26,14 @@ from transformers import PreTrainedModel
 
 from verdictscope.activations.attention import AttentionCall, listen
 from verdictscope.activations.attention_torch import ProductRecorder
-from verdictscope.activations.batch import gathered_logits, still
+from verdictscope.activations.batch import Batch, Where, execute, gathered_logits, still
 from verdictscope.activations.capture import Check, Hookable, Values, captured, compare, probe_ids
+from verdictscope.activations.hooks import BatchView, Tap
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.activations.weights import head_output_bias, head_output_weight, is_packed, scales_by_batch
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.finite import all_finite, strange_weight
+from verdictscope.rollouts.rollout import Rollout, Span
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 FINITE = "weights are finite"
 FINITE_STATES = "states are finite"
 BRANCHES = ("attn_out", "mlp_out")
+FLOOR_LENGTHS = (19, 48, 11, 30, 24)
+"""Tokens of the sequences that share a batch: several, since a kernel may pick another order of summation at one
+length and not at the next."""
 
 
 def raise_first(checks: Sequence[Check]) -> None:
@@ -236,3 +242,34 @@ def _logit_check(model: Model, ids: Tensor, logits: Tensor, dtype: torch.dtype) 
         found = model.hf(input_ids=ids, use_cache=False).logits[0]
     found, wanted = found.double().cpu(), logits[0, where.to(logits.device)].double().cpu()
     return compare("gathered logits = stock logits", "logits", None, [found], wanted, dtype)
+
+
+def measure_noise_floor(model: Model) -> float:
+    """Largest relative change of hidden states and logits when sequences of several lengths share a batch."""
+    ids = probe_ids(model.hf, max(FLOOR_LENGTHS), seed=1)[0].tolist()
+    mates = [Rollout(f"m{n}", "0", tuple(ids[-n:]), (Span("user", 0, n),), n) for n in FLOOR_LENGTHS]
+    together, alone = _states(model, mates), [_states(model, [mate]) for mate in mates]
+    worst = torch.finfo(model.dtype).eps
+    for key, whole in together.items():
+        parts = torch.cat([values[key] for values in alone])
+        worst = max(worst, float(((parts - whole).norm(dim=-1) / parts.norm(dim=-1)).max()))
+    return worst
+
+
+def _states(model: Model, rollouts: list[Rollout]) -> dict[tuple[str, int], Tensor]:
+    """``[token d]`` of every real token in one batch: the residual stream after each layer, final norm and logits."""
+    batch, kept = Batch(tuple(rollouts), model.device), {}
+    lengths = [len(r) for r in rollouts]
+    rows = np.repeat(np.arange(len(rollouts)), lengths)
+    where = Where(rows, np.concatenate([np.arange(n) for n in lengths]), batch.device)
+
+    def keep(name: str, value: Tensor, view: BatchView) -> None:
+        kept[name, view.layer] = where.gather(value).double().cpu()
+
+    last = model.n_layers - 1
+    taps = [Tap("resid_post", layer, partial(keep, "resid_post")) for layer in range(model.n_layers)]
+    taps.append(Tap("final_norm", last, partial(keep, "final_norm")))
+    logits = execute(model, batch, taps, None, where if model.sites.unembed is not None else None)
+    if logits is not None:
+        kept["logits", last] = logits.double().cpu()
+    return kept

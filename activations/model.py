@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.activations.capture import Check, embedding_weight
-from verdictscope.activations.noise_floor import measure_noise_floor
+from verdictscope.activations.identities import measure_noise_floor
 from verdictscope.activations.sitemap import SiteMap
 from verdictscope.errors import InputError
 from verdictscope.rollouts.engines.state import adapters, modules_of

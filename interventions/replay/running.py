@@ -20,9 +20,8 @@ from verdictscope.activations import BatchPlan, Model, Readout, Site
 from verdictscope.activations.batch import Where, execute
 from verdictscope.activations.hooks import Tap
 from verdictscope.activations.positions import FrozenPositions, freeze
-from verdictscope.activations.restart import Memory, no_prefix_reason, remember
 from verdictscope.activations.transfer import out_of_memory, release_memory
-from verdictscope.activations.variants import Layout, Writes, run_variants
+from verdictscope.activations.variants import Layout, Memory, Writes, no_prefix_reason, remember, run_variants
 from verdictscope.errors import reason
 from verdictscope.interventions.edits.protocol import Edit, compile_edits
 from verdictscope.interventions.replay.asked import Asked, Lane, lanes_of

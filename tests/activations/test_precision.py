@@ -14,20 +14,20 @@ import pytest
 import torch
 from tiny_models import hf_model
 
-from verdictscope.activations import load_model, precision
-from verdictscope.activations.precision import dtype_here, slowdown
+from verdictscope.activations import checkpoint, load_model
+from verdictscope.activations.checkpoint import dtype_here, slowdown
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "slowdown", lambda dtype: 137.0)
+    monkeypatch.setattr(checkpoint, "slowdown", lambda dtype: 137.0)
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "slowdown", lambda dtype: 0.5)
+    monkeypatch.setattr(checkpoint, "slowdown", lambda dtype: 0.5)
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
@@ -98,6 +98,6 @@ def test_the_doctor_and_the_plan_say_it_too(stored: tuple[Path, torch.dtype], ca
             warnings.simplefilter("ignore")
             keys = [f"model={folder}", "dtype=auto", "sampling.max_new_tokens=64"]
             asked = [word for key in keys for word in ("--set", key)]
-            done = call("plan", "refusal_cliff", *asked, "--prompts", 60, "--device", device, "--json")
+            done = call("plan", "refusal_cliff", *asked, "--device", device, "--json")
         assert done.code == 0, done.err
         assert json.loads(done.out)["model"]["dtype"] == dtype

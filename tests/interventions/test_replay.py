@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, Model, Site, restart, variants
+from verdictscope.activations import BatchPlan, LinearReadout, LogOddsReadout, Model, Site, variants
 from verdictscope.activations.variants import Layout
 from verdictscope.errors import InputError
 from verdictscope.interventions import (
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_be_started_in_the_middle_is_run_whole(monkeypatch: 
     model = wrapped("phi3")
     running._verified.pop(model.hf, None)
     block = model.sites.blocks[0].block
-    monkeypatch.setattr(restart, "_hand_on", lambda *args, **kwargs: None)
+    monkeypatch.setattr(variants, "_hand_on", lambda *args, **kwargs: None)
     fallen = effects(model, ROLLOUTS, ONE_TOKEN, heads(model, "all"))
     assert fallen.computed.method == "passes"
     assert "could not be started" in fallen.computed.why

@@ -118,8 +118,7 @@ def read_shape(model: str, *, dtype: str, revision: str | None, trust_remote_cod
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from verdictscope.activations.checkpoint import no_such_folder
-    from verdictscope.activations.precision import dtype_here
+    from verdictscope.activations.checkpoint import dtype_here, no_such_folder
 
     name = locate(model)
     if (absent := no_such_folder(name)) is not None:
