@@ -1,4 +1,4 @@
-"""Readers: every row is an item or a reported problem; the counts of the published files; hostile and broken rows."""
+"""Loaders: every row is an item or a reported problem; the counts of the published files; hostile and broken rows."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("file", "reader", "n", "labels", "problems"), FILES)
-def test_published_files(file: str, reader: str, n: int, labels: dict | None, problems: dict[str, int]) -> None:
-    found = load_items(whole(file), reader)
+@pytest.mark.parametrize(("file", "loader", "n", "labels", "problems"), FILES)
+def test_published_files(file: str, loader: str, n: int, labels: dict | None, problems: dict[str, int]) -> None:
+    found = load_items(whole(file), loader)
     assert len(found.items) == n
     assert len({item.id for item in found.items}) == n
     assert {kind: count for kind, count in found.counts.items() if count} == problems
@@ -118,13 +118,13 @@ MORE: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("reader", "row", "label"), MORE)
-def test_rows_of_hub_sets(reader: str, row: dict[str, Any], label: str | None) -> None:
-    found = load_items([row], reader, "part")
+@pytest.mark.parametrize(("loader", "row", "label"), MORE)
+def test_rows_of_hub_sets(loader: str, row: dict[str, Any], label: str | None) -> None:
+    found = load_items([row], loader, "part")
     (item,) = found.items
     assert item.label == label
-    assert found.counts["unknown_label"] == (reader == "judgelm" and label is None)
-    assert item.source.split("/")[0] in (reader, "dpo", "steps", "debate")
+    assert found.counts["unknown_label"] == (loader == "judgelm" and label is None)
+    assert item.source.split("/")[0] in (loader, "dpo", "steps", "debate")
 
 
 def test_the_second_reward_bench_gives_a_pair_per_rejected_answer() -> None:
