@@ -179,8 +179,8 @@ class Asker:
     def _prolonged(self, written: list[Rollout], folder: Path | None) -> list[Rollout]:
         """Thinking that closed, kept going; every rollout under the name it had."""
         path = None if folder is None else folder / "prolonged.parquet"
-        more = {"batch_tokens": self.batch_tokens, "engine": self.engine}
-        made = prolong(self.model, written, self.sampling, times=self.waits, path=path, markers=self.markers, **more)
+        more: dict[str, Any] = {"batch_tokens": self.batch_tokens, "engine": self.engine, "markers": self.markers}
+        made = prolong(self.model, written, self.sampling, times=self.waits, path=path, **more)
         longer = {rollout.tags["parent"]: rollout for rollout in made}
         return [replace(longer[r.id], id=r.id, tags=r.tags) if r.id in longer else r for r in written]
 

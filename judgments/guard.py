@@ -157,11 +157,11 @@ class Guard:
         # the words are encoded where they would be written: after what the template ends with
         end = prompts[0].text[-20:]
         before = tokenizer(end, add_special_tokens=False)["input_ids"]
-        sides = [
-            [tuple(tokenizer(end + word, add_special_tokens=False)["input_ids"][len(before) :]) for word in side]
+        unsafe, safe = (
+            tuple(tuple(tokenizer(end + word, add_special_tokens=False)["input_ids"][len(before) :]) for word in side)
             for side in how.log_odds
-        ]
-        readout = LogOddsReadout("guard", *sides, positions="last")
+        )
+        readout = LogOddsReadout("guard", unsafe, safe, positions="last")
         rollouts = [
             Rollout(str(k), str(k), p.ids, (Span("template", 0, len(p.ids)),), len(p.ids))
             for k, p in enumerate(prompts)

@@ -136,8 +136,8 @@ class AnswerItem(Item):
             said = {True: "correct", False: "incorrect"}.get(step.correct) if step.correct is not None else None
             text = "\n".join(s.text for s in self.steps[: k + 1])
             tags = {**self.tags, "step": k, "kind": step.kind, "answer": self.id}
-            new = {"id": f"{self.id}/step{k}", "answer": text, "label": said, "steps": (), "tags": tags}
-            found.append(replace(self, allowed=("correct", "incorrect"), **new))
+            name, allowed = f"{self.id}/step{k}", ("correct", "incorrect")
+            found.append(replace(self, allowed=allowed, id=name, answer=text, label=said, steps=(), tags=tags))
         return tuple(found)
 
 

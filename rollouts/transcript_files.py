@@ -218,13 +218,15 @@ def _turn(turn: Mapping[str, Any]) -> tuple[str, str | None] | str:
     if turn.get("tool_calls") or turn["role"] == "tool":
         return "tool calls are not read"
     content = turn.get("content")
-    apart = [said for key in REASONING_FIELDS if (said := text(turn.get(key), f"a message's {key}")) is not None]
-    reasoning = next((said for said in apart if said.strip()), "" if apart else None)
+    given = [text(turn.get(key), f"a message's {key}") for key in REASONING_FIELDS]
+    apart = [thinking for thinking in given if thinking is not None]
+    reasoning = next((thinking for thinking in apart if thinking.strip()), "" if apart else None)
     if content is None and turn["role"] != "assistant":
         return f"the {turn['role']}'s message has no content"
     if not isinstance(content, list):
         return text(content, "a message's content") or "", reasoning
-    said, thought = [], []
+    said: list[str] = []
+    thought: list[str] = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":

@@ -194,7 +194,7 @@ def _built(data: Mapping[str, Any], where: str) -> Format:
     known = set(Format.__dataclass_fields__)
     if wrong := set(data) - known:
         raise InputError(f"{where}: unknown keys {', '.join(sorted(wrong))}: known are {', '.join(sorted(known))}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     if "words" in values:
         values["words"] = {word: (pair[0], pair[1]) for word, pair in data["words"].items()}
     if "scores" in values:

@@ -8,12 +8,13 @@ name says so; in ``accuracy`` it counts as not right.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from verdictscope.judgments.metrics.measure import Measure, share
+from verdictscope.judgments.metrics.measure import Measure, ratio, share
 from verdictscope.judgments.verdicts import known, same, within
 
 UNREAD = "unread"
@@ -64,8 +65,7 @@ def macro(counts: Confusion, which: str) -> Float[ndarray, "*resample"]:
     below = {"precision": columns, "recall": rows, "f1": (rows + columns) / 2}[which]
     each = np.where(below > 0, right / np.where(below > 0, below, 1), 0.0)
     there = (rows + columns) > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((each * there).sum(-1) / np.where(there.sum(-1) > 0, there.sum(-1), np.nan))
+    return ratio((each * there).sum(-1), there.sum(-1))
 
 
 def leniency(counts: Confusion) -> tuple[ndarray, ndarray, ndarray, ndarray]:
@@ -123,7 +123,8 @@ def agreement_measures(
     verdict: ndarray, label: ndarray, categories: Sequence[str], *, positive: str | None = None, macros: bool = True
 ) -> list[Measure]:
     """Metrics of verdicts against labels."""
-    within(verdict, categories, "verdict"), within(label, categories, "label")
+    within(verdict, categories, "verdict")
+    within(label, categories, "label")
     read, labelled = known(verdict), known(label)
     right = same(verdict, label)
     made = [
@@ -143,7 +144,7 @@ def agreement_measures(
     if macros:
         for which in ("precision", "recall", "f1"):
             words = f"macro {which} over labels, verdicts read"
-            made.append(of(f"macro_{which}", lambda counts, which=which: macro(counts, which), words, "rate"))
+            made.append(of(f"macro_{which}", partial(macro, which=which), words, "rate"))
     if positive is not None and len(categories) == 2:
         made += _two_way(verdict, label, categories, positive)
     return made
@@ -190,12 +191,8 @@ def _two_way(verdict: ndarray, label: ndarray, categories: Sequence[str], positi
 
 
 def _f1(counts: Confusion) -> ndarray:
-    below = counts[..., 0, :].sum(-1) + counts[..., :, 0].sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 2 * counts[..., 0, 0] / np.where(below == 0, np.nan, below)
+    return ratio(2 * counts[..., 0, 0], counts[..., 0, :].sum(-1) + counts[..., :, 0].sum(-1))
 
 
 def _score_difference(counts: Confusion) -> ndarray:
-    total = counts.sum((-2, -1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (counts[..., 1, 0] - counts[..., 0, 1]) / np.where(total == 0, np.nan, total)
+    return ratio(counts[..., 1, 0] - counts[..., 0, 1], counts.sum((-2, -1)))

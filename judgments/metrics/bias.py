@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.judgments.metrics.agreement import cohen_kappa, confusion_measure
-from verdictscope.judgments.metrics.measure import Measure, absent, contrast, mean, share
+from verdictscope.judgments.metrics.measure import Measure, absent, contrast, mean, quotient, ratio, share
 from verdictscope.judgments.verdicts import Pairs, known, one_case, other_side, same, within
 from verdictscope.values import shares
 
@@ -43,9 +43,7 @@ def denoised(accuracy: float | ndarray, q: float | ndarray) -> Float[ndarray, "*
         0.8
     """
     accuracy, q = shares(accuracy, "accuracy"), shares(q, "q")
-    below = 1 - 2 * q
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((accuracy - q) / np.where(below == 0, np.nan, below))
+    return ratio(accuracy - q, 1 - 2 * q)
 
 
 def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
@@ -74,8 +72,8 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
     ]
     base = made[1]
     assert base.parts is not None
-    ratio = base.formula
-    assert ratio is not None
+    agreement = base.formula
+    assert agreement is not None
     made.append(
         Measure(
             "flip_noise",
@@ -83,15 +81,14 @@ def repeat_measures(table: pd.DataFrame) -> tuple[list[Measure], ndarray]:
             "q = (1 - sqrt(2a - 1)) / 2 of the self-consistency a",
             base.used,
             base.parts,
-            lambda sums: flip_noise(ratio(sums)),
+            lambda sums: flip_noise(agreement(sums)),
         )
     )
     both = two & np.isfinite(hits)
     parts = np.stack([np.where(both, hits, 0), np.where(both, same_runs, 0), both], axis=1).astype(float)
 
     def clean(sums: ndarray) -> ndarray:
-        n = np.where(sums[..., 2] == 0, np.nan, sums[..., 2])
-        return denoised(sums[..., 0] / n, flip_noise(sums[..., 1] / n))
+        return denoised(ratio(sums[..., 0], sums[..., 2]), flip_noise(ratio(sums[..., 1], sums[..., 2])))
 
     words = "(accuracy - q) / (1 - 2q) over prompts with repeats; for verdicts with two outcomes"
     made.append(Measure("denoised_accuracy", "rate", words, both, parts, clean))
@@ -173,7 +170,7 @@ def _preference(pairs: Pairs) -> list[Measure]:
 
     def of(name: str, value: ndarray, words: str) -> Measure:
         parts = np.stack([np.where(used, value, 0), np.where(used, read, 0)], axis=1)
-        return Measure(name, "rate", f"{words}, of verdicts read on items asked in both orders", used, parts, _ratio)
+        return Measure(name, "rate", f"{words}, of verdicts read on items asked in both orders", used, parts, quotient)
 
     one, two = of("first_preference", first, "says first"), of("second_preference", second, "says second")
     prefers_first = (pairs.ab == "A") & (pairs.ba == "B")
@@ -189,8 +186,3 @@ def _preference(pairs: Pairs) -> list[Measure]:
         after,
         contrast("delta_bias", before, after, "always first minus always second (JudgeLM's delta bias has no sign)"),
     ]
-
-
-def _ratio(sums: ndarray) -> ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1]))

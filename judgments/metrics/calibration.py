@@ -9,7 +9,7 @@ from numpy import ndarray
 from scipy.special import digamma
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.measure import Measure, absent, mean, share
+from verdictscope.judgments.metrics.measure import Measure, absent, mean, ratio, share
 from verdictscope.stats.bootstrap import Column
 from verdictscope.values import probabilities, truths, whole_number
 
@@ -174,8 +174,7 @@ def calibration_measures(
     parts[rows, -1] = 1
 
     def ece(sums: ndarray) -> ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.abs(sums[..., :bins]).sum(-1) / np.where(sums[..., -1] == 0, np.nan, sums[..., -1])
+        return ratio(np.abs(sums[..., :bins]).sum(-1), sums[..., -1])
 
     def area(weights: ndarray) -> ndarray:
         return risk_coverage_area(values[used], hits[used], weights[:, used])

@@ -48,7 +48,8 @@ def conflict_ratio(by_pair: ndarray, by_score: ndarray) -> Measure:
         by_pair: relations from :func:`relation_of_orders`.
         by_score: relations from :func:`relation_of_scores`.
     """
-    within(by_pair, RELATIONS, "by_pair"), within(by_score, RELATIONS, "by_score")
+    within(by_pair, RELATIONS, "by_pair")
+    within(by_score, RELATIONS, "by_score")
     both = known(by_pair) & known(by_score)
     words = "relation by pair verdict differs from relation by single scores, pairs where both were read"
     return share("conflict_ratio", by_pair != by_score, both, words)
@@ -128,5 +129,5 @@ def non_transitivity(relations: Mapping[tuple[str, str], str | None], k: int = 3
             continue
         n += 1
         bad += any(kind != "ok" for kind in inside)
-    said = list(kinds.values())
-    return Triples(k, n, missing, bad, said.count("cycle"), said.count("tie"))
+    every = list(kinds.values())
+    return Triples(k, n, missing, bad, every.count("cycle"), every.count("tie"))

@@ -50,7 +50,7 @@ def share(name: str, hits: Column, among: Column, definition: str) -> Measure:
     """Share of the units ``among`` that hit."""
     among = np.asarray(among, dtype=bool)
     hits = np.asarray(hits, dtype=bool) & among
-    return Measure(name, "rate", definition, among, np.stack([hits, among], axis=1).astype(float), _ratio, rate=True)
+    return Measure(name, "rate", definition, among, np.stack([hits, among], axis=1).astype(float), quotient, rate=True)
 
 
 def mean(name: str, values: Column, unit: str, definition: str) -> Measure:
@@ -58,7 +58,7 @@ def mean(name: str, values: Column, unit: str, definition: str) -> Measure:
     values = np.asarray(values, dtype=float)
     used = np.isfinite(values)
     parts = np.stack([np.where(used, values, 0.0), used.astype(float)], axis=1)
-    return Measure(name, unit, definition, used, parts, _ratio)
+    return Measure(name, unit, definition, used, parts, quotient)
 
 
 def contrast(name: str, first: Measure, second: Measure, definition: str, unit: str = "rate") -> Measure:
@@ -77,12 +77,19 @@ def contrast(name: str, first: Measure, second: Measure, definition: str, unit: 
 
 def absent(name: str, unit: str, units: int, definition: str) -> Measure:
     """A metric that this log does not allow: every unit is missing, the number NaN."""
-    return Measure(name, unit, definition, np.zeros(units, dtype=bool), np.zeros((units, 2)), _ratio)
+    return Measure(name, unit, definition, np.zeros(units, dtype=bool), np.zeros((units, 2)), quotient)
 
 
-def _ratio(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample"]:
+def ratio(above: Column, below: Column) -> ndarray:
+    """``above / below``; NaN where ``below`` is 0."""
+    below = np.asarray(below, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1]))
+        return np.asarray(np.asarray(above) / np.where(below == 0, np.nan, below))
+
+
+def quotient(sums: Float[ndarray, "*resample part"]) -> Float[ndarray, "*resample"]:
+    """The first sum divided by the second."""
+    return ratio(sums[..., 0], sums[..., 1])
 
 
 def measured(

@@ -123,7 +123,7 @@ def panel_measures(votes: pd.DataFrame, categories: Sequence[str]) -> list[Measu
             "pairwise_kappa",
             "coefficient",
             f"mean Cohen's kappa of {len(pairs)} pairs of judges, each over the units both were read on",
-            tables.any(axis=(1, 2)),
+            np.asarray(tables.any(axis=(1, 2))),
             tables.reshape(len(values), -1),
             mean_kappa,
         ),

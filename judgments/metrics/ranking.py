@@ -18,7 +18,7 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from verdictscope.errors import InputError
-from verdictscope.judgments.metrics.measure import Measure
+from verdictscope.judgments.metrics.measure import Measure, ratio
 from verdictscope.judgments.verdicts import known
 from verdictscope.stats import RESAMPLES, draw_clusters, percentile_interval
 from verdictscope.stats.bootstrap import Column
@@ -206,8 +206,7 @@ def candidate_measures(verdict: ndarray, label: ndarray, candidate: ndarray, pos
 
     def scores(sums: ndarray) -> tuple[ndarray, ndarray]:
         by = sums.reshape(*sums.shape[:-1], len(who), 3)
-        n = np.where(by[..., 0] == 0, np.nan, by[..., 0])
-        return by[..., 1] / n, by[..., 2] / n
+        return ratio(by[..., 1], by[..., 0]), ratio(by[..., 2], by[..., 0])
 
     def rho(sums: ndarray) -> ndarray:
         return _pearson(*(stats.rankdata(s, axis=-1) for s in scores(sums)))
@@ -243,9 +242,7 @@ def candidate_measures(verdict: ndarray, label: ndarray, candidate: ndarray, pos
 
 def _pearson(x: ndarray, y: ndarray) -> ndarray:
     a, b = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    below = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (a * b).sum(-1) / np.where(below == 0, np.nan, below)
+    return ratio((a * b).sum(-1), np.sqrt((a**2).sum(-1) * (b**2).sum(-1)))
 
 
 def _tau(x: ndarray, y: ndarray) -> ndarray:
@@ -253,6 +250,4 @@ def _tau(x: ndarray, y: ndarray) -> ndarray:
     upper = np.triu_indices(x.shape[-1], 1)
     dx = np.sign(x[..., upper[0]] - x[..., upper[1]])
     dy = np.sign(y[..., upper[0]] - y[..., upper[1]])
-    below = np.sqrt((dx != 0).sum(-1) * (dy != 0).sum(-1) * 1.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (dx * dy).sum(-1) / np.where(below == 0, np.nan, below)
+    return ratio((dx * dy).sum(-1), np.sqrt((dx != 0).sum(-1) * (dy != 0).sum(-1) * 1.0))

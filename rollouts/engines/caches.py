@@ -7,7 +7,7 @@ aligned at their last token, so a layer that keeps a window of the last columns 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Int
 from torch import Tensor
@@ -61,17 +61,18 @@ class RoomyLayer(DynamicLayer):
         self._use(used)
 
     def _use(self, columns: int) -> None:
-        self.keys, self.values = (b[..., :columns, :] for b in self._buffers)
+        self.keys, self.values = self._buffers[0][..., :columns, :], self._buffers[1][..., :columns, :]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append columns."""
         used, new = self.get_seq_length(), key_states.shape[-2]
         if used + new > self._buffers[0].shape[-2]:
-            self._buffers = tuple(_wider(b, used, used + new + _ROOM) for b in self._buffers)
+            keys, values = (_wider(buffer, used, used + new + _ROOM) for buffer in self._buffers)
+            self._buffers = (keys, values)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., used : used + new, :] = states
         self._use(used + new)
-        return self.keys, self.values
+        return cast(Tensor, self.keys), cast(Tensor, self.values)
 
 
 def _wider(buffer: Tensor, used: int, columns: int) -> Tensor:
@@ -93,10 +94,13 @@ def splice(
     """
     first = old if old is not None else new
     assert first is not None
-    for k, like in enumerate(first.layers):
+    layers: list[Any] = first.layers
+    for k, like in enumerate(layers):
         if isinstance(like, DummyLayer) or not like.is_initialized:
             continue
-        sides = [(c.layers[k], rows) for c, rows in ((old, stay), (new, copies)) if c is not None]
+        sides: list[tuple[Any, Tensor]] = [
+            (c.layers[k], rows) for c, rows in ((old, stay), (new, copies)) if c is not None
+        ]
         window = getattr(like, "sliding_window", None) if isinstance(like, DynamicSlidingWindowLayer) else None
         width = columns if window is None else min(columns, window - 1)
         room = _ROOM if window is None else 0
@@ -104,7 +108,7 @@ def splice(
         for layer, _ in sides:
             layer.keys = layer.values = None
         if window is None:
-            first.layers[k] = RoomyLayer(keys, values, width)
+            layers[k] = RoomyLayer(keys, values, width)
             continue
         like.keys, like.values, like.cumulative_length = keys, values, columns
     return first

@@ -15,7 +15,6 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
@@ -74,7 +73,7 @@ class HuggingFace:
 
 
 def decode(
-    model: nn.Module,
+    model: PreTrainedModel,
     requests: Sequence[Request],
     sampling: Sampling,
     eos: frozenset[int],

@@ -169,7 +169,7 @@ def reads_again_after(model: PreTrainedModel) -> int | None:
     """
     for length in switch_lengths(model):
         ids = torch.zeros(1, length + 1, dtype=torch.long, device=model.device)
-        made = model.prepare_inputs_for_generation(
+        made = cast(Any, model).prepare_inputs_for_generation(
             ids,
             past_key_values=_Held(model.config, length),
             attention_mask=torch.ones_like(ids),

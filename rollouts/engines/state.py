@@ -43,7 +43,7 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
         for child in module._modules.values():
             if child is None:
                 continue
-            child = child._modules.get("_orig_mod", child)
+            child = child._modules.get("_orig_mod") or child
             if id(child) not in seen:
                 seen.add(id(child))
                 found.append(child)
@@ -168,8 +168,8 @@ def foreign_hooks(model: nn.Module, modules: list[nn.Module] | None = None) -> l
     hooked = [m for m in every if m._forward_hooks or m._forward_pre_hooks]
     found: list[Hook] = []
     for module in hooked:
-        found += _hooks(lambda module=module: _path(model, module), module._forward_pre_hooks, "in")
-        found += _hooks(lambda module=module: _path(model, module), module._forward_hooks, "out")
+        found += _hooks(partial(_path, model, module), module._forward_pre_hooks, "in")
+        found += _hooks(partial(_path, model, module), module._forward_hooks, "out")
     found += _hooks(lambda: "every module", torch_module._global_forward_pre_hooks, "in")
     found += _hooks(lambda: "every module", torch_module._global_forward_hooks, "out")
     return found

@@ -88,7 +88,7 @@ def _from_file(path: Path, part: str | None, name: str | None, harm: bool | None
             raise InputError(f"{path} has prompts of its own (id and user), no parts: leave part= out, or give name=")
         return _with_harm(checked(raw, path), harm, path)
     known, schema = _recognise(raw, path, name)
-    named = known.parts[part] if part in known.parts else _part_of(path, known)
+    named = known.parts[part] if part is not None and part in known.parts else _part_of(path, known)
     if part is not None and part not in known.parts and known.parts:
         raise InputError(f"{known.name} has no part {part!r}: there are {', '.join(known.parts)}")
     if part is None and named is not None:
