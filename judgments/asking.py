@@ -48,7 +48,7 @@ class Insertion:
 
     def __post_init__(self) -> None:
         if self.place not in PLACES:
-            raise InputError(f"place {self.place!r} is none of {', '.join(PLACES)}")
+            raise InputError(f"place {self.place!r} is not one of {', '.join(PLACES)}")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def make_cases(form: Format, items: Sequence[Item], orders: Sequence[str], runs:
         raise InputError("two items have the same id: ids must be unique")
     orders = [orders] if isinstance(orders, str) else list(orders)
     if wrong := [order for order in orders if order not in (*ORDERS, "random")]:
-        raise InputError(f"order {wrong[0]!r} is none of AB, BA, random")
+        raise InputError(f"order {wrong[0]!r} is not one of AB, BA, random")
     if not orders or len(set(orders)) != len(orders) or ("random" in orders and len(orders) > 1) or runs < 1:
         raise InputError("name each order once (or random alone), and at least one run")
     found = []
@@ -126,7 +126,7 @@ class Asker:
             raise InputError(f"answer {self.answer!r} is neither scored nor written")
         named = self.thinking in ("template", "on", "off")
         if not named and (isinstance(self.thinking, str | bool) or self.thinking < 0):
-            raise InputError(f"thinking {self.thinking!r} is none of off, on, template or a number of tokens")
+            raise InputError(f"thinking {self.thinking!r} is not one of off, on, template or a number of tokens")
         if self.waits and (self.waits < 0 or self.thinking not in ("on", "template")):
             raise InputError(f"waits={self.waits} is for thinking that is on: use thinking='on' and waits of 0 or more")
         if self.markers is None:
@@ -134,7 +134,7 @@ class Asker:
         if self.markers is not None and getattr(self.tokenizer, "chat_template", None):
             self.forcer = Forcer(self.tokenizer, self.markers)
         elif self.thinking not in ("off", "template"):
-            raise InputError("this judge knows no thinking: use thinking='off', or name its markers")
+            raise InputError("this judge has no thinking markers: use thinking='off', or name its markers")
         self._cache: dict[Any, Encoded] = {}
 
     def answers(

@@ -51,7 +51,7 @@ class Item:
             object.__setattr__(self, "group", self.id)
         for name in ("question", *self.answers):
             if not isinstance(getattr(self, name), str):
-                raise InputError(f"item {self.id}: {name} is no text")
+                raise InputError(f"item {self.id}: {name} is not text")
         if not self.question.strip():
             raise InputError(f"item {self.id}: question is empty: give text")
         if self.label is not None and self.label not in self.verdicts:

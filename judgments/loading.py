@@ -49,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What was read from a row: an id, a value, and what tells two rows of one id apart.
+    """What was read from a row: an id, a value, and what distinguishes two rows of one id.
 
     A record without an id of its own (``has_id=False``) is numbered when its content occurs again.
     """

@@ -182,7 +182,7 @@ def check_verdicts(table: pd.DataFrame, *, key: Sequence[str] = KEY) -> pd.DataF
     if twice.any():
         row = frame[twice].iloc[0]
         raise InputError(
-            f"item {row['item']!r} of judge {row['judge']!r} stands there twice in order {row['order']!r}, "
+            f"item {row['item']!r} of judge {row['judge']!r} occurs twice in order {row['order']!r}, "
             f"run {row['run']}: give repeats their own run number"
         )
     return frame

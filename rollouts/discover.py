@@ -118,7 +118,7 @@ def _found(tokenizer: PreTrainedTokenizerBase) -> Markers | str | None:
 
 
 def _candidates(tokenizer: PreTrainedTokenizerBase, renderings: Renderings) -> Iterator[Texts]:
-    """Markers that something speaks for, the most reliable first."""
+    """Candidate markers, the most reliable first."""
     yield from _from_reasoning(renderings)
     yield from _from_switch(renderings)
     yield from _from_prompt(tokenizer, renderings)

@@ -26,7 +26,7 @@ def find_frame(tokenizer: PreTrainedTokenizerBase, markers: Markers | None = Non
     """The frame, as the template prints it around a message's reasoning."""
     markers = markers if markers is not None else find_markers(tokenizer)
     if markers is None:
-        raise InputError("this tokenizer knows no thinking, so none can be forced: name the markers by hand")
+        raise InputError("this tokenizer has no thinking markers, so none can be forced: name the markers by hand")
     opener, closer = (_text(tokenizer, side[0]).strip() for side in (markers.opener, markers.closer))
     block = switched_off_block(tokenizer) or ""
     empty = block[block.index(opener) :] if opener in block and closer in block else None

@@ -32,7 +32,7 @@ KINDS = (*TEXTED, "position", "wrong_reference", "random_reference", "no_referen
 takes the cued wording from a second version of the same items (RBD's rewritten options)."""
 
 UNSIDED = ("reflection", "no_reference", "random_reference", "version")
-"""Cues that speak for no side of the item."""
+"""Cues that favour no side of the item."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def sentences() -> Mapping[str, tuple[str, tuple[str, ...]]]:
 
 
 def targets(item: Item, toward: str) -> str | None:
-    """The verdict a cue should speak for: the right one, or a wrong one (of several, drawn from the item's id)."""
+    """The verdict a cue should favour: the right one, or a wrong one (of several, drawn from the item's id)."""
     if toward not in ("right", "wrong"):
         raise InputError(f"toward {toward!r} is neither right nor wrong")
     sides = item.verdicts if isinstance(item, ChoiceItem) else ("A", "B")
@@ -87,9 +87,9 @@ def make_cue(
 ) -> Cue:
     """A cue on an item."""
     if kind not in KINDS:
-        raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")
+        raise InputError(f"cue {kind!r} is not one of {', '.join(KINDS)}")
     if target is None and kind not in UNSIDED:
-        raise InputError(f"cue {kind} speaks for a side: name the target (a tie or an item without label has none)")
+        raise InputError(f"cue {kind} favours a side: name the target (a tie or an item without label has none)")
     if target is not None and target not in item.verdicts:
         raise InputError(f"item {item.id} has no side {target!r}: there are {', '.join(item.verdicts)}")
     toward = None if target is None or item.label is None else "right" if target == item.label else "wrong"
@@ -181,7 +181,7 @@ def make_cues(
     Args:
         kind: which.
         items: the items.
-        toward: whether the cue speaks for the right or a wrong verdict.
+        toward: whether the cue favours the right or a wrong verdict.
         text: number of a sentence or a text, the same for all; by default each item draws a sentence from its id, the
             same one for its right and its wrong side.
         tokenizer: for matched controls.
@@ -201,7 +201,7 @@ def make_cues(
         ('B', {})
     """
     if kind not in KINDS:
-        raise InputError(f"cue {kind!r} is none of {', '.join(KINDS)}")
+        raise InputError(f"cue {kind!r} is not one of {', '.join(KINDS)}")
     n = len(sentences()[kind][1]) if kind in TEXTED else 1
     if isinstance(text, int) and not 0 <= text < n:
         raise InputError(f"cue {kind} has sentences 0 to {n - 1}, not {text}")

@@ -94,9 +94,9 @@ class Format:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"format {self.name}: kind {self.kind!r} is none of {', '.join(KINDS)}")
+            raise InputError(f"format {self.name}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.take not in ("agree", "last", "first"):
-            raise InputError(f"format {self.name}: take {self.take!r} is none of agree, last, first")
+            raise InputError(f"format {self.name}: take {self.take!r} is not one of agree, last, first")
         if bool(self.words) + (self.scores is not None) + self.letters != 1:
             raise InputError(f"format {self.name}: give label words, scores or letters, one of them")
         try:

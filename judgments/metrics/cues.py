@@ -82,9 +82,9 @@ def cue_measures(cued: Cued) -> list[Measure]:
             "follow_rate_control",
             same(c, cued.target),
             aimed & read,
-            "says what the cue will speak for, before it does",
+            "says what the cue will favour, before it does",
         )
-        two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue speaks for")
+        two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue favours")
         made += [one, two, contrast("follow_change", two, one, "follow rate with the cue minus without")]
     return made
 

@@ -129,7 +129,7 @@ def rank_candidates(
     if not len(said) == len(names) == len(truth) == len(groups):
         raise InputError("verdict, candidate, groups and label have unlike lengths: give one of each per item")
     if other := sorted({v for v in (*said, *truth) if isinstance(v, str)} - set(levels)):
-        raise InputError(f"{other[0]!r} is none of the levels {', '.join(levels)}")
+        raise InputError(f"{other[0]!r} is not one of the levels {', '.join(levels)}")
     worth = np.linspace(1, 0, k) if values is None else np.asarray(values, dtype=float)
     labelled = known(truth) & known(said)
     if not labelled.any() and k > 2:

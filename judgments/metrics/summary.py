@@ -85,7 +85,7 @@ class JudgeMetrics:
             raise InputError(f"no metric {name!r} of judge {judge!r}, part {part!r}: see to_frame()")
         rows = rows[rows["part"] == rows["part"].iloc[0]]
         if len(rows) > 1:
-            raise InputError(f"{name!r} stands there for {len(rows)} judges: name one of {', '.join(rows['judge'])}")
+            raise InputError(f"{name!r} exists for {len(rows)} judges: name one of {', '.join(rows['judge'])}")
         return float(rows["estimate"].iloc[0])
 
     def plot(self, part: str | None = None) -> Display:
@@ -183,7 +183,7 @@ def verdict_metrics(
         seed: of the draws.
 
     Raises:
-        InputError: a column is missing, a verdict stands there twice, or a verdict or label is none of the
+        InputError: a column is missing, a verdict occurs twice, or a verdict or label is not one of the
             categories, by its row; no verdict is ever a label (``a`` for ``A``).
 
     Example:

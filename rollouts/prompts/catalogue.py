@@ -42,7 +42,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Part:
-    """A configuration and split of a set on the hub; ``harm`` where the part and no column tells it."""
+    """A configuration and split of a set on the hub; ``harm`` where the part, and no column, states it."""
 
     config: str | None
     split: str

@@ -129,7 +129,7 @@ def duplicate_report(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.DataFr
 
 
 def without_duplicates(prompts: pd.DataFrame, threshold: float = 0.7) -> pd.DataFrame:
-    """A prompt table with the first prompt of every crowd of (near) duplicates.
+    """A prompt table with the first prompt of every cluster of (near) duplicates.
 
     Two prompts stay together where one was dropped between them only if both are no duplicates of what stays: kept
     prompts are never duplicates of one another. Warns where more than a tenth of the prompts goes.

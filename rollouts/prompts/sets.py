@@ -190,7 +190,7 @@ def _harm(raw: pd.DataFrame, schema: Schema, given: bool | None, known: PromptSe
     value = given if rule is None else rule
     if value is None:
         parts = ", ".join(p for p, one in known.parts.items() if one.harm is not None)
-        raise InputError(f"{path}: nothing tells whether these prompts are harmful: give harm= or part= ({parts})")
+        raise InputError(f"{path}: nothing states whether these prompts are harmful: give harm= or part= ({parts})")
     return [value] * len(raw)
 
 

@@ -119,4 +119,4 @@ def _check_unique(ids: list[str], places: pd.Index, path: Path) -> None:
     first: dict[str, str] = {}
     for place, name in zip(places, ids, strict=True):
         if first.setdefault(name, place) != place:
-            raise InputError(f"{path} {place}: id {name!r} stands in {first[name]} too: make ids unique")
+            raise InputError(f"{path} {place}: id {name!r} occurs in {first[name]} too: make ids unique")

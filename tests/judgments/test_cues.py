@@ -82,7 +82,7 @@ def test_what_a_cue_does_not_fit_is_told() -> None:
     assert [cue.control.item.id for cue in cues] == ["p"]
     assert set(left) == {"t", "u"}
     assert "name the target" in left["t"]
-    with pytest.raises(InputError, match="cue 'bandwaggon' is none of"):
+    with pytest.raises(InputError, match="cue 'bandwaggon' is not one of"):
         make_cues("bandwaggon", [PAIR])
     with pytest.raises(InputError, match="sentences 0 to 7, not 8"):
         make_cues("bandwagon", [PAIR], text=8)

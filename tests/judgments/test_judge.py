@@ -280,13 +280,13 @@ def test_errors() -> None:
     model = tiny_judge()
     with pytest.raises(InputError, match="same id"):
         judge(model, [PAIR, PAIR], "pair_letter")
-    with pytest.raises(InputError, match="order 'BB' is none of"):
+    with pytest.raises(InputError, match="order 'BB' is not one of"):
         judge(model, [PAIR], "pair_letter", settings=JudgeSettings(orders=["BB"]))
-    with pytest.raises(InputError, match="thinking 'of' is none of"):
+    with pytest.raises(InputError, match="thinking 'of' is not one of"):
         judge(model, [PAIR], "pair_letter", settings=JudgeSettings(thinking="of"))
     with pytest.raises(InputError, match="neither scored nor written"):
         judge(model, [PAIR], "pair_letter", settings=JudgeSettings(answer="both"))
-    with pytest.raises(InputError, match="knows no thinking"):
+    with pytest.raises(InputError, match="has no thinking markers"):
         judge(tiny_judge("mistral"), [PAIR], "pair_letter", settings=JudgeSettings(thinking="on"))
     endless = replace(PAIR, a="word " * 70_000)
     with pytest.raises(InputError, match="1 of 1 prompts do not fit the judge's context of 65536 tokens, p/AB/0 with"):

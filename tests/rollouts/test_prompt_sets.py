@@ -142,7 +142,7 @@ def test_a_file_of_no_form_or_of_several_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could be harmbench or strongreject or or_bench: say which with name="):
         load_prompts(shared)
     assert load_prompts(shared, name="strongreject")["harm"].all()
-    with pytest.raises(InputError, match="nothing tells"):
+    with pytest.raises(InputError, match="nothing states"):
         load_prompts(shared, name="or_bench")
 
 

@@ -75,7 +75,7 @@ BAD = [
     ("p.csv", "id,zzz\n1,a\n", "the file has 'id', 'zzz'"),
     ("p.csv", "id,user\n", "no rows"),
     ("p.csv", "", "empty"),
-    ("p.csv", "id,user\na,x\nb,y\na,z\n", "line 4: id 'a' stands in line 2 too"),
+    ("p.csv", "id,user\na,x\nb,y\na,z\n", "line 4: id 'a' occurs in line 2 too"),
     ("p.csv", "id,user\na,x\nb,\n", "line 3: user is empty"),
     ("p.csv", "id,user\na,x,1,2\nb,y\n", "line 2 has 4 cells, the header 2"),
     ("p.jsonl", '{"id": 1, "user": "x"}\n{"id": 2', "line 2 is no JSON: "),

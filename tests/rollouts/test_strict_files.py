@@ -247,7 +247,7 @@ def test_broken_parquet(folder: Path, rows: list[Prompt], data: st.DataObject, h
         ("p.csv", "id,user, user \n1,a,b\n", "line 1: column 'user' occurs twice"),
         ("p.csv", "id,user,\n1,Hello, world\n", "line 2 has a cell in a column without a name"),
         ("p.csv", "id;user\n1;a\n", "semicolons"),
-        ("p.csv", "id,user\n1,a\n2,b\n1,c\n", "line 4: id '1' stands in line 2 too"),
+        ("p.csv", "id,user\n1,a\n2,b\n1,c\n", "line 4: id '1' occurs in line 2 too"),
         ("p.csv", "id,user\n1,a\n2,b\n".encode("utf-16"), "is UTF-16, not UTF-8"),
         ("p.csv", "id,user\n1,a\n2,b\n".encode("utf-16-le"), "line 1 holds a NUL byte"),
         ("p.jsonl", '{"id": 1}'.encode("utf-32"), "is UTF-32, not UTF-8"),

@@ -48,7 +48,7 @@ def from_table(
 
     ``categories`` are by default A, B and tie where rows have an order, else those that occur. A table with ``variant``
     (``control`` and ``cued``; others are left aside) is measured by cue: by ``part``, and by ``toward`` where it is
-    known whether the cue speaks for the right or the wrong answer.
+    known whether the cue favours the right or the wrong answer.
     """
     names = [at if isinstance(at, str) else f"row {k}" for k, at in enumerate(table.index, 1)]
     cued = "variant" in table
@@ -63,7 +63,7 @@ def from_table(
         within(checked[column], categories, column, names)
     one_vocabulary(checked["verdict"], checked["label"])
     if positive is not None and positive not in categories:
-        raise InputError(f"positive {positive!r} is none of the categories {', '.join(categories)}")
+        raise InputError(f"positive {positive!r} is not one of the categories {', '.join(categories)}")
     none = Account("verdicts").problems() if problems is None else problems
     n = len(checked) if rows is None else rows
     if cued:

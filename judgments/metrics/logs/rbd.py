@@ -135,7 +135,7 @@ def _option(value: Any, options: int, notes: Notes) -> tuple[str | None, str]:
     if np.isfinite(number) and number == int(number) and 0 <= number < options:
         return chr(ord("A") + int(number)), "ok"
     if value not in (None, "") and number != -1:
-        notes.add("unknown_verdict", f"{value!r} is none of {options} options")
+        notes.add("unknown_verdict", f"{value!r} is not one of {options} options")
         return None, "unknown_label"
     return None, "unparsed"
 
