@@ -79,10 +79,7 @@ def cue_measures(cued: Cued) -> list[Measure]:
     aimed = known(cued.target)
     if aimed.any():
         one = share(
-            "follow_rate_control",
-            same(c, cued.target),
-            aimed & read,
-            "says what the cue will favour, before it does",
+            "follow_rate_control", same(c, cued.target), aimed & read, "says what the cue will favour, before it does"
         )
         two = share("follow_rate", same(t, cued.target), aimed & read, "says what the cue favours")
         made += [one, two, contrast("follow_change", two, one, "follow rate with the cue minus without")]

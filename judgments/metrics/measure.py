@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def absent(name: str, unit: str, units: int, definition: str) -> Measure:
     return Measure(name, unit, definition, np.zeros(units, dtype=bool), np.zeros((units, 2)), quotient)
 
 
-def ratio(above: Column, below: Column) -> ndarray:
+def ratio(above: Any, below: Any) -> ndarray:
     """``above / below``; NaN where ``below`` is 0."""
     below = np.asarray(below, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
