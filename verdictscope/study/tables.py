@@ -177,7 +177,10 @@ _TRANSFER = {
     "p": _f("one-sided, against refits with permuted labels"),
     "p_adjusted": _f("adjusted over all cells that are not `within` (Westfall and Young)"),
 }
-_SETS = {"kind": _s("`base` (the value itself), `found` (selected heads) or `random` (changes from base)")}
+_SETS = {
+    "left": _f("share of the unedited value that remains (of a judge)"),
+    "kind": _s("`base` (the value itself), `found` (selected heads) or `random` (changes from base)"),
+}
 
 
 def _t(stage: str, rows: str, columns: str, /, **own: Column) -> Table:
@@ -368,7 +371,6 @@ TABLES: dict[str, Table] = {
         "a contrast of the decision, or a rate, under a set of heads zero-ablated on the base model's tokens",
         f"contrast set kind heads {INTERVAL} unit left p delta about norm",
         estimate=_f("its mean; of outcomes the change of the unedited mean"),
-        left=_f("share of the unedited value that remains (of a judge)"),
         norm=_f("output norm of the set over that of the selected heads"),
         **_SETS,
     ),
