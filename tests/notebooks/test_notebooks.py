@@ -21,8 +21,6 @@ FOLDER = ROOT / "notebooks"
 BUILD: dict[str, Any] = runpy.run_path(str(FOLDER / "build.py"))
 NAMES = ("01_refusal_cliff", "02_your_own_model", "03_judge_bias")
 CELLS, BYTES = 25, 3_000_000
-OUTSIDE = {"verdictscope.sources": {"locate"}}
-"""Public names of modules that are no room."""
 
 
 def stored(name: str) -> NotebookNode:
@@ -34,7 +32,9 @@ def code(notebook: NotebookNode) -> ast.Module:
 
 
 def public(module: str) -> set[str]:
-    return OUTSIDE.get(module) or set(importlib.import_module(module).__all__)
+    """The face of a room; of any other module what does not begin with an underscore."""
+    found = importlib.import_module(module)
+    return set(getattr(found, "__all__", [name for name in vars(found) if not name.startswith("_")]))
 
 
 def test_these_are_the_notebooks() -> None:
