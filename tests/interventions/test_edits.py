@@ -170,3 +170,11 @@ def test_segments_are_unknown_while_generating(qwen3: Model) -> None:
 def test_an_edit_says_what_it_does() -> None:
     assert HeadEdit(((4, 6), (5, 2))).describe() == "z of L4H6 L5H2 zero-ablated at all positions"
     assert "scaled by 0.5 at think_end" in HeadEdit(((0, 1),), op="scale", value=0.5, positions="think_end").describe()
+
+
+def test_heads_are_named_in_several_ways() -> None:
+    assert HeadEdit((5, 6)) == HeadEdit("L5H6") == HeadEdit([(5, 6)]) == HeadEdit(["L5H6"])
+    assert HeadEdit(["L5H6", (3, 1)]).heads == ((5, 6), (3, 1))
+    for wrong in ("5.6", "L5", 5, (5,), (5, 6, 7), [5.5, 6], {"layer": 5}, [["L5H6"]]):
+        with pytest.raises(InputError, match="names no head"):
+            HeadEdit(wrong)

@@ -160,7 +160,8 @@ def in_reference(run: RunFolder, sets: Sequence[Heads]) -> pd.DataFrame:
     cut = [written[i].until_answer() for i in asked]
     rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
     donor, reference = run.pair()
-    lines, same, groups = [], [], [r.group for r in rollouts]
+    lines: list[np.ndarray] = []
+    same, groups = [], [r.group for r in rollouts]
     with run.ticking("ablate: heads patched into the reference model") as tick:
         for done, heads in enumerate([None, *sets]):
             with nullcontext(True) if heads is None else patch_weights(reference, donor, heads) as changed:

@@ -33,7 +33,8 @@ def run_heads(run: RunFolder) -> None:
     ``writers.parquet``."""
     task, section = task_of(run.study), run.study.heads
     gap, delta, source = smallest_effect(run, task)
-    tables, facts, attributions = [], {}, []
+    tables, attributions = [], []
+    facts: dict[str, Any] = {}
     for variant in task.swept(run.study):
         sweeps: dict[str, HeadSweep] = {}
         for split in SPLITS:
@@ -68,7 +69,7 @@ def run_heads(run: RunFolder) -> None:
     if isinstance(task, OutcomeTask):
         run.write("attribution", pd.concat(attributions, ignore_index=True))
         run.write("writers", concentration(run, task))
-    about = {"delta": delta, "delta_is": source, "unit": "nats", "k": section.k, "alpha": ALPHA}
+    about: dict[str, Any] = {"delta": delta, "delta_is": source, "unit": "nats", "k": section.k, "alpha": ALPHA}
     about |= {"positions": task.positions(run.study), "left_out": left_out(task.positions(run.study))}
     if gap is not None:
         about |= {"gap": gap.estimate, "gap_low": gap.low, "gap_high": gap.high, "gap_n": gap.n}
