@@ -13,7 +13,7 @@ from tests.study.whole import some_prompts
 from verdictscope.errors import InputError
 from verdictscope.figures import transfer
 from verdictscope.rollouts.prompts.design import cells
-from verdictscope.study.stages.parsed import need_verdicts, told
+from verdictscope.study.stages.parsed import need_verdicts, parsed_counts
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def test_too_few_of_a_class_are_one_line_too(
 def test_what_was_lost_is_told_by_reason() -> None:
     cell = ["harmful_refused", "unread", "unread", "unread", "harmful_complied"]
     labels = pd.DataFrame({"cell": cell, "cut_off": [None, "thinking", "answer", None, "answer"]})
-    text = told("base", labels)
+    text = parsed_counts("base", labels)
     for part in ("2 of 5", "1 cut off in thinking", "1 cut off in the answer", "1 unparsed for another reason"):
         assert part in text
     alike = labels.assign(cut_off=None)
-    assert "max_new_tokens" not in told("base", alike)
-    assert told("base", labels[:1]).endswith("1 of 1 answers could be parsed")
+    assert "max_new_tokens" not in parsed_counts("base", alike)
+    assert parsed_counts("base", labels[:1]).endswith("1 of 1 answers could be parsed")
 
 
 @pytest.mark.parametrize(("status", "says"), [("truncated", "raise sampling.max_new_tokens"), ("none", "format")])

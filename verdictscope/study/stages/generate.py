@@ -59,7 +59,7 @@ def engine(run: RunFolder, variant: str) -> str | Server:
 
 
 def sample(run: RunFolder, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
-    """Generate with the variant's model as it stands (edits, if any, are the caller's context, told in ``about``)."""
+    """Generate with the variant's model as it stands (edits are the caller's context, described in ``about``)."""
     model = run.pair()[1] if variant == PATCHED else run.model(variant)
     with run.ticking(f"rollouts: {variant}") as tick:
         rollouts = generate(

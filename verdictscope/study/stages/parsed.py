@@ -15,7 +15,7 @@ FEW = 0.5
 """Share of parsed answers below which a run warns when it has written them."""
 
 
-def told(what: str, labels: pd.DataFrame) -> str:
+def parsed_counts(what: str, labels: pd.DataFrame) -> str:
     """How many answers were parsed, why the rest were not, and what to do.
 
     Args:
@@ -36,7 +36,7 @@ def warn(labels: pd.DataFrame) -> None:
     """Warn on standard error where most answers of a variant could not be parsed; its rollouts are kept."""
     for variant, own in labels.groupby("variant", sort=False):
         if own["cell"].ne(UNREAD).mean() < FEW:
-            print(f"verdictscope: {told(str(variant), own)}", file=sys.stderr)
+            print(f"verdictscope: {parsed_counts(str(variant), own)}", file=sys.stderr)
 
 
 def need_answers(run: RunFolder) -> None:
@@ -52,7 +52,7 @@ def need_answers(run: RunFolder) -> None:
             if outcome not in found:
                 raise InputError(
                     f"no {word} rollout in the {part} split, so no probe can be fitted. "
-                    f"{told('base', base)}; or add prompts or samples"
+                    f"{parsed_counts('base', base)}; or add prompts or samples"
                 )
 
 

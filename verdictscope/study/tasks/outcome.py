@@ -114,11 +114,12 @@ class OutcomeTask(Task):
         cut = [rollouts[i].until_answer() for i in labels.loc[chosen.fillna(False), "rollout"]]
         found = [r for r in cut if r is not None][: None if every else run.study.heads.rollouts]
         if (n := len({r.group for r in found})) < 2:
-            from verdictscope.study.stages.parsed import told
+            from verdictscope.study.stages.parsed import parsed_counts
 
+            parsed = parsed_counts(self.wording["target"], labels[labels["target"]])
             raise InputError(
                 f"{n or 'no'} group of {self.wording['target']} of the {split} split {self.wording['no']}, and a test "
-                f"of heads takes two. {told(self.wording['target'], labels[labels['target']])}; or add prompts to "
+                f"of heads takes two. {parsed}; or add prompts to "
                 "prompts.target, or take others"
             )
         return found, {self.name: mean_contrast(found, self.name)}

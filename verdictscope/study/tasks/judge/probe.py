@@ -65,7 +65,7 @@ def run_probe(run: RunFolder) -> None:
             **given,
         )
     run.write("bias_detector", found.to_frame().assign(variant=variant)[["variant", *found.table.columns]])
-    run.write_json("verdict_probes", _told(probes[VERDICT], known, found))
+    run.write_json("verdict_probes", _headline(probes[VERDICT], known, found))
 
 
 def _has(said: Judged, segment: str) -> bool:
@@ -90,7 +90,7 @@ def _prompts(run: RunFolder, states: VerdictStates, said: dict[str, Judged]) -> 
     }
 
 
-def _told(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[str, Any]:
+def _headline(probe: VerdictProbe, known: Correctness, found: BiasDetector) -> dict[str, Any]:
     """The headline numbers, and the probes as data."""
     cells = found.table[found.table["reason"] == ""]
     return {

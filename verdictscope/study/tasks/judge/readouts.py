@@ -111,9 +111,9 @@ def choose_readers(run: RunFolder, ending: Ending, items: Collection[str]) -> tu
     y = np.array([named[i] for i in scores.index], dtype=int)
     both = len(set(y)) == 2
     about = "" if both else "verdicts of the choosing parts name one answer: the last layer, and zeros as they are"
-    told = {k: float(auroc(y, scores[k].to_numpy())) for k in scores} if both else {}
+    separation = {k: float(auroc(y, scores[k].to_numpy())) for k in scores} if both else {}
     lens = every[0].name
-    layers = {layer: told[name, layer] for name, layer in told if name == lens}
+    layers = {layer: separation[name, layer] for name, layer in separation if name == lens}
     best = max(layers, key=lambda layer: (layers[layer], layer)) if layers else model.n_layers - 1
     chosen = [(LENS, next(r for r in every if r.layer == best)), *((r.name, r) for r in probes)]
     readouts = list(every)
@@ -123,7 +123,7 @@ def choose_readers(run: RunFolder, ending: Ending, items: Collection[str]) -> tu
         key = (own.name, own.layer)
         zeros[name] = float(np.mean([scores[key].to_numpy()[y == side].mean() for side in (0, 1)])) if both else 0.0
         readouts.append(replace(own, name=name, bias=own.bias - zeros[name]))
-        single |= {name: told[key]} if both else {}
+        single |= {name: separation[key]} if both else {}
     n = (int(y.sum()), int(len(y) - y.sum()))
     return Readers(tuple(readouts), best, zeros, single, layers, n, about), named
 

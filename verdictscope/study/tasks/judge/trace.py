@@ -59,7 +59,7 @@ def run_trace(run: RunFolder) -> None:
     times, table = settled(run, readers, base[PLAIN], trace, forced, named, choosing)
     run.write("verdict_commitment", times)
     run.write("verdict_timing", table)
-    run.write_json("verdict_traces", told(readers, base, choosing, traced))
+    run.write_json("verdict_traces", trace_facts(readers, base, choosing, traced))
 
 
 EMPTY = {
@@ -191,7 +191,9 @@ def _counts(left: Mapping[Any, Any]) -> str:
     return "; ".join(f"{n} {reason}" for reason, n in left.items() if n)
 
 
-def told(readers: Readers, found: Mapping[str, Judged], choosing: list[str], traced: list[str]) -> dict[str, Any]:
+def trace_facts(
+    readers: Readers, found: Mapping[str, Judged], choosing: list[str], traced: list[str]
+) -> dict[str, Any]:
     """What was read and who is left out: which layer, how many items by which rule, verdicts by their status."""
     counts = {}
     for condition, verdicts in found.items():
