@@ -61,16 +61,7 @@ class Traces:
     starts: Int[ndarray, " edge"]
 
     def of(self, rollout: str, readout: str | None = None, layer: int | None = None) -> Float[ndarray, "readout pos"]:
-        """One rollout's scores, a view.
-
-        Args:
-            rollout: its id.
-            readout: name of the readouts wanted, all by default.
-            layer: their layer, all by default.
-
-        Raises:
-            InputError: no such rollout or readout.
-        """
+        """One rollout's scores, a view; of all readouts, or of those with a name and layer."""
         at = next((i for i, r in enumerate(self.rollouts) if r.id == rollout), None)
         if at is None:
             raise InputError(f"rollout {rollout!r} was not traced")
@@ -80,16 +71,7 @@ class Traces:
     def to_frame(
         self, readout: str | None = None, layer: int | None = None, rollouts: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """The tidy table `align` takes: ``rollout pos segment token_id readout layer score``, NaN scores left out.
-
-        Args:
-            readout: name of the readouts wanted, all by default.
-            layer: their layer, all by default.
-            rollouts: ids of the rollouts wanted, all by default.
-
-        Raises:
-            InputError: no such rollout or readout.
-        """
+        """The tidy table `align` takes: ``rollout pos segment token_id readout layer score``, NaN scores left out."""
         chosen = _members(self.rollouts, rollouts)
         index = _wanted(self.readouts, readout, layer)
         own = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in chosen] or [np.arange(0)])
