@@ -102,7 +102,7 @@ def _names(rows: pd.DataFrame) -> str:
 
 
 def reader(store: StateTable, site: str, rows: pd.DataFrame) -> Callable[[int], Float[np.ndarray, "row ..."]]:
-    """A reader of a store's layers in the order of the caller's table, for `verdictscope.probes.sweep` and the like.
+    """A reader of a store's layers in the order of the caller's table, for `verdictscope.probes.fit_probe`.
 
     The rows of a store come in the order of the rollouts given to ``collect``. Here they are found by rollout and
     position, so that a table that was sorted, filtered or joined with labels still goes with its activations.

@@ -64,7 +64,7 @@ class ProbeCard:
         fit: penalty, balance, columns held fixed.
         threshold: score above which the label is predicted, selected on the validation split.
         test: its number on the test part: estimate, low, high, n, unit.
-        nulls: rows of nulls and baselines that stand beside that number.
+        nulls: rows of nulls, controls and baselines of that number.
         transfer: rows of the out-of-distribution matrix, empty where there is none.
         versions: libraries that made it.
         weights_sha256: of ``probe.safetensors``; filled in when saved.

@@ -39,10 +39,10 @@ def coverage(data: dict[str, Any]) -> str:
         if not low <= row["coverage"] <= high
     )
     each = min(row["data_sets"] for row in ours)
-    told = f"Columns are true AUROC, prompts; {each:,} data sets a cell (three binomial standard errors at .95: "
-    told += f"{3 * (0.95 * 0.05 / each) ** 0.5:.3f}). The closed interval's coverage is {low:.2f} to {high:.2f} in "
-    told += f"{inside} of {len(ours)} cells"
-    return "\n".join([*lines, "", told + (f"; outside: {off}." if off else ".")])
+    text = f"Columns are true AUROC, prompts; {each:,} data sets a cell (three binomial standard errors at .95: "
+    text += f"{3 * (0.95 * 0.05 / each) ** 0.5:.3f}). The closed interval's coverage is {low:.2f} to {high:.2f} in "
+    text += f"{inside} of {len(ours)} cells"
+    return "\n".join([*lines, "", text + (f"; outside: {off}." if off else ".")])
 
 
 def permutation(data: dict[str, Any]) -> str:
