@@ -102,7 +102,8 @@ def check_verdictscope(words: list[str], whole: bool) -> None:
         command.make_context("verdictscope", list(words))
     takes = sum(not options[word].is_flag for word in given)
     free = [word for word in words if not word.startswith("--")]
-    assert len(free) - takes <= len(arguments), words
+    several = any(p.nargs == -1 for p in arguments)
+    assert several or len(free) - takes <= len(arguments), words
     study = next((word for word in free[:1] if arguments and arguments[0].name == "study"), "STUDY")
     if study != study.upper():
         keys = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
@@ -202,7 +203,10 @@ def states() -> dict[str, Any]:
     return {
         "layers": (0, 1),
         "layer": 1,
-        "hidden": hidden,
+        "states": hidden,
+        "labels": refused.astype(int),
+        "other_states": hidden,
+        "other_labels": refused.astype(int),
         "refused": refused,
         "harm": harm,
         "prompts": prompts,
@@ -232,7 +236,7 @@ def test_code_about_probes_of_a_judge_runs(monkeypatch: pytest.MonkeyPatch) -> N
     kept = SimpleNamespace(named=lambda name: name)
     answers = {item: (f"this is {item}", f"that was {item}") for item in made.rows["item"]}
     prompts = {rollout: f"which is best in {rollout}" for rollout in made.rows["rollout"]}
-    given = {"plain": kept, "control": kept, "crowd": kept, "model": None, "part": part, "named": named}
+    given = {"plain": kept, "control": kept, "crowd": kept, "model": None, "split": part, "named": named}
     exec(PROBES["bias_detector"], given | {"texts": answers, "prompts": prompts})
 
 

@@ -25,7 +25,19 @@ BELOW = {
     "repair": {"rollouts", "activations", "judgments", "probes", "traces", "interventions", "study", "commands"},
     "organisms": {"rollouts", "activations", "judgments", "probes", "traces", "interventions"},
 }
-LEAVES = {"stats", "provenance", "sources", "errors", "weights_digest", "in_force", "kept", "rows", "values"}
+LEAVES = {
+    "stats",
+    "hook_owners",
+    "rope_types",
+    "provenance",
+    "sources",
+    "errors",
+    "weights_digest",
+    "in_force",
+    "kept",
+    "rows",
+    "values",
+}
 """For anyone. ``figures`` is a leaf too: results draw themselves through it."""
 
 

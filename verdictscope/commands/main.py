@@ -245,7 +245,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a run, or of several runs of one kind side by side."""
+    """Write the report of a run, or compare several runs of one kind."""
     from verdictscope.report import write_comparison, write_report
     from verdictscope.study.folder import open_run
 
