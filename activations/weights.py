@@ -58,8 +58,8 @@ def is_packed(module: nn.Module | None) -> bool:
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and not weight.is_floating_point():
         return True
-    plain = isinstance(weight, Tensor) and type(weight) in (Tensor, nn.Parameter) and weight.ndim == 2
-    plain = plain and weight.element_size() >= 2
+    ordinary = type(weight) in (Tensor, nn.Parameter)
+    plain = isinstance(weight, Tensor) and ordinary and weight.ndim == 2 and weight.element_size() >= 2
     named = hasattr(module, "in_features") and hasattr(module, "out_features")
     return (named or isinstance(module, nn.Linear | Conv1D)) and not plain
 

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from verdictscope.errors import InputError
@@ -73,7 +74,7 @@ class HuggingFace:
 
 
 def decode(
-    model: PreTrainedModel,
+    model: PreTrainedModel | nn.Module,
     requests: Sequence[Request],
     sampling: Sampling,
     eos: frozenset[int],
@@ -83,7 +84,7 @@ def decode(
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[list[Written]]:
     """Draw all requests, the longest prompts first (so that a batch that is too large fails early)."""
-    model = bare(model)
+    model = bare(model)  # of what torch.compile or peft put around it
     on_device(model)
     if strange_weight(model) is not None:  # attention kernels with a mask make numbers of NaN keys
         raise not_finite(model, "the logits")
