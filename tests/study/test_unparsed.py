@@ -13,7 +13,7 @@ from tests.study.whole import some_prompts
 from verdictscope.errors import InputError
 from verdictscope.figures import transfer
 from verdictscope.rollouts.prompts.design import cells
-from verdictscope.study.stages.parsed import need_verdicts, parsed_counts
+from verdictscope.study.parsed import need_verdicts, parsed_counts
 
 
 @pytest.fixture(scope="module")

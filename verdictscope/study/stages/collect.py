@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from verdictscope.activations import Site, collect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.parsed import need_answers
+from verdictscope.study.parsed import need_answers
+from verdictscope.study.tasks import task_of
 
 
 def run_collect(run: RunFolder) -> None:
     """Write ``activations.h5``; a stopped collection goes on where it stopped."""
-    need_answers(run)
+    need_answers(run.labels(), task_of(run.study).wording)
     rollouts = list(run.rollouts().values())
     section = run.study.collect
     reads = [Site("resid_post") @ section.resid_post, Site("z") @ section.z]

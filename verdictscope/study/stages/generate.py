@@ -12,8 +12,8 @@ from verdictscope.rollouts import Rollout, Sampling, Server, generate
 from verdictscope.rollouts.divergence import measure_divergence
 from verdictscope.rollouts.tables import to_frame
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.parsed import warn
-from verdictscope.study.tasks.outcome import UNREAD, matches, outcome_task
+from verdictscope.study.parsed import UNREAD, warn
+from verdictscope.study.tasks.outcome import matches, outcome_task
 
 PATCHED = "patched"
 """Variant of what the reference model writes with the found heads of the model under study in it."""

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from verdictscope.errors import InputError
 from verdictscope.sources import locate
+from verdictscope.study.parsed import UNREAD, parsed_counts
 from verdictscope.study.schema import Data, Scalar, Section, Study
 from verdictscope.study.tasks import Task, task_of
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from verdictscope.judgments import Contrast
     from verdictscope.rollouts import Rollout
     from verdictscope.study.folder import RunFolder
-
-
-UNREAD = "unread"
-"""The cell of rollouts whose outcome could not be parsed."""
 
 
 class Prompts(Section):
@@ -114,8 +111,6 @@ class OutcomeTask(Task):
         cut = [rollouts[i].until_answer() for i in labels.loc[chosen.fillna(False), "rollout"]]
         found = [r for r in cut if r is not None][: None if every else run.study.heads.rollouts]
         if (n := len({r.group for r in found})) < 2:
-            from verdictscope.study.stages.parsed import parsed_counts
-
             parsed = parsed_counts(self.wording["target"], labels[labels["target"]])
             raise InputError(
                 f"{n or 'no'} group of {self.wording['target']} of the {split} split {self.wording['no']}, and a test "

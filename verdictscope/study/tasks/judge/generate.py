@@ -21,7 +21,7 @@ from verdictscope.probes import split_groups
 from verdictscope.rollouts import Sampling
 from verdictscope.stats import mean_effect
 from verdictscope.study.folder import RunFolder
-from verdictscope.study.stages.parsed import need_verdicts
+from verdictscope.study.parsed import need_verdicts
 from verdictscope.study.tasks import task_of
 from verdictscope.study.tasks.judge import study_format
 from verdictscope.study.tasks.judge.data import CueSection

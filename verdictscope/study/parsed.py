@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-
-import pandas as pd
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from verdictscope.errors import InputError
-from verdictscope.study.folder import RunFolder
-from verdictscope.study.tasks import task_of
-from verdictscope.study.tasks.outcome import UNREAD
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNREAD = "unread"
+"""The cell of rollouts whose outcome could not be parsed."""
 FEW = 0.5
 """Share of parsed answers below which a run warns when it has written them."""
 
@@ -39,13 +41,16 @@ def warn(labels: pd.DataFrame) -> None:
             print(f"verdictscope: {parsed_counts(str(variant), own)}", file=sys.stderr)
 
 
-def need_answers(run: RunFolder) -> None:
+def need_answers(base: pd.DataFrame, wording: Mapping[str, str]) -> None:
     """Refuse to go on where a probe could not be fitted: before hidden states are read, which takes longest.
+
+    Args:
+        base: labels of the model under study, with ``part``, ``outcome``, ``cell`` and ``cut_off``.
+        wording: nouns of the task, with ``yes`` and ``no``.
 
     Raises:
         InputError: one of the splits lacks an outcome.
     """
-    base, wording = run.labels(), task_of(run.study).wording
     for part in ("train", "validation", "test"):
         found = set(base.loc[base["part"] == part, "outcome"].dropna().astype(bool))
         for outcome, word in ((True, wording["yes"]), (False, wording["no"])):
