@@ -198,6 +198,7 @@ def test_attribution_sums_to_the_logit(run: Path) -> None:
 
 def test_tokens_are_read_by_every_layer_and_agree_with_the_traces(run: Path) -> None:
     tokens, trace, labels = (pd.read_parquet(run / f"{name}.parquet") for name in ("tokens", "trace", "labels"))
+    trace = pd.concat([trace, pd.read_parquet(run / "trace_ablated.parquet")])
     layer = json.loads((run / "readouts.json").read_text())["probe"]["layer"]
     keys = ["variant", "rollout", "pos"]
     mine = tokens[(tokens["readout"] == "probe") & (tokens["layer"] == layer)]
