@@ -105,5 +105,5 @@ def test_a_readout_is_found_from_the_models_own_answers() -> None:
     assert {tok.decode(list(s)) for s in found.negative} == {"Sur", "I w", "The"}
     with pytest.raises(InputError, match="no refused rollout has an answer"):
         readout_from_rollouts(made, dict.fromkeys(labels, False))
-    with pytest.raises(InputError, match="tell only 67% of refused and 75% of complied answers apart"):
+    with pytest.raises(InputError, match="67%.*75%"):
         readout_from_rollouts(made, labels, coverage=1.0, longest=2)
