@@ -108,7 +108,10 @@ def collect(
     asked = [sites] if isinstance(sites, Site | Read | str) else sites
     reads = tuple(s if isinstance(s, Read) else (Site(s) if isinstance(s, str) else s) @ positions for s in asked)
     if not (reads or score) or len({r.site.name for r in reads}) < len(reads):
-        raise InputError("collect needs at least one site or readout, and each site once; join positions with commas")
+        raise InputError(
+            "collect needs at least one site or readout, and each site once; join positions with commas, and give "
+            "several layers together, as in Site('resid_post', (0, 3))"
+        )
     wanted = Wanted.of(model, rollouts, reads, score)
     if path is None:
         done = forward(model, rollouts, reads, score=score, plan=plan, moments=moments, progress=progress)

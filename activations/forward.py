@@ -286,6 +286,8 @@ def check_inputs(model: Model, rollouts: Sequence[Rollout], read: Sequence[Read]
     if len({readout_key(s, model.n_layers) for s in score}) != len(score):
         raise InputError("two readouts have the same name (and layer)")
     for r in read:
+        if not isinstance(r, Read):
+            raise InputError(f"read has {r!r}: a read is a site at positions, such as Site('resid_post', 3) @ 'last'")
         for layer in r.site.at(model.n_layers):
             model.sites.hook_point(r.site.name, layer)
 

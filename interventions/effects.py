@@ -54,6 +54,10 @@ class Effects:
     seed: int = 0
     computed: Computed = Computed("passes")
 
+    def __repr__(self) -> str:
+        edits, rollouts = self.edited.shape
+        return f"Effects({edits} edits x {rollouts} rollouts, {self.unit}; to_frame() has a row per edit)"
+
     @property
     def change(self) -> Float[np.ndarray, "edit rollout"]:
         """Edited minus unedited, per rollout."""

@@ -103,6 +103,12 @@ def split_rows(
         distinct = pd.DataFrame({"group": table["group"], "text": np.asarray(texts, dtype=object)}).drop_duplicates()
         merged = joined_groups(distinct["group"].to_list(), distinct["text"].astype(str).to_list())
         table["group"] = table["group"].map(dict(zip(distinct["group"], merged, strict=True)))
+        joined = table["group"].nunique()
+        if part is None and joined < len(PARTS) <= given.nunique():
+            raise InputError(
+                f"near duplicates among the texts join {given.nunique()} prompt groups to {joined}, and {len(PARTS)} "
+                "splits need as many; give texts that differ more, or groups without texts"
+            )
     table["label"] = np.asarray(labels)
     profile = pd.concat([table[["label"]], held], axis=1)
     split = split_groups(table["group"], profile, shares, seed) if part is None else None

@@ -19,6 +19,9 @@ def locate(name: str) -> str:
     if not name.startswith(PREFIX):
         return name
     path = models_folder() / name.removeprefix(PREFIX)
+    if not path.exists() and path.parent != models_folder() and path.parent.is_dir():
+        files = ", ".join(sorted(p.name for p in path.parent.iterdir()))
+        raise InputError(f"no bundled {name!r}: that model's folder has {files}")
     if not path.exists():
         known = ", ".join(f"{PREFIX}{p.name}" for p in sorted(models_folder().glob("*/")))
         raise InputError(f"no bundled {name!r}: there are {known or 'none in this installation'}")

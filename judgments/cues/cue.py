@@ -24,7 +24,15 @@ from verdictscope.judgments.cues.padding import ALONE, INLINE, matched
 from verdictscope.judgments.items import ChoiceItem, Item, PairItem
 from verdictscope.provenance import digest
 
-TEXTED = ("bandwagon", "authority", "citation", "distraction", "reflection", "verbosity", "sentiment", "gloom")
+
+@cache
+def sentences() -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """Place and sentences of every cue that is a text."""
+    data = tomllib.loads((Path(__file__).parent / "sentences.toml").read_text(encoding="utf-8"))
+    return {kind: (entry["place"], tuple(entry["texts"])) for kind, entry in data.items()}
+
+
+TEXTED = tuple(sentences())
 """Cues that are a text put into the prompt; ``citation`` is authority at the end of an answer."""
 
 KINDS = (*TEXTED, "position", "wrong_reference", "random_reference", "no_reference", "version")
@@ -56,13 +64,6 @@ class Cue:
     neutral: str
     control: Variant
     cued: Variant
-
-
-@cache
-def sentences() -> Mapping[str, tuple[str, tuple[str, ...]]]:
-    """Place and sentences of every cue that is a text."""
-    data = tomllib.loads((Path(__file__).parent / "sentences.toml").read_text(encoding="utf-8"))
-    return {kind: (entry["place"], tuple(entry["texts"])) for kind, entry in data.items()}
 
 
 def targets(item: Item, toward: str) -> str | None:

@@ -68,6 +68,9 @@ class RunFolder:
         self._made: set[str] = set()
         self._cache: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.out)!r}: study {self.study.name}, task {self.study.task})"
+
     def claimed(self) -> AbstractContextManager[None]:
         """Hold the folder for writing.
 
