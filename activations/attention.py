@@ -174,7 +174,13 @@ class _Shim:
         stock = self.interface.get_interface(self.stock, self.eager)  # type: ignore[attr-defined]
 
         def rows(now: AttentionCall, row: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-            masks = _Masks(now.mask, "flash" in (self.stock or ""), _causal(module, kwargs), kwargs)
+            given = kwargs.get("is_causal")
+            masks = _Masks(
+                now.mask,
+                "flash" in (self.stock or ""),
+                bool(getattr(module, "is_causal", True) if given is None else given),
+                kwargs,
+            )
             return self._rows(module, now, masks, args, kwargs, row, tokens)
 
         call = _Bound(query, key, value, rows, attention_mask).call
@@ -218,11 +224,6 @@ class _Bound:
         self, query: Tensor, key: Tensor, value: Tensor, rows: Callable[..., tuple[Tensor, Tensor]], mask: Any
     ) -> None:
         self.call = AttentionCall(query, key, value, lambda row, tokens: rows(self.call, row, tokens), mask)
-
-
-def _causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
-    given = kwargs.get("is_causal")
-    return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,18 +65,14 @@ def decompose(values: Values, roles: Sequence[str], given: frozenset[str], dtype
         return Found(*both)
     single = fit(values, [*attns, *mlps], post - pre, post, dtype)
     if given & CARRIERS and not (single and not (attns and mlps)):
-        return _as_told(attns, mlps, mids)
+        # What the user named, although it does not sum to the block's output; the identities report the error
+        attn, mlp = ((names[0], 1.0) if names else None for names in (attns, mlps))
+        found = {"attn_out": attn, "mlp_out": mlp}
+        missing = {site: UNKNOWN[site] for site, carrier in found.items() if carrier is None}
+        return Found(attn, mlp, mids[0] if mids and attn and mlp else None, missing)
     if partial is not None:
         return partial
     return Found(single=single) if single else Found(missing=UNKNOWN, whole=False)
-
-
-def _as_told(attns: Sequence[str], mlps: Sequence[str], mids: Sequence[str]) -> Found:
-    """What the user named, although it does not sum to the block's output; the identities report the error."""
-    attn, mlp = ((names[0], 1.0) if names else None for names in (attns, mlps))
-    found = {"attn_out": attn, "mlp_out": mlp}
-    missing = {site: UNKNOWN[site] for site, carrier in found.items() if carrier is None}
-    return Found(attn, mlp, mids[0] if mids and attn and mlp else None, missing)
 
 
 def _outermost(order: Sequence[str], others: Sequence[str], roles: Sequence[str], given: frozenset[str]) -> list[str]:

@@ -18,7 +18,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -63,7 +62,12 @@ def read_checkpoint(
         config = AutoConfig.from_pretrained(name, **common)
         packed = getattr(config, "quantization_config", None) is not None  # for the type that it is loaded in
         dtype = dtype if packed else dtype_here(dtype, getattr(config, "dtype", None), device)
-        hf, found = _auto_class(config).from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
+        # The config of a reward model names a classification head; everything else is a language model
+        named = getattr(config, "architectures", None) or []
+        classifies = any(n.endswith("ForSequenceClassification") for n in named)
+        hf, found = (AutoModelForSequenceClassification if classifies else AutoModelForCausalLM).from_pretrained(
+            name, dtype=dtype, output_loading_info=True, **common
+        )
         if dtype == "auto" and not packed and (late := dtype_here(dtype, hf.dtype, device)) != dtype:
             hf.to(late)  # the config named no type: the weights' own 16 bits are exact in float32
         hf.to(device)  # type: ignore[arg-type]
@@ -147,13 +151,6 @@ def no_such_folder(name: str) -> str | None:
     if path.exists() or not (name.startswith((".", "/", "~")) or name.count("/") > 1):
         return None
     return f"cannot load model {name!r}: no such folder; give a checkpoint folder or a hub name"
-
-
-def _auto_class(config: PretrainedConfig) -> Any:
-    """The config of a reward model names a classification head; everything else is a language model."""
-    named = getattr(config, "architectures", None) or []
-    classifies = any(n.endswith("ForSequenceClassification") for n in named)
-    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
 
 def _usable(device: str | torch.device) -> torch.device:

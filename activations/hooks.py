@@ -27,7 +27,7 @@ from verdictscope.activations.sites import FLOW, Site
 from verdictscope.activations.views import BatchView, mask_of_call, view_of_call
 from verdictscope.errors import InputError
 from verdictscope.in_force import acting
-from verdictscope.rollouts.engines.state import Awaiting, awaiting, uncompiled
+from verdictscope.rollouts.engines.state import awaiting, uncompiled
 
 if TYPE_CHECKING:
     from verdictscope.activations.model import Model
@@ -253,15 +253,6 @@ def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
     session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
 
 
-def _never_ran(model: Model, block: Awaiting) -> None:
-    what = f"the edits of {', '.join(block.edits[:4])} did nothing" if block.edits else "nothing was read"
-    how = "ran past its hooks" if block.ran else "made no forward pass"
-    raise InputError(
-        f"{what}: inside the block {model.name} {how}; run the model that was wrapped (model.hf), in this process: a "
-        "copy, an exported model or a server does not carry the hooks"
-    )
-
-
 @contextmanager
 def hooked(
     model: Model,
@@ -302,7 +293,12 @@ def hooked(
         if session.passes or block is None:
             session.check(exact=block is None)
         elif block.ran or not block.excused:
-            _never_ran(model, block)
+            what = f"the edits of {', '.join(block.edits[:4])} did nothing" if block.edits else "nothing was read"
+            how = "ran past its hooks" if block.ran else "made no forward pass"
+            raise InputError(
+                f"{what}: inside the block {model.name} {how}; run the model that was wrapped (model.hf), in this "
+                "process: a copy, an exported model or a server does not carry the hooks"
+            )
 
 
 @contextmanager

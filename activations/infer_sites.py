@@ -88,7 +88,11 @@ def _measure_block(
 ) -> Block:
     found = decompose(values, list(roles), given, hf.dtype)
     if found.single is not None:
-        found = _name_single(hf, roles, found)
+        # Which branch a block of one branch has: a module that mixes tokens counts as attention
+        mixing = mixes_tokens(hf, roles[found.single[0]])
+        absent = ("resid_mid", "mlp_out" if mixing else "attn_out")
+        why = dict.fromkeys(absent, SINGLE)
+        found = Found(attn=found.single, missing=why) if mixing else Found(mlp=found.single, missing=why)
     o = roles.get("o")
     width = values["o", "in"].shape[-1] if o is not None else 0
     if width % n_heads:
@@ -109,15 +113,6 @@ def _measure_block(
         missing=found.missing,
         whole=found.whole,
     )
-
-
-def _name_single(hf: PreTrainedModel, roles: dict[str, nn.Module], found: Found) -> Found:
-    """Which branch a block of one branch has: a module that mixes tokens counts as attention."""
-    assert found.single is not None
-    mixing = mixes_tokens(hf, roles[found.single[0]])
-    absent = ("resid_mid", "mlp_out" if mixing else "attn_out")
-    why = dict.fromkeys(absent, SINGLE)
-    return Found(attn=found.single, missing=why) if mixing else Found(mlp=found.single, missing=why)
 
 
 class _Enough(Exception):

@@ -156,7 +156,10 @@ def of_base(base: str, rollout: Rollout) -> Int[np.ndarray, " pos"]:
     if base == "prompt_end":
         return np.array([rollout.n_prompt - 1])
     if base == "before_answer":
-        return _before_answer(rollout)
+        run = _answer_run(rollout)
+        if run:
+            return np.array([run[0].start - 1] if run[0].start else [], dtype=np.int64)
+        return np.array([len(rollout) - 1] if rollout.finish == "given" else [], dtype=np.int64)
     if base in ("answer", "verdict"):
         return np.array([p for s in _answer_run(rollout) if s.segment == base for p in range(s.start, s.stop)], int)
     span = rollout.span(base)
@@ -172,13 +175,6 @@ def _answer_run(rollout: Rollout) -> list[Span]:
         elif run:
             break
     return run
-
-
-def _before_answer(rollout: Rollout) -> np.ndarray:
-    run = _answer_run(rollout)
-    if run:
-        return np.array([run[0].start - 1] if run[0].start else [], dtype=np.int64)
-    return np.array([len(rollout) - 1] if rollout.finish == "given" else [], dtype=np.int64)
 
 
 def over_continuation(positions: Positions | FrozenPositions, rollout: Rollout) -> Int[np.ndarray, " chosen"]:
@@ -223,7 +219,10 @@ def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Spelling:
     begins, at, length = [0], 0, 0
     for i in range(len(ids)):
         low = begins[-_CONTEXT] if len(begins) >= _CONTEXT else 0
-        before, now = (_decode(tokenizer, ids[low:stop]) for stop in (at, i + 1))
+        before, now = (
+            str(tokenizer.decode(list(ids[low:stop]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+            for stop in (at, i + 1)
+        )
         if now.endswith("\ufffd") and i + 1 < len(ids) and i + 1 - at < _LONGEST:
             continue
         piece = now[len(os.path.commonprefix([before, now])) :]
@@ -232,10 +231,6 @@ def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Spelling:
         length, at = length + len(piece), i + 1
         begins.append(at)
     return Spelling("".join(pieces), starts, stops)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def explicit(

@@ -49,7 +49,22 @@ def reward_readout(
         >>> reward_readout(model)
         LinearReadout('reward': resid_post[2], 32 weights, through the final norm, positions 'last')
     """
-    head = _head(model)
+    # The linear map outside the decoder that reads the final norm's output and makes the scores
+    hf, n = model.hf, int(getattr(model.hf.config, "num_labels", 0) or 0)
+    inside = set(hf.base_model.modules()) if hf.base_model is not hf else set()
+    refuse_adapters(model, "a readout of the reward", [m for m in hf.modules() if m not in inside])
+    found = [m for m in hf.modules() if isinstance(m, nn.Linear) and m not in inside and m.out_features == n]
+    if not type(hf).__name__.endswith("ForSequenceClassification") or len(found) != 1:
+        raise InputError(f"{type(hf).__name__} has no one linear head that scores a sequence; use a reward model")
+    final = model.sites.hook_point("final_norm", model.n_layers - 1)
+    with captured({("norm",): (final.module, final.side), ("head",): (found[0], "in")}) as values, still(hf):
+        hf(input_ids=probe_ids(hf, 8), use_cache=False)
+    if ("head",) not in values:
+        raise InputError("the reward head did not run in a forward pass")
+    normed, read = values[("norm",)], values[("head",)]
+    if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():
+        raise InputError("the reward head does not read the final norm's output; it has no linear form")
+    head = found[0]
     if is_packed(head):
         raise InputError("the reward head has no plain weight: not on packed weights")
     weight, bias = head.weight, getattr(head, "bias", None)
@@ -73,22 +88,3 @@ def reward_readout(
 
 def _numpy(row: Tensor) -> Float[ndarray, " d_model"]:
     return row.detach().double().cpu().numpy().astype(np.float64)
-
-
-def _head(model: Model) -> nn.Linear:
-    """The linear map outside the decoder that reads the final norm's output and makes the scores."""
-    hf, n = model.hf, int(getattr(model.hf.config, "num_labels", 0) or 0)
-    inside = set(hf.base_model.modules()) if hf.base_model is not hf else set()
-    refuse_adapters(model, "a readout of the reward", [m for m in hf.modules() if m not in inside])
-    found = [m for m in hf.modules() if isinstance(m, nn.Linear) and m not in inside and m.out_features == n]
-    if not type(hf).__name__.endswith("ForSequenceClassification") or len(found) != 1:
-        raise InputError(f"{type(hf).__name__} has no one linear head that scores a sequence; use a reward model")
-    final = model.sites.hook_point("final_norm", model.n_layers - 1)
-    with captured({("norm",): (final.module, final.side), ("head",): (found[0], "in")}) as values, still(hf):
-        hf(input_ids=probe_ids(hf, 8), use_cache=False)
-    if ("head",) not in values:
-        raise InputError("the reward head did not run in a forward pass")
-    normed, read = values[("norm",)], values[("head",)]
-    if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():
-        raise InputError("the reward head does not read the final norm's output; it has no linear form")
-    return found[0]

@@ -26,7 +26,10 @@ class Transfer:
         if rows.device.type != "cuda":
             into.copy_(rows)
             return
-        stream = self._streams.setdefault(rows.device, _side_stream(rows.device))
+        # One stream a device, kept: the allocator reuses memory stream by stream
+        if rows.device not in _SIDE:
+            _SIDE[rows.device] = torch.cuda.Stream(rows.device)
+        stream = self._streams.setdefault(rows.device, _SIDE[rows.device])
         stream.wait_stream(torch.cuda.current_stream(rows.device))
         with torch.cuda.stream(stream):
             into.copy_(rows, non_blocking=True)
@@ -43,13 +46,6 @@ class Transfer:
 
 
 _SIDE: dict[torch.device, torch.cuda.Stream] = {}
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream a device, kept: the allocator reuses memory stream by stream."""
-    if device not in _SIDE:
-        _SIDE[device] = torch.cuda.Stream(device)
-    return _SIDE[device]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -311,13 +311,28 @@ def head_card(
     if labels is not None:
         numbers.append(_probe(model, labelled or rollouts, head, labels, at, seed))
     notes = [*looked.notes]
+    # The texts with the most attention and those with the largest attribution, per row
+    texts: dict[str, np.ndarray] = {}
+    if model.optional_tokenizer is not None:
+        texts = {r.id: np.array(pieces(r.ids, model.tokenizer), dtype=object) for r in rollouts}
+
+    def sums(of: Attribution) -> pd.DataFrame:
+        assert of.sources is not None
+        table = of.sources.to_frame()
+        spelled = zip(table["rollout"], table["source"], table["token_id"], strict=True)
+        table["token"] = [texts[r][at] if texts else f"#{i}" for r, at, i in spelled]
+        return table.groupby(["segment", "token"], sort=False)[list(QUANTITIES)].sum() / len(of.rows)
+
+    both = sums(looked)[["attention", "weighted"]].join(sums(read)["attribution"], how="outer").fillna(0.0)
+    ranks = (both["attention"].rank(ascending=False), both["attribution"].abs().rank(ascending=False))
+    kept = both[(ranks[0] <= top) | (ranks[1] <= top)]
     return HeadCard(
         head=head,
         readout=readout.name,
         positions=positions if isinstance(positions, str) else "given positions",
         numbers=tuple(numbers),
         segments=_segments(looked, read),
-        tokens=_tokens(model, rollouts, looked, read, top),
+        tokens=kept.sort_values("attribution", key=np.abs, ascending=False).reset_index(),
         promoted=_promoted(model, rollouts, head, at, top, plan, notes),
         notes=tuple(notes),
     )
@@ -375,24 +390,3 @@ def _segments(looked: Attribution, read: Attribution) -> pd.DataFrame:
     here, there = (a.by_source().drop(columns=["layer", "head"]) for a in (looked, read))
     own = there["quantity"] == "attribution"
     return pd.concat([here[here["quantity"] != "attribution"], there[own]], ignore_index=True)
-
-
-def _tokens(
-    model: Model, rollouts: Sequence[Rollout], looked: Attribution, read: Attribution, top: int
-) -> pd.DataFrame:
-    """The texts with the most attention and those with the largest attribution, per row."""
-    texts: dict[str, np.ndarray] = {}
-    if model.optional_tokenizer is not None:
-        texts = {r.id: np.array(pieces(r.ids, model.tokenizer), dtype=object) for r in rollouts}
-
-    def sums(of: Attribution) -> pd.DataFrame:
-        assert of.sources is not None
-        table = of.sources.to_frame()
-        spelled = zip(table["rollout"], table["source"], table["token_id"], strict=True)
-        table["token"] = [texts[r][at] if texts else f"#{i}" for r, at, i in spelled]
-        return table.groupby(["segment", "token"], sort=False)[list(QUANTITIES)].sum() / len(of.rows)
-
-    both = sums(looked)[["attention", "weighted"]].join(sums(read)["attribution"], how="outer").fillna(0.0)
-    ranks = (both["attention"].rank(ascending=False), both["attribution"].abs().rank(ascending=False))
-    kept = both[(ranks[0] <= top) | (ranks[1] <= top)]
-    return kept.sort_values("attribution", key=np.abs, ascending=False).reset_index()

@@ -86,7 +86,23 @@ def _odds(sides: Sequence[Float[ndarray, "row _"]]) -> Float[ndarray, " row"]:
 def linear_form(model: Model, readout: Readout) -> LinearForm:
     """The linear functions of a readout."""
     if isinstance(readout, LogOddsReadout):
-        return _of_log_odds(model, readout)
+        longer = next((s for s in readout.strings if len(s) > 1), None)
+        if longer is not None:
+            raise InputError(
+                f"readout {readout.name!r}: label {list(longer)} has several tokens, and the later ones are read at "
+                "later positions; give labels of one token, or logit_difference(model, readout) of the first ones"
+            )
+        head, tokens = unembedding(model), [s[0] for s in readout.strings]
+        check_vocabulary(readout, len(head.weight), readout.strings)
+        weight = head.weight[tokens].double().cpu().numpy().T
+        bias = np.zeros(len(tokens)) if head.bias is None else head.bias[tokens].double().cpu().numpy()
+        cap, n = soft_cap(model) if head.capped else None, len(readout.positive)
+        normed, last = model.sites.ln_final is not None, model.n_layers - 1
+        if cap is None and len(tokens) == 2:
+            return LinearForm(
+                readout.name, "resid_post", last, weight[:, :1] - weight[:, 1:], bias[:1] - bias[1:], normed
+            )
+        return LinearForm(readout.name, "resid_post", last, weight, bias, normed, n, cap)
     if readout.site not in DIVISIBLE:
         raise InputError(
             f"readout {readout.name!r} reads {readout.site}, which is no sum of what components add; "
@@ -98,24 +114,6 @@ def linear_form(model: Model, readout: Readout) -> LinearForm:
     behind = readout.site == "final_norm"
     site, normed = ("resid_post", model.sites.ln_final is not None) if behind else (readout.site, readout.final_norm)
     return LinearForm(readout.name, site, layer, weight, np.array([readout.bias]), normed)
-
-
-def _of_log_odds(model: Model, readout: LogOddsReadout) -> LinearForm:
-    longer = next((s for s in readout.strings if len(s) > 1), None)
-    if longer is not None:
-        raise InputError(
-            f"readout {readout.name!r}: label {list(longer)} has several tokens, and the later ones are read at later "
-            "positions; give labels of one token, or logit_difference(model, readout) of the first ones"
-        )
-    head, tokens = unembedding(model), [s[0] for s in readout.strings]
-    check_vocabulary(readout, len(head.weight), readout.strings)
-    weight = head.weight[tokens].double().cpu().numpy().T
-    bias = np.zeros(len(tokens)) if head.bias is None else head.bias[tokens].double().cpu().numpy()
-    cap, n = soft_cap(model) if head.capped else None, len(readout.positive)
-    normed, last = model.sites.ln_final is not None, model.n_layers - 1
-    if cap is None and len(tokens) == 2:
-        return LinearForm(readout.name, "resid_post", last, weight[:, :1] - weight[:, 1:], bias[:1] - bias[1:], normed)
-    return LinearForm(readout.name, "resid_post", last, weight, bias, normed, n, cap)
 
 
 def soft_cap(model: Model) -> float:

@@ -7,7 +7,7 @@ components at once (max-T over sign flips of the prompt groups, :func:`~verdicts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -175,6 +175,15 @@ class HeadSweep:
         size = mean_effect("mean", effects.base, effects.groups, unit=effects.unit, seed=effects.seed)
         return cls(tuple(components), {"mean": ContrastEffects(tuple(components), effects, delta, size)}, delta)
 
+    def toward(self, signs: Mapping[str, float]) -> HeadSweep:
+        """The same effects; where a sign is given, for example of another split, it is the contrast's direction."""
+        turned = dict(self.contrasts)
+        for name, of in self.contrasts.items():
+            if name in signs and of.size is not None and (signs[name] > 0) != (of.size.estimate > 0):
+                negated = replace(of.effects, base=-of.effects.base, edited=-of.effects.edited)
+                turned[name] = replace(of, effects=negated)
+        return replace(self, contrasts=turned)
+
     def __getitem__(self, contrast: str | None) -> ContrastEffects:
         """The effects on one contrast; ``None`` for the only one."""
         if contrast is None and len(self.contrasts) == 1:
@@ -289,8 +298,6 @@ def sweep_heads(
     sublayers: Sequence[str] = (),
     positions: str = "all",
     delta: float | None = None,
-    signs: Mapping[str, float] | None = None,
-    plan: BatchPlan | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> HeadSweep:
@@ -308,15 +315,13 @@ def sweep_heads(
         delta: smallest effect that counts, for example 5 % of :func:`readout_gap`. By default 5 % of twice the content,
             which is the distance between the verdicts on items whose first and whose second answer is better; without
             content nothing is tested.
-        signs: by contrast the sign that counts as its direction, for example of another split; by default that of its
-            mean here.
-        plan: batches.
         seed: of every draw.
         progress: called with (edits done, edits in all).
 
     Returns:
         the effects. Without contrasts, a head that *suppresses* what the readout measures has a positive effect; with
-        them, a head has a positive effect on a contrast that is smaller without it.
+        them, a head has a positive effect on a contrast that is smaller without it; the direction of a contrast is
+        the sign of its mean here (see :meth:`HeadSweep.toward`).
 
     Raises:
         InputError: a head the model lacks, or no delta where the content is not positive.
@@ -339,7 +344,7 @@ def sweep_heads(
     edits += [SublayerEdit(site, (layer,), positions=positions) for site, layer in whole]
     components = tuple(("head", layer, head) for layer, head in chosen)
     components += tuple((site.removesuffix("_out"), layer, -1) for site, layer in whole)
-    swept = effects(model, rollouts, readout, edits, plan=plan, seed=seed, progress=progress)
+    swept = effects(model, rollouts, readout, edits, seed=seed, progress=progress)
     if contrasts is None:
         return HeadSweep.of(components, swept.on(mean_contrast(rollouts)), delta)
     sizes = {}
@@ -357,8 +362,7 @@ def sweep_heads(
         delta, source = DELTA_SHARE * gap, f"{DELTA_SHARE:.0%} of {gap:.3g}, the distance that content makes"
     found = {}
     for name, contrast in contrasts.items():
-        sign = (signs or {}).get(name, sizes[name].estimate)
-        shrinking = swept.on(-contrast if sign > 0 else contrast)
+        shrinking = swept.on(-contrast if sizes[name].estimate > 0 else contrast)
         found[name] = ContrastEffects(components, shrinking, delta, sizes[name])
     return HeadSweep(components, found, delta, source, positions)
 

@@ -32,7 +32,7 @@ from verdictscope.probes.selection import DEFAULT_CS
 from verdictscope.probes.states import Layers
 from verdictscope.probes.text import bag_of_words_auroc, position_auroc
 from verdictscope.probes.verdict_states import VerdictStates, item_parts
-from verdictscope.stats import Effect, auroc_effect, auroc_many, permutation_p
+from verdictscope.stats import auroc_effect, auroc_many, permutation_p
 
 if TYPE_CHECKING:
     from verdictscope.figures import Display
@@ -167,31 +167,7 @@ def bias_detector(
     if odd:
         raise InputError(f"label {odd[0]!r} is none of {', '.join(LABELS)}")
     split = item_parts(states, seed) if split is None else split
-    rows = _labelled(states, targets, control, plain, cues)
-    rows["part"] = rows["item"].map(dict(split))
-    if rows["part"].isna().any():
-        raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no split")
-    kinds = [*cues, *([POSITION] if plain else [])]
-    jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
-    cells: list[dict[str, Any]] = []
-    for done, (label, name, fit) in enumerate(jobs, start=1):
-        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), permutations, seed).cells(kinds)
-        if progress is not None:
-            progress(done, len(jobs))
-    return BiasDetector(pd.DataFrame(cells, columns=list(COLUMNS)), rows.drop(columns=["at"]), seed)
-
-
-def _fits(label: str, kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Every kind alone, and all but one where that is something else."""
-    some = [k for k in kinds if not (label == "cued" and k == POSITION)]
-    alone = [(kind, [kind]) for kind in kinds]
-    return alone + ([(f"all but {k}", [o for o in some if o != k]) for k in some] if len(some) > 2 else [])
-
-
-def _labelled(
-    states: VerdictStates, targets: Mapping[str, str], control: str, plain: str | None, cues: Sequence[str]
-) -> pd.DataFrame:
-    """A row per verdict and kind, those under the control among the cues' as not cued; ``at`` is its row of states."""
+    # A row per verdict and kind, those under the control among the cues' as not cued; ``at`` is its row of states
     table = states.rows.reset_index(drop=True).reset_index(names="at")
     sided = table[table["verdict"].isin(["A", "B"])].copy()
     missing = sorted(set(table.loc[table["condition"].isin(list(cues)), "item"]) - set(targets))
@@ -212,7 +188,25 @@ def _labelled(
     found["eligible"] = (found["cued"] == 1) & (found["before"] != found["named"])
     found["flip"] = (found["eligible"] & (found["verdict"] == found["named"])).astype(int)
     keep = ["at", "rollout", "item", "group", "type", "cued", "flip", "eligible", "order", "log_odds"]
-    return found[keep]
+    rows = found[keep]
+    rows["part"] = rows["item"].map(dict(split))
+    if rows["part"].isna().any():
+        raise InputError(f"item {rows.loc[rows['part'].isna(), 'item'].iloc[0]!r} has no split")
+    kinds = [*cues, *([POSITION] if plain else [])]
+    jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
+    cells: list[dict[str, Any]] = []
+    for done, (label, name, fit) in enumerate(jobs, start=1):
+        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), permutations, seed).cells(kinds)
+        if progress is not None:
+            progress(done, len(jobs))
+    return BiasDetector(pd.DataFrame(cells, columns=list(COLUMNS)), rows.drop(columns=["at"]), seed)
+
+
+def _fits(label: str, kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Every kind alone, and all but one where that is something else."""
+    some = [k for k in kinds if not (label == "cued" and k == POSITION)]
+    alone = [(kind, [kind]) for kind in kinds]
+    return alone + ([(f"all but {k}", [o for o in some if o != k]) for k in some] if len(some) > 2 else [])
 
 
 def _placed(states: VerdictStates, sided: pd.DataFrame, plain: str) -> pd.DataFrame:
@@ -347,7 +341,11 @@ class _Fit:
         made = {"odds": position_auroc(rows["log_odds"], *given, name="log-odds")}
         if self.texts is not None:
             made["words"] = bag_of_words_auroc([self.texts[r] for r in rows["rollout"]], *given, name="words", ngrams=2)
-        return {f"{name}{end}": value for name, effect in made.items() for end, value in _ends(effect)}
+        return {
+            f"{name}{end}": value
+            for name, effect in made.items()
+            for end, value in [("", effect.estimate), ("_low", effect.low), ("_high", effect.high)]
+        }
 
 
 def _one_class(tested: pd.DataFrame, kind: str, asked: str) -> str:
@@ -366,7 +364,3 @@ def _only(label: pd.Series, asked: str) -> str:
     if label.empty:
         return "no verdict"
     return f"only {WORDS[asked][int(label.iloc[0])]}"
-
-
-def _ends(effect: Effect) -> list[tuple[str, float]]:
-    return [("", effect.estimate), ("_low", effect.low), ("_high", effect.high)]

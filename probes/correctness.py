@@ -181,7 +181,8 @@ def correctness(
         progress=progress,
     )
     mirror = _verdicts(states, every, every.table["content"] > 0, split, Cs)
-    view = _verdicts(states, pairs, _uncued(pairs.table, every.table, uncued), split, Cs)
+    before = every.table[every.table["condition"] == uncued].set_index("item")["content"]
+    view = _verdicts(states, pairs, pairs.table["item"].map(before).fillna(pairs.table["content"]) > 0, split, Cs)
     table = tested(case, result, mirror, view, seed)
     add_nulls(table, case, result.null.measures)
     plain = (pairs.table["condition"] == quiet[0]).to_numpy()
@@ -207,9 +208,3 @@ def _verdicts(
     rows = mirrored_rows(pairs, toward_a, split)
     check_sides(rows, "the verdicts")
     return fit_probe(Layers(states.layers, pairs.mirrored, states.site), rows, Cs=Cs, permutations=0)
-
-
-def _uncued(table: pd.DataFrame, every: pd.DataFrame, uncued: str) -> pd.Series:
-    """Whether an item's verdict without a cue is A, whatever condition it is read in; its own where there is none."""
-    before = every[every["condition"] == uncued].set_index("item")["content"]
-    return table["item"].map(before).fillna(table["content"]) > 0

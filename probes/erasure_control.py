@@ -185,7 +185,14 @@ def erasure_control(
     """
     if draws < FEWEST:
         raise InputError(f"{draws} draws of a null cannot show p <= .05; ask for at least {FEWEST}")
-    data = _data(X, rows, concept, float(C))
+    checked = check_rows(rows, (concept,))
+    if len(checked.held_names) != 2:
+        raise InputError(f"{concept} takes {len(checked.held_names)} values; erase one that takes two")
+    if pd.Series(checked.held).groupby(checked.rollout).nunique().max() > 1:
+        raise InputError(f"{concept} differs within a rollout; erase what a whole rollout shares")
+    features = to_array(X, len(rows), layer=-1).astype(np.float64)
+    weight = checked.weights(checked.at("train"))
+    data = _Data(features, checked, checked.held, weight, float(C))
     train = data.checked.at("train")
     eraser = fit_eraser(data.X[train], data.concept[train], data.weight, classes=2)
     erasers = [("none", None), ("concept", eraser), *_nulls(data, rows, eraser, unit, draws, seed)]
@@ -206,17 +213,6 @@ def erasure_control(
         for key, of in lines.items()
     }
     return Erasure(pd.concat(table, ignore_index=True), eraser, stacked, concept, label, float(C), draws, seed)
-
-
-def _data(X: Any, rows: pd.DataFrame, concept: str, C: float) -> _Data:
-    checked = check_rows(rows, (concept,))
-    if len(checked.held_names) != 2:
-        raise InputError(f"{concept} takes {len(checked.held_names)} values; erase one that takes two")
-    if pd.Series(checked.held).groupby(checked.rollout).nunique().max() > 1:
-        raise InputError(f"{concept} differs within a rollout; erase what a whole rollout shares")
-    features = to_array(X, len(rows), layer=-1).astype(np.float64)
-    weight = checked.weights(checked.at("train"))
-    return _Data(features, checked, checked.held, weight, C)
 
 
 def _nulls(

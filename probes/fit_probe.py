@@ -310,7 +310,18 @@ def fit_probe(
         null = permutation_null(
             read, rows, list(codes), Cs, balance_on=on, permutations=how, seed=seed, progress=progress
         )
-    by_layer = _with_null(by_layer, null).assign(layer=[codes[layer] for layer in by_layer["layer"]])
+    # The range of each layer's null and its p; at the selected layer those of the null that selects again
+    found = []
+    for row in by_layer.itertuples():
+        values = np.array([np.nan]) if null is None else null.values if row.chosen else null.layers[int(row.layer)]
+        known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([np.nan])
+        p = float("nan") if null is None else null.p if row.chosen else permutation_p(row.auroc, values)
+        found.append({"null_mean": known.mean(), "null_low": known.min(), "null_high": known.max(), "p": p})
+    columns = ["layer", "C", "auroc_validation", "auroc", "low", "high", "n"]
+    columns += ["null_mean", "null_low", "null_high", "p", "chosen"]
+    by_layer = pd.concat([by_layer, pd.DataFrame(found)], axis=1)[columns].assign(
+        layer=[codes[layer] for layer in by_layer["layer"]]
+    )
     X = read(selection.layer)
     baselines: tuple[Effect, ...] = ()
     if given.texts is not None:
@@ -332,16 +343,3 @@ def fit_probe(
         seed=seed,
         _texts=given.texts,
     )
-
-
-def _with_null(by_layer: pd.DataFrame, null: PermutationNull | None) -> pd.DataFrame:
-    """The range of each layer's null and its p; at the selected layer those of the null that selects again."""
-    found = []
-    for row in by_layer.itertuples():
-        values = np.array([np.nan]) if null is None else null.values if row.chosen else null.layers[int(row.layer)]
-        known = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([np.nan])
-        p = float("nan") if null is None else null.p if row.chosen else permutation_p(row.auroc, values)
-        found.append({"null_mean": known.mean(), "null_low": known.min(), "null_high": known.max(), "p": p})
-    columns = ["layer", "C", "auroc_validation", "auroc", "low", "high", "n"]
-    columns += ["null_mean", "null_low", "null_high", "p", "chosen"]
-    return pd.concat([by_layer, pd.DataFrame(found)], axis=1)[columns]

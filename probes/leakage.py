@@ -140,7 +140,14 @@ def check_leakage(
         positions=positions,
         held=held,
     )
-    y, group, where = _columns(labels, groups, part)
+    y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
+    if not len(y) == len(group) == len(where):
+        raise InputError(f"{len(y)} labels, {len(group)} groups, {len(where)} parts: give one of each per row")
+    y = truths(y, "label", gaps=False).to_numpy(dtype=int)
+    unknown = sorted(set(map(str, where)) - set(PARTS))
+    if unknown:
+        raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+    group, where = group_names(group).astype(str), where.astype(str)
     if not (0 < similar <= 1 and 0 < alpha < 1):
         raise InputError(f"similar is {similar:g} and alpha {alpha:g}: a Jaccard index up to 1, a level below 1")
     if permutations < 19:
@@ -150,7 +157,10 @@ def check_leakage(
     for name, values in given.items():
         if len(values) != len(y):
             raise InputError(f"{name} has {len(values)} rows, there are {len(y)} labels")
-    checks = [_groups_apart(group, where)]
+    pairs = pd.DataFrame({"group": group, "part": where}).drop_duplicates()
+    twice = sorted(pairs["group"][pairs["group"].duplicated()].unique())
+    what = f"prompt groups in two parts: {_named(twice)}" if twice else "no prompt group in two parts"
+    checks = [_row("groups over parts", what, "leak" if twice else "none", "groups", len(twice), len(set(group)))]
     if "texts" in given:
         checks.append(_duplicates(given["texts"], group, where, similar))
     if "held" in given:
@@ -166,18 +176,17 @@ def check_leakage(
     table = pd.DataFrame(checks, columns=COLUMNS)
     found = table[table["severity"] != "none"].reset_index(drop=True)
     untested = tuple(f"{shortcut.check} ({why})" for shortcut in shortcuts if why)
-    return LeakageReport(found, table, _not_made(given, shortcuts, chosen_on, choice) + untested)
-
-
-def _columns(labels: Column, groups: Column, part: Column) -> tuple[Int[ndarray, " row"], ndarray, ndarray]:
-    y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
-    if not len(y) == len(group) == len(where):
-        raise InputError(f"{len(y)} labels, {len(group)} groups, {len(where)} parts: give one of each per row")
-    y = truths(y, "label", gaps=False).to_numpy(dtype=int)
-    unknown = sorted(set(map(str, where)) - set(PARTS))
-    if unknown:
-        raise InputError(f"unknown part {unknown[0]!r}; parts are {', '.join(PARTS)}")
-    return y.astype(int), group_names(group).astype(str), where.astype(str)
+    made = {shortcut.check for shortcut in shortcuts}
+    able = {
+        "duplicate prompts": "texts" in given,
+        "empty cell": "held" in given,
+        "label words": "label words" in made,
+        "length": "length" in made,
+        "source": "source" in made,
+        "position": "position" in made,
+        "selection on test": chosen_on is not None or choice is not None,
+    }
+    return LeakageReport(found, table, tuple(name for name, done in able.items() if not done) + untested)
 
 
 def _row(check: str, what: str, severity: str, statistic: str, value: float | int, n: int) -> dict[str, Any]:
@@ -187,13 +196,6 @@ def _row(check: str, what: str, severity: str, statistic: str, value: float | in
 def _named(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _groups_apart(group: ndarray, where: ndarray) -> dict[str, Any]:
-    pairs = pd.DataFrame({"group": group, "part": where}).drop_duplicates()
-    twice = sorted(pairs["group"][pairs["group"].duplicated()].unique())
-    what = f"prompt groups in two parts: {_named(twice)}" if twice else "no prompt group in two parts"
-    return _row("groups over parts", what, "leak" if twice else "none", "groups", len(twice), len(set(group)))
 
 
 def _duplicates(texts: ndarray, group: ndarray, where: ndarray, similar: float) -> dict[str, Any]:
@@ -268,7 +270,10 @@ def _tested(
         for values, shortcut in zip(drawn, shortcuts, strict=True):
             values.append(shortcut.measure(labels)[0])
     p = np.array([permutation_p(at[0], np.concatenate(null)) for (at, _), null in zip(real, drawn, strict=True)])
-    adjusted = _holm(p)
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    adjusted = np.empty(len(p))  # Holm's
+    adjusted[order] = steps
     rows = []
     for shortcut, (_, value), raw, fair in zip(shortcuts, real, p, adjusted, strict=True):
         found = fair <= alpha and value >= shortcut.least
@@ -276,25 +281,3 @@ def _tested(
         row = _row(shortcut.check, words, "confounded" if found else "none", shortcut.statistic, value, scheme.units)
         rows.append(row | {"p": float(raw), "p_adjusted": float(fair)})
     return rows
-
-
-def _holm(p: ndarray) -> ndarray:
-    order = np.argsort(p, kind="stable")
-    steps = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    out = np.empty(len(p))
-    out[order] = steps
-    return out
-
-
-def _not_made(given: dict[str, ndarray], shortcuts: Sequence[Shortcut], chosen_on: Any, choice: Any) -> tuple[str, ...]:
-    made = {shortcut.check for shortcut in shortcuts}
-    able = {
-        "duplicate prompts": "texts" in given,
-        "empty cell": "held" in given,
-        "label words": "label words" in made,
-        "length": "length" in made,
-        "source": "source" in made,
-        "position": "position" in made,
-        "selection on test": chosen_on is not None or choice is not None,
-    }
-    return tuple(name for name, done in able.items() if not done)

@@ -91,8 +91,14 @@ def check_rows(rows: pd.DataFrame, balance_on: Sequence[str] = ()) -> Rows:
             f"the rows were put in another order (their index begins {index[0]}, {index[1]}), and activations come in "
             "that of the store: bring the rows back with sort_index(), or read with reader(store, site, rows)"
         )
-    label = _binary(rows["label"])
-    held, held_names = pd.factorize(_joined(rows, balance_on), sort=True)
+    label = truths(rows["label"], "label", gaps=False).to_numpy(dtype=int)
+    # The values of several columns as one text per row
+    parts = [f"{c}={{}}" for c in balance_on]
+    texts = [
+        " ".join(p.format(v) for p, v in zip(parts, row, strict=True))
+        for row in rows[list(balance_on)].itertuples(index=False)
+    ]
+    held, held_names = pd.factorize(pd.Series(texts if balance_on else [""] * len(rows), dtype=object), sort=True)
     rollout, rollout_ids = pd.factorize(rows["rollout"].astype(str), sort=True)
     checked = Rows(
         label=label,
@@ -103,7 +109,21 @@ def check_rows(rows: pd.DataFrame, balance_on: Sequence[str] = ()) -> Rows:
         held_names=tuple(map(str, held_names)),
         rollout_ids=np.asarray(rollout_ids, dtype=object),
     )
-    _check_parts(checked)
+    unknown = sorted(set(checked.part) - set(PARTS))
+    if unknown:
+        raise InputError(f"unknown split {unknown[0]!r}; splits are {', '.join(PARTS)}")
+    pairs = pd.DataFrame({"group": checked.group, "part": checked.part}).drop_duplicates()
+    twice = pairs["group"][pairs["group"].duplicated()]
+    if len(twice):
+        raise InputError(
+            f"group {twice.iloc[0]!r} stands in two splits: rows of one prompt would be fitted and tested on; use "
+            "split_groups"
+        )
+    for part in PARTS:
+        seen = set(checked.label[checked.part == part])
+        if seen != {0, 1}:
+            what = "no rows" if not seen else f"only rows labelled {seen.pop()}"
+            raise InputError(f"split {part} has {what}; add prompts or split with the labels given to split_groups")
     _check_rollouts(checked)
     _check_cells(checked, balance_on)
     return checked
@@ -172,38 +192,6 @@ def to_array(value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None 
 def prompt_of(rollout_ids: Column) -> list[str]:
     """Prompt ids: rollouts are called ``PROMPT/SAMPLE``; an id without a slash is its own prompt."""
     return [str(r).rsplit("/", 1)[0] for r in rollout_ids]
-
-
-def _binary(labels: pd.Series) -> ndarray:
-    return truths(labels, "label", gaps=False).to_numpy(dtype=int)
-
-
-def _joined(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """The values of several columns as one text per row."""
-    parts = [f"{c}={{}}" for c in columns]
-    texts = [
-        " ".join(p.format(v) for p, v in zip(parts, row, strict=True))
-        for row in rows[list(columns)].itertuples(index=False)
-    ]
-    return pd.Series(texts if columns else [""] * len(rows), dtype=object)
-
-
-def _check_parts(rows: Rows) -> None:
-    unknown = sorted(set(rows.part) - set(PARTS))
-    if unknown:
-        raise InputError(f"unknown split {unknown[0]!r}; splits are {', '.join(PARTS)}")
-    pairs = pd.DataFrame({"group": rows.group, "part": rows.part}).drop_duplicates()
-    twice = pairs["group"][pairs["group"].duplicated()]
-    if len(twice):
-        raise InputError(
-            f"group {twice.iloc[0]!r} stands in two splits: rows of one prompt would be fitted and tested on; use "
-            "split_groups"
-        )
-    for part in PARTS:
-        seen = set(rows.label[rows.part == part])
-        if seen != {0, 1}:
-            what = "no rows" if not seen else f"only rows labelled {seen.pop()}"
-            raise InputError(f"split {part} has {what}; add prompts or split with the labels given to split_groups")
 
 
 def _check_rollouts(rows: Rows) -> None:

@@ -164,19 +164,6 @@ def _baseline(
     """Fit on train, choose C on validation (the smallest among equals), AUROC on test."""
     if not len(Cs) or not all(0 < C < np.inf for C in Cs):
         raise InputError(f"{name}: C must be positive and finite, got {list(Cs)}")
-    y, group, where = _aligned(name, x, labels, groups, part)
-    train, validation, test = (where == p for p in PARTS)
-    chosen = Cs[0]
-    if validation.any() and len(set(y[validation])) == 2:
-        tried = [float(auroc(y[validation], fit(x[train], y[train], C)(x[validation]))) for C in sorted(Cs)]
-        chosen = sorted(Cs)[int(np.argmax(tried))]
-    scores = fit(x[train], y[train], chosen)(x[test])
-    return auroc_effect(name, y[test], scores, group[test])
-
-
-def _aligned(
-    name: str, x: np.ndarray, labels: Column, groups: Column, part: Column
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y, group, where = (np.asarray(v, dtype=object) for v in (labels, groups, part))
     if not len(x) == len(y) == len(group) == len(where):
         raise InputError(f"{name}: {len(x)} rows, {len(y)} labels, {len(group)} groups, {len(where)} parts")
@@ -188,4 +175,10 @@ def _aligned(
     for p in ("train", "test"):
         if len(set(y[where == p])) < 2:
             raise InputError(f"{name}: part {p} holds fewer than two classes; add rows of the other")
-    return y, group, where
+    train, validation, test = (where == p for p in PARTS)
+    chosen = Cs[0]
+    if validation.any() and len(set(y[validation])) == 2:
+        tried = [float(auroc(y[validation], fit(x[train], y[train], C)(x[validation]))) for C in sorted(Cs)]
+        chosen = sorted(Cs)[int(np.argmax(tried))]
+    scores = fit(x[train], y[train], chosen)(x[test])
+    return auroc_effect(name, y[test], scores, group[test])

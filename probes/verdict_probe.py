@@ -154,7 +154,12 @@ def verdict_probe(
         made.append(table_row("layer", f"layer {row.layer}", row.auroc_validation, *ends, row.n_groups, **more))
     table = pd.DataFrame(made, columns=list(COLUMNS))
     table.loc[table["kind"].isin(["test", "permuted", "control"]), ["layer", "C"]] = [result.layer, result.C]
-    return VerdictProbe(result, table, _counts(every), where, states.positions)
+    ab, ba = every.table["verdict_ab"], every.table["verdict_ba"]
+    sided = ab.isin(["A", "B"]) & ba.isin(["A", "B"])
+    same = sided & (ab == ba)
+    counts = {"used": int(same.sum()), "changed by the order": int((sided & ~same).sum())}
+    counts["tie or unread"] = int((~sided).sum())
+    return VerdictProbe(result, table, counts, where, states.positions)
 
 
 def _components(
@@ -189,14 +194,3 @@ def _components(
     about += f"; permuted {null.mean:.3f}" if null is not None else ""
     more = {"p": np.nan if null is None else null.p, "about": about, "layer": fitted.layer, "C": fitted.C}
     return [*made, table_row("part", name, test_of.estimate, test_of.low, test_of.high, test_of.n, **more)]
-
-
-def _counts(pairs: Pairs) -> dict[str, int]:
-    ab, ba = pairs.table["verdict_ab"], pairs.table["verdict_ba"]
-    sided = ab.isin(["A", "B"]) & ba.isin(["A", "B"])
-    same = sided & (ab == ba)
-    return {
-        "used": int(same.sum()),
-        "changed by the order": int((sided & ~same).sum()),
-        "tie or unread": int((~sided).sum()),
-    }

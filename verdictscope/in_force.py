@@ -60,7 +60,13 @@ def edits_in_force(model: nn.Module) -> list[dict[str, str]]:
                     f"an edit in force cannot be described ({error}), so no result under it can be kept: "
                     "use an edit of verdictscope.interventions or a dataclass with describe(), or leave the path out"
                 ) from None
-            found.append({"edit": _words(what), "digest": whole})
+            edits = what if isinstance(what, tuple | list) else [what]
+            found.append(
+                {
+                    "edit": "; ".join(e.describe() if hasattr(e, "describe") else _sites(e) for e in edits),
+                    "digest": whole,
+                }
+            )
     return found
 
 
@@ -80,7 +86,8 @@ def check_hooks(model: nn.Module) -> None:
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             for fn in module.__dict__.get(kind, {}).values():
                 _allow(fn, f"a hook on module {path or 'model'}")
-        for one in _accelerate_hooks(module):
+        hook = module.__dict__.get("_hf_hook")
+        for one in () if hook is None else (hook, *getattr(hook, "hooks", ())):
             _allow(type(one).post_forward, f"a {type(one).__qualname__} on module {path or 'model'}")
             _allow(type(one).pre_forward, f"a {type(one).__qualname__} on module {path or 'model'}")
         if "forward" in module.__dict__:
@@ -90,27 +97,16 @@ def check_hooks(model: nn.Module) -> None:
 
 
 def _allow(fn: Any, where: str) -> None:
-    fn = _inner(fn)
+    # What a partial calls; where :func:`verdictscope.activations.hooks.attach` put a function on, that function
+    while isinstance(fn, partial):
+        attached = "verdictscope" in packages_of(fn.func) and fn.func.__name__ in ("_before", "_after")
+        fn = fn.args[0] if attached else fn.func
     if not packages_of(fn) <= _HARMLESS:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         raise InputError(
             f"{where} ({name}) changes what the model computes in a way that cannot be described, so its results "
             "cannot be kept: remove it, use an edit of verdictscope.interventions, or leave the path out"
         )
-
-
-def _inner(fn: Any) -> Any:
-    """What a partial calls; where :func:`verdictscope.activations.hooks.attach` put a function on, that function."""
-    while isinstance(fn, partial):
-        attached = "verdictscope" in packages_of(fn.func) and fn.func.__name__ in ("_before", "_after")
-        fn = fn.args[0] if attached else fn.func
-    return fn
-
-
-def _accelerate_hooks(module: nn.Module) -> tuple[Any, ...]:
-    """What accelerate runs around a module; its own move weights, a user's may do anything."""
-    hook = module.__dict__.get("_hf_hook")
-    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
 
 
 def identity(what: Any) -> str:
@@ -148,11 +144,6 @@ def _items(pairs: Any) -> str:
 
 def _named(what: Any) -> str:
     return f"{what.__module__}.{what.__qualname__}"
-
-
-def _words(what: Any) -> str:
-    edits = what if isinstance(what, tuple | list) else [what]
-    return "; ".join(e.describe() if hasattr(e, "describe") else _sites(e) for e in edits)
 
 
 def _sites(write: Any) -> str:

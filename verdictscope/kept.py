@@ -73,7 +73,13 @@ def tokenizer_facts(tokenizer: Any) -> Facts:
         text = inner.to_str()
         rules = text[text.index('"added_tokens"') :]
     else:
-        rules = json.dumps([sorted(tokenizer.get_vocab().items()), _plain(getattr(tokenizer, "init_kwargs", {}))])
+        values = getattr(tokenizer, "init_kwargs", {})
+        rules = json.dumps(
+            [
+                sorted(tokenizer.get_vocab().items()),
+                sorted((k, str(v)) for k, v in values.items() if isinstance(v, bool | int | float | str)),
+            ]
+        )
     special = {str(k): str(v) for k, v in tokenizer.special_tokens_map.items()}
     extra = [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token", "add_prefix_space")]
     template = getattr(tokenizer, "chat_template", None)
@@ -81,10 +87,6 @@ def tokenizer_facts(tokenizer: Any) -> Facts:
         "tokenizer": digest(json.dumps([type(inner or tokenizer).__name__, rules, special, extra])),
         "template": digest(json.dumps(template, sort_keys=True)),
     }
-
-
-def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return sorted((k, str(v)) for k, v in values.items() if isinstance(v, bool | int | float | str))
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -78,7 +78,15 @@ def read_rows(path: str | Path, *, by_content: bool = False) -> list[Row]:
     elif kind in (".jsonl", ".ndjson"):
         found = _lines(data)
     else:
-        text = _decoded(data, path)
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = len(_LINE.findall(data[: error.start].decode("latin-1"))) + 1
+            byte = f"byte 0x{data[error.start]:02x}"
+            raise InputError(f"{path} line {line} is not UTF-8 ({byte}): save it as UTF-8") from None
+        if (at := text.find("\0")) >= 0:
+            line = len(_LINE.findall(text[:at])) + 1
+            raise InputError(f"{path} line {line} holds a NUL byte: it is damaged, or not UTF-8")
         found = _json(text, path, or_lines=by_content) if kind == ".json" else _cells(text, kind, path)
     if not found:
         raise InputError(f"{path} holds no rows: give a file with at least one")
@@ -129,19 +137,6 @@ def _kind(data: bytes) -> str:
     start = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     head = data.lstrip().split(b"\n", 1)[0]
     return ".json" if start in (b"[", b"{") else ".tsv" if head.count(b"\t") > head.count(b",") else ".csv"
-
-
-def _decoded(data: bytes, path: Path) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = len(_LINE.findall(data[: error.start].decode("latin-1"))) + 1
-        byte = f"byte 0x{data[error.start]:02x}"
-        raise InputError(f"{path} line {line} is not UTF-8 ({byte}): save it as UTF-8") from None
-    if (at := text.find("\0")) >= 0:
-        line = len(_LINE.findall(text[:at])) + 1
-        raise InputError(f"{path} line {line} holds a NUL byte: it is damaged, or not UTF-8")
-    return text
 
 
 def _named(row: Mapping[str, Any]) -> Any:
@@ -273,12 +268,15 @@ def _parquet(data: bytes, path: Path) -> list[Row]:
         rows = table.rename_columns(names).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {reason(error)}") from None
-    rows = [{n: _gap(v) for n, v in row.items() if not re.fullmatch(r"__index_level_\d+__", n)} for row in rows]
+    rows = [
+        {
+            n: (None if isinstance(v, float) and v != v else v)
+            for n, v in row.items()
+            if not re.fullmatch(r"__index_level_\d+__", n)
+        }
+        for row in rows
+    ]
     return [Row(f"record {number}", _named(row)) for number, row in enumerate(rows, 1)]
-
-
-def _gap(value: Any) -> Any:
-    return None if isinstance(value, float) and value != value else value
 
 
 def _cells(text: str, kind: str, path: Path) -> list[Row]:

@@ -52,44 +52,44 @@ def component_checks(model: Model) -> Iterator[Finding]:
     """
     name = "identity: components of a readout sum to it"
     try:
-        total, logit = _component_sum(model)
+        # Sum of all components, and the logit itself, of the last token's most likely next tokens
+        head, norm = unembedding(model), final_norm(model)
+        (ids,) = random_sequences(model, [21], seed=5)
+        blocks = list(enumerate(model.sites.blocks))
+        if partly := [i for i, b in blocks if not b.whole]:
+            raise InputError(f"layers {partly}: what the branches add to the residual stream is not known")
+        has_heads = tuple(i for i, b in blocks if b.o is not None)
+        layers = {"mlp": [i for i, b in blocks if b.mlp], "mixers": [i for i, b in blocks if b.attn and b.o is None]}
+        sites = {"embed": Site("resid_pre", 0), "last": Site("resid_post", -1), "final": Site("final_norm")}
+        sites |= {f"z{layer}": Site("z", layer) for layer in has_heads}
+        sites |= {
+            key: Site(name, layers[key]) for key, name in (("mlp", "mlp_out"), ("mixers", "attn_out")) if layers[key]
+        }
+        reads = {key: site @ "last" for key, site in sites.items()}
+        done = forward(model, [as_rollout("s", ids)], list(reads.values()), logits_at="last")
+        value = {key: done.values[read].double()[:, 0] for key, read in reads.items()}
+        parts = [value[key] for key in ("embed", "mlp", "mixers") if key in value]
+        parts += [_head_components(model, layer, value[f"z{layer}"][0]) for layer in has_heads]
+        assert done.logits is not None
+        tokens = done.logits[0].topk(min(5, done.logits.shape[-1])).indices
+        weight = head.weight[tokens.to(head.weight.device)].double().cpu()
+        constant = (
+            torch.zeros(len(tokens), dtype=torch.float64) if head.bias is None else head.bias[tokens].double().cpu()
+        )
+        if norm.bias is not None:
+            constant = constant + weight @ norm.bias.double().cpu()
+        scaled = norm.centre(torch.cat(parts)) * norm.inv_scale(value["last"]) * norm.gain.double().cpu()
+        logits = done.logits
+        if head.capped and model.sites.unembed is not None:  # the sum is what the soft cap is applied to
+            with torch.no_grad():
+                logits = model.sites.unembed.forward(value["final"].to(head.weight)).float().cpu()
+        total, logit = (scaled @ weight.T).sum(0) + constant, logits[0][tokens].double()
     except InputError as error:
         yield Finding(name, "unsupported", detail=str(error))
         return
     # Components are larger than their sum, and each carries the rounding of the model's dtype.
     size = logit.abs().clamp(min=1e-6) + logit.norm() / len(logit) ** 0.5
     yield within(name, float(((total - logit).abs() / size).max()), RELATIVE.get(model.dtype, 1e-5))
-
-
-def _component_sum(model: Model) -> tuple[Tensor, Tensor]:
-    """Sum of all components, and the logit itself, of the last token's most likely next tokens."""
-    head, norm = unembedding(model), final_norm(model)
-    (ids,) = random_sequences(model, [21], seed=5)
-    blocks = list(enumerate(model.sites.blocks))
-    if partly := [i for i, b in blocks if not b.whole]:
-        raise InputError(f"layers {partly}: what the branches add to the residual stream is not known")
-    has_heads = tuple(i for i, b in blocks if b.o is not None)
-    layers = {"mlp": [i for i, b in blocks if b.mlp], "mixers": [i for i, b in blocks if b.attn and b.o is None]}
-    sites = {"embed": Site("resid_pre", 0), "last": Site("resid_post", -1), "final": Site("final_norm")}
-    sites |= {f"z{layer}": Site("z", layer) for layer in has_heads}
-    sites |= {key: Site(name, layers[key]) for key, name in (("mlp", "mlp_out"), ("mixers", "attn_out")) if layers[key]}
-    reads = {key: site @ "last" for key, site in sites.items()}
-    done = forward(model, [as_rollout("s", ids)], list(reads.values()), logits_at="last")
-    value = {key: done.values[read].double()[:, 0] for key, read in reads.items()}
-    parts = [value[key] for key in ("embed", "mlp", "mixers") if key in value]
-    parts += [_head_components(model, layer, value[f"z{layer}"][0]) for layer in has_heads]
-    assert done.logits is not None
-    tokens = done.logits[0].topk(min(5, done.logits.shape[-1])).indices
-    weight = head.weight[tokens.to(head.weight.device)].double().cpu()
-    constant = torch.zeros(len(tokens), dtype=torch.float64) if head.bias is None else head.bias[tokens].double().cpu()
-    if norm.bias is not None:
-        constant = constant + weight @ norm.bias.double().cpu()
-    scaled = norm.centre(torch.cat(parts)) * norm.inv_scale(value["last"]) * norm.gain.double().cpu()
-    logits = done.logits
-    if head.capped and model.sites.unembed is not None:  # the sum is what the soft cap is applied to
-        with torch.no_grad():
-            logits = model.sites.unembed.forward(value["final"].to(head.weight)).float().cpu()
-    return (scaled @ weight.T).sum(0) + constant, logits[0][tokens].double()
 
 
 def _head_components(model: Model, layer: int, z: Tensor) -> Tensor:

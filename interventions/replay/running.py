@@ -114,7 +114,8 @@ def replay(
         part = queue.pop(0)
         full = False
         try:
-            base[part], edited[:, part] = _of_part(job, [rollouts[i] for i in part])
+            one = Batched(job, [rollouts[i] for i in part])
+            base[part], edited[:, part] = one.base(), one.edited()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or (len(part) == 1 and job.budget < 2):
                 raise
@@ -126,13 +127,6 @@ def replay(
             queue = [piece for piece in (part[:half], part[half:]) if piece] + queue
     method = "replay" if job.windows and not job.why else "restart"
     return Readings(base, edited, Computed(method, job.why or "", job.difference))
-
-
-def _of_part(
-    job: Job, rollouts: Sequence[Rollout]
-) -> tuple[Float[np.ndarray, " rollout"], Float[np.ndarray, "edit rollout"]]:
-    one = Batched(job, rollouts)
-    return one.base(), one.edited()
 
 
 def _parts(job: Job, rollouts: Sequence[Rollout], lanes: Sequence[Lane]) -> list[list[int]]:

@@ -62,7 +62,13 @@ def newton_path(
     floor = 1e-13 * np.sqrt(np.trace(exact) / len(y))
     for i, C in enumerate(Cs):
         if system is not None:
-            at = _extrapolate(system, at, exact, float(np.log(C / Cs[i - 1])))
+            # Start from the last minimum, moved along the path of minima by ``length`` in log C
+            length = float(np.log(C / Cs[i - 1]))
+            da, db = system.solve(at.a, at.Ka, 0.0)
+            moving = at.a != 0
+            slope = np.divide(da, at.a, out=np.zeros_like(da), where=moving)
+            a = at.a * np.exp(np.clip(slope, 0.0, 1.0) * min(length, _LONGEST))
+            at = _Point(a, at.b + db * min(length, _LONGEST), exact @ a)
         for step in range(max_iter + 1):
             p = expit(at.f)
             g = C * weight * (y - p)
@@ -113,15 +119,6 @@ class _System:
         """``(1 + W K)^-1 v`` for every row of v."""
         right = (self.root * Kv).astype(self.K.dtype).T
         return v - self.root * self._potrs(self.factor, right, lower=1)[0].T
-
-
-def _extrapolate(system: _System, at: _Point, exact: ndarray, length: float) -> _Point:
-    """Follow the path of minima by ``length`` in log C."""
-    da, db = system.solve(at.a, at.Ka, 0.0)
-    moving = at.a != 0
-    slope = np.divide(da, at.a, out=np.zeros_like(da), where=moving)
-    a = at.a * np.exp(np.clip(slope, 0.0, 1.0) * min(length, _LONGEST))
-    return _Point(a, at.b + db * min(length, _LONGEST), exact @ a)
 
 
 def _descend(

@@ -56,7 +56,7 @@ def newton_span(span: Span, y: Any, scale: Any, *, tol: float, max_iter: int) ->
     for step in range(max_iter + 1):
         y_, scale_, U_, b_ = y[:, left], scale[:, left], U[:, left], b[left]
         f = span.F @ U_ + b_
-        p = _expit(f, xp)
+        p = 1 / (1 + xp.exp(-xp.clip(f, -700, 700)))
         g = scale_ * (y_ - p)
         gradient, gradient_b = U_ - span.F.T @ g, -g.sum(0)
         small = (gradient**2).sum(0) <= tol**2 * (U_**2).sum(0)
@@ -125,7 +125,3 @@ def _line(span: Span, U: Any, f: Any, D: Any, c: Any, y: Any, scale: Any, slope:
             break
         t = xp.where(high, t / 2, t)
     return t
-
-
-def _expit(f: Any, xp: ModuleType) -> Any:
-    return 1 / (1 + xp.exp(-xp.clip(f, -700, 700)))

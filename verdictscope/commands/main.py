@@ -131,7 +131,10 @@ def _code() -> int:
             return 2
         # Unknown options and missing arguments: click's own message as one line, without its usage box.
         if hasattr(error, "format_message"):
-            return _say(_usage(error), 2)
+            # What is wrong with the words typed, with the nearest option that there is
+            text = error.format_message()  # type: ignore[attr-defined]
+            near = getattr(error, "possibilities", None)
+            return _say((f"{text.partition(' (')[0]}. Did you mean {near[0]!r}?" if near else text), 2)
         if isinstance(error, OSError) and (full := disk_error(error)) is not None:
             return _say(str(full), 2)
         if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for a look at its class
@@ -143,13 +146,6 @@ def _stop(number: int, _: FrameType | None) -> None:
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, signal.SIG_DFL)  # a second signal ends the process at once
     raise _Stopped(number)
-
-
-def _usage(error: Exception) -> str:
-    """What is wrong with the words typed, with the nearest option that there is."""
-    text = error.format_message()  # type: ignore[attr-defined]
-    near = getattr(error, "possibilities", None)
-    return f"{text.partition(' (')[0]}. Did you mean {near[0]!r}?" if near else text
 
 
 def _say(message: str, code: int) -> int:

@@ -70,11 +70,7 @@ def _axis(shown: Sequence[Evidence]) -> tuple[float, float]:
     low, high = min(0.0, *values), max(0.0, *values)
     if low == high:  # nothing but zeros
         return -1.0, 1.0
-    step = _step(high - low)
-    return step * math.floor(low / step), step * math.ceil(high / step)
-
-
-def _step(width: float) -> float:
-    """A round step, a tenth to a fifth of the width."""
+    width = high - low
     power = 10.0 ** math.floor(math.log10(max(width, 1e-9) / 10))
-    return next(power * k for k in (1, 2, 5, 10) if power * k * 10 >= width)
+    step = next(power * k for k in (1, 2, 5, 10) if power * k * 10 >= width)
+    return step * math.floor(low / step), step * math.ceil(high / step)

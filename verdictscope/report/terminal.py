@@ -20,7 +20,15 @@ def format_summary(folder: Path) -> str:
     results, kind = run.results(), run.study.task
     lines = [_counts(results, wording_of(kind).counts)] if len(results) else []
     lines += [_line(label, row) for label, row in wording_of(kind).headline(results)]
-    lines += _heads(results)
+    # The heads that one half of the data selected and the other confirmed, by model and contrast
+    rows = results.select(stage="heads", kind="head")
+    groups = dict.fromkeys((r.variant, r.condition) for r in rows if r.selected)
+    lines += [
+        f"heads, {contrast}{'' if variant == 'base' else f', {words.variant_name(variant)}'}: "
+        + (heads_found(results, contrast, variant) or "none confirmed")
+        for variant, contrast in groups
+        if any(r.confirmed is not None for r in rows if (r.variant, r.condition) == (variant, contrast))
+    ]
     lines += [f"warning: {text}" for text in warnings(results, wording_of(kind).counts)]
     seconds = run.find_json("provenance").get("seconds", {})
     if run.missing:
@@ -31,11 +39,12 @@ def format_summary(folder: Path) -> str:
     lines.append(f"run folder: {folder}")
     if (folder / "report.html").is_file():
         lines.append(f"report: {folder / 'report.html'}")
-    return "\n".join(words.visible(part) for line in lines if line for part in _wrapped(line))
-
-
-def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(
+        words.visible(part)
+        for line in lines
+        if line
+        for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    )
 
 
 def _line(label: str, row: Result) -> str:
@@ -44,18 +53,6 @@ def _line(label: str, row: Result) -> str:
     p = f", p = {words.p_value(row.p)}" if row.p is not None else ""
     n = f" (n = {words.counted(row)}{null}{p})" if row.n is not None else ""
     return f"{words.clip(label, 200)}: {words.estimate(row)}{unit}{n}"
-
-
-def _heads(results: Results) -> list[str]:
-    """The heads that one half of the data selected and the other confirmed, by model and contrast."""
-    rows = results.select(stage="heads", kind="head")
-    groups = dict.fromkeys((r.variant, r.condition) for r in rows if r.selected)
-    return [
-        f"heads, {contrast}{'' if variant == 'base' else f', {words.variant_name(variant)}'}: "
-        + (heads_found(results, contrast, variant) or "none confirmed")
-        for variant, contrast in groups
-        if any(r.confirmed is not None for r in rows if (r.variant, r.condition) == (variant, contrast))
-    ]
 
 
 def _counts(results: Results, total: str) -> str:

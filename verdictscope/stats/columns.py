@@ -50,15 +50,11 @@ def same_order(*, beside: str = "", **columns: Any) -> None:
                 f"{first} and {name} are indexed in different orders: row {at} is {index[at]!r} in one and "
                 f"{other[at]!r} in the other; join them by index, or pass .to_numpy() where the order is the same"
             )
-    if beside and not _risen(index):
+    if beside and not bool(pd.api.types.is_integer_dtype(index.dtype) and index.is_monotonic_increasing):
         raise InputError(
             f"{first} is indexed by {index[0]!r}, {index[min(1, len(index) - 1)]!r}, …, and {beside} has no names to "
             f"join them by: bring {first} into the order of {beside} and pass .to_numpy()"
         )
-
-
-def _risen(index: pd.Index) -> bool:
-    return bool(pd.api.types.is_integer_dtype(index.dtype) and index.is_monotonic_increasing)
 
 
 def joined(column: Any, rows: pd.Index, name: str) -> Any:

@@ -21,6 +21,8 @@ def summary(results: Results) -> list[Point]:
         return results.find("generate", name, condition=condition)
 
     cues = [row.name for row in biases(results) if row.name != POSITION]
+    test = results.find("probe", "AUROC", condition="last")
+    right = results.find("probe", "AUROC", condition="correctness, plain")
     return [
         *point(
             "Without a cue",
@@ -50,7 +52,22 @@ def summary(results: Results) -> list[Point]:
         *_moved(results),
         *_heads(results),
         *_helps(results),
-        *_probes(results),
+        *(
+            point(
+                "Probes",
+                say(
+                    "A probe predicts the verdict with an AUROC of {test} ({test.n}), permuted labels {test.null}.",
+                    test=test,
+                ),
+                say(
+                    "Random directions at the same layer reach {random.value} ({random.null}).",
+                    random=results.find("probe", "random directions", condition="last"),
+                ),
+                say("A probe of the correct answer reaches {right}.", right=right),
+                *(_knows(results, c) for c in ("plain", *(r.name for r in moving(results) if r.name != POSITION))),
+                files=["verdict_probe.parquet", "correctness.parquet"],
+            )
+        ),
     ]
 
 
@@ -70,10 +87,11 @@ def _heads(results: Results) -> list[Point]:
     for row in moving(results):
         name, heads = clip(row.name, 60), heads_found(results, row.name)
         sentences.append(f"{name}: {heads or 'none confirmed'}.")
+        sets = results.find("ablate", "size", variant="random sets, ablated", condition=row.name)
         sentences.append(
             say(
                 "With all selected heads ablated, {left} of {base.value} nats remain; {sets.row.n} random sets of "
-                "heads leave at least {least}.".replace("{least}", _least(results, row.name)),
+                "heads leave at least {least}.".replace("{least}", (number(sets.null_low, 2) if sets else "–")),
                 base=results.find("ablate", "size", condition=row.name),
                 left=results.find("ablate", "size", variant="ablated", condition=row.name),
                 sets=results.find("ablate", "size", variant="random sets, ablated", condition=row.name),
@@ -82,11 +100,6 @@ def _heads(results: Results) -> list[Point]:
     first = "Selected on one half of the items and confirmed on the other (nats by which the bias shrinks):"
     files = ["heads.parquet", "ablation.parquet"]
     return point("Heads", first, *sentences, truth(results), files=files) if sentences else []
-
-
-def _least(results: Results, name: str) -> str:
-    sets = results.find("ablate", "size", variant="random sets, ablated", condition=name)
-    return number(sets.null_low, 2) if sets else "–"
 
 
 def _helps(results: Results) -> list[Point]:
@@ -103,22 +116,6 @@ def _helps(results: Results) -> list[Point]:
         what = "Without a mitigation" if right.kind == "none" else f"“{clip(condition, 120)}”"
         sentences += [say(f"{what}: {listed(left)} nats, accuracy {{right.percent}}.", right=right)] if left else []
     return point("Mitigations", *sentences, files=["mitigations.parquet"])
-
-
-def _probes(results: Results) -> list[Point]:
-    test = results.find("probe", "AUROC", condition="last")
-    right = results.find("probe", "AUROC", condition="correctness, plain")
-    return point(
-        "Probes",
-        say("A probe predicts the verdict with an AUROC of {test} ({test.n}), permuted labels {test.null}.", test=test),
-        say(
-            "Random directions at the same layer reach {random.value} ({random.null}).",
-            random=results.find("probe", "random directions", condition="last"),
-        ),
-        say("A probe of the correct answer reaches {right}.", right=right),
-        *(_knows(results, c) for c in ("plain", *(r.name for r in moving(results) if r.name != POSITION))),
-        files=["verdict_probe.parquet", "correctness.parquet"],
-    )
 
 
 def _knows(results: Results, condition: str) -> str:
@@ -263,14 +260,16 @@ def examples(run: RunFolder) -> list[Example]:
     for row in rows[rows["item"] == item].to_dict("records"):
         text = _written(run, thinking, row)
         if text is not None:
-            found.append(Example(_title(row), clip(f"{row['condition']}/{row['rollout']}", 120), text))
+            verdict = f"verdict {row['shown']}" if isinstance(row["shown"], str) else f"not parsed ({row['status']})"
+            better = {"A": "the first answer is better", "B": "the second answer is better"}
+            found.append(
+                Example(
+                    f"{row['condition']}: {verdict}; {better.get(str(row['label']), 'both answers are equally good')}",
+                    clip(f"{row['condition']}/{row['rollout']}", 120),
+                    text,
+                )
+            )
     return found
-
-
-def _title(row: dict[str, Any]) -> str:
-    verdict = f"verdict {row['shown']}" if isinstance(row["shown"], str) else f"not parsed ({row['status']})"
-    better = {"A": "the first answer is better", "B": "the second answer is better"}
-    return f"{row['condition']}: {verdict}; {better.get(str(row['label']), 'both answers are equally good')}"
 
 
 def _written(run: RunFolder, thinking: str, row: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:

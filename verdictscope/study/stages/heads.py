@@ -50,10 +50,9 @@ def run_heads(run: RunFolder) -> None:
                     sublayers=task.sublayers[split],
                     positions=task.positions(run.study),
                     delta=delta,
-                    signs=task.signs or signs,
                     seed=run.study.seed,
                     progress=tick,
-                )
+                ).toward(task.signs or signs)
             # The reference model is measured with the same smallest effect as the model under study.
             delta = sweeps["explore"].delta
         table = ranked(sweeps, section.k)
