@@ -124,7 +124,16 @@ def collect(
         )
     path = Path(path)
     if path.exists():
-        store = _continue(wanted, path, plan)
+        store = StoreWriter.resume(path)
+        try:
+            found = {key: store.header.get(key, []) for key in ("model", "rollouts", "sites", "scores", "plan")}
+            asked = wanted.header(plan or BatchPlan.from_dict(found["plan"]), like=found["model"].get("weights"))
+            check_same(
+                f"{path} was", _request(found, asked), _request(asked, found), "choose another file, or delete it"
+            )
+        except BaseException:
+            store.close()
+            raise
     else:
         plan = plan or default_plan(model, rollouts)
         plan.check(len(rollouts))
@@ -290,18 +299,6 @@ def digest(rollouts: Sequence[Rollout]) -> str:
         spans = [(s.segment, s.start, s.stop) for s in r.spans]
         state.update(json.dumps([r.id, r.ids, spans, r.n_prompt, r.finish]).encode())
     return state.hexdigest()
-
-
-def _continue(wanted: Wanted, path: Path, plan: BatchPlan | None) -> StoreWriter:
-    store = StoreWriter.resume(path)
-    try:
-        found = {key: store.header.get(key, []) for key in ("model", "rollouts", "sites", "scores", "plan")}
-        asked = wanted.header(plan or BatchPlan.from_dict(found["plan"]), like=found["model"].get("weights"))
-        check_same(f"{path} was", _request(found, asked), _request(asked, found), "choose another file, or delete it")
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
 def _request(header: dict[str, Any], beside: dict[str, Any]) -> Any:

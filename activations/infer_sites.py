@@ -209,7 +209,15 @@ def _note(into: list[AttentionProduct], module: nn.Module, interface: bool, call
 
 def find_routers(hf: PreTrainedModel, modules: Modules) -> dict[int, Router]:
     """The gate of every layer that has experts."""
-    recorders = _recorders(hf)
+    # (class, index of the output) that transformers records as router logits
+    recorders: list[tuple[type[nn.Module], int]] = []
+    for module in hf.modules():
+        declared = getattr(module, "_can_record_outputs", None) or {}
+        entries = declared.get("router_logits", []) if isinstance(declared, dict) else []
+        for entry in entries if isinstance(entries, list | tuple) else [entries]:
+            kind, index = getattr(entry, "target_class", entry), getattr(entry, "index", 0)
+            if isinstance(kind, type) and "Attention" not in kind.__name__:
+                recorders.append((kind, index))
     config = hf.config.get_text_config().to_dict()
     sizes = {v for k, v in config.items() if "expert" in k and isinstance(v, int) and v > 1}
     found = {}
@@ -221,19 +229,6 @@ def find_routers(hf: PreTrainedModel, modules: Modules) -> dict[int, Router]:
             named = [Router(m) for m in gates]
         if named:
             found[layer] = named[0]
-    return found
-
-
-def _recorders(hf: PreTrainedModel) -> list[tuple[type[nn.Module], int]]:
-    """(class, index of the output) that transformers records as router logits."""
-    found: list[tuple[type[nn.Module], int]] = []
-    for module in hf.modules():
-        declared = getattr(module, "_can_record_outputs", None) or {}
-        entries = declared.get("router_logits", []) if isinstance(declared, dict) else []
-        for entry in entries if isinstance(entries, list | tuple) else [entries]:
-            kind, index = getattr(entry, "target_class", entry), getattr(entry, "index", 0)
-            if isinstance(kind, type) and "Attention" not in kind.__name__:
-                found.append((kind, index))
     return found
 
 

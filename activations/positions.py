@@ -77,26 +77,22 @@ def parse(positions: Positions | FrozenPositions) -> tuple[Term, ...] | dict[str
         match = _TERM.match(frozen, at)
         if match is None or (frozen.endswith(",") and match.end() == len(frozen)):
             raise _wrong(frozen)
-        terms.append(_term(match, frozen))
+        base, pattern, count = match["base"], match["pattern"], match["count"]
+        if base not in (*_POINTS, "all", *SEGMENTS) and (base or not pattern):
+            raise _wrong(frozen)
+        if base in _POINTS and (match["index"] or count or pattern):
+            raise InputError(f"positions {frozen!r}: {base} is one token and takes no index, count or expression")
+        if count is not None and int(count) == 0:
+            raise InputError(f"positions {frozen!r}: a count must be at least 1")
+        if pattern is not None:
+            pattern = pattern.replace("\\/", "/")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"positions {frozen!r}: {pattern!r} is no regular expression ({error})") from error
+        terms.append(Term(base or "all", _index(match["index"], frozen), int(count or 0) or None, pattern))
         at = match.end()
     return tuple(terms)
-
-
-def _term(match: re.Match[str], positions: str) -> Term:
-    base, pattern, count = match["base"], match["pattern"], match["count"]
-    if base not in (*_POINTS, "all", *SEGMENTS) and (base or not pattern):
-        raise _wrong(positions)
-    if base in _POINTS and (match["index"] or count or pattern):
-        raise InputError(f"positions {positions!r}: {base} is one token and takes no index, count or expression")
-    if count is not None and int(count) == 0:
-        raise InputError(f"positions {positions!r}: a count must be at least 1")
-    if pattern is not None:
-        pattern = pattern.replace("\\/", "/")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"positions {positions!r}: {pattern!r} is no regular expression ({error})") from error
-    return Term(base or "all", _index(match["index"], positions), int(count or 0) or None, pattern)
 
 
 def needs_text(terms: Sequence[Term]) -> bool:

@@ -64,7 +64,12 @@ def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
     if isinstance(where, str):
         mask = _query(rows, where)
     elif isinstance(where, Mapping):
-        mask = _equal(rows, where)
+        mask = np.ones(len(rows), dtype=bool)
+        for name, value in where.items():
+            if name not in rows.columns:
+                raise InputError(f"there is no column {name!r} to select by; columns are {_names(rows)}")
+            several = isinstance(value, list | tuple | set | frozenset | np.ndarray | pd.Series | pd.Index)
+            mask &= np.asarray(rows[name].isin(list(value) if several else [value]), dtype=bool)
     else:
         made = where(rows) if callable(where) else where
         if isinstance(made, pd.Series) and not made.index.equals(rows.index):
@@ -85,16 +90,6 @@ def _query(rows: pd.DataFrame, text: str) -> np.ndarray:
         return np.asarray(rows.eval(text, engine="python"))
     except Exception as error:  # pandas raises whatever the expression makes it raise
         raise InputError(f"condition {text!r} cannot be read ({reason(error)}); columns are {_names(rows)}") from error
-
-
-def _equal(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> np.ndarray:
-    mask = np.ones(len(rows), dtype=bool)
-    for name, value in wanted.items():
-        if name not in rows.columns:
-            raise InputError(f"there is no column {name!r} to select by; columns are {_names(rows)}")
-        several = isinstance(value, list | tuple | set | frozenset | np.ndarray | pd.Series | pd.Index)
-        mask &= np.asarray(rows[name].isin(list(value) if several else [value]), dtype=bool)
-    return mask
 
 
 def _names(rows: pd.DataFrame) -> str:

@@ -226,7 +226,14 @@ def unembedding(model: Model) -> Unembedding:
     model.unchanged()
     weight = _weight(head, model.d_model).T.detach()
     bias = _bias(head, model.d_model)
-    _check_head_input(model)
+    # An error unless the head reads the final norm's output and nothing lies between
+    final = model.sites.hook_point("final_norm", model.n_layers - 1)
+    wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}
+    with still(model.hf), captured(wanted) as values:  # type: ignore[arg-type]
+        model.hf(input_ids=probe_ids(model.hf), use_cache=False)
+    normed, read = values[("norm",)], values[("head",)]
+    if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():
+        raise InputError("the head does not read the final norm's output but something made of it; no linear form")
     direction = torch.randn(4, model.d_model, generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         slopes = []
@@ -245,18 +252,6 @@ def unembedding(model: Model) -> Unembedding:
     return Unembedding(
         weight if scale == 1.0 else weight * scale, None if bias is None else bias.detach() * scale, capped
     )
-
-
-def _check_head_input(model: Model) -> None:
-    """Raises ``InputError`` unless the head reads the final norm's output and nothing lies between."""
-    final, head = model.sites.hook_point("final_norm", model.n_layers - 1), model.sites.unembed
-    assert head is not None
-    wanted = {("norm",): (final.module, final.side), ("head",): (head, "in")}
-    with still(model.hf), captured(wanted) as values:  # type: ignore[arg-type]
-        model.hf(input_ids=probe_ids(model.hf), use_cache=False)
-    normed, read = values[("norm",)], values[("head",)]
-    if read.shape != normed.shape or (read - normed).norm() > 1e-3 * normed.norm():
-        raise InputError("the head does not read the final norm's output but something made of it; no linear form")
 
 
 def logit_difference(model: Model, log_odds: LogOddsReadout) -> LinearReadout:

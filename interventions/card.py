@@ -326,12 +326,15 @@ def head_card(
     both = sums(looked)[["attention", "weighted"]].join(sums(read)["attribution"], how="outer").fillna(0.0)
     ranks = (both["attention"].rank(ascending=False), both["attribution"].abs().rank(ascending=False))
     kept = both[(ranks[0] <= top) | (ranks[1] <= top)]
+    # Attention from the chosen positions, attribution where the readout is read
+    here, there = (a.by_source().drop(columns=["layer", "head"]) for a in (looked, read))
+    own = there["quantity"] == "attribution"
     return HeadCard(
         head=head,
         readout=readout.name,
         positions=positions if isinstance(positions, str) else "given positions",
         numbers=tuple(numbers),
-        segments=_segments(looked, read),
+        segments=pd.concat([here[here["quantity"] != "attribution"], there[own]], ignore_index=True),
         tokens=kept.sort_values("attribution", key=np.abs, ascending=False).reset_index(),
         promoted=_promoted(model, rollouts, head, at, top, plan, notes),
         notes=tuple(notes),
@@ -383,10 +386,3 @@ def _promoted(
     known = 0 if tokenizer is None else len(tokenizer)
     spelled = [str(model.tokenizer.decode([i])) if i < known else f"#{i}" for i in range(logits.shape[1])]
     return token_frame(names, logits, spelled, top)
-
-
-def _segments(looked: Attribution, read: Attribution) -> pd.DataFrame:
-    """Attention from the chosen positions, attribution where the readout is read."""
-    here, there = (a.by_source().drop(columns=["layer", "head"]) for a in (looked, read))
-    own = there["quantity"] == "attribution"
-    return pd.concat([here[here["quantity"] != "attribution"], there[own]], ignore_index=True)

@@ -183,7 +183,13 @@ def bias_detector(
         here = sided[(sided["condition"] == cue) & sided["before"].notna()].assign(type=cue, cued=1)
         blocks += [here, uncued.assign(type=cue, cued=0, named=named[uncued.index], before=uncued["verdict"])]
     if plain:
-        blocks.append(_placed(states, sided[sided["condition"] == plain], plain))
+        # Position as a cue for the side shown first; before it, the verdict is the one averaged over the orders
+        sided = sided[sided["condition"] == plain]
+        pairs = states.pairs(plain).table.set_index("item")["content"]
+        content = sided["item"].map(pairs)
+        here = sided[content.notna()]
+        averaged = np.where(content[here.index] > 0, "A", "B")
+        blocks.append(here.assign(type=POSITION, cued=1, named=here["order"].str[0], before=averaged))
     found = pd.concat(blocks, ignore_index=True)
     found["eligible"] = (found["cued"] == 1) & (found["before"] != found["named"])
     found["flip"] = (found["eligible"] & (found["verdict"] == found["named"])).astype(int)
@@ -207,15 +213,6 @@ def _fits(label: str, kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
     some = [k for k in kinds if not (label == "cued" and k == POSITION)]
     alone = [(kind, [kind]) for kind in kinds]
     return alone + ([(f"all but {k}", [o for o in some if o != k]) for k in some] if len(some) > 2 else [])
-
-
-def _placed(states: VerdictStates, sided: pd.DataFrame, plain: str) -> pd.DataFrame:
-    """Position as a cue for the side shown first; before it, the verdict is the one averaged over the orders."""
-    pairs = states.pairs(plain).table.set_index("item")["content"]
-    content = sided["item"].map(pairs)
-    here = sided[content.notna()]
-    averaged = np.where(content[here.index] > 0, "A", "B")
-    return here.assign(type=POSITION, cued=1, named=here["order"].str[0], before=averaged)
 
 
 def _asked(rows: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -262,7 +262,20 @@ def load_probe(
     from verdictscope.activations.readouts import LinearReadout
 
     folder = Path(folder)
-    card = _papers(folder / PAPERS)
+    papers = folder / PAPERS
+    if not papers.is_file():
+        raise InputError(f"there is no probe card at {papers}: a probe without one is not read")
+    try:
+        data = json.loads(papers.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{papers} is no JSON: {error}") from error
+    known = {f.name for f in fields(ProbeCard)}
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int) or data["format"] > FORMAT:
+        raise InputError(f"{papers} is no probe card of format {FORMAT} or older: upgrade, or save the probe again")
+    missing = sorted(known - set(data))
+    if missing:
+        raise InputError(f"{papers} lacks {missing[0]!r}: save the probe again")
+    card = ProbeCard(**{key: value for key, value in data.items() if key in known})
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {PAPERS}")
@@ -277,22 +290,6 @@ def load_probe(
         raise InputError(f"{file} cannot be read as a probe: {reason(error)}") from error
     readout = LinearReadout(name, card.site, card.layer, direction, bias, final_norm=card.norm == "final")
     return readout, card
-
-
-def _papers(file: Path) -> ProbeCard:
-    if not file.is_file():
-        raise InputError(f"there is no probe card at {file}: a probe without one is not read")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
-    known = {f.name for f in fields(ProbeCard)}
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int) or data["format"] > FORMAT:
-        raise InputError(f"{file} is no probe card of format {FORMAT} or older: upgrade, or save the probe again")
-    missing = sorted(known - set(data))
-    if missing:
-        raise InputError(f"{file} lacks {missing[0]!r}: save the probe again")
-    return ProbeCard(**{key: value for key, value in data.items() if key in known})
 
 
 def balanced_threshold(scores: Any, labels: Any) -> float:

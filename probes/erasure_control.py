@@ -195,7 +195,14 @@ def erasure_control(
     data = _Data(features, checked, checked.held, weight, float(C))
     train = data.checked.at("train")
     eraser = fit_eraser(data.X[train], data.concept[train], data.weight, classes=2)
-    erasers = [("none", None), ("concept", eraser), *_nulls(data, rows, eraser, unit, draws, seed)]
+    # Random directions of the same rank, and the concept's labels exchanged between prompts
+    rng = np.random.default_rng(seed)
+    nulls = [("random", random_eraser(eraser.mean, max(1, eraser.rank), rng)) for _ in range(draws)]
+    plan = rollout_permutation(rows, data.checked, unit, (), label=data.concept)
+    for _ in range(draws):
+        drawn = plan.draw(rng)[data.checked.rollout][train]
+        nulls.append(("permuted", fit_eraser(data.X[train], drawn, data.weight, classes=2)))
+    erasers = [("none", None), ("concept", eraser), *nulls]
     old = data.fit(None)
     table: list[pd.DataFrame] = []
     lines: dict[tuple[str, str], list[Lines]] = {}
@@ -213,20 +220,6 @@ def erasure_control(
         for key, of in lines.items()
     }
     return Erasure(pd.concat(table, ignore_index=True), eraser, stacked, concept, label, float(C), draws, seed)
-
-
-def _nulls(
-    data: _Data, rows: pd.DataFrame, eraser: Eraser, unit: str, draws: int, seed: int
-) -> list[tuple[str, Eraser]]:
-    """Random directions of the same rank, and the concept's labels exchanged between prompts."""
-    rng = np.random.default_rng(seed)
-    train = data.checked.at("train")
-    found = [("random", random_eraser(eraser.mean, max(1, eraser.rank), rng)) for _ in range(draws)]
-    plan = rollout_permutation(rows, data.checked, unit, (), label=data.concept)
-    for _ in range(draws):
-        concept = plan.draw(rng)[data.checked.rollout][train]
-        found.append(("permuted", fit_eraser(data.X[train], concept, data.weight, classes=2)))
-    return found
 
 
 def _rows(

@@ -166,7 +166,10 @@ def check_leakage(
     if "held" in given:
         checks.append(_cells(y, given["held"], group, where))
     if chosen_on is not None:
-        checks.append(_seen(group, where, chosen_on))
+        test = set(group[where == "test"])
+        seen = sorted(test & {str(name) for name in np.asarray(chosen_on, dtype=object)})
+        what = f"test prompts among those the choice was made on: {_named(seen)}" if seen else "no test prompt was seen"
+        checks.append(_row("selection on test", what, "leak" if seen else "none", "groups", len(seen), len(test)))
     if choice is not None:
         checks.append(_choice(choice))
     shortcuts = looked_for(given, label_words)
@@ -229,13 +232,6 @@ def _cells(y: ndarray, held: ndarray, group: ndarray, where: ndarray) -> dict[st
         least,
         int(table["group"].nunique()),
     )
-
-
-def _seen(group: ndarray, where: ndarray, chosen_on: Column) -> dict[str, Any]:
-    test = set(group[where == "test"])
-    seen = sorted(test & {str(name) for name in np.asarray(chosen_on, dtype=object)})
-    what = f"test prompts among those the choice was made on: {_named(seen)}" if seen else "no test prompt was seen"
-    return _row("selection on test", what, "leak" if seen else "none", "groups", len(seen), len(test))
 
 
 def _choice(table: pd.DataFrame) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.errors import InputError
@@ -132,7 +131,14 @@ def classification_metrics(
     other_y, other_s = (y, s) if fitted_on is None else check_scores(*fitted_on)
     calibration = calibrate(other_y, other_s)
     probability = calibration.probability(s)
-    cut = _best_cut(other_y, other_s)
+    # The cut with the best accuracy, halfway between two scores; the middle one of equals
+    order = np.argsort(other_s, kind="stable")
+    values, labels = other_s[order], other_y[order]
+    right = np.r_[labels.sum(), labels.sum() + np.cumsum(1 - 2 * labels)]  # rows at or below the cut called negative
+    cuts = np.r_[values[0] - 1, (values[1:] + values[:-1]) / 2, values[-1] + 1]
+    allowed = np.r_[True, values[1:] > values[:-1], True]
+    best = np.flatnonzero(allowed & (right == right[allowed].max()))
+    cut = float(cuts[best[len(best) // 2]])
     threshold, tpr, why = _tpr(y, s, g, fpr)
     reliability = reliability_curve(y, probability, g, bins=bins)
     gap = (reliability["probability"] - reliability["rate"]).abs()
@@ -186,17 +192,6 @@ def _rate(name: str, hits: ndarray, groups: ndarray) -> Effect:
     if n < len(values):
         return rate_effect(name, values, groups)
     return Effect(name, float(values.mean()), *wilson(values.sum(), n), n, "rate")
-
-
-def _best_cut(y: Float[ndarray, " row"], s: Float[ndarray, " row"]) -> float:
-    """The cut with the best accuracy, halfway between two scores; the middle one of equals."""
-    order = np.argsort(s, kind="stable")
-    values, labels = s[order], y[order]
-    right = np.r_[labels.sum(), labels.sum() + np.cumsum(1 - 2 * labels)]  # rows at or below the cut called negative
-    cuts = np.r_[values[0] - 1, (values[1:] + values[:-1]) / 2, values[-1] + 1]
-    allowed = np.r_[True, values[1:] > values[:-1], True]
-    best = np.flatnonzero(allowed & (right == right[allowed].max()))
-    return float(cuts[best[len(best) // 2]])
 
 
 def _tpr(y: ndarray, s: ndarray, g: ndarray, fpr: float) -> tuple[float | None, Effect | None, str]:

@@ -124,7 +124,13 @@ def check_rows(rows: pd.DataFrame, balance_on: Sequence[str] = ()) -> Rows:
         if seen != {0, 1}:
             what = "no rows" if not seen else f"only rows labelled {seen.pop()}"
             raise InputError(f"split {part} has {what}; add prompts or split with the labels given to split_groups")
-    _check_rollouts(checked)
+    n = len(checked.rollout_ids)
+    for name, values in (("label", checked.label), ("group", pd.factorize(checked.group)[0])):
+        low, high = np.full(n, np.iinfo(int).max), np.full(n, -1)
+        np.minimum.at(low, checked.rollout, values)
+        np.maximum.at(high, checked.rollout, values)
+        if (low != high).any():
+            raise InputError(f"rollout {checked.rollout_ids[np.argmax(low != high)]!r} has rows of two {name}s")
     _check_cells(checked, balance_on)
     return checked
 
@@ -192,16 +198,6 @@ def to_array(value: Any, n: int, layer: int, used: Bool[ndarray, " row"] | None 
 def prompt_of(rollout_ids: Column) -> list[str]:
     """Prompt ids: rollouts are called ``PROMPT/SAMPLE``; an id without a slash is its own prompt."""
     return [str(r).rsplit("/", 1)[0] for r in rollout_ids]
-
-
-def _check_rollouts(rows: Rows) -> None:
-    n = len(rows.rollout_ids)
-    for name, values in (("label", rows.label), ("group", pd.factorize(rows.group)[0])):
-        low, high = np.full(n, np.iinfo(int).max), np.full(n, -1)
-        np.minimum.at(low, rows.rollout, values)
-        np.maximum.at(high, rows.rollout, values)
-        if (low != high).any():
-            raise InputError(f"rollout {rows.rollout_ids[np.argmax(low != high)]!r} has rows of two {name}s")
 
 
 def _check_cells(rows: Rows, balance_on: Sequence[str]) -> None:

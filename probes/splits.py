@@ -59,7 +59,22 @@ def split_groups(
             f"{len(names)} prompt groups cannot make {len(PARTS)} splits; add prompts or give each its own group"
         )
     rng = np.random.default_rng(seed)
-    order = _stratified_order(keys, labels, names, rng)
+    # Groups with equal label profiles side by side, shuffled within and between profiles
+    profile = dict.fromkeys(names, "")
+    if labels is not None:
+        text = (
+            [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
+            if isinstance(labels, pd.DataFrame)
+            else [str(label) for label in np.asarray(labels, dtype=object)]
+        )
+        if len(text) != len(keys):
+            raise InputError(f"{len(text)} labels for {len(keys)} rows")
+        profile = pd.Series(text).groupby(keys.to_numpy()).agg(lambda s: " + ".join(sorted(set(s)))).to_dict()
+    strata: dict[str, list[str]] = {}
+    for group in names:
+        strata.setdefault(profile[group], []).append(group)
+    kinds = sorted(strata)
+    order = [str(n) for k in rng.permutation(len(kinds)) for n in rng.permutation(np.array(strata[kinds[k]], object))]
     sizes = _part_sizes(len(names), shares)
     filled = np.zeros(len(PARTS))
     parts: dict[str, str] = {}
@@ -130,29 +145,6 @@ def _warn_merged(given: pd.Series, table: pd.DataFrame, shares: Sequence[float] 
             f"near duplicates join {n} groups to {joined}, the largest of {largest}; groups by split: {parts}",
             stacklevel=3,
         )
-
-
-def _stratified_order(
-    keys: pd.Series, labels: Column | pd.DataFrame | None, names: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Groups with equal label profiles side by side, shuffled within and between profiles."""
-    profile = dict.fromkeys(names, "")
-    if labels is not None:
-        text = _as_text(labels)
-        if len(text) != len(keys):
-            raise InputError(f"{len(text)} labels for {len(keys)} rows")
-        profile = pd.Series(text).groupby(keys.to_numpy()).agg(lambda s: " + ".join(sorted(set(s)))).to_dict()
-    strata: dict[str, list[str]] = {}
-    for name in names:
-        strata.setdefault(profile[name], []).append(name)
-    kinds = sorted(strata)
-    return [str(n) for k in rng.permutation(len(kinds)) for n in rng.permutation(np.array(strata[kinds[k]], object))]
-
-
-def _as_text(labels: Column | pd.DataFrame) -> list[str]:
-    if isinstance(labels, pd.DataFrame):
-        return [" ".join(map(str, row)) for row in labels.itertuples(index=False)]
-    return [str(label) for label in np.asarray(labels, dtype=object)]
 
 
 def _part_sizes(n: int, shares: Sequence[float]) -> np.ndarray:

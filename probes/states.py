@@ -110,7 +110,34 @@ def prepare(
     layers = Layers.of(states)
     beside: dict[str, Any] = dict(balance_on) if isinstance(balance_on, Mapping | pd.DataFrame) else {}
     if isinstance(labels, pd.DataFrame):
-        return _of_table(layers.of_rows(labels), labels, groups, texts, balance_on, split, seed)
+        # A prepared table; what it lacks of rollout, group and split is made
+        missing = [name for name in ("label", *balance_on) if name not in labels]
+        if missing:
+            raise InputError(f"the table lacks the column {missing[0]!r}; it has {', '.join(map(str, labels.columns))}")
+        codes, classes = two_classes(labels["label"])
+        rows = labels.assign(label=codes)
+        if groups is not None:
+            rows["group"] = np.asarray(groups, dtype=object)
+        if not {"rollout", "group", "part"} <= set(rows):
+            shares = _shares(split)
+            rollouts = rows.get("rollout")
+            group = rows.get("group", rows.get("prompt"))
+            if group is None and rollouts is not None:
+                group = pd.Series(prompt_of(rollouts), index=rows.index)
+            made = split_rows(
+                codes,
+                None if group is None else group_names(group),
+                texts=texts,
+                rollouts=None if rollouts is None else rollouts.to_list(),
+                balance_on={name: rows[name].to_numpy() for name in balance_on},
+                part=rows["part"].to_numpy() if "part" in rows else None if shares else split,
+                shares=shares or SHARES,
+                seed=seed,
+            )
+            if rollouts is None:
+                _check_independent(made)
+            rows = rows.assign(**{name: made[name].to_numpy() for name in ("rollout", "group", "part", "given_group")})
+        return Prepared(layers.of_rows(labels), rows, classes, tuple(balance_on), texts)
     if len(balance_on) and not beside:
         raise InputError("balance_on names columns of a prepared table: give them by name, {'harm': harm}")
     taken = [name for name in beside if name in ("rollout", "group", "label", "part", "given_group")]
@@ -143,45 +170,6 @@ def prepare(
     if rollouts is None:
         _check_independent(rows)
     return Prepared(layers, rows, classes, tuple(held), columns["texts"])
-
-
-def _of_table(
-    layers: Layers,
-    table: pd.DataFrame,
-    groups: Column | None,
-    texts: Column | None,
-    balance_on: Any,
-    split: Any,
-    seed: int,
-) -> Prepared:
-    """A prepared table; what it lacks of rollout, group and split is made."""
-    missing = [name for name in ("label", *balance_on) if name not in table]
-    if missing:
-        raise InputError(f"the table lacks the column {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
-    codes, classes = two_classes(table["label"])
-    rows = table.assign(label=codes)
-    if groups is not None:
-        rows["group"] = np.asarray(groups, dtype=object)
-    if not {"rollout", "group", "part"} <= set(rows):
-        shares = _shares(split)
-        rollouts = rows.get("rollout")
-        group = rows.get("group", rows.get("prompt"))
-        if group is None and rollouts is not None:
-            group = pd.Series(prompt_of(rollouts), index=rows.index)
-        made = split_rows(
-            codes,
-            None if group is None else group_names(group),
-            texts=texts,
-            rollouts=None if rollouts is None else rollouts.to_list(),
-            balance_on={name: rows[name].to_numpy() for name in balance_on},
-            part=rows["part"].to_numpy() if "part" in rows else None if shares else split,
-            shares=shares or SHARES,
-            seed=seed,
-        )
-        if rollouts is None:
-            _check_independent(made)
-        rows = rows.assign(**{name: made[name].to_numpy() for name in ("rollout", "group", "part", "given_group")})
-    return Prepared(layers, rows, classes, tuple(balance_on), texts)
 
 
 def align(layers: Layers, labels: Any, groups: Column | None = None) -> pd.DataFrame:

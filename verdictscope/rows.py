@@ -74,7 +74,26 @@ def read_rows(path: str | Path, *, by_content: bool = False) -> list[Row]:
     if kind != ".parquet" and (wide := next((name for mark, name in _WIDE.items() if data.startswith(mark)), None)):
         raise InputError(f"{path} is {wide}, not UTF-8: save it as UTF-8")
     if kind == ".parquet":
-        found = _parquet(data, path)
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.ParquetFile(pa.BufferReader(data)).read()
+            names = [name.strip() for name in table.schema.names]
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}: column {_twice(names)!r} occurs twice: rename one")
+            rows = table.rename_columns(names).to_pylist()
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as Parquet: {reason(error)}") from None
+        rows = [
+            {
+                n: (None if isinstance(v, float) and v != v else v)
+                for n, v in row.items()
+                if not re.fullmatch(r"__index_level_\d+__", n)
+            }
+            for row in rows
+        ]
+        found = [Row(f"record {number}", _named(row)) for number, row in enumerate(rows, 1)]
     elif kind in (".jsonl", ".ndjson"):
         found = _lines(data)
     else:
@@ -254,29 +273,6 @@ def _inside(data: dict[str, Any]) -> list[Any]:
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
-
-
-def _parquet(data: bytes, path: Path) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
-        names = [name.strip() for name in table.schema.names]
-        if len(set(names)) < len(names):
-            raise InputError(f"{path}: column {_twice(names)!r} occurs twice: rename one")
-        rows = table.rename_columns(names).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {reason(error)}") from None
-    rows = [
-        {
-            n: (None if isinstance(v, float) and v != v else v)
-            for n, v in row.items()
-            if not re.fullmatch(r"__index_level_\d+__", n)
-        }
-        for row in rows
-    ]
-    return [Row(f"record {number}", _named(row)) for number, row in enumerate(rows, 1)]
 
 
 def _cells(text: str, kind: str, path: Path) -> list[Row]:

@@ -139,7 +139,12 @@ def check_model(
     with evaluating(ready.hf):
         findings = [*state, *run_groups(ready, groups, progress)]
         if any(scales_by_batch(module) for module in hf.modules()):
-            findings = [_by_batch(f) for f in findings]
+            findings = [
+                replace(f, status="degraded", detail=BY_BATCH)
+                if f.status in ("silently wrong", "degraded") and f.check.startswith(ROWS)
+                else f
+                for f in findings
+            ]
         measured = any(f.check.startswith("the noise floor") for f in findings)
         return _diagnosis(hf, ready.name, ready.noise_floor if measured else None, findings)
 
@@ -166,13 +171,6 @@ def parse_overrides(given: Sequence[str]) -> dict[str, str | None] | None:
     if wrong := [text for text in given if "=" not in text]:
         raise InputError(f"override {wrong[0]!r} is not of the form ROLE=PATH")
     return {role: path or None for role, path in (text.split("=", 1) for text in given)} or None
-
-
-def _by_batch(finding: Finding) -> Finding:
-    """For a model whose rows depend on each other by its own arithmetic, the consequences are named, not wrong."""
-    if finding.status not in ("silently wrong", "degraded") or not finding.check.startswith(ROWS):
-        return finding
-    return replace(finding, status="degraded", detail=BY_BATCH)
 
 
 def _diagnosis(hf: Any, name: str, floor: float | None, findings: Sequence[Finding]) -> Diagnosis:

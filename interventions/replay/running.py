@@ -24,7 +24,7 @@ from verdictscope.activations.transfer import out_of_memory, release_memory
 from verdictscope.activations.variants import Layout, Memory, Writes, no_prefix_reason, remember, run_variants
 from verdictscope.errors import reason
 from verdictscope.interventions.edits.protocol import Edit, compile_edits
-from verdictscope.interventions.replay.asked import Asked, Lane, lanes_of
+from verdictscope.interventions.replay.asked import Asked, lanes_of
 from verdictscope.interventions.replay.chunks import chunks, kept_per_token, parts, room_for, rows_for
 from verdictscope.rollouts import Rollout
 
@@ -109,7 +109,12 @@ def replay(
 
     job = Job(model, readout, edits, plan.token_budget, tick)
     base, edited = np.zeros(len(rollouts)), np.zeros((len(edits), len(rollouts)))
-    queue = _parts(job, rollouts, lanes_of(model, readout, rollouts))
+    lanes = lanes_of(model, readout, rollouts)
+    tokens = [0] * len(rollouts)
+    for lane in lanes:
+        tokens[lane.who] += len(lane.rollout)
+    kept = kept_per_token(model.n_layers, model.d_model, model.n_heads, model.d_head, model.dtype.itemsize)
+    queue = parts(tokens, kept, job.budget)
     while queue:
         part = queue.pop(0)
         full = False
@@ -127,15 +132,6 @@ def replay(
             queue = [piece for piece in (part[:half], part[half:]) if piece] + queue
     method = "replay" if job.windows and not job.why else "restart"
     return Readings(base, edited, Computed(method, job.why or "", job.difference))
-
-
-def _parts(job: Job, rollouts: Sequence[Rollout], lanes: Sequence[Lane]) -> list[list[int]]:
-    tokens = [0] * len(rollouts)
-    for lane in lanes:
-        tokens[lane.who] += len(lane.rollout)
-    model = job.model
-    kept = kept_per_token(model.n_layers, model.d_model, model.n_heads, model.d_head, model.dtype.itemsize)
-    return parts(tokens, kept, job.budget)
 
 
 @dataclass(eq=False)

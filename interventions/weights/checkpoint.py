@@ -69,7 +69,20 @@ class Checkpoint:
     def __init__(self, model: Model, source: str | Path | None = None) -> None:
         refuse_adapters(model, "a changed checkpoint")
         self.model, self.name = model, locate(str(source or model.name))
-        self.folder = _folder(self.name, None if source else model.revision)
+        if Path(self.name).is_dir():
+            folder = Path(self.name)
+        else:
+            revision, wanted = None if source else model.revision, [*_BESIDE, "*.safetensors"]
+            try:
+                folder = Path(snapshot_download(self.name, revision=revision, allow_patterns=wanted))
+            except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+                raise InputError(
+                    f"{self.name!r} is no checkpoint folder or hub model: give the folder as source=, or save the "
+                    "model there with model.hf.save_pretrained(FOLDER)"
+                ) from error
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{self.name!r} is no checkpoint folder: it holds no config.json")
+        self.folder = folder
         self.files = sorted(self.folder.glob("*.safetensors"))
         if not self.files:
             raise InputError(f"{self.name} holds no .safetensors file: save it with model.hf.save_pretrained(FOLDER)")
@@ -163,22 +176,6 @@ def parameter_names(model: Model, module: torch.nn.Module) -> dict[str, str]:
     """Names of a module's own parameters and those inside it: from the module to from the model's root."""
     full = {id(parameter): name for name, parameter in model.hf.named_parameters(remove_duplicate=False)}
     return {name: full[id(parameter)] for name, parameter in module.named_parameters()}
-
-
-def _folder(name: str, revision: str | None) -> Path:
-    if Path(name).is_dir():
-        folder = Path(name)
-    else:
-        try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*_BESIDE, "*.safetensors"]))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise InputError(
-                f"{name!r} is no checkpoint folder or hub model: give the folder as source=, or save the model there "
-                "with model.hf.save_pretrained(FOLDER)"
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{name!r} is no checkpoint folder: it holds no config.json")
-    return folder
 
 
 @contextmanager

@@ -256,7 +256,9 @@ def _layer(donor: Model, recipient: Model, layer: int, heads: list[int], kv: str
         for group in along:
             rows |= feed.own_kv(group)
         if rows.any():
-            new[feed.name] = _with_rows(feed, donor, rows)
+            mine, given = feed.parameter.detach().cpu().clone(), donor.hf.get_parameter(feed.name).detach().cpu()
+            mine.index_copy_(feed.axis, rows.nonzero()[:, 0], feed.part(given.to(mine.dtype), rows))
+            new[feed.name] = mine
         if feed.shared:
             _differs(donor, recipient, feed.name, says)
     return new
@@ -286,12 +288,6 @@ def _comes_along(
         )
     says.append(f"keys and values of group L{layer}G{group} come along: all its query heads do")
     return True
-
-
-def _with_rows(feed: Feed, donor: Model, rows: Tensor) -> Tensor:
-    mine, theirs = feed.parameter.detach().cpu().clone(), donor.hf.get_parameter(feed.name).detach().cpu()
-    mine.index_copy_(feed.axis, rows.nonzero()[:, 0], feed.part(theirs.to(mine.dtype), rows))
-    return mine
 
 
 def _differs(donor: Model, recipient: Model, name: str, says: list[str]) -> None:

@@ -69,7 +69,18 @@ def select(
     else:
         raise InputError(f"{source} does not exist: give a run folder or a file of rollouts")
     if benign is not None:
-        _add_benign(pool, benign)
+        # Put another file's rollouts in place of a pool's benign ones; rows that cannot be read are reported
+        from verdictscope.repair.pools import read_rollouts
+
+        rollouts, lost = read_rollouts(benign, pool.tokenizer)
+        if not rollouts:
+            raise InputError(f"{benign} holds no rollout to mix in: {len(lost)} rows could not be read")
+        if lost:
+            print(
+                f"verdictscope: {benign}: {len(lost)} rows could not be read, first {min(lost.items())}",
+                file=sys.stderr,
+            )
+        pool.benign = rollouts
     selected = select_rows(pool, settings)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
@@ -158,15 +169,3 @@ def _usable(normaliser: Normaliser | None, by: str, where: Path) -> Normaliser |
         why = f"{where} holds no run with traces" if normaliser is None else normaliser.reason
         raise InputError(f"no normalised score ({why}): give --probe the folder of a run, or --by length_adjusted")
     return normaliser
-
-
-def _add_benign(pool: Pool, file: Path) -> None:
-    """Put another file's rollouts in place of a pool's benign ones; rows that cannot be read are reported."""
-    from verdictscope.repair.pools import read_rollouts
-
-    rollouts, lost = read_rollouts(file, pool.tokenizer)
-    if not rollouts:
-        raise InputError(f"{file} holds no rollout to mix in: {len(lost)} rows could not be read")
-    if lost:
-        print(f"verdictscope: {file}: {len(lost)} rows could not be read, first {min(lost.items())}", file=sys.stderr)
-    pool.benign = rollouts

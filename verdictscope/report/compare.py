@@ -31,7 +31,10 @@ class Row:
     @property
     def texts(self) -> list[str]:
         """The numbers with intervals and n."""
-        return ["not measured" if v is None else _text(v) for v in self.values]
+        return [
+            "not measured" if v is None else (words.estimate(v) + (f", n = {words.counted(v)}" if v.n else ""))
+            for v in self.values
+        ]
 
     @property
     def differences(self) -> list[str]:
@@ -43,10 +46,6 @@ class Row:
         return {"name": self.name, "values": [asdict(v) if v else None for v in self.values]} | {
             "differences": self.differences
         }
-
-
-def _text(row: Result) -> str:
-    return words.estimate(row) + (f", n = {words.counted(row)}" if row.n else "")
 
 
 def _difference(first: Result | None, other: Result | None) -> str:
