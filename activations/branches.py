@@ -61,7 +61,12 @@ def decompose(values: Values, roles: Sequence[str], given: frozenset[str], dtype
         if partial is None and (attn or (mlp and moved)):
             gone = {"attn_out": UNKNOWN["attn_out"]} if not attn else {"mlp_out": UNKNOWN["mlp_out"]}
             partial = Found(attn, mlp, mid, gone, whole=False)
-    if _mlp_reads_block_input(values) and (both := _fit_two(values, attns, mlps, post - pre, post, dtype)):
+    # A parallel block, in which the MLP is fed by a norm of the block's own input: the sum of branches does not decide
+    # this, it is the same in a sequential block.
+    fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
+    norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
+    parallel = fed is not None and any(torch.equal(values[r, "out"], fed) for r in norms)
+    if parallel and (both := _fit_two(values, attns, mlps, post - pre, post, dtype)):
         return Found(*both)
     single = fit(values, [*attns, *mlps], post - pre, post, dtype)
     if given & CARRIERS and not (single and not (attns and mlps)):
@@ -98,16 +103,6 @@ def fit(values: Values, among: Sequence[str], gained: Tensor, total: Tensor, dty
         if compare("", "", None, [total - gained, gain * out], total, dtype).ok:
             return role, gain
     return None
-
-
-def _mlp_reads_block_input(values: Values) -> bool:
-    """Whether the MLP is fed by a norm of the block's own input: a parallel block.
-
-    The sum of branches does not decide this: it is the same in a sequential block.
-    """
-    fed = values.get(("mlp", "in"), values.get(("mlp_in", "in")))
-    norms = [r for r in ("ln2", "ln1") if (r, "in") in values and torch.equal(values[r, "in"], values["block", "in"])]
-    return fed is not None and any(torch.equal(values[r, "out"], fed) for r in norms)
 
 
 def _fit_two(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
+import timeit
 import warnings
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,14 @@ def read_checkpoint(
         raise InputError(absent)
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise InputError(f"dtype {dtype!r} is no torch dtype; use auto, float32, bfloat16 or float16")
-    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # A device that tensors can be put on
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).item()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used: {_first_line(error)}; try cpu or cuda") from error
+    device = usable
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if (adapter := adapter_config(name, revision)) is not None:
         return _with_adapter(name, adapter, dtype, device, common)
@@ -65,9 +72,8 @@ def read_checkpoint(
         # The config of a reward model names a classification head; everything else is a language model
         named = getattr(config, "architectures", None) or []
         classifies = any(n.endswith("ForSequenceClassification") for n in named)
-        hf, found = (AutoModelForSequenceClassification if classifies else AutoModelForCausalLM).from_pretrained(
-            name, dtype=dtype, output_loading_info=True, **common
-        )
+        kind: Any = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+        hf, found = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **common)
         if dtype == "auto" and not packed and (late := dtype_here(dtype, hf.dtype, device)) != dtype:
             hf.to(late)  # the config named no type: the weights' own 16 bits are exact in float32
         hf.to(device)  # type: ignore[arg-type]
@@ -153,16 +159,6 @@ def no_such_folder(name: str) -> str | None:
     return f"cannot load model {name!r}: no such folder; give a checkpoint folder or a hub name"
 
 
-def _usable(device: str | torch.device) -> torch.device:
-    """A device that tensors can be put on."""
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used: {_first_line(error)}; try cpu or cuda") from error
-    return found
-
-
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines or isinstance(error, KeyError):
@@ -181,16 +177,10 @@ def slowdown(dtype: torch.dtype) -> float:
         for kind in (torch.float32, dtype):
             rows, weight = torch.ones(32, 256, dtype=kind), torch.ones(256, 256, dtype=kind)
             torch.mm(rows, weight)
-            best[kind] = min(_seconds(rows, weight) for _ in range(5))
+            best[kind] = min(timeit.repeat(partial(torch.mm, rows, weight), number=1, repeat=5))
     finally:
         torch.set_num_threads(threads)
     return best[dtype] / best[torch.float32]
-
-
-def _seconds(rows: torch.Tensor, weight: torch.Tensor) -> float:
-    begin = time.perf_counter()
-    torch.mm(rows, weight)
-    return time.perf_counter() - begin
 
 
 def dtype_here(asked: str | torch.dtype, stored: torch.dtype | None, device: torch.device) -> str | torch.dtype:

@@ -127,10 +127,8 @@ def collect(
         store = StoreWriter.resume(path)
         try:
             found = {key: store.header.get(key, []) for key in ("model", "rollouts", "sites", "scores", "plan")}
-            asked = wanted.header(plan or BatchPlan.from_dict(found["plan"]), like=found["model"].get("weights"))
-            check_same(
-                f"{path} was", _request(found, asked), _request(asked, found), "choose another file, or delete it"
-            )
+            now = wanted.header(plan or BatchPlan.from_dict(found["plan"]), like=found["model"].get("weights"))
+            check_same(f"{path} was", _request(found, now), _request(now, found), "choose another file, or delete it")
         except BaseException:
             store.close()
             raise

@@ -186,7 +186,11 @@ def launch(job: Job, rollouts: tuple[Rollout, ...]) -> Flight:
         taps += fitter.taps(model, batch)
     log_odds = [s for s in job.score if isinstance(s, LogOddsReadout)]
     places = [s.positions for s in log_odds] + ([job.logits_at] if job.logits_at is not None else [])
-    where = _union(batch, places) if places else None
+    where = None
+    if places:
+        chosen = [np.unique(np.concatenate([resolve(p, r) for p in places])) for r in batch.rollouts]
+        rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
+        where = Where(rows, np.concatenate(chosen).astype(np.int64), batch.device)
     logits = execute(model, batch, taps, job.write, where)
     flight.transfer.seal()
     if logits is not None and where is not None:
@@ -196,12 +200,6 @@ def launch(job: Job, rollouts: tuple[Rollout, ...]) -> Flight:
             asked = batch.where(job.logits_at)
             flight.logits, flight.logit_rows = logits[match(where, asked)].float().cpu(), asked.frame(batch)
     return flight
-
-
-def _union(batch: Batch, wanted: Sequence[Positions | FrozenPositions]) -> Where:
-    chosen = [np.unique(np.concatenate([resolve(p, r) for p in wanted])) for r in batch.rollouts]
-    rows = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
-    return Where(rows, np.concatenate(chosen).astype(np.int64), batch.device)
 
 
 def flights(

@@ -241,18 +241,6 @@ def _write(fn: WriteFn, key: str, value: Tensor, view: BatchView) -> Tensor | No
     return None if new is value else new
 
 
-def _add_write(session: _Session, site: Site, layer: int, fn: WriteFn) -> None:
-    sites, key = session.model.sites, f"{site.name}[{layer}] (write)"
-    place = sites.writable_hook_point(site.name, layer)
-    if site.name != "resid_mid":
-        session.add(key, place, partial(_write, fn, key), layer, True)
-        return
-    # The input of the pre-MLP norm is only a copy of the residual stream: the change goes into the attention branch.
-    pre, attn = sites.hook_point("resid_pre", layer), sites.hook_point("attn_out", layer)
-    session.add(f"resid_pre[{layer}] (for {key})", pre, partial(session.keep_pre, layer), layer, False)
-    session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
-
-
 @contextmanager
 def hooked(
     model: Model,
@@ -273,7 +261,15 @@ def hooked(
     with uncompiled(), known as block, session.removed():
         session.handles.append(model.sites.parent.register_forward_pre_hook(session.begin, with_kwargs=True))
         for site, layer, fn in pairs:
-            _add_write(session, site, layer, fn)
+            key = f"{site.name}[{layer}] (write)"
+            place = model.sites.writable_hook_point(site.name, layer)
+            if site.name != "resid_mid":
+                session.add(key, place, partial(_write, fn, key), layer, True)
+                continue
+            # The input of the pre-MLP norm is only a copy of the residual stream: the attention branch is changed.
+            pre, attn = model.sites.hook_point("resid_pre", layer), model.sites.hook_point("attn_out", layer)
+            session.add(f"resid_pre[{layer}] (for {key})", pre, partial(session.keep_pre, layer), layer, False)
+            session.add(key, attn, partial(session.write_middle, fn, key, layer), layer, True)
         for tap in reads:  # after the writes: a read sees what was written
             place = model.sites.hook_point(tap.name, tap.layer)
             session.add(f"{tap.name}[{tap.layer}]", place, tap.fn, tap.layer, False)

@@ -74,17 +74,6 @@ def finite_weights(hf: PreTrainedModel) -> Check:
     return Check(FINITE, name or "weights", None, float("inf") if name else 0.0, 0.0, name is None)
 
 
-def _finite_states(values: Values) -> list[Check]:
-    """A failed check for the first site that holds NaN or infinite numbers, in the order of the forward pass."""
-    order = {"resid_pre": 0, "z": 1, "o": 2, "mixer": 3, "attn_out": 4, "resid_mid": 5, "mlp_out": 6, "resid_post": 7}
-    strange = [key for key, value in values.items() if key[0] in order and not all_finite(value)]
-    first = min(strange, key=lambda key: (key[1], order[key[0]]), default=None)
-    if first is None:
-        return []
-    site = {"o": "attn_out", "mixer": "attn_out"}.get(first[0], first[0])
-    return [Check(FINITE_STATES, site, first[1], float("inf"), 0.0, False)]
-
-
 def check(model: Model) -> tuple[Check, ...]:
     """Every load-time identity of a model, layer by layer, with its measured error.
 
@@ -112,7 +101,14 @@ def check(model: Model) -> tuple[Check, ...]:
     hidden = [h.detach().reshape(-1, h.shape[-1]).double().cpu() for h in out.hidden_states or ()]
     # transformers records them by hooks it sets once a model; on layers that a bridge has since replaced they are gone.
     hidden, final = by_layer(hidden, values["resid_post", 0]) if hidden else ([None] * len(sites), None)
-    found = _finite_states(values)
+    # A failed check for the first site that holds NaN or infinite numbers, in the order of the forward pass
+    order = {"resid_pre": 0, "z": 1, "o": 2, "mixer": 3, "attn_out": 4, "resid_mid": 5, "mlp_out": 6, "resid_post": 7}
+    strange = [key for key, value in values.items() if key[0] in order and not all_finite(value)]
+    found = []
+    if strange:
+        role, layer = min(strange, key=lambda key: (key[1], order[key[0]]))
+        site = {"o": "attn_out", "mixer": "attn_out"}.get(role, role)
+        found.append(Check(FINITE_STATES, site, layer, float("inf"), 0.0, False))
     found += [c for layer in range(len(sites)) for c in _layer_checks(model, layer, values, hidden, dtype)]
     if final is not None:
         last = [values["final_norm", None]]

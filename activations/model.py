@@ -101,7 +101,10 @@ class Model:
             return
         paths = {module: path for path, module in self.hf.named_modules()}
         other = next((m for m in now if m not in set(self.modules)), None)
-        what = "some were taken away" if other is None else f"{paths.get(other)} is now a {_kind(other)}"
+        what = "some were taken away"
+        if other is not None:  # with the package, since an adapter's Linear is not PyTorch's
+            kind = f"{type(other).__module__.partition('.')[0]} {type(other).__name__}"
+            what = f"{paths.get(other)} is now a {kind} that was not there"
         names = ", ".join(map(repr, adapters(self.hf, now)))
         hint = f" (adapter {names}; or call merge_and_unload first)" if names else ""
         raise InputError(f"the modules of {self.name} changed after it was wrapped ({what}): wrap it again{hint}")
@@ -109,8 +112,3 @@ class Model:
     def __repr__(self) -> str:
         kind = f"{type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads} heads, d_model {self.d_model}"
         return f"Model({self.name!r}: {kind}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
-
-
-def _kind(module: nn.Module) -> str:
-    """What a module is: the package too, since an adapter's ``Linear`` is not PyTorch's."""
-    return f"{type(module).__module__.partition('.')[0]} {type(module).__name__} that was not there"

@@ -62,7 +62,12 @@ def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
     if where is None:
         return np.arange(len(rows))
     if isinstance(where, str):
-        mask = _query(rows, where)
+        try:
+            mask = np.asarray(rows.eval(where, engine="python"))
+        except Exception as error:  # pandas raises whatever the expression makes it raise
+            raise InputError(
+                f"condition {where!r} cannot be read ({reason(error)}); columns are {_names(rows)}"
+            ) from error
     elif isinstance(where, Mapping):
         mask = np.ones(len(rows), dtype=bool)
         for name, value in where.items():
@@ -83,13 +88,6 @@ def chosen(rows: pd.DataFrame, where: Condition) -> Int[np.ndarray, " row"]:
             f"a condition must give {len(rows)} truth values, one a row; it gave {mask.dtype} {mask.shape}"
         )
     return np.flatnonzero(mask)
-
-
-def _query(rows: pd.DataFrame, text: str) -> np.ndarray:
-    try:
-        return np.asarray(rows.eval(text, engine="python"))
-    except Exception as error:  # pandas raises whatever the expression makes it raise
-        raise InputError(f"condition {text!r} cannot be read ({reason(error)}); columns are {_names(rows)}") from error
 
 
 def _names(rows: pd.DataFrame) -> str:

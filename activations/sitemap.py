@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
@@ -246,25 +246,21 @@ def no_heads(block: Block, layer: int) -> str:
     return f"layer {layer}: the attention output projection is not known, name it with overrides={{'o': PATH}}"
 
 
-@contextmanager
-def _quiet_import() -> Any:
-    """TransformerLens sets the transformers logger to ERROR when imported; put back what the user had."""
-    level = hf_logging.get_verbosity()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-
-
 def adapter_paths(hf: PreTrainedModel) -> dict[str, str | None]:
     """Module paths by role, from TransformerLens's adapter for this architecture; block roles are relative to
     a block.
     """
-    with _quiet_import():
+    level = hf_logging.get_verbosity()
+    try:
         from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+    finally:  # TransformerLens sets the transformers logger to ERROR when imported
+        hf_logging.set_verbosity(level)
+    known = type(hf).__name__
+    if known.endswith("ForSequenceClassification"):  # the adapters know the language model it was made from
+        known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf.config.model_type, known)
     try:
-        config = build_bridge_config_from_hf(copy.deepcopy(hf.config), _architecture(hf), "model", hf.dtype)
+        config = build_bridge_config_from_hf(copy.deepcopy(hf.config), known, "model", hf.dtype)
         mapping: Mapping[str, Any] = (
             ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping or {}
         )
@@ -308,14 +304,6 @@ def _usual_paths(hf: PreTrainedModel) -> dict[str, str | None] | None:
     return paths | {role: path for role, path in _USUAL.items() if _find(layers[0], path) is not None}
 
 
-def _architecture(hf: PreTrainedModel) -> str:
-    """The class the adapters know: of a reward model, the language model it was made from."""
-    name = type(hf).__name__
-    if not name.endswith("ForSequenceClassification"):
-        return name
-    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(hf.config.model_type, name)
-
-
 def _join(parent: str | None, child: str) -> str:
     return f"{parent}.{child}" if parent else child
 
@@ -349,7 +337,8 @@ def _block_modules(block: nn.Module, paths: Mapping[str, str | None], overrides:
         if module is not None:
             found[role] = module
         elif path and role in overrides:
-            raise InputError(f"overrides: a block has no module {path!r} for {role}; it has {_children(block)}")
+            children = ", ".join(name for name, _ in block.named_children())
+            raise InputError(f"overrides: a block has no module {path!r} for {role}; it has {children}")
     if "attn" not in found:
         mixers = [_find(block, path) for path in (paths.get("mixers") or "").split(",") if path]
         mixer = next((m for m in mixers if m is not None), None)
@@ -375,7 +364,3 @@ def _get(root: nn.Module, path: str | None, role: str) -> nn.Module | None:
                 return None
         raise InputError(f"the model has no module {path!r} for {role}; name it with overrides={{{role!r}: PATH}}")
     return module
-
-
-def _children(module: nn.Module) -> str:
-    return ", ".join(name for name, _ in module.named_children())

@@ -58,7 +58,7 @@ def remember(
     memory = Memory(batch)
     reads = [Tap("resid_pre", layer, partial(_keep_input, memory)) for layer in starts]
     if keys:  # the deepest layer too is run to its end
-        reads.append(Tap("resid_post", max(keys), _keep_nothing))
+        reads.append(Tap("resid_post", max(keys), lambda value, view: None))
     with ExitStack() as stack:
         for layer in range(model.n_layers):
             note = partial(_note_parts, memory, layer)
@@ -72,10 +72,6 @@ def remember(
 
 def _keep_input(memory: Memory, value: Tensor, view: BatchView) -> None:
     memory.resid[view.layer] = value.clone()
-
-
-def _keep_nothing(value: Tensor, view: BatchView) -> None:
-    pass
 
 
 def _keep_call(memory: Memory, layer: int, call: AttentionCall) -> None:

@@ -23,7 +23,7 @@ from verdictscope.activations.forward import passes
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
 from verdictscope.interventions.components import Component, Components
-from verdictscope.interventions.edits.protocol import Head, as_heads
+from verdictscope.interventions.edits.protocol import as_heads
 from verdictscope.interventions.linear_forms import linear_form
 from verdictscope.interventions.sources import Gathered, Sources, SourceShares
 from verdictscope.judgments import Contrast
@@ -209,7 +209,12 @@ def attribute(
     form = linear_form(model, readout)
     components = Components(model, form, positions)
     every = isinstance(sources, str) and sources == "all"
-    split = SourceShares(components, _heads_below(components) if every else as_heads(sources) if len(sources) else ())
+    heads = as_heads(sources) if not every and len(sources) else ()
+    if every:  # below the readout, where attention patterns can be read
+        blocks = model.sites.blocks
+        layers = [layer for layer in components.maps if blocks[layer].attention is not None]
+        heads = tuple((layer, head) for layer in layers for head in range(blocks[layer].n_heads))
+    split = SourceShares(components, heads)
     gathered = Gathered(split.heads, not every, names)
     listeners = [components, split] if split.heads else [components]
     batches: list[tuple[dict[Component, ndarray], pd.DataFrame]] = []
@@ -247,13 +252,6 @@ def attribute(
     if strict:
         result.check()
     return result
-
-
-def _heads_below(components: Components) -> tuple[Head, ...]:
-    """Heads below the readout whose attention patterns can be read."""
-    blocks = components.model.sites.blocks
-    layers = [layer for layer in components.maps if blocks[layer].attention is not None]
-    return tuple((layer, head) for layer in layers for head in range(blocks[layer].n_heads))
 
 
 def mean_frame(values: Float[ndarray, "line row"], groups: Sequence[str], seed: int = 0) -> pd.DataFrame:

@@ -235,7 +235,8 @@ class HeadCard:
             ("By source token", self.tokens.assign(token=self.tokens["token"].map(one_line))),
             ("Tokens promoted by its output", self._by_vector()),
         ]
-        tables = "".join(f"<h4>{escape(title)}</h4>{_html(table)}" for title, table in blocks if len(table))
+        style: Any = {"index": False, "escape": True, "border": 0, "float_format": "{:.3g}".format, "na_rep": ""}
+        tables = "".join(f"<h4>{escape(title)}</h4>{table.to_html(**style)}" for title, table in blocks if len(table))
         notes = "".join(f"<p>{escape(note.rstrip('.'))}.</p>" for note in (*self.notes, ABOUT))
         return f"<h3>Head {self.name}, {escape(self.readout)}</h3>{tables}{notes}"
 
@@ -244,10 +245,6 @@ class HeadCard:
         spelled = self.promoted.assign(token=self.promoted["token"].map(lambda t: f"“{one_line(t)}”"))
         lines = spelled.groupby(["what", "side"], sort=False)["token"].agg(" ".join)
         return lines.rename("tokens").reset_index()
-
-
-def _html(table: pd.DataFrame) -> str:
-    return str(table.to_html(index=False, border=0, escape=True, float_format="{:.3g}".format, na_rep=""))
 
 
 def head_card(

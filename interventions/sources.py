@@ -128,7 +128,11 @@ class SourceShares:
             mine = torch.from_numpy(np.flatnonzero(where.rows == at)).to(rows.device)
             values = value[at, : len(rollout)][:, [h // group for h in heads], : rows.shape[2]].to(wide)
             attention = pattern[mine][:, :, : len(rollout)].to(wide)
-            gate = _gate(rows[mine], einsum(attention, values, "row head key, key head d -> row head d"))
+            # What stands between the attention product and the output projection (a gate, a norm), as the factor it was
+            z, product = rows[mine], einsum(attention, values, "row head key, key head d -> row head d")
+            gate = torch.ones_like(z)
+            if (z - product).norm() > _GATE * z.norm():
+                gate = torch.where(product == 0, gate, z / product)
             shares, weighted = [], []
             for a, g, f in zip(attention, gate, factor[mine], strict=True):
                 outputs = values * g
@@ -157,14 +161,6 @@ class SourceShares:
                 found.append((rollout, pos, np.stack([columns[head] for head in self.heads], axis=1)))
                 at += 1
         return found
-
-
-def _gate(z: Float[Tensor, "row head d_head"], product: Float[Tensor, "row head d_head"]) -> Tensor:
-    """What stands between the attention product and the output projection (a gate, a norm), as the factor it was;
-    ones where nothing does."""
-    if (z - product).norm() <= _GATE * z.norm():
-        return torch.ones_like(z)
-    return torch.where(product == 0, torch.ones_like(z), z / product)
 
 
 @dataclass(eq=False)

@@ -142,7 +142,9 @@ def tested(case: Case, result: ProbeResult, mirror: ProbeResult, view: ProbeResu
                 share(f"right where the cue turned the verdict, {VIEW}", own, turned, what),
             ]
         table = measured(made, case.groups, seed=seed)
-        auroc = auroc_effect("AUROC", *_seen_twice(case.right[at], score[at], case.groups[at]))
+        right, seen, group = case.right[at], score[at], case.groups[at]
+        twice = np.r_[right, ~right].astype(int), np.r_[seen, -seen], np.r_[group, group]
+        auroc = auroc_effect("AUROC", *twice)
         first = pd.DataFrame(
             [
                 {
@@ -190,10 +192,6 @@ def _stated_wrong(case: Case, probe: ndarray, at: ndarray, seed: int) -> pd.Data
     about = "stated verdicts that are wrong, one order at a time; the probe sees both orders"
     made = [share("right where a stated verdict is wrong", np.tile(probe, 2), wrong, about)]
     return measured(made, np.tile(case.groups, 2), seed=seed)
-
-
-def _seen_twice(right: ndarray, score: ndarray, groups: ndarray) -> tuple[ndarray, ndarray, ndarray]:
-    return np.r_[right, ~right].astype(int), np.r_[score, -score], np.r_[groups, groups]
 
 
 def add_nulls(table: pd.DataFrame, case: Case, measures: ndarray) -> None:

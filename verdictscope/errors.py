@@ -31,7 +31,10 @@ class InputError(ValueError):
 
 def disk_error(error: OSError, path: Path | str | None = None) -> InputError | None:
     """An operating system's refusal as the one line a user can act on; ``None`` for every other error."""
-    number = error.errno if error.errno in _DISK | _PATH else _number(str(error))
+    number = error.errno
+    if number not in _DISK | _PATH:
+        found = re.search(r"errno\s*[=:]?\s*(\d+)", str(error), re.IGNORECASE)
+        number = int(found.group(1)) if found else None
     if number in _PATH:
         return InputError(f"cannot write or read {path or error.filename}: {_PATH[number]}; give another path")
     if number not in _DISK:
@@ -54,8 +57,3 @@ def reason(error: BaseException) -> str:
         return f"a {kind} without a message, raised{where}"
     text = lines[0].rstrip(".:")[:200]
     return text if " " in text else f"{kind} of {text}"
-
-
-def _number(text: str) -> int | None:
-    found = re.search(r"errno\s*[=:]?\s*(\d+)", text, re.IGNORECASE)
-    return int(found.group(1)) if found else None

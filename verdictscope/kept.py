@@ -106,12 +106,8 @@ def check_same(what: str, found: Any, wanted: Mapping[str, Any], repair: str) ->
     if not isinstance(found, Mapping):
         raise InputError(f"{what} made by an earlier version, which kept no digest of weights and edits: {repair}")
     if names := differing(found, json.loads(json.dumps(wanted))):
-        raise InputError(f"{what} made with {_differences(names, found, wanted)}: {repair}")
-
-
-def _differences(names: list[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    words = list(dict.fromkeys(NAMES.get(name.rpartition(".")[2], name.replace("_", " ")) for name in names))
-    if words == ["configuration", "weights"] or words == ["weights", "configuration"]:
-        words = ["weights"]  # the digest of the weights is over the settings too
-    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return f"other {listed}"
+        words = list(dict.fromkeys(NAMES.get(name.rpartition(".")[2], name.replace("_", " ")) for name in names))
+        if words == ["configuration", "weights"] or words == ["weights", "configuration"]:
+            words = ["weights"]  # the digest of the weights is over the settings too
+        listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+        raise InputError(f"{what} made with other {listed}: {repair}")

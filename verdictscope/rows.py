@@ -68,7 +68,13 @@ def read_rows(path: str | Path, *, by_content: bool = False) -> list[Row]:
     kind = ending(path)
     if kind not in ENDINGS and not by_content:
         raise InputError(f"{path}: cannot read {kind or 'a file without an ending'}: use {', '.join(ENDINGS)}")
-    data = _unpacked(path)
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data[:2] == _GZIP else data
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is a damaged gzip file ({error}): copy it again") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if by_content and kind not in (".jsonl", ".ndjson"):
         kind = _kind(data)
     if kind != ".parquet" and (wide := next((name for mark, name in _WIDE.items() if data.startswith(mark)), None)):
@@ -138,16 +144,6 @@ def json_value(text: str | bytes) -> Any:
     if (why := _flaw(value)) is not None:
         raise RowError(why)
     return value
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == _GZIP else data
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is a damaged gzip file ({error}): copy it again") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _kind(data: bytes) -> str:

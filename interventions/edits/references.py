@@ -22,7 +22,7 @@ from verdictscope.activations.forward import passes
 from verdictscope.activations.positions import FrozenPositions, parse, resolve
 from verdictscope.errors import InputError
 from verdictscope.interventions.edits.protocol import checked
-from verdictscope.rollouts import Rollout, Span
+from verdictscope.rollouts import Rollout
 
 RULES = ("same", "start", "end", "spread")
 """How tokens are aligned, see :func:`align`."""
@@ -45,22 +45,17 @@ def align(
 
 def _in_segment(target: Rollout, source: Rollout, token: int, by: str) -> int | None:
     mine = next(span for span in target.spans if span.start <= token < span.stop)
-    theirs = _counterpart(target, source, mine)
-    if theirs is None:
+    # The span of the source with the same name and the same place among those of that name, from the end
+    here, there = ([s for s in r.spans if s.segment == mine.segment] for r in (target, source))
+    back = len(here) - here.index(mine)
+    if back > len(there):
         return None
+    theirs = there[-back]
     if by == "spread":
         share = (token - mine.start) / max(len(mine) - 1, 1)
         return theirs.start + round(share * (len(theirs) - 1))
     other = theirs.start + token - mine.start if by == "start" else theirs.stop - (mine.stop - token)
     return other if theirs.start <= other < theirs.stop else None
-
-
-def _counterpart(target: Rollout, source: Rollout, span: Span) -> Span | None:
-    """The span of the source with the same name and the same place among those of that name, from the end."""
-    mine = [s for s in target.spans if s.segment == span.segment]
-    theirs = [s for s in source.spans if s.segment == span.segment]
-    back = len(mine) - mine.index(span)
-    return theirs[-back] if back <= len(theirs) else None
 
 
 def matched(

@@ -8,7 +8,7 @@ model and kind of replay, on the rollouts at hand.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from verdictscope.activations import BatchPlan, Model, Readout, Site
+from verdictscope.activations import BatchPlan, Model, Readout
 from verdictscope.activations.batch import Where, execute
 from verdictscope.activations.hooks import Tap
 from verdictscope.activations.positions import FrozenPositions, freeze
@@ -83,11 +83,8 @@ class Job:
 
     def __post_init__(self) -> None:
         self.writes = [compile_edits(self.model, group) for group in self.edits]
-        self.starts = [_first_layer(w, self.model.n_layers) for w in self.writes]
-
-
-def _first_layer(writes: Mapping[Site, object], n_layers: int) -> int:
-    return min((min(site.at(n_layers)) for site in writes), default=n_layers)
+        n = self.model.n_layers
+        self.starts = [min((min(site.at(n)) for site in group), default=n) for group in self.writes]
 
 
 def replay(

@@ -104,7 +104,9 @@ def feeds(model: Model, layer: int) -> list[Feed]:
         grids = {site: [touched[name] for touched in each] for site, each in reached.items()}
         if not any(grid.any() for each in grids.values() for grid in each):
             continue  # feeds neither query, key nor value: the output projection
-        axis = _axis([grid for each in grids.values() for grid in each if grid.any()])
+        some = [grid for each in grids.values() for grid in each if grid.any()]
+        # The axis along which a single head touches the least
+        axis = min(range(some[0].ndim), key=lambda a: sum(int(_along(g, a).sum()) / g.shape[a] for g in some))
         rows = {site: torch.stack([_along(grid, axis) for grid in each]) for site, each in grids.items()}
         found.append(Feed(names[name], parameter, axis, rows["q"], rows["k"], rows["v"]))
     return found
@@ -122,11 +124,6 @@ def _touched(value: Tensor, parameters: dict[str, nn.Parameter]) -> dict[str, Te
 
 def _along(grid: Tensor, axis: int) -> Tensor:
     return grid if grid.ndim == 1 else grid.movedim(axis, 0).flatten(1).any(1)
-
-
-def _axis(grids: list[Tensor]) -> int:
-    """The axis along which a single head touches the least."""
-    return min(range(grids[0].ndim), key=lambda axis: sum(int(_along(g, axis).sum()) / g.shape[axis] for g in grids))
 
 
 @contextmanager

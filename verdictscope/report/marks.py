@@ -43,18 +43,14 @@ def mark(evidence: Evidence, beside: Iterable[Evidence] = ()) -> Markup:
     ends = f"{low:g}".replace("-", "−"), f"{high:g}".replace("-", "−")
     parts.append(f'<text x="{PAD}" y="32">{ends[0]}</text>')
     parts.append(f'<text class="end" x="{WIDTH - PAD}" y="32">{ends[1]}</text>')
-    label = f"{estimate(row)} on an axis from {ends[0]} to {ends[1]}{_against(evidence)}"
+    label = f"{estimate(row)} on an axis from {ends[0]} to {ends[1]}"
+    if evidence.null_low is not None and evidence.null_high is not None:
+        digits = decimals("", evidence.null_low, evidence.null_high)
+        label += f", compared with {number(evidence.null_low, digits)} to {number(evidence.null_high, digits)}"
     return Markup(
         f'<svg class="mark" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg>'
     )
-
-
-def _against(evidence: Evidence) -> str:
-    if evidence.null_low is None or evidence.null_high is None:
-        return ""
-    digits = decimals("", evidence.null_low, evidence.null_high)
-    return f", compared with {number(evidence.null_low, digits)} to {number(evidence.null_high, digits)}"
 
 
 def _axis(shown: Sequence[Evidence]) -> tuple[float, float]:

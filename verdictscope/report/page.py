@@ -124,12 +124,11 @@ def report_context(run: RunFolder) -> dict[str, Any]:
 def figure_list(run: RunFolder) -> list[dict[str, Any]]:
     """The run's figures as data URIs, known ones first, each with title and caption."""
     found, titles = run.figure_files(), wording_of(run.study.task).figures
-    known = {
-        n: _titled(n, key, titles[key])
-        for key in titles
-        for n in found
-        if (n.startswith(key) if key.endswith("_") else n == key)
-    }
+    known = {}
+    for key, title in titles.items():
+        for name in (n for n in found if (n.startswith(key) if key.endswith("_") else n == key)):
+            rest = name.removeprefix(key).replace("_", " ")  # of figures that share a title
+            known[name] = title + (f" ({rest})" if rest else "")
     names = [*known, *(n for n in found if n not in known)]
     return [
         {
@@ -142,12 +141,6 @@ def figure_list(run: RunFolder) -> list[dict[str, Any]]:
         }
         for place, name in enumerate(names, 1)
     ]
-
-
-def _titled(name: str, key: str, title: str) -> str:
-    """The title of a known figure; those that share one are distinguished by the rest of their names."""
-    rest = name.removeprefix(key).replace("_", " ")
-    return title + (f" ({rest})" if rest else "")
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

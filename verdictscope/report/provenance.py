@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
@@ -99,16 +99,10 @@ def command(study: Study) -> str | None:
             continue
         sets = [f"{key}={_toml(new)}" for key, old, new in differences(shipped, study)]
         line = shlex.join(["verdictscope", "run", file.stem, *(w for text in sets for w in ("--set", text))])
-        if _leads_to(file, sets, study) and visible(line) == line:
-            return line
+        with suppress(InputError):
+            if read_study(file, sets) == study and visible(line) == line:
+                return line
     return None
-
-
-def _leads_to(file: Path, sets: list[str], study: Study) -> bool:
-    try:
-        return read_study(file, sets) == study
-    except InputError:
-        return False
 
 
 def differences(first: Study, second: Study) -> list[tuple[str, Any, Any]]:
