@@ -165,19 +165,14 @@ def _layer_checks(
     if block.o is not None:
         yield _head_check(model, layer, values)
         if block.attn is None or block.attn.module is not block.o:
-            yield _mixer_check(layer, values, dtype)
-
-
-def _mixer_check(layer: int, values: dict[tuple, Tensor], dtype: torch.dtype) -> Check:
-    """The output projection's output leaves the attention module, or, where a norm and a sum follow inside it (BERT),
-    what the projection reads is the attention product."""
-    o_out, z = values["o", layer], values["z", layer]
-    found = compare("output projection = attention output", "z", layer, [o_out], values["mixer", layer], dtype)
-    product = values.get(("product", layer))
-    if found.ok or product is None:
-        return found
-    other = compare("z = attention product", "z", layer, [z], product, dtype)
-    return other if other.ok else found
+            # The output projection's output leaves the attention module, or, where a norm and a sum follow inside it
+            # (BERT), what the projection reads is the attention product.
+            whole, product = values["mixer", layer], values.get(("product", layer))
+            found = compare("output projection = attention output", "z", layer, [values["o", layer]], whole, dtype)
+            if not found.ok and product is not None:
+                other = compare("z = attention product", "z", layer, [values["z", layer]], product, dtype)
+                found = other if other.ok else found
+            yield found
 
 
 def _head_check(model: Model, layer: int, values: dict[tuple, Tensor]) -> Check:

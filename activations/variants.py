@@ -289,19 +289,12 @@ def run_variants(
     each = {site: Each(layout, fns) for site, fns in by_site.items()}
     memory = layout.memory
     top = model.n_layers if logits is not None else max(tap.layer for tap in taps) + 1
-    with started_at(model, memory, layer, layout.tiled(memory.resid[layer])), _behind(model, layout, layer, top):
-        return execute(model, layout, taps, each, logits)
-
-
-@contextmanager
-def _behind(model: Model, layout: Layout, first: int, top: int) -> Iterator[None]:
-    """Inside the block the attention products of some layers see the remembered prefix too."""
-    with ExitStack() as stack:
-        for layer in range(first, top) if not layout.stock else ():
-            attention = model.sites.blocks[layer].attention
+    with started_at(model, memory, layer, layout.tiled(memory.resid[layer])), ExitStack() as stack:
+        for at in range(layer, top) if not layout.stock else ():  # their attention products see the prefix too
+            attention = model.sites.blocks[at].attention
             assert attention is not None
-            stack.callback(listen(attention.module, partial(_with_prefix, layout, layer), last=True).remove)
-        yield
+            stack.callback(listen(attention.module, partial(_with_prefix, layout, at), last=True).remove)
+        return execute(model, layout, taps, each, logits)
 
 
 def _with_prefix(layout: Layout, layer: int, call: AttentionCall) -> AttentionCall:

@@ -20,7 +20,7 @@ from verdictscope.judgments import Contrast
 from verdictscope.judgments.asking import shown_to_own
 from verdictscope.judgments.metrics.bias import order_measures
 from verdictscope.judgments.metrics.cues import Cued, cue_measures
-from verdictscope.judgments.metrics.measure import Measure, mean, measured
+from verdictscope.judgments.metrics.measure import mean, measured
 from verdictscope.judgments.verdicts import paired
 from verdictscope.probes.erasure import fit_eraser
 from verdictscope.rollouts import Rollout
@@ -60,28 +60,21 @@ def bias_rates(
     ]
     tables = [measured(made, pairs.group, seed=seed)]
     for cue in [name for name in verdicts if name not in (plain, control)]:
-        cued = _cued(verdicts[control], verdicts[cue], targets)
-        tables.append(measured(_followed(cue, cued), cued.group, seed=seed))
+        keys = ["item", "order"]
+        one, two = (table[table["run"] == 0].set_index(keys) for table in (verdicts[control], verdicts[cue]))
+        two = two[two.index.isin(one.index)]
+        before = one["verdict"].reindex(two.index)
+        named = pd.Series([targets.get(item) for item, _ in two.index], index=two.index, dtype=object)
+        columns = (two["group"], before, two["verdict"], two["label"], named)
+        cued = Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
+        follow = next(m for m in cue_measures(cued) if m.name == "follow_rate")
+        wrong = np.isin(cued.label, ["A", "B"]) & (cued.label != cued.target)
+        still = np.where(wrong, (cued.cued == cued.label) * 1.0, np.nan)
+        about = "right where the cue names the worse answer; unread is not right"
+        made = [follow.named(f"follows_{cue}"), mean(f"accuracy_{cue}_wrong", still, "rate", about)]
+        tables.append(measured(made, cued.group, seed=seed))
     table = pd.concat(tables, ignore_index=True)
     return table[["name", "estimate", "low", "high", "n", "unit", "definition"]]
-
-
-def _cued(control: pd.DataFrame, cued: pd.DataFrame, targets: Mapping[str, str]) -> Cued:
-    keys = ["item", "order"]
-    one, two = (table[table["run"] == 0].set_index(keys) for table in (control, cued))
-    two = two[two.index.isin(one.index)]
-    said = one["verdict"].reindex(two.index)
-    named = pd.Series([targets.get(item) for item, _ in two.index], index=two.index, dtype=object)
-    columns = (two["group"], said, two["verdict"], two["label"], named)
-    return Cued(*(c.astype(object).where(c.notna(), None).to_numpy(dtype=object) for c in columns))
-
-
-def _followed(cue: str, cued: Cued) -> list[Measure]:
-    follow = next(m for m in cue_measures(cued) if m.name == "follow_rate")
-    wrong = np.isin(cued.label, ["A", "B"]) & (cued.label != cued.target)
-    right = np.where(wrong, (cued.cued == cued.label) * 1.0, np.nan)
-    words = "right where the cue names the worse answer; unread is not right"
-    return [follow.named(f"follows_{cue}"), mean(f"accuracy_{cue}_wrong", right, "rate", words)]
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,13 @@ def bias_detector(
     jobs = [(label, name, fit) for label in labels for name, fit in _fits(label, kinds)]
     cells: list[dict[str, Any]] = []
     for done, (label, name, fit) in enumerate(jobs, start=1):
-        cells += _Fit(states, _asked(rows, label), fit, name, label, texts, tuple(Cs), permutations, seed).cells(kinds)
+        if label == "cued":
+            asked = rows[rows["type"] != POSITION]
+            asked = asked.assign(label=asked["cued"])
+        else:
+            asked = rows[(rows["cued"] == 1) & (rows["eligible"] if label == "yield" else True)]
+            asked = asked.assign(label=asked["flip"])
+        cells += _Fit(states, asked, fit, name, label, texts, tuple(Cs), permutations, seed).cells(kinds)
         if progress is not None:
             progress(done, len(jobs))
     return BiasDetector(pd.DataFrame(cells, columns=list(COLUMNS)), rows.drop(columns=["at"]), seed)
@@ -213,14 +219,6 @@ def _fits(label: str, kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
     some = [k for k in kinds if not (label == "cued" and k == POSITION)]
     alone = [(kind, [kind]) for kind in kinds]
     return alone + ([(f"all but {k}", [o for o in some if o != k]) for k in some] if len(some) > 2 else [])
-
-
-def _asked(rows: pd.DataFrame, label: str) -> pd.DataFrame:
-    if label == "cued":
-        table = rows[rows["type"] != POSITION]
-        return table.assign(label=table["cued"])
-    table = rows[(rows["cued"] == 1) & (rows["eligible"] if label == "yield" else True)]
-    return table.assign(label=table["flip"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,10 +162,15 @@ def permutation_null(
     checked = check_rows(rows, balance_on)
     plan = rollout_permutation(rows, checked, how.unit, how.within, how.scheme)
     values, by_layer = _refitted(read_layer, checked, layers, Cs, plan, how, seed, progress)
-    if how.measure is None:
-        _check_null(values[:, 0])
     found = values[:, 0]
     known = found[1:][np.isfinite(found[1:])]
+    if how.measure is None and not len(known):
+        raise InputError("no permutation leaves both labels in every split: add prompts of either label to each split")
+    if how.measure is None and (np.abs(known - found[0]) <= tie_slack(found[0])).all():
+        raise InputError(
+            f"every refit with permuted labels gives the observed AUROC {found[0]:.3f}: the activations do not vary, "
+            "or the test split holds too few rows; capture other positions or add prompts"
+        )
     return PermutationNull(
         observed=float(found[0]),
         mean=float(known.mean()) if len(known) else float("nan"),
@@ -265,15 +270,3 @@ def _best_penalty(
     each, tested = np.arange(refits), labels[:, rows.at("test")]
     scores = fits.direction[0, at, each] @ X_test.T + fits.bias[0, at, each][:, None]
     return np.stack([best, se, auroc_many(tested, scores), *(measure(tested, scores) if measure else ())])
-
-
-def _check_null(values: Float[ndarray, " fit"]) -> None:
-    """Refuse a null without information: no refit with both classes, or the observed number in every one."""
-    drawn = values[1:][np.isfinite(values[1:])]
-    if not len(drawn):
-        raise InputError("no permutation leaves both labels in every split: add prompts of either label to each split")
-    if (np.abs(drawn - values[0]) <= tie_slack(values[0])).all():
-        raise InputError(
-            f"every refit with permuted labels gives the observed AUROC {values[0]:.3f}: the activations do not vary, "
-            "or the test split holds too few rows; capture other positions or add prompts"
-        )

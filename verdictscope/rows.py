@@ -173,7 +173,12 @@ def _twice(names: Sequence[str]) -> str:
 
 def _loaded(text: str | bytes) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_number)
+        return json.loads(
+            text,
+            object_pairs_hook=_pairs,
+            parse_constant=lambda word: _Flaw(f"holds {word}, which is no JSON: write null for a missing number"),
+            parse_float=_number,
+        )
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} " if error.lineno > 1 else ""
         raise RowError(f"is no JSON: {error.msg} ({place}column {error.colno})") from None
@@ -188,10 +193,6 @@ def _loaded(text: str | bytes) -> Any:
 def _pairs(pairs: list[tuple[str, Any]]) -> Any:
     found = dict(pairs)
     return found if len(found) == len(pairs) else _Flaw(f"has the key {_twice([k for k, _ in pairs])!r} twice")
-
-
-def _constant(word: str) -> _Flaw:
-    return _Flaw(f"holds {word}, which is no JSON: write null for a missing number")
 
 
 def _number(digits: str) -> Any:

@@ -43,7 +43,12 @@ def weights_digest(model: nn.Module, like: str | None = None) -> str:
     kind = like.partition(":")[0] if like and like.partition(":")[0] in (BYTES, WORDS) else None
     kind = kind or (BYTES if anywhere <= {"cpu"} else WORDS)
     unique = list({id(t): t for _, t in named}.values())
-    sums = dict(zip(map(id, unique), (_bytes if kind == BYTES else _words)(unique), strict=True))
+    if kind == BYTES:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            each = list(pool.map(bytes_digest, unique))
+    else:
+        each = _words(unique)
+    sums = dict(zip(map(id, unique), each, strict=True))
     lines = [(name, str(t.dtype), tuple(t.shape), sums[id(t)]) for name, t in named]
     whole = xxhash.xxh3_128(repr(lines).encode())
     whole.update(json.dumps([_modules(model), settings(model)], sort_keys=True, default=str).encode())
@@ -118,11 +123,6 @@ def _parts(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
         raise InputError(f"weight {name} is stored as {value.layout}, which has no digest: use dense weights")
     else:
         yield name, value
-
-
-def _bytes(tensors: Sequence[Tensor]) -> list[str]:
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(bytes_digest, tensors))
 
 
 def bytes_digest(value: Tensor) -> str:

@@ -32,7 +32,14 @@ def state_findings(
         return [Finding(finite.name, "silently wrong", detail=detail)], False
     training = ["train"] if any(m.training for m in modules_of(hf)) else []
     names = [f"{name!r} ({'merged' if merged else 'not merged'})" for name, merged in adapters(hf).items()]
-    hooks = _hooks(hf)
+    observers = foreign_hooks(hf)
+    hooks = _noted(HOOKS, observers, "{}: observes only; a pass in which it changes a value is an error")
+    try:
+        if observers:
+            with still(hf):
+                hf(input_ids=probe_ids(hf), use_cache=False)
+    except InputError as error:
+        hooks = Finding(HOOKS, "silently wrong", detail=str(error))
     found = [
         Finding(finite.name, "supported"),
         _noted("evaluation mode", training, "in {} mode: passes here run in evaluation mode, your own do not"),
@@ -42,17 +49,6 @@ def state_findings(
     ]
     found += [] if tokenizer is None else [_tokenizer(hf, tokenizer)]
     return found, hooks.status != "silently wrong"
-
-
-def _hooks(hf: PreTrainedModel) -> Finding:
-    hooks = foreign_hooks(hf)
-    try:
-        if hooks:
-            with still(hf):
-                hf(input_ids=probe_ids(hf), use_cache=False)
-    except InputError as error:
-        return Finding(HOOKS, "silently wrong", detail=str(error))
-    return _noted(HOOKS, hooks, "{}: observes only; a pass in which it changes a value is an error")
 
 
 def _tokenizer(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Finding:

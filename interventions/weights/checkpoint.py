@@ -100,7 +100,13 @@ class Checkpoint:
     def find(self, name: str, value: Tensor) -> tuple[str, Tensor]:
         """The tensor in the files that the model holds as parameter ``name``: its key and what is stored."""
         shape = tuple(value.shape)
-        alike = [(_common(key, name), key) for key, (_, other) in self.shapes.items() if other == shape]
+        # With the parts, from the end, that the two dotted names share
+        parts = name.split(".")[::-1]
+        alike = [
+            (os.path.commonprefix([key.split(".")[::-1], parts]), key)
+            for key, (_, other) in self.shapes.items()
+            if other == shape
+        ]
         for shared, key in sorted(alike, key=lambda pair: -len(pair[0])):
             if not any(part.isdigit() for part in shared):
                 break  # without the layer's number a name says nothing
@@ -185,16 +191,6 @@ def _opened(file: Path) -> Iterator[Any]:
             yield tensors
     except SafetensorError as error:
         raise InputError(f"{file} is damaged: {error}") from error
-
-
-def _common(a: str, b: str) -> tuple[str, ...]:
-    """The parts, from the end, that two dotted names share."""
-    shared = []
-    for x, y in zip(reversed(a.split(".")), reversed(b.split(".")), strict=False):
-        if x != y:
-            break
-        shared.append(x)
-    return tuple(shared)
 
 
 def _hash(tensor: Tensor) -> str:
