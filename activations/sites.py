@@ -40,9 +40,6 @@ transformers records as router logits: the gate's output, one number per expert,
 READABLE = SITES
 """The sites that are read."""
 
-ATTENTION_SITES = ("q", "k", "v", "pattern")
-"""Sites inside the attention product."""
-
 WRITABLE = tuple(name for name in SITES if name not in ("pattern", "router"))
 """The sites that are written. ``pattern`` exists only where it is read, and which experts run is decided inside the
 router."""

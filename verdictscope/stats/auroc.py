@@ -14,8 +14,6 @@ from verdictscope.errors import InputError
 from verdictscope.stats.bootstrap import Column
 from verdictscope.stats.columns import same_order
 
-_CELLS = 4_000_000  # numbers one block of the [score cluster] table may hold, 32 MB
-
 
 def auroc(labels: Column, scores: Column, weights: Column | None = None) -> float | Float[ndarray, " resample"]:
     """P(score of a positive > score of a negative) + half of P(equal)."""
