@@ -22,7 +22,6 @@ from verdictscope.rollouts import (
     read_prompts,
 )
 from verdictscope.sources import locate
-from verdictscope.study.folder import RunFolder
 from verdictscope.study.load import parse_study
 from verdictscope.study.stages.generate import engine
 
@@ -145,7 +144,6 @@ def test_a_study_names_its_server() -> None:
     data = {"name": "a", "question": "?", "model": "m", "prompts": {"file": "f"}}
     data |= {"labels": {"refuse": ["no"], "comply": ["yes"]}}
     study = parse_study({**data, "engine": {"url": "http://host:8000", "concurrency": 4}}, "study")
-    run = RunFolder(study, Path("nowhere"))
-    assert engine(run, "base") == Server("http://host:8000", concurrency=4)
-    assert engine(run, "reference") == engine(run, "ablated") == "huggingface"
+    assert engine(study.engine, "base") == Server("http://host:8000", concurrency=4)
+    assert engine(study.engine, "reference") == engine(study.engine, "ablated") == "huggingface"
     assert parse_study(data, "study").engine.url is None

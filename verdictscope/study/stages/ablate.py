@@ -5,21 +5,24 @@ Random sets are matched on the explore split, which fixes the null before the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from verdictscope.interventions import HeadEdit, cumulative_curve, edited, effects, matched_sets, patch_weights
+from verdictscope.activations import Model, Readout
+from verdictscope.interventions import Effects, HeadEdit, cumulative_curve, edited, effects, matched_sets, patch_weights
 from verdictscope.interventions.edits.protocol import Head, head_names
+from verdictscope.judgments import Contrast
+from verdictscope.rollouts import Rollout
 from verdictscope.stats import effects_frame, mean_effect, permutation_p, rate_effect
-from verdictscope.study.folder import RunFolder
+from verdictscope.study.folder import EDITED, RunFolder, Tick
 from verdictscope.study.stages.generate import PATCHED, label, sample
 from verdictscope.study.stages.heads import found_heads
-from verdictscope.study.stages.trace import trace_edited
-from verdictscope.study.tasks import task_of
+from verdictscope.study.stages.trace import cliffs, drawn, mean_traces, score, tested
+from verdictscope.study.tasks import Task, task_of
 from verdictscope.study.tasks.outcome import OutcomeTask, matches
 
 Heads = tuple[Head, ...]
@@ -28,25 +31,87 @@ Heads = tuple[Head, ...]
 def run_ablate(run: RunFolder) -> None:
     """Write ``ablation``; where rollouts have outcomes also ``curve``, ``patched``, ``rollouts_ablated``,
     ``labels_ablated``, ``generation`` and the traces under edits (``trace_ablated`` …)."""
-    task, found = task_of(run.study), found_heads(run)
+    study, task, model, facts = run.study, task_of(run.study), run.model(), run.read_json("heads")
+    found, seed = found_heads(facts), study.seed
     sets, ratio, note = [], [], "no head was selected, so there is nothing to compare with random heads"
     if found:
         explored, _ = task.decided(run, "base", "explore")
-        at, count = task.read_at, task.random_sets(run.study)
-        drawn = matched_sets(run.model(), explored, found, count, positions=at, seed=run.study.seed)
-        sets, ratio, note = [found, *drawn.sets], [1.0, *drawn.ratio], drawn.note
-    run.write("ablation", ablation(run, sets).assign(about=note).merge(norms(ratio), on="set", how="left"))
+        drawn_sets = matched_sets(model, explored, found, task.random_sets(study), positions=task.read_at, seed=seed)
+        sets, ratio, note = [found, *drawn_sets.sets], [1.0, *drawn_sets.ratio], drawn_sets.note
+    rollouts, contrasts = task.decided(run, "base", "report")
+    edits = [HeadEdit(heads) for heads in sets]
+    with run.ticking("ablate: selected heads and random sets") as tick:
+        done = effects(model, rollouts, task.decision_at(run), edits, seed=seed, progress=tick)
+    table = ablation(task, done, contrasts, sets, facts["delta"], seed).assign(about=note)
+    run.write("ablation", table.merge(norms(ratio), on="set", how="left"))
     if isinstance(task, OutcomeTask):
-        run.write("curve", curve(run))
-        written = generate_under(run, found, sets[1:])
-        if run.study.reference:
-            run.write("patched", in_reference(run, sets))
-            written += [generate_patched(run, found)]
-        labels = pd.concat([unedited_labels(run), *(own for _, own in written)], ignore_index=True)
-        run.write("rollouts_ablated", pd.concat([rollouts for rollouts, _ in written], ignore_index=True))
-        run.write("labels_ablated", labels)
-        run.write("generation", outcome_rates(task.neutral(labels)))
-        trace_edited(run, found)
+        heads = run.table("heads").query("component == 'head' and variant == 'base'").sort_values("rank")
+        ranking = [(int(layer), int(head)) for layer, head in zip(heads["layer"], heads["head"], strict=True)]
+        count, decision = study.ablation.curve_sets, run.decision()
+        with run.ticking("ablate: ever more heads") as tick:
+            curve = cumulative_curve(model, rollouts, decision, ranking, n_random=count, seed=seed, progress=tick)
+        run.write("curve", curve)
+        write_generation(run, task, found, sets)
+        write_traces(run, found)
+
+
+def write_generation(run: RunFolder, task: OutcomeTask, found: Heads, sets: Sequence[Heads]) -> None:
+    """Write what is generated under edits, its labels and rates, and the decision with the heads patched."""
+    study, model, prompts, labels = run.study, run.model(), run.prompts(), run.table("labels")
+    labels = labels[labels["part"] == "test"]
+    base = labels[labels["variant"] == "base"]
+    test = prompts[prompts["group"].isin(base["group"])].reset_index(drop=True)
+    target, control = (matches(test, where) for where in (study.data.prompts.target, study.data.prompts.control))
+    asked = test[target | control].reset_index(drop=True)
+    jobs = {"ablated": (found, test)}
+    jobs |= {f"random_{i}": (heads, asked) for i, heads in enumerate(sets[1:][: study.ablation.generated_sets])}
+    tables, known = [], [labels]
+    for variant, (heads, shown) in jobs.items():
+        path = run.parts / f"{variant}.parquet"
+        with edited(model, HeadEdit(heads)), run.ticking(f"rollouts: {variant}") as tick:
+            rollouts, table = sample(study, model, shown, variant, path=path, progress=tick)
+        tables.append(table)
+        known.append(label(study, model, prompts, rollouts, variant).assign(part="test"))
+    if study.reference:
+        own, written = run.labels("reference"), run.rollouts("reference")
+        cut = [written[i].until_answer() for i in own.loc[own["target"] & (own["part"] == "test"), "rollout"]]
+        some = [r for r in cut if r is not None][: study.heads.rollouts]
+        donor, reference = run.pair()
+        with run.ticking("ablate: heads patched into the reference model") as tick:
+            patched = in_reference(donor, reference, some, run.decision(), sets, study.seed, tick)
+        run.write("patched", patched.assign(delta=[np.nan, *[run.read_json("heads")["delta"]] * len(sets)]))
+        about = f"heads {head_names(found)} of the model under study patched into its reference"
+        path, shown = run.parts / f"{PATCHED}.parquet", test[target].reset_index(drop=True)
+        with patch_weights(reference, donor, found), run.ticking(f"rollouts: {PATCHED}") as tick:
+            rollouts, table = sample(study, reference, shown, PATCHED, path=path, progress=tick, about=about)
+        tables.append(table)
+        known.append(label(study, model, prompts, rollouts, PATCHED).assign(part="test"))
+    everything = pd.concat(known, ignore_index=True)
+    run.write("rollouts_ablated", pd.concat(tables, ignore_index=True))
+    run.write("labels_ablated", everything)
+    run.write("generation", outcome_rates(task.neutral(everything), {PATCHED, *jobs} - {"ablated"}))
+
+
+def write_traces(run: RunFolder, found: Heads) -> None:
+    """Write the traces under edits, in tables of their own: the selected heads zero-ablated on the tokens of the
+    unedited model (``ablated_fixed``), and on those written under the ablation (``ablated``)."""
+    study, model, probe, normaliser, labels = run.study, run.model(), run.probe(), run.normaliser(), run.labels()
+    asked = labels[labels["target"] & (labels["part"] == "test")]
+    by_id, written = run.rollouts(), run.rollouts("ablated")
+    read = {
+        "ablated_fixed": [by_id[i] for i in asked["rollout"]],
+        "ablated": [written[i] for i in asked["rollout"] if i in written],
+    }
+    scored = []
+    for variant, rollouts in read.items():
+        with run.ticking(f"trace: {variant}") as tick:
+            scored.append(score(model, probe, rollouts, variant, study.batch_tokens, tick, zeroed=found))
+    trace = pd.concat(scored, ignore_index=True)
+    known = pd.concat([asked.assign(variant="ablated_fixed"), run.labels("ablated")], ignore_index=True)
+    test, unedited = tested(trace, known), tested(run.table("trace"), labels)
+    run.write(f"trace{EDITED}", trace)
+    run.write(f"trace_mean{EDITED}", mean_traces(test, normaliser, drawn(study), study.seed))
+    run.write(f"cliff{EDITED}", cliffs(test, normaliser, unedited))
 
 
 def norms(ratio: Sequence[float]) -> pd.DataFrame:
@@ -59,14 +124,10 @@ def set_names(n: int) -> list[str]:
     return ["base", *["found"][:n], *(f"random_{i}" for i in range(n - 1))]
 
 
-def ablation(run: RunFolder, sets: Sequence[Heads]) -> pd.DataFrame:
+def ablation(
+    task: Task, done: Effects, contrasts: Mapping[str, Contrast], sets: Sequence[Heads], delta: float, seed: int
+) -> pd.DataFrame:
     """Every contrast unedited and with every set ablated, on the tokens of the unedited model (report split)."""
-    task, seed = task_of(run.study), run.study.seed
-    rollouts, contrasts = task.decided(run, "base", "report")
-    with run.ticking("ablate: selected heads and random sets") as tick:
-        done = effects(
-            run.model(), rollouts, task.decision_at(run), [HeadEdit(heads) for heads in sets], seed=seed, progress=tick
-        )
     values = np.vstack([done.base, done.edited])
     tables = []
     for name, contrast in contrasts.items():
@@ -76,7 +137,7 @@ def ablation(run: RunFolder, sets: Sequence[Heads]) -> pd.DataFrame:
         tables.append(set_rows(name, own, groups, sets, "rate", seed, change=False))
     table = pd.concat(tables, ignore_index=True)
     edited_change = table["left"].isna() & (table["set"] != "base")
-    return table.assign(delta=np.where(edited_change, run.read_json("heads")["delta"], np.nan))
+    return table.assign(delta=np.where(edited_change, delta, np.nan))
 
 
 def set_rows(
@@ -107,83 +168,36 @@ def set_rows(
     return table
 
 
-def curve(run: RunFolder) -> pd.DataFrame:
-    """The decision with ever more of the ranking ablated, beside random heads of the same layers."""
-    table = run.table("heads").query("component == 'head' and variant == 'base'").sort_values("rank")
-    ranking = [(int(layer), int(head)) for layer, head in zip(table["layer"], table["head"], strict=True)]
-    rollouts, _ = task_of(run.study).decided(run, "base", "report")
-    count, seed = run.study.ablation.curve_sets, run.study.seed
-    with run.ticking("ablate: ever more heads") as tick:
-        return cumulative_curve(
-            run.model(), rollouts, run.decision(), ranking, n_random=count, seed=seed, progress=tick
-        )
-
-
-def test_prompts(run: RunFolder) -> pd.DataFrame:
-    """The prompts of the report split."""
-    prompts, base = run.prompts(), run.labels()
-    return prompts[prompts["group"].isin(base.loc[base["part"] == "test", "group"])].reset_index(drop=True)
-
-
-def generate_under(run: RunFolder, found: Heads, random: Sequence[Heads]) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Free generation and its labels: every test prompt with the selected heads ablated, target and control prompts
-    with random sets ablated."""
-    test, section = test_prompts(run), run.study.data.prompts
-    asked = test[matches(test, section.target) | matches(test, section.control)].reset_index(drop=True)
-    drawn = random[: run.study.ablation.generated_sets]
-    jobs = {"ablated": (found, test)} | {f"random_{i}": (heads, asked) for i, heads in enumerate(drawn)}
-    written = []
-    for variant, (heads, prompts) in jobs.items():
-        with edited(run.model(), HeadEdit(heads)):
-            rollouts, table = sample(run, prompts, variant)
-        written.append((table, label(run, rollouts, variant).assign(part="test")))
-    return written
-
-
-def generate_patched(run: RunFolder, found: Heads) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the reference model writes on target prompts with the selected heads of the model under study."""
-    donor, reference = run.pair()
-    test = test_prompts(run)
-    asked = test[matches(test, run.study.data.prompts.target)].reset_index(drop=True)
-    about = f"heads {head_names(found)} of the model under study patched into its reference"
-    with patch_weights(reference, donor, found):
-        rollouts, written = sample(run, asked, PATCHED, about)
-    return written, label(run, rollouts, PATCHED).assign(part="test")
-
-
-def in_reference(run: RunFolder, sets: Sequence[Heads]) -> pd.DataFrame:
+def in_reference(
+    donor: Model,
+    reference: Model,
+    rollouts: list[Rollout],
+    decision: Readout,
+    sets: Sequence[Heads],
+    seed: int,
+    progress: Tick,
+) -> pd.DataFrame:
     """The decision on the reference model's own tokens of the target requests, unedited and with every set of heads of
     the model under study patched in. A set whose weights are the same in both models changes nothing and is not run."""
-    readout, seed = run.decision(), run.study.seed
-    labels, written = run.labels("reference"), run.rollouts("reference")
-    asked = labels.loc[labels["target"] & (labels["part"] == "test"), "rollout"]
-    cut = [written[i].until_answer() for i in asked]
-    rollouts = [r for r in cut if r is not None][: run.study.heads.rollouts]
-    donor, reference = run.pair()
     lines: list[np.ndarray] = []
     same, groups = [], [r.group for r in rollouts]
-    with run.ticking("ablate: heads patched into the reference model") as tick:
-        for done, heads in enumerate([None, *sets]):
-            with nullcontext(True) if heads is None else patch_weights(reference, donor, heads) as changed:
-                run_it = effects(reference, rollouts, readout, [], method="passes", seed=seed).base if changed else None
-            lines.append(lines[0] if run_it is None else run_it)
-            same.append(not changed)
-            tick(done, len(sets))
+    for at, heads in enumerate([None, *sets]):
+        with nullcontext(True) if heads is None else patch_weights(reference, donor, heads) as changed:
+            read = effects(reference, rollouts, decision, [], method="passes", seed=seed).base if changed else None
+        lines.append(lines[0] if read is None else read)
+        same.append(not changed)
+        progress(at, len(sets))
     table = set_rows("refusal", np.stack(lines), groups, sets, "nats", seed, change=True)
-    table["same_weights"], table["delta"] = same, run.read_json("heads")["delta"]
     means = table["estimate"].to_numpy()
-    table.loc[0, "delta"], table.loc[1, "p"] = np.nan, permutation_p(means[1], means[2:], "less")
-    return table
+    table.loc[1, "p"] = permutation_p(means[1], means[2:], "less")
+    return table.assign(same_weights=same)
 
 
-def unedited_labels(run: RunFolder) -> pd.DataFrame:
-    """Labels of the unedited variants on the report split."""
-    labels = run.table("labels")
-    return labels[labels["part"] == "test"]
+def outcome_rates(labels: pd.DataFrame, narrow: Collection[str]) -> pd.DataFrame:
+    """Refusal rate by variant and kind of request; unparsed answers are counted beside, never as complying.
 
-
-def outcome_rates(labels: pd.DataFrame) -> pd.DataFrame:
-    """Refusal rate by variant and kind of request; unparsed answers are counted beside, never as complying."""
+    Variants named in ``narrow`` were run on target and control requests alone.
+    """
     kinds = {
         "target": labels["target"],
         "control": labels["control"],
@@ -193,8 +207,8 @@ def outcome_rates(labels: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant, of_variant in labels.groupby("variant", sort=False):
         for kind, member in kinds.items():
-            if variant.startswith(("random_", PATCHED)) and kind in ("harmful", "harmless"):
-                continue  # these are run on target and control requests alone
+            if variant in narrow and kind in ("harmful", "harmless"):
+                continue
             chosen = of_variant[member.loc[of_variant.index]]
             if chosen.empty:
                 continue

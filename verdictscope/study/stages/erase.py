@@ -57,7 +57,7 @@ def shown_tokens(run: RunFolder) -> pd.DataFrame:
     takes them), ``test`` on the test split, and empty for the rest; cell and target matter on the test split alone.
     """
     trace, labels = run.table("trace"), run.labels()
-    first, last = drawn(run)
+    first, last = drawn(run.study)
     rows = trace[(trace["variant"] == "base") & trace["segment"].isin(WRITTEN)]
     near = rows["rel_think_end"].between(min(first, -run.study.trace.plateau), last)
     rows = rows[(near & (rows["rel_answer"] < 0)).fillna(False).astype(bool)]
@@ -107,12 +107,12 @@ def trace_without(
         rows = tokens.assign(score=scores[:, place])
         # Three readouts, so three normalisers: the probe before the erasure weighs the cells otherwise than the run's.
         normaliser = Normaliser.fit(
-            rows, complied, refused, m=run.study.trace.plateau, window=drawn(run), seed=run.study.seed
+            rows, complied, refused, m=run.study.trace.plateau, window=drawn(run.study), seed=run.study.seed
         )
         test = rows[rows["part"] == "test"]
         for kind, value in (("raw", "score"), ("normalised", "normalised")):
             table = test if kind == "raw" else normaliser.score(test)
-            curve = aggregate(table, ["cell", "target"], window=drawn(run), value=value, seed=run.study.seed)
+            curve = aggregate(table, ["cell", "target"], window=drawn(run.study), value=value, seed=run.study.seed)
             curve = curve.assign(erased=erased, probe=probe, kind=kind)
             curves.append(curve.merge(null_range(found, means, normaliser, kind, erased, probe), how="left"))
         for cell, of in test[test["target"].astype(bool)].groupby("cell"):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pandas as pd
 
+from verdictscope.activations import Model
 from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import Rollout, Sampling, Server, generate
 from verdictscope.rollouts.divergence import measure_divergence
 from verdictscope.rollouts.tables import to_frame
-from verdictscope.study.folder import RunFolder
+from verdictscope.study.folder import RunFolder, Tick
 from verdictscope.study.parsed import UNREAD, warn
+from verdictscope.study.schema import Study
+from verdictscope.study.schema.base import EngineSection
 from verdictscope.study.tasks.outcome import matches, outcome_task
 
 PATCHED = "patched"
@@ -21,34 +25,36 @@ PATCHED = "patched"
 
 def run_generate(run: RunFolder) -> None:
     """Write ``rollouts.parquet`` and ``labels.parquet``."""
-    prompts = run.prompts()
+    study, prompts = run.study, run.prompts()
     tables, labels = [], []
-    for variant in variants(run):
-        rollouts, table = sample(run, prompts, variant)
+    for variant in variants(study):
+        with run.ticking(f"rollouts: {variant}") as tick:
+            rollouts, table = sample(
+                study, run.model(variant), prompts, variant, path=run.parts / f"{variant}.parquet", progress=tick
+            )
+        if str(run.model(variant).dtype) != "torch.float32" and any(r.engine == "huggingface" for r in rollouts):
+            # How often batch-mates changed one: in bfloat16 it happens.
+            found = measure_divergence(run.model(variant), rollouts)
+            run.record("divergence", variant, found.to_dict())
+            print(f"verdictscope: {variant}: {found}", file=sys.stderr)
         tables.append(table)
-        labels.append(label(run, rollouts, variant))
+        labels.append(label(study, run.model(variant), prompts, rollouts, variant))
     everything = pd.concat(labels, ignore_index=True)
     base = everything[everything["variant"] == "base"]
-    part = split_groups(base["group"], base["cell"], shares=run.study.split.shares, seed=run.study.seed)
+    part = split_groups(base["group"], base["cell"], shares=study.split.shares, seed=study.seed)
     everything["part"] = everything["group"].map(part)
     run.write("rollouts", pd.concat(tables, ignore_index=True))
     run.write("labels", everything)
     warn(everything)
 
 
-def variants(run: RunFolder) -> list[str]:
+def variants(study: Study) -> list[str]:
     """The variants of free generation without edits."""
-    return ["base", "reference"] if run.study.reference else ["base"]
+    return ["base", "reference"] if study.reference else ["base"]
 
 
-def sampling(run: RunFolder) -> Sampling:
-    """The study's sampling, with its seed."""
-    return Sampling(**run.study.sampling.model_dump(), seed=run.study.seed)
-
-
-def engine(run: RunFolder, variant: str) -> str | Server:
+def engine(section: EngineSection, variant: str) -> str | Server:
     """What writes a variant's rollouts. Edits act in this process alone, so edited variants are always written here."""
-    section = run.study.engine
     url, served = {
         "base": (section.url, section.model),
         "reference": (section.reference_url, section.reference_model),
@@ -58,42 +64,31 @@ def engine(run: RunFolder, variant: str) -> str | Server:
     return Server(url, served, section.concurrency, section.timeout, section.retries)
 
 
-def sample(run: RunFolder, prompts: pd.DataFrame, variant: str, about: str = "") -> tuple[list[Rollout], pd.DataFrame]:
-    """Generate with the variant's model as it stands (edits are the caller's context, described in ``about``)."""
-    model = run.pair()[1] if variant == PATCHED else run.model(variant)
-    with run.ticking(f"rollouts: {variant}") as tick:
-        rollouts = generate(
-            model,
-            prompts,
-            sampling(run),
-            samples=run.study.data.prompts.samples,
-            batch_tokens=run.study.batch_tokens,
-            progress=tick,
-            engine=engine(run, variant),
-            path=run.parts / f"{variant}.parquet",
-            about=about,
-        )
-    if str(model.dtype) != "torch.float32" and variant in variants(run):
-        tell_divergence(run, variant, rollouts)
+def sample(
+    study: Study, model: Model, prompts: pd.DataFrame, variant: str, *, path: Path, progress: Tick, about: str = ""
+) -> tuple[list[Rollout], pd.DataFrame]:
+    """Generate with the model as it stands (edits are the caller's context, described in ``about``)."""
+    rollouts = generate(
+        model,
+        prompts,
+        Sampling(**study.sampling.model_dump(), seed=study.seed),
+        samples=study.data.prompts.samples,
+        batch_tokens=study.batch_tokens,
+        progress=progress,
+        engine=engine(study.engine, variant),
+        path=path,
+        about=about,
+    )
     table = to_frame(rollouts, model.tokenizer)
     table.insert(0, "variant", variant)
     return rollouts, table
 
 
-def tell_divergence(run: RunFolder, variant: str, rollouts: list[Rollout]) -> None:
-    """Measure on a few rollouts how often batch-mates changed one, record it and say it: in bfloat16 it happens."""
-    if not any(r.engine == "huggingface" for r in rollouts):
-        return
-    found = measure_divergence(run.model(variant), rollouts)
-    run.record("divergence", variant, found.to_dict())
-    print(f"verdictscope: {variant}: {found}", file=sys.stderr)
-
-
-def label(run: RunFolder, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
-    """The outcome of each rollout, its cell, and whether the study asks about it."""
-    task, section = outcome_task(run.study), run.study.data.prompts
-    labels = task.label(run.model(variant), run.study, rollouts)[["rollout", task.outcome, "reason"]]
-    prompt = {f"{name}/{k}": name for name in run.prompts()["id"] for k in range(section.samples)}
+def label(study: Study, model: Model, prompts: pd.DataFrame, rollouts: list[Rollout], variant: str) -> pd.DataFrame:
+    """The outcome of each rollout, its cell, and whether the study asks about it; ``prompts`` are all of the study."""
+    task, section = outcome_task(study), study.data.prompts
+    labels = task.label(model, study, rollouts)[["rollout", task.outcome, "reason"]]
+    prompt = {f"{name}/{k}": name for name in prompts["id"] for k in range(section.samples)}
     facts = pd.DataFrame([dict(r.tags) | {"rollout": r.id, "group": r.group, "finish": r.finish} for r in rollouts])
     facts["cut_off"] = [cut_off(r) for r in rollouts]
     table = facts.merge(labels, on="rollout", validate="one_to_one")

@@ -207,8 +207,8 @@ def left_out(positions: str) -> str:
     )
 
 
-def found_heads(run: RunFolder, contrast: str | None = None) -> tuple[Head, ...]:
-    """The heads selected for a contrast, strongest first, or for all of them, each once."""
-    contrasts = run.read_json("heads")["contrasts"]
+def found_heads(facts: Mapping[str, Any], contrast: str | None = None) -> tuple[Head, ...]:
+    """The heads selected for a contrast, strongest first, or for all of them, each once; from ``heads.json``."""
+    contrasts = facts["contrasts"]
     names = contrasts if contrast is None else [contrast]
     return tuple(dict.fromkeys((layer, head) for name in names for layer, head in contrasts[name]["found"]))

@@ -60,11 +60,12 @@ def run_mitigate(run: RunFolder) -> None:
 
 def head_edits(run: RunFolder) -> dict[str, Mitigation]:
     """The selected heads zero-ablated (of each bias, and all), set to their mean, scaled."""
-    biases = {bias: found_heads(run, bias) for bias in run.read_json("heads")["contrasts"]}
+    facts = run.read_json("heads")
+    biases = {bias: found_heads(facts, bias) for bias in facts["contrasts"]}
     named = {
         f"{bias} heads zeroed": Mitigation("ablate", bias, HeadEdit(heads)) for bias, heads in biases.items() if heads
     }
-    if every := found_heads(run):
+    if every := found_heads(facts):
         explored, _ = task_of(run.study).decided(run, "base", "explore")
         means = gather_means(run.model(), explored, Site("z", tuple(sorted({layer for layer, _ in every}))))
         scale, about = run.study.mitigations.scale, "mean over all tokens of the explore split"

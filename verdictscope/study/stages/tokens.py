@@ -35,7 +35,7 @@ def run_tokens(run: RunFolder) -> None:
     ablated = labels[labels["target"] & labels["outcome"].eq(False).fillna(False).astype(bool)]
     tables = []
     with run.ticking("tokens: every layer's probe") as tick:
-        variants = (("base", labels, ()), ("ablated_fixed", ablated, found_heads(run)))
+        variants = (("base", labels, ()), ("ablated_fixed", ablated, found_heads(run.read_json("heads"))))
         for variant, of_variant, heads in variants:
             rollouts = [by_id[i] for i in of_variant["rollout"]]
             if rollouts:
