@@ -6,7 +6,7 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 Tick = Callable[[int, int], None]
 """Called with (done, in all)."""
+Ticking = Callable[[str], AbstractContextManager[Tick]]
+"""Shows progress of one job: a context that gives a :data:`Tick`."""
 
 SAME_MODEL = ("architecture", "config", "weights", "tokenizer", "template", "dtype")
 """What may not change of a model between the starts of one run."""
@@ -304,6 +306,12 @@ class RunFolder:
 
         name = self._holder("rollouts", variant)
         return dict(self._kept(("rollouts", variant), self.out / f"{name}.parquet", read))
+
+    def until_answer(self, ids: Iterable[str], variant: str = "base", most: int | None = None) -> list[Rollout]:
+        """Rollouts of a variant up to their answer, at most so many; those without an answer are left out."""
+        rollouts = self.rollouts(variant)
+        cut = (rollouts[i].until_answer() for i in ids)
+        return [r for r in cut if r is not None][:most]
 
     def labels(self, variant: str = "base") -> pd.DataFrame:
         """What each rollout of a variant decided, with its split.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from verdictscope.activations import Model, Readout
+from verdictscope.activations import LogOddsReadout, Model
 from verdictscope.interventions import Effects, HeadEdit, cumulative_curve, edited, effects, matched_sets, patch_weights
 from verdictscope.interventions.edits.protocol import Head, head_names
 from verdictscope.judgments import Contrast
@@ -32,7 +32,7 @@ def run_ablate(run: RunFolder) -> None:
     """Write ``ablation``; where rollouts have outcomes also ``curve``, ``patched``, ``rollouts_ablated``,
     ``labels_ablated``, ``generation`` and the traces under edits (``trace_ablated`` …)."""
     study, task, model, facts = run.study, task_of(run.study), run.model(), run.read_json("heads")
-    found, seed = found_heads(facts), study.seed
+    found, decision, seed, delta = found_heads(facts), run.decision(), study.seed, facts["delta"]
     sets, ratio, note = [], [], "no head was selected, so there is nothing to compare with random heads"
     if found:
         explored, _ = task.decided(run, "base", "explore")
@@ -41,47 +41,56 @@ def run_ablate(run: RunFolder) -> None:
     rollouts, contrasts = task.decided(run, "base", "report")
     edits = [HeadEdit(heads) for heads in sets]
     with run.ticking("ablate: selected heads and random sets") as tick:
-        done = effects(model, rollouts, task.decision_at(run), edits, seed=seed, progress=tick)
-    table = ablation(task, done, contrasts, sets, facts["delta"], seed).assign(about=note)
+        done = effects(model, rollouts, task.decision_at(decision), edits, seed=seed, progress=tick)
+    table = ablation(task, done, contrasts, sets, delta, seed).assign(about=note)
     run.write("ablation", table.merge(norms(ratio), on="set", how="left"))
     if isinstance(task, OutcomeTask):
         heads = run.table("heads").query("component == 'head' and variant == 'base'").sort_values("rank")
         ranking = [(int(layer), int(head)) for layer, head in zip(heads["layer"], heads["head"], strict=True)]
-        count, decision = study.ablation.curve_sets, run.decision()
+        count, n_random = study.ablation.curve_sets, study.ablation.generated_sets
         with run.ticking("ablate: ever more heads") as tick:
             curve = cumulative_curve(model, rollouts, decision, ranking, n_random=count, seed=seed, progress=tick)
         run.write("curve", curve)
-        write_generation(run, task, found, sets)
+        variants = {"ablated": found} | {f"random_{i}": other for i, other in enumerate(sets[1 : 1 + n_random])}
+        write_generation(run, task, variants, sets, decision, delta)
         write_traces(run, found)
 
 
-def write_generation(run: RunFolder, task: OutcomeTask, found: Heads, sets: Sequence[Heads]) -> None:
-    """Write what is generated under edits, its labels and rates, and the decision with the heads patched."""
+def write_generation(
+    run: RunFolder,
+    task: OutcomeTask,
+    variants: Mapping[str, Heads],
+    sets: Sequence[Heads],
+    decision: LogOddsReadout,
+    delta: float,
+) -> None:
+    """Write what is generated under edits, its labels and rates, and the decision with the heads patched.
+
+    Every test prompt is answered with the selected heads ablated, target and control prompts with random sets ablated.
+    """
     study, model, prompts, labels = run.study, run.model(), run.prompts(), run.table("labels")
     labels = labels[labels["part"] == "test"]
     base = labels[labels["variant"] == "base"]
     test = prompts[prompts["group"].isin(base["group"])].reset_index(drop=True)
     target, control = (matches(test, where) for where in (study.data.prompts.target, study.data.prompts.control))
     asked = test[target | control].reset_index(drop=True)
-    jobs = {"ablated": (found, test)}
-    jobs |= {f"random_{i}": (heads, asked) for i, heads in enumerate(sets[1:][: study.ablation.generated_sets])}
+    parts, found, most = run.parts, variants["ablated"], study.heads.rollouts
     tables, known = [], [labels]
-    for variant, (heads, shown) in jobs.items():
-        path = run.parts / f"{variant}.parquet"
+    for variant, heads in variants.items():
+        shown = test if variant == "ablated" else asked
+        path = parts / f"{variant}.parquet"
         with edited(model, HeadEdit(heads)), run.ticking(f"rollouts: {variant}") as tick:
             rollouts, table = sample(study, model, shown, variant, path=path, progress=tick)
         tables.append(table)
         known.append(label(study, model, prompts, rollouts, variant).assign(part="test"))
     if study.reference:
-        own, written = run.labels("reference"), run.rollouts("reference")
-        cut = [written[i].until_answer() for i in own.loc[own["target"] & (own["part"] == "test"), "rollout"]]
-        some = [r for r in cut if r is not None][: study.heads.rollouts]
-        donor, reference = run.pair()
+        own = labels.loc[(labels["variant"] == "reference") & labels["target"], "rollout"]
+        before, (donor, reference) = run.until_answer(own, "reference", most), run.pair()
         with run.ticking("ablate: heads patched into the reference model") as tick:
-            patched = in_reference(donor, reference, some, run.decision(), sets, study.seed, tick)
-        run.write("patched", patched.assign(delta=[np.nan, *[run.read_json("heads")["delta"]] * len(sets)]))
+            patched = in_reference(donor, reference, before, decision, sets, study.seed, tick)
+        run.write("patched", patched.assign(delta=[np.nan, *[delta] * len(sets)]))
         about = f"heads {head_names(found)} of the model under study patched into its reference"
-        path, shown = run.parts / f"{PATCHED}.parquet", test[target].reset_index(drop=True)
+        path, shown = parts / f"{PATCHED}.parquet", test[target].reset_index(drop=True)
         with patch_weights(reference, donor, found), run.ticking(f"rollouts: {PATCHED}") as tick:
             rollouts, table = sample(study, reference, shown, PATCHED, path=path, progress=tick, about=about)
         tables.append(table)
@@ -89,7 +98,7 @@ def write_generation(run: RunFolder, task: OutcomeTask, found: Heads, sets: Sequ
     everything = pd.concat(known, ignore_index=True)
     run.write("rollouts_ablated", pd.concat(tables, ignore_index=True))
     run.write("labels_ablated", everything)
-    run.write("generation", outcome_rates(task.neutral(everything), {PATCHED, *jobs} - {"ablated"}))
+    run.write("generation", outcome_rates(task.neutral(everything), {PATCHED, *variants} - {"ablated"}))
 
 
 def write_traces(run: RunFolder, found: Heads) -> None:
@@ -97,13 +106,10 @@ def write_traces(run: RunFolder, found: Heads) -> None:
     unedited model (``ablated_fixed``), and on those written under the ablation (``ablated``)."""
     study, model, probe, normaliser, labels = run.study, run.model(), run.probe(), run.normaliser(), run.labels()
     asked = labels[labels["target"] & (labels["part"] == "test")]
-    by_id, written = run.rollouts(), run.rollouts("ablated")
-    read = {
-        "ablated_fixed": [by_id[i] for i in asked["rollout"]],
-        "ablated": [written[i] for i in asked["rollout"] if i in written],
-    }
+    by_id, written, ids = run.rollouts(), run.rollouts("ablated"), list(asked["rollout"])
+    fixed, regenerated = [by_id[i] for i in ids], [written[i] for i in ids if i in written]
     scored = []
-    for variant, rollouts in read.items():
+    for variant, rollouts in (("ablated_fixed", fixed), ("ablated", regenerated)):
         with run.ticking(f"trace: {variant}") as tick:
             scored.append(score(model, probe, rollouts, variant, study.batch_tokens, tick, zeroed=found))
     trace = pd.concat(scored, ignore_index=True)
@@ -172,7 +178,7 @@ def in_reference(
     donor: Model,
     reference: Model,
     rollouts: list[Rollout],
-    decision: Readout,
+    decision: LogOddsReadout,
     sets: Sequence[Heads],
     seed: int,
     progress: Tick,

@@ -45,7 +45,7 @@ def run_heads(run: RunFolder) -> None:
                 sweeps[split] = sweep_heads(
                     run.model(variant),
                     rollouts,
-                    task.decision_at(run),
+                    task.decision_at(run.decision()),
                     contrasts,
                     sublayers=task.sublayers[split],
                     positions=task.positions(run.study),

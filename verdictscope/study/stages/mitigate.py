@@ -81,7 +81,7 @@ def direction_edits(run: RunFolder) -> dict[str, Mitigation]:
     """For every bias that exists: the side that a cue names erased, position steered against."""
     told, task, named, side = run.read_json("heads"), task_of(run.study), dict[str, Mitigation](), targets(run)
     rollouts, contrasts = task.decided(run, "base", "explore")
-    how = (run.model(), rollouts, task.decision_at(run), contrasts[CONTENT])
+    how = (run.model(), rollouts, task.decision_at(run.decision()), contrasts[CONTENT])
     for bias, facts in told["contrasts"].items():
         if not facts["exists_explore"]:
             continue
@@ -107,7 +107,7 @@ def under_edits(run: RunFolder, edits: Mapping[str, Mitigation], thinking: str) 
         done = effects(
             run.model(),
             rollouts,
-            task.decision_at(run),
+            task.decision_at(run.decision()),
             [mitigation.edit for mitigation in edits.values()],
             seed=run.study.seed,
             progress=tick,

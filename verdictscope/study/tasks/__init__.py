@@ -16,7 +16,7 @@ from verdictscope.study.schema import Data, Study
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from verdictscope.activations import Model, Readout
+    from verdictscope.activations import LogOddsReadout, Model, Readout
     from verdictscope.judgments import Contrast
     from verdictscope.rollouts import Rollout
     from verdictscope.study.folder import RunFolder
@@ -96,9 +96,9 @@ class Task:
         """How many random sets the selected heads are compared with."""
         return study.ablation.random_sets
 
-    def decision_at(self, run: RunFolder) -> Readout:
+    def decision_at(self, decision: LogOddsReadout) -> Readout:
         """The decision as the sweeps read it."""
-        return run.decision()
+        return decision
 
     def decided(
         self, run: RunFolder, variant: str, split: str, *, every: bool = False, thinking: str = "off"

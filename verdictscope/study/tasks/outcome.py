@@ -106,10 +106,10 @@ class OutcomeTask(Task):
         """Target prompts without the outcome: those heads might have suppressed it in."""
         from verdictscope.judgments import mean_contrast
 
-        labels, rollouts = run.labels(variant), run.rollouts(variant)
+        labels = run.labels(variant)
         chosen = labels["target"] & labels["outcome"].eq(False) & ((labels["part"] == "test") == (split == "report"))
-        cut = [rollouts[i].until_answer() for i in labels.loc[chosen.fillna(False), "rollout"]]
-        found = [r for r in cut if r is not None][: None if every else run.study.heads.rollouts]
+        most = None if every else run.study.heads.rollouts
+        found = run.until_answer(labels.loc[chosen.fillna(False), "rollout"], variant, most)
         if (n := len({r.group for r in found})) < 2:
             parsed = parsed_counts(self.wording["target"], labels[labels["target"]])
             raise InputError(
@@ -121,13 +121,12 @@ class OutcomeTask(Task):
 
     def by_outcome(self, run: RunFolder) -> tuple[list[Rollout], list[Rollout]]:
         """The explore split's rollouts with and without the outcome, up to the answer."""
-        labels, rollouts = run.labels(), run.rollouts()
+        labels = run.labels()
         explore = labels[labels["part"] != "test"]
         kinds = []
         for outcome in (True, False):
             chosen = explore.loc[explore["outcome"].eq(outcome).fillna(False), "rollout"]
-            cut = [rollouts[i].until_answer() for i in chosen]
-            kinds.append([r for r in cut if r is not None][: run.study.heads.rollouts])
+            kinds.append(run.until_answer(chosen, most=run.study.heads.rollouts))
         return kinds[0], kinds[1]
 
     def linear_readouts(self, run: RunFolder, variant: str) -> dict[str, tuple[Readout, str]]:

@@ -22,7 +22,7 @@ from verdictscope.study.tasks.judge.data import JudgeData
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from verdictscope.activations import Model, Readout
+    from verdictscope.activations import LogOddsReadout, Model, Readout
     from verdictscope.judgments import Contrast, PairItem
     from verdictscope.judgments.formats.format import Format
     from verdictscope.rollouts import Rollout
@@ -60,11 +60,11 @@ class Judge(Task):
     def random_sets(self, study: Study) -> int:
         return study.mitigations.random_sets
 
-    def decision_at(self, run: RunFolder) -> Readout:
+    def decision_at(self, decision: LogOddsReadout) -> Readout:
         """The log-odds where the label strings first differ, at a fraction of the cost."""
         from verdictscope.judgments.labels import at_first_difference
 
-        return at_first_difference(run.decision())
+        return at_first_difference(decision)
 
     def decided(
         self, run: RunFolder, variant: str, split: str, *, every: bool = False, thinking: str = "off"
@@ -80,7 +80,7 @@ class Judge(Task):
         return [r for r in written if r.id in used], contrasts
 
     def linear_readouts(self, run: RunFolder, variant: str) -> dict[str, tuple[Readout, str]]:
-        return {"log_odds": (self.decision_at(run), self.read_at)}
+        return {"log_odds": (self.decision_at(run.decision()), self.read_at)}
 
     def rates(
         self, contrasts: Mapping[str, Contrast], values: ndarray, rollouts: Sequence[str]
