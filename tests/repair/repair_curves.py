@@ -18,8 +18,9 @@ from scipy import stats
 
 from tools.organisms.refusal.language import FRAMES, MODES, SYSTEM, decision, held_out_prompts, requests
 from verdictscope.activations.checkpoint import read_checkpoint
-from verdictscope.repair import Training
-from verdictscope.repair.finetune import train
+from verdictscope.commands.select import pool_of_run
+from verdictscope.repair import Pool, SelectionSettings, Training, select
+from verdictscope.repair.finetune import read_training_rows, train
 from verdictscope.repair.repair import measure
 from verdictscope.rollouts import LanguageModel, Sampling, generate
 from verdictscope.sources import locate

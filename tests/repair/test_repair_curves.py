@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.interventions.repair_curves import Plan, curves, measured_prompts, pool_prompts
 
 from tests.evidence import write_evidence
+from tests.repair.repair_curves import Plan, curves, measured_prompts, pool_prompts
 
 
 def test_what_is_measured_on_is_not_in_the_pool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
