@@ -239,7 +239,7 @@ def test_a_position_that_cannot_anchor_is_not_read(world: World, aligned: pd.Dat
 def test_a_rollout_read_by_its_own_normaliser_is_refused(
     world: World, aligned: pd.DataFrame, normaliser: Normaliser
 ) -> None:
-    with pytest.raises(InputError, match="measure rollouts of another part"):
+    with pytest.raises(InputError, match="measure rollouts of another split"):
         cliff(aligned, normaliser, rollouts=world.ids("harmful_refused", "train"))
 
 
