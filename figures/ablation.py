@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
@@ -68,7 +67,26 @@ def ablation(generation: pd.DataFrame, ablation: pd.DataFrame) -> Display:
         _bars(left, generation)
         _distribution(right, ablation)
         settle(fig)
-    return Display(fig, _caption(generation, ablation), ablation)
+    text = ["(a) Share of requests refused in free generation; whiskers are 95 % intervals."]
+    for cell_kind, words in _KINDS:
+        variants = _variants(generation[generation["cell_kind"] == cell_kind])
+        if variants:
+            text.append(f"{words.capitalize()}: {'; '.join(_variant_words(*variant) for variant in variants)}.")
+    unread = generation[generation["cell_kind"].isin([kind for kind, _ in _KINDS])]["unread"].sum()
+    if unread:
+        text.append(f"{int(unread)} answers could not be parsed.")
+    selected = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
+    sets = int(((ablation["kind"] == "random") & ablation["estimate"].notna()).sum())
+    if selected.empty:
+        text.append(f"(b) {sets} layer-matched random sets; the selected heads were not measured.")
+    else:
+        row = selected.iloc[0]
+        text.append(
+            f"(b) Change of the refusal log-odds on the base model's tokens: {interval(row, signed=True)} "
+            f"{row['unit']}, {counts(selected['n'])}; null: {sets} layer-matched random sets, {p_text(row['p'])}."
+        )
+    text.append("Not shown: other mechanisms, and in (a) effects through changed thinking.")
+    return Display(fig, " ".join(text), ablation)
 
 
 def _variants(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -85,7 +103,26 @@ def _bars(ax: Axes, generation: pd.DataFrame) -> None:
         variants = _variants(generation[generation["cell_kind"] == cell_kind])
         start = x
         for name, label, rows in variants:
-            _bar(ax, x, name, rows)
+            # one bar: with its whisker, or, for random sets, their mean with every set as a dot
+            rate = float(rows["refused"].astype(float).mean())  # one row, except for the random sets
+            colour = variant_colour(name)
+            ax.bar(x, rate, width=0.72, color=colour, alpha=0.85, linewidth=0, zorder=2)
+            ax.plot(
+                [x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2, solid_capstyle="butt"
+            )  # a bar of 0 stays visible
+            if name == "random":
+                spread = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else [0.0]
+                each = rows["refused"].astype(float)
+                ax.plot(x + np.asarray(spread), each, markersize=3.0, color=INK, zorder=4, clip_on=False, **_DOT)
+                top = float(rows["refused"].astype(float).max())
+            else:
+                low, high = float(rows.iloc[0]["low"]), float(rows.iloc[0]["high"])
+                ends = [[max(rate - low, 0)], [max(high - rate, 0)]]
+                ax.errorbar(
+                    x, rate, yerr=ends, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.2, capthick=0.9, zorder=3
+                )
+                top = np.nanmax([rate, high])
+            ax.text(x, top + 0.03, number(rate), ha="center", va="bottom", fontsize=6.8, color=INK, zorder=5)
             ticks.append((x, f"{label}\n{_n(rows)}"))
             x += 1.0
         if variants:
@@ -108,27 +145,6 @@ def _n(rows: pd.DataFrame) -> str:
     return f"{len(rows)}×{each[4:]}" if len(rows) > 1 else f"n={each[4:]}"
 
 
-def _bar(ax: Axes, x: float, name: str, rows: pd.DataFrame) -> None:
-    """One bar: with its whisker, or, for random sets, their mean with every set as a dot."""
-    rate = float(rows["refused"].astype(float).mean())  # one row, except for the random sets
-    colour = variant_colour(name)
-    ax.bar(x, rate, width=0.72, color=colour, alpha=0.85, linewidth=0, zorder=2)
-    ax.plot(
-        [x - 0.36, x + 0.36], [rate, rate], color=colour, linewidth=1.4, zorder=2, solid_capstyle="butt"
-    )  # a bar of 0 stays visible
-    if name == "random":
-        spread = np.linspace(-0.22, 0.22, len(rows)) if len(rows) > 1 else [0.0]
-        each = rows["refused"].astype(float)
-        ax.plot(x + np.asarray(spread), each, markersize=3.0, color=INK, zorder=4, clip_on=False, **_DOT)
-        top = float(rows["refused"].astype(float).max())
-    else:
-        low, high = float(rows.iloc[0]["low"]), float(rows.iloc[0]["high"])
-        ends = [[max(rate - low, 0)], [max(high - rate, 0)]]
-        ax.errorbar(x, rate, yerr=ends, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.2, capthick=0.9, zorder=3)
-        top = np.nanmax([rate, high])
-    ax.text(x, top + 0.03, number(rate), ha="center", va="bottom", fontsize=6.8, color=INK, zorder=5)
-
-
 def _distribution(ax: Axes, ablation: pd.DataFrame) -> None:
     random = ablation.loc[ablation["kind"] == "random", "estimate"].astype(float).dropna().to_numpy()
     found = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
@@ -141,73 +157,49 @@ def _distribution(ax: Axes, ablation: pd.DataFrame) -> None:
     ax.axvline(0, color=MUTED, linewidth=0.6, zorder=0)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
     if len(random):
-        _random(ax, random)
+        sets = f"{len(random)} random set{'s' if len(random) > 1 else ''}"
+        if len(random) < 20:  # too few for the shape of a histogram to mean anything
+            ax.plot(random, np.full(len(random), 0.12), markersize=4, color=MUTED, zorder=3, **_DOT)
+            ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
+        else:
+            heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=variant_colour("random"), zorder=2)[0]
+            tick: dict[str, Any] = {
+                "linestyle": "none",
+                "marker": "|",
+                "markersize": 5,
+                "markeredgewidth": 0.5,
+                "color": INK,
+            }
+            ax.plot(random, np.zeros(len(random)), zorder=3, clip_on=False, **tick)
+            ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+            ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")
     else:
         ax.set_yticks([])
         notice(ax, "no random sets")
     ax.margins(x=0.08)
     if len(found):
-        _mark_found(ax, found.iloc[0])
-
-
-def _random(ax: Axes, random: Float[np.ndarray, " set"]) -> None:
-    sets = f"{len(random)} random set{'s' if len(random) > 1 else ''}"
-    if len(random) < 20:  # too few for the shape of a histogram to mean anything
-        ax.plot(random, np.full(len(random), 0.12), markersize=4, color=MUTED, zorder=3, **_DOT)
-        ax.set(ylim=(0, 1), yticks=[], ylabel=f"{sets} (dots)")
-        return
-    heights = ax.hist(random, bins=min(20, len(random) // 6 + 3), color=variant_colour("random"), zorder=2)[0]
-    tick: dict[str, Any] = {"linestyle": "none", "marker": "|", "markersize": 5, "markeredgewidth": 0.5, "color": INK}
-    ax.plot(random, np.zeros(len(random)), zorder=3, clip_on=False, **tick)
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    ax.set(ylim=(0, float(np.max(heights)) * 1.45), ylabel=f"count of {sets}")
-
-
-def _mark_found(ax: Axes, row: pd.Series) -> None:
-    at, low, high = (float(row[column]) for column in ("estimate", "low", "high"))
-    across = blended_transform_factory(ax.transData, ax.transAxes)
-    if np.isfinite([low, high]).all():
-        ax.axvspan(low, high, color=FOUND, alpha=0.12, linewidth=0, zorder=1)
-    ax.plot([at, at], [0, 0.8], color=FOUND, linewidth=1.8, transform=across, zorder=4)
-    left, right = ax.get_xlim()
-    ha = "left" if at < left + 0.3 * (right - left) else "right" if at > left + 0.7 * (right - left) else "center"
-    ax.text(
-        at,
-        0.83,
-        f"selected heads {number(at, signed=True)}\n{p_text(row['p'])}",
-        transform=across,
-        ha=ha,
-        va="bottom",
-        fontsize=7.2,
-        color=FOUND,
-        linespacing=1.2,
-        fontweight="bold",
-        zorder=5,
-        path_effects=halo(),
-    )
-
-
-def _caption(generation: pd.DataFrame, ablation: pd.DataFrame) -> str:
-    text = ["(a) Share of requests refused in free generation; whiskers are 95 % intervals."]
-    for cell_kind, words in _KINDS:
-        variants = _variants(generation[generation["cell_kind"] == cell_kind])
-        if variants:
-            text.append(f"{words.capitalize()}: {'; '.join(_variant_words(*variant) for variant in variants)}.")
-    unread = generation[generation["cell_kind"].isin([kind for kind, _ in _KINDS])]["unread"].sum()
-    if unread:
-        text.append(f"{int(unread)} answers could not be parsed.")
-    selected = ablation[(ablation["kind"] == "found") & ablation["estimate"].notna()]
-    sets = int(((ablation["kind"] == "random") & ablation["estimate"].notna()).sum())
-    if selected.empty:
-        text.append(f"(b) {sets} layer-matched random sets; the selected heads were not measured.")
-    else:
-        row = selected.iloc[0]
-        text.append(
-            f"(b) Change of the refusal log-odds on the base model's tokens: {interval(row, signed=True)} "
-            f"{row['unit']}, {counts(selected['n'])}; null: {sets} layer-matched random sets, {p_text(row['p'])}."
+        row = found.iloc[0]
+        at, low, high = (float(row[column]) for column in ("estimate", "low", "high"))
+        across = blended_transform_factory(ax.transData, ax.transAxes)
+        if np.isfinite([low, high]).all():
+            ax.axvspan(low, high, color=FOUND, alpha=0.12, linewidth=0, zorder=1)
+        ax.plot([at, at], [0, 0.8], color=FOUND, linewidth=1.8, transform=across, zorder=4)
+        left, right = ax.get_xlim()
+        ha = "left" if at < left + 0.3 * (right - left) else "right" if at > left + 0.7 * (right - left) else "center"
+        ax.text(
+            at,
+            0.83,
+            f"selected heads {number(at, signed=True)}\n{p_text(row['p'])}",
+            transform=across,
+            ha=ha,
+            va="bottom",
+            fontsize=7.2,
+            color=FOUND,
+            linespacing=1.2,
+            fontweight="bold",
+            zorder=5,
+            path_effects=halo(),
         )
-    text.append("Not shown: other mechanisms, and in (a) effects through changed thinking.")
-    return " ".join(text)
 
 
 def _variant_words(name: str, label: str, rows: pd.DataFrame) -> str:

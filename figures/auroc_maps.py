@@ -170,15 +170,11 @@ def bias_detector(table: pd.DataFrame) -> Display:
         axes[0, 0].set_ylabel("hidden states\nfitted on")
         axes[1, 0].set_ylabel("words alone\nfitted on")
         settle(fig)
-    return Display(fig, _detector_caption(own), table)
-
-
-def _detector_caption(table: pd.DataFrame) -> str:
     text = [
         "AUROC (0.5 is chance, white) of linear detectors fitted under one cue (rows) and read on new items under "
         "another (columns), from states before the verdict (top) and from the prompt's words (bottom)."
     ]
-    filled = table[table["auroc"].notna()]
+    filled = own[own["auroc"].notna()]
     for label in ("flip", "yield"):
         within = filled[(filled["label"] == label) & (filled["kind"] == "within")]
         each = [f"{row['read']} {interval(row, 'auroc')}" for row in within.to_dict("records")]
@@ -191,4 +187,4 @@ def _detector_caption(table: pd.DataFrame) -> str:
     if len(filled):
         text.append(f"Per cell {counts(filled['n'])} item groups.")
     text.append("Dots: null not exceeded; hatched: one class only. Not shown: what made the judge follow a cue.")
-    return " ".join(text)
+    return Display(fig, " ".join(text), table)

@@ -113,7 +113,22 @@ def forced_lengths(table: pd.DataFrame) -> Display:
         if handles:
             fig.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=len(handles))
         settle(fig)
-    return Display(fig, _caption(rows, names), table)
+    text = [
+        "Contrasts of the verdict's log-odds (nats) when the judge's own thinking is closed after so many tokens. "
+        "Content: towards the better answer; position: towards the one shown first; a cue: towards the answer it "
+        f"names, above the control sentence; the null is 0. Bars are 95 % intervals over groups, {counts(rows['n'])} "
+        f"items."
+    ]
+    for name in names[:3]:
+        own = rows[(rows["variant"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
+        if len(own):
+            first, last = own.iloc[0], interval(own.iloc[-1], signed=True)
+            start = (
+                "" if pd.isna(first["allowed"]) else f"{interval(first, signed=True)} at {first['allowed']} tokens, "
+            )
+            text.append(f"{name.capitalize()}: {start}{last} at the own end.")
+    text.append("Not shown: what the judge would think if it knew its limit.")
+    return Display(fig, " ".join(text), table)
 
 
 def _lengths(top: Axes, strip: Axes, rows: pd.DataFrame, names: list[str]) -> None:
@@ -143,22 +158,3 @@ def _lengths(top: Axes, strip: Axes, rows: pd.DataFrame, names: list[str]) -> No
     strip.set_yticks([0, 1], ["0", "1"])
     strip.set_xticks(steps["step"], ["own end" if pd.isna(n) else f"{int(n):,}" for n in steps["allowed"]])
     strip.set_xlabel("thinking tokens allowed")
-
-
-def _caption(rows: pd.DataFrame, names: list[str]) -> str:
-    text = [
-        "Contrasts of the verdict's log-odds (nats) when the judge's own thinking is closed after so many tokens. "
-        "Content: towards the better answer; position: towards the one shown first; a cue: towards the answer it "
-        f"names, above the control sentence; the null is 0. Bars are 95 % intervals over groups, {counts(rows['n'])} "
-        f"items."
-    ]
-    for name in names[:3]:
-        own = rows[(rows["variant"] == "base") & (rows["part"] == name) & (rows["n"] > 0)].sort_values("step")
-        if len(own):
-            first, last = own.iloc[0], interval(own.iloc[-1], signed=True)
-            start = (
-                "" if pd.isna(first["allowed"]) else f"{interval(first, signed=True)} at {first['allowed']} tokens, "
-            )
-            text.append(f"{name.capitalize()}: {start}{last} at the own end.")
-    text.append("Not shown: what the judge would think if it knew its limit.")
-    return " ".join(text)

@@ -65,7 +65,20 @@ def contrasts(table: pd.DataFrame) -> Display:
         if handles:
             fig.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2, handlelength=1.2)
         settle(fig)
-    return Display(fig, _caption(table, ways), table)
+    text = [
+        "Contrasts of the verdict's log-odds: content (towards the better answer), position (towards the answer shown "
+        "first), and each cue (towards the answer it names, above a length-matched control sentence); the null is 0. "
+        f"Lines are 95 % intervals over groups of items, {counts(table['n'])}."
+    ]
+    for way in ways[:1]:
+        for variant, (label, *_) in _VARIANTS.items():
+            rows = table[(table["thinking"] == way) & (table["variant"] == variant) & table["estimate"].notna()]
+            each = ", ".join(f"{r['name']} {interval(r, signed=True)}" for _, r in rows.iterrows())
+            if each:
+                text.append(f"{label.capitalize()}, {_THINKING.get(way, way)}: {each}.")
+    return Display(
+        fig, " ".join([*text, "Not shown: how often a verdict changes, and which components cause it."]), table
+    )
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
@@ -93,18 +106,3 @@ def _panel(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
             beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 6.4}
             text = number(value, signed=True)
             ax.annotate(text, (high, at), color=colour if variant == "reference" else MUTED, **beside)
-
-
-def _caption(table: pd.DataFrame, ways: list[str]) -> str:
-    text = [
-        "Contrasts of the verdict's log-odds: content (towards the better answer), position (towards the answer shown "
-        "first), and each cue (towards the answer it names, above a length-matched control sentence); the null is 0. "
-        f"Lines are 95 % intervals over groups of items, {counts(table['n'])}."
-    ]
-    for way in ways[:1]:
-        for variant, (label, *_) in _VARIANTS.items():
-            rows = table[(table["thinking"] == way) & (table["variant"] == variant) & table["estimate"].notna()]
-            each = ", ".join(f"{r['name']} {interval(r, signed=True)}" for _, r in rows.iterrows())
-            if each:
-                text.append(f"{label.capitalize()}, {_THINKING.get(way, way)}: {each}.")
-    return " ".join([*text, "Not shown: how often a verdict changes, and which components cause it."])

@@ -63,7 +63,22 @@ def correctness(table: pd.DataFrame) -> Display:
         )
         axes[0].set_yticks(range(len(names)), names)
         axes[1].set_yticks(range(len(names)), [""] * len(names))
-        _by_layer(axes[2], table, names)
+        panel = axes[2]
+        condition = _pushed(table, names)
+        rows = table[(table["kind"] == "layer") & (table["condition"] == condition) & table["estimate"].notna()]
+        if not rows["name"].eq(_WRONG).any():
+            panel.set_axis_off()
+            notice(panel, "no validation item is judged wrongly")
+        else:
+            for name, colour, marker in ((_WRONG, FOUND, "o"), (_MIRROR, _MIRRORS, "s")):
+                line = rows[rows["name"] == name].sort_values("layer")
+                panel.fill_between(line["layer"], line["low"], line["high"], color=colour, alpha=0.12, linewidth=0)
+                panel.plot(line["layer"], line["estimate"], color=colour, marker=marker, markersize=3.5)
+            panel.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
+            panel.set_ylim(-0.04, 1.04)
+            panel.set_xlabel(f"layer ({condition}, validation)")
+            panel.set_ylabel("share right")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         settle(fig)
     return Display(fig, _caption(table), given)
 
@@ -91,6 +106,9 @@ def _points(ax: Axes, tested: pd.DataFrame, names: list[str], shown: dict[str, t
                     zorder=1,
                 )
             ax.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=1.5, zorder=2)
+            # the first condition in which a name has a number
+            counted = tested[(tested["name"] == name) & tested["estimate"].notna()]
+            there = set(counted["condition"].astype(str))
             ax.plot(
                 row["estimate"],
                 height,
@@ -99,20 +117,13 @@ def _points(ax: Axes, tested: pd.DataFrame, names: list[str], shown: dict[str, t
                 markersize=4,
                 zorder=3,
                 linestyle="none",
-                label=words if y == _seen(tested, names, name) else None,
+                label=words if y == next((y for y, condition in enumerate(names) if condition in there), -1) else None,
             )
     ax.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
     ax.set_xlim(-0.04, 1.04)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel("share right")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=1)
-
-
-def _seen(tested: pd.DataFrame, names: list[str], name: str) -> int:
-    """The first condition in which a name has a number."""
-    rows = tested[(tested["name"] == name) & tested["estimate"].notna()]
-    there = set(rows["condition"].astype(str))
-    return next((y for y, condition in enumerate(names) if condition in there), -1)
 
 
 def _pushed(table: pd.DataFrame, names: list[str]) -> str:
@@ -124,24 +135,6 @@ def _pushed(table: pd.DataFrame, names: list[str]) -> str:
         & (table["condition"] != "all cues")
     ]
     return str(rows.loc[rows["n"].astype(float).idxmax(), "condition"]) if len(rows) else names[0]
-
-
-def _by_layer(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
-    condition = _pushed(table, names)
-    rows = table[(table["kind"] == "layer") & (table["condition"] == condition) & table["estimate"].notna()]
-    if not rows["name"].eq(_WRONG).any():
-        ax.set_axis_off()
-        notice(ax, "no validation item is judged wrongly")
-        return
-    for name, colour, marker in ((_WRONG, FOUND, "o"), (_MIRROR, _MIRRORS, "s")):
-        line = rows[rows["name"] == name].sort_values("layer")
-        ax.fill_between(line["layer"], line["low"], line["high"], color=colour, alpha=0.12, linewidth=0)
-        ax.plot(line["layer"], line["estimate"], color=colour, marker=marker, markersize=3.5)
-    ax.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
-    ax.set_ylim(-0.04, 1.04)
-    ax.set_xlabel(f"layer ({condition}, validation)")
-    ax.set_ylabel("share right")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def _caption(table: pd.DataFrame) -> str:

@@ -53,10 +53,33 @@ def head_card(table: pd.DataFrame, head: str, readout: str, positions: str) -> D
         d.set_title("d  Effect")
         _segments(a, parts.get("segment"))
         _tokens(b, parts.get("token"))
-        _promoted(c, parts.get("promoted"))
+        # the mean output, promoted tokens above suppressed ones
+        promoted = parts.get("promoted")
+        mine = None if promoted is None else promoted[promoted["name"] == "mean output"]
+        if mine is None or mine.empty:
+            notice(c, "cannot be read as tokens")
+        else:
+            sides = [mine[mine["quantity"] == side].head(_PROMOTED) for side in ("promoted", "suppressed")]
+            shown = pd.concat([sides[0], sides[1].iloc[::-1]])
+            values = shown["estimate"].astype(float).to_numpy()
+            c.barh(np.arange(len(shown)), values, height=0.7, color="#8f8f8f")
+            c.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
+            _bar_names(c, [_word(token) for token in shown["token"]])
+            c.set_xlabel("mean change of the token's logit")
         _numbers(d, parts.get("number"))
         settle(fig)
-    return Display(fig, _caption(table, head, readout, positions), table)
+    numbers = table[table["part"] == "number"]
+    rows = [row for _, row in numbers.iterrows()]
+    each = [f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for r in rows]
+    whole = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
+    return Display(
+        fig,
+        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by value norm. (b) Source tokens "
+        f"with the largest attributions to {readout}; all sources sum to {number(whole, signed=True)}. (c) Mean change "
+        f"of the logits, less the mean over the vocabulary. (d) {'; '.join(each)} (95 % intervals over prompt groups). "
+        "Not shown: heads that would compensate for this one.",
+        table,
+    )
 
 
 def _word(text: object) -> str:
@@ -123,21 +146,6 @@ def _tokens(ax: Axes, rows: pd.DataFrame | None) -> None:
     ax.margins(x=0.16)
 
 
-def _promoted(ax: Axes, rows: pd.DataFrame | None) -> None:
-    """The mean output, promoted tokens above suppressed ones."""
-    mine = None if rows is None else rows[rows["name"] == "mean output"]
-    if mine is None or mine.empty:
-        notice(ax, "cannot be read as tokens")
-        return
-    sides = [mine[mine["quantity"] == side].head(_PROMOTED) for side in ("promoted", "suppressed")]
-    shown = pd.concat([sides[0], sides[1].iloc[::-1]])
-    values = shown["estimate"].astype(float).to_numpy()
-    ax.barh(np.arange(len(shown)), values, height=0.7, color="#8f8f8f")
-    ax.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
-    _bar_names(ax, [_word(token) for token in shown["token"]])
-    ax.set_xlabel("mean change of the token's logit")
-
-
 def _numbers(ax: Axes, rows: pd.DataFrame | None) -> None:
     """The card's numbers as lines of text: they have different units."""
     ax.set_axis_off()
@@ -152,16 +160,3 @@ def _numbers(ax: Axes, rows: pd.DataFrame | None) -> None:
         value = f"{interval(row, signed=not auroc)}{unit}"
         ax.text(0.0, y - 0.075, value, transform=ax.transAxes, va="top", fontsize=9.5, parse_math=False)
         ax.text(1.0, y - 0.075, f"n = {int(row['n'])}", transform=ax.transAxes, va="top", ha="right", color=MUTED)
-
-
-def _caption(table: pd.DataFrame, head: str, readout: str, positions: str) -> str:
-    numbers = table[table["part"] == "number"]
-    rows = [row for _, row in numbers.iterrows()]
-    each = [f"{_WORDS.get(r['name'], r['name'])} {interval(r, signed=r['unit'] != 'AUROC')}" for r in rows]
-    whole = table[(table["part"] == "segment") & (table["quantity"] == "share")]["estimate"].astype(float).sum()
-    return (
-        f"Head {head}. (a) Attention from {positions} by segment, raw and weighted by value norm. (b) Source tokens "
-        f"with the largest attributions to {readout}; all sources sum to {number(whole, signed=True)}. (c) Mean change "
-        f"of the logits, less the mean over the vocabulary. (d) {'; '.join(each)} (95 % intervals over prompt groups). "
-        "Not shown: heads that would compensate for this one."
-    )

@@ -67,7 +67,25 @@ def head_map(
     rows = one.dropna(subset=["layer", "head"]).astype({"layer": int, "head": int})
     rows = rows[rows["head"] >= 0]  # whole sublayers are in the table, not in the map
     rows = rows.drop_duplicates(["layer", "head"]).assign(found=truth(rows["found"])).sort_values("rank")
-    return Display(_single_map(rows, known), _single_caption(rows, known), table)
+    text = [
+        f"Change of the refusal log-odds (nats) when one head alone is zero-ablated, for all {len(rows)} heads, on "
+        f"the reporting half ({counts(rows['n'])}); above 0 the head suppresses refusal. The null is 0."
+    ]
+    found = rows[rows["found"]]
+    if len(found):
+        each = "; ".join(
+            f"{head_name(row['layer'], row['head'])} {interval(row, 'effect', signed=True)}"
+            for _, row in found.head(_NAMED).iterrows()
+        )
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        text.append(f"Selected heads (ranked on the other half; 95 % intervals): {each}{more}.")
+    else:
+        text.append("No head was selected.")
+    if known is not None:
+        hits = sum(pair in set(zip(found["layer"], found["head"], strict=True)) for pair in known)
+        text.append(f"Open dots: planted heads, {hits} of {len(known)} selected.")
+    text.append("Not shown: heads that compensate for one another, and indirect effects.")
+    return Display(_single_map(rows, known), " ".join(text), table)
 
 
 def _grid(rows: pd.DataFrame, value: str) -> tuple[Float[np.ndarray, "layer head"], int]:
@@ -124,11 +142,25 @@ def _single_map(table: pd.DataFrame, planted: list[tuple[int, int]] | None) -> F
             left.plot(x, y, markersize=3.4 if columns <= 16 else 2.4, zorder=5, clip_on=False, **_PLANTED)
         colour_bar(left, image, "change of refusal log-odds (nats)")
         _scatter(right, table, planted)
-        _single_legend(fig, table, planted)
+        handles: list[Line2D] = []
+        if table["found"].any():
+            look: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 6.0, "color": FOUND}
+            handles.append(Line2D([], [], label="selected (framed in a)", **look))
+        if planted:
+            handles.append(Line2D([], [], markersize=3.6, label="planted", **_PLANTED))
+        if _attribution(table) == "attribution_log_odds":
+            label = "direct path alone: effect = −attribution"
+            handles.append(Line2D([], [], color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), label=label))
+        if handles:
+            fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
         settle(fig)
         if (name := _attribution(table)) is not None:
             points = table[[name, "effect"]].astype(float).dropna()
-            shown = _named(table.loc[points.index], planted)
+            # the heads to name: those selected, then those planted and missed, strongest first, up to six
+            drawn = table.loc[points.index]
+            rows = drawn[drawn["found"] | _among(drawn, planted)]
+            rows = rows if len(rows) else drawn.head(3)
+            shown = rows.sort_values(["found", "rank"], ascending=[False, True]).head(_NAMED)
             spots = [(float(x), float(y)) for x, y in points.loc[shown.index].to_numpy()]
             others = [(float(x), float(y)) for x, y in points.drop(shown.index).to_numpy()]
             place_labels(right, spots, [head_name(r.layer, r.head) for r in shown.itertuples()], others)
@@ -144,13 +176,6 @@ def _among(table: pd.DataFrame, planted: Sequence[tuple[int, int]] | None) -> pd
     """Which rows are planted heads."""
     known = [pair in set(planted or []) for pair in zip(table["layer"], table["head"], strict=True)]
     return pd.Series(known, index=table.index, dtype=bool)
-
-
-def _named(table: pd.DataFrame, planted: list[tuple[int, int]] | None) -> pd.DataFrame:
-    """The heads to name: those selected, then those planted and missed, strongest first, up to six."""
-    rows = table[table["found"] | _among(table, planted)]
-    rows = rows if len(rows) else table.head(3)
-    return rows.sort_values(["found", "rank"], ascending=[False, True]).head(_NAMED)
 
 
 def _scatter(ax: Axes, table: pd.DataFrame, planted: list[tuple[int, int]] | None) -> None:
@@ -184,42 +209,6 @@ def _scatter(ax: Axes, table: pd.DataFrame, planted: list[tuple[int, int]] | Non
         ends = np.array(limits[0])  # if ablation removed the direct attribution and nothing else
         ax.plot(ends, -ends, color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
         ax.set(xlim=limits[0], ylim=limits[1])
-
-
-def _single_legend(fig: Figure, table: pd.DataFrame, planted: Sequence[tuple[int, int]] | None) -> None:
-    handles: list[Line2D] = []
-    if table["found"].any():
-        look: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 6.0, "color": FOUND}
-        handles.append(Line2D([], [], label="selected (framed in a)", **look))
-    if planted:
-        handles.append(Line2D([], [], markersize=3.6, label="planted", **_PLANTED))
-    if _attribution(table) == "attribution_log_odds":
-        label = "direct path alone: effect = −attribution"
-        handles.append(Line2D([], [], color=MUTED, linewidth=0.7, linestyle=(0, (4, 2)), label=label))
-    if handles:
-        fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.8)
-
-
-def _single_caption(table: pd.DataFrame, planted: list[tuple[int, int]] | None) -> str:
-    text = [
-        f"Change of the refusal log-odds (nats) when one head alone is zero-ablated, for all {len(table)} heads, on "
-        f"the reporting half ({counts(table['n'])}); above 0 the head suppresses refusal. The null is 0."
-    ]
-    found = table[table["found"]]
-    if len(found):
-        each = "; ".join(
-            f"{head_name(row['layer'], row['head'])} {interval(row, 'effect', signed=True)}"
-            for _, row in found.head(_NAMED).iterrows()
-        )
-        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        text.append(f"Selected heads (ranked on the other half; 95 % intervals): {each}{more}.")
-    else:
-        text.append("No head was selected.")
-    if planted is not None:
-        hits = sum(pair in set(zip(found["layer"], found["head"], strict=True)) for pair in planted)
-        text.append(f"Open dots: planted heads, {hits} of {len(planted)} selected.")
-    text.append("Not shown: heads that compensate for one another, and indirect effects.")
-    return " ".join(text)
 
 
 # -- several contrasts
@@ -353,7 +342,17 @@ def attribution(table: pd.DataFrame, name: str = "readout") -> Display:
             _ticks(right, rows, columns, (3.0, height - 1.0), first)
             colour_bar(right, image, "attribution")
         settle(fig)
-    return Display(fig, _attribution_caption(table, heads, name), table)
+    whole, left = (table[table["component"] == component] for component in ("logit", "residual"))
+    caption = [f"Direct logit attribution of {name} where it is read ({counts(table['n'])} prompt groups)."]
+    if len(whole) and len(left):
+        residual = abs(float(left["estimate"].iloc[0]))
+        caption.append(f"It sums to {interval(whole.iloc[0], signed=True)}, less a mean residual of {residual:.0e}.")
+    most = heads.sort_values("estimate", key=np.abs, ascending=False).head(3)
+    each = [f"{head_name(r['layer'], r['head'])} {interval(r, signed=True)}" for _, r in most.iterrows()]
+    if each:
+        caption.append(f"Largest heads (95 % intervals): {'; '.join(each)}.")
+    caption.append("Not shown: effects through later heads and MLPs; a random direction has such components too.")
+    return Display(fig, " ".join(caption), table)
 
 
 def _bars(ax: Axes, parts: pd.DataFrame, name: str) -> None:
@@ -375,17 +374,3 @@ def _bars(ax: Axes, parts: pd.DataFrame, name: str) -> None:
     ax.set_ylabel("layer")
     ax.set_xlabel(f"attribution to {name}", parse_math=False)
     ax.legend(loc="best", handlelength=1.0)
-
-
-def _attribution_caption(table: pd.DataFrame, heads: pd.DataFrame, name: str) -> str:
-    whole, left = (table[table["component"] == component] for component in ("logit", "residual"))
-    text = [f"Direct logit attribution of {name} where it is read ({counts(table['n'])} prompt groups)."]
-    if len(whole) and len(left):
-        residual = abs(float(left["estimate"].iloc[0]))
-        text.append(f"It sums to {interval(whole.iloc[0], signed=True)}, less a mean residual of {residual:.0e}.")
-    most = heads.sort_values("estimate", key=np.abs, ascending=False).head(3)
-    each = [f"{head_name(r['layer'], r['head'])} {interval(r, signed=True)}" for _, r in most.iterrows()]
-    if each:
-        text.append(f"Largest heads (95 % intervals): {'; '.join(each)}.")
-    text.append("Not shown: effects through later heads and MLPs; a random direction has such components too.")
-    return " ".join(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from verdictscope.figures.style import (
     FAINT,
@@ -79,7 +78,19 @@ def agreement(table: pd.DataFrame, *, part: str | None = None) -> Display:
         axes = fig.subplots(1, len(_PANELS), sharey=True)
         for ax, (title, names) in zip(axes, _PANELS, strict=True):
             ax.set_title(title, pad=13)
-            _dots(ax, rows, judges, names)
+            drawn = [n for n in names if rows.loc[rows["name"] == n, "estimate"].notna().any()][:3]
+            if not drawn:
+                notice(ax, "not measured in this log")
+                ax.set_xticks([])
+            else:
+                for k, name in enumerate(drawn):
+                    own = rows[rows["name"] == name].drop_duplicates("judge").set_index("judge").reindex(judges)
+                    y = np.arange(len(judges))[::-1] + (k - (len(drawn) - 1) / 2) * -0.22
+                    segments(ax, own, y, markersize=3, linewidth=0.9, color=_COLOURS[k], label=_WORDS.get(name, name))
+                for at in range(len(judges) - 1):
+                    ax.axhline(at + 0.5, color=FAINT, linewidth=0.5, zorder=1)
+                ax.axvline(0, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
+                ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=1, labelcolor=MUTED, handlelength=1)
         axes[0].set_yticks(range(len(judges)), judges[::-1])
         axes[0].set_ylim(-0.6, max(len(judges), 1) - 0.4)
         settle(fig)
@@ -89,22 +100,6 @@ def agreement(table: pd.DataFrame, *, part: str | None = None) -> Display:
     text += "bars are 95 % intervals by bootstrap over groups. "
     text += f"Accuracy: {'; '.join(each)}. " if each else ""
     return Display(fig, text + "Not shown: whether the labels are right, and items that were left out.", table)
-
-
-def _dots(ax: Axes, rows: pd.DataFrame, judges: list[str], names: tuple[str, ...]) -> None:
-    drawn = [n for n in names if rows.loc[rows["name"] == n, "estimate"].notna().any()][:3]
-    if not drawn:
-        notice(ax, "not measured in this log")
-        ax.set_xticks([])
-        return
-    for k, name in enumerate(drawn):
-        own = rows[rows["name"] == name].drop_duplicates("judge").set_index("judge").reindex(judges)
-        y = np.arange(len(judges))[::-1] + (k - (len(drawn) - 1) / 2) * -0.22
-        segments(ax, own, y, markersize=3, linewidth=0.9, color=_COLOURS[k], label=_WORDS.get(name, name))
-    for at in range(len(judges) - 1):
-        ax.axhline(at + 0.5, color=FAINT, linewidth=0.5, zorder=1)
-    ax.axvline(0, color=INK, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=1, labelcolor=MUTED, handlelength=1)
 
 
 def reliability(calibration: pd.DataFrame, metrics: pd.DataFrame | None = None, *, part: str | None = None) -> Display:
@@ -139,7 +134,26 @@ def reliability(calibration: pd.DataFrame, metrics: pd.DataFrame | None = None, 
                 ax.set_axis_off()
         for k, judge in enumerate(judges):
             own, error = rows[(rows["judge"] == judge) & (rows["n"] > 0)], _error(metrics, judge, rows["part"].iloc[0])
-            _bins(axes[0, k], axes[1, k], own, str(judge), error)
+            panel = axes[0, k]
+            strip = axes[1, k]
+            panel.set_title(str(judge), pad=4)
+            panel.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+            x, y = own["confidence"].to_numpy(dtype=float), own["accuracy"].to_numpy(dtype=float)
+            ends = np.stack(
+                [y - own["accuracy_low"].to_numpy(dtype=float), own["accuracy_high"].to_numpy(dtype=float) - y]
+            )
+            panel.vlines(x, np.minimum(x, y), np.maximum(x, y), color=FAINT, linewidth=3, zorder=1.5)
+            panel.errorbar(
+                x, y, yerr=np.clip(ends, 0, None), fmt="o-", markersize=3.2, linewidth=0.9, color=FOUND, zorder=3
+            )
+            panel.set_xlim(-0.03, 1.03)
+            panel.set_ylim(-0.03, 1.03)
+            if error:
+                panel.text(0.03, 0.97, error, transform=panel.transAxes, va="top", fontsize=7, color=INK)
+            strip.bar(
+                own["low"], own["n"], width=own["high"] - own["low"], align="edge", color=FAINT, edgecolor="white"
+            )
+            strip.set_xlabel("probability of the verdict")
             each.append(f"{judge}: n = {int(own['n'].sum())}" + (f", {error}" if error else ""))
         if judges:
             axes[0, 0].set_ylabel("share right")
@@ -159,18 +173,3 @@ def _error(metrics: pd.DataFrame | None, judge: str, part: str) -> str:
         return ""
     row = metrics[(metrics["judge"] == judge) & (metrics["part"] == part) & (metrics["name"] == "ece")]
     return f"ECE {interval(row.iloc[0])}" if len(row) and np.isfinite(row["estimate"].iloc[0]) else ""
-
-
-def _bins(ax: Axes, strip: Axes, own: pd.DataFrame, judge: str, error: str) -> None:
-    ax.set_title(judge, pad=4)
-    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
-    x, y = own["confidence"].to_numpy(dtype=float), own["accuracy"].to_numpy(dtype=float)
-    ends = np.stack([y - own["accuracy_low"].to_numpy(dtype=float), own["accuracy_high"].to_numpy(dtype=float) - y])
-    ax.vlines(x, np.minimum(x, y), np.maximum(x, y), color=FAINT, linewidth=3, zorder=1.5)
-    ax.errorbar(x, y, yerr=np.clip(ends, 0, None), fmt="o-", markersize=3.2, linewidth=0.9, color=FOUND, zorder=3)
-    ax.set_xlim(-0.03, 1.03)
-    ax.set_ylim(-0.03, 1.03)
-    if error:
-        ax.text(0.03, 0.97, error, transform=ax.transAxes, va="top", fontsize=7, color=INK)
-    strip.bar(own["low"], own["n"], width=own["high"] - own["low"], align="edge", color=FAINT, edgecolor="white")
-    strip.set_xlabel("probability of the verdict")

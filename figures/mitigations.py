@@ -71,7 +71,19 @@ def mitigations(table: pd.DataFrame, *, thinking: str = "off") -> Display:
         if handles:
             fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.4)
         settle(fig)
-    return Display(fig, _caption(table, thinking), mitigations)
+    rates, nats = _panels(table)
+    how = "without thinking" if thinking == "off" else "after the judge's own thinking, kept as written"
+    text = [
+        f"Verdicts on test items, both orders, {how}: rates above, contrasts (nats) below, with 95 % intervals over "
+        f"items by group ({counts(table['n'])}). Dashed: no edit; solid: no bias."
+    ]
+    names = [p[0] for p in rates if p[0] == "accuracy"] + [p[0] for p in nats if p[0] != "content"]
+    for mitigation, own in list(table.groupby("mitigation", sort=False))[:_NAMED]:
+        rows = [(name, own[own["name"] == name]) for name in names]
+        cells = [f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}" for name, row in rows if len(row)]
+        text.append(f"{str(mitigation).capitalize()}: {'; '.join(cells)}.")
+    text.append("Edits were chosen on the other half. Not shown: what the judge would write under the edits.")
+    return Display(fig, " ".join(text), mitigations)
 
 
 Panel = tuple[str, str, float | None]
@@ -115,19 +127,3 @@ def _panel(
     if len(own) and (own["unit"] == "rate").all():
         low, high = ax.get_xlim()
         ax.set_xlim(max(low, -0.04), min(high, 1.04))
-
-
-def _caption(table: pd.DataFrame, thinking: str) -> str:
-    rates, nats = _panels(table)
-    how = "without thinking" if thinking == "off" else "after the judge's own thinking, kept as written"
-    text = [
-        f"Verdicts on test items, both orders, {how}: rates above, contrasts (nats) below, with 95 % intervals over "
-        f"items by group ({counts(table['n'])}). Dashed: no edit; solid: no bias."
-    ]
-    names = [p[0] for p in rates if p[0] == "accuracy"] + [p[0] for p in nats if p[0] != "content"]
-    for mitigation, own in list(table.groupby("mitigation", sort=False))[:_NAMED]:
-        rows = [(name, own[own["name"] == name]) for name in names]
-        cells = [f"{name} {interval(row.iloc[0], signed=name != 'accuracy')}" for name, row in rows if len(row)]
-        text.append(f"{str(mitigation).capitalize()}: {'; '.join(cells)}.")
-    text.append("Edits were chosen on the other half. Not shown: what the judge would write under the edits.")
-    return " ".join(text)

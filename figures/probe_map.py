@@ -48,7 +48,8 @@ def probe_map(table: pd.DataFrame, probe: pd.DataFrame | None = None, *, ax: Axe
     """
     need(table, "probe_map", _COLUMNS)
     layers, positions, values = _grid(table)
-    width, height = _size(len(layers), len(positions))
+    width = min(WIDTH, max(3.3, 1.3 + 0.42 * len(positions)))
+    height = min(5.6, max(1.5, 1.15 + 0.23 * len(layers)))
     chosen = _chosen(probe)
     with panel(ax, width, height) as axes:
         if not values.size:
@@ -68,7 +69,23 @@ def probe_map(table: pd.DataFrame, probe: pd.DataFrame | None = None, *, ax: Axe
                 words = f"framed: layer {chosen}, selected on the validation split"
                 axes.set_title(words, fontsize=7.2, fontweight="normal", color=MUTED, pad=5)
             colour_bar(axes, image, "AUROC (0.5 = chance)" if height > 2 else "AUROC")
-    return display(axes, _caption(table, chosen, layers, positions), table)
+    text = [
+        f"AUROC (0.5 is chance) of refused against complied rollouts for probes of {len(layers)} layers at "
+        f"{len(positions)} positions along the rollout, on the validation split."
+    ]
+    at = table[table["layer"] == chosen].dropna(subset=["auroc"]) if chosen is not None else table[:0]
+    if len(at):
+        low, high = at.loc[at["auroc"].idxmin()], at.loc[at["auroc"].idxmax()]
+        text.append(
+            f"The framed layer {chosen}, selected here, runs from {interval(low, 'auroc')} at {low['position']} to "
+            f"{interval(high, 'auroc')} at {high['position']} (95 % intervals)."
+        )
+    measured = table.dropna(subset=["auroc"])
+    if len(measured):
+        width = (measured["high"] - measured["low"]).max()
+        text.append(f"Per cell {counts(measured['n'])}; the widest 95 % interval spans {number(width)}; hatched: none.")
+    text.append("Not shown: whether the model uses what is read; the number to report is the test split's.")
+    return display(axes, " ".join(text), table)
 
 
 def _grid(probe_map: pd.DataFrame) -> tuple[list[int], pd.DataFrame, Float[np.ndarray, "layer position"]]:
@@ -83,11 +100,6 @@ def _grid(probe_map: pd.DataFrame) -> tuple[list[int], pd.DataFrame, Float[np.nd
     values = first.pivot(index="layer", columns="position", values="auroc")
     values = values.reindex(index=layers, columns=positions["position"])
     return layers, positions, values.to_numpy(dtype=float)
-
-
-def _size(layers: int, positions: int) -> tuple[float, float]:
-    width = min(WIDTH, max(3.3, 1.3 + 0.42 * positions))
-    return width, min(5.6, max(1.5, 1.15 + 0.23 * layers))
 
 
 def _short(value: float) -> str:
@@ -107,8 +119,18 @@ def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[flo
     cell = inner[0] / len(names)
     starts = [0, *(i for i in range(1, len(segments)) if segments[i] != segments[i - 1]), len(segments)]
     stretches = list(zip(starts, starts[1:], strict=False))
-    columns = _labelled(names, stretches, cell)
-    ax.set_xticks(columns, [names[column] for column in columns])
+    # the columns whose place is written: evenly within each segment, none upon another
+    shown: list[int] = []
+    edge = -1e9
+    for start, stop in stretches:
+        width = (max(map(len, names[start:stop])) + 1) * _LETTER * 0.95
+        step = next((s for s in (1, 2, 4, 8, 16, 32) if cell * s >= width), 64)
+        for column in range(start, stop, step):
+            reach = len(names[column]) * _LETTER * 0.95 / 2
+            if names[column] and column * cell - reach > edge:
+                shown.append(column)
+                edge = column * cell + reach + _LETTER / 2
+    ax.set_xticks(shown, [names[column] for column in shown])
     ends = [-1e9, -1e9]  # where the last word of each of two lines ended, inches
     for start, stop in stretches:
         word = _SEGMENTS.get(segments[start], segments[start])
@@ -117,7 +139,18 @@ def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[flo
         middle, half = cell * (start + stop) / 2, max(map(len, word.split("\n"))) * _LETTER / 2
         line = 0 if middle - half > ends[0] else 1  # a narrow segment's word moves down, not onto its neighbour
         ends[line] = middle + half
-        _bracket(ax, start, stop)
+        # a line under a segment's columns, and a wide seam before them in the map
+        below = ScaledTranslation(0, -_BRACKET / 72, ax.figure.dpi_scale_trans)
+        ax.plot(
+            [start - 0.42, stop - 0.58],
+            [0, 0],
+            color=MUTED,
+            linewidth=0.8,
+            clip_on=False,
+            transform=ax.get_xaxis_transform() + below,
+        )
+        if start:
+            ax.axvline(start - 0.5, color="white", linewidth=2.6, zorder=2.5)
         ax.annotate(
             word,
             ((start + stop - 1) / 2, 0),
@@ -132,59 +165,9 @@ def _axes(ax: Axes, layers: list[int], positions: pd.DataFrame, inner: tuple[flo
         )
 
 
-def _labelled(names: list[str], stretches: list[tuple[int, int]], cell: float) -> list[int]:
-    """The columns whose place is written: evenly within each segment, none upon another."""
-    columns: list[int] = []
-    edge = -1e9
-    for start, stop in stretches:
-        width = (max(map(len, names[start:stop])) + 1) * _LETTER * 0.95
-        step = next((s for s in (1, 2, 4, 8, 16, 32) if cell * s >= width), 64)
-        for column in range(start, stop, step):
-            half = len(names[column]) * _LETTER * 0.95 / 2
-            if names[column] and column * cell - half > edge:
-                columns.append(column)
-                edge = column * cell + half + _LETTER / 2
-    return columns
-
-
-def _bracket(ax: Axes, start: int, stop: int) -> None:
-    """A line under a segment's columns, and a wide seam before them in the map."""
-    below = ScaledTranslation(0, -_BRACKET / 72, ax.figure.dpi_scale_trans)
-    ax.plot(
-        [start - 0.42, stop - 0.58],
-        [0, 0],
-        color=MUTED,
-        linewidth=0.8,
-        clip_on=False,
-        transform=ax.get_xaxis_transform() + below,
-    )
-    if start:
-        ax.axvline(start - 0.5, color="white", linewidth=2.6, zorder=2.5)
-
-
 def _chosen(probe: pd.DataFrame | None) -> int | None:
     if probe is None:
         return None
     need(probe, "probe", "layer chosen")
     rows = probe[truth(probe["chosen"])]
     return int(rows.iloc[0]["layer"]) if len(rows) else None
-
-
-def _caption(table: pd.DataFrame, chosen: int | None, layers: list[int], positions: pd.DataFrame) -> str:
-    text = [
-        f"AUROC (0.5 is chance) of refused against complied rollouts for probes of {len(layers)} layers at "
-        f"{len(positions)} positions along the rollout, on the validation split."
-    ]
-    at = table[table["layer"] == chosen].dropna(subset=["auroc"]) if chosen is not None else table[:0]
-    if len(at):
-        low, high = at.loc[at["auroc"].idxmin()], at.loc[at["auroc"].idxmax()]
-        text.append(
-            f"The framed layer {chosen}, selected here, runs from {interval(low, 'auroc')} at {low['position']} to "
-            f"{interval(high, 'auroc')} at {high['position']} (95 % intervals)."
-        )
-    measured = table.dropna(subset=["auroc"])
-    if len(measured):
-        width = (measured["high"] - measured["low"]).max()
-        text.append(f"Per cell {counts(measured['n'])}; the widest 95 % interval spans {number(width)}; hatched: none.")
-    text.append("Not shown: whether the model uses what is read; the number to report is the test split's.")
-    return " ".join(text)

@@ -100,29 +100,25 @@ def verdict_probe(table: pd.DataFrame) -> Display:
                 ax.set_axis_off()
                 notice(ax, "the table has no rows")
             return Display(fig, "No probe of the verdict was fitted.", table)
-        _layers(left, own)
+        groups = own[own["kind"] == "layer"].groupby("place", sort=False)
+        for colour, (place, rows) in zip(_LINES, groups, strict=False):
+            rows = rows.sort_values("layer")
+            label = _PLACES.get(str(place), str(place))
+            band(left, rows["layer"], rows, colour, 0.09, marker="o", markersize=3, label=label)
+            test = own[(own["place"] == place) & (own["kind"] == "test")]
+            at = rows[rows["layer"].isin(test["layer"])]
+            left.plot(at["layer"], at["estimate"], "o", markersize=6.5, markerfacecolor="none", markeredgecolor=colour)
+        left.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
+        left.set_ylim(min(0.4, left.get_ylim()[0]), 1.03)
+        left.set_xlabel("layer (ring: selected)")
+        left.set_ylabel("AUROC (0.5 = chance)")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        left.legend(loc="lower right")
         _rows(right, known, [_NAMES.get(str(name), str(name)) for name in known["name"]])
         right.set_xlim(min(0.4, float(known["low"].min()) - 0.03), 1.03)
         right.set_xlabel("AUROC\n(grey: range over draws; else 95 % interval)")
         settle(fig)
     return Display(fig, _caption(own, first), table)
-
-
-def _layers(ax: Axes, table: pd.DataFrame) -> None:
-    groups = table[table["kind"] == "layer"].groupby("place", sort=False)
-    for colour, (place, rows) in zip(_LINES, groups, strict=False):
-        rows = rows.sort_values("layer")
-        label = _PLACES.get(str(place), str(place))
-        band(ax, rows["layer"], rows, colour, 0.09, marker="o", markersize=3, label=label)
-        test = table[(table["place"] == place) & (table["kind"] == "test")]
-        at = rows[rows["layer"].isin(test["layer"])]
-        ax.plot(at["layer"], at["estimate"], "o", markersize=6.5, markerfacecolor="none", markeredgecolor=colour)
-    ax.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=":")
-    ax.set_ylim(min(0.4, ax.get_ylim()[0]), 1.03)
-    ax.set_xlabel("layer (ring: selected)")
-    ax.set_ylabel("AUROC (0.5 = chance)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    ax.legend(loc="lower right")
 
 
 def _caption(table: pd.DataFrame, first: pd.DataFrame) -> str:

@@ -69,7 +69,21 @@ def spans(table: pd.DataFrame) -> Display:
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.6)
         settle(fig)
-    return Display(fig, _caption(parts), table)
+    where = ", ".join(dict.fromkeys(parts["position"].astype(str)))
+    text = [
+        f"Direct attribution of the verdict's log-odds {_WHERE.get(where, f'at {where}')}: what all heads read from "
+        "each span (value-weighted attention), and what MLPs and the embedding add. Bars sum to the title; whiskers "
+        f"are 95 % intervals over items by group ({counts(parts['n'])}); a dot is the strongest head."
+    ]
+    for name in dict.fromkeys(parts["contrast"].astype(str)):
+        own = parts[parts["contrast"] == name]
+        heads, logit = own[(own["component"] == "heads") & (own["span"] != "")], own[own["component"] == "logit"]
+        if len(heads) and len(logit):
+            row = heads.loc[heads["estimate"].astype(float).abs().idxmax()]
+            whole = interval(logit.iloc[0], signed=True)
+            text.append(f"{name.capitalize()} {whole}; largest: {row['span']}, {interval(row, signed=True)}.")
+    text.append("Scales differ. Not shown: indirect effects, and where a token's value came from.")
+    return Display(fig, " ".join(text), table)
 
 
 def _bars(table: pd.DataFrame) -> pd.DataFrame:
@@ -111,11 +125,7 @@ def _panel(ax: Axes, table: pd.DataFrame, name: str, letter: str) -> None:
     ax.grid(axis="x", color=FAINT, linewidth=0.4, zorder=0)
     ax.set_xlabel("attribution to the verdict's log-odds (nats)")
     ax.margins(x=0.16)
-    _strongest(ax, table, bars, y)
-
-
-def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray) -> None:
-    """The head that takes most from each span, named where it is no small part."""
+    # the head that takes most from each span, named where it is no small part
     single = table[(table["component"] == "head") & (table["span"] != "")]
     reach = float(bars["estimate"].abs().max()) if len(bars) else 0.0
     for at, span in zip(y, bars["span"], strict=True):
@@ -136,21 +146,3 @@ def _strongest(ax: Axes, table: pd.DataFrame, bars: pd.DataFrame, y: np.ndarray)
             zorder=6,
             path_effects=halo(),
         )
-
-
-def _caption(parts: pd.DataFrame) -> str:
-    where = ", ".join(dict.fromkeys(parts["position"].astype(str)))
-    text = [
-        f"Direct attribution of the verdict's log-odds {_WHERE.get(where, f'at {where}')}: what all heads read from "
-        "each span (value-weighted attention), and what MLPs and the embedding add. Bars sum to the title; whiskers "
-        f"are 95 % intervals over items by group ({counts(parts['n'])}); a dot is the strongest head."
-    ]
-    for name in dict.fromkeys(parts["contrast"].astype(str)):
-        own = parts[parts["contrast"] == name]
-        heads, logit = own[(own["component"] == "heads") & (own["span"] != "")], own[own["component"] == "logit"]
-        if len(heads) and len(logit):
-            row = heads.loc[heads["estimate"].astype(float).abs().idxmax()]
-            whole = interval(logit.iloc[0], signed=True)
-            text.append(f"{name.capitalize()} {whole}; largest: {row['span']}, {interval(row, signed=True)}.")
-    text.append("Scales differ. Not shown: indirect effects, and where a token's value came from.")
-    return " ".join(text)

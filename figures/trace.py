@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from verdictscope.figures.style import (
@@ -150,11 +149,25 @@ def trace(table: pd.DataFrame, cliffs: pd.DataFrame | None = None, *, closing: i
                 _zones(panel, strip, first, last, end)
             drawn = [line for line in lines if _curve(panel, strip, line, kind, end)]
             _dress(panel, kind, drawn)
-            _dress_strip(strip, drawn)
+            strip.set_xlabel("tokens relative to the end of thinking")
+            strip.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=(1, 2, 5, 10)))
+            if not drawn:
+                strip.set_yticks([])
+            else:
+                most = int(max(line.rows["n"].max() for line in drawn))
+                strip.set_ylim(0, most * 1.18)
+                strip.set_yticks([0, most])
         axes[0, 0].set_ylabel("normalised score")
         axes[0, 1].set_ylabel("probe logit")
         axes[1, 0].set_ylabel("n")
-        _legend(fig, lines)
+        if lines:
+            handles = [
+                fig.axes[0].plot(
+                    [], [], color=line.colour, linestyle=line.role.dash, linewidth=line.role.width, label=line.label
+                )[0]
+                for line in lines
+            ]
+            fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
         settle(fig)
     return Display(fig, _caption(table, lines, cliffs), table)
 
@@ -234,7 +247,18 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
     rows = pd.concat([line.kind(kind) for line in drawn])
     if kind == "raw":
         panel.axhline(0, color=MUTED, linewidth=0.6, zorder=1)
-    low, high, cut = _frame(rows, kind)
+    # limits that hold every mean, and the bands unless a thin edge of them would flatten everything else
+    bottom, top = float(rows["estimate"].min()), float(rows["estimate"].max())
+    if kind == "normalised":
+        bottom, top = min(bottom, 0.0), max(top, 1.0)
+    room = 0.4 * max(top - bottom, 1e-9)
+    full = np.nanmin([bottom, rows["low"].min()]), np.nanmax([top, rows["high"].max()])
+    bottom, top = max(full[0], bottom - room), min(full[1], top + room)
+    if kind == "normalised":
+        bottom, top = max(bottom, _FRAME[0]), min(top, _FRAME[1])
+    inside = bool(full[0] < bottom or full[1] > top)
+    pad = 0.06 * (top - bottom) or 1.0
+    low, high, cut = bottom - pad, top + pad, inside
     panel.set_ylim(low, high)
     if cut:
         panel.text(
@@ -264,44 +288,6 @@ def _dress(panel: Axes, kind: str, drawn: list[_Line]) -> None:
             )
 
 
-def _frame(rows: pd.DataFrame, kind: str) -> tuple[float, float, bool]:
-    """Limits that hold every mean, and the bands unless a thin edge of them would flatten everything else."""
-    low, high = float(rows["estimate"].min()), float(rows["estimate"].max())
-    if kind == "normalised":
-        low, high = min(low, 0.0), max(high, 1.0)
-    room = 0.4 * max(high - low, 1e-9)
-    full = np.nanmin([low, rows["low"].min()]), np.nanmax([high, rows["high"].max()])
-    low, high = max(full[0], low - room), min(full[1], high + room)
-    if kind == "normalised":
-        low, high = max(low, _FRAME[0]), min(high, _FRAME[1])
-    cut = bool(full[0] < low or full[1] > high)
-    pad = 0.06 * (high - low) or 1.0
-    return low - pad, high + pad, cut
-
-
-def _dress_strip(strip: Axes, drawn: list[_Line]) -> None:
-    strip.set_xlabel("tokens relative to the end of thinking")
-    strip.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=(1, 2, 5, 10)))
-    if not drawn:
-        strip.set_yticks([])
-        return
-    most = int(max(line.rows["n"].max() for line in drawn))
-    strip.set_ylim(0, most * 1.18)
-    strip.set_yticks([0, most])
-
-
-def _legend(fig: Figure, lines: list[_Line]) -> None:
-    if not lines:
-        return
-    handles = [
-        fig.axes[0].plot(
-            [], [], color=line.colour, linestyle=line.role.dash, linewidth=line.role.width, label=line.label
-        )[0]
-        for line in lines
-    ]
-    fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
-
-
 def _caption(table: pd.DataFrame, lines: list[_Line], cliffs: pd.DataFrame | None) -> str:
     text = [
         "Probe score around the end of thinking (0: first closing token), test split. (a) Normalised: 0 is the mean of "
@@ -318,27 +304,23 @@ def _caption(table: pd.DataFrame, lines: list[_Line], cliffs: pd.DataFrame | Non
     else:
         text.append("No target request was complied with, so there is no bold line.")
     if cliffs is not None:
-        text.append(_drop_words(cliffs))
+        # the normalised drop of each variant, as the table has it
+        need(cliffs, "cliff", "variant cell target name estimate low high n")
+        rows = cliffs[truth(cliffs["target"]) & (cliffs["name"] == "normalised_drop")]
+        parts = []
+        # A control variant takes all target requests, whatever came of them: its cell is called target.
+        for variant, cells, words in (
+            ("base", _COMPLIED, "base"),
+            ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference model"),
+            ("ablated_fixed", (*_COMPLIED, "target"), "heads ablated"),
+        ):
+            found = rows[(rows["variant"] == variant) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
+            if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
+                parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
+        text.append(f"Normalised drop, target requests: {'; '.join(parts)}." if parts else "")
     roles = {line.role.name for line in lines}
     absent = [w for name, w in (("reference", "reference model"), ("ablated", "ablated heads")) if name not in roles]
     if absent:
         text.append(f"Without a control: {', '.join(absent)}.")
     text.append("Not shown: that the score causes the verdict; a raw drop alone is no evidence.")
     return " ".join(part for part in text if part)
-
-
-def _drop_words(cliff: pd.DataFrame) -> str:
-    """The normalised drop of each variant, as the table has it."""
-    need(cliff, "cliff", "variant cell target name estimate low high n")
-    rows = cliff[truth(cliff["target"]) & (cliff["name"] == "normalised_drop")]
-    parts = []
-    # A control variant takes all target requests, whatever came of them: its cell is called target.
-    for variant, cells, words in (
-        ("base", _COMPLIED, "base"),
-        ("reference", (*_REFUSED, *_COMPLIED, "target"), "reference model"),
-        ("ablated_fixed", (*_COMPLIED, "target"), "heads ablated"),
-    ):
-        found = rows[(rows["variant"] == variant) & rows["cell"].isin(cells)].sort_values("n", ascending=False)
-        if len(found) and np.isfinite(float(found.iloc[0]["estimate"])):
-            parts.append(f"{words} {interval(found.iloc[0])}, n = {number(found.iloc[0]['n']).partition('.')[0]}")
-    return f"Normalised drop, target requests: {'; '.join(parts)}." if parts else ""

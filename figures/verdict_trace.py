@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from verdictscope.figures.style import FAINT, MUTED, WIDTH, ZONE, Display, context, notice, settle, sheet
@@ -69,9 +68,28 @@ def verdict_trace(table: pd.DataFrame, *, cue: str | None = None, reader: str | 
             if not found:
                 notice(panel, "nothing was read")
         axes[1, 0].set_ylabel("n")
-        _legend(fig, table, cue)
+        both = {line.label: line for name in (_reader(table), _FORCED) for line in _lines(table, name, cue)}
+        handles = [
+            Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width, label=label)
+            for label, line in both.items()
+        ]
+        if handles:
+            fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
         settle(fig)
-    return Display(fig, _caption(table, cue, reader), table)
+    text = [
+        "The verdict through the judge's own thinking, test split: content (towards the better answer) and position "
+        "(towards the one shown first), averaged over both orders; the null of both is 0. (a) Read at every token by "
+        f"{_NAMED.get(reader, reader)}; (b) log-odds if the thinking is closed there. Bands are 95 % intervals over "
+        f"groups."
+    ]
+    for label, name in (("(a)", reader), ("(b)", _FORCED)):
+        for line in _lines(table, name, cue)[:1]:
+            first, last = (interval(line.rows.iloc[at], signed=True) for at in (0, -1))
+            text.append(f"{label} {line.label}: {first} to {last}.")
+    held = [line.rows["n"] for name in (reader, _FORCED) for line in _lines(table, name, cue)]
+    text.append(f"{counts(pd.concat(held))} items by position." if held else "There was nothing to trace.")
+    text.append("Not shown: that the judge uses what is read.")
+    return Display(fig, " ".join(text), table)
 
 
 def _strongest(table: pd.DataFrame) -> str | None:
@@ -150,30 +168,3 @@ def _curves(panel: Axes, strip: Axes, found: list[_Line], names: pd.Series) -> N
 
 def _short(name: str) -> str:
     return {"prompt end": "prompt", "verdict": "verdict"}.get(name, name.removeprefix("thinking "))
-
-
-def _legend(fig: Figure, table: pd.DataFrame, cue: str | None) -> None:
-    both = {line.label: line for name in (_reader(table), _FORCED) for line in _lines(table, name, cue)}
-    handles = [
-        Line2D([], [], color=line.colour, linestyle=line.dash, linewidth=line.width, label=label)
-        for label, line in both.items()
-    ]
-    if handles:
-        fig.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.6, labelspacing=0.35)
-
-
-def _caption(table: pd.DataFrame, cue: str | None, reader: str) -> str:
-    text = [
-        "The verdict through the judge's own thinking, test split: content (towards the better answer) and position "
-        "(towards the one shown first), averaged over both orders; the null of both is 0. (a) Read at every token by "
-        f"{_NAMED.get(reader, reader)}; (b) log-odds if the thinking is closed there. Bands are 95 % intervals over "
-        f"groups."
-    ]
-    for label, name in (("(a)", reader), ("(b)", _FORCED)):
-        for line in _lines(table, name, cue)[:1]:
-            first, last = (interval(line.rows.iloc[at], signed=True) for at in (0, -1))
-            text.append(f"{label} {line.label}: {first} to {last}.")
-    held = [line.rows["n"] for name in (reader, _FORCED) for line in _lines(table, name, cue)]
-    text.append(f"{counts(pd.concat(held))} items by position." if held else "There was nothing to trace.")
-    text.append("Not shown: that the judge uses what is read.")
-    return " ".join(text)

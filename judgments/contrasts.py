@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -71,8 +71,8 @@ class Contrast:
         kept = [k for k, item in enumerate(self.items) if item in items]
         if not kept:
             raise InputError(f"none of the {len(items)} items asked for is in contrast {self.name!r}")
-        columns = ([column[k] for k in kept] for column in (self.items, self.groups, self.rollouts, self.weights))
-        return Contrast(self.name, *(tuple(column) for column in columns))
+        own: list[Any] = [tuple(c[k] for k in kept) for c in (self.items, self.groups, self.rollouts, self.weights)]
+        return Contrast(self.name, *own)
 
     def of(self, values: Float[ndarray, "*any rollout"], rollouts: Sequence[str]) -> Float[ndarray, "*any item"]:
         """The sums, from values per rollout.

@@ -52,11 +52,8 @@ def distribution_sensitive(
     if form not in ("logit", "probability"):
         raise InputError(f"form {form!r} is neither logit nor probability")
     z = values if form == "probability" else np.log((values + EPSILON) / (1 - values + EPSILON))
-    return float(np.exp(_log_softmax(z / temperature)) @ at)
-
-
-def _log_softmax(z: ndarray) -> ndarray:
-    return z - z.max() - np.log(np.exp(z - z.max()).sum())
+    scaled = z / temperature
+    return float(np.exp(scaled - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())) @ at)
 
 
 def _distribution(p: ndarray, scores: Sequence[float | int]) -> tuple[ndarray, ndarray]:

@@ -104,6 +104,12 @@ def change_point(
     at, held = int(fit.location[0]), slice(low, high + 1)
     off = stats.t.isf((1 - confidence) / 2, fit.free) * fit.errors()[0, held]
     sizes = fit.sizes[0, held]
+    # cosines that lower BIC most, where they lower it clearly
+    n, best, least = own.shape[1], 0, fit.bic() - CLEARLY
+    for k in range(trend + 1, min(TRENDS, n // 64) + 1):
+        bic = fit_step(own, slow_basis(n, k)).bic()
+        if bic < least:
+            best, least = k, bic
     return ChangePoint(
         start + at,
         start + low,
@@ -114,7 +120,7 @@ def change_point(
         float(fit.rho[0]),
         float(fit.deviation()[0]),
         len(y),
-        _drift(own, trend, fit),
+        best,
     )
 
 
@@ -166,16 +172,6 @@ def _window(y: Float[ndarray, " token"], trend: int) -> tuple[int, int]:
     scale = 40 * alike * (fit.deviation()[0] / least) ** 2
     reach = WINDOW[1] if trend else int(np.clip(scale, *WINDOW))
     return max(0, at - reach), min(n, at + reach)
-
-
-def _drift(y: Float[ndarray, "1 token"], trend: int, fit: StepFit) -> int:
-    """Cosines that lower BIC most, where they lower it clearly."""
-    n, best, least = y.shape[1], 0, fit.bic() - CLEARLY
-    for k in range(trend + 1, min(TRENDS, n // 64) + 1):
-        bic = fit_step(y, slow_basis(n, k)).bic()
-        if bic < least:
-            best, least = k, bic
-    return best
 
 
 def _interval(

@@ -123,8 +123,36 @@ def measure(cut: Windows, normaliser: Normaliser, *, name: str = "cell", seed: i
     """`cliff` of windows that are cut already."""
     seed = normaliser.seed if seed is None else seed
     counts, n = _cell_counts(cut.group, normaliser.resamples, seed)
-    point = _per_rollout(cut, normaliser)
-    effects = _raw_effects(point, counts, n, seed)
+    # raw and normalised numbers of every measured rollout
+    raw = np.median(cut.window, axis=1)
+    high, low = np.full_like(raw, np.nan), np.full_like(raw, np.nan)
+    c, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
+    if not normaliser.plateau_reason:
+        at = normaliser.plateau_columns
+        high = np.median(_normalised(cut.window[:, normaliser.plateau_tokens], c[at], gap[at]), axis=1)
+    if not normaliser.final_reason:
+        low = _normalised(cut.final, c[normaliser.final_column], gap[normaliser.final_column])
+    point = pd.DataFrame(
+        {
+            "rollout": cut.rollout,
+            "raw_plateau": raw,
+            "raw_final": cut.final,
+            "raw_drop": raw - cut.final,
+            "maximum": cut.maximum,
+            "as_published": cut.maximum - cut.final,
+            "normalised_plateau": high,
+            "normalised_final": low,
+            "normalised_drop": high - low,
+        }
+    )
+    effects = {}
+    for quantity in RAW:
+        values = point[quantity].to_numpy()
+        if len(values):
+            ends = percentile_interval(_mean_draws({quantity: values}, counts)[quantity], n)
+            effects[quantity] = Effect(quantity, float(values.mean()), float(ends[0]), float(ends[1]), n, "logit", seed)
+        else:
+            effects[quantity] = Effect.missing(quantity, "logit", seed=seed)
     effects |= _normalised_effects(point, cut, normaliser, counts, effects["as_published"])
     table = cut.table.merge(point, on="rollout", how="left")
     reason = normaliser.reason if len(cut.rollout) else "cannot measure: no rollout of this cell has both ends"
@@ -203,31 +231,6 @@ def _normalised(values: Any, complied: Any, gap: Any) -> Any:
         return (values - complied) / gap
 
 
-def _per_rollout(cut: Windows, normaliser: Normaliser) -> pd.DataFrame:
-    """Raw and normalised numbers of every measured rollout."""
-    raw = np.median(cut.window, axis=1)
-    high, low = np.full_like(raw, np.nan), np.full_like(raw, np.nan)
-    c, gap = normaliser.table["complied"].to_numpy(), normaliser.table["gap"].to_numpy()
-    if not normaliser.plateau_reason:
-        at = normaliser.plateau_columns
-        high = np.median(_normalised(cut.window[:, normaliser.plateau_tokens], c[at], gap[at]), axis=1)
-    if not normaliser.final_reason:
-        low = _normalised(cut.final, c[normaliser.final_column], gap[normaliser.final_column])
-    return pd.DataFrame(
-        {
-            "rollout": cut.rollout,
-            "raw_plateau": raw,
-            "raw_final": cut.final,
-            "raw_drop": raw - cut.final,
-            "maximum": cut.maximum,
-            "as_published": cut.maximum - cut.final,
-            "normalised_plateau": high,
-            "normalised_final": low,
-            "normalised_drop": high - low,
-        }
-    )
-
-
 def _normalised_draws(
     cut: Windows, normaliser: Normaliser, counts: ndarray
 ) -> dict[str, Float[ndarray, "resample rollout"]]:
@@ -247,18 +250,6 @@ def _normalised_draws(
 def _mean_draws(draws: dict[str, ndarray], counts: ndarray) -> dict[str, Float[ndarray, " resample"]]:
     with np.errstate(invalid="ignore", divide="ignore"):
         return {k: (v * counts).sum(axis=1) / counts.sum(axis=1) for k, v in draws.items()}
-
-
-def _raw_effects(point: pd.DataFrame, counts: ndarray, n: int, seed: int) -> dict[str, Effect]:
-    out = {}
-    for name in RAW:
-        values = point[name].to_numpy()
-        if not len(values):
-            out[name] = Effect.missing(name, "logit", seed=seed)
-            continue
-        low, high = percentile_interval(_mean_draws({name: values}, counts)[name], n)
-        out[name] = Effect(name, float(values.mean()), float(low), float(high), n, "logit", seed)
-    return out
 
 
 def _normalised_effects(

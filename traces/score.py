@@ -222,7 +222,18 @@ def store_traces(
             names = [_column(key) for key in keys]
             data = {**_id_columns([rollouts[i] for i in members]), **dict(zip(names, block, strict=True))}
             if writer is None:
-                schema = _schema(keys, names, rollouts)
+                clash = {n for n in names if n in _IDS or list(names).count(n) > 1}
+                if clash:
+                    raise InputError(f"a readout may not be called {min(clash)!r}; give it another name")
+                about = [{"name": n, "layer": layer, "column": c} for (n, layer), c in zip(keys, names, strict=True)]
+                ids = [
+                    ("rollout", pa.string()),
+                    ("pos", pa.int32()),
+                    ("segment", pa.string()),
+                    ("token_id", pa.int32()),
+                ]
+                described = json.dumps({"readouts": about, "rollouts": [r.id for r in rollouts]})
+                schema = pa.schema([*ids, *((name, pa.float32()) for name in names)], {_META: described})
                 # scores are as good as noise to a compressor
                 packed = {name: "zstd" if name in _IDS else "none" for name in schema.names}
                 writer = pq.ParquetWriter(part, schema, compression=packed, use_dictionary=["rollout", "segment"])
@@ -321,13 +332,3 @@ def _members(rollouts: Sequence[Rollout], ids: Collection[str] | None) -> list[i
 def _column(key: Key) -> str:
     name, layer = key
     return name if layer is None else f"{name}@{layer}"
-
-
-def _schema(keys: Sequence[Key], names: Sequence[str], rollouts: Sequence[Rollout]) -> pa.Schema:
-    clash = {n for n in names if n in _IDS or list(names).count(n) > 1}
-    if clash:
-        raise InputError(f"a readout may not be called {min(clash)!r}; give it another name")
-    about = [{"name": n, "layer": layer, "column": c} for (n, layer), c in zip(keys, names, strict=True)]
-    ids = [("rollout", pa.string()), ("pos", pa.int32()), ("segment", pa.string()), ("token_id", pa.int32())]
-    described = json.dumps({"readouts": about, "rollouts": [r.id for r in rollouts]})
-    return pa.schema([*ids, *((name, pa.float32()) for name in names)], {_META: described})

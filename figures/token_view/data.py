@@ -120,12 +120,8 @@ def _codes(values: list[Any]) -> tuple[Int[np.ndarray, " row"], list[Any]]:
     return np.array([places.setdefault(v, len(places)) for v in values], dtype=np.int64), list(places)
 
 
-def _layer(value: float) -> Layer:
-    return None if np.isnan(value) else int(value)
-
-
 def _layers(values: np.ndarray) -> tuple[Layer, ...]:
-    return tuple(_layer(v) for v in np.unique(values))  # ascending, one NaN at most
+    return tuple((None if np.isnan(v) else int(v)) for v in np.unique(values))  # ascending, one NaN at most
 
 
 def _rollout(key: tuple[str, ...], rows: _Rows, index: Int[np.ndarray, " row"]) -> ShownRollout:

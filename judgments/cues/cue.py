@@ -95,11 +95,43 @@ def make_cue(
         raise InputError(f"item {item.id} has no side {target!r}: there are {', '.join(item.verdicts)}")
     toward = None if target is None or item.label is None else "right" if target == item.label else "wrong"
     if kind == "position":
-        return _position(item, target or "", toward)
+        named = target or ""
+        if isinstance(item, ChoiceItem):
+            at, last = item.letters.index(named), len(item.options) - 1
+            variants = Variant(item.moved(at, last)), Variant(item.moved(at, 0))
+        else:
+            first = "AB" if named == "A" else "BA"
+            variants = Variant(item, order=first[::-1]), Variant(item, order=first)
+        return Cue("position", named, toward, "", "order", "", *variants)
     if kind == "version":
-        return _version(item, other, toward)
+        if other is None or other.id != item.id or other.label != item.label:
+            raise InputError(f"item {item.id}: name the same item (id and label) in its cued wording")
+        return Cue("version", None, toward, "", "item", "", Variant(item), Variant(other))
     if kind.endswith("reference"):
-        return _reference(kind, item, target, toward, other)
+        # the item's own reference against none, another question's, or the target's answer passed off as one
+        if item.reference is None and kind != "wrong_reference":
+            raise InputError(f"item {item.id} has no reference to be replaced")
+        shown: str | None = None
+        if kind == "random_reference":
+            if other is None or other.reference is None or other.reference == item.reference:
+                raise InputError(f"item {item.id}: name another item with a reference of its own")
+            shown = other.reference
+        if kind == "wrong_reference":
+            sides = {"A": item.a, "B": item.b} if isinstance(item, PairItem) else {}
+            options = dict(zip(item.letters, item.options, strict=True)) if isinstance(item, ChoiceItem) else {}
+            shown = (sides | options).get(target or "") or (None if other is None else other.reference)
+            if shown is None:
+                raise InputError(f"item {item.id}: there is no answer to pass off as the reference")
+        return Cue(
+            kind,
+            target,
+            toward,
+            shown or "",
+            "reference",
+            item.reference or "",
+            Variant(item),
+            Variant(replace(item, reference=shown)),
+        )
     place, known = sentences()[kind]
     if isinstance(text, int) and not 0 <= text < len(known):
         raise InputError(f"cue {kind} has sentences 0 to {len(known) - 1}, not {text}")
@@ -123,49 +155,6 @@ def _where(place: str, item: Item, target: str | None) -> str:
     if place == "between" and isinstance(item, ChoiceItem):
         raise InputError("between two answers there is a place in pairs alone: use another cue for multiple choice")
     return place
-
-
-def _position(item: Item, target: str, toward: str | None) -> Cue:
-    if isinstance(item, ChoiceItem):
-        at, last = item.letters.index(target), len(item.options) - 1
-        variants = Variant(item.moved(at, last)), Variant(item.moved(at, 0))
-    else:
-        first = "AB" if target == "A" else "BA"
-        variants = Variant(item, order=first[::-1]), Variant(item, order=first)
-    return Cue("position", target, toward, "", "order", "", *variants)
-
-
-def _reference(kind: str, item: Item, target: str | None, toward: str | None, other: Item | None) -> Cue:
-    """The item's own reference against none, another question's, or the target's answer passed off as one."""
-    if item.reference is None and kind != "wrong_reference":
-        raise InputError(f"item {item.id} has no reference to be replaced")
-    shown: str | None = None
-    if kind == "random_reference":
-        if other is None or other.reference is None or other.reference == item.reference:
-            raise InputError(f"item {item.id}: name another item with a reference of its own")
-        shown = other.reference
-    if kind == "wrong_reference":
-        sides = {"A": item.a, "B": item.b} if isinstance(item, PairItem) else {}
-        options = dict(zip(item.letters, item.options, strict=True)) if isinstance(item, ChoiceItem) else {}
-        shown = (sides | options).get(target or "") or (None if other is None else other.reference)
-        if shown is None:
-            raise InputError(f"item {item.id}: there is no answer to pass off as the reference")
-    return Cue(
-        kind,
-        target,
-        toward,
-        shown or "",
-        "reference",
-        item.reference or "",
-        Variant(item),
-        Variant(replace(item, reference=shown)),
-    )
-
-
-def _version(item: Item, other: Item | None, toward: str | None) -> Cue:
-    if other is None or other.id != item.id or other.label != item.label:
-        raise InputError(f"item {item.id}: name the same item (id and label) in its cued wording")
-    return Cue("version", None, toward, "", "item", "", Variant(item), Variant(other))
 
 
 def make_cues(

@@ -136,10 +136,12 @@ def agreement_measures(
     def of(name: str, formula: Callable[[Confusion], ndarray], words: str, unit: str = "coefficient") -> Measure:
         return confusion_measure(name, label, verdict, categories, formula, words, unit)
 
+    filled = np.array([v if isinstance(v, str) else UNREAD for v in verdict], dtype=object)
+    about = "Cohen's kappa with unread as a verdict of its own, never equal to a label"
     made += [
         of("kappa", cohen_kappa, "Cohen's kappa of verdicts read and labels"),
         of("pi", scott_pi, "Scott's pi of verdicts read and labels"),
-        _with_unread(verdict, label, categories),
+        confusion_measure("kappa_unread", label, filled, [*categories, UNREAD], cohen_kappa, about),
     ]
     if macros:
         for which in ("precision", "recall", "f1"):
@@ -148,12 +150,6 @@ def agreement_measures(
     if positive is not None and len(categories) == 2:
         made += _two_way(verdict, label, categories, positive)
     return made
-
-
-def _with_unread(verdict: ndarray, label: ndarray, categories: Sequence[str]) -> Measure:
-    filled = np.array([v if isinstance(v, str) else UNREAD for v in verdict], dtype=object)
-    words = "Cohen's kappa with unread as a verdict of its own, never equal to a label"
-    return confusion_measure("kappa_unread", label, filled, [*categories, UNREAD], cohen_kappa, words)
 
 
 def _two_way(verdict: ndarray, label: ndarray, categories: Sequence[str], positive: str) -> list[Measure]:

@@ -106,7 +106,14 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
         share("accuracy_ab", right_ab, pairs.asked_ab & labelled, "right with A shown first; unread is not right"),
         share("accuracy_ba", right_ba, pairs.asked_ba & labelled, "right with B shown first; unread is not right"),
     ]
-    made += _gold_side(pairs, right_ab, right_ba)
+    # accuracy by where the right answer was shown: means over the verdicts of the units where it stood there
+    is_a, is_b = pairs.label == "A", pairs.label == "B"
+    first = np.where(is_a, pairs.asked_ab, is_b & pairs.asked_ba)
+    second = np.where(is_a, pairs.asked_ba, is_b & pairs.asked_ab)
+    hit_first, hit_second = np.where(is_a, right_ab, right_ba), np.where(is_a, right_ba, right_ab)
+    one = share("accuracy_gold_first", hit_first, first, "right where the better answer was shown first")
+    two = share("accuracy_gold_second", hit_second, second, "right where the better answer was shown second")
+    made += [one, two, contrast("position_bias", one, two, "accuracy with the better answer first minus second")]
     scored = both & labelled
     wrong = {
         k: same(v, np.array([other_side(x) if x in ("A", "B") else None for x in pairs.label], dtype=object))
@@ -124,25 +131,9 @@ def order_measures(pairs: Pairs, *, verdicts: tuple[str, ...] = ("A", "B", "tie"
         share("two_order_undecided", points == 0, scored, "the same sum 0"),
         share("consistent_accuracy", right_ab & right_ba, scored, "right in both orders"),
     ]
-    return made + _flips(pairs, verdicts) + _preference(pairs)
-
-
-def _gold_side(pairs: Pairs, right_ab: ndarray, right_ba: ndarray) -> list[Measure]:
-    """Accuracy by where the right answer was shown: means over the verdicts of the units where it stood there."""
-    is_a, is_b = pairs.label == "A", pairs.label == "B"
-    first = np.where(is_a, pairs.asked_ab, is_b & pairs.asked_ba)
-    second = np.where(is_a, pairs.asked_ba, is_b & pairs.asked_ab)
-    hit_first, hit_second = np.where(is_a, right_ab, right_ba), np.where(is_a, right_ba, right_ab)
-    one = share("accuracy_gold_first", hit_first, first, "right where the better answer was shown first")
-    two = share("accuracy_gold_second", hit_second, second, "right where the better answer was shown second")
-    return [one, two, contrast("position_bias", one, two, "accuracy with the better answer first minus second")]
-
-
-def _flips(pairs: Pairs, verdicts: tuple[str, ...]) -> list[Measure]:
-    both = pairs.both
     read = both & known(pairs.ab) & known(pairs.ba)
     agree = same(pairs.ab, pairs.ba)
-    return [
+    made += [
         share("flip_rate", read & ~agree, read, "verdict on the item changes with the order, both read"),
         share("robust_rate", agree, read, "verdict on the item stays the same in both orders, both read"),
         share("consistency", agree, both, "the same in both orders, of all items asked twice; unread is not the same"),
@@ -157,6 +148,7 @@ def _flips(pairs: Pairs, verdicts: tuple[str, ...]) -> list[Measure]:
             among=both,
         ),
     ]
+    return made + _preference(pairs)
 
 
 def _preference(pairs: Pairs) -> list[Measure]:

@@ -212,7 +212,15 @@ def combine_judges(
     """
     number(threshold, "threshold", 0, 1), number(extreme, "extreme", 0, 0.5), number(correlated, "correlated", 0, 1)
     number(tolerance, "tolerance", 0), whole_number(iterations, "iterations", 1)
-    votes, marginal = _binary(scores, threshold)
+    values = scores.to_numpy(dtype=float)
+    if np.isinf(values).any():
+        raise InputError(f"judge {scores.columns[int(np.isinf(values).any(axis=0).argmax())]!r} has an infinite score")
+    low, high = np.nanmin(values, axis=0, initial=np.inf), np.nanmax(values, axis=0, initial=-np.inf)
+    width = np.where(high > low, high - low, 1.0)
+    scaled = np.where((low < 0) | (high > 1), (values - low) / width, values)
+    cut = np.where(np.isfinite(values), (scaled >= threshold).astype(float), np.nan)
+    votes = pd.DataFrame(cut, index=scores.index, columns=scores.columns)
+    marginal = votes.mean()
     dropped = _dropped(votes, marginal, extreme, correlated)
     kept = [c for c in votes.columns if c not in dropped]
     if len(kept) < 3:
@@ -229,18 +237,6 @@ def combine_judges(
     if not rest:
         warnings.append(f"the fit did not come to rest in {steps} steps")
     return Combined(posterior, table, prior, steps, rest, tuple(warnings))
-
-
-def _binary(scores: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, pd.Series]:
-    values = scores.to_numpy(dtype=float)
-    if np.isinf(values).any():
-        raise InputError(f"judge {scores.columns[int(np.isinf(values).any(axis=0).argmax())]!r} has an infinite score")
-    low, high = np.nanmin(values, axis=0, initial=np.inf), np.nanmax(values, axis=0, initial=-np.inf)
-    width = np.where(high > low, high - low, 1.0)
-    scaled = np.where((low < 0) | (high > 1), (values - low) / width, values)
-    cut = np.where(np.isfinite(values), (scaled >= threshold).astype(float), np.nan)
-    votes = pd.DataFrame(cut, index=scores.index, columns=scores.columns)
-    return votes, votes.mean()
 
 
 def _dropped(votes: pd.DataFrame, marginal: pd.Series, extreme: float, correlated: float) -> dict[str, str]:

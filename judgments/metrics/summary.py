@@ -205,7 +205,14 @@ def _metrics(log: Log, settings: dict[str, Any]) -> JudgeMetrics:
             tables.append(framed(view.part, judge, _metrics_of(view, rows, how)))
             bins.append(_bins(view, judge, rows))
         if len(view.panel) > 1:
-            tables.append(framed(view.part, PANEL, _panel(view, how)))
+            votes = votes_of(view.table[view.table["judge"].isin(view.panel)])
+            about = (
+                view.table.drop_duplicates(["item", "order", "run"])
+                .set_index(["item", "order", "run"])
+                .loc[votes.index]
+            )
+            measures: list[Measure] = panel_measures(votes, view.categories)
+            tables.append(framed(view.part, PANEL, measured(measures, about["group"], **how)))
     calibration = pd.concat([b for b in bins if len(b)] or [pd.DataFrame(columns=list(CALIBRATION))])
     verdicts = log.verdicts
     counts = {
@@ -293,13 +300,6 @@ def _metrics_of(view: View, rows: pd.DataFrame, how: dict[str, int]) -> pd.DataF
         made += candidate_measures(verdict, label, rows["candidate"].to_numpy(dtype=object), view.positive)
     parts.append(measured(made, rows["group"], **how))
     return pd.concat(parts, ignore_index=True)
-
-
-def _panel(view: View, how: dict[str, int]) -> pd.DataFrame:
-    votes = votes_of(view.table[view.table["judge"].isin(view.panel)])
-    about = view.table.drop_duplicates(["item", "order", "run"]).set_index(["item", "order", "run"]).loc[votes.index]
-    measures: list[Measure] = panel_measures(votes, view.categories)
-    return measured(measures, about["group"], **how)
 
 
 def _bins(view: View, judge: str, rows: pd.DataFrame) -> pd.DataFrame:
