@@ -59,7 +59,7 @@ def _predictions(path: Path, rows: list[Placed], biases: list[str]) -> Log:
         label = gold[0]
         if label is None:
             notes.add("unknown_label", "no ground truth")
-        common = {"group": name, "judge": judge, "label": label}
+        common: dict[str, Any] = {"group": name, "judge": judge, "label": label}
         control, status = read(row.get("prediction_original"))
 
         def said_of(part: str, order: str, variant: str, verdict: str | None, status: str) -> dict[str, Any]:

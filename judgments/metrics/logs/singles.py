@@ -74,7 +74,8 @@ def judging_the_judges_log(path: Path, labels: Path | None = None) -> Log:
 
 def _judges(rows: list[Placed], columns: list[str]) -> tuple[list[str], list[str]]:
     """Columns whose cells mostly are verdicts, and the others."""
-    judges, others = [], []
+    judges: list[str] = []
+    others: list[str] = []
     for column in columns:
         cells = [row.get(column) for _, row in rows if isinstance(row, Mapping)]
         filled = [c for c in cells if c not in (None, "")]
