@@ -85,7 +85,7 @@ class Site:
         if self.layers is not None and not isinstance(self.layers, int):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
 
-    def __matmul__(self, positions: Positions) -> Read:
+    def __matmul__(self, positions: Positions | FrozenPositions) -> Read:
         return Read(self, positions)
 
     def __str__(self) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from verdictscope.activations import BatchPlan, Model, Readout
+from verdictscope.activations.batch import Listener
 from verdictscope.activations.forward import passes
 from verdictscope.activations.positions import FrozenPositions, Positions
 from verdictscope.errors import InputError
@@ -89,7 +90,10 @@ class Attribution:
     @property
     def relative_residual(self) -> float:
         """Largest residual over the largest sum of absolute attributions."""
-        return float(np.abs(self.residual).max() / np.abs(self.values).sum(axis=0).max())
+        left, total = float(np.abs(self.residual).max()), float(np.abs(self.values).sum(axis=0).max())
+        if total == 0:  # a readout that is 0 in every row
+            return 0.0 if left == 0 else np.inf
+        return left / total
 
     def on(self, contrast: Contrast) -> Attribution:
         """What every component adds to a contrast; the columns are items, the rows' ``rollout`` is the item."""
@@ -216,7 +220,7 @@ def attribute(
         heads = tuple((layer, head) for layer in layers for head in range(blocks[layer].n_heads))
     split = SourceShares(components, heads)
     gathered = Gathered(split.heads, not every, names)
-    listeners = [components, split] if split.heads else [components]
+    listeners: list[Listener] = [components, split] if split.heads else [components]
     batches: list[tuple[dict[Component, ndarray], pd.DataFrame]] = []
     for done in passes(model, rollouts, score=[replace(readout, positions=positions)], plan=plan, moments=listeners):
         if done.scores.empty:

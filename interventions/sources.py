@@ -153,7 +153,7 @@ class SourceShares:
         scale, found, at = self.components.scale(), [], 0
         for b, rollout in enumerate(self._batch.rollouts):
             for i, pos in enumerate(where.tokens[where.rows == b].tolist()):
-                columns = {}
+                columns: dict[Head, Any] = {}
                 for layer, heads in self.by_layer.items():
                     shares, attention, weighted = (x.double().cpu().numpy() for x in self._found[layer][b][i])
                     share = shares @ weights[at] * scale[at]

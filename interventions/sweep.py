@@ -188,7 +188,7 @@ class HeadSweep:
         """The effects on one contrast; ``None`` for the only one."""
         if contrast is None and len(self.contrasts) == 1:
             return next(iter(self.contrasts.values()))
-        if contrast not in self.contrasts:
+        if contrast is None or contrast not in self.contrasts:
             raise InputError(f"no contrast {contrast!r}: there are {', '.join(self.contrasts)}")
         return self.contrasts[contrast]
 

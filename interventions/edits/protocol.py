@@ -103,6 +103,7 @@ def at_positions(positions: Positions | FrozenPositions) -> str:
     if isinstance(positions, str):
         return f"at {positions} positions"
     pairs = freeze(positions)
+    assert not isinstance(pairs, str)
     return f"at {sum(len(where) for _, where in pairs)} given positions of {len(pairs)} rollouts"
 
 

@@ -119,7 +119,7 @@ class _Reference:
         crc = hashlib.sha256(repr(self._names()).encode())
         for key in sorted(self.values):
             crc.update(repr((key, self.values[key].dtype.name, self.values[key].shape)).encode())
-            crc.update(np.ascontiguousarray(self.values[key]))
+            crc.update(np.ascontiguousarray(self.values[key]).data)
         return crc.hexdigest()[:8]
 
     def _names(self) -> Any:

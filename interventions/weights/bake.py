@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def bake(model: Model, out: str | Path, edits: Edit | Sequence[Edit], *, source:
     for layer in sorted({layer for layer, _ in factors}):
         o = own_output_projection(model, layer)
         key, stored = files.find(parameter_names(model, o)["weight"], o.weight)  # type: ignore[arg-type]
-        new = stored.to(o.weight.dtype).clone()
+        new = stored.to(cast(Tensor, o.weight).dtype).clone()
         for (at, head), factor in factors.items():
             if at == layer:
                 columns = head_columns(model, layer, head, o, new)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -229,9 +229,9 @@ def _layer(donor: Model, recipient: Model, layer: int, heads: list[int], kv: str
     """The recipient's parameters of one layer that change, by name."""
     o, theirs = own_output_projection(recipient, layer), own_output_projection(donor, layer)
     name = parameter_names(recipient, o)["weight"]
-    new = {name: o.weight.detach().cpu().clone()}
+    new = {name: cast(Tensor, o.weight).detach().cpu().clone()}
     for head in heads:
-        source = theirs.weight.detach().cpu()
+        source = cast(Tensor, theirs.weight).detach().cpu()
         head_columns(recipient, layer, head, o, new[name]).copy_(head_columns(donor, layer, head, theirs, source))
     _differs(donor, recipient, name.removesuffix("weight") + "bias", says)
     attention = recipient.sites.blocks[layer].attention

@@ -84,31 +84,31 @@ def decode(
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Iterator[list[Written]]:
     """Draw all requests, the longest prompts first (so that a batch that is too large fails early)."""
-    model = bare(model)  # of what torch.compile or peft put around it
-    on_device(model)
-    if strange_weight(model) is not None:  # attention kernels with a mask make numbers of NaN keys
-        raise not_finite(model, "the logits")
-    _check_context(model, requests, sampling)
-    check_ids(model, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
+    hf: PreTrainedModel = bare(model)  # of what torch.compile or peft put around it
+    on_device(hf)
+    if strange_weight(hf) is not None:  # attention kernels with a mask make numbers of NaN keys
+        raise not_finite(hf, "the logits")
+    _check_context(hf, requests, sampling)
+    check_ids(hf, ((f"prompt {r.id}", r.prompt) for r in requests), tokenizer)
     longest = max((len(r.prompt) for r in requests), default=0) + sampling.max_new_tokens
-    how = batching(model, longest)
+    how = batching(hf, longest)
     queue = _Queue(requests, sampling, batch_tokens, how)
 
     def report(rows: Sequence[Sequence[Row]]) -> None:
         if watch is not None:
             watch([[requests[row.index].id for row in of_one] for of_one in rows])
 
-    quiet = not switch_lengths(model)
-    batch = LiveBatch(model, sampling, eos, how.refill, report)
+    quiet = not switch_lengths(hf)
+    batch = LiveBatch(hf, sampling, eos, how.refill, report)
     while queue.outstanding or queue.waiting:
-        with evaluating(model):  # for a step, not for all: between two the model is its owner's
+        with evaluating(hf):  # for a step, not for all: between two the model is its owner's
             done = _turn(batch, queue, refill and how.refill)
         if done is None:
-            batch = LiveBatch(model, sampling, eos, how.refill, report)
+            batch = LiveBatch(hf, sampling, eos, how.refill, report)
             torch.cuda.empty_cache()
         elif done:
             queue.outstanding -= {row.index for row in done}
-            quiet = quiet or _warn_of_switch(model, done)
+            quiet = quiet or _warn_of_switch(hf, done)
             yield [Written(row.index, tuple(row.written), row.finish or "length") for row in done]
 
 

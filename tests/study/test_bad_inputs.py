@@ -73,7 +73,7 @@ def test_words_that_are_not_understood(call: Call, arguments: list[str], says: s
     [
         (b'name = "x\n[prompts', "is no valid TOML"),
         (b"\xff\xfe\x00", "is no valid TOML"),
-        (b"", "key 'name' is missing"),
+        (b"", "is missing"),
         (b'name = "x"\nquestion = "y"\nmodle = "z"\n', "is missing"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_full_disk_and_a_damaged_table_lose_nothing(
     rest = ("refusal_cliff", "--out", out, "--set", f"prompts.file={prompts}", "--set", "reference=", "--json")
     rest += ("--set", "transfer.by=[]", "--set", "probe.permutations=50")
     for stage, owner, name, repaired in (
-        ("rollouts", pd.DataFrame, "to_parquet", True),
+        ("generate", pd.DataFrame, "to_parquet", True),
         ("collect", os, "pwrite", False),  # the first of them claims the folder
         ("collect", Extents, "write", True),
         ("probe", os, "replace", False),

@@ -77,7 +77,7 @@ def save(folder: Path, kind: str, words: list[str]) -> Path:
     with torch.no_grad():
         # Orthogonal, as far as there is room: each token must say nothing of the others.
         embedding = torch.nn.init.orthogonal_(model.get_input_embeddings().weight, gain=WIDTH**0.5)
-        head = model.get_output_embeddings().weight.normal_(std=0.02)  # what follows is chance, but not exactly equal
+        head = model.get_output_embeddings().weight.zero_()
         for before, after in FOLLOWING.items():
             direction = embedding[made.convert_tokens_to_ids(before)]
             for token in after:
