@@ -9,8 +9,9 @@ OUT    ?= runs/demo
 demo: install          ## the refusal cliff on the bundled model, without a hub, a GPU or a token
 	$(BIN)/verdictscope demo --out $(OUT)
 
-# A file is one worker's, heavy files first (tests/conftest.py). One thread a worker: two workers with two threads each fight over two cores and lose.
-test: install-dev lint ## every fast test
+# A file is one worker's, heavy files first (tests/conftest.py); one thread a worker, since two each would fight over
+# two cores.
+test: install-dev lint types ## every fast test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 evidence: install-dev  ## simulations, kills and many-seed runs
