@@ -165,15 +165,15 @@ def test_what_is_held_at_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_running_out_of_memory_halves_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     model = wrapped("llama")
     whole = effects(model, ROLLOUTS, ONE_TOKEN, heads(model, LATE))
-    run, budgets = running._of_part, []
+    batched, budgets = running.Batched, []
 
-    def tight(job: running.Job, rollouts: list[Rollout]) -> tuple[np.ndarray, np.ndarray]:
+    def tight(job: running.Job, rollouts: list[Rollout]) -> running.Batched:
         budgets.append(job.budget)
         if len(rollouts) > 1:
             raise torch.OutOfMemoryError("no room")
-        return run(job, rollouts)
+        return batched(job, rollouts)
 
-    monkeypatch.setattr(running, "_of_part", tight)
+    monkeypatch.setattr(running, "Batched", tight)
     assert apart(effects(model, ROLLOUTS, ONE_TOKEN, heads(model, LATE)), whole) < 5e-6
     assert budgets[0] > budgets[-1]
 
