@@ -1,4 +1,4 @@
-"""A probe with its papers: where its numbers come from, and a refusal to read a model it was not made for.
+"""Saved probe with its card: where its numbers come from; loading checks that the model is the one it was made for.
 
 Two files of one folder: ``probe.safetensors`` (direction and bias) and ``probe card.json`` (everything else). Each
 knows
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Since 2 the digest of the weights is over all of them."""
-WEIGHTS, PAPERS = "probe.safetensors", "card.json"
+WEIGHTS, CARD_FILE = "probe.safetensors", "card.json"
 
 IDENTITY = {
     "architecture": "architecture",
@@ -201,7 +201,7 @@ def save_probe(folder: str | Path, readout: LinearReadout, card: ProbeCard) -> t
     Args:
         folder: made if missing.
         readout: the probe.
-        probe card: its papers; site, layer and norm must be the readout's.
+        card: its metadata; site, layer and norm must be the readout's.
 
     Raises:
         InputError: readout and probe card do not belong together.
@@ -226,9 +226,9 @@ def save_probe(folder: str | Path, readout: LinearReadout, card: ProbeCard) -> t
     data = save({"direction": weight, "bias": np.array([readout.bias])}, {"name": readout.name, "format": str(FORMAT)})
     with provenance.whole(folder / WEIGHTS) as part:
         part.write_bytes(data)
-    papers = card.to_dict() | {"weights_sha256": hashlib.sha256(data).hexdigest()}
-    provenance.write_json(folder / PAPERS, papers)
-    return folder / WEIGHTS, folder / PAPERS
+    file = card.to_dict() | {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    provenance.write_json(folder / CARD_FILE, file)
+    return folder / WEIGHTS, folder / CARD_FILE
 
 
 def load_probe(
@@ -239,7 +239,7 @@ def load_probe(
     Args:
         folder: where both files lie, for example a run folder.
         model: the model it is to read; without one only the files are checked.
-        reference model: as in `ProbeCard.check`.
+        reference: as in `ProbeCard.check`.
         stated: ``site layer norm positions dtype``, as in `ProbeCard.check`.
 
     Raises:
@@ -262,25 +262,27 @@ def load_probe(
     from verdictscope.activations.readouts import LinearReadout
 
     folder = Path(folder)
-    papers = folder / PAPERS
-    if not papers.is_file():
-        raise InputError(f"there is no probe card at {papers}: a probe without one is not read")
+    file = folder / CARD_FILE
+    if not file.is_file():
+        raise InputError(f"there is no probe card at {file}: a probe without one is not read")
     try:
-        data = json.loads(papers.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise InputError(f"{papers} is no JSON: {error}") from error
+        raise InputError(f"{file} is no JSON: {error}") from error
     known = {f.name for f in fields(ProbeCard)}
     if not isinstance(data, dict) or not isinstance(data.get("format"), int) or data["format"] > FORMAT:
-        raise InputError(f"{papers} is no probe card of format {FORMAT} or older: upgrade, or save the probe again")
+        raise InputError(f"{file} is no probe card of format {FORMAT} or older: upgrade, or save the probe again")
     missing = sorted(known - set(data))
     if missing:
-        raise InputError(f"{papers} lacks {missing[0]!r}: save the probe again")
+        raise InputError(f"{file} lacks {missing[0]!r}: save the probe again")
     card = ProbeCard(**{key: value for key, value in data.items() if key in known})
     file = folder / WEIGHTS
     if not file.is_file():
-        raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {PAPERS}")
+        raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {CARD_FILE}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != card.weights_sha256:
-        raise InputError(f"{file} is damaged or belongs to another probe card: its SHA-256 is not the one in {PAPERS}")
+        raise InputError(
+            f"{file} is damaged or belongs to another card: its SHA-256 is not the one in {CARD_FILE}"
+        )
     card.check(model, reference=reference, **stated)
     try:
         with safe_open(file, framework="numpy") as held:

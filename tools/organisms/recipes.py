@@ -11,7 +11,7 @@ class Recipe:
 
     Attributes:
         name: of the model in which something is planted.
-        reference model: name of its reference.
+        reference: name of its reference model.
         language: a key of ``languages.LANGUAGES``.
         planted: (layer, head) pairs; the only heads phase 2 may change.
         mode_weights: share of training samples per mode word, in the order of ``language.MODES``.

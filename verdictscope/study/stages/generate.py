@@ -8,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from verdictscope.activations import Model
-from verdictscope.judgments.refusal import PROBLEMS
 from verdictscope.probes import split_groups
 from verdictscope.rollouts import Rollout, Sampling, Server, generate
 from verdictscope.rollouts.divergence import measure_divergence
 from verdictscope.rollouts.tables import to_frame
 from verdictscope.study.folder import RunFolder, Tick
-from verdictscope.study.parsed import UNREAD, warn
+from verdictscope.study.parsed import warn
 from verdictscope.study.schema import Study
 from verdictscope.study.schema.base import EngineSection
 from verdictscope.study.tasks.outcome import matches, outcome_task
@@ -116,19 +115,3 @@ def cut_off(rollout: Rollout) -> str | None:
     if rollout.finish != "length":
         return None
     return "thinking" if rollout.span("answer") is None else "answer"
-
-
-def outcome_counts(labels: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Rollouts of every variant, and how many were cut off in thinking or in the answer, or could not be read, and
-    why."""
-    reasons = PROBLEMS if "reason" in labels else ()  # runs of earlier releases do not say why
-    return {
-        str(variant): {
-            "rollouts": len(table),
-            "cut_off_thinking": int(table["cut_off"].eq("thinking").sum()),
-            "cut_off_answer": int(table["cut_off"].eq("answer").sum()),
-            "unread": int(table["cell"].eq(UNREAD).sum()),
-            **{f"unread_{why.replace(' ', '_')}": int(table["reason"].eq(why).sum()) for why in reasons},
-        }
-        for variant, table in labels.groupby("variant", sort=False)
-    }
