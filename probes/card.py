@@ -280,9 +280,7 @@ def load_probe(
     if not file.is_file():
         raise InputError(f"there is no probe at {file}: give the folder that holds {WEIGHTS} and {CARD_FILE}")
     if hashlib.sha256(file.read_bytes()).hexdigest() != card.weights_sha256:
-        raise InputError(
-            f"{file} is damaged or belongs to another card: its SHA-256 is not the one in {CARD_FILE}"
-        )
+        raise InputError(f"{file} is damaged or belongs to another card: its SHA-256 is not the one in {CARD_FILE}")
     card.check(model, reference=reference, **stated)
     try:
         with safe_open(file, framework="numpy") as held:

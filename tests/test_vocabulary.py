@@ -6,9 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
+LEFT = 329
 ROOMS = (
     "rollouts",
     "activations",
@@ -79,8 +78,8 @@ def uses(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-@pytest.mark.xfail(reason="rooms are still being rewritten", strict=False)
-def test_no_private_words() -> None:
+def test_private_words_do_not_return() -> None:
+    """Most stand in stored columns. The number may only fall: lower ``LEFT`` with each that goes."""
     rooms: dict[str, Counter[str]] = {}
     lines = []
     for path in pages():
@@ -92,7 +91,7 @@ def test_no_private_words() -> None:
         f"{room} ({sum(c.values())}): {', '.join(f'{w} {n}' for w, n in c.most_common())}" for room, c in rooms.items()
     )
     print("\n".join(lines))
-    assert not rooms, f"\n{counts}\n(lines in the captured output)"
+    assert len(lines) <= LEFT, f"\n{counts}\n(lines in the captured output)"
 
 
 def test_the_search_would_notice() -> None:
